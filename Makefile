@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test coverage quick libraries bench chaos oldest docs notebooks screenshots clean
+.PHONY: demo test coverage quick libraries places bench chaos oldest docs notebooks screenshots clean
 
 demo: .venv/demo
 	@echo "Running the quickstart notebook in a kernel."
@@ -23,6 +23,12 @@ LIBRARIES = -m pytest -p no:cacheprovider --disable-warnings
 libraries: .venv-libraries/test .venv-llama-index/test
 	.venv-libraries/bin/python $(LIBRARIES) tests/libraries --ignore tests/libraries/test_llama_index.py
 	.venv-llama-index/bin/python $(LIBRARIES) tests/libraries/test_llama_index.py tests/libraries/test_page.py
+
+# JupyterHub, voila and VS Code. Not part of `make test`, which must finish within 15 minutes.
+PLACES = jupyterhub voila vscode
+places: .venv-places/test .code-server/test
+	.venv-places/bin/python -m pytest -p no:cacheprovider \
+		$(PLACES:%=tests/places/test_%.py)
 
 # Not part of `make test`, which must finish within 15 minutes; coverage makes it a tenth slower.
 coverage: .venv/test
@@ -126,5 +132,23 @@ endef
 .venv-llama-index/test: pyproject.toml
 	$(call install_libraries,llama-index)
 
+.venv-places/test: pyproject.toml
+	$(call install_libraries,places)
+
+# VS Code for a browser, from npm, with the Node.js that it needs. Of its modules in C++, only those
+# without which it does not start are compiled.
+NODE = node-$(shell uname -s | tr A-Z a-z)-$(shell uname -m | sed 's/x86_64/x64/;s/aarch64/arm64/')
+SERVER = .code-server/node_modules/code-server
+NPM = npm --silent --ignore-scripts
+.code-server/test:
+	@echo "Installing code-server into .code-server. This takes about a minute and 800 MB."
+	@mkdir -p .code-server && cd .code-server && echo '{}' >package.json && \
+		$(NPM) install $(NODE)@24 code-server@4.139 && ln -sfn $(NODE) node_modules/node
+	@node="$$PWD/.code-server/node_modules/node"; export npm_config_nodedir="$$node"; \
+	export PATH="$$node/bin:$$PATH"; cd $(SERVER) && npm --silent rebuild argon2 && \
+	cd lib/vscode && $(NPM) install --omit=dev && $(NPM) install --omit=dev --prefix extensions && \
+	npm --silent rebuild @parcel/watcher @vscode/native-watchdog @vscode/spdlog @vscode/sqlite3 node-pty
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-libraries .venv-llama-index build dist
+	rm -rf .venv .venv-oldest .venv-libraries .venv-llama-index .venv-places .code-server build dist

@@ -45,8 +45,8 @@ def snippets(text: str) -> list[tuple[str, str]]:
 
 
 def plain(text: str) -> str:
-    """A text with digits replaced, and without colours and extra spaces."""
-    return " ".join(re.sub(r"\d[\d,.]*", "0", re.sub(r"\x1b\[[\d;]*m", "", text)).split())
+    """A text with digits replaced, and without colours, asterisks and extra spaces."""
+    return " ".join(re.sub(r"\d[\d,.]*", "0", re.sub(r"\x1b\[[\d;]*m|\*", "", text)).split())
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from .planning import plan
 from .plans import Plan, Way
 from .progress import Counts, JobStopped, Progress, Row
 from .progress_text import LineBar
-from .results import Replies
+from .results import Replies, like
 from .rows import Rows
-from .tables import like
 
 if TYPE_CHECKING:
     import pandas as pd

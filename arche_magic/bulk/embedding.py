@@ -19,7 +19,7 @@ from arche_magic.llm_providers.embeddings import (
     in_batches,
 )
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply_cache.vectors import vector_addresses, vector_store
+from arche_magic.llm_providers.reply_cache.vector_store import vector_addresses, vector_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas

@@ -27,11 +27,10 @@ from .agreement import Agreement
 from .comparison import gold_columns
 from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
-from .progress import SPENT, Bounds, Counts, Progress, Row, at_most
+from .progress import SPENT, Counts, Progress, Row, at_most
 from .reader import CLAIM_SECONDS, Reader, end_owner, new_owner
 from .rows import CHUNK, Rows
 from .scheduler import Scheduler
-from .tasks import Task
 from .twice import Second, check_other_model, other_model, share_of
 from .workers import Workers
 from .writer import Writer
@@ -135,10 +134,10 @@ class Job:
         self._tag = sample.tag
         self._counts = Counts(len(self.rows), configuration.clock.time)
         self._scheduler = Scheduler(configuration.clock)
-        bounds = Bounds.of(max_cost, max_tokens_total, stop_after)
+        cost, tokens = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
+        most_failed = at_most("stop_after", stop_after, least=1)
         if isinstance(part_of, str):
-            tracker = self._llm.quota_tracker
-            self.shared_bounds = tracker.job_purse(bounds.cost, bounds.tokens, part_of)
+            self.shared_bounds = self._llm.quota_tracker.job_purse(cost, tokens, part_of)
         else:
             self.shared_bounds = part_of
         if before_paying is None:
@@ -172,10 +171,10 @@ class Job:
         self._store, self._owner = store, owner
         self._reader = Reader(
             self.rows, self._llm, sample, self._scheduler, store, owner,
-            self._hand_out, self._start_asking, retry_errors=retry_errors, fresh=fresh,
+            self._hand_out, self._workers.start, retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._writer = Writer(
-            self._scheduler, store, owner, self._counts, bounds, configuration.clock.time,
+            self._scheduler, store, owner, self._counts, most_failed, configuration.clock.time,
             self._hand_out, self._workers, self._ask_again,
         )  # fmt: skip
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
@@ -317,9 +316,6 @@ class Job:
             except queue.Empty:
                 continue
         return None
-
-    def _start_asking(self, first: Task) -> None:
-        self._workers.start(first)
 
     def _ask_again(self, addresses: set[str]) -> None:
         self._counts.take_back(self._reader.again(addresses, self._counts.is_finished))

@@ -1,20 +1,24 @@
 """Several prompts in one request, for services that count requests more strictly than tokens.
 
-Prompts and replies are JSON lists with ids; `unpacking` reads the replies.
+Prompts and replies are JSON lists with ids. An id is made from the text of its prompt, and an entry
+of the reply belongs to the prompt whose id it repeats. If a model counts, shifts or skips entries,
+its ids are wrong: no row gets its neighbour's reply, and what is missing is asked again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request, Schema
+from arche_magic.llm_providers.text.reasoning import after_reasoning
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Standing, Usage
-
-from .unpacking import ids_of, read_entries
 
 _INSTRUCTION = (
     "Below are {count} separate prompts as a JSON list. Answer each of them on its own, as if it "
@@ -29,6 +33,14 @@ _LONGEST_REPLY = 8000
 # One request takes no more than this of a limit on tokens, or of the model's window.
 _SHARE = 0.5
 _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
+# Only consonants: ids are not words, and not numbers that a model could count up.
+_LETTERS = "bcdfghjkmnpqrstvwxz"
+_SHORTEST_ID = 4
+# Most broken objects to look at, as each takes time in proportion to the text after it.
+_MOST_BROKEN = 200
+_DECODER = json.JSONDecoder(strict=False)
+
+Entries = dict[str, dict[str, Any]]
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
@@ -111,3 +123,141 @@ def _schema(row: Schema | None, ids: Sequence[str]) -> Schema:
     }
     text = json.dumps(definition, separators=(",", ":"), ensure_ascii=False)
     return Schema("replies", text, row.strict if row else True, partial(read_entries, ids=ids))
+
+
+def ids_of(prompts: Sequence[str]) -> list[str]:
+    """An id for each of some different prompts, as short as they stay different."""
+    digests = [hashlib.sha256(prompt.encode("utf-8", "replace")).digest() for prompt in prompts]
+    length = _SHORTEST_ID
+    while True:
+        ids = [
+            "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:length])
+            for digest in digests
+        ]
+        if len(set(ids)) == len(ids) or length == len(digests[0]):
+            return ids
+        length += 1
+
+
+def read_entries(text: str, ids: Sequence[str]) -> Entries:
+    """The entries of a reply by their ids, as far as they can be read.
+
+    An entry counts if its id was given and comes once. Prose, fences and reasoning around entries
+    are ignored; entries may be in a list, under a name, or keyed by their ids.
+    """
+    for place in dict.fromkeys((after_reasoning(text), text)):
+        found: Entries = {}
+        twice = set()
+        for id_, entry in _entries_in(place, frozenset(ids)):
+            if id_ in found:
+                twice.add(id_)
+            found[id_] = entry
+        if found:
+            return {id_: entry for id_, entry in found.items() if id_ not in twice}
+    return {}
+
+
+def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
+    """The reply to each of the requests, in their order; None where there is no good one.
+
+    The tokens and cost of the whole reply are divided among them.
+    """
+    ids = ids_of([request.messages[-1].content for request in requests])
+    found = [
+        _read(reply.parsed.get(id_), request.schema)
+        for id_, request in zip(ids, requests, strict=True)
+    ]
+    good = [
+        (request.messages[-1].tokens, len(entry[0]))
+        for request, entry in zip(requests, found, strict=True)
+        if entry
+    ]
+    inputs = iter(_shares(reply.usage.input_tokens, [tokens for tokens, _ in good]))
+    outputs = iter(_shares(reply.usage.output_tokens, [length + 1.0 for _, length in good]))
+    total = reply.usage.total_tokens
+    replies: list[Reply | None] = []
+    for entry in found:
+        if entry is None:
+            replies.append(None)
+            continue
+        usage = Usage(next(inputs), next(outputs))
+        cost = reply.cost
+        if cost and total:
+            cost *= usage.total_tokens / total
+        single = Reply(entry[0], **{**reply.__dict__, "usage": usage, "cost": cost})
+        replies.append(single.changed(parsed=entry[1], finish_reason="stop"))
+    return replies
+
+
+def _entries_in(text: str, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ids and entries from every complete JSON object, also within one that is cut off."""
+    at = text.find("{")
+    broken = 0
+    while at >= 0 and broken < _MOST_BROKEN:
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            broken += 1
+            end = at + 1
+        else:
+            yield from _walk(value, ids)
+        at = text.find("{", end)
+
+
+def _walk(value: Any, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner, ids)
+    if not isinstance(value, dict):
+        return
+    id_ = value.get("id")
+    if isinstance(id_, str) and id_.strip() in ids:
+        yield id_.strip(), {name: inner for name, inner in value.items() if name != "id"}
+    elif keyed := [name for name in value if name in ids]:
+        for name in keyed:
+            yield name, {"reply": value[name]}
+    else:
+        for inner in value.values():
+            yield from _walk(inner, ids)
+
+
+def _read(entry: Mapping[str, Any] | None, schema: Schema | None) -> tuple[str, Any] | None:
+    """A reply from its entry, as the text and the value it would have had alone."""
+    if entry is None:
+        return None
+    # Some models leave out the level "reply": {"id": …, "mood": "good"}.
+    flat = dict(entry) if "reply" not in entry or len(entry) > 1 else None
+    candidates = [entry["reply"]] if "reply" in entry else []
+    if schema is None:
+        if not candidates and flat and len(flat) == 1:
+            candidates = list(flat.values())
+        text = _as_text(candidates[0]) if candidates else ""
+        return (text, None) if text.strip() else None
+    fields = list(schema.definition.get("properties", {}))
+    if candidates and len(fields) == 1 and not isinstance(candidates[0], dict):
+        candidates.append({fields[0]: candidates[0]})
+    for value in (*candidates, flat):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        try:
+            return text, schema.read(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shares(total: int, weights: Sequence[float]) -> list[int]:
+    """Divide an integer by weight, so that the parts add up to it."""
+    whole, given, shares = sum(weights) or 1.0, 0, []
+    reached = 0.0
+    for weight in weights:
+        reached += weight
+        share = round(total * reached / whole) - given
+        given += share
+        shares.append(share)
+    return shares

@@ -113,30 +113,6 @@ class Progress:
     noun: str = "row"
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Where a job stops: USD, tokens and failed rows of this run; inf for no bound."""
-
-    cost: float = math.inf
-    tokens: float = math.inf
-    failed: float = math.inf
-
-    @classmethod
-    def of(
-        cls, max_cost: float | None, max_tokens_total: float | None, stop_after: float | None
-    ) -> Bounds:
-        """The bounds as they are given; None is no bound.
-
-        Raises:
-            InvalidRequest: one is not a number.
-        """
-        return cls(
-            at_most("max_cost", max_cost),
-            at_most("max_tokens_total", max_tokens_total),
-            at_most("stop_after", stop_after, least=1),
-        )
-
-
 def at_most(name: str, value: Any, least: float = 0) -> float:
     """A bound as a number; None is inf.
 

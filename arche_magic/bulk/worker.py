@@ -19,11 +19,10 @@ from arche_magic.llm_providers.reply import Reply, Waiting
 from arche_magic.llm_providers.request import Message, Request
 
 from .agreement import Check, fields_to_compare
-from .packing import packed
+from .packing import packed, unpacked
 from .progress import JobStopped
 from .scheduler import NAP_SECONDS
 from .tasks import Finished, Group, Task
-from .unpacking import unpacked
 
 if TYPE_CHECKING:
     from .workers import Workers

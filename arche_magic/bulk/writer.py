@@ -11,7 +11,7 @@ from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, S
 from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
-from .progress import Bounds, Counts, JobStopped, Row
+from .progress import Counts, JobStopped, Row
 from .reader import CLAIM_SECONDS
 from .scheduler import Scheduler
 from .tasks import Finished
@@ -34,7 +34,7 @@ class Writer:
         store: where replies are kept.
         owner: the name of the job's claims.
         counts: what is finished and spent.
-        bounds: where the job ends.
+        most_failed: number of failed rows at which the job ends; inf for no bound.
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
         workers: those of the job; it adjusts their number now and then.
@@ -47,14 +47,14 @@ class Writer:
         store: ReplyStore,
         owner: str,
         counts: Counts,
-        bounds: Bounds,
+        most_failed: float,
         now: Callable[[], float],
         hand_out: Callable[[list[Row]], None],
         workers: Workers,
         ask_again: Callable[[set[str]], None],
     ) -> None:
         self._scheduler, self._store, self._owner = scheduler, store, owner
-        self._counts, self._bounds, self._now = counts, bounds, now
+        self._counts, self._most_failed, self._now = counts, most_failed, now
         self._hand_out, self._workers, self._ask_again = hand_out, workers, ask_again
         self._beat_at = time.monotonic()
         self._written = 0
@@ -197,7 +197,7 @@ class Writer:
             self._scheduler.end(
                 JobStopped(f"stopped, as every row asked so far was refused: {last}")
             )
-        elif counts.failed >= self._bounds.failed:
+        elif counts.failed >= self._most_failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
             self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
 

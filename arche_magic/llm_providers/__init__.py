@@ -1,6 +1,11 @@
 """The engine: one interface to Groq, Mistral, Google Gemini, OpenAI and others, in their limits.
 
 It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
+
+The names below are for everybody. Other parts of this package also use `types`, `request`,
+`options`, `reply` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`, `prices`,
+`attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
+tests/engine/test_architecture.py has the whole list; everything else is internal.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .hidden import without_locals
+from .tracebacks import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
@@ -96,7 +101,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wro
 def get_llm_provider(
     name: str | None = None, api_key: str | None = None
 ) -> IntelligentLLMOrchestrator:
-    """The provider of that name, ready to `generate`.
+    """Return the provider of that name, ready to `generate`.
 
     Args:
         name: `intelligent` for all routes (`orchestrator` means the same), or one provider
@@ -129,7 +134,7 @@ def get_llm_provider(
 
 
 def get_model_for_provider(name: str) -> str:
-    """The model that a provider is asked for by default.
+    """Return the model that a provider is asked for by default.
 
     Raises:
         ConfigurationError: the name is unknown, or the provider has only embedding models.

@@ -137,12 +137,12 @@ class Provider:
         return re.findall(r"{(\w+)}", " ".join(self.services))
 
     def costs_money(self, model: str) -> bool:
-        """Whether the answers of a model cost money."""
+        """Return whether the answers of a model cost money."""
         matches = (fnmatchcase(model, pattern) for pattern in self.free_models)
         return self.paid or (bool(self.free_models) and not any(matches))
 
     def published_limits(self, model: str) -> tuple[Limit, ...]:
-        """The limits of a model: those of its own name, else those of a pattern that matches."""
+        """Return the limits of a model, by its own name or else by a pattern that matches."""
         if model in self.embedding_models and self.embedding_models[model].limits:
             return self.embedding_models[model].limits
         if model in self.limits:
@@ -168,7 +168,7 @@ class Provider:
 
 @lru_cache(maxsize=1)
 def published_providers() -> Mapping[str, Provider]:
-    """The four providers of the catalog, in their default order.
+    """Return the four providers of the catalog, in their default order.
 
     A published figure is a starting point: replies replace it.
     """
@@ -177,7 +177,7 @@ def published_providers() -> Mapping[str, Provider]:
 
 @lru_cache(maxsize=1)
 def known_services() -> Mapping[str, Provider]:
-    """Other services whose address is known; a table in the settings turns one on."""
+    """Return other services whose address is known; a table in the settings turns one on."""
     return {
         name: _provider(
             name, {**entry, "wire": "openai", "source": f"{entry['source']}, {entry['read_at']}"}
@@ -187,7 +187,7 @@ def known_services() -> Mapping[str, Provider]:
 
 
 def _read(file: str, table: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """The tables below a table of one of our files, with their names."""
+    """Return the tables below a table of one of our files, with their names."""
     text = Path(__file__).with_name(file).read_text(encoding="utf-8")
     tables: dict[str, dict[str, Any]] = tomllib.loads(text)[table]
     return tables.items()
@@ -200,7 +200,7 @@ def parse_limits(
     evidence: Evidence = "configured",
     source: str = "",
 ) -> tuple[Limit, ...]:
-    """Limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
+    """Return limits from a table such as `{"requests_per_minute": 30, "tokens_per_day": 200_000}`.
 
     `window`, `time_zone` and `source` in the table override the arguments. A limit with its own
     rule is written `{"requests_per_day": {"amount": 20, "window": "calendar", "time_zone":
@@ -231,7 +231,7 @@ def parse_limits(
 
 
 def _read_at(source: str) -> float:
-    """Epoch seconds of the last date in a source, of a month its first day; 0 without one."""
+    """Return epoch seconds of the last date in a source (the first day of a month); 0 if none."""
     dates = re.findall(r"\b(\d{4})-(\d\d)(?:-(\d\d))?\b", source)
     try:
         moments = [datetime(int(y), int(m), int(d or 1), tzinfo=UTC) for y, m, d in dates]

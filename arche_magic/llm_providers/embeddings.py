@@ -37,7 +37,7 @@ def choose_model(
     *,
     among: Iterable[str] | None = None,
 ) -> tuple[str, str]:
-    """The provider and model for an embedding request.
+    """Return the provider and model for an embedding request.
 
     Without a model, it is the first of the provider. Without a provider either, it is the first
     provider with an embedding model and a key, free ones first.
@@ -105,7 +105,7 @@ def embedding_request(
     dimensions: int | None = None,
     **options: Any,
 ) -> Request:
-    """The request for the vectors of some texts.
+    """Return the request for the vectors of some texts.
 
     Args:
         texts: what to embed; lone surrogates are replaced.
@@ -152,7 +152,7 @@ def embedding_request(
 def in_batches(
     texts: Iterable[str], sample: Request, routes: Sequence[Route], tracker: QuotaTracker
 ) -> Iterator[tuple[str, ...]]:
-    """The texts in batches, each for one request, that fit the model and its limits.
+    """Yield the texts in batches, each for one request, that fit the model and its limits.
 
     Args:
         texts: what to embed.
@@ -183,7 +183,7 @@ def in_batches(
 
 
 def about_model(configuration: Configuration, provider: str, model: str) -> EmbeddingModel:
-    """What is known of an embedding model."""
+    """Return what is known of an embedding model."""
     return configuration.providers[provider].embedding_models.get(model, EmbeddingModel())
 
 

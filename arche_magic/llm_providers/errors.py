@@ -30,7 +30,7 @@ class LLMProviderError(Exception):
         self.next_available_at = next_available_at
 
     def to_store(self) -> str:
-        """The message without the servers' own words, which may quote the prompt."""
+        """Return the message without the servers' own words, which may quote the prompt."""
         message = str(self)
         for attempt in self.attempts:
             if attempt.said:
@@ -38,7 +38,7 @@ class LLMProviderError(Exception):
         return message
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython prints instead of a traceback: one line, and the cell still fails."""
+        """Return what IPython prints instead of a traceback: one line, and the cell still fails."""
         from .text.characters import without_controls
 
         return [without_controls(f"{type(self).__name__}: {self}")]

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from .errors import InvalidRequest
-from .hidden import without_locals
+from .tracebacks import without_locals
 
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 # Without O_NONBLOCK, opening a named pipe waits for its other end.
@@ -45,7 +45,7 @@ class NotOurs(OSError):
 
 @without_locals
 def home_folder() -> Path:
-    """The user's home folder, or a path that does not exist if there is none.
+    """Return the user's home folder, or a path that does not exist if there is none.
 
     A container may run as a user who is not in passwd and has no HOME.
     """
@@ -59,7 +59,7 @@ def home_folder() -> Path:
 
 
 def working_directory() -> Path | None:
-    """The working directory; None if it was removed or may not be read."""
+    """Return the working directory; None if it was removed or may not be read."""
     try:
         return Path.cwd()
     except OSError:
@@ -67,12 +67,12 @@ def working_directory() -> Path | None:
 
 
 def absolute(path: Path) -> Path:
-    """The absolute path; unchanged if there is no working directory."""
+    """Return the absolute path; unchanged if there is no working directory."""
     return (working_directory() or Path()) / path
 
 
 def expanded(path: str | Path) -> Path:
-    """A path that a user typed, with `~` for a home folder.
+    """Return a path that a user typed, with `~` for a home folder.
 
     Raises:
         InvalidRequest: there is no such home folder.
@@ -115,7 +115,7 @@ def open_ours(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def read_ours(path: Path) -> bytes:
-    """The bytes of a file of ours.
+    """Return the bytes of a file of ours.
 
     Raises:
         OSError: as `open_ours`.
@@ -237,5 +237,5 @@ def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: b
 
 
 def marked_encoding(content: bytes) -> str:
-    """The encoding that a byte order mark at the start of a file's content states, or ""."""
+    """Return the encoding that a byte order mark at the start of a file's content states, or ""."""
     return next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "")

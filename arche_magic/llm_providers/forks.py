@@ -25,14 +25,14 @@ class ForkAware(Protocol):
 
 
 def new_lock() -> threading.Lock:
-    """A lock like `threading.Lock()` that is released in a forked child."""
+    """Return a lock like `threading.Lock()` that is released in a forked child."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock
 
 
 def new_rlock() -> threading.RLock:
-    """A lock like `threading.RLock()` that is released in a forked child."""
+    """Return a lock like `threading.RLock()` that is released in a forked child."""
     lock = threading.RLock()
     _locks.add(lock)
     return lock

@@ -47,7 +47,7 @@ class Function:
 
     @classmethod
     def of(cls, function: Callable[..., Any], name: str = "") -> Function:
-        """A function as a tool.
+        """Return a function as a tool.
 
         The description is its docstring, and the parameters are those of its signature, with their
         annotations. A parameter without annotation takes any JSON value. Arguments that a `partial`
@@ -102,7 +102,7 @@ class Function:
 
 
 def result_text(value: Any) -> str:
-    """A function's result as text for a model: text as it is, other values as JSON.
+    """Return a function's result as text for a model: text as it is, other values as JSON.
 
     A value that JSON does not have is sent as its `str`. Long texts are cut, with a mark.
     """
@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def _said(error: BaseException) -> str:
-    """The type and the message of an error, which may fail to make its message."""
+    """Return the type and the message of an error, which may fail to make its message."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001  # whatever its `__str__` raises
@@ -147,7 +147,7 @@ def _cut(text: str) -> str:
 def _parameters(
     name: str, function: Callable[..., Any], code: Callable[..., Any]
 ) -> dict[str, Any]:
-    """The types of a function's parameters, by name; `code` has its annotations."""
+    """Return the types of a function's parameters, by name; `code` has its annotations."""
     library("pydantic")
     from pydantic import Field
 
@@ -185,7 +185,7 @@ def _parameters(
 def _described(
     name: str, types: dict[str, Any]
 ) -> tuple[dict[str, Any], Callable[[Any], dict[str, Any]]]:
-    """The JSON Schema of parameters of these types, and the check of arguments from JSON."""
+    """Return the JSON Schema of parameters of these types, and the check of arguments from JSON."""
     from pydantic import ConfigDict, TypeAdapter, with_config
     from pydantic.errors import PydanticUserError
     from pydantic.json_schema import GenerateJsonSchema

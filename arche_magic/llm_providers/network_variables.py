@@ -16,32 +16,32 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def variables() -> tuple[str | None, ...]:
-    """The values of all variables that connections depend on."""
+    """Return the values of all variables that connections depend on."""
     names = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
     return tuple(os.environ.get(name) for name in names)
 
 
 def proxy_variable(url: str) -> str:
-    """The variable that sets the proxy for an address; "" if there is none."""
+    """Return the variable that sets the proxy for an address; "" if there is none."""
     scheme = url.partition(":")[0].upper()
     names = (_name_of(f"{scheme}_PROXY"), _name_of("ALL_PROXY"))
     return next((name for name in names if os.environ.get(name)), "")
 
 
 def certificate_variable() -> str:
-    """The variable that sets the trusted certificates; "" if there is none."""
+    """Return the variable that sets the trusted certificates; "" if there is none."""
     return next((name for name in CERTIFICATES if os.environ.get(name)), "")
 
 
 def problems() -> Iterator[str]:
-    """What is wrong with these variables, one line each, without a proxy's password."""
+    """Yield what is wrong with these variables, one line each, without a proxy's password."""
     yield from proxy_problems()
     if problem := certificate_problem():
         yield problem
 
 
 def proxy_problems() -> Iterator[str]:
-    """What is wrong with the variables for proxies, one line each."""
+    """Yield what is wrong with the variables for proxies, one line each."""
     for name in map(_name_of, _PROXIES):
         value = os.environ.get(name, "").strip()
         if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
@@ -56,7 +56,7 @@ def proxy_problems() -> Iterator[str]:
 
 
 def certificate_problem() -> str:
-    """What is wrong with the file or folder of trusted certificates; "" if nothing."""
+    """Return what is wrong with the file or folder of trusted certificates; "" if nothing."""
     name = certificate_variable()
     if not name:
         return ""
@@ -75,7 +75,7 @@ def certificate_problem() -> str:
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """The certificates of SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
+    """Return the certificates of SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
 
     Raises:
         OSError: they cannot be read (`ssl.SSLError`: there are none).
@@ -93,7 +93,7 @@ def trusted_certificates() -> ssl.SSLContext:
 
 
 def _name_of(name: str) -> str:
-    """The variable as it is set here; the name in small letters takes precedence."""
+    """Return the variable as it is set here; the name in small letters takes precedence."""
     return name.lower() if os.environ.get(name.lower()) else name
 
 
@@ -119,7 +119,7 @@ def _proxy_problem(address: str) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """Whether the HTTP library accepts an entry of NO_PROXY."""
+    """Return whether the HTTP library accepts an entry of NO_PROXY."""
     import httpx
 
     try:

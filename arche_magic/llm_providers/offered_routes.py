@@ -31,7 +31,7 @@ class OfferedRoutes:
         self._kept: dict[tuple[Any, ...], Routes] = {}
 
     def to(self, request: Request, preferred: str | None, *, all_groq_keys: bool = True) -> Routes:
-        """The routes a request may take, in the configured order.
+        """Return the routes a request may take, in the configured order.
 
         Raises:
             ConfigurationError: unknown provider or model, no key for any of them, or, for a
@@ -52,7 +52,7 @@ class OfferedRoutes:
         return routes
 
     def providers_with_routes(self) -> list[str]:
-        """The providers that have a route at all."""
+        """Return the providers that have a route at all."""
         return list(dict.fromkeys(route.provider for route in self._all()))
 
     def _all(self) -> list[Route]:
@@ -108,7 +108,7 @@ class OfferedRoutes:
         return unsuitable(self.configuration.providers[provider].wire, request)
 
     def _no_images(self, routes: Sequence[Route]) -> str:
-        """Why none of the routes can answer, and which model of a configured key could."""
+        """Return why none of the routes can answer, and which model of a configured key could."""
         providers = {
             route.provider: self.configuration.providers[route.provider]
             for route in (*routes, *self._all())
@@ -124,7 +124,7 @@ class OfferedRoutes:
 
 
 def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
-    """The message if none of these providers has a key."""
+    """Return the message if none of these providers has a key."""
     entries = [configuration.providers[name] for name in providers]
     variables = ", ".join(entry.key_variables[0] for entry in entries)
     return (

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
 from .config.keys import labelled
-from .conversation import Messages
 from .errors import ConfigurationError, NoKeys
-from .hidden import without_locals
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
+from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply
@@ -22,6 +21,7 @@ from .reply_stream import OnWait, ReplyStream, reply_of
 from .request import Request
 from .together import Together
 from .tool_rounds import with_functions
+from .tracebacks import without_locals
 from .types import Route
 
 if TYPE_CHECKING:

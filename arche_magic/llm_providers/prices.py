@@ -12,7 +12,7 @@ from .types import Route, Usage
 
 
 def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
-    """USD for what a route spent: 0 on free routes, None if the price is not known.
+    """Return USD for what a route spent: 0 on free routes, None if the price is not known.
 
     If the user set no price, prices are those of the installed genai-prices, a table kept by
     third parties, not by the providers. Its size makes the first call take about a third of a
@@ -39,7 +39,7 @@ def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
 
 
 def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
-    """What a paying account is asked for a million input, and a million output tokens.
+    """Return what a paying account is asked for a million input, and a million output tokens.
 
     None where the price is not known. Loads the table; see `cost_usd`.
     """

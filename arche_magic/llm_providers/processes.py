@@ -24,7 +24,7 @@ def this_process() -> str:
 
 
 def is_dead(name: str) -> bool:
-    """Whether the process with this name ran on this machine and has ended; False if unknown."""
+    """Return whether the process with this name ran here and has ended; False if unknown."""
     place, _, rest = name.partition(":")
     if not rest or name == this_process() or place != _place():
         return False
@@ -44,7 +44,7 @@ def _name(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """The host and its boot, and the container if that numbers its own processes."""
+    """Return the host and its boot, and the container if that numbers its own processes."""
     numbers = boot = ""
     with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())

@@ -10,8 +10,8 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .hidden import without_locals
 from .text.characters import without_controls
+from .tracebacks import without_locals
 
 if TYPE_CHECKING:
     from .types import Key
@@ -35,7 +35,7 @@ _OTHER = re.compile(r"[\W_]+")
 
 
 def redacted(text: str, secret: str) -> str:
-    """The text as one short line without the key, its parts, and anything that looks like a key.
+    """Shorten a text to one line without the key, its parts, and anything that looks like a key.
 
     A word that contains part of the key is replaced. A text that contains the key in disguise
     (escaped, encoded, spread over several words) is left out up to its next colon.
@@ -53,17 +53,17 @@ def redacted(text: str, secret: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """The text, cut to at most `longest` characters; "" if none fit."""
+    """Return the text, cut to at most `longest` characters; "" if none fit."""
     return text if len(text) <= longest else text[: max(0, longest - 1)] + "…" * (longest > 1)
 
 
 def without_key_like(text: str) -> str:
-    """The text without words that begin like keys of known providers."""
+    """Return the text without words that begin like keys of known providers."""
     return _KEY_LIKE.sub(_REDACTED, text)
 
 
 def quotes(text: str, secret: str) -> bool:
-    """Whether a text reveals eight characters of a key in a row, plain or in disguise.
+    """Return whether a text reveals eight characters of a key in a row, plain or in disguise.
 
     Disguises are: other case; spaces and punctuation in between; JSON, URL and HTML escapes;
     base64; hex.
@@ -81,7 +81,7 @@ def quotes(text: str, secret: str) -> bool:
 
 @without_locals
 def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
-    """The first of the keys that a text in the request contains, even spread over several lines.
+    """Return the first of the keys that is in a text of the request, even over several lines.
 
     A request can be any value: the texts in dataclasses, mappings and sequences are searched.
     """
@@ -98,7 +98,7 @@ def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
 
 
 def _without(word: str, secret: str) -> str:
-    """The word, or a placeholder if it is part of the key or a shortened form of it."""
+    """Return the word, or a placeholder if it is part of the key or a shortened form of it."""
     if len(secret) < FRAGMENT:
         # Only as a whole word, because parts of so short a key are in every text.
         return _REDACTED if word == secret and len(secret) > 3 else word
@@ -113,7 +113,7 @@ def _without(word: str, secret: str) -> str:
 
 
 def _pieces(secret: str) -> set[str]:
-    """The pieces that reveal the key in a text reduced to its letters and digits."""
+    """Return the pieces that reveal the key in a text reduced to its letters and digits."""
     raw = secret.encode("utf-8", "surrogatepass")
     forms = [secret, raw.hex()]
     for offset in range(3):
@@ -147,7 +147,9 @@ def _add_texts(value: Any, texts: list[str]) -> None:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            _add_texts(getattr(value, field.name), texts)
+            # Most options of a request are not set.
+            if entry := getattr(value, field.name):
+                _add_texts(entry, texts)
     elif isinstance(value, Mapping):
         for name, entry in value.items():
             _add_texts(name, texts)

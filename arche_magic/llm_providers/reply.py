@@ -74,11 +74,11 @@ class Attempt:
         return f"{self.error}{opens}" if self.error else ""
 
     def is_on(self, route: Route) -> bool:
-        """Whether this attempt was on that route."""
+        """Return whether this attempt was on that route."""
         return self.route == route.id
 
     def to_dict(self) -> dict[str, Any]:
-        """The attempt as plain JSON values, without the server's own text."""
+        """Return the attempt as plain JSON values, without the server's own text."""
         values = dict(self.__dict__)
         if said := values.pop("said"):
             values["error"] = (self.error or "").removesuffix(f": {said}")
@@ -86,7 +86,7 @@ class Attempt:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Attempt:
-        """The attempt that `to_dict` wrote; fields of later versions are ignored.
+        """Return the attempt that `to_dict` wrote; fields of later versions are ignored.
 
         Raises:
             TypeError, ValueError: the values are not those of an attempt.
@@ -200,7 +200,7 @@ class Reply(str):
         return RouteId(self.provider, self.key, self.model)
 
     def changed(self, **changes: Any) -> Reply:
-        """The same text with other attributes, such as `parsed`."""
+        """Return the same text with other attributes, such as `parsed`."""
         return Reply(str(self), **{**self.__dict__, **changes})
 
     @property
@@ -258,14 +258,14 @@ def _shown_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def total_cost(attempts: Sequence[Attempt]) -> float | None:
-    """USD of all attempts of a request; None if the price of the last one is unknown."""
+    """Return USD of all attempts of a request; None if the price of the last one is unknown."""
     if attempts[-1].cost_usd is None:
         return None
     return sum(attempt.cost_usd or 0.0 for attempt in attempts)
 
 
 def fields_of(parsed: Any) -> dict[str, Any]:
-    """The fields of a structured reply's value, by their names in the class.
+    """Return the fields of a structured reply's value, by their names in the class.
 
     Nested objects become dicts, and members of an Enum become their values.
     """
@@ -287,13 +287,13 @@ def _plain(value: Any) -> Any:
 
 
 def without_defaults(record: DataclassInstance) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults, by name."""
+    """Return the fields of a dataclass that differ from their defaults, by name."""
     values = ((field, getattr(record, field.name)) for field in fields(record))
     return {field.name: value for field, value in values if value != default_of(field)}
 
 
 def default_of(field: Field[Any]) -> Any:
-    """The default of a field, or `MISSING`, which equals no value."""
+    """Return the default of a field, or `MISSING`, which equals no value."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 

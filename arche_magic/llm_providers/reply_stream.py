@@ -44,7 +44,7 @@ class ReplyStream(Iterator[str]):
 
 
 def reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None = None) -> Reply:
-    """The reply at the end of a request; `on_wait` is called for each wait."""
+    """Return the reply at the end of a request; `on_wait` is called for each wait."""
     while True:
         try:
             event = next(events)

@@ -52,7 +52,7 @@ _MOST_BYTES = 20_000_000
 
 
 def read_image(source: Image | str | Path | bytes) -> Image:
-    """An image from a path or from a file's bytes: PNG, JPEG, WebP or GIF.
+    """Return an image from a path or from a file's bytes: PNG, JPEG, WebP or GIF.
 
     Raises:
         InvalidRequest: it cannot be read, has another format, or is larger than 20 MB.

@@ -28,7 +28,7 @@ def no_route(
     states: Mapping[Route, RouteState], out: Collection[Route], attempts: Sequence[Attempt],
     now: float, timeout: float | None, cause: str, request: Request,
 ) -> NoRouteAvailable:  # fmt: skip
-    """The error of a request that no route answered.
+    """Return the error of a request that no route answered.
 
     Args:
         states: of all its routes, as the ledger sees them now.
@@ -77,14 +77,14 @@ def no_route(
     if request.same_model:
         lines.append("other models were not asked")
     return NoRouteAvailable(
-        f"{head}: {'; '.join([*lines, *next_steps(shown)])}",
+        f"{head}: {'; '.join([*lines, *_next_steps(shown)])}",
         attempts=attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
 
 
-def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
-    """What the user can do about routes that do not open by themselves."""
+def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
+    """Return what the user can do about routes that do not open by themselves."""
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
     for route, state in states.items():
@@ -103,7 +103,7 @@ def next_steps(states: Mapping[Route, RouteState]) -> list[str]:
 
 
 def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
-    """The error of a request that every route refused because of its content."""
+    """Return the error of a request that every route refused because of its content."""
     # Only the last error of each model: earlier ones refused another form of the request.
     reasons = {
         (a.provider, a.model): f"{a.provider} ({a.model}) does not take the request: {a.error}"
@@ -114,7 +114,7 @@ def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:
-    """The error of a request that proxy or certificate settings of this machine prevent.
+    """Return the error of a request that proxy or certificate settings of this machine prevent.
 
     It names no provider, because no provider caused it.
     """
@@ -123,7 +123,7 @@ def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> Configu
 
 
 def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
-    """The error of a filtered reply if the other routes gave no reply either."""
+    """Return the error of a filtered reply if the other routes gave no reply either."""
     error = ContentFiltered(
         f"{filtered}. {others}",
         attempts=others.attempts,
@@ -136,7 +136,7 @@ def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFi
 def out_of_tokens(
     cut: IncompleteReply, others: LLMProviderError, routes: Sequence[Route]
 ) -> IncompleteReply:
-    """The error of a request whose tokens were all spent on reasoning, if no other model answered.
+    """Return the error if reasoning used all tokens of a request and no other model answered.
 
     It names no time, because asking again later would not help.
     """

@@ -35,7 +35,7 @@ def stopped_by(stop: threading.Event) -> Iterator[None]:
 
 
 def stop_of_this_thread() -> threading.Event | None:
-    """The event that stops the requests of this thread, or None."""
+    """Return the event that stops the requests of this thread, or None."""
     stop: threading.Event | None = getattr(_here, "stop", None)
     return stop
 
@@ -48,7 +48,7 @@ def raise_if_stopped() -> None:
 
 
 def comes_from_an_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt was turned into an error, as in the middle of a class statement.
+    """Return whether an interrupt was turned into an error, as in the middle of a class statement.
 
     Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
     pydantic builds classes, and wraps what a serializer raises.

@@ -43,7 +43,7 @@ class ToolRounds:
     keys: Sequence[Key]
 
     def events(self, request: Request, ask: Ask) -> Generator[Event, None, Reply]:
-        """What happens in all rounds, as it happens; returns the last reply, with all sums.
+        """Yield what happens in all rounds, as it happens; returns the last reply, with all sums.
 
         A `tool_choice` that forces a call holds for the first round only.
 
@@ -109,7 +109,7 @@ class ToolRounds:
 def with_functions(
     options: Mapping[str, Any], keys: Sequence[Key]
 ) -> tuple[dict[str, Any], ToolRounds | None]:
-    """The options with tools in place of functions, and what runs these.
+    """Return the options with tools in place of functions, and what runs these.
 
     If a tool is not a function, the caller runs all calls; there are no rounds then.
 
@@ -142,7 +142,7 @@ def with_functions(
 
 
 def _with_sums(replies: Sequence[Reply], runs: Sequence[ToolRun]) -> Reply:
-    """The last reply with what all rounds took; kept ones count only if all of them are."""
+    """Return the last reply with what all rounds took; kept ones count only if all of them are."""
     last = replies[-1]
     asked = [reply for reply in replies if reply.from_memory is None] or replies
     costs = [reply.cost for reply in asked]

@@ -71,7 +71,7 @@ class Key:
         return int(self.label.rpartition("_")[2])
 
     def secret(self) -> str:
-        """The credential itself, for the provider's SDK and nobody else."""
+        """Return the credential itself, for the provider's SDK and nobody else."""
         return self._secret.reveal()
 
 
@@ -85,7 +85,7 @@ class Location(str):
     _whole: Secret | None
 
     def __new__(cls, text: str) -> Location:  # noqa: PYI034  # returns its argument if it is one
-        """The location that a text names; one that is a Location already keeps its password."""
+        """Create a location from a text; a text that is a Location already keeps its password."""
         if isinstance(text, Location):
             return text
         # A single letter is a drive. A URL that lacks a slash can contain a password too.
@@ -97,7 +97,7 @@ class Location(str):
         return location
 
     def url(self) -> str:
-        """The whole URL, for the client of that service and nobody else."""
+        """Return the whole URL, for the client of that service and nobody else."""
         return self._whole.reveal() if self._whole else str(self)
 
     @property
@@ -150,7 +150,7 @@ class Route:
 
 
 def without_vendor(model: str) -> str:
-    """The name of a model without its vendor: `gpt-oss-120b` for `openai/gpt-oss-120b`."""
+    """Return the name of a model without its vendor: `gpt-oss-120b` for `openai/gpt-oss-120b`."""
     return model.rpartition("/")[2]
 
 
@@ -347,7 +347,7 @@ def _whole(rounded: Callable[[float], int], units: float) -> int:
 
 
 def iso(seconds: float) -> str | None:
-    """Epoch seconds as ISO 8601 text in UTC, rounded up to whole seconds; None for never."""
+    """Return epoch seconds as ISO 8601 text in UTC, rounded up to whole seconds; None for never."""
     if not 0 <= seconds < _NEVER:
         return None
     return utc(math.ceil(seconds - _ROUNDING)).isoformat()
@@ -357,7 +357,7 @@ _LAST_MOMENT = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def utc(seconds: float) -> datetime:
-    """Epoch seconds as an aware datetime in UTC; no later than the last day of the year 9999."""
+    """Convert epoch seconds to an aware datetime in UTC, at most the last day of the year 9999."""
     return datetime.fromtimestamp(min(seconds, _LAST_MOMENT), UTC)
 
 

@@ -16,7 +16,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def is_base_url(text: str) -> bool:
-    """Whether a text is an http or https address of one host: no user name, query or fragment."""
+    """Return whether a text is an http or https address without user name, query and fragment."""
     return _BASE_URL.fullmatch(text) is not None and origin(text) != ""
 
 
@@ -32,7 +32,7 @@ def origin(url: str) -> str:
 
 
 def is_loopback(url: str | None) -> bool:
-    """Whether the address is on this machine's loopback interface.
+    """Return whether the address is on this machine's loopback interface.
 
     Names below `localhost` do not count, since some resolvers send them to other machines.
     """

@@ -22,7 +22,7 @@ class WaitingLine:
         self._lock = new_lock()
 
     def may_go(self, ticket: object) -> bool:
-        """Whether the line is empty, or the ticket is first in it."""
+        """Return whether the line is empty, or the ticket is first in it."""
         with self._lock:
             return next(iter(self._turns), id(ticket)) == id(ticket)
 

@@ -28,7 +28,7 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 def untaken(wire: str, request: Request) -> tuple[str, ...]:
-    """The fields of the request that a provider with this wire cannot take, by OpenAI's names.
+    """Return the fields of a request that a provider with this wire cannot take, by OpenAI's names.
 
     What asks for the default, such as `n=1`, counts as not given.
 
@@ -40,13 +40,13 @@ def untaken(wire: str, request: Request) -> tuple[str, ...]:
 
 
 def may_be_unsuitable(request: Request) -> bool:
-    """Whether the request has anything that not every route takes."""
+    """Return whether the request has anything that not every route takes."""
     has_name = any(message.name for message in request.messages)
     return bool(request.extra or request.images or has_name or request.uses_tools)
 
 
 def unsuitable(wire: str, request: Request) -> str:
-    """Why a provider with this wire cannot take the request, such as `takes no logprobs`; or ""."""
+    """Return why a provider with this wire cannot take a request (`takes no logprobs`), or ""."""
     names = untaken(wire, request)
     if not names:
         return ""
@@ -71,7 +71,7 @@ def _untaken(wire: str, request: Request) -> Iterator[str]:
 
 
 def _takes(wire: str, name: str, value: Any) -> bool:
-    """Whether a wire takes a further field with this value."""
+    """Return whether a wire takes a further field with this value."""
     if wire == "groq":
         return name not in _GROQ_REFUSES
     if name not in _TRANSLATED[wire]:

@@ -35,7 +35,7 @@ from .events import follow
 from .live_line import TerminalLine
 from .markup import as_html
 from .receipt import attempt_lines
-from .styles import QUIET, quiet_line
+from .styles import QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -362,5 +362,5 @@ class _Columns:
         # Columns of one provider are titled as they were asked.
         if column.reply and self._providers().count(name.partition(" · ")[0]) > 1:
             name = f"{column.asked} · {name}"
-        foot = quiet_line(self._foot(column))["text/html"]
+        foot = f'<div style="{QUIET}">{escape(self._foot(column))}</div>'
         return card_html(name, as_html(column.text), foot)

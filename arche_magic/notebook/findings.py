@@ -57,7 +57,7 @@ def _table(findings: Sequence[Finding]) -> str:
         )
         for finding in findings
     ]
-    heads = ("", "about", "found", *(["advice"] if advice else ()))
+    heads = ("state", "about", "found", *(["advice"] if advice else ()))
     return table_bundle(heads, rows)["text/html"]
 
 

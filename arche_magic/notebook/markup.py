@@ -43,7 +43,7 @@ def as_html(text: str) -> str:
     for part in parts_of(without_controls(text)):
         if isinstance(part, CodeBlock):
             code = coloured(chr(10).join(part.code), part.language)
-            html.append(f'<pre style="{_BLOCK}">{code}</pre>')
+            html.append(f'<pre tabindex="0" style="{_BLOCK}">{code}</pre>')
         else:
             html.append(_prose_blocks(part))
     return "".join(html)
@@ -107,7 +107,7 @@ def _table(lines: list[str]) -> str:
             rows.append("".join(f'<td style="{_CELL}">{_inline(cell)}</td>' for cell in cells))
     body = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
     style = "border-collapse:collapse;margin:6px 0;font-size:90%;color:inherit"
-    return f'<div style="overflow-x:auto"><table style="{style}">{body}</table></div>'
+    return f'<div tabindex="0" style="overflow-x:auto"><table style="{style}">{body}</table></div>'
 
 
 def _inline(text: str) -> str:

@@ -42,10 +42,21 @@ ROUTES_UNFOLDED = 20
 _ROUTES_WITH_METERS = 60
 # Short, for it stands in every meter; opacity suits any page.
 _FAINT = "opacity:.65;font-size:85%"
-_LINE = "border:none;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top"
-_CELL = f"{_LINE};padding:7px 14px 7px 0;text-align:left;line-height:1.35"
+# Rows wrap: on a narrow page the meters go below the name and the state of their route.
+_TABLE = "display:block;width:100%;border-collapse:collapse;border:none;font-size:90%;margin:0"
+_ROW = (
+    "display:flex;flex-wrap:wrap;padding:0;background:none;"
+    "border:none;border-bottom:1px solid rgba(128,128,128,.25)"
+)
+_CELL = (
+    "display:block;box-sizing:border-box;min-width:0;border:none;text-align:left;line-height:1.35;"
+    "white-space:normal;overflow-wrap:anywhere"
+)
+# The widths of a row's cells, where it has one line per route or several.
+_WIDTHS = ("flex:0 1 140px", "flex:0 1 140px", "flex:1 1 200px")
+_SLIM_WIDTHS = ("flex:0 1 250px", "flex:0 1 140px", "flex:1 1 180px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
-_METER = "min-width:150px;margin:0 10px 4px 0"
+_METER = "flex:1 1 130px;max-width:210px;margin:0 10px 4px 0"
 _BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
 # Behind the bar of a limit with nothing left: red, fainter than a bar.
 _EMPTY = "rgba(208,73,59,.45)"
@@ -103,17 +114,15 @@ def live_table(
     changes. A route for which `is_on` is false is shown as off. Without `every_limit` each route is
     one line, with its tightest limit.
     """
-    return _table(
+    meters, slim = (_meters, False) if every_limit else (_tightest, True)
+    rows = (
         _row(
-            limits,
-            (_meters if every_limit else _tightest)(limits, now, soon="minutes"),
-            now,
-            paid=paid_words(limits, paid),
-            on=is_on(limits),
-            slim=not every_limit,
+            limits, meters(limits, now, soon="minutes"), now,
+            paid=paid_words(limits, paid), on=is_on(limits), slim=slim,
         )
         for limits in routes
-    )
+    )  # fmt: skip
+    return _table(rows, slim=slim)
 
 
 def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
@@ -176,17 +185,19 @@ def _group(
     """What a provider's routes can do now, which unfolds to the routes."""
     if all_routes > _ROUTES_WITH_METERS:
         inside = (
-            '<div style="white-space:pre;overflow-x:auto;font-family:monospace;font-size:85%">'
+            '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'
+            'font-size:85%">'
             f"{escape(chr(10).join(lines(routes, now, paid, reasons=True)))}</div>"
         )
     else:
-        inside = _table(
+        rows = (
             _row(
                 limits, _folded(limits, now, "seconds"), now,
                 paid=paid_words(limits, paid), slim=True,
             )
             for limits in routes
         )  # fmt: skip
+        inside = _table(rows, slim=True)
     unfolded = "" if all_routes > ROUTES_UNFOLDED else " open"
     return (
         f'<details{unfolded}><summary style="cursor:pointer"><b>{escape(provider)}</b> · '
@@ -194,17 +205,18 @@ def _group(
     )
 
 
-def _table(rows: Iterable[str]) -> str:
+def _table(rows: Iterable[str], *, slim: bool = False) -> str:
     heads = ("route", "next request", "left of each limit · ↻ full again · ✓ the provider said so")
     head = "".join(
-        f'<th style="{_CELL};padding-bottom:3px;font-weight:normal">'
+        f'<th style="{_CELL};{width};padding:3px 14px 3px 0;font-weight:normal">'
         f'<span style="{_FAINT}">{text}</span></th>'
-        for text in heads
+        for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
     )
+    block = "display:block"
     return (
-        '<table style="border-collapse:collapse;border:none;font-size:90%;margin:0">'
-        f'<thead><tr style="background:none">{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'<table style="{_TABLE}">'
+        f'<thead style="{block}"><tr style="{_ROW}">{head}</tr></thead>'
+        f'<tbody style="{block}">{"".join(rows)}</tbody></table>'
     )
 
 
@@ -222,27 +234,26 @@ def _row(
     if paid and slim:
         model += f" · {paid}"
     name = (
-        f'<span style="white-space:nowrap"><span style="font-weight:600">{escape(key)}</span>'
-        f'{" " if slim else "<br>"}<span style="{_FAINT}">{escape(model)}</span></span>'
+        f'<span style="font-weight:600;white-space:nowrap">{escape(key)}</span>'
+        f'{" " if slim else "<br>"}<span style="{_FAINT}">{escape(model)}</span>'
     )
     if paid and not slim:
         name += f'<div style="{_FAINT}">{escape(paid)}</div>'
     soon: Soon = "seconds" if on is None else "countdown"
     on = on is not False
     state = _state_html(limits, now, soon) if on else '<span style="opacity:.65">○ off</span>'
-    padding = "padding-top:3px;padding-bottom:3px" if slim else ""
-    widths = ("", ";min-width:108px;max-width:230px", ";padding-right:0;width:100%")
+    padding = f"padding:{3 if slim else 7}px 14px {3 if slim else 7}px 0"
     faded = "" if on else ";opacity:.45"
-    return (
-        '<tr style="background:none">'
-        + "".join(
-            f'<td style="{_CELL}{width};white-space:normal{fade};{padding}">{cell}</td>'
-            for cell, width, fade in zip(
-                (name, state, meters), widths, (faded, "", faded), strict=True
-            )
+    cells = "".join(
+        f'<td style="{_CELL};{width};{padding}{fade}">{cell}</td>'
+        for cell, width, fade in zip(
+            (name, state, meters),
+            _SLIM_WIDTHS if slim else _WIDTHS,
+            (faded, "", faded),
+            strict=True,
         )
-        + "</tr>"
     )
+    return f'<tr style="{_ROW}">{cells}</tr>'
 
 
 def _meters(limits: Limits, now: float, soon: Soon) -> str:

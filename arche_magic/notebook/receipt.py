@@ -112,7 +112,7 @@ def _source(text: str) -> str:
         return ""
     return (
         '<div style="margin:4px 0 4px 14px">a click selects all of the source, to be copied:'
-        f'<pre style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
+        f'<pre tabindex="0" style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
     )
 
 

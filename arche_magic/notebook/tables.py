@@ -132,7 +132,7 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         for row in rows
     )
     return (
-        '<div style="overflow-x:auto">'
+        '<div tabindex="0" style="overflow-x:auto">'
         f'<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
         f'background:none">{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -40,7 +40,7 @@ _START, _BODY = "http.response.start", "http.response.body"
 
 
 def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
-    """The whole application.
+    """Return the whole application.
 
     Args:
         port: the port that clients use.
@@ -60,7 +60,7 @@ def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIAp
 
 
 def client_name(user_agent: str) -> str:
-    """The name of the program that asks, from its user agent; "" if it has none.
+    """Return the name of the program that asks, from its user agent; "" if it has none.
 
     `OpenAI/Python 3.57.0` is `OpenAI/Python`, and `litellm/1.80.0` is `litellm`.
     """
@@ -174,7 +174,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
 
 
 def _asks_itself(port: int) -> bool:
-    """Whether a provider with a key is configured with this server's address."""
+    """Return whether a provider with a key is configured with this server's address."""
     with suppress(LLMProviderError, ValueError):
         configuration = get_configuration()
         for name in {key.provider for key in configuration.keys}:
@@ -220,7 +220,7 @@ async def _abort(scope: Scope, receive: Receive) -> None:
 
 
 async def _body(headers: Headers, receive: Receive) -> bytes | None:
-    """The body; None if it is too long, which is decided before or while it is read.
+    """Return the body; None if it is too long, which is decided before or while it is read.
 
     uvicorn discards what arrives after that, so that the client can read the refusal.
 
@@ -247,7 +247,7 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """The headers without the token; the client's name is the tag if it sends none."""
+    """Return the headers without the token; the client's name is the tag if it sends none."""
     headers = dict(Headers(scope=scope))
     headers.pop("authorization", None)
     headers.setdefault(TAG_HEADER, client_name(headers.get("user-agent", "")))
@@ -259,7 +259,7 @@ def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 def _refusal(status: int, message: str, code: str) -> Response:
-    """An error in OpenAI's shape."""
+    """Return an error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     reply = Problem(status, message, kind, code=code).reply()
     return Response(cast("bytes", reply.body), reply.status, reply.headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -15,7 +14,7 @@ from arche_magic.llm_providers.types import Route
 from .errors import problem_of
 from .replies import Chunks, completion, route_header
 from .requests import ChatCall, read_chat, read_json
-from .wire import DONE, HttpReply, Problem, event, json_reply
+from .wire import DONE, HttpReply, event, json_reply
 
 # The provider object of the configuration in use. It keeps the routes that it has found.
 _asked: IntelligentLLMOrchestrator | None = None
@@ -38,7 +37,7 @@ def chat_completions(
         provider = _provider(configuration)
         # Choices come with the end of a reply, so such a reply has nothing to stream before.
         if call.stream and not call.request.needs_choices:
-            return _Stream(call, provider).reply()
+            return _streamed(call, provider)
         reply = provider.ask(call.request)
     except LLMProviderError as error:
         now = clock.time()
@@ -62,7 +61,7 @@ def _stream_reply(chunks: Iterator[bytes], route: dict[str, str]) -> HttpReply:
 
 
 def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
-    """The stream of a reply that has arrived."""
+    """Return the stream of a reply that has arrived."""
 
     def chunks() -> Iterator[bytes]:
         for chunk in Chunks(reply.model, include_usage=call.include_usage).whole(reply):
@@ -72,57 +71,51 @@ def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
     return _stream_reply(chunks(), route_header(reply.route))
 
 
-@dataclass
-class _Stream:
-    """One streamed request; its status is known when its first text has arrived."""
+def _streamed(call: ChatCall, provider: IntelligentLLMOrchestrator) -> HttpReply:
+    """Return the response of a streamed request, once its first text has arrived.
 
-    call: ChatCall
-    provider: IntelligentLLMOrchestrator
+    Raises:
+        LLMProviderError: no text will arrive.
+    """
+    events = provider.events_of(call.request)
+    try:
+        while True:
+            first = next(events)
+            if isinstance(first, Piece) and first.route is not None:
+                break
+            # A kept reply is one piece, and its route comes with its end.
+    except StopIteration as end:
+        return _events_of(end.value, call)
+    chunks = _chunks(call, provider, first.text, first.route, events)
+    # Started, so that closing it before the first chunk is read also closes the request.
+    next(chunks)
+    return _stream_reply(chunks, route_header(first.route.id))
 
-    def reply(self) -> HttpReply:
-        """The response, once there is something to send.
 
-        Raises:
-            LLMProviderError: there will not be.
-        """
-        events = self.provider.events_of(self.call.request)
+def _chunks(
+    call: ChatCall, provider: IntelligentLLMOrchestrator, text: str, route: Route,
+    events: Generator[Event, None, Reply],
+) -> Iterator[bytes]:  # fmt: skip
+    """Yield the events of a streamed request, from its first text on."""
+    chunks = Chunks(route.model, include_usage=call.include_usage)
+    try:
+        yield b""
+        yield event(chunks.first())
+        yield event(chunks.text(text))
         try:
             while True:
-                first = next(events)
-                if isinstance(first, Piece) and first.route is not None:
-                    break
-                # A kept reply is one piece, and its route comes with its end.
+                got = next(events)
+                if isinstance(got, Piece):
+                    yield event(chunks.text(got.text))
+                elif isinstance(got, Discarded):
+                    # Text that was sent cannot be taken back, so the reply ends here.
+                    raise got.error
         except StopIteration as end:
-            return _events_of(end.value, self.call)
-        chunks = self._chunks(first.text, first.route, events)
-        # Started, so that closing it before the first chunk is read also closes the request.
-        next(chunks)
-        return _stream_reply(chunks, route_header(first.route.id))
-
-    def _chunks(
-        self, text: str, route: Route, events: Generator[Event, None, Reply]
-    ) -> Iterator[bytes]:
-        chunks = Chunks(route.model, include_usage=self.call.include_usage)
-        try:
-            yield b""
-            yield event(chunks.first())
-            yield event(chunks.text(text))
-            try:
-                while True:
-                    got = next(events)
-                    if isinstance(got, Piece):
-                        yield event(chunks.text(got.text))
-                    elif isinstance(got, Discarded):
-                        # Text that was sent cannot be taken back, so the reply ends here.
-                        raise got.error
-            except StopIteration as end:
-                for chunk in chunks.end(end.value):
-                    yield event(chunk)
-                yield DONE
-        except LLMProviderError as error:
-            yield event(self._broken(error).body())
-        finally:
-            events.close()
-
-    def _broken(self, error: LLMProviderError) -> Problem:
-        return problem_of(error, self.provider.configuration.clock.time(), self.call.fields)
+            for chunk in chunks.end(end.value):
+                yield event(chunk)
+            yield DONE
+    except LLMProviderError as error:
+        now = provider.configuration.clock.time()
+        yield event(problem_of(error, now, call.fields).body())
+    finally:
+        events.close()

@@ -19,7 +19,7 @@ _NO_KEY = "not-needed"
 
 
 def openai_client(**defaults: Any) -> OpenAI:
-    """The official `openai.OpenAI`, whose requests the best open routes answer.
+    """Return the official `openai.OpenAI`, whose requests the best open routes answer.
 
         client = arche_magic.openai_client(patience=60)
         client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
@@ -46,7 +46,7 @@ def openai_client(**defaults: Any) -> OpenAI:
 
 
 def async_openai_client(**defaults: Any) -> AsyncOpenAI:
-    """The official `openai.AsyncOpenAI`, as `openai_client`.
+    """Return the official `openai.AsyncOpenAI`, as `openai_client`.
 
     At most 64 requests run at the same time; others wait for their turn. Cancelling a call, or
     closing its stream, stops the request.
@@ -58,7 +58,7 @@ def async_openai_client(**defaults: Any) -> AsyncOpenAI:
 
 
 def openai_transport(**defaults: Any) -> Any:
-    """A transport for libraries that take an HTTP client.
+    """Return a transport for libraries that take an HTTP client.
 
         http_client = httpx.Client(transport=arche_magic.openai_transport(), timeout=None)
 

@@ -108,7 +108,7 @@ def _ask(
     dimensions: Any,
     options: Mapping[str, Any],
 ) -> list[Reply]:
-    """The replies to all texts, in their order.
+    """Return the replies to all texts, in their order.
 
     Raises:
         LLMProviderError: a text is wrong, or the model did not answer.

@@ -33,7 +33,7 @@ TIMEOUT = "timeout"
 def problem_of(
     error: LLMProviderError, now: float, fields: Collection[str] = (), *, is_late: bool = False
 ) -> Problem:
-    """An error of the engine in OpenAI's shape.
+    """Return an error of the engine in OpenAI's shape.
 
     Args:
         error: what the request ended with.
@@ -80,13 +80,13 @@ def problem_of(
 
 
 def _is_too_large(error: LLMProviderError) -> bool:
-    """Whether every route that was considered is too small for the request."""
+    """Return whether every route that was considered is too small for the request."""
     last = {attempt.route: attempt.error or "" for attempt in error.attempts}
     return bool(last) and all(why.startswith(_TOO_LARGE) for why in last.values())
 
 
 def _field_in(message: str, fields: Collection[str]) -> str | None:
-    """The field of the request that a message is about."""
+    """Return the field of the request that a message is about."""
     named = re.search(r"takes no (\w+)", message)
     first = named[1] if named else message.split(maxsplit=1)[0].strip("'\"`:;,")
     if first in fields:

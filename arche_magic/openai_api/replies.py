@@ -17,7 +17,7 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
 def route_header(route: RouteId) -> dict[str, str]:
-    """The header that names the route: provider, key label and model.
+    """Return the header that names the route: provider, key label and model.
 
     A header is ASCII, so other characters are percent-encoded.
     """
@@ -25,7 +25,7 @@ def route_header(route: RouteId) -> dict[str, str]:
 
 
 def completion(reply: Reply) -> dict[str, Any]:
-    """A reply as a `chat.completion`."""
+    """Return a reply as a `chat.completion`."""
     return {
         **_head("chat.completion", reply.model),
         "choices": _choices(reply),
@@ -48,15 +48,15 @@ class Chunks:
         self._usage = {"usage": None} if include_usage else {}
 
     def first(self) -> dict[str, Any]:
-        """The chunk that opens the message."""
+        """Return the chunk that opens the message."""
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
 
     def text(self, text: str) -> dict[str, Any]:
-        """A piece of the text."""
+        """Return a piece of the text."""
         return self._chunk({"content": text})
 
     def end(self, reply: Reply) -> Iterator[dict[str, Any]]:
-        """The chunks that follow the text of a reply: tool calls, the end, and the usage."""
+        """Yield the chunks that follow the text of a reply: tool calls, the end, and the usage."""
         if calls := tool_calls(reply):
             numbered = [{"index": index, **call} for index, call in enumerate(calls)]
             yield self._chunk({"tool_calls": numbered})
@@ -64,7 +64,7 @@ class Chunks:
         yield from self._with_usage(reply)
 
     def whole(self, reply: Reply) -> Iterator[dict[str, Any]]:
-        """All chunks of a reply that has arrived: one per choice, its end, and the usage."""
+        """Yield all chunks of a reply that has arrived: one per choice, its end, and the usage."""
         for choice in _choices(reply):
             message = dict(choice["message"])
             calls = message.pop("tool_calls", None)
@@ -89,7 +89,7 @@ class Chunks:
 
 
 def tool_calls(reply: Reply) -> list[dict[str, Any]]:
-    """The tool calls of a reply, as OpenAI has them."""
+    """Return the tool calls of a reply, as OpenAI has them."""
     return [_tool_call(call) for call in reply.tool_calls]
 
 

@@ -76,7 +76,7 @@ class RequestThread:
             await asyncio.wait_for(self._over.wait(), _CLOSE_SECONDS)
 
     async def reply(self) -> HttpReply:
-        """The status, the headers, and the body or an iterator of its chunks.
+        """Return the status, the headers, and the body or an iterator of its chunks.
 
         Raises:
             RequestStopped: the request was stopped.
@@ -88,7 +88,7 @@ class RequestThread:
         return cast("HttpReply", first)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body; chunks that arrived meanwhile come together.
+        """Yield the body; chunks that arrived meanwhile come together.
 
         Raises:
             RequestStopped: the request was stopped.

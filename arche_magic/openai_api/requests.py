@@ -51,7 +51,7 @@ class ChatCall:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
+    """Return the JSON object of a body.
 
     Raises:
         Problem: it is something else.
@@ -69,7 +69,7 @@ def read_json(body: bytes) -> dict[str, Any]:
 def read_chat(
     body: Mapping[str, Any], configuration: Configuration, options: Mapping[str, Any]
 ) -> ChatCall:
-    """What a chat completion asks for.
+    """Return what a chat completion asks for.
 
     Args:
         body: its JSON.
@@ -179,7 +179,7 @@ def _wrong(name: str, value: object, rule: str) -> Problem:
 
 
 def _json_type(value: object) -> str:
-    """The JSON type of a value, in words."""
+    """Return the JSON type of a value, in words."""
     if value is None:
         return "null"
     names = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}

@@ -144,7 +144,7 @@ class Server:
         return self._path if self.port else Path()
 
     def environment(self) -> dict[str, str]:
-        """The two variables for a program that this one starts.
+        """Return the two variables for a program that this one starts.
 
         Do not set them for this process: its own requests would then go to this server. Raises
         RuntimeError if the server is not running.
@@ -152,7 +152,7 @@ class Server:
         return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key}
 
     def shell_lines(self, *, show_token: bool = False) -> str:
-        """The lines that set the two variables in a shell.
+        """Return the lines that set the two variables in a shell.
 
         Unless `show_token` is set, the second one reads the token from its file, so that it can
         stand in a saved notebook. Raises RuntimeError if the server is not running.
@@ -171,7 +171,7 @@ class Server:
 
 
 def _shell_path(path: Path) -> str:
-    """A path for a shell; below the home folder without the user's name."""
+    """Return a path for a shell; below the home folder without the user's name."""
     if path.is_relative_to(home_folder()):
         return f"~/{shlex.quote(path.relative_to(home_folder()).as_posix())}"
     return shlex.quote(str(path))

@@ -18,7 +18,7 @@ _LONGEST_FILE = 1000
 
 
 def new_token(port: int) -> tuple[str, Path]:
-    """A new token and the file that it is written to, which is named after the port.
+    """Return a new token and the file that it is written to, which is named after the port.
 
     The file is in the folder of the user's own settings. In a project's folder it could be shared
     or committed with the project.
@@ -33,7 +33,7 @@ def new_token(port: int) -> tuple[str, Path]:
 
 
 def kept_token(path: Path) -> str:
-    """The token in a file that the user names; a new one if there is no such file.
+    """Return the token in a file that the user names; a new one if there is no such file.
 
     Raises:
         ConfigurationError: other users can read the file, it has no token, or it cannot be read or

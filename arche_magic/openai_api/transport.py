@@ -99,19 +99,19 @@ class Transport:
 
 
 def _path(path: str) -> str:
-    """The path from `/v1/` on; libraries put the path of a service before it, as `/openai/v1/`."""
+    """Return the path from `/v1/` on; libraries may put a service's path first (`/openai/v1/`)."""
     _, version, rest = path.partition("/v1/")
     return version + rest if version else path
 
 
 def _seconds(request: Any) -> float | None:
-    """Seconds that the client gives the request; None if it does not say."""
+    """Return seconds that the client gives the request; None if it does not say."""
     seconds = request.extensions.get("timeout", {}).get("read")
     return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
 
 
 def _library(request: Any) -> Any:
-    """The library that defines the class of a request."""
+    """Return the library that defines the class of a request."""
     return sys.modules[type(request).__module__.partition(".")[0]]
 
 
@@ -139,7 +139,7 @@ def _code(response: Any) -> str | None:
 
 @lru_cache
 def _sync_body(library: Any) -> Any:
-    """The class of a streamed body in this library, which closes the request with the response."""
+    """Return this library's class of a streamed body; closing the response closes the request."""
 
     class Body(library.SyncByteStream):  # type: ignore[misc]  # of one of two libraries
         def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -156,7 +156,7 @@ def _sync_body(library: Any) -> Any:
 
 @lru_cache
 def _async_body(library: Any) -> Any:
-    """As `_sync_body`, for code that awaits."""
+    """Return the same as `_sync_body`, for code that awaits."""
 
     class Body(library.AsyncByteStream):  # type: ignore[misc]  # of one of two libraries
         def __init__(self, thread: RequestThread) -> None:

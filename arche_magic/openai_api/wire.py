@@ -50,7 +50,7 @@ class Problem(Exception):
     details: Mapping[str, Any] | None = None
 
     def body(self) -> dict[str, Any]:
-        """The error as the body of a response, or as the last event of a stream."""
+        """Return the error as the body of a response, or as the last event of a stream."""
         error: dict[str, Any] = {
             "message": self.message, "type": self.kind, "param": self.param, "code": self.code
         }  # fmt: skip
@@ -59,14 +59,14 @@ class Problem(Exception):
         return {"error": error}
 
     def reply(self) -> HttpReply:
-        """The error as a response."""
+        """Return the error as a response."""
         return json_reply(self.body(), self.status, self.headers)
 
 
 def json_reply(
     value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> HttpReply:
-    """A response with a JSON body."""
+    """Return a response with a JSON body."""
     # A text may quote a lone surrogate of the request, which UTF-8 does not have.
     text = whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     body = text.encode()
@@ -74,5 +74,5 @@ def json_reply(
 
 
 def event(value: Mapping[str, Any]) -> bytes:
-    """One server-sent event with a JSON object."""
+    """Return one server-sent event with a JSON object."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

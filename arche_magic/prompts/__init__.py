@@ -65,7 +65,7 @@ class Template(str):
 
 
 def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
-    """The text with its variables replaced by their values, in one pass.
+    """Return the text with its variables replaced by their values, in one pass.
 
     After a table or another value of several lines, the prompt continues on a new line, so that the
     last row of a table stays as it is.
@@ -105,7 +105,7 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
 
 
 def references(text: str) -> list[str]:
-    """The contents of `{{…}}` in a text, each once, in order, without those that are given.
+    """Return the contents of `{{…}}` in a text, each once, in order, without those that are given.
 
     They include texts that are not names, such as `2023`, as columns may be called so.
     """
@@ -115,7 +115,7 @@ def references(text: str) -> list[str]:
 
 
 def name_in(reference: str, names: Container[str] = ()) -> str:
-    """The name that a reference begins with: `review` of `review.title[0]`.
+    """Return the name that a reference begins with: `review` of `review.title[0]`.
 
     It is the longest of `names` after which only steps follow, such as `unit price` of
     `unit price[0]`; if none of them fits, the part that looks like a name.
@@ -132,7 +132,7 @@ def name_in(reference: str, names: Container[str] = ()) -> str:
 
 
 def look_up(reference: str, names: Mapping[str, Any]) -> Any:
-    """The value of `name`, `name.attribute`, `name[0]` or `name["key"]`. Nothing is called.
+    """Return the value of `name`, `name.attribute`, `name[0]` or `name["key"]`. Nothing is called.
 
     Raises:
         InvalidRequest: it is written in another way, or does not exist.
@@ -154,7 +154,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
 
 
 def steps_in(reference: str, name: str) -> list[re.Match[str]]:
-    """The steps after the name in a reference: `.title` and `[0]` of `review.title[0]`.
+    """Return the steps after the name in a reference: `.title` and `[0]` of `review.title[0]`.
 
     Raises:
         InvalidRequest: something else follows it.
@@ -181,7 +181,7 @@ def _why_not(reference: str) -> str:
 
 
 def is_reference(text: str, names: Mapping[str, Any]) -> bool:
-    """Whether a text is a variable's name, with any number of steps after it."""
+    """Return whether a text is a variable's name, with any number of steps after it."""
     name = name_in(text, names)
     return (
         name in names
@@ -191,7 +191,7 @@ def is_reference(text: str, names: Mapping[str, Any]) -> bool:
 
 
 def image_of(source: str, names: Mapping[str, Any]) -> Image:
-    """The image that `--image` names: a file, or a variable that holds one or the path of one.
+    """Return the image that `--image` names: a file, or a variable with an image or its path.
 
     Raises:
         InvalidRequest: there is no such image.

@@ -31,7 +31,7 @@ class Attachment:
 
 
 def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
-    """The file that `--file` names: its path, or a variable that holds one.
+    """Return the file that `--file` names: its path, or a variable that holds one.
 
     Raises:
         InvalidRequest: there is no such file, or it is too large or has no text.
@@ -58,7 +58,7 @@ def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
 
 
 def text_of(content: bytes, encoding: str = "") -> str:
-    """The text of a file's content; that of a PDF without its layout.
+    """Return the text of a file's content; that of a PDF without its layout.
 
     Args:
         content: its bytes.
@@ -84,7 +84,7 @@ def text_of(content: bytes, encoding: str = "") -> str:
 
 
 def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None) -> Prompt:
-    """The prompt below the texts of the attachments, with a note about the size of each.
+    """Return the prompt below the texts of the attachments, with a note about the size of each.
 
     Args:
         prompt: what is asked.
@@ -104,7 +104,7 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
 
 
 def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
-    """The text between a line with the name and one that ends it, and a note."""
+    """Return the text between a line with the name and one that ends it, and a note."""
     name, text = attachment.name, attachment.text
     tokens = _tokens(text)
     kept = text if budget is None or tokens <= budget else _first(text, budget)

@@ -36,7 +36,7 @@ _HEADING = re.compile(r"h([1-6])")
 
 
 def read_page(url: str, seconds: float = SECONDS) -> Attachment:
-    """A web page as text; text files, JSON and PDF too.
+    """Return a web page as text; text files, JSON and PDF too.
 
     Redirects are followed to http and https only, and not from a public address to a private one.
 
@@ -81,7 +81,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
 
 
 def readable(html: str) -> str:
-    """The text of a page: its title, headings, paragraphs and lists, one block a line.
+    """Return the text of a page: its title, headings, paragraphs and lists, one block a line.
 
     Scripts, styles, navigation and footers are left out.
     """
@@ -95,7 +95,7 @@ def readable(html: str) -> str:
 
 
 def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
-    """The content at an address, its media type, and its encoding if the server states one.
+    """Return the content at an address, its media type, and its encoding if the server states one.
 
     Raises:
         ValueError: it is not there, is too large, or the server sends elsewhere.

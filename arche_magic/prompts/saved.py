@@ -41,7 +41,7 @@ class SavedPrompt:
         return tuple(dict.fromkeys([*references(self.prompt), *references(self.system)]))
 
     def with_text(self, text: str) -> str:
-        """The prompt with the text of a cell at `{{text}}`, or below it if it has no `{{text}}`.
+        """Put the text of a cell in the place of `{{text}}`, or below the prompt if it has none.
 
         Without a text, `{{text}}` is a field like any other.
         """
@@ -53,7 +53,7 @@ class SavedPrompt:
 
 
 def saved_prompts() -> list[SavedPrompt]:
-    """All saved prompts, by name.
+    """Return all saved prompts, by name.
 
     Raises:
         InvalidRequest: the file of one cannot be read.
@@ -62,7 +62,7 @@ def saved_prompts() -> list[SavedPrompt]:
 
 
 def saved_prompt(name: str) -> SavedPrompt:
-    """The saved prompt of that name.
+    """Return the saved prompt of that name.
 
     Raises:
         InvalidRequest: there is none, or its file cannot be read.
@@ -77,12 +77,12 @@ def saved_prompt(name: str) -> SavedPrompt:
 
 
 def saved_names() -> list[str]:
-    """The names of all saved prompts. No file of a prompt is read."""
+    """Return the names of all saved prompts. No file of a prompt is read."""
     return sorted(_found())
 
 
 def _found() -> dict[str, Callable[[], SavedPrompt]]:
-    """What reads each saved prompt. The folder beside the notebook comes first."""
+    """Return what reads each saved prompt. The folder beside the notebook comes first."""
     configuration = get_configuration()
     found: dict[str, Callable[[], SavedPrompt]] = {}
     for name, texts in configuration.prompts.items():
@@ -95,7 +95,7 @@ def _found() -> dict[str, Callable[[], SavedPrompt]]:
 
 
 def _in(folder: Path | None) -> Iterator[tuple[str, dict[str, Path]]]:
-    """The names of a folder's prompts, each with its files by their endings."""
+    """Yield the names of a folder's prompts, each with its files by their endings."""
     try:
         paths = sorted(folder.glob(f"*{_PROMPT}")) if folder else []
     except OSError:
@@ -121,6 +121,6 @@ def _read(name: str, paths: dict[str, Path]) -> SavedPrompt:
 
 
 def _shown(path: Path) -> str:
-    """The path from the working directory if it is inside, since notebooks are passed on."""
+    """Return the path from the working directory if it is inside, since notebooks are passed on."""
     home = working_directory()
     return str(path.relative_to(home) if home and path.is_relative_to(home) else path)

@@ -12,7 +12,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 
 
 def source_of(value: Any, name: str) -> str:
-    """The source of a function or class.
+    """Return the source of a function or class.
 
     Raises:
         InvalidRequest: it cannot be found; `name` is its name in the prompt.
@@ -29,7 +29,7 @@ def source_of(value: Any, name: str) -> str:
 
 
 def _in_cells(value: Any) -> Iterator[tuple[str, ast.ClassDef]]:
-    """Each definition of the class's name in the cells that were run, the latest first."""
+    """Yield each definition of the class's name in the cells that were run, the latest first."""
     cells = getattr(sys.modules.get(value.__module__), "In", None)
     for cell in reversed(cells if isinstance(cells, list) else []):
         if not isinstance(cell, str) or value.__name__ not in cell:
@@ -45,7 +45,7 @@ def _in_cells(value: Any) -> Iterator[tuple[str, ast.ClassDef]]:
 
 
 def _classes(tree: ast.AST, outer: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
-    """The classes of a module by their qualified names, the last first."""
+    """Yield the classes of a module by their qualified names, the last first."""
     for node in reversed(list(ast.iter_child_nodes(tree))):
         if isinstance(node, ast.ClassDef):
             yield f"{outer}{node.name}", node
@@ -57,7 +57,7 @@ def _classes(tree: ast.AST, outer: str = "") -> Iterator[tuple[str, ast.ClassDef
 
 
 def _fits(node: ast.ClassDef, value: Any) -> bool:
-    """Whether a definition can be that of the class; cells may define the same name twice."""
+    """Return whether a definition fits the class; cells may define the same name twice."""
     has = {**inspect.get_annotations(value), **value.__dict__}
     for line in node.body:
         if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

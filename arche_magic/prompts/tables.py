@@ -10,11 +10,11 @@ from arche_magic.llm_providers.errors import InvalidRequest
 
 
 def as_pandas(data: Any) -> Any:
-    """A table of another library as a DataFrame, a column as a Series; anything else as it is.
+    """Convert a table of another library to a DataFrame, and a column to a Series.
 
     It takes tables of polars, pyarrow and DuckDB, and of any library with `to_pandas`, the Arrow
     stream of the PyCapsule interface (arrow.apache.org/docs/format/CDataInterface), or the older
-    `__dataframe__`. Rows of a table are numbered from 0.
+    `__dataframe__`. Other values are returned unchanged. Rows of a table are numbered from 0.
 
     Raises:
         InvalidRequest: it is a lazy query, or it cannot be converted.
@@ -45,10 +45,10 @@ def as_pandas(data: Any) -> Any:
 
 
 def library_of(data: object) -> str:
-    """The name of the library that defines a value's type."""
+    """Return the name of the library that defines a value's type."""
     return type(data).__module__.partition(".")[0]
 
 
 def is_arrow(data: Any) -> bool:
-    """Whether it is a table or record batch of pyarrow."""
+    """Return whether it is a table or record batch of pyarrow."""
     return library_of(data) == "pyarrow" and hasattr(data, "column_names")

@@ -52,7 +52,7 @@ class Shown:
 
 
 def as_text(value: Any, name: str, budget: int) -> Shown:
-    """The value as the text of a prompt.
+    """Return the value as the text of a prompt.
 
     Text is never cut. A table, array or collection is cut to `budget` tokens, after a line with its
     size and what was left out. A function or class is its source; a path is its name.
@@ -111,7 +111,7 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
 
 
 def as_image(value: Any) -> Image | None:
-    """The value as an image, if it is one: the bytes of an image file, a figure or a picture.
+    """Return the value as an image if it is one: bytes of an image file, a figure or a picture.
 
     It takes figures and axes of matplotlib and seaborn, and images of Pillow and IPython.
 
@@ -147,7 +147,7 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
 
 
 def _path(path: Path, name: str) -> Shown:
-    """The name of a file, with a note on how to insert its contents."""
+    """Return the name of a file, with a note on how to insert its contents."""
     how = f"--image {name}" if path.suffix.lower() in IMAGES else f"text = {name}.read_text()"
     inserts = "sends the picture" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
     return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
@@ -164,7 +164,7 @@ def _text_of(value: Any) -> str:
 
 
 def _table(frame: Any, name: str, kind: str, budget: int) -> Shown:
-    """A frame as CSV: as many columns as fit in half the budget, then as many rows as fit."""
+    """Write a frame as CSV: columns that fit in half the budget, then rows that fit."""
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     heads = [] if plain else [_head(level) for level in index.names]
@@ -203,7 +203,7 @@ def _table(frame: Any, name: str, kind: str, budget: int) -> Shown:
 
 
 def _array(array: Any, name: str, budget: int) -> Shown:
-    """An array: its first numbers, or its first rows, one a line."""
+    """Return an array: its first numbers, or its first rows, one a line."""
     if array.ndim == 0:
         return Shown(str(array.item()))
     # A number takes more than half a token.
@@ -225,7 +225,7 @@ def _rounded(number: Any) -> Any:
 
 
 def _collection(value: Any, name: str, budget: int) -> Shown:
-    """A collection as JSON, cut to its first entries if it does not fit."""
+    """Return a collection as JSON, cut to its first entries if it does not fit."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     # An entry takes more than half a token.
@@ -253,7 +253,7 @@ def _cut(text: str, name: str, kind: str, budget: int) -> Shown:
 
 
 def _stated(text: str, name: str, size: str, *left: str) -> Shown:
-    """The text below a line with its name and size, and with what it was cut to, if anything."""
+    """Return the text below a line with its name and size, and what it was cut to, if it was."""
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
@@ -266,7 +266,7 @@ def _count(number: int, noun: str) -> str:
 def _as_many(
     entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
 ) -> list[str]:
-    """The first entries as JSON, as many as fit, at least one."""
+    """Return the first entries as JSON, as many as fit, at least one."""
     kept: list[str] = []
     spent = 0.0
     for entry in entries:
@@ -287,7 +287,7 @@ def _json(value: Any) -> str:
 
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
-    """The value as plain dicts, lists and scalars; very deep parts become text."""
+    """Return the value as plain dicts, lists and scalars; very deep parts become text."""
     if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
         return _text_of(value)
     if isinstance(value, _PLAIN):
@@ -320,7 +320,7 @@ def _cell(value: Any) -> str:
 
 
 def _head(name: Any) -> str:
-    """The name of a column or of an index, with its levels joined."""
+    """Return the name of a column or of an index, with its levels joined."""
     if isinstance(name, tuple):
         return " / ".join(map(str, name))
     return "" if name is None else str(name)

@@ -97,10 +97,7 @@ class Server:
             await serving
 
     def _router(self) -> Router:
-        routes = [
-            Route("/elsewhere", self._elsewhere, methods=["GET", "POST"]),
-            *_control(self._sandbox),
-        ]
+        routes = []
         for provider, prefix in (
             ("groq", "/groq/openai/v1"),
             ("mistral", "/mistral/v1"),
@@ -122,7 +119,8 @@ class Server:
                 Route(prefix, models),
                 Route(f"{prefix}/{{name}}", models),
             ]
-        return Router(routes)
+        routes.append(Route("/elsewhere", self._elsewhere, methods=["GET", "POST"]))
+        return Router([*routes, *_control(self._sandbox)])
 
     async def _call(self, provider: str, path: str, request: Request) -> ASGIApp:
         """Answer a request for a reply or for embeddings.

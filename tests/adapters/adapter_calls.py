@@ -1,4 +1,4 @@
-"""How the adapters' tests call them, and a server that answers what a test tells it to."""
+"""How tests call adapters, and a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Completion, Key, Timeouts
 
@@ -51,8 +54,47 @@ def complete(
     return list(adapter.complete(request, model, stream=stream, timeouts=timeouts))
 
 
+def failure_of(
+    adapter: Adapter,
+    model: str = "model-x",
+    request: Request = HELLO,
+    *,
+    stream: bool = False,
+    timeouts: Timeouts = TEN_SECONDS,
+) -> ProviderFailure:
+    """The failure of one call, which must fail."""
+    with pytest.raises(AttemptFailed) as caught:
+        complete(adapter, model, request, stream=stream, timeouts=timeouts)
+    return caught.value.failure
+
+
 def text_of(completions: list[Completion]) -> str:
     return "".join(completion.text for completion in completions)
+
+
+def chunk_of(wire: str, text: str, ending: str | None = None) -> dict[str, Any]:
+    """One event of a stream, in that provider's format."""
+    if wire == "google":
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
+        return {"candidates": [candidate | ({"finishReason": "STOP"} if ending else {})]}
+    delta = {"role": "assistant", "content": text}
+    choice = {"index": 0, "delta": delta, "finish_reason": ending}
+    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return {**head, "choices": [choice]}
+
+
+def reply_of(wire: str, text: str, usage: tuple[Any, Any] = (1, 1)) -> dict[str, Any]:
+    """A complete reply in that provider's format; `usage` are its input and output tokens."""
+    inputs, outputs = usage
+    if wire == "google":
+        counts = {"promptTokenCount": inputs, "candidatesTokenCount": outputs}
+        return {**chunk_of(wire, text, "stop"), "usageMetadata": counts}
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": 2},
+    }  # fmt: skip
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A sandbox with one key per provider, and a server that answers what a test tells it to."""
+"""A sandbox with one key per provider, and a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-# Imported here, as the first call would do it within its ten seconds; a busy machine takes longer.
+# Imported here, because on a busy machine an import can exceed the ten seconds of a call.
 import google.genai  # noqa: F401
 import groq  # noqa: F401
 import mistralai.client  # noqa: F401

@@ -1,4 +1,4 @@
-"""Whatever figure a server states: no request, table or summary breaks, and no key is closed."""
+"""Absurd figures from a server break no request, table or summary, and close no key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from adapter_calls import MODELS, SECRET, WIRES, Script
+from adapter_calls import SECRET, WIRES, Script, reply_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,24 +60,9 @@ def use(wire: str, script: Script, folder: Path, clock: Clock) -> Any:
     return get_llm_provider(wire)
 
 
-def body(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
-    """A reply with that usage."""
-    if wire == "google":
-        usage = {"promptTokenCount": inputs, "candidatesTokenCount": outputs}
-        content = {"role": "model", "parts": [{"text": TEXT}]}
-        candidate = {"content": content, "finishReason": "STOP", "index": 0}
-        return {"candidates": [candidate], "usageMetadata": usage}
-    message = {"role": "assistant", "content": TEXT}
-    return {
-        "id": "1", "object": "chat.completion", "created": 1, "model": MODELS[wire],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": 1},
-    }  # fmt: skip
-
-
 def event(wire: str, inputs: Any, outputs: Any) -> dict[str, Any]:
-    """The same reply as a single event of a stream."""
-    whole = body(wire, inputs, outputs)
+    """A reply with this usage, as a single event of a stream."""
+    whole = reply_of(wire, TEXT, (inputs, outputs))
     if wire == "google":
         return whole
     (choice,) = whole["choices"]
@@ -111,7 +96,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
                     assert "".join(pieces) == TEXT
                     reply = pieces.reply
                 else:
-                    script.answer(200, body(wire, inputs, outputs))
+                    script.answer(200, reply_of(wire, TEXT, (inputs, outputs)))
                     reply = llm.generate("Hello", patience=0)
                     assert reply == TEXT
                 assert 0 < reply.usage.input_tokens < 100
@@ -122,37 +107,37 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_count_that_can_be_is_believed(
+def test_a_plausible_count_is_accepted(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """Hidden reasoning, and documents added by a service, can be many tokens."""
     llm = use(wire, script, tmp_path, clock)
-    script.answer(200, body(wire, 30_000, 40_000))
+    script.answer(200, reply_of(wire, TEXT, (30_000, 40_000)))
     assert llm.generate("Hello").usage == Usage(30_000, 40_000)
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_more_than_max_tokens_is_not_believed(
+def test_a_count_above_max_tokens_is_rejected(
     wire: str, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """The service would have cut the reply at max_tokens."""
     llm = use(wire, script, tmp_path, clock)
-    script.answer(200, body(wire, 9, 40_000))
+    script.answer(200, reply_of(wire, TEXT, (9, 40_000)))
     assert llm.generate("Hello", max_tokens=100).usage.output_tokens < 100
 
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_what_is_not_a_count_loses_no_reply(
+def test_an_invalid_count_does_not_lose_the_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
-    """Fractions, texts, lists, infinity and NaN, as JSON parsers accept them."""
+    """JSON parsers accept fractions, texts, lists, infinity and NaN."""
     llm = use(wire, script, tmp_path, clock)
     for figure in NO_COUNTS:
         if stream:
             script.events(event(wire, 123454321, 3), done=wire != "google")
         else:
-            script.answer(200, body(wire, 123454321, 3))
+            script.answer(200, reply_of(wire, TEXT, (123454321, 3)))
         script.body = script.body.replace(b"123454321", figure.encode())
         if stream:
             pieces = llm.stream("Hello", patience=0)
@@ -171,12 +156,12 @@ UNREAD = ("id", "object", "created", "model", "service_tier", "responseId", "mod
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_field_that_nobody_reads_loses_no_reply(
+def test_an_invalid_unused_field_does_not_lose_the_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
 ) -> None:
     """A missing usage, or one with unknown fields, loses no reply either."""
     llm = use(wire, script, tmp_path, clock)
-    whole = (event if stream else body)(wire, 9, 3)
+    whole = event(wire, 9, 3) if stream else reply_of(wire, TEXT, (9, 3))
     usage = "usageMetadata" if wire == "google" else "usage"
     further = {**whole[usage], "prompt_audio_seconds": 7.5, "total_tokens": [], "queue_time": "x"}
     first = "candidates" if wire == "google" else "choices"
@@ -220,7 +205,7 @@ HEADERS = (
 def test_no_header_or_error_body_breaks_a_request_or_a_table(
     wire: str, data: st.DataObject, script: Script, tmp_path: Path
 ) -> None:
-    """Limits, remainders, resets and waits of any size, in headers and in texts."""
+    """Limits, remaining amounts, resets and waits may have any size in headers and texts."""
     clock = _Noon()
     llm = use(wire, script, tmp_path, clock)
     figure = lambda: data.draw(figures)  # noqa: E731
@@ -241,7 +226,7 @@ def test_no_header_or_error_body_breaks_a_request_or_a_table(
         if data.draw(st.booleans()):
             script.answer(429, {"error": error | {"details": details}}, headers)
         else:
-            script.answer(200, body(wire, 9, 3), headers)
+            script.answer(200, reply_of(wire, TEXT, (9, 3)), headers)
         with suppress(NoRouteAvailable):
             llm.generate("Hello", patience=0)
         tracker = get_quota_tracker()

@@ -1,4 +1,4 @@
-"""How bodies are read: however long, compressed or oddly written they are."""
+"""How long, compressed and oddly written bodies are read."""
 
 from __future__ import annotations
 
@@ -11,34 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from adapter_calls import MODELS, TEN_SECONDS, WIRES, Build, Script, complete, text_of
+from adapter_calls import (
+    MODELS,
+    TEN_SECONDS,
+    WIRES,
+    Build,
+    Script,
+    chunk_of,
+    complete,
+    reply_of,
+    text_of,
+)
 
 from arche_magic.llm_providers.adapters.bodies import events
 from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 
 MEGABYTE = 1_000_000
 QUESTION = "Grüße 😀"
-
-
-def chunk_of(wire: str, text: str, ending: str | None = None) -> dict[str, Any]:
-    """One event of a stream, in that provider's format."""
-    if wire == "google":
-        candidate = {"content": {"parts": [{"text": text}]}, "finishReason": ending and "STOP"}
-        return {"candidates": [{k: v for k, v in candidate.items() if v}]}
-    delta = {"content": text, "role": "assistant"}
-    choice = {"index": 0, "delta": delta, "finish_reason": ending}
-    return {"id": "1", "object": "chat.completion.chunk", "choices": [choice]}
-
-
-def reply_of(wire: str, text: str) -> dict[str, Any]:
-    """A reply that is not streamed, in that provider's format."""
-    if wire == "google":
-        return chunk_of(wire, text, "stop")
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    about = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
-    return {**about, "choices": [choice]}
 
 
 # --- bounds
@@ -136,7 +125,7 @@ def test_a_reply_that_cannot_be_decompressed_is_a_failure(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_reply_has_a_greatest_length(
+def test_the_length_of_a_reply_is_limited(
     script: Script, build: Build, bombs: dict[str, bytes], wire: str, stream: bool
 ) -> None:
     """It is far longer than any model's reply, so a small bomb cannot fill the memory."""
@@ -146,7 +135,7 @@ def test_a_reply_has_a_greatest_length(
         complete(build(wire), MODELS[wire], stream=stream)
 
 
-def test_a_stream_has_a_greatest_length(script: Script, build: Build) -> None:
+def test_the_length_of_a_stream_is_limited(script: Script, build: Build) -> None:
     """The length of all its events together is limited too."""
     script.events()
     script.headers["content-encoding"] = "gzip"
@@ -198,7 +187,7 @@ STREAMS: dict[str, Callable[..., str]] = {
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_is_whole_however_it_is_written(
+def test_every_valid_form_of_a_stream_is_read(
     script: Script, build: Build, wire: str, name: str
 ) -> None:
     """Every form that the standard for event streams allows gives all pieces."""
@@ -214,7 +203,7 @@ def test_a_stream_is_whole_however_it_is_written(
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
+def test_packet_boundaries_do_not_change_the_events(name: str) -> None:
     """Packets that end inside characters, line ends or fields give the same events."""
     body = STREAMS[name]({"a": "ä"}, {"b": "😀"}, {"c": 1}).encode()
     whole = list(events([body], lambda: None))
@@ -227,8 +216,8 @@ def test_where_a_stream_is_cut_into_packets_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_that_is_cut_is_no_reply(script: Script, build: Build, wire: str) -> None:
-    """Wherever the stream is cut, it fails or is complete."""
+def test_a_truncated_stream_fails_or_is_complete(script: Script, build: Build, wire: str) -> None:
+    """No cut makes a part look like a complete reply."""
     script.events(chunk_of(wire, "one "), chunk_of(wire, "two", "stop"), done=False)
     body = script.body
     for length in range(0, len(body), 17):
@@ -245,10 +234,8 @@ NO_OBJECTS = ("data: null", "data: []", 'data: "one "', "data: 5")
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_piece_that_cannot_be_read_is_not_left_out(
-    script: Script, build: Build, wire: str
-) -> None:
-    """Otherwise, the rest would be taken for the complete reply."""
+def test_an_unreadable_piece_is_a_failure(script: Script, build: Build, wire: str) -> None:
+    """Otherwise, the rest would pass for the complete reply."""
     for text in (*NO_EVENTS, *NO_OBJECTS):
         piece = text.replace("{}", json.dumps(chunk_of(wire, "one "))) + "\n\n"
         script.events(piece, chunk_of(wire, "two", "stop"), done=wire != "google")
@@ -258,9 +245,7 @@ def test_a_piece_that_cannot_be_read_is_not_left_out(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_reply_in_one_piece_is_taken_for_a_stream(
-    script: Script, build: Build, wire: str
-) -> None:
+def test_a_single_object_is_accepted_as_a_stream(script: Script, build: Build, wire: str) -> None:
     """Some services send a single object instead of a stream. An error is reported."""
     for indent in (None, 2):
         body = json.dumps(reply_of(wire, QUESTION), indent=indent)
@@ -272,7 +257,7 @@ def test_a_reply_in_one_piece_is_taken_for_a_stream(
             complete(build(wire), MODELS[wire], stream=True)
 
 
-def test_only_what_is_more_than_a_comment_is_heard() -> None:
+def test_comments_do_not_count_as_data() -> None:
     """A comment keeps the connection open for a model that may never answer."""
     for chunks, expected in (
         ([b": wait\n\n"], 0),

@@ -1,6 +1,6 @@
-"""Every refusal on record, read through the real SDK of its provider.
+"""Recorded refusals, read through the real SDK of each provider.
 
-The bodies are those of recordings, reports and documentation of 2024 to 2026.
+The bodies come from recordings, reports and documentation of 2024 to 2026.
 """
 
 from __future__ import annotations
@@ -10,17 +10,11 @@ import time
 from typing import Any
 
 import pytest
-from adapter_calls import SECRET, WIRES, Build, Script, complete
+from adapter_calls import SECRET, WIRES, Build, Script, complete, failure_of
 
-from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.redaction import redacted
 from arche_magic.llm_providers.types import Observation, Usage
-
-
-def fail(build: Build, wire: str, *, stream: bool = False) -> ProviderFailure:
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), "model-x", stream=stream)
-    return caught.value.failure
 
 
 def error(message: str = "", **fields: Any) -> dict[str, Any]:
@@ -130,7 +124,7 @@ def test_chat_completions_refusals(
 ) -> None:
     """Every recorded refusal of Groq, OpenAI and Mistral gives the right remedy."""
     script.answer(status, body)
-    failure = fail(build, wire, stream=stream)
+    failure = failure_of(build(wire), stream=stream)
     assert failure.remedy is Remedy[remedy]
     assert f"({status}" in str(failure)
     assert failure.retry_after is None
@@ -240,7 +234,7 @@ def test_a_limit_message_is_read_to_its_figures(
 ) -> None:
     """A 429 states the limit, what is left and the wait. A wrong label is corrected."""
     script.answer(429, body, headers)
-    failure = fail(build, wire)
+    failure = failure_of(build(wire))
     name, amount, remaining, delay = expected
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit == name
@@ -253,21 +247,21 @@ def test_a_limit_message_is_read_to_its_figures(
 
 
 @pytest.mark.parametrize(("wire", "status"), [("groq", 413), ("openai", 429)])
-def test_a_request_larger_than_its_limit_is_not_waited_for(
+def test_a_request_larger_than_its_limit_does_not_wait(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
     """The error states the limit, and its retry-after is ignored."""
     message = "Request too large for x on tokens per min (TPM): Limit 8000, Requested 9000, please"
     body = error(message, type="tokens", code="rate_limit_exceeded")
     script.answer(status, body, {"retry-after": "8"})
-    failure = fail(build, wire)
+    failure = failure_of(build(wire))
     assert failure.remedy is Remedy.SHORTEN_PROMPT
     assert failure.retry_after is None
     assert failure.limit == "tokens_per_minute"
     assert failure.observations == (Observation("tokens_per_minute", 8000.0, None, None, "error"),)
 
 
-def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> None:
+def test_headers_of_a_refusal_are_read_too(script: Script, build: Build) -> None:
     """An OpenAI 429 for requests per minute has headers for requests per day."""
     headers = {
         "x-ratelimit-limit-requests": "200",
@@ -277,7 +271,7 @@ def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> Non
     }
     message = "on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 20s."
     script.answer(429, error(message, code="rate_limit_exceeded"), headers)
-    failure = fail(build, "openai")
+    failure = failure_of(build("openai"))
     assert failure.limit == "requests_per_minute"
     assert failure.observations == (
         Observation("requests_per_minute", 3.0, 0.0, None, "error", opens_in=20.0, excess=1.0),
@@ -285,14 +279,14 @@ def test_headers_of_a_refusal_are_heard_too(script: Script, build: Build) -> Non
     )
 
 
-def test_a_delay_is_taken_where_no_figures_are_given(script: Script, build: Build) -> None:
+def test_a_delay_without_figures_is_used(script: Script, build: Build) -> None:
     """Errors about overload and slow_down have the delay that the server asks for."""
     for status, body in (
         (503, error("x", type="service_unavailable_error", code="server_is_overloaded")),
         (429, error("x", type="rate_limit_error", code="slow_down")),
     ):
         script.answer(status, body, {"retry-after": "7"})
-        failure = fail(build, "openai")
+        failure = failure_of(build("openai"))
         assert failure.remedy is Remedy.RETRY_LATER
         assert failure.retry_after == 7
 
@@ -301,25 +295,25 @@ def test_a_refused_parameter_is_named(script: Script, build: Build) -> None:
     """The error names the parameter and the model."""
     text = "Unsupported parameter: 'seed'."
     script.answer(400, error(text, type=REQUEST, param="seed", code="unsupported_parameter"))
-    assert str(fail(build, "openai")) == (
+    assert str(failure_of(build("openai"))) == (
         f"model-x does not take seed (400 unsupported_parameter): {text}"
     )
     problem = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}
     for body in ({"detail": [problem]}, {"message": {"detail": [problem]}}):
         script.answer(422, body)
-        failure = fail(build, "mistral")
+        failure = failure_of(build("mistral"))
         assert failure.remedy is Remedy.FIX_REQUEST
         assert str(failure) == "model-x does not take the request (422): seed (Extra inputs)"
 
 
-def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -> None:
+def test_a_mistral_429_may_not_name_its_limit(script: Script, build: Build) -> None:
     """The recorded one has headers for one limit, which is not used up."""
     full = {
         "x-ratelimit-limit-tokens-minute": "500000",
         "x-ratelimit-remaining-tokens-minute": "500000",
     }
     script.answer(429, {"message": "Rate limit exceeded", "type": "rate_limited"}, full)
-    failure = fail(build, "mistral")
+    failure = failure_of(build("mistral"))
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit is None
     assert failure.retry_after is None
@@ -328,10 +322,10 @@ def test_a_mistral_429_may_not_show_what_was_hit(script: Script, build: Build) -
 def test_mistral_limit_zero_is_a_plan_without_the_model(script: Script, build: Build) -> None:
     """Waiting does not help if the limit is 0, but helps if it is used up."""
     script.answer(429, {"code": "1300"}, {"x-ratelimit-limit-req-minute": "0"})
-    assert fail(build, "mistral").remedy is Remedy.CHANGE_PLAN
+    assert failure_of(build("mistral")).remedy is Remedy.CHANGE_PLAN
     used = {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}
     script.answer(429, {"code": "1300"}, used)
-    failure = fail(build, "mistral")
+    failure = failure_of(build("mistral"))
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit == "requests_per_minute"
 
@@ -394,7 +388,7 @@ def test_gemini_refusals(
 ) -> None:
     """Every recorded refusal of Gemini gives the right remedy. A bad key is a 400."""
     script.answer(status, body)
-    failure = fail(build, "google", stream=stream)
+    failure = failure_of(build("google"), stream=stream)
     assert failure.remedy is Remedy[remedy]
     assert failure.retry_after is None
 
@@ -424,7 +418,7 @@ def test_gemini_limits_go_by_their_quota_id(
 ) -> None:
     """Delays per minute are rounded up. The short delay for a limit per day is ignored."""
     script.answer(429, quota(*(violation(*each) for each in violations)))
-    failure = fail(build, "google")
+    failure = failure_of(build("google"))
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit == limit
     assert failure.retry_after == delay
@@ -435,23 +429,23 @@ def test_gemini_limits_go_by_their_quota_id(
 def test_a_bare_gemini_429_says_nothing_about_limits(script: Script, build: Build) -> None:
     """Without details, the limit and the delay are unknown."""
     script.answer(429, google("RESOURCE_EXHAUSTED", "Resource has been exhausted"))
-    failure = fail(build, "google")
+    failure = failure_of(build("google"))
     assert failure.remedy is Remedy.WAIT_FOR_LIMIT
     assert failure.limit is None
     assert failure.retry_after is None
 
 
-def test_accounts_are_read_where_they_are_named(script: Script, build: Build) -> None:
+def test_accounts_are_read_from_replies_and_refusals(script: Script, build: Build) -> None:
     """An adapter learns the account of its key from replies and refusals."""
     script.answer(429, groq_limit("tokens per day (TPD): Limit 2, Used 2, Requested 1."))
-    fail(build, "groq")
+    failure_of(build("groq"))
     assert build("groq").account == "org_01a"
     script.answer(500, "", {"openai-organization": "org-x", "openai-project": "proj_1"})
-    fail(build, "openai")
+    failure_of(build("openai"))
     assert build("openai").account == "org-x/proj_1"
     info = {"@type": RPC + "ErrorInfo", "metadata": {"consumer": "projects/123"}}
     script.answer(403, google("PERMISSION_DENIED", "disabled", info))
-    fail(build, "google")
+    failure_of(build("google"))
     assert build("google").account == "projects/123"
 
 
@@ -472,19 +466,19 @@ def test_googles_project_is_read_from_a_429_that_names_it(
     }
     details = [info] if detailed else []
     script.answer(429, google("RESOURCE_EXHAUSTED", text, *details))
-    assert fail(build, "google").remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure_of(build("google")).remedy is Remedy.WAIT_FOR_LIMIT
     assert build("google").account == "projects/456"
 
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
-def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> None:
+def test_a_refusal_by_the_model_is_a_failure(script: Script, build: Build) -> None:
     """The model's text and its cost are kept."""
     message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     script.answer(200, {"choices": [choice], "usage": USAGE})
-    failure = fail(build, "openai")
+    failure = failure_of(build("openai"))
     assert failure.remedy is Remedy.CHANGE_PROMPT
     assert failure.text == "I can't help with that."
     assert failure.usage == Usage(9, 2)
@@ -493,19 +487,19 @@ def test_a_refusal_of_the_model_is_no_answer(script: Script, build: Build) -> No
         {"choices": [{"index": 0, "delta": {"refusal": "help."}, "finish_reason": "stop"}]},
         {"choices": [], "usage": USAGE},
     )
-    failure = fail(build, "openai", stream=True)
+    failure = failure_of(build("openai"), stream=True)
     assert failure.remedy is Remedy.CHANGE_PROMPT
     assert failure.text == "I can't help."
     assert failure.usage == Usage(9, 2)
 
 
-def test_a_filtered_reply_keeps_what_there_was(script: Script, build: Build) -> None:
+def test_a_filtered_reply_keeps_its_text(script: Script, build: Build) -> None:
     """When a filter stops a stream, the text before it is kept."""
     script.events(
         {"choices": [{"index": 0, "delta": {"content": "So far"}}]},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]},
     )
-    failure = fail(build, "groq", stream=True)
+    failure = failure_of(build("groq"), stream=True)
     assert failure.remedy is Remedy.CHANGE_PROMPT
     assert failure.text == "So far"
 
@@ -530,18 +524,18 @@ def test_gemini_blocks_name_their_reason(
         script.events(body, done=False)
     else:
         script.answer(200, body)
-    failure = fail(build, "google", stream=stream)
+    failure = failure_of(build("google"), stream=stream)
     assert failure.remedy is Remedy.CHANGE_PROMPT
     assert failure.usage == Usage(4, 0)
     assert any(word in str(failure) for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT"))
 
 
-def test_a_stream_that_breaks_off_has_cost_at_least_so_much(script: Script, build: Build) -> None:
+def test_a_broken_stream_reports_its_minimum_usage(script: Script, build: Build) -> None:
     """Gemini states usage in every chunk, and more may follow the last one."""
     usage = {"promptTokenCount": 4, "candidatesTokenCount": 2, "thoughtsTokenCount": 90}
     parts = {"candidates": [{"content": {"parts": [{"text": "Half"}]}}], "usageMetadata": usage}
     script.events(parts, done=False)
-    failure = fail(build, "google", stream=True)
+    failure = failure_of(build("google"), stream=True)
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.usage is None
     assert failure.at_least == Usage(4, 92)
@@ -573,35 +567,23 @@ ENDS["openai"] = ENDS["groq"]
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_only_what_comes_after_the_end_may_be_broken(
-    script: Script, build: Build, wire: str
-) -> None:
+def test_broken_data_after_the_end_is_ignored(script: Script, build: Build, wire: str) -> None:
     """After the finish reason, the reply is complete, whatever follows."""
     script.events(*ENDS[wire], 'data: {"cho\n\n', done=False)
     completions = complete(build(wire), "m", stream=True)
     assert "".join(completion.text for completion in completions) == "Four."
     assert completions[-1].finish_reason in ("stop", "length")
     script.events(ENDS[wire][0], 'data: {"cho\n\n', done=False)
-    assert fail(build, wire, stream=True).text == "Four."
+    assert failure_of(build(wire), stream=True).text == "Four."
 
 
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "LANGUAGE", "OF_NEXT_YEAR"])
 def test_gemini_may_end_without_text(script: Script, build: Build, reason: str) -> None:
     """An ending without an answer goes to the next route, with Google's reason."""
     script.answer(200, {"candidates": [{"finishReason": reason}]})
-    failure = fail(build, "google")
+    failure = failure_of(build("google"))
     assert failure.remedy is Remedy.RETRY_LATER
     assert reason in str(failure)
-
-
-def test_an_ending_without_an_answer_is_told(script: Script, build: Build) -> None:
-    """A finish reason that names a failure does not make a complete reply."""
-    content = {"parts": [{"text": "Half"}]}
-    script.answer(200, {"candidates": [{"finishReason": "OTHER", "content": content}]})
-    failure = fail(build, "google")
-    assert failure.remedy is Remedy.RETRY_LATER
-    assert failure.text == "Half"
-    assert "OTHER" in str(failure)
 
 
 def test_errors_inside_a_stream_keep_their_kind(script: Script, build: Build) -> None:
@@ -609,23 +591,23 @@ def test_errors_inside_a_stream_keep_their_kind(script: Script, build: Build) ->
     start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
     broken = error("Failed", type=REQUEST, code="tool_use_failed", status_code=400)
     script.events(start, f"event: error\ndata: {json.dumps(broken)}\n\n", done=False)
-    failure = fail(build, "groq", stream=True)
+    failure = failure_of(build("groq"), stream=True)
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "So far"
     assert "tool_use_failed" in str(failure)
     script.events(start, error("The server had an error", type="server_error"), {"usage": USAGE})
-    failure = fail(build, "openai", stream=True)
+    failure = failure_of(build("openai"), stream=True)
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "So far"
     script.events(start, error("Slow", type="tokens", code="rate_limit_exceeded"))
-    assert fail(build, "openai", stream=True).remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure_of(build("openai"), stream=True).remedy is Remedy.WAIT_FOR_LIMIT
     limit = {"object": "error", "message": "Rate limit exceeded", "type": "rate_limited"}
     script.events({**limit, "code": "1300"})
-    assert fail(build, "mistral", stream=True).remedy is Remedy.WAIT_FOR_LIMIT
+    assert failure_of(build("mistral"), stream=True).remedy is Remedy.WAIT_FOR_LIMIT
     busy = google("UNAVAILABLE", "The model is overloaded.")
     busy["error"]["code"] = 503
     script.events({"candidates": [{"content": {"parts": [{"text": "So far"}]}}]}, busy, done=False)
-    failure = fail(build, "google", stream=True)
+    failure = failure_of(build("google"), stream=True)
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "So far"
     assert "503" in str(failure)
@@ -764,19 +746,19 @@ COMPATIBLE = {
 def test_compatible_services_are_understood_too(
     script: Script, build: Build, status: int, body: Any, remedy: str
 ) -> None:
-    """By status, code, type or details. The text is used only if there is nothing else."""
+    """Status, code, type and details decide. The text is used only if they are missing."""
     script.answer(status, body)
-    assert fail(build, "openai").remedy is Remedy[remedy]
+    assert failure_of(build("openai")).remedy is Remedy[remedy]
 
 
-def test_a_broker_passes_on_what_the_service_behind_it_said(script: Script, build: Build) -> None:
+def test_a_brokers_error_has_the_message_of_its_service(script: Script, build: Build) -> None:
     """OpenRouter's own message says only that there was an error."""
     behind = {"raw": "gemma is temporarily rate-limited upstream", "provider_name": "Chutes"}
     script.answer(429, error("Provider returned error", code=429, metadata=behind))
-    assert "Provider returned error: gemma is temporarily" in str(fail(build, "openai"))
+    assert "Provider returned error: gemma is temporarily" in str(failure_of(build("openai")))
 
 
-def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build) -> None:
+def test_a_brokers_reset_time_is_read(script: Script, build: Build) -> None:
     """OpenRouter's reset is a time in milliseconds, in a header or in the metadata."""
     moment = str(round((time.time() + 3600) * 1000))
     headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": moment}
@@ -786,11 +768,11 @@ def test_a_broker_says_when_its_limit_is_full_again(script: Script, build: Build
     )
     for body, sent in ((plain, headers), (told, {})):
         script.answer(429, body, sent)
-        failure = fail(build, "openai")
+        failure = failure_of(build("openai"))
         assert failure.remedy is Remedy.WAIT_FOR_LIMIT
         assert failure.retry_after == pytest.approx(3600, abs=30)
     script.answer(429, plain)
-    assert fail(build, "openai").retry_after is None
+    assert failure_of(build("openai")).retry_after is None
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -802,18 +784,18 @@ def test_an_error_in_place_of_a_reply_is_read(script: Script, build: Build, stre
             script.events(body)
         else:
             script.answer(200, body)
-        failure = fail(build, "openai", stream=stream)
+        failure = failure_of(build("openai"), stream=stream)
         assert failure.remedy is Remedy[remedy]
         assert f"({code}" in str(failure)
 
 
-def test_an_answer_begun_is_no_wrong_request(script: Script, build: Build) -> None:
+def test_an_error_after_text_is_not_an_invalid_request(script: Script, build: Build) -> None:
     """After some text, an error event never makes the request invalid."""
     start = {"choices": [{"index": 0, "delta": {"content": "So far"}}]}
     script.events(start, error("odd", type=REQUEST, code="odd"))
-    assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
+    assert failure_of(build("groq"), stream=True).remedy is Remedy.RETRY_LATER
     script.events(error("odd", type=REQUEST, code="odd"))
-    assert fail(build, "groq", stream=True).remedy is Remedy.FIX_REQUEST
+    assert failure_of(build("groq"), stream=True).remedy is Remedy.FIX_REQUEST
 
 
 def test_unknown_errors_are_logged_once(
@@ -822,17 +804,17 @@ def test_unknown_errors_are_logged_once(
     """Once per kind and without the key, so that a rule can be added."""
     for word in ("of_monday", "of_monday", "of_tuesday"):
         script.answer(419, error(f"no idea, {SECRET}", code=word))
-        failure = fail(build, "groq")
+        failure = failure_of(build("groq"))
         assert failure.remedy is Remedy.RETRY_LATER
         script.events(error(f"no idea, {SECRET}", code=word))
-        assert fail(build, "groq", stream=True).remedy is Remedy.RETRY_LATER
+        assert failure_of(build("groq"), stream=True).remedy is Remedy.RETRY_LATER
     assert caplog.messages == [
         f"groq: {words}, treated as temporary trouble: no idea, [key]"
         for day in ("of_monday", "of_tuesday")
         for words in (f"an unknown answer (419 {day})", f"server error (500 {day})")
     ]
     script.answer(500, error("known", type="server_error"))
-    fail(build, "groq")
+    failure_of(build("groq"))
     assert len(caplog.messages) == 4
 
 
@@ -840,12 +822,12 @@ def test_unknown_errors_are_logged_once(
     ("status", "body", "sent"),
     [(500, error("x"), Usage()), (503, "busy", Usage()), (429, error("x"), None)],
 )
-def test_an_error_answer_has_cost_no_tokens(
+def test_an_error_costs_no_tokens(
     script: Script, build: Build, status: int, body: Any, sent: Usage | None
 ) -> None:
     """It costs one request at most. The ledger decides what a 429 costs."""
     script.answer(status, body)
-    failure = fail(build, "groq")
+    failure = failure_of(build("groq"))
     assert failure.usage == sent
     assert failure.sent
 
@@ -862,7 +844,7 @@ def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("status", [400, 403])
-def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status: int) -> None:
+def test_no_error_contains_the_key(script: Script, build: Build, wire: str, status: int) -> None:
     """If a provider repeats the key, whole or in part, our error does not."""
     for quoted in (
         SECRET,
@@ -872,13 +854,13 @@ def test_no_line_quotes_the_key(script: Script, build: Build, wire: str, status:
         "sk-other123",
     ):
         script.answer(status, {"error": {"message": f"bad key: {quoted}. Get one\nat https://x"}})
-        line = str(fail(build, wire))
+        line = str(failure_of(build(wire)))
         assert "bad key: [key]" in line
         assert "Get one at https://x" in line
         assert quoted not in line
 
 
-def test_ordinary_words_are_not_taken_for_keys() -> None:
+def test_ordinary_words_are_not_redacted() -> None:
     """Redaction keeps prose, parameters and addresses, and shortens long texts."""
     line = "task-based, risk-free: use max_completion_tokens, see https://example.org/docs."
     assert redacted(line, SECRET) == line

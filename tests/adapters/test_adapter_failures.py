@@ -1,4 +1,4 @@
-"""What goes wrong between us and a provider, each kind through every real SDK."""
+"""Each kind of failure through every real SDK."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from adapter_calls import (
     Build,
     Script,
     complete,
+    failure_of,
     sandbox_adapter,
     text_of,
 )
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
-from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts
 
@@ -59,7 +60,7 @@ KINDS = {
     "echo_key": Remedy.RETRY_LATER,
     "redirect": Remedy.CHECK_ADDRESS,
 }
-# Where the provider's own answer does not tell the kind from another.
+# Where the provider gives the same answer for two kinds.
 EXCEPTIONS = {
     ("groq", "forbidden"): Remedy.CHECK_ADDRESS,
     ("openai", "forbidden"): Remedy.CHECK_ADDRESS,
@@ -73,15 +74,6 @@ EXCEPTIONS = {
 AFTER_SOME_TEXT = ("cut_stream", "broken_connection", "malformed_event", "stream_error")
 
 
-def fail(
-    adapter: Adapter, wire: str, *, stream: bool = False, **timeouts: float
-) -> ProviderFailure:
-    """The failure of one call."""
-    with pytest.raises(AttemptFailed) as caught:
-        complete(adapter, MODELS[wire], stream=stream, timeouts=Timeouts(**timeouts))
-    return caught.value.failure
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,7 +82,7 @@ def test_every_failure_names_its_remedy(
 ) -> None:
     """Each failure of each provider becomes a one-line error with a remedy."""
     sandbox.fail(wire, kind)
-    failure = fail(adapters[wire], wire, stream=stream)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream)
     assert failure.remedy is EXCEPTIONS.get((wire, kind), KINDS[kind]), failure
     line = str(failure)
     assert "\n" not in line
@@ -101,7 +93,7 @@ def test_every_failure_names_its_remedy(
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", AFTER_SOME_TEXT)
-def test_a_broken_stream_keeps_what_had_arrived(
+def test_a_broken_stream_keeps_the_text_that_arrived(
     sandbox: Sandbox, adapters: dict[str, Adapter], kind: str, wire: str
 ) -> None:
     """The error of a broken stream has the text that arrived."""
@@ -114,36 +106,34 @@ def test_a_broken_stream_keeps_what_had_arrived(
     assert caught.value.failure.text == "".join(pieces)
 
 
-def test_a_stream_that_ends_early_is_told_from_one_that_breaks(
-    sandbox: Sandbox, adapters: dict[str, Adapter]
-) -> None:
-    """The error says: an early end, a lost connection, or a malformed event."""
+def test_the_error_says_how_a_stream_broke(sandbox: Sandbox, adapters: dict[str, Adapter]) -> None:
+    """It was an early end, a lost connection, or a malformed event."""
     for kind, words in (
         ("cut_stream", "the stream ended early"),
         ("broken_connection", "connection lost"),
         ("malformed_event", "malformed reply"),
     ):
         sandbox.fail("groq", kind)
-        assert str(fail(adapters["groq"], "groq", stream=True)) == words
+        assert str(failure_of(adapters["groq"], MODELS["groq"], stream=True)) == words
 
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     ("kind", "stream"), [("stall", False), ("stall", True), ("stall_stream", True)]
 )
-def test_a_silent_server_is_given_up(
+def test_a_silent_server_times_out(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, kind: str, stream: bool
 ) -> None:
     """After `timeout` seconds without a byte, the call ends."""
     sandbox.fail(wire, kind)
-    failure = fail(adapters[wire], wire, stream=stream, total=0.2)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream, timeouts=Timeouts(total=0.2))
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.2 s"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_trickling_server_is_given_up(
+def test_a_trickling_server_times_out(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
     """Occasional bytes do not keep a call alive forever."""
@@ -154,21 +144,21 @@ def test_a_trickling_server_is_given_up(
     if not stream:
         script.answer(200, "")
         script.endless = b" "
-    failure = fail(build(wire), wire, stream=stream, total=0.3)
+    failure = failure_of(build(wire), MODELS[wire], stream=stream, timeouts=Timeouts(total=0.3))
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no answer within 0.3 s"
     assert script.left.wait(2)
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_nobody_listening_is_no_connection(wire: str) -> None:
+def test_a_closed_port_is_a_temporary_failure(wire: str) -> None:
     """A closed port is a temporary failure."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         key = Key.of(wire, f"{wire}_key_1", SECRET)
         adapter = build_adapter(wire, key, f"http://127.0.0.1:{port}")
-        failure = fail(adapter, wire)
+        failure = failure_of(adapter, MODELS[wire])
         adapter.close()
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure) == "no connection"
@@ -193,7 +183,7 @@ def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wir
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> None:
+def test_a_closed_stream_is_not_charged_further(sandbox: Sandbox, wire: str) -> None:
     """The sandbox charges only what it sent, so an abandoned stream costs less."""
     adapter = sandbox_adapter(sandbox, wire)
     request = Request((Message("user", "[tokens=2000]"),))
@@ -216,20 +206,18 @@ def test_a_stream_let_go_is_not_charged_further(sandbox: Sandbox, wire: str) -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_redirect_does_not_carry_the_key_away(
+def test_a_redirect_is_not_followed(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str, stream: bool
 ) -> None:
     """Redirects are not followed, and the error says so."""
     sandbox.fail(wire, "redirect")
-    failure = fail(adapters[wire], wire, stream=stream)
+    failure = failure_of(adapters[wire], MODELS[wire], stream=stream)
     assert "redirected" in str(failure)
     assert not [request for request in sandbox.requests if request.provider == "elsewhere"]
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_loopback_needs_no_proxy(
-    script: Script, monkeypatch: pytest.MonkeyPatch, wire: str
-) -> None:
+def test_loopback_uses_no_proxy(script: Script, monkeypatch: pytest.MonkeyPatch, wire: str) -> None:
     """The environment's proxy is not used for this machine."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -239,10 +227,10 @@ def test_loopback_needs_no_proxy(
     script.answer(503, "busy")
     key = Key.of(wire, f"{wire}_key_1", SECRET)
     here = build_adapter(wire, key, script.url)
-    assert str(fail(here, wire)) == "overloaded (503): busy"
+    assert str(failure_of(here, MODELS[wire])) == "overloaded (503): busy"
     here.close()
     elsewhere = build_adapter(wire, key, "http://arche.invalid")
-    assert str(fail(elsewhere, wire)) == "no connection to the proxy of http_proxy"
+    assert str(failure_of(elsewhere, MODELS[wire])) == "no connection to the proxy of http_proxy"
     assert len(script.received) == 1
     elsewhere.close()
 
@@ -251,28 +239,28 @@ def test_loopback_needs_no_proxy(
 def test_one_call_is_one_request(script: Script, build: Build, wire: str) -> None:
     """No SDK retries on its own, even when the server asks for it."""
     script.answer(503, {"error": {"message": "x"}}, {"retry-after": "0", "x-should-retry": "true"})
-    failure = fail(build(wire), wire)
+    failure = failure_of(build(wire), MODELS[wire])
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.retry_after == 0
     assert len(script.received) == 1
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_key_with_odd_characters_is_to_be_replaced(wire: str) -> None:
+def test_a_key_with_invalid_characters_must_be_replaced(wire: str) -> None:
     """The error names a key that cannot be sent in a header (a smart quote, a line end)."""
     for text in ("sk-“quoted”-1234567", "sk-line\nend-1234567"):
         adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_1", text), "http://127.0.0.1:9")
-        failure = fail(adapter, wire)
+        failure = failure_of(adapter, MODELS[wire])
         adapter.close()
         assert failure.remedy is Remedy.REPLACE_KEY
         assert "key contains a character" in str(failure)
 
 
 @pytest.mark.parametrize("wire", ["groq", "openai"])
-def test_a_prompt_that_cannot_be_encoded_is_the_users_to_fix(wire: str) -> None:
-    """Half a surrogate pair has no UTF-8; nothing is sent, and no route is blamed.
+def test_a_prompt_that_cannot_be_encoded_is_an_invalid_request(wire: str) -> None:
+    """Half a surrogate pair cannot be encoded in UTF-8, so nothing is sent and no route closes.
 
-    Older versions of httpx send it as JSON's escape for it, which is as good.
+    Older versions of httpx send it as a JSON escape, which is correct too.
     """
     key = Key.of(wire, f"{wire}_key_1", SECRET)
     adapter = build_adapter(wire, key, "http://127.0.0.1:9")
@@ -311,7 +299,7 @@ ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
     retry_after=st.none()
     | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12),
 )
-def test_whatever_comes_back_is_a_reply_or_an_attempt_failed(
+def test_any_response_is_a_reply_or_an_attempt_failed(
     script: Script,
     build: Build,
     body: object,
@@ -356,7 +344,7 @@ def test_an_interrupt_ends_a_call_at_once(
     assert complete(adapters[wire], MODELS[wire])
 
 
-def test_gemini_is_not_asked_to_go_on_behind_our_back(script: Script, build: Build) -> None:
+def test_the_sdk_does_not_continue_geminis_replies(script: Script, build: Build) -> None:
     """Google's SDK would send uncounted requests after an unfinished reply."""
     candidate = {
         "content": {"parts": [{"text": "Half"}]},
@@ -364,7 +352,7 @@ def test_gemini_is_not_asked_to_go_on_behind_our_back(script: Script, build: Bui
         "continuationToken": "abcd",
     }
     script.answer(200, {"candidates": [candidate]})
-    failure = fail(build("google"), "google")
+    failure = failure_of(build("google"), MODELS["google"])
     assert failure.remedy is Remedy.RETRY_LATER
     assert failure.text == "Half"
     assert len(script.received) == 1

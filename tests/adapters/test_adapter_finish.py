@@ -1,13 +1,13 @@
-"""How a reply ended, in whatever word its server has for it."""
+"""Finish reasons in the words of many servers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from adapter_calls import HELLO, WIRES, Build, Script, complete, text_of
+from adapter_calls import HELLO, WIRES, Build, Script, complete, failure_of, text_of
 
-from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Request, Schema
 from arche_magic.llm_providers.types import Usage
 
@@ -57,17 +57,9 @@ def answer(
         script.answer(200, whole)
 
 
-def failed(
-    build: Build, wire: str, request: Request = HELLO, *, stream: bool = False
-) -> ProviderFailure:
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), "m", request, stream=stream)
-    return caught.value.failure
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_servers_word_for_the_end_is_understood(
+def test_finish_reasons_of_all_servers_are_understood(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
     """A complete text is a reply, one at its limit is cut, and the rest are failures."""
@@ -80,41 +72,41 @@ def test_every_servers_word_for_the_end_is_understood(
     for words, remedy in ((FILTERED, Remedy.CHANGE_PROMPT), (BROKEN, Remedy.RETRY_LATER)):
         for word in words:
             answer(script, wire, "Four.", word, stream=stream)
-            failure = failed(build, wire, stream=stream)
+            failure = failure_of(build(wire), stream=stream)
             assert failure.remedy is remedy, word
             assert failure.text == "Four.", word
             assert f"({word})" in str(failure) or word.casefold() in OURS, word
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_goes_on_until_a_word_says_that_it_ended(
+def test_a_stream_without_a_finish_reason_is_incomplete(
     script: Script, build: Build, wire: str
 ) -> None:
     """The text `null` and Google's "unspecified" do not end a stream."""
     for word in ("null", "", None, "FINISH_REASON_UNSPECIFIED"):
         answer(script, wire, "Four.", word, stream=True)
-        assert "ended early" in str(failed(build, wire, stream=True))
+        assert "ended early" in str(failure_of(build(wire), stream=True))
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("text", ["", " \n", "<think>Two and two", "[THINK]Hm[/THINK]\n"])
-def test_tokens_that_all_went_into_reasoning_are_a_failure(
+def test_a_reply_of_reasoning_alone_is_a_failure(
     script: Script, build: Build, wire: str, stream: bool, text: str
 ) -> None:
-    """The error has the number of tokens and a remedy, and they are counted."""
+    """The error states the number of tokens and a remedy. The tokens are counted."""
     answer(script, wire, text, "length", stream=stream)
-    failure = failed(build, wire, stream=stream)
+    failure = failure_of(build(wire), stream=stream)
     assert failure.remedy is Remedy.RAISE_MAX_TOKENS
     assert "the model used all 300 tokens for reasoning; raise --max-tokens" in str(failure)
     assert failure.usage == Usage(5, 300)
 
 
-def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
-    """Text beside the reasoning is an answer, and JSON within it if JSON was requested."""
+def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build) -> None:
+    """Text outside the reasoning is an answer. So is JSON inside it if JSON was requested."""
     only_reasoning = "<think>It is four.</think>\n"
     answer(script, "openai", only_reasoning, "stop")
-    assert str(failed(build, "openai")) == "an empty reply"
+    assert str(failure_of(build("openai"))) == "an empty reply"
     schema = Request(HELLO.messages, schema=Schema("reply", "{}", strict=False, read=str))
     (completion,) = complete(build("openai"), "m", schema)
     assert completion.text == only_reasoning
@@ -124,14 +116,14 @@ def test_reasoning_is_told_from_an_answer(script: Script, build: Build) -> None:
         assert completion.text == text
     analysis = "<|channel|>analysis<|message|>Two and two"
     answer(script, "openai", analysis, "length")
-    assert failed(build, "openai").remedy is Remedy.RAISE_MAX_TOKENS
+    assert failure_of(build("openai")).remedy is Remedy.RAISE_MAX_TOKENS
     answer(script, "openai", f"{analysis}<|end|><|channel|>final<|message|>Four", "length")
     assert complete(build("openai"), "m")
 
 
-def test_a_failure_of_reasoning_goes_without_a_count(script: Script, build: Build) -> None:
+def test_an_error_without_a_count_states_the_requested_limit(script: Script, build: Build) -> None:
     """Without the server's count, the error states the requested limit."""
     answer(script, "groq", "", "length", output_tokens=0)
     request = Request(HELLO.messages, max_tokens=20)
-    assert "all 20 tokens for reasoning" in str(failed(build, "groq", request))
-    assert "all its tokens for reasoning" in str(failed(build, "groq"))
+    assert "all 20 tokens for reasoning" in str(failure_of(build("groq"), request=request))
+    assert "all its tokens for reasoning" in str(failure_of(build("groq")))

@@ -1,4 +1,4 @@
-"""Headers, durations and limit messages, read by themselves."""
+"""Headers, durations and limit messages, read without HTTP."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_dates_and_epoch_times_count_from_now() -> None:
 @pytest.mark.parametrize(
     "text", ["", ".", "s", "-5", "-5s", "nan", "inf", "1e400", "soon", "5 minutes", "٣", "9" * 5000]
 )
-def test_what_is_no_delay_is_none(text: str) -> None:
+def test_an_invalid_delay_gives_none(text: str) -> None:
     """Negative, absurd and unreadable delays are ignored."""
     assert parse_duration(text, NOW) is None
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[0-9hmsµ.]{1,30}", fullmatch=True))
-def test_any_text_is_a_sensible_delay_or_none(text: str) -> None:
+def test_any_text_gives_a_sensible_delay_or_none(text: str) -> None:
     """No text raises, or gives a negative, infinite or years-long delay."""
     seconds = parse_duration(text, NOW)
     assert seconds is None or (math.isfinite(seconds) and 0 <= seconds <= 62 * 86_400)
@@ -75,7 +75,7 @@ def test_any_text_is_a_sensible_delay_or_none(text: str) -> None:
     minutes=st.integers(0, 59),
     milliseconds=st.integers(0, 59_999),
 )
-def test_go_durations_come_back(hours: int, minutes: int, milliseconds: int) -> None:
+def test_go_durations_are_read_back(hours: int, minutes: int, milliseconds: int) -> None:
     """Any duration in Go's format is read back correctly."""
     text = (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "")
     text += f"{milliseconds / 1000:g}s"
@@ -92,8 +92,8 @@ def test_the_finer_retry_header_wins() -> None:
     assert retry_delay({}, NOW) is None
 
 
-def test_a_servers_moments_are_meant_by_its_own_clock() -> None:
-    """In headers, fields and sentences. If the server sends no date, our clock is used."""
+def test_times_are_read_by_the_servers_clock() -> None:
+    """If the server sends no date, our clock is used."""
     assert served_at({"date": formatdate(NOW - 300, usegmt=True)}, NOW) == NOW - 300
     assert served_at({"date": "noon"}, NOW) == NOW
 
@@ -150,7 +150,7 @@ def test_the_window_of_openai_requests_is_derived(
     assert seen.remaining == float(remaining)
 
 
-def test_a_request_window_that_cannot_be_told_is_left_out() -> None:
+def test_an_ambiguous_request_window_is_ignored() -> None:
     """Unused limits do not show their window. Tokens default to a minute."""
     assert header_observations(openai_headers("500", "500", "0s")) == ()
     (tokens,) = header_observations(openai_headers("500", "500", "0s", "tokens"))
@@ -292,10 +292,10 @@ def test_what_each_header_counts(name: str, limit: str | None) -> None:
         ),
     ],
 )  # fmt: skip
-def test_limit_sentences_as_they_were_seen(
+def test_recorded_limit_sentences_are_read(
     text: str, name: str | None, figures: tuple[float | None, ...]
 ) -> None:
-    """Groq's and OpenAI's, for every dimension, and one with a longer wait than its label."""
+    """They cover every dimension of Groq and OpenAI, and a wait longer than its label."""
     sentence = read_sentence(text)
     assert sentence is not None
     assert sentence.name == name
@@ -304,7 +304,7 @@ def test_limit_sentences_as_they_were_seen(
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "", "1e9", "nan", "9" * 40])
-def test_absurd_figures_are_left_out(value: str) -> None:
+def test_absurd_figures_are_ignored(value: str) -> None:
     """Nothing is learned from figures that are not plain counts."""
     headers = {"x-ratelimit-limit-tokens": value, "x-ratelimit-remaining-tokens": value}
     assert header_observations(headers) == ()
@@ -335,7 +335,7 @@ def test_any_message_can_be_read(text: str) -> None:
     period=st.sampled_from(list(PERIOD_SECONDS)),
     label=st.sampled_from(["min", "minute", "day"]),
 )
-def test_a_false_label_yields_to_the_duration(
+def test_a_longer_wait_overrides_a_wrong_label(
     limit: int, used_share: float, requested_share: float, period: Period, label: str
 ) -> None:
     """A wait longer than the labelled period shows the real one. Other waits do not."""
@@ -363,8 +363,8 @@ def test_other_dimensions_have_no_name() -> None:
     assert read_sentence("Rate limit exceeded") is None
 
 
-def test_headers_that_name_their_period_need_no_dialect() -> None:
-    """As documented by Cerebras (2026-07). Resets are seconds with many decimals."""
+def test_headers_that_name_their_period_need_no_rule() -> None:
+    """The headers are those of Cerebras (2026-07). Resets are seconds with many decimals."""
     headers = {
         "x-ratelimit-limit-requests-day": "14400",
         "x-ratelimit-remaining-requests-day": "14399",

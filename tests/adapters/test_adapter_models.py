@@ -1,4 +1,4 @@
-"""The list of models: whether a key is taken, asked for nothing."""
+"""The list of models, which shows at no cost whether a key is valid."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_unknown_key_is_refused(sandbox: Sandbox, wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", ["overloaded", "plain_text_error", "reset", "malformed_body"])
-def test_what_says_nothing_about_the_key_is_tried_later(
+def test_failures_unrelated_to_the_key_are_retried_later(
     adapters: dict[str, Adapter], sandbox: Sandbox, wire: str, kind: str
 ) -> None:
     """Outages, proxy pages and malformed answers do not close the key."""
@@ -51,7 +51,7 @@ def test_what_says_nothing_about_the_key_is_tried_later(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_list_that_does_not_come_ends_in_time(
+def test_a_missing_list_times_out(
     adapters: dict[str, Adapter], sandbox: Sandbox, wire: str
 ) -> None:
     """The call ends after the given time."""

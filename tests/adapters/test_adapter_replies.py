@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from adapter_calls import HELLO, MODELS, WIRES, Build, Script, complete, text_of
+from adapter_calls import HELLO, MODELS, WIRES, Build, Script, chunk_of, complete, reply_of, text_of
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
@@ -53,7 +53,7 @@ def test_a_plain_call_gives_one_completion(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_stream_gives_pieces_and_then_what_came_with_them(
+def test_a_stream_ends_with_usage_and_finish_reason(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
     """The last piece has the usage and the finish reason."""
@@ -160,7 +160,7 @@ def test_a_compatible_service_gets_max_tokens_and_no_organization(
     assert "openai-organization" not in {n.lower() for n in script.received[-1]["headers"]}
 
 
-def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
+def test_thinking_is_not_part_of_a_reply(script: Script, build: Build) -> None:
     """Gemini's thoughts and Mistral's thinking are not text, but count as output."""
     parts = [{"text": "Hmm.", "thought": True}, {"text": "Four."}]
     usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": 9}
@@ -183,23 +183,11 @@ def test_thinking_is_no_part_of_a_reply(script: Script, build: Build) -> None:
     assert completion.usage == Usage(5, 11)
 
 
-def streamed_event(wire: str, text: str, *, last: bool = False) -> dict[str, Any]:
-    """One event of a stream, in the format of that wire."""
-    if wire == "google":
-        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
-        return {"candidates": [candidate | ({"finishReason": "STOP"} if last else {})]}
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop" if last else None}
-    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return head | {"choices": [choice]}
-
-
 @pytest.mark.parametrize("wire", WIRES)
 def test_every_piece_of_a_stream_is_whole_text(script: Script, build: Build, wire: str) -> None:
     """An emoji split between two events is joined. A lone surrogate is replaced."""
     pieces = ["Hi \ud83d", "\ude00 there", " \ude00 ", "\ud83d"]
-    script.events(
-        *(streamed_event(wire, text) for text in pieces), streamed_event(wire, "", last=True)
-    )
+    script.events(*(chunk_of(wire, text) for text in pieces), chunk_of(wire, "", "stop"))
     completions = complete(build(wire), "m", stream=True)
     for completion in completions:
         completion.text.encode()
@@ -209,13 +197,7 @@ def test_every_piece_of_a_stream_is_whole_text(script: Script, build: Build, wir
 @pytest.mark.parametrize("wire", ["groq", "openai", "google"])
 def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: str) -> None:
     """Lone surrogates are replaced without streaming too. Mistral's SDK refuses them."""
-    event = streamed_event(wire, "Hi \ud83d there", last=True)
-    if wire != "google":
-        usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
-        event = event | {"object": "chat.completion", "usage": usage}
-        delta = event["choices"][0].pop("delta")
-        event["choices"][0]["message"] = {"role": "assistant", **delta}
-    script.answer(200, event)
+    script.answer(200, reply_of(wire, "Hi \ud83d there"))
     assert text_of(complete(build(wire), "m")) == "Hi \ufffd there"
 
 
@@ -225,9 +207,9 @@ def test_the_time_of_a_slow_reader_is_not_the_providers(
 ) -> None:
     """A reader slower than the silence timeout still gets the next piece."""
     script.events(
-        streamed_event(wire, "one "),
-        streamed_event(wire, "two"),
-        streamed_event(wire, "", last=True),
+        chunk_of(wire, "one "),
+        chunk_of(wire, "two"),
+        chunk_of(wire, "", "stop"),
     )
     # More than the connection and its buffers hold, so that the rest has yet to be read.
     script.body = script.body.replace(b"two", b"two" * 3_000_000)

@@ -1,4 +1,4 @@
-"""Models that take no system prompt get it in the user's turn."""
+"""Models without system prompts get them in the user's turn."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from adapter_calls import SECRET, WIRES, Build, Script, complete, text_of
+from adapter_calls import SECRET, WIRES, Build, Script, complete, failure_of, reply_of, text_of
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.schemas import schema_of
 from arche_magic.llm_providers.types import Key
@@ -17,7 +17,7 @@ from arche_magic.llm_providers.types import Key
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hello")
 ASKED = Request((SYSTEM, USER))
 PICTURE = Image("image/png", b"png")
-# As Gemini, OpenAI, and chat templates of Gemma and Mistral behind vLLM, SGLang and Ollama say it.
+# From Gemini, OpenAI, and the chat templates of Gemma and Mistral in vLLM, SGLang and Ollama.
 REFUSALS = (
     "Developer instruction is not enabled for models/gemma-3-27b-it",
     "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
@@ -33,16 +33,6 @@ REFUSALS = (
 def refuse(script: Script, message: str) -> None:
     status = {"status": "INVALID_ARGUMENT", "type": "invalid_request_error"}
     script.answer(400, {"error": {"code": 400, "message": message, **status}})
-
-
-def reply(script: Script, wire: str, text: str = "Hi") -> None:
-    candidate = {"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    about = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
-    chat = {**about, "choices": [choice]}
-    script.answer(200, {"candidates": [candidate]} if wire == "google" else chat)
 
 
 def turns(body: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -61,18 +51,16 @@ def test_a_refused_system_prompt_moves_into_the_users_turn(
     for number, message in enumerate(REFUSALS):
         model = f"plain-{wire}-{number}"
         refuse(script, message)
-        with pytest.raises(AttemptFailed, match="takes no system prompt") as caught:
-            complete(build(wire), model, ASKED)
-        assert caught.value.failure.remedy is Remedy.ASK_DIFFERENTLY, message
-        reply(script, wire)
+        failure = failure_of(build(wire), model, ASKED)
+        assert failure.remedy is Remedy.ASK_DIFFERENTLY, message
+        assert "takes no system prompt" in str(failure)
+        script.answer(200, reply_of(wire, "Hi"))
         complete(build(wire), model, ASKED)
         assert turns(script.received[-1]["body"]) == [("user", "Be brief.\n\nHello")]
         # A second refusal in the same words is not about the system prompt.
         refuse(script, message)
-        with pytest.raises(AttemptFailed) as caught:
-            complete(build(wire), model, ASKED)
-        assert caught.value.failure.remedy is Remedy.FIX_REQUEST
-    reply(script, wire)
+        assert failure_of(build(wire), model, ASKED).remedy is Remedy.FIX_REQUEST
+    script.answer(200, reply_of(wire, "Hi"))
     complete(build(wire), f"other-{wire}", ASKED)
     assert "Be brief.\\n\\nHello" not in str(script.received[-1]["body"])
 
@@ -87,8 +75,8 @@ def gemini(script: Script) -> Any:
 
 @pytest.mark.parametrize("model", ["gemma-3-27b-it", "gemma-3n-e4b-it", "models/gemma-2-9b-it"])
 def test_gemma_on_gemini_gets_plain_prompts(script: Script, gemini: Any, model: str) -> None:
-    """From the first request on, there is no system prompt and no JSON mode."""
-    reply(script, "google", '{"a": 1}')
+    """No request has a system prompt or JSON mode, not even the first."""
+    script.answer(200, reply_of("google", '{"a": 1}'))
     schema = schema_of("a int")
     completions = complete(gemini, model, replace(ASKED, schema=schema))
     assert schema.read(text_of(completions)) == {"a": 1}
@@ -106,7 +94,7 @@ def test_gemma_on_gemini_gets_plain_prompts(script: Script, gemini: Any, model: 
 
 def test_a_newer_gemma_is_asked_as_gemini_is(script: Script, gemini: Any) -> None:
     """It gets a system prompt until it refuses one."""
-    reply(script, "google")
+    script.answer(200, reply_of("google", "Hi"))
     complete(gemini, "gemma-4-31b-it", ASKED)
     body = script.received[-1]["body"]
     assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
@@ -114,7 +102,7 @@ def test_a_newer_gemma_is_asked_as_gemini_is(script: Script, gemini: Any) -> Non
 
 def test_a_conversation_keeps_its_turns_and_images(script: Script, gemini: Any) -> None:
     """If the assistant speaks first, the system prompt becomes a turn."""
-    reply(script, "google")
+    script.answer(200, reply_of("google", "Hi"))
     talk = (USER, Message("assistant", "Hi"), Message("user", "Again"))
     complete(gemini, "gemma-3-1b-it", Request((SYSTEM, *talk)))
     assert turns(script.received[-1]["body"]) == [

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from adapter_calls import WIRES, Build, Script, complete
+from adapter_calls import WIRES, Build, Script, failure_of
 
 from arche_magic.llm_providers.adapters.stated_delay import stated_delay
-from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 
 NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
 
@@ -40,7 +40,7 @@ NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC
     ],
 )
 def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
-    """As services and gateways word it."""
+    """The sentences are those of services and gateways."""
     assert stated_delay(text, NOW) == pytest.approx(seconds)
 
 
@@ -61,8 +61,8 @@ def test_a_delay_is_read_from_a_sentence(text: str, seconds: float) -> None:
         "in 1s " * 10_000,
     ],
 )
-def test_what_names_no_delay_gives_none(text: str) -> None:
-    """And no long text takes long."""
+def test_a_text_without_a_delay_gives_none(text: str) -> None:
+    """Long texts are read quickly, too."""
     began = time.monotonic()
     assert stated_delay(text, NOW) is None
     assert time.monotonic() - began < 1
@@ -80,41 +80,35 @@ BODIES: list[Any] = [
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_wire_takes_a_delay_from_the_text(
+def test_every_wire_reads_a_delay_from_the_text(
     script: Script, build: Build, wire: str, status: int
 ) -> None:
-    """In whatever field it stands; a header, where there is one, is more exact."""
+    """Any field may contain the delay. A header overrides it."""
     for body in BODIES:
         script.answer(status, body)
-        with pytest.raises(AttemptFailed) as caught:
-            complete(build(wire), "m")
-        assert caught.value.failure.remedy in (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
-        assert caught.value.failure.retry_after == pytest.approx(41.9)
-    script.answer(status, BODIES[0], {"retry-after": "7"})
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), "m")
-    if wire != "google":  # it sends none
-        assert caught.value.failure.retry_after == 7
+        failure = failure_of(build(wire))
+        assert failure.remedy in (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
+        assert failure.retry_after == pytest.approx(41.9)
+    if wire != "google":  # it sends no such header
+        script.answer(status, BODIES[0], {"retry-after": "7"})
+        assert failure_of(build(wire)).retry_after == 7
 
 
-def test_an_error_event_tells_its_delay_too(script: Script, build: Build) -> None:
-    """Under a status of 200, in a stream."""
+def test_an_error_event_can_state_a_delay(script: Script, build: Build) -> None:
+    """The status of the stream is 200."""
     error = {"message": "Please retry in 41.9s", "type": "rate_limit_exceeded"}
     script.events({"error": error})
     for wire in ("groq", "openai"):
-        with pytest.raises(AttemptFailed) as caught:
-            complete(build(wire), "m", stream=True)
-        assert caught.value.failure.retry_after == pytest.approx(41.9)
+        assert failure_of(build(wire), stream=True).retry_after == pytest.approx(41.9)
 
 
-def test_a_short_delay_for_a_limit_per_day_is_not_believed(script: Script, build: Build) -> None:
-    """Gemini names seconds, and the day turns at midnight."""
+def test_a_short_delay_for_a_limit_per_day_is_ignored(script: Script, build: Build) -> None:
+    """Gemini states seconds, but the limit resets at midnight."""
     violation = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "quotaValue": "20"}
     kind = "type.googleapis.com/google.rpc.QuotaFailure"
     details = [{"@type": kind, "violations": [violation]}]
     error = {"status": "RESOURCE_EXHAUSTED", "message": "Please retry in 41.9s.", "code": 429}
     script.answer(429, {"error": {**error, "details": details}})
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build("google"), "m")
-    assert caught.value.failure.limit == "requests_per_day"
-    assert caught.value.failure.retry_after is None
+    failure = failure_of(build("google"))
+    assert failure.limit == "requests_per_day"
+    assert failure.retry_after is None

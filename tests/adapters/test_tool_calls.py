@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from adapter_calls import MODELS, WIRES, Build, Script, complete, text_of
+from adapter_calls import MODELS, WIRES, Build, Script, complete, failure_of, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_answers import (
@@ -25,7 +25,7 @@ from tool_answers import (
 )
 
 from arche_magic.llm_providers.adapters.tool_calls import whole_calls
-from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
+from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import ToolCall
 
@@ -39,7 +39,7 @@ def sent(script: Script) -> dict[str, Any]:
 
 
 def answer_calls(script: Script, wire: str, *, stream: bool) -> None:
-    """Answer with two calls, as the provider would."""
+    """Answer with two calls in the provider's format."""
     if wire == "google":
         calls = (
             {"id": "g1", "name": "get_weather", "args": {"city": "Oslo"}},
@@ -63,7 +63,7 @@ def answer_calls(script: Script, wire: str, *, stream: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 def test_calls_of_tools_arrive_whole(script: Script, build: Build, wire: str, stream: bool) -> None:
-    """A reply without text is a good one; its calls are in the last completion."""
+    """A reply without text is valid. Its calls are in the last completion."""
     answer_calls(script, wire, stream=stream)
     completions = complete(build(wire), MODELS[wire], ASKED, stream=stream)
     last = completions[-1]
@@ -78,8 +78,8 @@ def test_calls_of_tools_arrive_whole(script: Script, build: Build, wire: str, st
 
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
-def test_tools_go_out_in_openais_form(script: Script, build: Build, wire: str) -> None:
-    """Definitions, the choice, and whether calls may be parallel."""
+def test_tools_are_sent_in_openais_format(script: Script, build: Build, wire: str) -> None:
+    """The request has the definitions, the choice, and whether calls may be parallel."""
     script.answer(200, chat_answer(chat_call("abcdefghi", "get_time", "{}")))
     request = replace(ASKED, tool_choice="get_time", parallel_tool_calls=False)
     complete(build(wire), MODELS[wire], request)
@@ -102,10 +102,10 @@ def test_tools_go_out_in_openais_form(script: Script, build: Build, wire: str) -
         ("get_time", {"mode": "ANY", "allowedFunctionNames": ["get_time"]}),
     ],
 )
-def test_tools_go_out_in_googles_form(
+def test_tools_are_sent_in_googles_format(
     script: Script, build: Build, choice: str, calling: dict[str, Any] | None
 ) -> None:
-    """Function declarations with JSON Schemas, and the choice as a mode."""
+    """The request has function declarations with JSON Schemas, and the choice as a mode."""
     script.answer(200, google_answer({"name": "get_time", "args": {}}))
     complete(build("google"), MODELS["google"], replace(ASKED, tool_choice=choice))
     (tools,) = sent(script)["tools"]
@@ -165,13 +165,9 @@ def test_gemini_accepts_calls_of_other_providers(script: Script, build: Build) -
     assert time["id"] == two["functionCall"]["id"] == "call_fedcba9876543210"
 
 
-@pytest.mark.parametrize(
-    ("model", "signature"), [("gemini-3.8-flash", SIGNATURE), ("gemini-2.5-flash", SIGNATURE)]
-)
-def test_gemini_gets_its_own_signatures_back(
-    script: Script, build: Build, model: str, signature: str
-) -> None:
-    """As they came; a model before Gemini 3 gets no stand-in."""
+@pytest.mark.parametrize("model", ["gemini-3.8-flash", "gemini-2.5-flash"])
+def test_gemini_gets_its_own_signatures_back(script: Script, build: Build, model: str) -> None:
+    """They are sent back unchanged, also to models before Gemini 3."""
     script.answer(200, google_answer(text="Fine."))
     call = ToolCall("g1", "get_time", "{}", SIGNATURE)
     turns = (
@@ -183,12 +179,12 @@ def test_gemini_gets_its_own_signatures_back(
     complete(build("google"), model, Request(turns, tools=(TIME,)))
     text, one, two = sent(script)["contents"][1]["parts"]
     assert text == {"text": "A moment."}
-    assert one["thoughtSignature"] == signature
+    assert one["thoughtSignature"] == SIGNATURE
     assert "thoughtSignature" not in two
 
 
-def test_older_models_of_google_get_no_stand_in(script: Script, build: Build) -> None:
-    """They need no signature."""
+def test_models_before_gemini_3_get_no_stand_in(script: Script, build: Build) -> None:
+    """These models need no signature."""
     script.answer(200, google_answer(text="Fine."))
     complete(build("google"), "gemini-2.5-flash", ANSWERED)
     assert "thoughtSignature" not in json.dumps(sent(script))
@@ -200,9 +196,7 @@ def test_a_broken_call_of_gemini_is_tried_elsewhere(
 ) -> None:
     """The reply has nothing that can be run."""
     script.answer(200, google_answer(ending=reason))
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build("google"), MODELS["google"], ASKED)
-    assert caught.value.failure.remedy is Remedy.RETRY_LATER
+    assert failure_of(build("google"), request=ASKED).remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
@@ -212,7 +206,7 @@ def test_a_broken_call_of_gemini_is_tried_elsewhere(
 def test_a_call_is_passed_on_as_the_model_wrote_it(
     script: Script, build: Build, wire: str, name: str, arguments: str
 ) -> None:
-    """Unknown tools and broken arguments are for the caller to judge; no arguments are `{}`."""
+    """The caller judges unknown tools and broken arguments. Missing arguments become `{}`."""
     script.answer(200, chat_answer(chat_call("abcdefghi", name, arguments), ending="stop"))
     (completion,) = complete(build(wire), MODELS[wire], ASKED)
     assert completion.tool_calls == (ToolCall("abcdefghi", name, arguments or "{}"),)
@@ -221,10 +215,10 @@ def test_a_call_is_passed_on_as_the_model_wrote_it(
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
 @pytest.mark.parametrize("call_id", ["", "abcdefghi"])
-def test_calls_of_a_whole_reply_stay_apart(
+def test_calls_of_a_complete_reply_are_kept_separate(
     script: Script, build: Build, wire: str, call_id: str
 ) -> None:
-    """Without ids, with the same id, or with broken arguments: each entry is a call."""
+    """Each entry is a call, even without ids, with equal ids, or with broken arguments."""
     texts = ['{"city": Oslo', "{}", '{"city": "Rome"}']
     calls = [chat_call(call_id, "get_weather", text) for text in texts]
     script.answer(200, chat_answer(*calls))
@@ -234,12 +228,10 @@ def test_calls_of_a_whole_reply_stay_apart(
 
 
 @pytest.mark.parametrize("wire", CHAT_WIRES)
-def test_a_reply_that_only_says_tool_calls_is_none(script: Script, build: Build, wire: str) -> None:
-    """Without any call and any text, the next route is asked."""
+def test_the_finish_reason_tool_calls_needs_a_call(script: Script, build: Build, wire: str) -> None:
+    """Without a call and without text, the next route is tried."""
     script.answer(200, chat_answer())
-    with pytest.raises(AttemptFailed) as caught:
-        complete(build(wire), MODELS[wire], ASKED)
-    assert caught.value.failure.remedy is Remedy.RETRY_LATER
+    assert failure_of(build(wire), request=ASKED).remedy is Remedy.RETRY_LATER
 
 
 CALLS = st.lists(
@@ -254,10 +246,10 @@ CALLS = st.lists(
 
 @settings(deadline=None)  # a busy machine takes longer
 @given(CALLS, st.data())
-def test_calls_cut_anywhere_are_the_same_calls(
+def test_the_pieces_of_a_stream_do_not_change_its_calls(
     calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
 ) -> None:
-    """However a server cuts its stream, and whether or not it repeats ids or leaves out indexes."""
+    """Servers cut streams anywhere, and may repeat ids or omit indexes."""
     repeats = data.draw(st.booleans())
     has_index = data.draw(st.booleans())
     pieces: list[dict[str, Any]] = []
@@ -288,8 +280,8 @@ def test_calls_cut_anywhere_are_the_same_calls(
         pytest.param([{"id": "null"}, {"id": "null"}], id="Mistral's missing id"),
     ],
 )
-def test_whole_calls_of_careless_servers_stay_apart(places: list[dict[str, Any]]) -> None:
-    """Servers that send a call per chunk number them badly, or not at all."""
+def test_badly_numbered_calls_are_kept_separate(places: list[dict[str, Any]]) -> None:
+    """Servers that send one call per chunk may number them badly, or not at all."""
     arguments = ('{"city": "Oslo"}', '{"city": "Rome"}')
     pieces = [
         {**place, "function": {"name": "get_weather", "arguments": text}}

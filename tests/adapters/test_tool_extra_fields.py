@@ -1,4 +1,4 @@
-"""Further fields of chat completions, names and image parts, as each wire carries them."""
+"""Further fields of chat completions, names and image parts on each wire."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def sent(script: Script, build: Build, wire: str, request: Request, model: str =
 
 
 def test_an_unknown_field_goes_to_services_on_openais_wire(script: Script, build: Build) -> None:
-    """Unchanged, beside the engine's own fields."""
+    """The field is sent unchanged, together with the engine's own fields."""
     fields = {"frobnicate": {"a": [1]}, "reasoning_effort": "low", "metadata": {"a": "b"}}
     for wire in ("groq", "openai"):
         body = sent(script, build, wire, replace(with_extra(**fields), temperature=0.5))
         assert body.items() >= {**fields, "temperature": 0.5, "model": MODELS[wire]}.items()
 
 
-def test_options_of_a_stream_are_sent_with_streams_alone(script: Script, build: Build) -> None:
-    """And usage is always asked for."""
+def test_stream_options_are_sent_only_with_streams(script: Script, build: Build) -> None:
+    """Usage is always requested."""
     request = with_extra(stream_options={"include_usage": False, "include_obfuscation": False})
     assert "stream_options" not in sent(script, build, "openai", request)
     script.events({"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]})
@@ -54,7 +54,7 @@ def test_options_of_a_stream_are_sent_with_streams_alone(script: Script, build: 
 
 
 def test_mistral_gets_the_fields_that_its_sdk_has(script: Script, build: Build) -> None:
-    """By the same names."""
+    """The fields keep their names."""
     fields = {
         "presence_penalty": 0.5,
         "frequency_penalty": 0.25,
@@ -77,10 +77,10 @@ def test_mistral_gets_the_fields_that_its_sdk_has(script: Script, build: Build) 
         ("gemini-2.5-flash", "none", {"thinkingBudget": 0}),
     ],
 )
-def test_effort_is_thinking_at_gemini(
+def test_reasoning_effort_sets_geminis_thinking(
     script: Script, build: Build, model: str, effort: str, thinking: dict[str, Any]
 ) -> None:
-    """A level, or a budget of tokens before Gemini 3."""
+    """Effort becomes a level, or a budget of tokens before Gemini 3."""
     body = sent(script, build, "google", with_extra(reasoning_effort=effort), model)
     names = {"thinking_level": "thinkingLevel", "thinking_budget": "thinkingBudget"}
     config = body["generationConfig"]["thinkingConfig"]
@@ -112,22 +112,24 @@ def test_each_wire_states_what_it_takes(fields: dict[str, Any], takers: set[str]
         assert unsuitable(wire, request) == f"takes no {next(iter(fields))}"
 
 
-def test_groq_takes_no_format_beside_tools() -> None:
-    """Other wires do, and a schema goes into the prompt there."""
+def test_groq_takes_no_response_format_with_tools() -> None:
+    """The other wires take both together."""
     request = replace(ANSWERED, extra={"response_format": {"type": "json_object"}})
     assert unsuitable("groq", request) == "takes no response_format together with tools"
     assert [wire for wire in WIRES if not untaken(wire, request)] == ["openai", "mistral", "google"]
 
 
-def test_names_of_participants_go_to_openai(script: Script, build: Build) -> None:
+def test_names_of_participants_are_sent_only_to_openai(script: Script, build: Build) -> None:
     """Groq refuses them, and Mistral and Gemini have no place for them."""
     request = Request((Message("user", "Hi", name="Ada"),))
     assert [wire for wire in WIRES if not untaken(wire, request)] == ["openai"]
     assert sent(script, build, "openai", request)["messages"][0]["name"] == "Ada"
 
 
-def test_addresses_of_images_go_to_providers_that_fetch_them(script: Script, build: Build) -> None:
-    """Without a text part if there is no text, and with the detail that was asked for."""
+def test_image_addresses_are_sent_to_providers_that_fetch_them(
+    script: Script, build: Build
+) -> None:
+    """A message without text has no text part. The requested detail is sent."""
     image = Image("", b"", "https://example.com/a.png", "low")
     request = Request((Message("user", "", (image, PNG)),))
     for wire in ("groq", "openai", "mistral"):
@@ -138,7 +140,7 @@ def test_addresses_of_images_go_to_providers_that_fetch_them(script: Script, bui
 
 
 def test_a_user_may_speak_right_after_a_result(script: Script, build: Build) -> None:
-    """Mistral wants a turn of the assistant between them."""
+    """Mistral gets the assistant's turn between them that it requires."""
     request = replace(ANSWERED, messages=(*ANSWERED.messages, Message("user", "And Rome?")))
     roles = [turn["role"] for turn in sent(script, build, "openai", request)["messages"]]
     assert roles == ["user", "assistant", "tool", "tool", "user"]
@@ -147,7 +149,7 @@ def test_a_user_may_speak_right_after_a_result(script: Script, build: Build) -> 
 
 
 def test_long_ids_are_shortened_for_openai(script: Script, build: Build) -> None:
-    """It refuses more than 40 characters; call and result get the same id."""
+    """OpenAI refuses more than 40 characters. Call and result get the same id."""
     call = replace(ANSWERED.messages[1].tool_calls[0], id="x" * 64)
     turns = (
         ANSWERED.messages[0],
@@ -160,7 +162,7 @@ def test_long_ids_are_shortened_for_openai(script: Script, build: Build) -> None
 
 
 def test_googles_service_on_openais_wire_gets_signatures() -> None:
-    """Where it puts them itself, with the stand-in for calls of other models."""
+    """They are sent in Google's own field. Calls of other models get the stand-in."""
     key = Key.of("gemini", "gemini_key_1", SECRET)
     url = "https://generativelanguage.googleapis.com/v1beta/openai/"
     adapter = build_adapter("openai", key, url)

@@ -1,4 +1,4 @@
-"""Requests with tools, and what each provider answers to them, for the adapters' tests."""
+"""Requests with tools, and the answers of each provider."""
 
 from __future__ import annotations
 

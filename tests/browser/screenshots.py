@@ -63,6 +63,10 @@ CLIENTS = (
     "%llm_stats --by client",
     "pass",
 )
+STATUS = (
+    "%load_ext arche_magic\n%llm_sandbox --keys groq=1 --keys mistral=1",
+    "%%llm\nWhat is a token bucket?",
+)
 # Show only the cells: no menus, no mark on the selected cell, no margins.
 ONLY_CELLS = """
   #top-panel-wrapper, #menu-panel-wrapper, #jp-bottom-panel, .jp-SideBar, .jp-Notebook-footer,
@@ -97,6 +101,22 @@ def main() -> None:
             screen.run_all()
             show_only_cells(screen)
             take(screen, "libraries", "openai_client", "--by client")
+        lab.write("status.ipynb", cells(*STATUS))
+        with open_notebook(browser, lab, "status.ipynb", WIDTH, SCALE) as screen:
+            screen.run_all()
+            bar = screen.page.locator("#jp-main-statusbar")
+            bar.get_by_text("requests left").wait_for()
+            screen.page.add_style_tag(content=".jp-SideBar, .jp-cell-toolbar { display: none }")
+            screen.show_whole_notebook(WIDTH)
+            path, clip = PICTURES / "status_bar.png", around(screen.cell("token bucket"), bar)
+            clip |= {
+                "x": 0,
+                "width": WIDTH,
+                "y": clip["y"] + MARGIN,
+                "height": clip["height"] - MARGIN,
+            }
+            screen.page.screenshot(path=path, clip=clip)
+            print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def cells(*texts: str) -> list[nbformat.NotebookNode]:

@@ -13,8 +13,7 @@ from bulk_parts import prompts
 import arche_magic
 from arche_magic.bulk import Job, chunks
 from arche_magic.bulk.agreement import PackingWarning
-from arche_magic.bulk.packing import pack_size, packed
-from arche_magic.bulk.unpacking import ids_of, unpacked
+from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.options import build_request

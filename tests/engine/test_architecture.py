@@ -24,7 +24,8 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "types", "urls",
+        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "tracebacks",
+        "types", "urls",
     },
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
@@ -41,9 +42,10 @@ ALLOWED = {
     "catalog": {"errors", "types", "urls"},
     "urls": set(),
     "network_variables": set(),
-    "redaction": {"hidden", "text", "types?"},
+    "redaction": {"text", "tracebacks", "types?"},
     "hidden": set(),
-    "files": {"errors", "hidden"},
+    "tracebacks": set(),
+    "files": {"errors", "tracebacks"},
     "storage": {"bounded", "errors", "files", "forks", "hidden", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
@@ -121,8 +123,8 @@ ALLOWED = {
     "processes": set(),
     "forks": set(),
     "adapters": {
-        "bounded", "errors", "hidden", "network_variables", "provider_failure", "redaction",
-        "request", "stopping", "text", "tools", "types", "urls", "wire_fields",
+        "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
+        "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
@@ -144,17 +146,14 @@ ALLOWED = {
         "config", "errors", "privacy", "request", "routing", "sources", "trust", "types",
         "wire_fields",
     },
-    "conversation": {"errors", "request", "text", "tools"},
-    "tool_options": {"errors", "text", "tools"},
-    "extra_fields": {"errors", "request", "schemas"},
+    "options": {
+        "config", "errors", "redaction", "reply_stream?", "request", "schemas", "text", "tools",
+        "types",
+    },
     "wire_fields": {"request?"},
     "quota.capabilities": {
         "config", "provider_failure", "quota", "quota.closures", "quota.opening", "quota.state",
         "request", "wire_fields",
-    },
-    "options": {
-        "config", "conversation", "errors", "extra_fields", "redaction", "reply_stream?",
-        "request", "schemas", "text", "tool_options", "tools", "types",
     },
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
@@ -199,7 +198,7 @@ PUBLIC = {
     # Texts to vectors; the ledger for many requests at once.
     "embeddings", "together",
     # Helpers that know nothing of models: text, files, secrets, threads and processes.
-    "text.*", "files", "hidden", "bounded", "stopping", "processes",
+    "text.*", "files", "hidden", "tracebacks", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What VS Code shows of a saved notebook, with its own renderers of Markdown, formulas and HTML.
 
-code-server is VS Code for a browser, from the npm registry; `make vscode` installs it and runs
+code-server is VS Code for a browser, from the npm registry; `make places` installs it and runs
 these tests. It has no kernel here: the extension that runs notebooks is not in that registry.
 Pictures are left in `build/screens/`.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PACKAGES = ROOT / ".code-server" / "node_modules"
 NODE, PROGRAM = PACKAGES / "node" / "bin" / "node", PACKAGES / "code-server/out/node/entry.js"
 pytestmark = [
-    pytest.mark.skipif(not PROGRAM.exists(), reason="needs code-server: make vscode"),
+    pytest.mark.skipif(not PROGRAM.exists(), reason="needs code-server: make places"),
     pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
@@ -72,6 +72,7 @@ SETTINGS = {
     "telemetry.telemetryLevel": "off",
     "window.autoDetectColorScheme": True,
     "workbench.editorAssociations": {"*.ipynb": "jupyter-notebook"},
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
     "workbench.startupEditor": "none",
 }
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sdk_clients import PROVIDERS
 from tool_client import ToolClient
 
 from arche_magic.sandbox import Sandbox
@@ -50,6 +51,15 @@ def start() -> Iterator[Callable[..., Sandbox]]:
     yield begin
     for sandbox in started:
         sandbox.stop()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sandbox]:
+    """One sandbox without limits, for tests that need no settings and read no counts."""
+    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day",
+             "tokens_per_month", "input_tokens_per_minute")  # fmt: skip
+    with Sandbox(limits=dict.fromkeys(PROVIDERS, dict.fromkeys(names))) as started:
+        yield started
 
 
 @pytest.fixture

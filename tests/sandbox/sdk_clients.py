@@ -20,6 +20,7 @@ from mistralai.client.errors import MistralError
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
+PROVIDERS = ("groq", "mistral", "google", "openai")
 MODELS = {
     "groq": "openai/gpt-oss-120b",
     "mistral": "mistral-small-latest",

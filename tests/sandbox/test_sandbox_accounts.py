@@ -6,16 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+from sdk_clients import MODELS, PROVIDERS
 
 from arche_magic.sandbox import Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
-MODEL = {
-    "groq": "openai/gpt-oss-120b",
-    "openai": "gpt-4.1-mini",
-    "mistral": "mistral-small-latest",
-    "google": "gemini-3.8-flash",
-}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -32,7 +25,7 @@ def test_keys_of_one_account_share_limits(start, connect, clock, provider):
     assert connect(sandbox, provider, 1).refused().status == 429
     assert connect(sandbox, provider, 2).refused().status == 429
     connect(sandbox, provider, 3).ask()
-    assert sandbox.quota()["team"][MODEL[provider]]["requests_per_minute"]["used"] == 2
+    assert sandbox.quota()["team"][MODELS[provider]]["requests_per_minute"]["used"] == 2
 
 
 def test_each_model_has_its_own_limits(start, connect, clock):
@@ -72,7 +65,7 @@ def test_an_account_may_have_been_used_before(start, connect, clock):
         assert client.refused("hi", model).status == 429
 
 
-def test_what_is_left_of_a_provider_holds_for_each_of_its_keys(start, connect, clock):
+def test_an_amount_left_applies_to_each_key_of_a_provider(start, connect, clock):
     """A provider's name applies to all its keys, and a key's own figure overrides it."""
     left = {"groq": {"requests_per_day": 1}, "groq_key_2": {"requests_per_day": 3}}
     sandbox = start(clock=clock, keys={"groq": 2}, left=left)
@@ -101,7 +94,7 @@ def test_usage_is_counted_per_key_and_model(start, connect, clock):
     client.refused()
     assert sandbox.usage() == {
         "groq_key_2": {
-            MODEL["groq"]: {
+            MODELS["groq"]: {
                 "requests": 2,
                 "input_tokens": first.input_tokens + second.input_tokens,
                 "output_tokens": first.output_tokens + second.output_tokens,
@@ -143,7 +136,7 @@ def test_parallel_calls_never_oversell_a_limit(start, connect, clock):
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(attempt, range(50))) == 20
-    assert sandbox.usage()["openai_key_1"][MODEL["openai"]]["refused"] == 30
+    assert sandbox.usage()["openai_key_1"][MODELS["openai"]]["refused"] == 30
 
 
 def test_time_scale_makes_windows_turn_faster(start, connect, clock):

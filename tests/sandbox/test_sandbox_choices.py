@@ -6,15 +6,6 @@ import math
 
 import pytest
 
-from arche_magic.sandbox import Sandbox
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox for all tests; it has room for them."""
-    with Sandbox() as started:
-        yield started
-
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_openai_gives_several_choices(shared, connect, streamed):
@@ -57,13 +48,13 @@ def test_openai_gives_log_probabilities(shared, connect, streamed):
     ("gpt-4.1-mini", {"reasoning_effort": "low"}, 400),
     ("gpt-5-nano", {"logprobs": True}, 403),
 ])  # fmt: skip
-def test_openai_refuses_what_a_model_lacks(shared, connect, model, options, status):
-    """Out of bounds, without its condition, or on a model without it."""
+def test_openai_refuses_options_that_a_model_lacks(shared, connect, model, options, status):
+    """An option may be out of bounds, lack a condition, or not exist for the model."""
     assert connect(shared, "openai").refused("hi", model, **options).status == status
 
 
 def test_reasoning_models_take_an_effort(shared, connect):
-    """Where the real models accept reasoning_effort, the sandbox does, too."""
+    """The sandbox accepts reasoning_effort for the models that accept it."""
     assert connect(shared, "openai").ask("hi", "gpt-5-nano", reasoning_effort="low").text
     groq = connect(shared, "groq")
     assert groq.ask("hi", reasoning_effort="high").text
@@ -79,9 +70,12 @@ def test_groq_refuses_several_choices_and_log_probabilities(shared, connect, opt
 
 
 def test_usage_of_a_stream_comes_only_when_asked_for(shared, connect):
-    """With include_usage, the last chunk has it and no choices."""
+    """With include_usage, the last chunk of OpenAI's stream has the usage and no choices."""
     client = connect(shared, "openai")
-    for wanted in (True, False):
-        options = {"include_usage": wanted}
-        chunks = list(client.stream("hi", tools=client.tools(), stream_options=options))
+    for options, wanted in (
+        ({"stream_options": {"include_usage": True}}, True),
+        ({"stream_options": {"include_usage": False}}, False),
+        ({}, False),
+    ):
+        chunks = list(client.stream("hi", tools=client.tools(), **options))
         assert bool(chunks[-1].usage) == wanted == (not chunks[-1].choices)

@@ -8,28 +8,16 @@ import struct
 
 import pytest
 
-from arche_magic.sandbox import Sandbox
-
 MODELS = {
     "mistral": ("mistral-embed", 1_024),
     "google": ("gemini-embedding-001", 3_072),
     "openai": ("text-embedding-3-small", 1_536),
 }
-NO_LIMITS = dict.fromkeys(
-    ("requests_per_minute", "requests_per_day", "tokens_per_minute", "input_tokens_per_minute")
-)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    with Sandbox(limits=dict.fromkeys(MODELS, NO_LIMITS)) as started:
-        yield started
 
 
 @pytest.mark.parametrize("provider", MODELS)
 def test_equal_texts_have_equal_unit_vectors(shared, connect, provider):
-    """A text has one vector of length 1, wherever it stands in a request."""
+    """A text has one vector of length 1, at any position in a request."""
     client = connect(shared, provider)
     first, other, again = client.embed(["red apples", "old ships", "red apples"])
     (alone,) = client.embed(["red apples"])
@@ -89,7 +77,7 @@ def test_base64_holds_the_same_numbers(shared, connect, provider):
 
 
 def test_openai_reports_the_tokens_of_all_texts(shared, connect):
-    """Usage has the tokens of the input, and tokens instead of a text are counted, too."""
+    """Usage has the tokens of the input. Input given as tokens is counted too."""
     client = connect(shared, "openai")
     model = MODELS["openai"][0]
     reply = client.sdk.embeddings.create(model=model, input=["eight ch", "four"])
@@ -141,7 +129,7 @@ def test_wrong_input_is_refused(shared, connect, provider, texts, status, words)
     assert after["requests"] == before.get("requests", 0)
 
 
-def test_dimensions_have_a_bound(shared, connect):
+def test_too_many_dimensions_are_refused(shared, connect):
     """More numbers than the model has are refused."""
     refused = connect(shared, "openai").refused_embedding(["x"], dimensions=1_537)
     assert (refused.status, "less than or equal to 1536" in refused.message) == (400, True)
@@ -150,7 +138,9 @@ def test_dimensions_have_a_bound(shared, connect):
 @pytest.mark.parametrize(
     ("provider", "status"), [("openai", 403), ("mistral", 400), ("google", 404)]
 )
-def test_models_for_chat_make_no_embeddings(shared, connect, provider, status):
+def test_chat_models_refuse_embeddings_and_embedders_refuse_chats(
+    shared, connect, provider, status
+):
     """A model of the other kind is refused, in both directions."""
     client = connect(shared, provider)
     chat = {"openai": "gpt-4.1-mini", "mistral": "mistral-small-latest"}.get(
@@ -203,8 +193,8 @@ def test_tokens_of_embeddings_are_charged(start, connect, clock, provider):
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_failures_meet_embeddings(start, connect, provider):
-    """A requested failure meets a request for embeddings like any other."""
+def test_requested_failures_affect_embeddings(start, connect, provider):
+    """A requested failure affects a request for embeddings like any other."""
     sandbox = start()
     sandbox.fail(provider, "overloaded")
     client = connect(sandbox, provider)

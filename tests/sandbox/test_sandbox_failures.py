@@ -1,4 +1,4 @@
-"""Every failure on request, as the unmodified SDKs see it."""
+"""Every failure on request, seen through the unmodified SDKs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import openai
 import pytest
 from google.genai import errors as genai_errors
 from mistralai.client.errors import MistralError, ResponseValidationError
+from sdk_clients import PROVIDERS
 
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS, Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
 
 # Kinds that come as an error status: (status, what the body says), by provider.
 STATUS = {
@@ -351,7 +350,7 @@ def test_times_after_and_target(start, connect):
     first.ask()
 
 
-def test_an_outage_lasts_so_many_seconds(start, connect, clock):
+def test_an_outage_lasts_for_the_given_seconds(start, connect, clock):
     """Every request in that time fails, on the sandbox's clock, and the next one succeeds."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "overloaded", seconds=20)

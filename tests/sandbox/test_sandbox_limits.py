@@ -6,14 +6,8 @@ import math
 import re
 
 import pytest
+from sdk_clients import MODELS
 
-PROVIDERS = ("groq", "mistral", "google", "openai")
-MODEL = {
-    "groq": "openai/gpt-oss-120b",
-    "openai": "gpt-4.1-mini",
-    "mistral": "mistral-small-latest",
-    "google": "gemini-3.8-flash",
-}
 TRY_AGAIN = re.compile(
     r"on (?P<dim>[a-z ]+) \((?P<abbr>[A-Z]+)\): Limit (?P<limit>\d+), Used (?P<used>\d+), "
     r"Requested (?P<requested>\d+)\. Please try again in (?P<wait>[0-9hms.]+)\."
@@ -114,7 +108,7 @@ def test_groq_refuses_the_31st_request_of_a_minute_and_refills(start, connect, c
     client.ask("hi")
 
 
-def test_groq_day_limit_tells_minutes(start, connect, clock):
+def test_groq_states_a_wait_in_minutes_for_a_limit_per_day(start, connect, clock):
     """Requests per day come back one by one too: 1 of 1,000 takes 1m26.4s."""
     sandbox = start(clock=clock, left={"groq_key_1": {"requests_per_day": 1}})
     client = connect(sandbox, "groq")
@@ -151,7 +145,7 @@ def test_groq_request_larger_than_the_limit_is_413(start, connect, clock):
     assert refused.status == 413
     assert refused.message.startswith("Request too large for model `openai/gpt-oss-120b`")
     assert "Requested 10007" in refused.message
-    assert all(v["used"] == 0 for v in sandbox.quota()["groq_key_1"][MODEL["groq"]].values())
+    assert all(v["used"] == 0 for v in sandbox.quota()["groq_key_1"][MODELS["groq"]].values())
 
 
 def test_openai_refusal_has_retry_after_in_milliseconds(start, connect, clock):
@@ -297,7 +291,7 @@ def test_pro_models_are_not_in_googles_free_tier(start, connect, clock):
     assert "quotaValue" not in violation
 
 
-def test_limit_0_is_told_in_each_providers_way(start, connect, clock):
+def test_each_provider_reports_a_limit_of_0_in_its_own_way(start, connect, clock):
     """Groq and OpenAI deny the model, Mistral shows a limit of 0."""
     limits = {name: {"requests_per_minute": 0} for name in ("groq", "openai", "mistral")}
     sandbox = start(clock=clock, limits=limits)

@@ -1,4 +1,4 @@
-"""Starting, stopping, and running the sandbox by itself."""
+"""Starting and stopping a sandbox, also in its own process."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_chunks_can_be_paced(start, connect):
     assert time.perf_counter() - began >= 0.05 + 0.01 * len(reply.pieces)
 
 
-def test_a_stream_nobody_reads_is_charged_for_what_was_sent(start, connect):
+def test_a_closed_stream_is_charged_for_what_was_sent(start, connect):
     """Closing a stream early ends it on the server too."""
     sandbox = start(seconds_per_chunk=0.02)
     client = connect(sandbox, "openai")
@@ -242,7 +242,7 @@ def test_it_runs_by_itself_and_is_controlled_over_http(alone):
     assert unknown.status_code == 400
     assert "known:" in unknown.json()["error"]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
+    assert process.wait(20) == 0
     assert not is_open(port_of(base))
 
 
@@ -251,7 +251,7 @@ def test_ctrl_c_stops_it_without_a_traceback(alone):
     """SIGINT ends the command cleanly."""
     process, _ = alone("--port", "0")
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
+    assert process.wait(20) == 0
     assert process.stderr.read() == ""
 
 

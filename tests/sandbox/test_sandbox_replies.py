@@ -9,27 +9,27 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sdk_clients import PROVIDERS
 
-from arche_magic.sandbox.replies import json_for_schema
+from arche_magic.sandbox.schemas import json_for_schema
 
-PROVIDERS = ("groq", "mistral", "google", "openai")
 END = {"groq": "stop", "mistral": "stop", "google": "STOP", "openai": "stop"}
 CUT = {"groq": "length", "mistral": "length", "google": "MAX_TOKENS", "openai": "length"}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_reply_says_that_it_is_simulated(start, connect, provider):
+def test_reply_says_that_it_is_simulated(shared, connect, provider):
     """A reply opens by naming itself, the provider and the model, and repeats the question."""
-    reply = connect(start(), provider).ask("Why is the sky blue?")
+    reply = connect(shared, provider).ask("Why is the sky blue?")
     assert reply.text.startswith(f"*Simulated reply (sandbox, {provider} · ")
     assert "You asked: “Why is the sky blue?”" in reply.text
     assert reply.finish == END[provider]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stream_gives_the_same_text_and_usage_in_pieces(start, connect, provider):
+def test_stream_gives_the_same_text_and_usage_in_pieces(shared, connect, provider):
     """A streamed reply is the same text in many pieces, with usage as the provider reports it."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     options = {"stream_options": {"include_usage": True}} if provider == "openai" else {}
     whole = client.ask()
     streamed = client.read(client.stream(**options))
@@ -40,23 +40,17 @@ def test_stream_gives_the_same_text_and_usage_in_pieces(start, connect, provider
     assert streamed.output_tokens == whole.output_tokens > 0
 
 
-def test_openai_stream_without_stream_options_has_no_usage(start, connect):
-    """OpenAI reports usage in a stream only when asked."""
-    client = connect(start(), "openai")
-    assert client.read(client.stream()).input_tokens is None
-
-
-def test_groq_stream_adds_a_usage_chunk_when_asked(start, connect):
+def test_groq_stream_adds_a_usage_chunk_when_asked(shared, connect):
     """Groq takes stream_options in the body, and then ends with a chunk of usage and no choices."""
-    client = connect(start(), "groq")
+    client = connect(shared, "groq")
     chunks = list(client.stream(extra_body={"stream_options": {"include_usage": True}}))
     assert chunks[-1].choices == []
     assert chunks[-1].usage.total_tokens == chunks[-2].x_groq.usage.total_tokens
 
 
-def test_gemini_counts_thoughts_as_output_and_usage_grows(start, connect):
+def test_gemini_counts_thoughts_as_output_and_usage_grows(shared, connect):
     """Gemini's chunks each carry usage so far, thinking tokens included in the total."""
-    client = connect(start(), "google")
+    client = connect(shared, "google")
     usages = [chunk.usage_metadata for chunk in client.stream()]
     totals = [usage.total_token_count for usage in usages]
     assert totals == sorted(totals)
@@ -76,9 +70,9 @@ def test_same_seed_gives_same_reply(start, connect, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_max_tokens_cuts_the_reply(start, connect, provider):
+def test_max_tokens_cuts_the_reply(shared, connect, provider):
     """A token limit really shortens the text, and the finish reason says so."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     name = {"google": "max_output_tokens"}.get(provider, "max_tokens")
     reply = client.ask(**{name: 12})
     assert reply.finish == CUT[provider]
@@ -86,16 +80,16 @@ def test_max_tokens_cuts_the_reply(start, connect, provider):
     assert client.ask().text.startswith(reply.text)
 
 
-def test_gemini_may_spend_all_tokens_on_thinking(start, connect):
+def test_gemini_may_spend_all_tokens_on_thinking(shared, connect):
     """With too few output tokens a thinking model returns no text at all."""
-    reply = connect(start(), "google").ask(max_output_tokens=5)
+    reply = connect(shared, "google").ask(max_output_tokens=5)
     assert (reply.text, reply.finish, reply.output_tokens) == (None, "MAX_TOKENS", 5)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stop_text_ends_the_reply(start, connect, provider):
+def test_stop_text_ends_the_reply(shared, connect, provider):
     """Generation ends before a stop text, and counts as finished."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     options = {"stop_sequences": ["sky"]} if provider == "google" else {"stop": ["sky"]}
     reply = client.ask(**options)
     assert reply.text.endswith("Why is the ")
@@ -103,9 +97,9 @@ def test_stop_text_ends_the_reply(start, connect, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_marker_sets_the_length(start, connect, provider):
+def test_a_marker_sets_the_length(shared, connect, provider):
     """The last [tokens=N] of a prompt makes a reply of N tokens, quickly."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     began = time.process_time()
     reply = client.read(client.stream("Ignore [tokens=9]. Write an essay [tokens=2000]"))
     # The work of both sides; the SDKs do most of it.
@@ -116,37 +110,17 @@ def test_a_marker_sets_the_length(start, connect, provider):
     assert len(reply.text.encode()) in range(7_990, 8_001)
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_json_reply_is_valid_for_the_schema(start, connect, provider):
-    """When a JSON schema is given, the reply is JSON that is valid for it."""
-    schema = {
-        "type": "object",
-        "properties": {
-            "title": {"type": "string"},
-            "mood": {"type": "string", "enum": ["calm", "loud"]},
-            "scores": {"type": "array", "items": {"type": "number"}, "minItems": 3},
-        },
-        "required": ["title", "mood", "scores"],
-    }
-    named = {"type": "json_schema", "json_schema": {"name": "review", "schema": schema}}
-    options = {"response_format": named}
-    if provider == "google":
-        options = {"response_mime_type": "application/json", "response_json_schema": schema}
-    reply = connect(start(), provider).ask(**options)
-    jsonschema.validate(json.loads(reply.text), schema)
-
-
 @pytest.mark.parametrize("provider", ["groq", "mistral", "openai"])
-def test_json_object_reply_is_json(start, connect, provider):
+def test_json_object_reply_is_json(shared, connect, provider):
     """Without a schema, JSON mode returns a JSON object that says it is simulated."""
-    reply = connect(start(), provider).ask("Hello in JSON", response_format={"type": "json_object"})
+    reply = connect(shared, provider).ask("Hello in JSON", response_format={"type": "json_object"})
     assert json.loads(reply.text)["simulated"] is True
 
 
-def test_gemini_takes_its_own_schema_dialect(start, connect):
+def test_gemini_takes_its_own_schema_dialect(shared, connect):
     """Gemini's response_schema, with upper-case types, works too."""
     schema = {"type": "OBJECT", "properties": {"answer": {"type": "STRING"}}}
-    client = connect(start(), "google")
+    client = connect(shared, "google")
     reply = client.ask(response_mime_type="application/json", response_schema=schema)
     assert json.loads(reply.text) == {"answer": "simulated answer"}
 
@@ -161,9 +135,9 @@ def test_a_function_may_write_the_replies(start, connect):
     assert connect(sandbox, "openai").ask(messages).text == "gpt-4.1-mini: 2 messages"
 
 
-def test_prompt_markup_is_not_rendered(start, connect):
+def test_prompt_markup_is_not_rendered(shared, connect):
     """The repeated prompt is one short line whose Markdown is escaped."""
-    text = connect(start(), "groq").ask("# Title\n**bold** <b>x</b> " + "long " * 50).text
+    text = connect(shared, "groq").ask("# Title\n**bold** <b>x</b> " + "long " * 50).text
     echo = text.split("“")[1].split("”")[0]
     assert "\\*\\*bold\\*\\*" in echo
     assert "\n" not in echo
@@ -172,9 +146,9 @@ def test_prompt_markup_is_not_rendered(start, connect):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_models_can_be_listed(start, connect, provider):
+def test_models_can_be_listed(shared, connect, provider):
     """Each provider lists the models that the sandbox knows."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     listed = client.sdk.models.list()
     found = listed.data if provider != "google" else list(listed)
     names = [m.name.removeprefix("models/") if provider == "google" else m.id for m in found]
@@ -224,16 +198,6 @@ SCHEMAS = st.recursive(
 def test_any_schema_gets_a_valid_value(schema, number):
     """The value is valid for any schema with the supported keywords."""
     jsonschema.validate(json_for_schema(schema, number=number), schema)
-
-
-def test_schema_references_are_followed():
-    """$ref into $defs works, as the SDKs write it for nested Pydantic models."""
-    schema = {
-        "$defs": {"Point": {"type": "object", "properties": {"x": {"type": "integer"}}}},
-        "type": "object",
-        "properties": {"points": {"type": "array", "items": {"$ref": "#/$defs/Point"}}},
-    }
-    assert isinstance(json_for_schema(schema)["points"][0]["x"], int)
 
 
 def test_schema_that_holds_itself_ends():

@@ -7,8 +7,8 @@ import json
 
 import jsonschema
 import pytest
+from sdk_clients import PROVIDERS
 
-PROVIDERS = ("groq", "mistral", "google", "openai")
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_value(start, connect, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_list_of_prompts_is_answered_by_id(start, connect, provider):
+def test_a_list_of_prompts_is_answered_by_id(shared, connect, provider):
     """In a reply to several prompts, each gets the reply that it would get alone."""
     entry = {
         "type": "object",
@@ -67,7 +67,7 @@ def test_a_list_of_prompts_is_answered_by_id(start, connect, provider):
         "additionalProperties": False,
     }
     prompts = [{"id": number, "prompt": f"Question {number}"} for number in (7, 3, 12)]
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     asked = f"Answer each: {json.dumps(prompts)}"
     replies = json.loads(client.ask(asked, **options(provider, many)).text)["replies"]
     assert [reply["id"] for reply in replies] == [7, 3, 12]
@@ -84,8 +84,8 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_model_that_takes_no_schema(start, connect, provider):
-    """A model without schemas refuses them in the provider's words, and answers all else."""
+def test_a_model_can_refuse_schemas(start, connect, provider):
+    """It refuses them in the provider's words, and answers all other requests."""
     sandbox = start()
     sandbox.fail(provider, "no_json_schema", times=None)
     client = connect(sandbox, provider)
@@ -129,11 +129,11 @@ BROKEN = [
 
 @pytest.mark.parametrize("provider", ["groq", "openai"])
 @pytest.mark.parametrize(("path", "change", "places", "word"), BROKEN)
-def test_a_strict_schema_that_breaks_the_rules(
-    start, connect, provider, path, change, places, word
+def test_a_strict_schema_that_breaks_a_rule_is_refused(
+    shared, connect, provider, path, change, places, word
 ):
     """A strict schema that breaks a rule is refused. Without `strict`, it is accepted."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     schema = broken(path, change)
     refused = client.refused(**options(provider, schema, strict=True))
     error = refused.body["error"]
@@ -146,25 +146,25 @@ def test_a_strict_schema_that_breaks_the_rules(
 
 
 @pytest.mark.parametrize("provider", ["groq", "openai"])
-def test_json_mode_wants_the_word(start, connect, provider):
+def test_json_mode_needs_the_word_json_in_the_prompt(shared, connect, provider):
     """JSON mode requires a prompt that mentions JSON."""
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     refused = client.refused("Hello", response_format={"type": "json_object"})
     assert refused.status == 400
     assert "must contain the word 'json' in some form" in refused.body["error"]["message"]
 
 
-def test_groq_streams_no_json(start, connect):
+def test_groq_refuses_to_stream_json(shared, connect):
     """A stream with a response format is refused."""
-    client = connect(start(), "groq")
+    client = connect(shared, "groq")
     refused = client.refused(streamed=True, **options("groq"))
     assert refused.body["error"]["message"] == "`response_format` does not support streaming"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", ["not_json", "misfit_json"])
-def test_replies_that_do_not_fit(start, connect, provider, kind):
-    """Both with and without streaming. Requests without JSON are answered as usual."""
+def test_replies_can_break_the_schema(start, connect, provider, kind):
+    """This holds with and without streaming. Requests without JSON are answered as usual."""
     sandbox = start()
     sandbox.fail(provider, kind, times=None)
     client = connect(sandbox, provider)
@@ -182,10 +182,10 @@ def test_replies_that_do_not_fit(start, connect, provider, kind):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema_in_the_system_prompt_is_followed(start, connect, provider):
+def test_a_schema_in_the_system_prompt_is_followed(shared, connect, provider):
     """Models without schemas follow a schema in the prompt."""
     told = f"Reply with JSON that fits this JSON Schema:\n{json.dumps(SCHEMA)}"
-    client = connect(start(), provider)
+    client = connect(shared, provider)
     if provider == "google":
         reply = client.ask("Hello", system_instruction=told)
     else:
@@ -194,7 +194,7 @@ def test_a_schema_in_the_system_prompt_is_followed(start, connect, provider):
     jsonschema.validate(json.loads(reply.text), SCHEMA)
 
 
-def test_bounds_in_a_description_are_kept(start, connect):
+def test_bounds_in_a_description_are_kept(shared, connect):
     """Bounds in descriptions are followed too."""
     fields = {
         "score": {"type": "number", "description": "How good (minimum 0, maximum 0.5)"},
@@ -203,7 +203,7 @@ def test_bounds_in_a_description_are_kept(start, connect):
     }
     schema = {"type": "object", "properties": fields}
     for number in range(9):
-        reply = connect(start(), "mistral").ask(f"{number}", **options("mistral", schema))
+        reply = connect(shared, "mistral").ask(f"{number}", **options("mistral", schema))
         value = json.loads(reply.text)
         assert 0 <= value["score"] <= 0.5
         assert len(value["tags"]) == 3

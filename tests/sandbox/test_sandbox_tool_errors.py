@@ -9,19 +9,8 @@ import pytest
 from sdk_clients import MODELS
 from tool_client import TOOLS
 
-from arche_magic.sandbox import Sandbox
-
 LIKE_OPENAI = ("groq", "mistral", "openai")
 USER = {"role": "user", "content": "hi"}
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute")
-    limits = dict.fromkeys((*LIKE_OPENAI, "google"), dict.fromkeys(names))
-    with Sandbox(limits=limits) as started:
-        yield started
 
 
 @pytest.fixture
@@ -80,7 +69,7 @@ def test_names_of_tools_are_checked(post, provider, status, words):
     ("mistral", "type must be object"),
     ("openai", "schema must be a JSON Schema of 'type: \\\"object\\\"', got 'type: \\\"string"),
 ])  # fmt: skip
-def test_parameters_of_tools_are_an_object(post, provider, words):
+def test_parameters_of_tools_must_be_an_object(post, provider, words):
     """A schema of another type is refused."""
     status, text = post(provider, tools=[tool(parameters={"type": "string"})])
     assert (status, words in text) == (400, True)
@@ -113,7 +102,7 @@ def test_openai_checks_strict_tools(post):
     ("groq", {"tools": [{"function": {}}]}, "tools[0].type"),
 ])  # fmt: skip
 def test_tools_and_choice_must_make_sense(post, provider, body, words):
-    """Each is a 400 that says what is wrong."""
+    """Each error is a 400 that says what is wrong."""
     status, text = post(provider, **body)
     assert (status, words in text) == (400, True), text
 
@@ -135,7 +124,7 @@ def test_choice_of_an_unknown_tool_is_refused(post, provider, words):
     ("mistral", "open-codestral-mamba", "Function calling is not enabled for this model"),
     ("openai", "gpt-4o-search-preview", "tools is not supported in this model"),
 ])  # fmt: skip
-def test_some_models_take_no_tools(post, provider, model, words):
+def test_some_models_refuse_tools(post, provider, model, words):
     """The same model answers without tools."""
     status, text = post(provider, model=model, tools=[tool()])
     assert (status, words in text) == (400, True)
@@ -154,7 +143,7 @@ def test_results_need_a_call(post, provider, words):
 
 
 @pytest.mark.parametrize("provider", LIKE_OPENAI)
-def test_results_name_a_call(post, provider):
+def test_results_must_name_a_call(post, provider):
     """The id of a result is that of a call, and it is required."""
     messages = [USER, call(key="abcdefghi"), result("abcdefghj")]
     status, text = post(provider, messages=messages, tools=[tool()])
@@ -177,7 +166,7 @@ def test_openai_wants_every_call_answered(post, after):
 
 
 def test_mistral_wants_as_many_results_as_calls(post):
-    """Also, a user cannot speak after a result."""
+    """The last message cannot be a user's after a result."""
     first = call(key="abcdefgh1")
     first["tool_calls"] += call(key="abcdefgh2")["tool_calls"]
     messages = [USER, first, result("abcdefgh2")]
@@ -195,7 +184,7 @@ def test_mistral_ids_have_nine_characters(post):
     assert "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9." in text
 
 
-def test_groq_has_no_json_with_tools(post):
+def test_groq_refuses_json_mode_with_tools(post):
     """JSON mode and tools exclude each other."""
     body = {"tools": [tool()], "response_format": {"type": "json_object"}}
     status, text = post("groq", messages=[{"role": "user", "content": "json"}], **body)
@@ -278,7 +267,7 @@ def test_nothing_is_charged_for_wrong_requests(start, connect):
     assert all(limit["used"] == 0 for limit in limits.values())
 
 
-def test_errors_have_the_sdk_s_own_classes(shared, connect):
+def test_errors_have_the_sdks_own_classes(shared, connect):
     """A wrong tool is a BadRequestError with param and code."""
     error = connect(shared, "openai").refused(tools=[tool(name="a b")]).error
     assert isinstance(error, openai.BadRequestError)

@@ -8,25 +8,15 @@ import re
 import groq
 import pytest
 from google.genai import types as genai_types
+from sdk_clients import PROVIDERS
 
-from arche_magic.sandbox import Sandbox
-
-PROVIDERS = ("groq", "mistral", "google", "openai")
 BOTH = "get_weather city=Oslo days=3, then get_time city=Paris"
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """One sandbox without limits, for the tests that change nothing."""
-    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute")
-    with Sandbox(limits=dict.fromkeys(PROVIDERS, dict.fromkeys(names))) as started:
-        yield started
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tools_that_the_prompt_names_are_called(shared, connect, provider, streamed):
-    """Several named tools are called at once, with the values that the prompt gives."""
+    """Several named tools are called at once, with values from the prompt."""
     client = connect(shared, provider)
     usage = {"stream_options": {"include_usage": True}} if provider == "openai" else {}
     outcome = client.call_tools(BOTH, streamed=streamed, **(usage if streamed else {}))
@@ -51,7 +41,7 @@ def test_results_are_quoted_in_the_answer(shared, connect, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_ids_look_like_the_provider_s_own(shared, connect, provider):
+def test_ids_have_the_providers_form(shared, connect, provider):
     """Ids differ between calls; Mistral's have nine characters."""
     calls = connect(shared, provider).call_tools(BOTH).calls
     pattern = {"mistral": "[a-zA-Z0-9]{9}", "google": "[a-z0-9]{8}"}.get(provider, "call_.{24}")
@@ -92,7 +82,7 @@ def test_one_tool_is_called_for_each_pair_of_values(shared, connect, provider):
 
 
 def test_arguments_with_a_default_are_left_out(shared, connect):
-    """So a function keeps its default, unless the prompt gives another value."""
+    """A function keeps its default unless the prompt gives another value."""
     fields = {"city": {"type": "string"}, "unit": {"type": "string", "default": "C"}}
     function = {"name": "warmth", "parameters": {"type": "object", "properties": fields}}
     client = connect(shared, "groq")
@@ -110,7 +100,7 @@ def test_arguments_with_a_default_are_left_out(shared, connect):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_forced_choice_after_results_takes_the_next_tool(shared, connect, provider):
-    """A loop that insists on a tool reaches every tool."""
+    """A loop that requires a tool reaches every tool."""
     client = connect(shared, provider)
     called = client.call_tools("get_weather city=Oslo", choice="required")
     outcome = client.answer_tools("get_weather city=Oslo", called, ["rain"], choice="required")
@@ -199,7 +189,7 @@ def test_gemini_3_needs_its_signatures_back(shared, connect):
     assert client.answer_tools(BOTH, called, ["a", "b"]).text
 
 
-def test_gemini_takes_calls_of_other_models_with_the_documented_placeholder(shared, connect):
+def test_gemini_accepts_calls_of_other_models_with_the_documented_placeholder(shared, connect):
     """A call without a signature passes with the value that skips the check."""
     client = connect(shared, "google")
     called = client.call_tools("get_time")
@@ -252,7 +242,7 @@ def test_gemini_ends_a_broken_call_with_its_finish_reason(start, connect):
 
 
 @pytest.mark.parametrize("provider", ["openai", "mistral"])
-def test_others_send_broken_arguments(start, connect, provider):
+def test_openai_and_mistral_send_broken_arguments(start, connect, provider):
     """The arguments of a broken call are not JSON."""
     sandbox = start()
     sandbox.fail(provider, "tool_use_failed")
@@ -262,7 +252,7 @@ def test_others_send_broken_arguments(start, connect, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_requests_without_tools_pass_a_failure_of_tools(start, connect, provider):
+def test_a_failure_of_tools_does_not_affect_other_requests(start, connect, provider):
     """The failure of calls changes no other reply."""
     sandbox = start()
     sandbox.fail(provider, "tool_use_failed")

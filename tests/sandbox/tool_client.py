@@ -53,7 +53,7 @@ class ToolClient(Client):
         self, prompt: Any, model: str = "", choice: str = "auto", *, streamed: bool = False,
         **options: Any,
     ) -> Outcome:  # fmt: skip
-        """The reply to a request with two tools, whose calls stand in `calls`."""
+        """The reply to a request with two tools; `calls` has its calls."""
         ask = self.stream if streamed else self._whole
         if self.provider == "google":
             reply = ask(prompt, model, **self.tools(choice))

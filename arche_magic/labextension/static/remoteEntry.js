@@ -55,7 +55,7 @@
     return [item, sendKey];
   }
 
-  /* ---------------------------------------------------------------- the item in the status bar */
+  /* ----------------------------------------------------------------- the item in the status bar */
 
   function addItem(tracker, bar, { NotebookActions }, { Dialog, showDialog }, { Panel, Widget }) {
     const button = document.createElement("button");

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..bounded import apart
-from ..hidden import without_locals
+from ..tracebacks import without_locals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ def build_adapter(
     periods: Mapping[str, Period] | None = None,
     token_limit: str = "",
 ) -> Adapter:
-    """The adapter of a wire: `groq`, `openai`, `mistral` or `google`.
+    """Return the adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
     The key is sent only to the scheme, host and port of the base URL. `periods` are the periods of
     the headers for `requests` and `tokens` whose names state none. `token_limit` is the parameter

@@ -13,11 +13,11 @@ from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..bounded import apart
-from ..hidden import NoLocals, without_locals
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
 from ..stopping import comes_from_an_interrupt
+from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability

@@ -24,7 +24,7 @@ class ErrorInReply(Exception):
 
 
 def error_fields(body: Any) -> Mapping[str, Any]:
-    """The mapping that describes the error, in any of the shapes providers wrap it into.
+    """Return the mapping that describes the error, in any of the shapes providers wrap it into.
 
     Seen: `{"error": {…}}`, `[{"error": {…}}]` (Google's OpenAI-compatible endpoint), the bare
     mapping, `{"detail": "…"}`, `{"detail": […]}` and `{"message": {"detail": […]}}` (Mistral), and
@@ -48,18 +48,18 @@ def error_fields(body: Any) -> Mapping[str, Any]:
 
 
 def said(fields: Mapping[str, Any], name: str) -> str:
-    """A field as text; "" if absent. Codes are strings here and numbers there."""
+    """Return a field as text; "" if absent. Codes are strings here and numbers there."""
     value = fields.get(name)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
+    """Return the value if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The mappings in a list; what a body should hold there and may not."""
+    """Return the mappings in a list; what a body should hold there and may not."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -76,7 +76,7 @@ def validation_problems(fields: Mapping[str, Any]) -> str:
 
 
 def words_of(body: Any, fields: Mapping[str, Any]) -> str:
-    """The server's own words: its message, of a page the title, else the body as it came."""
+    """Return the server's own words: its message, of a page the title, else the body as it came."""
     words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
     if behind := said(mapping(fields.get("metadata")), "raw"):
         # OpenRouter's own message is "Provider returned error" alone.
@@ -92,7 +92,7 @@ def words_of(body: Any, fields: Mapping[str, Any]) -> str:
 
 
 def event_status(fields: Mapping[str, Any]) -> int | None:
-    """The HTTP status that fits an error sent with status 200; None if it does not say."""
+    """Return the HTTP status that fits an error sent with status 200; None if it does not say."""
     for name in ("status_code", "raw_status_code", "code"):
         if re.fullmatch("[45][0-9][0-9]", said(fields, name)):
             return int(said(fields, name))
@@ -109,7 +109,7 @@ def _is_page(body: Any) -> bool:
 
 
 def is_code(word: str) -> bool:
-    """Whether a server's word is a name for something, such as `rate_limit_exceeded`."""
+    """Return whether a server's word is a name for something, such as `rate_limit_exceeded`."""
     return re.fullmatch(r"[\w.:/-]{1,64}", word, re.ASCII) is not None
 
 

@@ -74,15 +74,15 @@ class Refusal:
         }
 
     def said(self, name: str) -> str:
-        """A field as text; "" if it is absent."""
+        """Return a field as text; "" if it is absent."""
         return said(self.fields, name)
 
     def delay(self) -> float | None:
-        """Seconds to wait by the headers, or None."""
+        """Return seconds to wait by the headers, or None."""
         return retry_delay(self.call.headers, time.time())
 
     def failure(self, summary: str, remedy: Remedy, **facts: Any) -> ProviderFailure:
-        """The failure, with the label and words of the refusal and, if it helps, its delay."""
+        """Return the failure with the refusal's label and words and, if it helps, its delay."""
         if remedy is Remedy.CHANGE_MODEL and _RETIRED.search(self.texts["message_and_label"]):
             summary = "model retired"
         if remedy in _DELAYED:
@@ -114,7 +114,7 @@ class Rule:
         ]
 
     def fits(self, refusal: Refusal) -> bool:
-        """Whether the rule is about this refusal."""
+        """Return whether the rule is about this refusal."""
         return refusal.status in self.statuses and all(
             pattern.search(refusal.texts[name]) for name, pattern in self._patterns
         )
@@ -229,19 +229,19 @@ RULES = (
 
 
 def by_status(refusal: Refusal) -> ProviderFailure:
-    """What a refusal means by the table; temporary trouble if no rule fits."""
+    """Return what a refusal means by the table; temporary trouble if no rule fits."""
     known = by_rule(RULES, refusal)
     return known or refusal.failure("an unknown answer", Remedy.RETRY_LATER, unknown=True)
 
 
 def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
-    """What a refusal means by the first rule that fits; None if no rule fits."""
+    """Return what a refusal means by the first rule that fits; None if no rule fits."""
     rule = next((rule for rule in rules if rule.fits(refusal)), None)
     return refusal.failure(rule.summary, rule.remedy) if rule else None
 
 
 def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
-    """What a refusal means by its `code` or else its `type`; None if it has no known one."""
+    """Return what a refusal means by its `code` or else its `type`; None if it has no known one."""
     for name in ("code", "type"):
         if known := words.get(refusal.said(name).lower()):
             return refusal.failure(*known)
@@ -249,7 +249,7 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
 
 
 def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """The failure, or what it says of a capability of the model that the request needs."""
+    """Return the failure, or what it says of a capability of the model that the request needs."""
     if request.images and _NO_IMAGES.search(failure.said):
         return ProviderFailure(
             f"takes no images {failure.summary[failure.summary.find('(') :]}",

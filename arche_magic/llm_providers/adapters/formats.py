@@ -119,7 +119,7 @@ class Formats:
         return self._plainer(model, asked, Format.JSON, what, named=True)
 
     def asking(self, request: Request, model: str) -> tuple[Request, Asked]:
-        """The request in the form that this model accepts, and what it asks for."""
+        """Return the request in the form that this model accepts, and what it asks for."""
         is_plain = self._is_gemini and _PLAIN_GEMMA.match(model) is not None
         asked, schema = Asked(), request.schema
         if schema is not None:
@@ -135,7 +135,7 @@ class Formats:
         return request, replace(asked, system=True)
 
     def _refuses_both(self, request: Request, model: str) -> bool:
-        """Whether the service refuses tools together with a format for the reply.
+        """Return whether the service refuses tools together with a format for the reply.
 
         Groq does (console.groq.com/docs/structured-outputs, 2026-07), and Gemini before its third
         version ("Function calling with a response mime type: 'application/json' is unsupported",
@@ -161,7 +161,7 @@ class Formats:
 
 
 def _with_schema(request: Request, schema: Schema) -> Request:
-    """The request with its schema in the system prompt, for a model that does not enforce it."""
+    """Put the schema of a request into its system prompt, for a model that does not enforce it."""
     when = "When you need no more tools, reply" if request.tools else "Reply"
     instruction = (
         f"{when} with one JSON object and nothing else, no Markdown either. It must fit this JSON "
@@ -175,7 +175,7 @@ def _with_schema(request: Request, schema: Schema) -> Request:
 
 
 def _without_system(request: Request) -> Request:
-    """The request with its system prompt at the start of the user's first message."""
+    """Return the request with its system prompt at the start of the user's first message."""
     system = [message.content for message in request.messages if message.role == "system"]
     turns = [message for message in request.messages if message.role != "system"]
     if not turns or turns[0].role != "user":
@@ -187,7 +187,7 @@ def _without_system(request: Request) -> Request:
 def response_format(
     request: Request, form: Format | None, schema_field: str
 ) -> dict[str, Any] | None:
-    """The `response_format` parameter of OpenAI's, Groq's and Mistral's chat completions."""
+    """Return the `response_format` parameter of OpenAI's, Groq's and Mistral's chat completions."""
     schema = request.schema
     if schema is None or form is None or form is Format.PROMPT:
         return None
@@ -203,6 +203,6 @@ _formats: dict[tuple[str, str], Formats] = {}
 
 
 def formats_of(provider: str, base_url: str) -> Formats:
-    """What is known of a service, shared by its keys."""
+    """Return what is known of a service, shared by its keys."""
     formats = Formats(is_gemini=provider == "google", is_groq=provider == "groq")
     return _formats.setdefault((provider, base_url), formats)

@@ -57,7 +57,7 @@ _PERIODS: Mapping[str, Period] = {
 
 
 def parse_duration(text: str, now: float | None = None) -> float | None:
-    """Seconds from a delay as providers write it, or None if it is not one.
+    """Return seconds from a delay as providers write it, or None if it is not one.
 
     Reads seconds (`7`, `7.66`), Go durations (`2m59.56s`, `26ms`, also with a trailing dot), and,
     when `now` (epoch seconds) is given, HTTP dates and epoch times in seconds or milliseconds,
@@ -79,7 +79,7 @@ def parse_duration(text: str, now: float | None = None) -> float | None:
 
 
 def parse_date(text: str | None) -> float | None:
-    """Epoch seconds of an HTTP date, or None."""
+    """Return epoch seconds of an HTTP date, or None."""
     try:
         return parsedate_to_datetime(text or "").timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
@@ -87,7 +87,7 @@ def parse_date(text: str | None) -> float | None:
 
 
 def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `retry-after`; the server's own date is its now."""
+    """Return seconds to wait by `retry-after-ms` or `retry-after`, from the server's date on."""
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds) and float(milliseconds) / 1000 <= LONGEST_DELAY:
         return float(milliseconds) / 1000
@@ -95,7 +95,7 @@ def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def served_at(headers: Mapping[str, str], now: float) -> float:
-    """Epoch seconds by the server's clock, to which its times refer; `now` if not given."""
+    """Return epoch seconds by the server's clock, to which its times refer; `now` if not given."""
     date = parse_date(headers.get("date"))
     return now if date is None else date
 
@@ -103,7 +103,7 @@ def served_at(headers: Mapping[str, str], now: float) -> float:
 def header_observations(
     headers: Mapping[str, str], defaults: Mapping[str, Period] | None = None
 ) -> tuple[Observation, ...]:
-    """What the `x-ratelimit-*` headers say, absurd figures left out.
+    """Return what the `x-ratelimit-*` headers say, absurd figures left out.
 
     A header without a period in its name counts over `defaults["requests"]` or
     `defaults["tokens"]` (Groq: day and minute). Where that has no entry, the period is inferred
@@ -202,7 +202,7 @@ class LimitSentence:
 
 
 def read_sentence(text: str) -> LimitSentence | None:
-    """The figures in a Groq or OpenAI limit message, or None.
+    """Return the figures in a Groq or OpenAI limit message, or None.
 
     A label can be wrong: "tokens per min … try again in 14h29m" was seen. No window makes a request
     wait longer than its own period, so a longer wait replaces the label. The period is then
@@ -229,18 +229,18 @@ def read_sentence(text: str) -> LimitSentence | None:
 
 
 def _amount(text: str | None) -> float | None:
-    """A count from a header; None if it is not a plain number of sensible size."""
+    """Return a count from a header; None if it is not a plain number of sensible size."""
     return float(text) if text and _NUMBER.fullmatch(text.strip()) else None
 
 
 def _named_period(count: int, unit: str) -> Period | None:
-    """The period of `count` units, if it has a name: 60 seconds is a minute."""
+    """Return the period of `count` units, if it has a name: 60 seconds is a minute."""
     seconds = count * PERIOD_SECONDS[_PERIODS[unit]]
     return next((name for name, length in PERIOD_SECONDS.items() if length == seconds), None)
 
 
 def _longest_wait(period: Period) -> float:
-    """The longest wait in seconds that a period explains, with what a server adds or rounds up."""
+    """Return the longest wait in seconds that a period explains, with additions by the server."""
     return 1.1 * PERIOD_SECONDS[period] + 1
 
 
@@ -251,7 +251,7 @@ def _nearest(seconds: float) -> Period:
 def _inferred(
     limit: float | None, remaining: float | None, resets_in: float | None
 ) -> Period | None:
-    """The period of a bucket from its reset time, or None where the figures do not tell.
+    """Return the period of a bucket from its reset time, or None where the figures do not tell.
 
     What remains is rounded down to whole units, so a minute may look up to twice as long or short.
     A minute is common and harmless to assume. Any other period would slow requests down by far if

@@ -34,7 +34,7 @@ _MOMENT = re.compile(
 
 
 def stated_delay(text: str, now: float) -> float | None:
-    """Seconds to wait by a sentence such as "Please retry in 41.9s"; None if it names no delay.
+    """Return the seconds to wait of a sentence such as "Please retry in 41.9s"; None without one.
 
     Other forms: "try again in 1 minute", "retry after 27 seconds", "wait 2h30m", "retry_after: 5",
     "resets at 2026-11-29T12:00:00Z" (UTC if it has no zone).
@@ -66,7 +66,7 @@ def _amount(text: str) -> float:
 
 
 def _unit(name: str) -> float:
-    """Its seconds."""
+    """Return the seconds of a unit."""
     name = name.lower()
     if name.startswith(("ms", "mil")):
         return 1e-3

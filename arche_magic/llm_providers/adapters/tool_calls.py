@@ -25,7 +25,7 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def tool_definitions(request: Request) -> list[dict[str, Any]] | None:
-    """The tools of a request in OpenAI's form; None if it has none."""
+    """Return the tools of a request in OpenAI's form; None if it has none."""
     tools = []
     for tool in request.tools:
         function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema}
@@ -38,7 +38,7 @@ def tool_definitions(request: Request) -> list[dict[str, Any]] | None:
 
 
 def chosen_tool(request: Request) -> str | dict[str, Any] | None:
-    """The `tool_choice` parameter; None if the request leaves it to the provider."""
+    """Return the `tool_choice` parameter; None if the request leaves it to the provider."""
     choice = request.tool_choice
     if any(tool.name == choice for tool in request.tools):
         return {"type": "function", "function": {"name": choice}}
@@ -46,12 +46,12 @@ def chosen_tool(request: Request) -> str | dict[str, Any] | None:
 
 
 def new_call_id() -> str:
-    """An id for a call that came without one."""
+    """Return an id for a call that came without one."""
     return f"call_{os.urandom(12).hex()}"
 
 
 def short_id(call_id: str, length: int) -> str:
-    """An id of that many letters and digits, always the same for the same id."""
+    """Return an id of that many letters and digits, always the same for the same id."""
     number = int.from_bytes(hashlib.sha256(call_id.encode("utf-8", "replace")).digest(), "big")
     digits = []
     for _ in range(length):
@@ -81,7 +81,7 @@ class _Growing:
             self._arguments.append(text)
 
     def is_whole(self) -> bool:
-        """Whether it came in one piece, with arguments that are complete."""
+        """Return whether it came in one piece, with arguments that are complete."""
         if len(self._arguments) != 1:
             return False
         try:
@@ -92,7 +92,7 @@ class _Growing:
 
 
 def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
-    """The calls that a stream asks for, from their pieces.
+    """Return the calls that a stream asks for, from their pieces.
 
     OpenAI sends the id and the name once and the arguments in pieces, with the call's index.
     Compatible services also send whole calls that all have the index 0, or no index at all, or
@@ -127,7 +127,7 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
 
 
 def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
-    """Whether a piece with this id and name belongs to another call than the one at its place."""
+    """Return whether a piece with this id and name begins another call than that in its place."""
     if not name or not call.name:
         return False
     if call_id and call.id:
@@ -136,7 +136,7 @@ def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
 
 
 def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    """The calls, each with an id of its own."""
+    """Return the calls, each with an id of its own."""
     by_id: dict[str, ToolCall] = {}
     for call in calls:
         one = replace(call, id=new_call_id()) if call.id in by_id else call

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_vectors(values: Sequence[Any], count: int) -> Vectors:
-    """One vector per text, in 32-bit floats.
+    """Return one vector per text, in 32-bit floats.
 
     Args:
         values: each a list of numbers, or a base64 text of little-endian 32-bit floats.
@@ -37,7 +37,7 @@ def read_vectors(values: Sequence[Any], count: int) -> Vectors:
 
 
 def in_order(data: Sequence[Any]) -> list[Any]:
-    """The vectors of OpenAI's and Mistral's `data`, in the order of the texts.
+    """Return the vectors of OpenAI's and Mistral's `data`, in the order of the texts.
 
     Raises:
         TypeError, KeyError: an entry is not an embedding.

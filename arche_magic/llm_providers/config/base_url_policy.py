@@ -22,7 +22,7 @@ Trusted = bool | tuple[str, ...]
 
 
 def own_settings_folder() -> Path:
-    """The folder of the user's own settings, which no project's file can change."""
+    """Return the folder of the user's own settings, which no project's file can change."""
     variable, below = "XDG_CONFIG_HOME", Path(".config")
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
@@ -32,13 +32,8 @@ def own_settings_folder() -> Path:
 
 
 def read_trusted(value: bool | list[str]) -> Trusted:
-    """The setting `trust_base_urls`: true for every address, or the origins that are trusted."""
+    """Read the setting `trust_base_urls`: true for every address, or the trusted origins."""
     return value if isinstance(value, bool) else tuple(origin(address) for address in value)
-
-
-def looks_like_key(variable: str) -> bool:
-    """Whether a variable's name says that it holds a key for a service's API."""
-    return re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable) is not None
 
 
 def check_key_variable(
@@ -50,7 +45,8 @@ def check_key_variable(
         ConfigurationError: its name does not say that it is a key, and the user does not trust it;
             the message says how to allow it.
     """
-    if not looks_like_key(variable) and variable not in trusted:
+    names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
+    if not names_a_key and variable not in trusted:
         raise ConfigurationError(
             f"{where} would send {variable}, whose name does not say that it is a key "
             f'(…_API_KEY); to allow it, write {TRUST_KEY_VARIABLES} = ["{variable}"] into '

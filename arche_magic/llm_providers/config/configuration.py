@@ -23,7 +23,7 @@ class Clock(Protocol):
     """Where the engine reads time and where it waits; tests and the sandbox pass their own."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -36,7 +36,7 @@ class SystemClock:
     """The machine's own clock."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Configuration:
         object.__setattr__(self, "store", Location(self.store))
 
     def provider(self, name: str) -> Provider:
-        """The provider of that name.
+        """Return the provider of that name.
 
         Raises:
             ConfigurationError: there is none; the message offers the nearest names.
@@ -110,7 +110,7 @@ class Configuration:
             ) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
-        """All routes except those that are off; only those of `models` if it is given."""
+        """Return all routes except those that are off; only those of `models` if it is given."""
         if models is None:
             models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
@@ -122,18 +122,18 @@ class Configuration:
         )
 
     def route(self, key: Key, model: str) -> Route:
-        """The route to a model with this key."""
+        """Return the route to a model with this key."""
         provider = self.providers[key.provider]
         price = provider.prices.get(model)
         paid = provider.costs_money(model)
         return Route(provider.name, key, model, paid, price, provider.base_url or "")
 
     def is_on(self, key: Key, model: str) -> bool:
-        """Whether neither the key nor the model is switched off."""
+        """Return whether neither the key nor the model is switched off."""
         return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
 
     def is_private(self, route: Route) -> bool:
-        """Whether private prompts may take the route.
+        """Return whether private prompts may take the route.
 
         The user has marked it, and it leads to the provider that the user meant: a project's file
         could give a marked provider another address.
@@ -141,7 +141,7 @@ class Configuration:
         return self.private.marks(route) and self.providers[route.provider].is_at_home
 
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
-        """Limits of a route before its first reply: the published ones, replaced by the user's."""
+        """Return a route's limits before its first reply: the user's, else the published ones."""
         provider = self.providers[route.provider]
         limits = {limit.name: limit for limit in provider.published_limits(route.model)}
         for scope in self.limit_scopes(route):
@@ -149,16 +149,16 @@ class Configuration:
         return tuple(limits.values())
 
     def takes_images(self, route: Route) -> bool:
-        """Whether the route's model may accept images; False only if it is known not to."""
+        """Return whether the route's model may accept images; False only if it is known not to."""
         return route.model not in self.providers[route.provider].text_only
 
     def limit_scopes(self, route: Route) -> tuple[str, ...]:
-        """The names under which limits of a route can be set; later ones take precedence."""
+        """Return the names under which limits of a route can be set; later ones take precedence."""
         key = route.key.label
         return route.provider, f"{route.provider}/{route.model}", key, f"{key}/{route.model}"
 
     def scope_owner(self, scope: str) -> str:
-        """The provider to which a name under `[limits]` belongs.
+        """Return the provider to which a name under `[limits]` belongs.
 
         Raises:
             ValueError: it belongs to none.
@@ -166,11 +166,11 @@ class Configuration:
         return scope_owner(scope, self.providers)
 
     def without_alias(self, model: str | None) -> str | None:
-        """The model of an alias; any other name unchanged."""
+        """Return the model of an alias; any other name unchanged."""
         return self.aliases.get(model, model) if model is not None else None
 
     def resolve_model(self, model: str | None, provider: str | None = None) -> dict[str, list[str]]:
-        """The models that a request may use, by provider.
+        """Return the models that a request may use, by provider.
 
         A bare name means the providers known to have it, `provider/model` means that provider, an
         alias means its model, and an unknown name means the provider that was asked for by name.
@@ -209,7 +209,7 @@ class Configuration:
 
 
 def scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
-    """The provider to which the name of a table in `[limits]` belongs.
+    """Return the provider to which the name of a table in `[limits]` belongs.
 
     Raises:
         ValueError: it belongs to none; the message says what such a name can be.
@@ -224,7 +224,7 @@ def scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
 
 
 def _full_name(provider: Provider, model: str) -> str | None:
-    """The provider's own name for a model, which users may write without its vendor's prefix."""
+    """Return the provider's name for a model, which users may write without its vendor."""
     if model in provider.known_models:
         return model
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)

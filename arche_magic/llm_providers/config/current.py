@@ -47,11 +47,11 @@ class Choices:
     preferred_provider: str | None = None
 
     def switched(self, name: str, on: bool) -> Choices:
-        """These choices with a key or a model switched on or off."""
+        """Return these choices with a key or a model switched on or off."""
         return replace(self, off=self.off - {name} if on else self.off | {name})
 
     def applied(self, configuration: Configuration) -> Configuration:
-        """The configuration with these choices; names that it does not have are ignored."""
+        """Return the configuration with these choices; names that it does not have are ignored."""
         if self == Choices():
             return configuration
         known = configuration.providers
@@ -73,7 +73,7 @@ _read: tuple[_Stamp, dict[Path, str], Configuration] | None = None
 
 
 def get_configuration() -> Configuration:
-    """The configuration in use, with the choices of the session.
+    """Return the configuration in use, with the choices of the session.
 
     It is the one given to `use_configuration`, else that of files and variables. They are read
     again only after one of them changed.
@@ -110,12 +110,12 @@ def use_configuration(configuration: Configuration | None) -> None:
 
 
 def is_given() -> bool:
-    """Whether the configuration in use was passed to `use_configuration`."""
+    """Return whether the configuration in use was passed to `use_configuration`."""
     return _current is not None
 
 
 def get_choices() -> Choices:
-    """The choices of this session."""
+    """Return the choices of this session."""
     return _choices
 
 
@@ -126,7 +126,7 @@ def use_choices(choices: Choices) -> None:
 
 
 def _settings_stamp(directory: Path | None) -> _Stamp | None:
-    """What the configuration for a working directory depends on, without any content.
+    """Return what the configuration for a working directory depends on, without any content.
 
     Returns None if equal stamps would prove nothing: a file changed within the last two seconds
     and may change again unnoticed, or `.env` is a named pipe.
@@ -153,7 +153,7 @@ def _settings_stamp(directory: Path | None) -> _Stamp | None:
 
 
 def _links_of(folders: Iterable[Path]) -> dict[Path, str]:
-    """Where folders lead to by symbolic links; our files must not leave the project by one.
+    """Return where folders lead to by symbolic links; our files must not leave the project by one.
 
     Relative ones are left out: only the user's own environment can name those.
     """

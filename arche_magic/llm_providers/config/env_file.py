@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..forks import new_lock
-from ..hidden import Hidden, without_locals
+from ..hidden import Hidden
+from ..tracebacks import without_locals
 from .file_contents import is_text, read_text
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
@@ -49,7 +50,7 @@ class Variables(dict[str, str]):
 
 
 def clean(value: str) -> str:
-    """The value without the quotes and spaces that people write around it."""
+    """Return the value without the quotes and spaces that people write around it."""
     return Hidden(value.strip().strip(_QUOTES).strip())
 
 
@@ -68,7 +69,7 @@ def warn_once(message: str) -> None:
 
 
 def nearest(name: str, directory: Path) -> Path | None:
-    """The file of that name in the directory, or in the nearest directory above it.
+    """Return the file of that name in the directory, or in the nearest directory above it.
 
     Files of other users are skipped with a warning. Otherwise, anybody who can write into a
     directory above (such as /tmp) could configure everybody who works below it.
@@ -81,7 +82,7 @@ def nearest(name: str, directory: Path) -> Path | None:
 
 
 def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
-    """Files of that name from the directory upward, each with why it is skipped, or ""."""
+    """Yield files of that name from the directory upward, each with why it is skipped, or ""."""
     directory = directory.resolve()
     for folder in (directory, *directory.parents):
         path = folder / name
@@ -102,7 +103,7 @@ def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _is_readable_kind(path: Path) -> bool:
-    """Whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
+    """Return whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
 
     Password managers mount `.env` as a named pipe.
     """
@@ -114,7 +115,7 @@ def _is_readable_kind(path: Path) -> bool:
 
 
 def is_trusted(path: Path, directory: Path) -> bool:
-    """Whether a file belongs to this user, to root, or to the owner of the working directory."""
+    """Return whether a file belongs to this user, root, or the owner of the working directory."""
     if not hasattr(os, "geteuid"):
         return True
     try:
@@ -138,7 +139,7 @@ def warn_of_readers(path: Path) -> None:
 
 
 def others_reach(path: Path) -> bool:
-    """Whether other users of the machine can read or change the file."""
+    """Return whether other users of the machine can read or change the file."""
     if not hasattr(os, "geteuid"):
         return False
     try:
@@ -198,19 +199,19 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
 
 @without_locals
 def process_variables() -> Variables:
-    """The variables of this process's environment."""
+    """Return the variables of this process's environment."""
     return Variables(os.environ)
 
 
 @without_locals
 def environment_hash() -> int:
-    """A number that changes with the variables of this process's environment."""
+    """Return a number that changes with the variables of this process's environment."""
     return hash(tuple(os.environ.items()))
 
 
 @without_locals
 def process_variable(name: str) -> str:
-    """One variable of this process's environment, or ""."""
+    """Return one variable of this process's environment, or ""."""
     return os.environ.get(name, "")
 
 
@@ -283,7 +284,7 @@ def _expanded(
     borrowed: Mapping[str, frozenset[str]],
     environment: Variables,
 ) -> tuple[str | None, frozenset[str]]:
-    """A value with its references replaced, and the variables of the environment it refers to.
+    """Replace the references in a value; also return the variables of the environment it refers to.
 
     None instead of the value if a reference is to a variable that is not set.
     """

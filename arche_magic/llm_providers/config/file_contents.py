@@ -17,7 +17,7 @@ _NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, decoded by its byte order mark, else as UTF-8.
+    """Return the text of a file, decoded by its byte order mark, else as UTF-8.
 
     Bytes that are not UTF-8 become lone surrogates, so that lines without any can be used.
 
@@ -34,12 +34,12 @@ def read_text(path: Path) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a part of the text from `read_text` was UTF-8."""
+    """Return whether a part of the text from `read_text` was UTF-8."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _read_pipe(path: Path) -> bytes:
-    """The content of a named pipe, up to where its writer closes it.
+    """Return the content of a named pipe, up to where its writer closes it.
 
     Raises:
         OSError: no program writes to it, or it does not end within the time or size allowed.
@@ -106,7 +106,7 @@ def _wait_for_more(descriptor: int) -> None:
 
 
 def _repeated(content: bytes) -> bytes:
-    """The text that a writer sends repeatedly, because it reopens the pipe too quickly; or b""."""
+    """Return the text that a writer repeats because it reopens the pipe too quickly; or b""."""
     beginning = content[: content.find(b"\n") + 1]
     length = content.find(beginning, 1)
     while beginning and length > 0:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..hidden import Secret, without_locals
+from ..hidden import Secret
+from ..tracebacks import without_locals
 from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources
@@ -38,7 +39,7 @@ _secrets = Variables()
 def find_keys(
     provider: Provider, sources: Sources, accounts: Mapping[str, str], own: bool
 ) -> list[Key]:
-    """The keys of a provider, each with its source; keys of the session keep their numbers.
+    """Return the keys of a provider, each with its source; keys of the session keep their numbers.
 
     With `own`, the sources are those of this process, and Colab's secrets and keys of the session
     count as well.
@@ -47,7 +48,7 @@ def find_keys(
     in_colab: Mapping[str, str] = {}
     # Colab is only asked for keys of providers that have none yet, because each question is slow.
     if own and not numbered_names(variables, provider.key_variables):
-        variables = in_colab = colab_secrets(provider.key_variables)
+        variables = in_colab = _colab_secrets(provider.key_variables)
     of_session = [
         replace(key, account=accounts.get(key.label, key.account))
         for key in (_added if own else ())
@@ -71,7 +72,7 @@ def find_keys(
 
 
 def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """The variables NAME, NAME_1, NAME_2, … that are set, in numerical order.
+    """Return the variables NAME, NAME_1, NAME_2, … that are set, in numerical order.
 
     Variables that are blank or repeat the value of an earlier one are left out.
     """
@@ -95,7 +96,7 @@ def label_keys(
     accounts: Mapping[str, str] | None = None,
     taken: Collection[int] = (),
 ) -> tuple[Key, ...]:
-    """Keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
+    """Return keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
 
     Args:
         provider: the provider's name.
@@ -114,7 +115,7 @@ def label_keys(
 
 @without_locals
 def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
-    """A configuration in which a provider has this key and no other.
+    """Return a configuration in which a provider has this key and no other.
 
     Raises:
         ConfigurationError: the key is blank.
@@ -132,7 +133,7 @@ def with_key(configuration: Configuration, provider: str, text: str) -> Configur
 def labelled(
     configuration: Configuration, provider: str, texts: Sequence[str]
 ) -> tuple[tuple[Key, ...], str]:
-    """The keys with their labels and accounts; or none, and what is wrong with one of them."""
+    """Return the keys with labels and accounts; or none, and what is wrong with one of them."""
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             return (), f"key {number} is blank"
@@ -144,7 +145,7 @@ def labelled(
 
 
 def is_stand_in(key: Key) -> bool:
-    """Whether this is only a placeholder, for a server that needs no key."""
+    """Return whether this is only a placeholder, for a server that needs no key."""
     return key.source == STAND_IN
 
 
@@ -195,7 +196,7 @@ def remove_key(configuration: Configuration, label: str) -> Key:
 
 
 def find_key(configuration: Configuration, label: str) -> Key:
-    """The key with that label.
+    """Return the key with that label.
 
     Raises:
         ConfigurationError: there is none; the message lists the labels.
@@ -208,17 +209,17 @@ def find_key(configuration: Configuration, label: str) -> Key:
 
 
 def added_keys() -> tuple[Key, ...]:
-    """The keys of this session, in the order in which they were added."""
+    """Return the keys of this session, in the order in which they were added."""
     return _added
 
 
 def keys_of_session() -> tuple[object, ...]:
-    """What changes when keys come or go that are in no file and no variable."""
+    """Return what changes when keys come or go that are in no file and no variable."""
     return _added, _secrets, "google.colab" in sys.modules
 
 
-def colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
-    """Colab's secrets with these names, and numbered ones; {} outside Colab.
+def _colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
+    """Return Colab's secrets with these names, and numbered ones; {} outside Colab.
 
     Colab cannot list its secrets, so each is requested by name, once per process: `NAME`,
     `NAME_1`, and from `NAME_2` on until one is missing.

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from ..catalog import Provider, parse_limits, published_providers
 from ..errors import ConfigurationError
 from ..files import absolute, keep_inside, working_directory
-from ..hidden import without_locals
+from ..tracebacks import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
 from ..urls import is_loopback, origin
 from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
@@ -163,7 +163,7 @@ def _check_what_files_say(sources: Sources, configuration: Configuration) -> Non
 
 
 def _numbers(table: Mapping[str, float]) -> dict[str, float]:
-    """The same numbers as floats; a file may have `5` for `5.0`."""
+    """Return the same numbers as floats; a file may have `5` for `5.0`."""
     return {name: float(number) for name, number in table.items()}
 
 

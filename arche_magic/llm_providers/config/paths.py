@@ -18,7 +18,7 @@ STORE, REPLIES = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES"
 
 
 def ledger_place(sources: Sources, home: Path | None) -> Location:
-    """Where the ledger is kept: a path or a URL.
+    """Return where the ledger is kept: a path or a URL.
 
     Args:
         sources: variables and settings.
@@ -36,7 +36,7 @@ def ledger_place(sources: Sources, home: Path | None) -> Location:
 
 
 def replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
-    """Where replies are kept: beside the ledger, or in `outputs` if the ledger is not a file.
+    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file.
 
     Raises:
         ConfigurationError: a project's file names a path outside the project.
@@ -52,7 +52,7 @@ def replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bo
 
 
 def _named(named: str, variable: str, sources: Sources) -> Path:
-    """The path of one of our files, as a variable names it.
+    """Return the path of one of our files, as a variable names it.
 
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
 

@@ -34,7 +34,7 @@ class Private:
     always: bool = False
 
     def marks(self, route: Route) -> bool:
-        """Whether a private prompt may take this route."""
+        """Return whether a private prompt may take this route."""
         names = (
             route.provider,
             f"{route.provider}/{route.model}",
@@ -44,7 +44,7 @@ class Private:
 
 
 def read_private(table: Mapping[str, Any]) -> Private:
-    """What a `[private]` table says.
+    """Return what a `[private]` table says.
 
     Raises:
         ValueError: a mark in it is not the name of a route.
@@ -64,7 +64,7 @@ def read_private(table: Mapping[str, Any]) -> Private:
 
 
 def combined(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:
-    """The user's own decisions and those of a project's file, which can only ask for more privacy.
+    """Combine the user's decisions with a project's file, which can only ask for more privacy.
 
     Raises:
         ValueError: the file has a wrong mark.
@@ -80,7 +80,7 @@ def combined(own: Private, project: Mapping[str, Any], file: Path, own_file: Pat
 
 
 def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
-    """The error for a private prompt that has no route."""
+    """Return the error for a private prompt that has no route."""
     names = list(dict.fromkeys(route.provider for route in routes))
     return ConfigurationError(
         f"the prompt is private, and none of its routes is marked private ({', '.join(names)}); "

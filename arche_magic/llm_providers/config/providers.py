@@ -29,7 +29,7 @@ def read_providers(
     trusted_variables: Collection[str],
     variables: Mapping[str, str],
 ) -> dict[str, Provider]:
-    """All providers, in the order in which they are asked: the built-in four, then added ones.
+    """Return all providers in the order in which they are asked: the built-in four, then others.
 
     Args:
         settings: the contents of the settings file, checked by `check_settings`.
@@ -59,7 +59,7 @@ def read_providers(
 
 
 def hint_for(name: str, known: Iterable[str]) -> str:
-    """A hint at what an unknown name of a provider may mean; "" if there is none."""
+    """Return a hint at what an unknown name of a provider may mean; "" if there is none."""
     if service := known_services().get(name):
         if service.retired:
             return f"; {service.title} was retired on {service.retired}"
@@ -138,7 +138,7 @@ def _with_address(
     project_file: Path | None,
     variables: Mapping[str, str],
 ) -> Provider:
-    """The provider with the address and the key variable of its table."""
+    """Return the provider with the address and the key variable of its table."""
     setting, base_url = "base_url", entry.get("base_url")
     if provider.name in published_providers():
         where = f"[providers.{provider.name}] base_url in {project_file}"
@@ -173,7 +173,7 @@ def _with_address(
 
 
 def _filled_in(provider: Provider, variables: Mapping[str, str]) -> str:
-    """The provider's address, with the values of the variables that are parts of it."""
+    """Return the provider's address, with the values of the variables that are parts of it."""
     url = provider.url
     for name in provider.address_variables:
         value = variables.get(name, "")

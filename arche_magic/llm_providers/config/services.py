@@ -41,7 +41,7 @@ class Service:
 
 
 def list_services(configuration: Configuration | None = None) -> list[Service]:
-    """All providers and all known services: by state, and those that cost money after others.
+    """Return all providers and known services, by state; those that cost money come last in each.
 
     Args:
         configuration: the configuration in use if not given.
@@ -80,7 +80,7 @@ def _known(provider: Provider, variables: Mapping[str, str], used: set[str]) -> 
 
 
 def how_to_turn_on(service: Service) -> str:
-    """What to set and write to use a service that has a key; "" if nothing is missing."""
+    """Return what to set and write to use a service that has a key; "" if nothing is missing."""
     steps = [f"set {name}" for name in service.provider.address_variables]
     if service.turn_on:
         steps.append(f"add the line {service.turn_on} to {SETTINGS_FILE}")

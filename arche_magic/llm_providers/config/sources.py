@@ -68,7 +68,7 @@ class Sources:
         return f"{name} in {self.env_file}" if from_file else ""
 
     def borrowed(self, name: str) -> frozenset[str]:
-        """The variables of the environment to which a variable of `.env` refers."""
+        """Return the variables of the environment to which a variable of `.env` refers."""
         return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
@@ -137,7 +137,7 @@ def find_sources(directory: Path | None) -> Sources:
 
 
 def _own_settings(path: Path) -> dict[str, Any]:
-    """The user's own settings; {} if there are none or the folder cannot be read."""
+    """Return the user's own settings; {} if there are none or the folder cannot be read."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +157,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
-    """The settings and "", or {} and what is wrong with them."""
+    """Return the settings and "", or {} and what is wrong with them."""
     try:
         text = read_text(path)
         if not is_text(text):

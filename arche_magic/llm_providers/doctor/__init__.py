@@ -1,7 +1,7 @@
 """Examine what is configured: keys, files, network, models and the ledger.
 
-`examination` examines everything, `files` the `.env` and the settings file, and `key_checks` asks
-providers whether they accept keys.
+`examination` examines everything, with `settings_files` for `.env` and the settings file and
+`key_checks` for the question whether providers accept keys.
 """
 
 from __future__ import annotations

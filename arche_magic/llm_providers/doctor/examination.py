@@ -26,9 +26,9 @@ from ..storage import StorageTimeout, lock_deadline
 from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
 from ..urls import is_loopback
-from .files import configuration_files, unread_keys
 from .finding import Finding
 from .key_checks import NO_LIST, KeyCheck, check_keys
+from .settings_files import configuration_files, unread_keys
 
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 # Services state the time in whole seconds, and an answer may take a few.
@@ -96,7 +96,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    """What this machine's variables say about proxies and certificates, if anything."""
+    """Yield what this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
     wrong = [
         Finding("wrong", "network", problem, advice) for problem in network_variables.problems()
@@ -132,7 +132,7 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _off(configuration: Configuration) -> Iterator[Finding]:
-    """Known services that have a key but no line in the settings."""
+    """Yield known services that have a key but no line in the settings."""
     for service in list_services(configuration):
         if service.state == "off":
             paid, name = service.provider.paid, service.provider.name
@@ -188,7 +188,7 @@ def _unreached(check: KeyCheck, provider: Provider) -> str:
 def _models(
     checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
 ) -> Iterator[Finding]:
-    """Whether the models that are asked by default are in the service's list, if it has one."""
+    """Check that the models that are asked by default are in the service's list, if it has one."""
     working = [check for check in checks if check.works]
     if not working:
         return
@@ -211,7 +211,7 @@ def _models(
 
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
-    """Whether the marks in `[private]` name something, and what the providers' terms say."""
+    """Check that the marks in `[private]` name something; say what the providers' terms are."""
     providers, private = configuration.providers, configuration.private
     names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
     for mark in sorted(private.routes):
@@ -285,7 +285,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
 
 
 def _answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
-    """The outcome of one short prompt to each model, with the first key that may work."""
+    """Return the outcome of one short prompt to each model, with the first key that may work."""
     keys: dict[str, Key] = {}
     for check in checks:
         if check.works is not False:

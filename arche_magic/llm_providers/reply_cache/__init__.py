@@ -1,1 +1,1 @@
-"""Kept replies and vectors: `store` and `vectors` have the file, and `replay` answers from it."""
+"""Kept replies and vectors: `store` and `vector_store` have the file; `replay` answers from it."""

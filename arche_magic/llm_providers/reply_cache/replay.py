@@ -30,7 +30,7 @@ _SILENT = TimeoutError("it does not answer")
 
 
 def address(request: Request, providers: Sequence[str] = ()) -> str:
-    """The address of the reply to a request: a hash of everything that was asked.
+    """Return the address of the reply to a request: a hash of everything that was asked.
 
     Args:
         request: its messages and parameters count. Its patience and timeout do not.
@@ -40,7 +40,7 @@ def address(request: Request, providers: Sequence[str] = ()) -> str:
 
 
 def addresses_like(sample: Request, providers: Sequence[str] = ()) -> Callable[[Request], str]:
-    """A fast `address` for many requests that differ only in their last message.
+    """Return a fast `address` for many requests that differ only in their last message.
 
     The rest is encoded once, so that a million prompts are hashed in seconds.
     """
@@ -61,7 +61,7 @@ def addresses_like(sample: Request, providers: Sequence[str] = ()) -> Callable[[
 
 
 def addresses(request: Request, providers: Sequence[str] = ()) -> tuple[str, ...]:
-    """The address of the reply to a request, followed by its addresses in earlier versions.
+    """Return the address of the reply to a request, followed by its addresses in earlier versions.
 
     Earlier versions included the newline that IPython appends to the text of a cell.
     """
@@ -82,7 +82,7 @@ def replayed(
     ask: Callable[[float], Generator[Event, None, Reply]],
     now: Callable[[], float],
 ) -> Generator[Event, None, Reply]:
-    """The reply kept at one of the addresses, or a new reply from `ask`.
+    """Yield the reply kept at one of the addresses, or a new reply from `ask`.
 
     A new reply is kept at the first address. `ask` gets the seconds left of the request's timeout.
 
@@ -105,7 +105,7 @@ def replayed(
 
 
 def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None:
-    """The reply kept at the first of the addresses that has one, with its parsed value.
+    """Return the reply kept at the first of the addresses that has one, with its parsed value.
 
     None if no kept reply can answer the request.
     """
@@ -135,7 +135,7 @@ def _asked(request: Request, providers: Sequence[str]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON, without fields at their defaults, so that new fields change nothing."""
+    """Convert a value to JSON, without defaults, so that new fields change nothing."""
     if is_dataclass(value):
         return {
             field.name: _plain(getattr(value, field.name))

@@ -141,7 +141,7 @@ class ReplyStore:
         return f"ReplyStore({str(self.path)!r})"
 
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
-        """The kept replies at these addresses, each with the time when it was kept."""
+        """Return the kept replies at these addresses, each with the time when it was kept."""
         asked = json.dumps(list(addresses))
         with self._complaining(), self._reading() as connection:
             if connection is not None:
@@ -153,7 +153,7 @@ class ReplyStore:
         return {}
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
-        """The failures recorded at these addresses."""
+        """Return the failures recorded at these addresses."""
         with self._complaining(), self._reading() as connection:
             names = tables(connection) if connection is not None else set()
             if connection is None or "failures" not in names:
@@ -227,7 +227,7 @@ class ReplyStore:
             )
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
-        """The owners of the claims on these addresses."""
+        """Return the owners of the claims on these addresses."""
         with self._complaining(), closing(self._connect()) as connection:
             return _at(addresses, "claims", "claimed_by", connection)
         return {}
@@ -289,7 +289,7 @@ class ReplyStore:
             connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        """The version of the file's layout; 0 for an empty file."""
+        """Return the version of the file's layout; 0 for an empty file."""
         # Tables first: another kernel may create everything between these two statements.
         names = tables(connection)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -319,20 +319,20 @@ class ReplyStore:
 
 
 def tables(connection: sqlite3.Connection) -> set[str]:
-    """The names of the file's tables and indexes."""
+    """Return the names of the file's tables and indexes."""
     return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
 
 
 def _at(
     addresses: Iterable[str], table: str, column: str, connection: sqlite3.Connection
 ) -> dict[str, str]:
-    """A column of the rows at these addresses, by address."""
+    """Return a column of the rows at these addresses, by address."""
     query = _COLUMN.format(table=table, column=column)
     return dict(connection.execute(query, [json.dumps(list(addresses))]))
 
 
 def _missing(connection: sqlite3.Connection) -> list[str]:
-    """The added columns that a file of an earlier version does not have."""
+    """Return the added columns that a file of an earlier version does not have."""
     found = connection.execute("SELECT name FROM pragma_table_info('replies')").fetchall()
     return [name for name in _ADDED if (name,) not in found]
 
@@ -346,7 +346,7 @@ def _row(address: str, reply: Reply, now: float) -> tuple[object, ...]:
 
 
 def _more(reply: Reply) -> str:
-    """The calls of tools and the choices of a reply as JSON; "" if it has none."""
+    """Return the calls of tools and the choices of a reply as JSON; "" if it has none."""
     more = {"tool_calls": list(map(asdict, reply.tool_calls)), "choices": list(reply.choices)}
     return json.dumps(more) if any(more.values()) else ""
 
@@ -387,7 +387,7 @@ _opening = new_lock()
 
 
 def one_per_process(kind: type[Store], path: Path) -> Store:
-    """The store of that kind for a file, the same one for all threads of this process."""
+    """Return the store of that kind for a file, the same one for all threads of this process."""
     path = absolute(path)
     with _opening:
         store: Store = _opened.setdefault((kind, path), kind(path))
@@ -395,5 +395,5 @@ def one_per_process(kind: type[Store], path: Path) -> Store:
 
 
 def reply_store(path: Path) -> ReplyStore:
-    """The store for a file, one per process."""
+    """Return the store for a file, one per process."""
     return one_per_process(ReplyStore, path)

@@ -34,7 +34,7 @@ _ACCEPTED = (
 
 
 def schema_of(described: Any) -> Schema:
-    """A schema from a class, a JSON Schema or a short line.
+    """Return a schema from a class, a JSON Schema or a short line.
 
     The value of a pydantic model or dataclass is an instance. All other values are dicts.
 
@@ -59,7 +59,7 @@ def schema_of(described: Any) -> Schema:
 def schema_as_sent(
     name: str, definition: Mapping[str, Any], *, strict: bool, description: str = ""
 ) -> Schema:
-    """A schema that is sent unchanged, for a caller that checks the reply itself.
+    """Return a schema that is sent unchanged, for a caller that checks the reply itself.
 
     The value is the JSON of the reply, of any type.
     """
@@ -68,7 +68,7 @@ def schema_as_sent(
 
 
 def with_correction(request: Request, text: str, problems: str) -> Request:
-    """A request that continues from a reply that did not fit, and says what was wrong."""
+    """Return a request that continues from a reply that did not fit, and says what was wrong."""
     correction = (
         f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
     )
@@ -182,7 +182,7 @@ def _adapter(described: Any) -> TypeAdapter[Any]:
 
 
 def validator(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
-    """The adapter's check of a value from JSON; it raises Misfit."""
+    """Return the adapter's check of a value from JSON; it raises Misfit."""
     from pydantic import ValidationError
 
     def validate(value: Any) -> Any:

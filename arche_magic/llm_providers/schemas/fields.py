@@ -14,7 +14,7 @@ _SIMPLE: dict[str, Kind] = {
 
 
 def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Field]:
-    """The fields of an object, by name.
+    """Return the fields of an object, by name.
 
     Args:
         definition: the JSON Schema of the object.
@@ -47,7 +47,7 @@ def _field(entry: Any, root: Mapping[str, Any], formats: bool) -> Field:
 def _options(
     entry: Any, root: Mapping[str, Any], seen: tuple[str, ...]
 ) -> Iterator[Mapping[str, Any]]:
-    """The types that a value may have, except null, with references resolved."""
+    """Yield the types that a value may have, except null, with references resolved."""
     entry = _mapping(entry)
     parts = entry.get("allOf", ())
     if len(parts) == 1:

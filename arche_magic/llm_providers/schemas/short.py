@@ -18,7 +18,7 @@ _LIST = re.compile(r"list\s*\[(.*)\]", re.DOTALL)
 
 
 def fields_of(line: str) -> dict[str, Any]:
-    """The fields of a line, each with its type.
+    """Return the fields of a line, each with its type.
 
     A field is a name and a type: `str` (the default), `int`, `float`, `bool`, `date`,
     `list[TYPE]`, or a choice of words, `pos|neg|"not sure"`. A `?` after the type means that the
@@ -68,7 +68,7 @@ def _type(name: str, kind: str) -> Any:
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """The parts between separators. Quoted text is not split."""
+    """Return the parts between separators. Quoted text is not split."""
     hidden = _QUOTED.sub(lambda quoted: "\0" * len(quoted[0]), text)
     parts, start = [], 0
     for end in [place for place, found in enumerate(hidden) if found == sign] + [len(text)]:

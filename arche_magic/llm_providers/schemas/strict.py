@@ -26,7 +26,7 @@ class _Open(Exception):
 
 
 def as_object(definition: dict[str, Any]) -> dict[str, Any]:
-    """The schema with an object at its root.
+    """Return the schema with an object at its root.
 
     Raises:
         ValueError: it describes something else, or has a broken reference.
@@ -68,7 +68,7 @@ def _resolved(definition: dict[str, Any], reference: Any) -> dict[str, Any]:
 
 
 def strict_form(definition: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema in strict form; None if it is not specific enough.
+    """Return the schema in strict form; None if it is not specific enough.
 
     Optional fields become required and may be null.
     """
@@ -149,7 +149,7 @@ def _or_null(form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
-    """A reference. Nothing else is allowed beside it."""
+    """Return a reference. Nothing else is allowed beside it."""
     place, _, name = str(reference).rpartition("/")
     if place.removeprefix("#/") not in _DEFINITIONS:
         raise _Open
@@ -158,7 +158,7 @@ def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(node: dict[str, Any]) -> dict[str, Any]:
-    """A node without the `allOf` that some tools wrap around a single reference."""
+    """Return a node without the `allOf` that some tools wrap around a single reference."""
     parts = node.get("allOf")
     if parts is None:
         return node

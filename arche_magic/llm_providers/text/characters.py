@@ -25,7 +25,7 @@ _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 
 
 def whole_characters(text: str) -> str:
-    """Text that can be written to a file: surrogate pairs are joined, lone surrogates replaced.
+    """Join surrogate pairs and replace lone surrogates, so that the text can be written to a file.
 
     A stream may split a character that JSON writes as two (`\ud83d\ude00`) between its events.
     """
@@ -52,19 +52,19 @@ class Characters:
         self._half = ""
 
     def take(self, piece: str) -> str:
-        """The next piece in whole characters. A surrogate at its end is added to the next piece."""
+        """Return a piece in whole characters. A surrogate at its end is added to the next piece."""
         piece, self._half = self._half + piece, ""
         if "\ud800" <= piece[-1:] <= "\udbff":
             piece, self._half = piece[:-1], piece[-1]
         return whole_characters(piece)
 
     def rest(self) -> str:
-        """The rest at the end of the stream: "", or the replacement for a lone surrogate."""
+        """Return the rest at the end of the stream: "", or the replacement for a lone surrogate."""
         half, self._half = self._half, ""
         return whole_characters(half)
 
 
 def without_controls(text: str) -> str:
-    """Text without terminal escapes, control characters, and marks that hide or reorder it."""
+    """Remove terminal escapes, control characters, and marks that hide or reorder text."""
     text = _CONTROLS.sub(r"\1", _LINE_ENDS.sub("\n", whole_characters(text)))
     return text if text.isascii() else _JOINERS.sub("", text)

@@ -11,7 +11,7 @@ _PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:
-    """The language (in lower case, or "") and the code of each fenced block that is not empty.
+    """Return language (in lower case, or "") and code of each fenced block that is not empty.
 
     Blocks in the model's reasoning do not count.
     """
@@ -50,7 +50,7 @@ def _is_python(text: str) -> bool:
 
 
 def _is_use(node: ast.AST, text: str) -> bool:
-    """Whether the node is a call or an index written without a space before the bracket."""
+    """Return whether the node is a call or an index written without a space before the bracket."""
     if isinstance(node, ast.AnnAssign):
         return node.value is not None
     if isinstance(node, ast.Call):

@@ -55,11 +55,11 @@ def with_plain_dollars(text: str) -> str:
 
 
 def has_formula(text: str) -> bool:
-    """Whether a reply contains a formula."""
+    """Return whether a reply contains a formula."""
     return FORMULA.search(with_dollar_formulas(text)) is not None
 
 
 def has_open_formula(text: str) -> bool:
-    """Whether a display formula is opened and not closed in its paragraph."""
+    """Return whether a display formula is opened and not closed in its paragraph."""
     rest = FORMULA.sub(lambda match: match[0] if _BLANK_LINE.search(match[0]) else "", text)
     return _OPENING.search(rest) is not None

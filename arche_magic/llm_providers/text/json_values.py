@@ -51,7 +51,7 @@ class Misfit(ValueError):
 
 
 def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """A function from a reply's text to its value.
+    """Return a function from a reply's text to its value.
 
     The JSON may follow reasoning, and may be surrounded by sentences, code fences and tokens of a
     chat template. If the reply begins with an object, that object counts. Otherwise the last object
@@ -96,7 +96,7 @@ class _Found:
 
 
 def _json_objects(text: str) -> Iterator[_Found]:
-    """The complete JSON objects in a text, in order, up to a token that ends the reply.
+    """Yield the complete JSON objects in a text, in order, up to a token that ends the reply.
 
     Objects inside a cut or broken object do not count.
     """
@@ -123,7 +123,7 @@ def _json_objects(text: str) -> Iterator[_Found]:
 
 
 def _in_whole_characters(value: Any, text: str) -> Any:
-    """The value without lone surrogates, which JSON can contain as escapes."""
+    """Return the value without lone surrogates, which JSON can contain as escapes."""
     if "\\ud" not in text.lower():
         return value
     return json.loads(whole_characters(json.dumps(value, ensure_ascii=False)))
@@ -140,7 +140,7 @@ def _first_fitting(values: Iterable[Any], validate: Callable[[Any], Any]) -> Any
 
 
 def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """The value, if it fits.
+    """Return the value, if it fits.
 
     A null that the schema does not allow counts as a missing field, because strict schemas require
     every field (see `strict`).

@@ -81,7 +81,7 @@ def harmless_markdown(text: str) -> str:
 
 
 def _tangled(text: str) -> bool:
-    """Whether it would take long to find out which backticks belong together."""
+    """Return whether it would take long to find out which backticks belong together."""
     if "`" not in text:
         return False
     lines = text.split("\n")
@@ -90,7 +90,7 @@ def _tangled(text: str) -> bool:
 
 
 def _fenced(prefix: str, language: str, lines: list[str]) -> str:
-    """A fenced block, separated so that all dialects agree on its lines."""
+    """Return a fenced block, separated so that all dialects agree on its lines."""
     longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
     fence = "`" * max(3, longest + 1)
     margin = " " * len(prefix)
@@ -119,7 +119,7 @@ class CodeBlock:
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:
-        """Whether the line ends the block.
+        """Return whether the line ends the block.
 
         In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
         not end it (spec.commonmark.org/0.31.2, section 4.5).
@@ -135,7 +135,7 @@ class CodeBlock:
         return [self._inner(line) for line in self.lines]
 
     def markdown(self, colours: bool) -> str:
-        """The block as a separate fence, or as `<code>`."""
+        """Return the block as a separate fence, or as `<code>`."""
         if not self.prefix.strip(" -*+.)0123456789") and colours:
             language = "" if self.is_diagram else self.language
             return _fenced(self.prefix, language, self.code)
@@ -151,13 +151,13 @@ class CodeBlock:
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """The language (in lower case, or "") and the code of each fenced block of a reply."""
+    """Return the language (in lower case, or "") and the code of each fenced block of a reply."""
     blocks = (part for part in parts_of(text) if isinstance(part, CodeBlock))
     return [(block.language.lower(), "\n".join(block.code).strip("\n")) for block in blocks]
 
 
 def parts_of(text: str) -> list[str | CodeBlock]:
-    """The text, split into fenced blocks and the text between them."""
+    """Return the text, split into fenced blocks and the text between them."""
     parts: list[str | CodeBlock] = []
     between: list[str] = []
     block: CodeBlock | None = None
@@ -178,7 +178,7 @@ def parts_of(text: str) -> list[str | CodeBlock]:
 
 
 def _without_fences(text: str) -> str:
-    """Text outside fenced blocks, in which everything that looks like a fence is escaped.
+    """Return text outside fenced blocks, in which everything that looks like a fence is escaped.
 
     No known dialect allows backticks after a fence, but one might.
     """
@@ -192,7 +192,7 @@ def _without_fences(text: str) -> str:
 
 
 def _inline(text: str, dollars: bool) -> str:
-    """Text outside fenced blocks; `dollars`: whether the reply has enough of them for a formula."""
+    """Clean text outside fenced blocks; `dollars`: whether the reply has enough for a formula."""
     pieces: list[str] = []
 
     def add(prose: str) -> None:
@@ -210,7 +210,7 @@ def _inline(text: str, dollars: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without HTML, images, active TeX, and links that do not lead to the web."""
+    """Return text without HTML, images, active TeX, and links that do not lead to the web."""
     text = FORMULA.sub(_formula, with_dollar_formulas(text))
     text = _COMMAND.sub(_shown_command, text)
     text = _ESCAPED_IMAGE.sub(r"\1&#33;[", _TAG.sub(r"\1&lt;", text))
@@ -230,7 +230,7 @@ def _shown_command(match: re.Match[str]) -> str:
 
 
 def _calm(text: str) -> str:
-    """The text, in which signs that cost frontends quadratic time are escaped."""
+    """Return the text, in which signs that cost frontends quadratic time are escaped."""
     if text.count("\\begin") > _MOST_ENVIRONMENTS:
         text = text.replace("\\begin", "\\ begin")
     paragraphs = _BLANK_LINE.split(text)
@@ -241,7 +241,7 @@ def _calm(text: str) -> str:
 
 
 def harmless_formula(tex: str) -> str:
-    """A formula without active commands. The caller has to escape HTML in it."""
+    """Return a formula without active commands. The caller has to escape HTML in it."""
     return _COMMAND.sub(_shown_command, tex)
 
 

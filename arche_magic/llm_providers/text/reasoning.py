@@ -21,7 +21,7 @@ END_TOKEN = re.compile(_END + r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentenc
 
 
 def without_reasoning(text: str) -> str:
-    """The answer without the reasoning around it; "" if everything is reasoning.
+    """Return the answer without the reasoning around it; "" if everything is reasoning.
 
     Reasoning comes before the answer; a tag in the middle belongs to the answer. A closing tag
     without an opening one ends reasoning that began in the prompt, as in some chat templates. An
@@ -44,7 +44,7 @@ def without_reasoning(text: str) -> str:
 
 
 def after_reasoning(text: str) -> str:
-    """The text after the last mark of reasoning, or the whole text if there is none.
+    """Return the text after the last mark of reasoning, or the whole text if there is none.
 
     Use it for JSON. Strings in JSON may contain such marks, and `without_reasoning` would remove
     parts of them.
@@ -57,7 +57,7 @@ def after_reasoning(text: str) -> str:
 
 
 def _final_channel(text: str) -> str:
-    """The last message for the user."""
+    """Return the last message for the user."""
     final = _final(text)
     if not final:
         return text[: text.index("<|channel|>")]
@@ -65,7 +65,7 @@ def _final_channel(text: str) -> str:
 
 
 def _final(text: str) -> re.Match[str] | None:
-    """The head of the last message on the final channel, or on any channel but analysis."""
+    """Return the head of the last message on the final channel, or on any channel but analysis."""
     shown = [found for found in _CHANNEL.finditer(text) if found[1] != "analysis"]
     final = [found for found in shown if found[1] == "final"] or shown
     return final[-1] if final else None

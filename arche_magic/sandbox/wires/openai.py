@@ -322,7 +322,8 @@ class OpenAI:
             "masked": f"{caller.key[:8]}{'*' * 20}{caller.key[-4:]}",
             **refusal.details,
         }
-        for breach in refusal.breaches[:1]:
+        if refusal.breaches:
+            breach = refusal.breaches[0]
             details |= {
                 "what": chat_replies.limit_words(breach, self.minute),
                 "limit": breach.limit,

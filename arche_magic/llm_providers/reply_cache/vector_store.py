@@ -27,7 +27,7 @@ _LOOK_UP = "SELECT vector FROM vectors WHERE address = ?"
 
 
 def vector_addresses(provider: str, model: str, dimensions: int | None) -> Callable[[str], bytes]:
-    """The address of the vector of a text, by that model of that provider."""
+    """Return the address of the vector of a text, by that model of that provider."""
     begun = hashlib.sha256(json.dumps(["vector", provider, model, dimensions]).encode())
 
     def address(text: str) -> bytes:
@@ -42,7 +42,7 @@ class VectorStore(ReplyStore):
     """Vectors by address, in a file of kept replies; see there for what happens on full disks."""
 
     def vectors(self, addresses: Iterable[bytes]) -> dict[bytes, array[float]]:
-        """The kept vectors at these addresses."""
+        """Return the kept vectors at these addresses."""
         found: dict[bytes, array[float]] = {}
         with self._complaining(), self._reading() as connection:
             if connection is None or "vectors" not in tables(connection):
@@ -66,7 +66,7 @@ class VectorStore(ReplyStore):
 
 
 def _bytes(vector: array[float]) -> bytes:
-    """Its numbers as little-endian 32-bit floats."""
+    """Return its numbers as little-endian 32-bit floats."""
     if sys.byteorder == "big":
         vector = vector[:]
         vector.byteswap()
@@ -82,5 +82,5 @@ def _read(data: bytes) -> array[float]:
 
 
 def vector_store(path: Path) -> VectorStore:
-    """The store for a file, one per process."""
+    """Return the store for a file, one per process."""
     return one_per_process(VectorStore, path)

@@ -1,4 +1,8 @@
-"""Building a `Request` from a caller's arguments, checked before anything is sent."""
+"""Build a `Request` from a caller's arguments, and check them before anything is sent.
+
+`messages` reads conversations, `tool_options` the tools, and `extra_fields` further fields of
+OpenAI's chat completions.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .config import Configuration
-from .conversation import Messages, read_images, read_messages
-from .errors import InvalidRequest
+from ..config import Configuration
+from ..errors import InvalidRequest
+from ..redaction import key_in
+from ..request import Image, Message, Request
+from ..schemas import schema_of
+from ..text.characters import whole_characters
+from ..text.hints import did_you_mean
+from ..tools import Tool
+from ..types import Key, ReplayMode
 from .extra_fields import read_extra
-from .redaction import key_in
-from .request import Image, Message, Request
-from .schemas import schema_of
-from .text.characters import whole_characters
-from .text.hints import did_you_mean
+from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .tools import Tool
-from .types import Key, ReplayMode
 
 if TYPE_CHECKING:
-    from .reply_stream import OnWait
+    from ..reply_stream import OnWait
 
 _LONGEST_TAG = 100
 
@@ -81,7 +85,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
 
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
-    """A request from a prompt or chat messages and the options of `generate`.
+    """Return a request from a prompt or chat messages and the options of `generate`.
 
     Lone surrogates in its texts are replaced, as in replies, because they cannot be sent.
 
@@ -133,7 +137,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
 def with_prompt(
     sample: Request, prompt: str, keys: Sequence[Key], images: Sequence[Image] = ()
 ) -> Request:
-    """The sample with another prompt. Its other fields are not checked again.
+    """Return the sample with another prompt. Its other fields are not checked again.
 
     Args:
         sample: a result of `build_request`, with any prompt.

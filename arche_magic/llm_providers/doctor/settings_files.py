@@ -21,7 +21,7 @@ _NEAR = 0.88
 
 
 def configuration_files(directory: Path | None) -> Iterator[Finding]:
-    """The `.env` and the settings file that count, those that are skipped, and bad lines."""
+    """Yield the `.env` and the settings file that count, those that are skipped, and bad lines."""
     if is_given():
         yield Finding(
             "ok",
@@ -81,7 +81,7 @@ def _env_file(path: Path) -> Iterator[Finding]:
 
 
 def unread_keys(providers: Iterable[Provider], directory: Path | None) -> Iterator[Finding]:
-    """A finding for each, with the name that was probably meant.
+    """Yield a finding for each, with the name that was probably meant.
 
     Names of known services count as read even while they are off.
     """

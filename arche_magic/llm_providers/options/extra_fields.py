@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .errors import InvalidRequest
-from .request import Schema
-from .schemas import schema_as_sent
+from ..errors import InvalidRequest
+from ..request import Schema
+from ..schemas import schema_as_sent
 
 # By field: the option that takes its place.
 _OPTIONS = {
@@ -23,7 +23,7 @@ _SCHEMA_FIELDS = ("name", "schema", "strict", "description")
 
 
 def read_extra(value: object) -> tuple[dict[str, Any], Schema | None]:
-    """The fields with a value, and the schema that a `response_format` among them asks for.
+    """Return the fields with a value, and the schema that a `response_format` among them asks for.
 
     A `response_format` with a JSON Schema becomes a schema, so that it works on every wire.
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import InvalidRequest
-from .text.characters import whole_characters
-from .tools import Tool
+from ..errors import InvalidRequest
+from ..text.characters import whole_characters
+from ..tools import Tool
 
 TOOL_CHOICES = ("auto", "none", "required")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -64,7 +64,7 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
 
 
 def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
-    """Whether several tools may be called at once; None for the provider's default.
+    """Return whether several tools may be called at once; None for the provider's default.
 
     Raises:
         InvalidRequest: it is not True or False, or there are no tools.

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from .errors import InvalidRequest
-from .request import Image, Message, read_image
-from .text.characters import whole_characters
-from .tools import ToolCall, thought_signature
+from ..errors import InvalidRequest
+from ..request import Image, Message, read_image
+from ..text.characters import whole_characters
+from ..tools import ToolCall, thought_signature
 
 Messages = Iterable[Mapping[str, Any] | Message]
 
@@ -26,7 +26,7 @@ _DETAILS = ("auto", "low", "high")
 
 
 def read_messages(entries: Messages) -> list[Message]:
-    """The messages, checked one by one and together.
+    """Return the messages, checked one by one and together.
 
     The text parts of a message are joined with newlines, and its images follow the text.
 
@@ -40,7 +40,7 @@ def read_messages(entries: Messages) -> list[Message]:
 
 
 def read_images(value: object) -> tuple[Image, ...]:
-    """Images from a list of paths, bytes and `Image` objects; () for None.
+    """Return images from a list of paths, bytes and `Image` objects; () for None.
 
     Raises:
         InvalidRequest: it is not such a list, or an image cannot be read.
@@ -83,7 +83,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
 
 
 def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Image, ...]]:
-    """The text and the images of a message's content."""
+    """Return the text and the images of a message's content."""
     if isinstance(value, str):
         return whole_characters(value), ()
     if value is None and optional:
