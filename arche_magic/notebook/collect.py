@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Quality, Replies, Row
 from arche_magic.bulk.chunks import FileJob
-from arche_magic.bulk.tables import like
+from arche_magic.bulk.results import like
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
