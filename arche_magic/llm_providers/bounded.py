@@ -61,7 +61,7 @@ def within(
     return result
 
 
-def apart(work: Callable[[], T]) -> T:
+def uninterrupted(work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
     Ctrl-C and Kernel -> Interrupt reach only the main thread. In the middle of an import they leave
@@ -73,8 +73,8 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def library(name: str) -> Any:
-    """Import a library with `apart`; raises what its import raises."""
-    return apart(partial(import_module, name))
+    """Import a module with `uninterrupted`; raises what its import raises."""
+    return uninterrupted(partial(import_module, name))
 
 
 class _Job:

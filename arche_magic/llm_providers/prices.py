@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cache
-from importlib import import_module
 from typing import Any
 
-from .bounded import TookTooLong, apart, within
+from .bounded import TookTooLong, library, within
 from .types import Route, Usage
 
 
@@ -65,4 +64,4 @@ def load_soon(route: Route) -> None:
 
 @cache
 def _table() -> Any:
-    return apart(lambda: import_module("genai_prices"))
+    return library("genai_prices")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from importlib import import_module
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import needs_local_scope, no_var_expand
@@ -163,6 +162,6 @@ def import_in_thread(name: str) -> None:
     In the main thread an interrupt in the middle of an import would be reported as another error,
     or be lost.
     """
-    from arche_magic.llm_providers.bounded import apart
+    from arche_magic.llm_providers.bounded import library
 
-    apart(partial(import_module, f".{name}", __package__))
+    library(f"{__package__}.{name}")

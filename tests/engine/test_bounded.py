@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from arche_magic.llm_providers.bounded import TookTooLong, apart, within
+from arche_magic.llm_providers.bounded import TookTooLong, uninterrupted, within
 
 
 def test_the_caller_gets_the_result_or_the_error() -> None:
@@ -48,7 +48,7 @@ def test_an_interrupt_ends_the_wait_but_not_the_work() -> None:
     assert main is not None
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        apart(work)
+        uninterrupted(work)
     assert not finished.is_set()
     release.set()
     assert finished.wait(5)

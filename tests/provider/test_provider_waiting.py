@@ -14,6 +14,7 @@ from provider_parts import MODELS, NOON, Clock, FastClock, Start, asked, run_scr
 
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.reply import Piece, Waiting
 
@@ -261,6 +262,26 @@ def test_on_wait_reports_the_wait(start: Start, clock: Clock) -> None:
         assert seconds[0] == pytest.approx(30, abs=2)
         steps = [one - other for one, other in itertools.pairwise(seconds)]
         assert all(0 < step <= 0.51 for step in steps)
+
+
+def test_a_request_waits_for_earlier_ones_even_if_a_route_is_open(
+    start: Start, clock: Clock
+) -> None:
+    """It waits for no time that is known, and nothing is wrong with the route."""
+    start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
+    provider = get_llm_provider()
+    for number in range(2):
+        provider.generate(f"Prompt {number}")
+    requests = [build_request(text, provider.configuration, patience=60) for text in ("A", "B")]
+    earlier, later = map(provider.events_of, requests)
+    first = next(event for event in earlier if isinstance(event, Waiting))
+    assert first.seconds == pytest.approx(30, abs=2)
+    clock.now += 60
+    second = next(later)
+    assert isinstance(second, Waiting)
+    assert (second.seconds, second.why) == (0, "")
+    earlier.close()
+    assert any(isinstance(event, Piece) for event in later)
 
 
 def test_threads_share_one_provider_object(start: Start) -> None:

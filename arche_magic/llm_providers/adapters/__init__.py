@@ -5,10 +5,9 @@ Importing this package loads no SDK; `build_adapter` loads the one it needs.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..bounded import apart
+from ..bounded import library
 from ..tracebacks import without_locals
 
 if TYPE_CHECKING:
@@ -46,5 +45,5 @@ def build_adapter(
         raise ValueError(f"unknown wire {wire!r}; known: {', '.join(WIRES)}")
     module, _, name = WIRES[wire].partition(":")
     # The module imports the HTTP library.
-    kind: type[Adapter] = getattr(apart(lambda: import_module(f".{module}", __name__)), name)
+    kind: type[Adapter] = getattr(library(f"{__name__}.{module}"), name)
     return kind(key, base_url, periods, token_limit)

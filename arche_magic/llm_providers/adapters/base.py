@@ -12,7 +12,7 @@ from operator import attrgetter
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
-from ..bounded import apart
+from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
@@ -196,7 +196,7 @@ class Adapter(ABC):
     def _client(self) -> Any:
         with self._building:
             if self._sdk is None:
-                self._sdk = apart(self._built)
+                self._sdk = uninterrupted(self._built)
             return self._sdk
 
     def _built(self) -> Any:

@@ -10,10 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..bounded import apart
+from ..bounded import library
 from ..errors import ConfigurationError, InvalidRequest
 from ..request import Field, Message, Request, Schema
 from ..text.characters import whole_characters
@@ -45,7 +44,7 @@ def schema_of(described: Any) -> Schema:
     if isinstance(described, Schema):
         return described
     if "pydantic" not in sys.modules:
-        apart(lambda: import_module("pydantic"))
+        library("pydantic")
     if isinstance(described, str):
         return _of_line(described)
     if isinstance(described, Mapping):
@@ -112,7 +111,7 @@ def _of_class(described: type) -> Schema:
 
 def _of_json_schema(definition: dict[str, Any]) -> Schema:
     try:
-        apart(lambda: import_module("jsonschema"))
+        library("jsonschema")
         from jsonschema import FormatChecker
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
