@@ -95,10 +95,11 @@ class StatusBar(BaseComm):
         if status == self._sent:
             return
         self._sent = status
+        shown = {name: status[name] for name in ("sign", "text", "details")}
         # Seconds from now, because the clock of the page may differ.
         opens_at = status["opens_at"]
         opens_in = None if opens_at is None else max(0.0, opens_at - view.now)
-        self.send({"status": {**status, "opens_in": opens_in}})
+        self.send({"status": {**shown, "opens_in": opens_in}})
 
     def close(self, *args: Any, **keys: Any) -> None:
         """Remove the item from all pages."""
@@ -118,6 +119,8 @@ class StatusBar(BaseComm):
         from .panel import refreshing
 
         with refreshing.lock:
+            if self._closed:
+                return
             self._watched_until = time.monotonic() + _WATCHED_SECONDS
             # A page that was just opened knows nothing yet.
             self._sent = {}

@@ -1,9 +1,10 @@
 /* Two things that a kernel cannot do: an item in JupyterLab's status bar that says what is left,
  * and Ctrl+Enter in the panel's prompt box.
  *
- * JupyterLab loads this file as it is. It is written by hand as what its extensions are built to: a
- * container of module federation. At its end, `init` is given the modules that the application
- * shares, and `get` returns our plugins. What the item says is in `notebook/status_bar.py`.
+ * JupyterLab loads this file as it is. Other extensions are built into this form, a container of
+ * webpack's module federation; this one is written by hand. At its end, `init` is given the modules
+ * that the application shares, and `get` returns our plugins. What the item says comes from
+ * `notebook/status_bar.py`.
  */
 (() => {
   "use strict";
@@ -187,18 +188,16 @@
   /* ------------------------------------------------------ Ctrl+Enter in the panel's prompt box */
 
   function sendWithKey(tracker) {
-    // The ids of messages to widgets that a kernel has not handled yet.
-    const unhandled = new Set();
+    // For each kernel, the ids of messages to widgets that it has not handled yet.
+    const unhandled = new WeakMap();
 
-    function note(_, { msg, direction }) {
+    function note(kernel, { msg, direction }) {
+      const ids = unhandled.get(kernel) ?? new Set();
+      unhandled.set(kernel, ids);
       const state = msg.header.msg_type === "status" && msg.content.execution_state;
-      if (direction === "send" && msg.header.msg_type === "comm_msg") {
-        unhandled.add(msg.header.msg_id);
-      } else if (state === "idle") {
-        unhandled.delete(msg.parent_header.msg_id);
-      } else if (state === "starting") {
-        unhandled.clear();
-      }
+      if (direction === "send" && msg.header.msg_type === "comm_msg") ids.add(msg.header.msg_id);
+      else if (state === "idle") ids.delete(msg.parent_header.msg_id);
+      else if (state === "starting") ids.clear();
     }
 
     /* The prompt box for which a key or the focus is meant, or null. */
@@ -206,12 +205,15 @@
       return event.target.matches?.(".arche-panel textarea") ? event.target : null;
     }
 
+    function kernelOf(box) {
+      const owner = tracker.find((panel) => panel.node.contains(box)) ?? tracker.currentWidget;
+      return owner?.sessionContext.session?.kernel;
+    }
+
     function onFocus(event) {
       const box = promptBox(event);
-      const owner = box && tracker.find((panel) => panel.node.contains(box));
-      const session = (owner ?? tracker.currentWidget)?.sessionContext.session;
-      // Connected once, however often the box is focused.
-      if (box) session?.kernel?.anyMessage.connect(note);
+      // Connects once, however often the box is focused.
+      if (box) kernelOf(box)?.anyMessage.connect(note);
     }
 
     async function onKey(event) {
@@ -223,7 +225,7 @@
       // ipywidgets sends what is typed only once the kernel has handled what was typed before. A
       // click would overtake the last letters.
       do await new Promise((done) => setTimeout(done, 20));
-      while (unhandled.size > 0);
+      while (unhandled.get(kernelOf(box))?.size);
       box.closest(".arche-panel")?.querySelector(".arche-send")?.click();
     }
 
