@@ -178,9 +178,9 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, choice.opens_at - before)
         if choice.route is not None:
-            # An open route waits only for earlier requests.
-            why = self._seen[choice.route].reason if seconds else ""
-            yield Waiting(choice.route, seconds, why)
+            # A route that is open waits only for earlier requests; there is no other reason.
+            state = self._seen.get(choice.route) if seconds else None
+            yield Waiting(choice.route, seconds, state.reason if state else "")
         if line.may_go(self):
             nap = min(seconds, self._progress.time_left(), _LONGEST_NAP_SECONDS)
             self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))

@@ -125,8 +125,7 @@ class ReplyJob(BackgroundJob):
     @property
     def route(self) -> RouteId | None:
         """The route that answered."""
-        reply = self._reply
-        return RouteId(reply.provider, reply.key, reply.model) if reply is not None else None
+        return self._reply.route if self._reply is not None else None
 
     @property
     def tokens(self) -> int | None:

@@ -39,8 +39,7 @@ class Asked:
     @property
     def route(self) -> RouteId | None:
         """The provider, key and model that answered."""
-        reply = self.reply
-        return RouteId(reply.provider, reply.key, reply.model) if reply is not None else None
+        return self.reply.route if self.reply is not None else None
 
 
 def find(shell: InteractiveShell, magic: Any, text: str) -> list[Asked]:

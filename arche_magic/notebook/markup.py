@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from html import escape
+from itertools import groupby
 
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
 from arche_magic.llm_providers.text.markdown import CodeBlock, harmless_formula, parts_of
-
-from .code_colours import coloured
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
@@ -28,6 +27,23 @@ _BLOCK = (
 )
 _QUOTED = "margin:6px 0;padding-left:10px;border-left:3px solid rgba(128,128,128,.5)"
 _MOST_QUOTES = 4
+# Code in other languages, and longer code, has one colour: a model writes it, and it is drawn again
+# and again while it grows.
+_LANGUAGES = {
+    "python": "python", "py": "python", "json": "json", "sql": "sql", "bash": "bash", "sh": "bash",
+    "javascript": "javascript", "js": "javascript", "r": "r", "yaml": "yaml", "toml": "toml",
+}  # fmt: skip
+_LONGEST_IN_COLOUR = 5_000
+# They read on light and on dark pages.
+_COLOURS = {
+    "Comment": "#808080",
+    "Keyword": "#9a6dd7",
+    "Literal.String": "#2e9e5b",
+    "Literal.Number": "#c98a1b",
+    "Name.Function": "#3f87c9",
+    "Name.Class": "#3f87c9",
+    "Name.Tag": "#3f87c9",
+}
 # MathJax ignores our HTML, so that prices stay prices, except elements of these classes.
 _MATH = "mathjax_process tex2jax_process"
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
@@ -42,7 +58,7 @@ def as_html(text: str) -> str:
     html: list[str] = []
     for part in parts_of(without_controls(text)):
         if isinstance(part, CodeBlock):
-            code = coloured(chr(10).join(part.code), part.language)
+            code = _coloured(chr(10).join(part.code), part.language)
             html.append(f'<pre tabindex="0" style="{_BLOCK}">{code}</pre>')
         else:
             html.append(_prose_blocks(part))
@@ -149,3 +165,25 @@ def _linked(text: str) -> str:
 
 def _emphasis(text: str) -> str:
     return _ITALIC.sub(r"<i>\1</i>", _BOLD.sub(r"<b>\1</b>", escape(text)))
+
+
+def _coloured(code: str, language: str) -> str:
+    """The code as escaped HTML; its text stays the same."""
+    name = _LANGUAGES.get(language.lower())
+    if name is None or len(code) > _LONGEST_IN_COLOUR:
+        return escape(code)
+    # IPython brings it along.
+    from pygments.lexers import get_lexer_by_name
+    from pygments.token import string_to_tokentype
+
+    kinds = [(string_to_tokentype(kind), colour) for kind, colour in _COLOURS.items()]
+
+    def colour_of(token: tuple[object, str]) -> str:
+        return next((colour for kind, colour in kinds if token[0] in kind), "")
+
+    tokens = get_lexer_by_name(name, stripnl=False, ensurenl=False).get_tokens(code)
+    shown = []
+    for colour, group in groupby(tokens, colour_of):
+        text = escape("".join(word for _, word in group))
+        shown.append(f'<span style="color:{colour}">{text}</span>' if colour else text)
+    return "".join(shown)

@@ -104,7 +104,7 @@ def _table(found: list[Model], configuration: Configuration) -> dict[str, str]:
     # If there is only one provider, the line below the table names it.
     owner = ["provider"] if len(names) > 1 else []
     limit_heads = ["limits"] if one_column else map(_short, limits)
-    heads = [*owner, "model", "", "context", *limit_heads, *prices]
+    heads = [*owner, "model", "used", "context", *limit_heads, *prices]
     rows = [
         (
             *(Cell(model.provider) for _ in owner),

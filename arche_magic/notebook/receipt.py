@@ -156,7 +156,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
     """A line per attempt, in columns; they stay separate lines where styles are removed."""
     cell = "display:table-cell;padding:1px 12px 1px 0"
     lines = "".join(
-        f'<div style="display:table-row"><span style="{cell};white-space:nowrap">'
+        f'<div style="display:table-row"><span style="{cell}">'
         f"{escape(str(a.route))}</span> "
         f'<span style="{cell}">{a.outcome}</span> '
         f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'

@@ -47,12 +47,22 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
             f"%llm: --schema {text!r} is not a variable{did_you_mean(first, fitting)}; "
             "a short line has a type after each name, such as 'score float'"
         )
+    return attribute_of(text, names, "--schema")
+
+
+def attribute_of(text: str, names: Mapping[str, Any], option: str) -> Any:
+    """The value of `name.attribute`, whose name exists; `option` is what it was typed after.
+
+    Raises:
+        InvalidRequest: a value has no such attribute.
+    """
+    first, *attributes = text.split(".")
     value = names[first]
     for attribute in attributes:
         try:
             value = getattr(value, attribute)
         except AttributeError as error:
-            raise InvalidRequest(f"%llm: --schema {text!r}: {error}") from None
+            raise InvalidRequest(f"%llm: {option} {text!r}: {error}") from None
     return value
 
 

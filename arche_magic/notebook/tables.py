@@ -76,7 +76,7 @@ def table_bundle(
 
 def notes_html(notes: Iterable[str]) -> str:
     """A quiet line per note."""
-    style = f"margin-top:4px;{QUIET}"
+    style = f"margin-top:4px;overflow-wrap:anywhere;{QUIET}"
     return "".join(f'<div style="{style}">{escape(note)}</div>' for note in notes)
 
 

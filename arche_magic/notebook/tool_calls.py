@@ -12,6 +12,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.hints import did_you_mean
 
+from .structured import attribute_of
 from .styles import QUIET, RED, one_line
 
 # Characters of a call's line, and of its arguments and result when it is unfolded.
@@ -34,18 +35,13 @@ def functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
 
 
 def _function(word: str, names: Mapping[str, Any]) -> Function:
-    first, *attributes = word.split(".")
+    first = word.partition(".")[0]
     if first not in names:
         fitting = [name for name, value in names.items() if callable(value)]
         raise InvalidRequest(
             f"%llm: --tools {word!r} is not a variable{did_you_mean(first, fitting)}"
         )
-    value = names[first]
-    for attribute in attributes:
-        try:
-            value = getattr(value, attribute)
-        except AttributeError as error:
-            raise InvalidRequest(f"%llm: --tools {word!r}: {error}") from None
+    value = attribute_of(word, names, "--tools")
     if not callable(value):
         kind = type(value).__name__
         raise InvalidRequest(f"%llm: --tools {word!r} is of type {kind}; it must be a function")

@@ -47,7 +47,11 @@ KEY_VARIABLES = (
 )
 _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
 # The status of a page once its kernel answers.
-_READY = {"doc/tree/": "(ipykernel) | Idle", "notebooks/": "Python 3 (ipykernel)"}
+_READY = {
+    "doc/tree/": "(ipykernel) | Idle",
+    "lab/tree/": "(ipykernel) | Idle",
+    "notebooks/": "Python 3 (ipykernel)",
+}
 _PIECE = 1300  # height in pixels that is comfortable to look at
 _SLIVER = 100  # not worth its own picture
 _FINISHED = r"""() => {

@@ -158,7 +158,7 @@ def test_a_reply_in_a_column_has_only_our_tags(text: str) -> None:
         else:
             allowed = ("div", "pre", "code", "b", "i", "table", "tr", "td", "span")
             assert tag in allowed, (tag, text)
-            assert set(attributes) <= {"style"}, (attributes, text)
+            assert set(attributes) <= {"style", "tabindex"}, (attributes, text)
 
 
 def test_columns_show_formulas_and_code_blocks() -> None:
@@ -175,7 +175,7 @@ def test_common_markdown_is_rendered_in_columns() -> None:
         "# Title\ntwo\nlines **bold** *it* `a<b`\n- one\n  2. two\n```py\nx < 1\n```\n"
         "| a |\n|---|\n| b |\n\n2 * 3 * 4"
     )
-    plain = re.sub(r' style="[^"]*"', "", page)
+    plain = re.sub(r' (style|tabindex)="[^"]*"', "", page)
     assert plain == (
         "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code></div>"
         "<div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
@@ -191,7 +191,7 @@ def test_columns_show_quotes_links_and_coloured_code() -> None:
         "> a **quote**\n> > of [me](https://a.b/c?d=*1*&e)\n\n**bold [x](http://y)** [z](data:x)\n"
         "```python\ndef f():\n    return '<b>'  # why\n```\n```brainf\n<b>\n```"
     )
-    plain = re.sub(r' (style|rel)="[^"]*"', "", page)
+    plain = re.sub(r' (style|rel|tabindex)="[^"]*"', "", page)
     assert plain == (
         '<div><div>a <b>quote</b></div><div><div>of <a href="https://a.b/c?d=*1*&amp;e">me</a></div>'
         '</div></div><div><b>bold <a href="http://y">x</a></b> [z](data:x)</div>'
