@@ -17,8 +17,9 @@ from arche_magic.llm_providers.text.markdown import CodeBlock, harmless_formula,
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
-_LINK = re.compile(r"\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
+_LINK = re.compile(r"(!?)\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
 _CODE = re.compile(r"(`+)(.+?)\1")
+_DELETED = re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~")
 _BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
 _BLOCK = (
@@ -150,12 +151,16 @@ def _prose(text: str) -> str:
 
 
 def _linked(text: str) -> str:
-    """Links and emphasis; emphasis may reach across a link."""
+    """Links, images as links, and emphasis; emphasis may reach across a link."""
     links: list[str] = []
 
     def put_aside(link: re.Match[str]) -> str:
-        words, address = _emphasis(link[1]), escape(link[2])
-        links.append(f'<a href="{address}" rel="noopener noreferrer">{words}</a>')
+        is_image, words, address = link.groups()
+        if is_image:
+            words = f"image: {words} ({address.split('/')[2]})"
+        links.append(
+            f'<a href="{escape(address)}" rel="noopener noreferrer">{_emphasis(words)}</a>'
+        )
         # A sign that no reply has: its control characters are shown as others.
         return f"\0{len(links) - 1}\0"
 
@@ -164,7 +169,8 @@ def _linked(text: str) -> str:
 
 
 def _emphasis(text: str) -> str:
-    return _ITALIC.sub(r"<i>\1</i>", _BOLD.sub(r"<b>\1</b>", escape(text)))
+    text = _DELETED.sub(r"<del>\1</del>", escape(text))
+    return _ITALIC.sub(r"<i>\1</i>", _BOLD.sub(r"<b>\1</b>", text))
 
 
 def _coloured(code: str, language: str) -> str:

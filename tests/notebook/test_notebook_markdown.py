@@ -156,7 +156,7 @@ def test_a_reply_in_a_column_has_only_our_tags(text: str) -> None:
             assert attributes.pop("href").startswith(("http://", "https://"))
             assert attributes == {"rel": "noopener noreferrer"}
         else:
-            allowed = ("div", "pre", "code", "b", "i", "table", "tr", "td", "span")
+            allowed = ("div", "pre", "code", "b", "i", "del", "table", "tr", "td", "span")
             assert tag in allowed, (tag, text)
             assert set(attributes) <= {"style", "tabindex"}, (attributes, text)
 
@@ -199,6 +199,16 @@ def test_columns_show_quotes_links_and_coloured_code() -> None:
         "<span>&#x27;&lt;b&gt;&#x27;</span>  <span># why</span></pre><pre>&lt;b&gt;</pre>"
     )
     assert len(set(re.findall(r'<span style="(color:#\w{6})">', page))) == 4
+
+
+def test_columns_show_images_as_links_and_deleted_text_as_such() -> None:
+    """An image is a link that names its host, as in a cell; nothing is loaded."""
+    page = as_html("![a *map*](https://[x/y.png) and ~~no~~ ~~ yes ~~ ![b](data:x)")
+    plain = re.sub(r' (style|rel)="[^"]*"', "", page)
+    assert plain == (
+        '<div><a href="https://[x/y.png">image: a <i>map</i> ([x)</a> and <del>no</del> '
+        "~~ yes ~~ ![b](data:x)</div>"
+    )
 
 
 CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'

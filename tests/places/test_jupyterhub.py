@@ -24,16 +24,13 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
-
-pytest.importorskip("jupyterhub", reason="needs JupyterHub: make places")
-
+import redis
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from arche_magic.sandbox import Sandbox
 
-redis = pytest.importorskip("redis")
-
+pytest.importorskip("jupyterhub", reason="needs JupyterHub: make places")
 pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +143,7 @@ class Hub:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox) -> Iterator[Hub]:
-    """A hub that passes on two Groq keys, a key for a course, a Mistral key and the Redis."""
+    """A hub with the Redis and three keys for all users, and a Groq key for a course."""
     folder = tmp_path_factory.mktemp("hub")
     public, own, proxy = free_ports(3)
     configuration = folder / "jupyterhub_config.py"
@@ -207,7 +204,7 @@ class User:
         self.cells: list[dict[str, Any]] = []
 
     def run(self, source: str) -> str:
-        """Run a cell in the kernel, save the notebook with it, and return the texts it shows."""
+        """Run a cell in the kernel and save the notebook; returns the texts of the outputs."""
         outputs = asyncio.run(self._execute(source))
         self.cells.append(
             {"cell_type": "code", "source": source, "metadata": {}, "outputs": outputs,
@@ -290,18 +287,14 @@ def test_what_one_user_uses_is_missing_for_the_other(ada: User, bob: User) -> No
     for user in (ada, bob) * 3:
         user.run(ASK.format(name=user.name, secret=SECRET))
         came.append((user.name, user.run(ROUTE).strip()))
+    skipped = [f"'groq_key_{number} skipped'" for number in (1, 2, 3)]
     assert came == [
         ("ada", "['groq_key_1 served']"),
         ("bob", "['groq_key_1 skipped', 'groq_key_2 served']"),
         ("ada", "['groq_key_1 skipped', 'groq_key_2 skipped', 'groq_key_3 served']"),
         ("bob", "['groq_key_1 skipped', 'groq_key_2 skipped', 'groq_key_3 served']"),
         *(
-            (
-                name,
-                ("['groq_key_1 skipped', 'groq_key_2 skipped', "
-                "'groq_key_3 skipped', 'mistral_key_1 served']"),
-            )
-            for name in ("ada", "bob")
+            (name, f"[{', '.join(skipped)}, 'mistral_key_1 served']") for name in ("ada", "bob")
         ),
     ]  # fmt: skip
     for user in (ada, bob):
