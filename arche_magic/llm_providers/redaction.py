@@ -147,7 +147,9 @@ def _add_texts(value: Any, texts: list[str]) -> None:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            _add_texts(getattr(value, field.name), texts)
+            # Most options of a request are not set.
+            if entry := getattr(value, field.name):
+                _add_texts(entry, texts)
     elif isinstance(value, Mapping):
         for name, entry in value.items():
             _add_texts(name, texts)

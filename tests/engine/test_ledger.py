@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -203,8 +204,10 @@ def test_the_hold_of_an_ended_process_is_charged_at_once(tmp_path: Path, clock: 
         """The processes with holds after a look; with `by`, after a look by that process."""
 
         def change(document: dict[str, Any]) -> None:
-            for hold in document["models"][route.model]["holds"].values():
+            found = deepcopy(document)
+            for hold in found["models"][route.model]["holds"].values():
                 hold["by"] = by[0]
+            document.update(found)
 
         if by:
             storage.update(name, change)

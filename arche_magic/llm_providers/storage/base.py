@@ -70,7 +70,8 @@ class Storage(Protocol):
     def update(self, name: str, change: Change[T], *others: str) -> T:
         """Run `change` on the document and the others, atomically; return its result.
 
-        `change` gets one document per name, and all changes that it makes to them are written. If
+        `change` gets one document per name, and what it puts into them is written. It may replace
+        their values, but not change these in place: only the documents themselves are copies. If
         it raises, nothing is written. It may run more than once, and may be interrupted.
 
         Raises:

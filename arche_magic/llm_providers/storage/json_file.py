@@ -180,10 +180,7 @@ class JsonFileStorage:
 
     def _change(self, names: tuple[str, ...], change: Change[T]) -> tuple[T, bool]:
         """The result of `change`, and whether it changed anything."""
-        documents: dict[str, Document] = {
-            name: read_entry(name, self._entries[name]) if name in self._entries else {}
-            for name in names
-        }
+        documents = {name: dict(self._documents.get(name, {})) for name in names}
         result = change(*documents.values())
         changed = {
             name: document

@@ -31,11 +31,10 @@ class MemoryStorage:
     def update(self, name: str, change: Change[T], *others: str) -> T:
         """Run `change` on the documents, atomically; return its result."""
         with self._lock:
-            before = {each: self.read(each) for each in (name, *others)}
-            documents = deepcopy(before)
+            documents = {each: dict(self.read(each)) for each in (name, *others)}
             result = change(*documents.values())
             for each, document in documents.items():
-                if document != before[each]:
+                if document != self.read(each):
                     self._documents[each] = document
             return result
 

@@ -216,7 +216,7 @@ class RedisStorage:
             bases = [Base(stored, stored.stamp) for stored in seen]
         self._outrun = False
         while True:
-            documents = [base.stored.document_to_change() for base in bases]
+            documents = [dict(base.stored.document) for base in bases]
             result = change(*documents)
             after: list[Stored] = []
             writes: list[Any] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,13 +56,6 @@ class Stored:
     def stamp(self) -> str:
         """The beginning of the text, which differs after each change."""
         return self.text[: self.text.find(",", self.text.find('"revision"'))]
-
-    def document_to_change(self) -> Document:
-        """A copy of the document."""
-        if not self.text or self.mended:
-            return deepcopy(self.document)
-        document: Document = json.loads(self.text)["document"]
-        return document
 
     def followed_by(self, document: Document) -> Stored:
         """The next revision, with this document."""
