@@ -107,8 +107,8 @@ class Choice(Generic[R]):
     route: R | None
     opens_at: float
     skipped: tuple[tuple[R, RouteState], ...] = ()
-    considered: tuple[tuple[R, RouteState], ...] = ()
-    later: tuple[R, ...] = ()
+    considered: Sequence[tuple[R, RouteState]] = ()
+    later: Sequence[R] = ()
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,18 @@ def choose(
     # Endless patience does not wait for what never opens.
     latest = min(now + patience, sys.float_info.max)
     closed: list[tuple[R, RouteState]] = []
-    considered: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
+    # Of the routes looked at, in the order of the groups.
+    states: list[RouteState] = []
+
+    def considered() -> tuple[tuple[R, RouteState], ...]:
+        return tuple(zip(chain.from_iterable(groups), states, strict=False))
+
+    def later() -> tuple[R, ...]:
+        return tuple(islice(chain.from_iterable(groups), len(states), None))
 
     def choice(route: R | None, opens_at: float) -> Choice[R]:
-        later = islice(chain.from_iterable(groups), len(considered), None)
-        return Choice(route, opens_at, tuple(closed), tuple(considered), tuple(later))
+        return Choice(route, opens_at, tuple(closed), _Deferred(considered), _Deferred(later))
 
     for group in groups:
         best: R | None = None
@@ -260,7 +266,7 @@ def choose(
         most, before_best = -1.0, 0
         for route in group:
             state = state_of(route)
-            considered.append((route, state))
+            states.append(state)
             if state.opens_at > now:
                 passed.append((route, state))
             elif state.headroom > most:
