@@ -11,12 +11,16 @@ import codecs
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import InvalidRequest
 from .tracebacks import without_locals
 
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
+_READS_ANYWHERE = hasattr(os, "pread")
+# The beginning and the end of a file show whether it was changed, or is being written.
+_END_BYTES, _READINGS = 64, 3
 # Without O_NONBLOCK, opening a named pipe waits for its other end.
 _SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
 # Other kinds of reparse points are ordinary files, for example in a OneDrive folder.
@@ -163,6 +167,59 @@ def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
         return status
     finally:
         os.close(descriptor)
+
+
+def patch_ours(
+    path: Path, before: bytearray, parts: Iterable[tuple[int, bytes]]
+) -> os.stat_result | None:
+    """Write parts of a file of ours, in their order; each is a place and the bytes that go there.
+
+    Returns the file's status, or None if nothing was written, because the size, the beginning or
+    the end of the file are not as `before`.
+
+    Raises:
+        OSError: as `open_ours`, or it cannot be written.
+    """
+    if not _READS_ANYWHERE:
+        return None
+    descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
+    try:
+        end = len(before) - _END_BYTES
+        if (
+            os.fstat(descriptor).st_size != len(before)
+            or os.pread(descriptor, _END_BYTES, 0) != before[:_END_BYTES]
+            or os.pread(descriptor, _END_BYTES, end) != before[end:]
+        ):
+            return None
+        for place, part in parts:
+            written = 0
+            while written < len(part):
+                written += os.pwrite(descriptor, part[written:], place + written)
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_unchanging(path: Path) -> bytes | None:
+    """The bytes of a file of ours, None if its beginning or end changed while it was read.
+
+    Raises:
+        OSError: as `open_ours`.
+    """
+    if not _READS_ANYWHERE:
+        return read_ours(path)
+    with os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
+        for _ in range(_READINGS):
+            # A writer changes the beginning first and the end last, so they are read the other way
+            # round.
+            size = os.fstat(file.fileno()).st_size
+            end = os.pread(file.fileno(), _END_BYTES, max(0, size - _END_BYTES))
+            file.seek(0)
+            content = file.read()
+            begin = os.pread(file.fileno(), _END_BYTES, 0)
+            if content[:_END_BYTES] == begin and content[-_END_BYTES:] == end:
+                return content
+    return None
 
 
 def check_ours(path: str | os.PathLike[str]) -> None:

@@ -24,11 +24,11 @@ from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
 from .types import Route
 from .waiting_line import WaitingLine, waiting_line
 
-# A wait is divided into naps. After each one the ledger is read again, because another kernel may
+# A wait is divided into naps. After each nap the ledger is read again, because another kernel may
 # have returned quota.
 _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
-# How long to leave a route alone that was open when it was chosen and closed when it was held.
+# A route that was open when it was chosen and closed when it was held is not tried for this long.
 _CONTENDED_SECONDS = 0.05
 
 
@@ -67,7 +67,8 @@ class RequestRun:
         self._remaining = Remaining(routes, self._progress)
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
-        # The last choice: its route, and whether it must wait. A wait is noted once.
+        # The last choice: its route, and whether the request must wait for it. Each wait is noted
+        # once.
         self._aim: tuple[Route | None, bool] | None = None
 
     @property
@@ -76,7 +77,7 @@ class RequestRun:
         return self._progress.request
 
     def events(self) -> Generator[Event, None, Reply]:
-        """What happens, as it happens; returns the reply.
+        """Yield events as they happen; returns the reply.
 
         Raises:
             NoRouteAvailable: every route is closed or failed, or the time is up.
@@ -216,7 +217,7 @@ class RequestRun:
         )
 
     def _note_skipped(self, choice: Choice[Route]) -> None:
-        """Note once per request each closed route that would have come first."""
+        """Note each closed route that would have come first, once per request."""
         for route, state in choice.skipped:
             if not any(attempt.is_on(route) for attempt in self._progress.attempts):
                 self._progress.note(route, "skipped", error=state.reason, opens_at=state.opens_at)

@@ -1,4 +1,4 @@
-"""The providers people hold in their hands: all routes, or some of them, behind one interface."""
+"""The provider objects that users create: all routes, or some of them, behind one interface."""
 
 from __future__ import annotations
 
@@ -162,12 +162,12 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Reply:
-        """`generate` in a thread of its own, for code that awaits.
+        """Like `generate`, but in another thread, for code that awaits.
 
         Cancelling it stops the request: the connection is dropped, what was spent is booked, and
         no other route is asked.
         """
-        # Here, since it is a quarter of the time that importing this package takes.
+        # Imported here, because asyncio takes a quarter of this package's import time.
         from .stopping import in_a_thread
 
         return await in_a_thread(
@@ -211,7 +211,7 @@ class IntelligentLLMOrchestrator:
         return self._rounds(prompt, given, stream=True)
 
     def get_stats(self) -> dict[str, Any]:
-        """What this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
+        """Count what this object has done: `total_calls`, `provider_calls`, `fallbacks`, `errors`,
         `from_memory`, `current_provider`, `available_providers`, `quota_summary`.
 
         A fallback is a reply before which a route was refused, failed, or skipped because it was
@@ -290,7 +290,7 @@ class IntelligentLLMOrchestrator:
         return [request.provider] if request.provider else self.providers if restricted else ()
 
     def _replies(self) -> ReplyStore:
-        # When needed: few keep replies, and not every Python has SQLite.
+        # Imported only when needed, because few users keep replies and some Pythons lack SQLite.
         from .reply_cache.store import reply_store
 
         return reply_store(self.configuration.replies)

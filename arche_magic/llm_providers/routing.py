@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Routes(tuple[Route, ...]):
-    """Routes in the configured order; they are grouped once, however many requests take them."""
+    """Routes in the configured order, which are grouped once for all requests."""
 
     def __init__(self, *_: object) -> None:
         self._groups: dict[str | None, list[list[Route]]] = {}
@@ -52,7 +52,7 @@ class Routes(tuple[Route, ...]):
 
 
 class _Deferred(Sequence[T]):
-    """A tuple that is built when somebody first looks at it; few decisions are ever explained."""
+    """A tuple that is built when it is first read, because few decisions are ever explained."""
 
     def __init__(self, build: Callable[[], tuple[T, ...]]) -> None:
         self._build: Callable[[], tuple[T, ...]] | None = build
@@ -199,7 +199,7 @@ class Decision:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
-        """The decision of which `to_dict` made these values.
+        """The decision that `to_dict` turned into these values.
 
         Raises:
             KeyError, TypeError, ValueError: the values are not those of a decision.
@@ -215,7 +215,7 @@ class Decision:
 
 
 def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
-    """The routes that lead to the same model as the route that comes first, spent or not.
+    """The routes to the same model as the first route, whether they are open or not.
 
     Services name one model with its vendor or without: `openai/gpt-oss-120b`, `gpt-oss-120b`.
     """
@@ -244,11 +244,11 @@ def choose(
 
     `state_of` is asked for no more routes than the choice needs.
     """
-    # Endless patience does not wait for what never opens.
+    # Even with endless patience, a route that never opens is not awaited.
     latest = min(now + patience, sys.float_info.max)
     closed: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
-    # Of the routes looked at, in the order of the groups.
+    # The states of the routes looked at, in the order of the groups.
     states: list[RouteState] = []
 
     def considered() -> tuple[tuple[R, RouteState], ...]:
@@ -287,7 +287,7 @@ def choose(
     for soonest in (_soonest(closed, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
             return choice(soonest[0], soonest[1].opens_at)
-    # To await what becomes of a call under way is no waiting for quota.
+    # Waiting for the outcome of a call under way is not waiting for quota.
     tried = next((route for route, state in closed if state.on_trial), None)
     if tried is not None:
         return choice(tried, now + _MOMENT_SECONDS)

@@ -92,7 +92,7 @@ class TimedLedger:
         self._ends = math.inf
 
     def start(self, seconds: float) -> None:
-        """Set the deadline, so many seconds from now."""
+        """Set the deadline to `seconds` from now."""
         # Not by the clock of the configuration, which may run faster than a disk.
         self._ends = time.monotonic() + seconds
 

@@ -155,20 +155,107 @@ def test_a_text_in_a_document_is_kept_as_it_is(path: Path, text: str) -> None:
     assert reader.read("other") == {**document, "n": 1}
 
 
-def test_a_file_stays_small_when_documents_grow_and_shrink(path: Path) -> None:
-    """Two kernels take turns; a removed hold leaves spaces, which neither keeps for ever."""
-    kernels = [JsonFileStorage(path), JsonFileStorage(path)]
-    kernels[0].update("one", lambda one, last: (one.update(n=0), last.update(n=0)), "last")
-    sizes = []
-    for number in range(12):
-        text = "x" * (200 if number % 2 else 20)
-        kernels[number % 2].update("one", lambda found, text=text: found.update(text=text))
-        assert kernels[1 - number % 2].read("one")["text"] == text
-        sizes.append(path.stat().st_size)
-    assert max(sizes) <= sizes[1] + 2
-    kernels[0].update("one", lambda found: found.update(text="x" * 9000))
-    kernels[0].update("one", lambda found: found.update(text=""))
-    assert path.stat().st_size < 400
+def a_large_ledger(path: Path) -> JsonFileStorage:
+    """A ledger of 50 documents, of which only those that change are written."""
+    storage = JsonFileStorage(path)
+    names = [f"account {number}" for number in range(50)]
+
+    def fill(*documents: dict[str, Any]) -> None:
+        for document in documents:
+            document.update(n=0, text="x" * 1000)
+
+    storage.update("counter", fill, *names)
+    storage.update("counter", count)
+    return storage
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="all is written on Windows")
+def test_of_a_large_file_only_what_changes_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call costs the same with one account and with hundreds."""
+    written: list[int] = []
+    write, pwrite = os.write, os.pwrite
+
+    def note(call: Any, *arguments: Any) -> int:
+        written.append(call(*arguments))
+        return written[-1]
+
+    storage = a_large_ledger(path)
+    monkeypatch.setattr(os, "write", lambda *arguments: note(write, *arguments))
+    monkeypatch.setattr(os, "pwrite", lambda *arguments: note(pwrite, *arguments))
+    storage.update("account 7", count)
+    assert 2000 < sum(written) < 4000
+    assert path.read_bytes() == path.with_name(f"{path.name}.copy").read_bytes()
+    assert JsonFileStorage(path).read("account 7")["n"] == 1
+
+
+def test_kernels_that_share_a_large_file_see_all_changes(path: Path) -> None:
+    """Documents grow and shrink, and a third kernel reads the file as a whole each time."""
+    kernels = [a_large_ledger(path), JsonFileStorage(path)]
+    for number in range(300):
+        name, size = f"account {number % 7}", (900, 1000, 1100, 7000, 1010)[number % 5]
+        text = "y" * size
+        storage = kernels[number % 2]
+        storage.update(name, lambda found, text=text: found.update(text=text, n=found["n"] + 1))
+        assert kernels[1 - number % 2].read(name)["text"] == text
+        content = json.loads(path.read_bytes())
+        assert content["documents"][name]["text"] == text
+        assert path.read_bytes() == path.with_name(f"{path.name}.copy").read_bytes()
+    fresh = JsonFileStorage(path)
+    assert sum(fresh.read(f"account {number}")["n"] for number in range(7)) == 300
+    # Spaces that a long text leaves are not kept, nor do they add up.
+    assert path.stat().st_size < 120_000
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="all is written on Windows")
+@pytest.mark.parametrize("calls", range(8))
+def test_a_kernel_killed_between_two_writes_of_a_large_file_loses_nothing(
+    path: Path, calls: int
+) -> None:
+    """Copy and file take three writes each; after any number of them one of the two is whole."""
+    storage, pwrite = a_large_ledger(path), os.pwrite
+    storage.update("account 7", count)
+    child = os.fork()
+    if not child:
+        left = [calls]
+
+        def killed(descriptor: int, part: bytes, place: int) -> int:
+            if not left[0]:
+                # Half of it is written.
+                pwrite(descriptor, part[: len(part) // 2], place)
+                os._exit(0)
+            left[0] -= 1
+            return pwrite(descriptor, part, place)
+
+        kernel = JsonFileStorage(path)
+        # Its first change writes the whole.
+        kernel.update("account 8", count)
+        os.pwrite = killed
+        kernel.update("account 7", count)
+        os._exit(0)
+    os.waitpid(child, 0)
+    # With half of the file's new beginning, the file is as it was.
+    n = 2 if calls > 3 else 1
+    for reader in (JsonFileStorage(path), storage):
+        assert reader.read("account 8")["n"] == 1
+        assert reader.read("account 7")["n"] == n
+    assert storage.update("account 7", count) == n + 1
+    assert JsonFileStorage(path).read("account 7")["n"] == n + 1
+    assert kept_aside(path) == []
+
+
+def test_a_copy_that_is_not_as_the_file_is_written_as_a_whole(path: Path) -> None:
+    """Only then can the parts that change be all that differs."""
+    storage = a_large_ledger(path)
+    copy = path.with_name(f"{path.name}.copy")
+    for content in (b"", copy.read_bytes().replace(b'"revision": 2', b'"revision": 3')):
+        copy.write_bytes(content)
+        storage.update("account 7", count)
+        assert copy.read_bytes() == path.read_bytes()
+    copy.unlink()
+    storage.update("account 7", count)
+    assert copy.read_bytes() == path.read_bytes()
 
 
 def test_a_change_by_another_kernel_is_seen(written: Path) -> None:

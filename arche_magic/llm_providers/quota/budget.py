@@ -1,8 +1,8 @@
 """Bounded amounts of money and tokens: the budget of all kernels, and the bounds of one job.
 
-Each call holds what it may take before it is sent, and what it did take replaces the hold. A call
-may be sent if what it usually takes still fits beside the most that the calls under way can take.
-So all calls together exceed a bound by one reply at most, however many threads, processes and
+Before a call is sent, it holds what it may cost. After it, the real cost replaces the hold. A call
+may be sent if its usual cost fits in what is left when all calls under way cost the most that they
+can. So all calls together exceed a bound by at most one reply, however many threads, processes and
 machines send them.
 """
 
@@ -28,7 +28,7 @@ Unit = Literal["usd", "tokens"]
 _UNITS: tuple[Unit, Unit] = ("usd", "tokens")
 _SOON_SECONDS = 0.05
 _ROUNDING = 1e-9
-# A later reply can be longer than any before it: this much room is kept for it.
+# A later reply can be longer than all earlier ones, so room for such a reply is kept.
 _TIMES_THE_LONGEST, _LONG_REPLY_TOKENS = 2, 8192
 # A text has at most one token per byte, and our guess by length is at least a quarter of that.
 _TIMES_THE_INPUT = 4.0
@@ -38,7 +38,7 @@ _JOB_SECONDS = 7 * 86_400.0
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """One budget at one moment, in USD; what calls under way usually cost counts as spent."""
+    """One budget at one moment, in USD; the usual cost of calls under way counts as spent."""
 
     period: Literal["day", "month"]
     amount: float
@@ -57,7 +57,7 @@ class BudgetUse:
 
 @dataclass(frozen=True)
 class Expected:
-    """What one request is expected to take on one route.
+    """What one request is expected to cost on one route.
 
     Attributes:
         kind: requests of one kind have replies of similar length: those to one model, alone or
@@ -65,10 +65,11 @@ class Expected:
         usual: its tokens by the ledger's estimate.
         plain: its input tokens by length alone.
         longest_reply: `max_tokens`; None without.
-        window: most tokens of a request and its reply together, by the model; inf if unknown.
-        scale: what the length of its reply is compared with: 1, or the length that is expected of
-            this very request.
-        price: USD for so many tokens; None where the price is not known.
+        window: the model's maximum number of tokens for a request and its reply together; inf if
+            unknown.
+        scale: the length that replies are compared with: 1, or the length that is expected for
+            this request.
+        price: returns the price of a usage in USD, or None if it is not known.
     """
 
     kind: str
@@ -101,7 +102,7 @@ class _Bound:
 
 
 class Purse:
-    """Holds and settles what calls take of some bounds.
+    """Holds and settles what calls spend, within some bounds.
 
     Args:
         storage: where the document lives.
@@ -144,12 +145,12 @@ class Purse:
         return lambda expected: self._state(state, expected, now)
 
     def refusal(self, expected: Expected, now: float) -> str:
-        """The bound that the request would break even if nothing were under way; "" if none."""
+        """The bound that the request would break even if nothing were under way, or ""."""
         state = self.state(expected, now)
         return state.reason if state and not state.on_trial else ""
 
     def hold(self, expected: Expected, now: float, expires: float) -> str | RouteState:
-        """Hold what a request may take; returns the hold, or why it cannot be sent now."""
+        """Hold what a request may cost; returns the hold, or why it cannot be sent now."""
 
         def change(state: BudgetState) -> str | RouteState:
             closed = self._state(state, expected, now)
@@ -175,7 +176,7 @@ class Purse:
     def settle(
         self, hold: str, spent: Usage, usd: float | None, now: float, *, counted: bool = True
     ) -> None:
-        """Put what a call took in the place of its hold.
+        """Replace a hold by what the call cost.
 
         Args:
             hold: what `hold` returned.

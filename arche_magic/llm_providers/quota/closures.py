@@ -33,7 +33,7 @@ def close(
     part: Closable, reason: str, now: float, seconds: float | None, began: float,
     remedy: str = "", address: str = "",
 ) -> None:  # fmt: skip
-    """Closed a part of the ledger for `seconds`, or with None until the user acts.
+    """Close a part of the ledger for `seconds`, or until the user acts if that is None.
 
     `began` is when the failed call began. Calls under way together fail together: that is one
     strike, and the longest of their closures stays. `remedy` is the name of what opens it, and
@@ -76,7 +76,7 @@ def closure_of(part: Closable, address: str) -> Closure | None:
 
 
 def latest_closure(record: RouteRecord, now: float) -> Closure | None:
-    """The longest of the closures that keep the route closed, apart from full windows."""
+    """The longest closure that keeps the route closed; full windows are not closures."""
     latest: Closure | None = None
     for part in (
         record.provider, record.model_at_provider, record.account, record.key, record.model,

@@ -30,8 +30,8 @@ _SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST, _PER_TOOL = 4, 3, 8
 # A figure this many times the table's means that the account is on another plan.
 _OTHER_PLAN = 3.0
-# What an error said of a limit is not replaced by a header for so long: headers may speak of
-# another limit (Groq's tokens per minute, where input tokens are what is refused).
+# For this long, a header does not replace what an error said about a limit. Headers may be about
+# another limit (on Groq tokens per minute, when a request was refused for its input tokens).
 _ERROR_HOLDS_SECONDS = 86_400.0
 _LEARNED = ("header", "error")
 
@@ -42,7 +42,7 @@ def document_name(route: Route) -> str:
 
 
 def estimate(model: ModelState, request: Request) -> Amounts:
-    """Units a request will probably spend, per metric.
+    """Estimate the units that a request will spend, per metric.
 
     The model's own ratio corrects the guess by length.
     """
@@ -63,12 +63,12 @@ def output_tokens(request: Request, usual: float) -> float:
 
 
 def calibration(model: ModelState) -> Calibration:
-    """How estimates compare with the provider's counts, as far as it is known."""
+    """How estimates compare with the provider's counts; for a new model a guess."""
     return model.calibration or Calibration(1.0, _OUTPUT_GUESS)
 
 
 def plain_tokens(request: Request) -> float:
-    """Input tokens of a request by the length of its messages, tools and schema alone."""
+    """Estimate the input tokens of a request from the length of its messages, tools and schema."""
     # Providers put the schema into the prompt, or count it as if they did.
     schema = request.schema.tokens if request.schema else 0
     tools = request.tool_tokens + _PER_TOOL * len(request.tools)
@@ -97,7 +97,7 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     limits = {limit.name: limit for limit in defaults}
     learned = {}
     for name, state in model.limits.items():
-        # A stored copy of a published or configured limit is no evidence: the file may be newer.
+        # Ignore stored copies of published and configured limits: the settings may be newer.
         if state.evidence in _LEARNED and not _is_wish(limits.get(name), state.amount):
             learned[name] = state.limit(name)
     if any(
@@ -117,7 +117,7 @@ def with_limits(model: ModelState, limits: Iterable[Limit], now: float) -> Model
 
 
 def keep_limits(model: ModelState, limits: Iterable[Limit], now: float) -> None:
-    """Have a count of each limit in force, to charge."""
+    """Give the model a count of each limit in force, which can then be charged."""
     model.limits.update(_changed_counts(model, limits, now))
 
 
@@ -143,7 +143,7 @@ def place_hold(
 def lost_holds(
     account: AccountState, now: float, is_dead: Callable[[str], bool]
 ) -> dict[str, list[str]]:
-    """Holds, by model, of calls that never ended: their kernel died, and they may count."""
+    """Find the holds of calls that never ended because their kernel died, by model."""
     names = {hold.by for model in account.models.values() for hold in model.holds.values()}
     dead = {name for name in names if is_dead(name)}
     found = {
@@ -161,7 +161,7 @@ def lost_holds(
 def charge_holds(
     model: ModelState, holds: Iterable[str], limits: Iterable[Limit], now: float
 ) -> None:
-    """Charge what these holds reserved, in their place."""
+    """Replace these holds by charges of what they reserved."""
     keep_limits(model, limits, now)
     for hold_id in holds:
         _charge(model, model.holds.pop(hold_id).amounts, now)
@@ -200,7 +200,7 @@ def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
 
 
 def note_answer(record: RouteRecord, now: float, began: float) -> None:
-    """A call that began then was answered: what was closed before or never tried is proven."""
+    """Note that a call that began at `began` was answered: reopen what was closed before that."""
     route, model = record.route, record.model
     key = record.account.key(route.key.fingerprint, route.key.label)
     key.answered = model.answered = True
@@ -213,7 +213,7 @@ def note_answer(record: RouteRecord, now: float, began: float) -> None:
 
 
 def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
-    """Let a settled call correct the model's estimates, each counting for a fifth."""
+    """Correct the model's estimates by a settled call, with a weight of a fifth."""
     if not usage.input_tokens or plain <= 0:
         return
     old = calibration(model)
@@ -228,7 +228,7 @@ def learn(
     model: ModelState, limits: Mapping[str, Limit], window_of: Callable[[str], Limit],
     observations: Iterable[Observation], now: float, alone: bool, refused: Amounts | None = None,
 ) -> None:  # fmt: skip
-    """Let a response correct limits, their windows, and what is used of them.
+    """Correct limits, their windows, and what is used of them by a response.
 
     Args:
         model: the model that was asked.
@@ -250,14 +250,14 @@ def learn(
             amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
         else:
             amount, evidence = seen.amount, seen.evidence
-        # Less than one would never open again; what is not in the plan is closed by its remedy.
+        # A limit below one would never open again. What is not in the plan is closed elsewhere.
         if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
         remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
         usual = window_of(seen.name)
         rule = limit or usual
         if wish:
-            # The user wants less than there is: of that only what is left counts, if it is less.
+            # The user's smaller limit stays; only what is left of the real one may be less.
             amount, evidence = wish.amount, wish.evidence
             remaining = None if remaining is None else min(remaining, amount)
         elif seen.amount is not None:
@@ -281,8 +281,8 @@ def learn(
             theirs = amount - remaining
             units = held.get(limit.metric, 0.0)
             if limit.metric != "requests":
-                # Calls under way may have spent more than was guessed, and are charged when they
-                # end: what they can explain was not spent by somebody else.
+                # Calls under way may have spent more than was estimated, and are charged when they
+                # end. Only what they cannot explain was spent by somebody else.
                 units *= _SPENT_TO_GUESSED
             if theirs > ours + units:
                 first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
@@ -295,7 +295,7 @@ def learn(
 
 
 def doubt(model: ModelState, defaults: Iterable[Limit], began: float) -> None:
-    """Drop limits whose period was only inferred: a call that began then was answered.
+    """Drop limits whose period was only inferred, after a call that began then was answered.
 
     A reply that implies the same period has confirmed it just now.
     """
@@ -303,14 +303,14 @@ def doubt(model: ModelState, defaults: Iterable[Limit], began: float) -> None:
     for name, state in list(model.limits.items()):
         if state.inferred and state.evidence_at < began:
             if name in given:
-                # Its count stays; its figures are those of the table or the user again.
+                # Its count stays; its size comes from the table or the user again.
                 state.evidence, state.inferred = "published", False
             else:
                 del model.limits[name]
 
 
 def forget(account: AccountState) -> None:
-    """Forget all counts and closures; the totals stay, as other copies are compared by them."""
+    """Forget all counts and closures, but not the totals, by which copies are compared."""
     account.provider, account.keys, account.closed, account.moved = "", {}, None, None
     account.models = {
         name: ModelState(charged=model.charged)
@@ -332,8 +332,8 @@ def limit_state(
     if (before.window, before.time_zone) != (limit.window, limit.time_zone):
         state.counter = windows.converted(before, limit, known, now)
     elif limit.window == "bucket" and before.amount != limit.amount:
-        # The rate of refill changes with the amount; fix today's level first. There is not more in
-        # a bucket than it holds.
+        # The rate of refill changes with the amount, so note today's level first. A bucket cannot
+        # hold more than its amount.
         level = min(windows.used(before, state.counter, now), limit.amount)
         windows.set_used(limit, state.counter, level, now)
     state.recent, state.proven, state.inferred = dict(known.recent), known.proven, known.inferred
@@ -357,7 +357,7 @@ def _is_wish(limit: Limit | None, stated: float) -> bool:
 
 
 def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> bool:
-    """Whether an error said something else of the limit lately, which is better evidence."""
+    """Whether a recent error said something else about the limit, which is better evidence."""
     return (
         before is not None
         and before.evidence == "error"

@@ -57,7 +57,7 @@ class RouteState:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The state of a route for all requests whose tokens fit, as long as its account is unchanged.
+    """The state of a route for all requests whose tokens fit, until its account changes.
 
     Attributes:
         state: the route's state for such a request.
@@ -237,7 +237,7 @@ def is_expired(hold: HeldCall | HeldShare, now: float) -> bool:
 
 
 def _is_stale(limit: Limit, state: LimitState, now: float) -> bool:
-    """Whether a reply said so too long ago to turn requests away for ever."""
+    """Whether a reply stated the limit so long ago that requests should try again."""
     learned = limit.evidence in ("header", "error")
     return learned and now - state.evidence_at > RECHECK_SECONDS
 

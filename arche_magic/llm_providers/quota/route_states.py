@@ -21,7 +21,7 @@ from .state import AccountState, Amounts, ProviderState, RouteRecord
 
 @dataclass
 class _Known:
-    """What is known of a route, as long as its account and its provider stay as they are.
+    """What is known of a route until its account or its provider changes.
 
     Attributes:
         has_holds: calls of the account are under way, so its state may change with time alone.
@@ -65,7 +65,7 @@ class RouteStates:
         self._known: dict[RouteId, _Known] = {}
 
     def of(self, request: Request, now: float) -> Callable[[Route], RouteState]:
-        """The state of a route for a request at that moment, apart from what bounds its cost.
+        """The state of a route for a request at that moment, without the bounds of its cost.
 
         The ledger is read once for all routes of a provider. A headroom may be a second old.
         """

@@ -15,9 +15,9 @@ from .state import Amounts, LimitState, RouteRecord
 def standings_of(
     record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
 ) -> list[Standing]:
-    """Every limit of a route, as routing sees it for a request of these amounts.
+    """List every limit of a route, as routing sees it for a request of these amounts.
 
-    `account` is its name, and `bound` what a budget says to the request.
+    `account` is the account's name, and `bound` is the route's state by a budget.
     """
     route, model = record.route, record.model
     held = opening.on_hold(model, now)
@@ -56,7 +56,7 @@ def standings_of(
 
 
 def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
-    """Usage per provider, key and limit, as plain data; of several models of a key the tightest."""
+    """Sum up usage per provider, key and limit; for several models, that of the tightest one."""
     tightest_rows: dict[tuple[str, str, str], Standing] = {}
     for row in rows:
         name = row.provider, row.key, row.limit
@@ -81,7 +81,7 @@ def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
 
 
 def tightest(record: RouteRecord, now: float) -> str:
-    """What is left of the limit that is nearest to its end, in words; holds count as used."""
+    """Say what is left of the limit that is most used; holds count as used."""
     best: tuple[float, str] = (2.0, "")
     held = opening.on_hold(record.model, now)
     for name, limit in record.limits.items():

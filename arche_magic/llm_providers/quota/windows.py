@@ -3,8 +3,8 @@
 Functions on a `Counter`: the level at one moment for `bucket` and `calendar` windows; for `rolling`
 ones the amounts per sixtieth of the period, so that it stays small however many calls there were.
 
-Times are epoch seconds. Wherever clocks or rounding leave a choice, the answer is the later one:
-a call that comes a moment too late costs nothing, one that comes too early is refused.
+Times are epoch seconds. Where clocks or rounding leave a choice, the later moment is used: a call
+that is a moment too late costs nothing, and one that is too early is refused.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
 # `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
 _SLOTS_ROUNDING = 1e-3
-# Calls under way can fill a bucket beyond its amount, but not so many times. Such a level comes
+# Calls under way can fill a bucket beyond its amount, but not a thousand times. Such a level comes
 # from an absurd count, and must not keep a route closed for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
-# Epoch seconds as a float are exact to 0.24 µs only: a moment is put this much later.
+# Epoch seconds as a float are exact to 0.24 µs only, so a computed moment is moved this much later.
 _ROUNDING_SECONDS = 1e-6
 # How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
 _ROUNDED_RESET_SECONDS, _ROUNDED_MINUTE_SECONDS = 5.0, 2.5
-# A rolling window is full again after about a period, as is a bucket that is nearly spent: only an
+# A rolling window resets after about a period, and so does a bucket that is nearly spent. Only an
 # earlier reset shows that a limit is a bucket.
 _TELLING_SHARE = 0.8
 _SHORT_PERIODS = ("second", "minute")
@@ -61,7 +61,7 @@ def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
         _set_slots(counter, slots)
         return
     level = used(limit, counter, now) + amount
-    # A clock that was set back must neither turn a window again nor refill it twice.
+    # After a clock was set back, a window must neither begin again nor refill twice.
     at = max(now, _anchor(limit, counter, now) or now)
     _set_level(counter, level, at)
 
@@ -69,9 +69,10 @@ def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
 def set_used(
     limit: Limit, counter: Counter, target: float, now: float, since: float | None = None
 ) -> None:
-    """Make the counter say `target` units at `now`: the provider knows better.
+    """Set the counter to `target` units at `now`, because the provider knows better.
 
-    What others spent in a rolling window was spent `since` then, evenly; at `now` by default.
+    In a rolling window, what others spent is spread evenly from `since` to `now`. Without `since`
+    it counts at `now`.
     """
     if limit.window != "rolling":
         _set_level(counter, max(0.0, target), now)
@@ -92,9 +93,9 @@ def set_used(
 
 
 def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: float) -> None:
-    """Make room for `amount` units at `moment`: that is when the provider lets them in.
+    """Make room for `amount` units at `moment`, when the provider will accept them.
 
-    A calendar window opens when its period ends, whatever anybody says.
+    A calendar window is not changed, because it opens when its period ends.
     """
     room = max(0.0, limit.amount - amount)
     if limit.window == "bucket":
@@ -119,7 +120,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
 
 
 def converted(before: Limit, limit: Limit, state: LimitState, now: float) -> Counter:
-    """The counter of a limit that was taken for `before`, by the other window's rule."""
+    """Convert the counter of a limit from the window rule of `before` to that of `limit`."""
     level = used(before, state.counter, now)
     new = Counter()
     if limit.window == "rolling" and before.window == "bucket":
@@ -173,7 +174,7 @@ def resets_at(limit: Limit, counter: Counter, now: float) -> float:
 
 
 def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None:
-    """Note when a bucket was charged, for `most_used`: its level alone does not tell.
+    """Note when a bucket was charged, for `most_used`. Its level alone does not show that.
 
     Two periods are kept, in slots.
     """
@@ -215,12 +216,12 @@ def most_used(limit: Limit, recent: dict[int, float], now: float) -> float:
 def rule_by_reset(
     limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
 ) -> Limit:
-    """The limit with the window rule that a reset time shows.
+    """Infer the window rule of a limit from a reset time; returns the limit with that rule.
 
-    A bucket is full again in used / amount x period, and a calendar's day at its end. Any other
-    time is that of a rolling window, or of one that begins with its first request: for these a
-    rolling window is never too generous, and not slower in the long run. Figures are rounded to
-    whole units and seconds. A reply that tells nothing leaves the rule as it was.
+    A bucket is full again after used / amount x period, and a calendar day at its end. Any other
+    time means a rolling window, or one that begins with its first request. For both, a rolling
+    window is never too generous, and not slower in the long run. Figures are rounded to whole units
+    and seconds. A reply that shows nothing leaves the rule as it was.
 
     Args:
         limit: the limit as it was taken to be.
@@ -234,12 +235,12 @@ def rule_by_reset(
     seconds = PERIOD_SECONDS[limit.period]
     refill = (amount - seen.remaining) / amount * seconds
     if abs(seen.resets_in - refill) <= seconds / amount + 1:
-        # Where a bucket is usual and this limit is none, a fixed window was seen. It looks like a
-        # bucket for a moment in each period.
+        # If buckets are usual but this limit is not one, a fixed window was seen before. It looks
+        # like a bucket for a moment in each period.
         refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
         is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
         return _as_bucket(limit) if is_telling else limit
-    # Within a minute a chance hit would be too likely.
+    # In a minute, a match by chance would be too likely.
     if limit.period not in _SHORT_PERIODS and (
         turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
     ):
@@ -248,11 +249,11 @@ def rule_by_reset(
 
 
 def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, now: float) -> Limit:
-    """The limit with the window rule that the wait of a refused request shows.
+    """Infer the window rule from how long a refused request must wait.
 
-    A bucket makes it wait excess / amount x period, and a calendar up to the end of its period. A
-    wait that fits neither is taken as in `rule_by_reset`, as are the arguments. For a short period
-    a rolling window does for all of them.
+    In a bucket it waits excess / amount x period, and in a calendar window until the period ends.
+    Any other wait means a rolling window, as in `rule_by_reset`, which also explains the arguments.
+    For a short period, a rolling window is good enough.
     """
     wait = seen.opens_in
     if wait is None or wait <= 0:
@@ -280,7 +281,7 @@ def _as_bucket(limit: Limit) -> Limit:
 def _turning_in(
     seconds: float, limit: Limit, usual: Limit, now: float, tolerance: float
 ) -> Limit | None:
-    """The limit as one of a calendar whose period ends in so many seconds; None if none does."""
+    """The limit with a calendar window that ends in `seconds`, or None if there is none."""
     for name in (limit.time_zone, usual.time_zone, "UTC"):
         if abs(seconds - (period_end(limit.period, name, now) - now)) <= tolerance:
             return replace(limit, window="calendar", time_zone=name)
@@ -311,10 +312,10 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
-    """The counter's moment, or None if there is none that can be believed.
+    """The moment of the counter; None if there is none, or if it cannot be right.
 
-    A clock set back by less than a period only makes us wait. A moment further ahead comes from a
-    clock that was wrong, and waiting for it could take years: the count starts over.
+    If a clock was set back by less than a period, requests only wait. A moment further in the
+    future comes from a wrong clock. Waiting for it could take years, so the count starts over.
     """
     at = counter.at
     return None if at is None or at > now + PERIOD_SECONDS[limit.period] else at
@@ -331,7 +332,7 @@ def _slot_seconds(limit: Limit) -> float:
 def _add_to_slots(
     limit: Limit, counter: Counter, units: float, steps: int, first: float, now: float
 ) -> None:
-    """Charge `units` in each of so many slots of a rolling window, from that of `first` on."""
+    """Charge `units` in each of `steps` slots of a rolling window, from the slot of `first` on."""
     slots = dict(_live_slots(limit, counter, now))
     for step in range(steps):
         moment = min(first + step * _slot_seconds(limit), now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -20,27 +20,39 @@ FILE_VERSION = 3
 _READABLE = (1, 2, FILE_VERSION)
 _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
-_TAIL_BYTES, _LONGEST_NUMBER, _MOST_SPACES = 64, 400, 4096
+_TAIL_BYTES, _LONGEST_NUMBER = 64, 400
+# Room in an entry, in bytes.
+_SPARE_SPACES, _MOST_SPACES = 256, 4096
 # This is only between two documents: lines inside a document begin with three spaces or more.
-_BETWEEN = b',\n  "'
+_SEPARATOR, _BETWEEN = b",\n", b',\n  "'
 # The end of a mapping, and the quote before the next key. If the quote ends a text instead, one of
 # these characters follows.
 _MAPPING_ENDS = re.compile(rb'\},"(?![:,}\]])')
 
 
-def whole_file(entries: Iterable[bytes], revision: int, before: int = 0) -> bytes:
-    """The content of a file with these documents, as `entry_of` writes them.
+def whole_file(entries: Iterable[bytes], revision: int) -> bytes:
+    """The content of a file with these documents, as `entry_of` writes them."""
+    return b"".join((head_of(revision), _SEPARATOR.join(entries), tail_of(revision)))
 
-    If the file was a little longer `before` (in bytes), spaces keep its length: cutting it off
-    takes longer than writing it.
-    """
+
+def head_of(revision: int) -> bytes:
+    """The beginning of a file of that revision, up to its first document."""
     head = f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n'
-    tail = f'\n }},\n "complete": {revision}\n}}\n'
-    parts = [head.encode(), b",\n".join(entries), tail.encode()]
-    spaces = before - sum(map(len, parts))
-    if 0 < spaces <= _MOST_SPACES:
-        parts.insert(2, b" " * spaces)
-    return b"".join(parts)
+    return head.encode()
+
+
+def tail_of(revision: int) -> bytes:
+    """The end of a file of that revision, after its last document."""
+    return f'\n }},\n "complete": {revision}\n}}\n'.encode()
+
+
+def places_of(entries: Mapping[str, bytes], revision: int) -> dict[str, tuple[int, int]]:
+    """Where each document begins in the file that `whole_file` writes, and its length, in bytes."""
+    places, place = {}, len(head_of(revision))
+    for name, entry in entries.items():
+        places[name] = place, len(entry)
+        place += len(entry) + len(_SEPARATOR)
+    return places
 
 
 def split(content: bytes) -> tuple[dict[str, bytes], int] | None:
@@ -52,7 +64,7 @@ def split(content: bytes) -> tuple[dict[str, bytes], int] | None:
     if not head or not tail or head[1] != tail[1]:
         return None
     entries = {}
-    for part in content[head.end() : tail.start()].rstrip(b" ").split(_BETWEEN):
+    for part in content[head.end() : tail.start()].split(_BETWEEN):
         name, colon, _ = part.partition(b'": ')
         if b"\\" in name or not colon:
             return None
@@ -113,16 +125,21 @@ def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
     return data == {} or versioned or bool(upgrade and upgrade(data))
 
 
-def entry_of(name: str, document: Document) -> bytes:
+def entry_of(name: str, document: Document, before: int = 0) -> bytes:
     """The name and the JSON of a document, with a line break after each mapping inside it.
 
-    The `indent` of json.dumps is ten times slower.
+    Spaces keep its length as it was `before` (in bytes), so that the documents after it stay where
+    they are in the file. Where it has become longer, there are a few more for the next time.
     """
     try:
         text: bytes = _fast_json().to_json(document)
     except ValueError:  # half a character, which only the standard library writes
         text = json.dumps(document, separators=(",", ":")).encode()
-    return b"%b%b" % (_before(name), _MAPPING_ENDS.sub(b'},\n   "', text))
+    # The `indent` of json.dumps is ten times slower.
+    entry = b"%b%b" % (_before(name), _MAPPING_ENDS.sub(b'},\n   "', text))
+    if len(entry) <= before <= len(entry) + _MOST_SPACES:
+        return entry.ljust(before)
+    return entry.ljust(len(entry) + _SPARE_SPACES) if 0 < before < len(entry) else entry
 
 
 def read_entry(name: str, entry: bytes) -> Document:

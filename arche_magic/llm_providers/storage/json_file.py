@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..files import NotOurs, open_ours, overwrite_ours, read_ours
+from ..files import NotOurs, read_ours
 from ..forks import new_lock, new_rlock, register_for_forks
 from .base import (
     Change,
@@ -23,14 +23,13 @@ from .base import (
     warn_of_file,
 )
 from .deadlines import acquire, lock_deadline, seconds_left
-from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split, whole_file
+from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split
 from .kernel_lock import kernel_lock
+from .ledger_file import BeingWritten, LedgerFile
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
-# The first bytes of the file, which contain its version and revision.
-_HEAD_BYTES = 64
 # After a disk has answered, it is trusted this long not to hang, and read without a helper thread.
 _TRUSTED_SECONDS = 0.005
 # A reader waits this long for a disk that hangs; then it uses what was read last.
@@ -71,7 +70,6 @@ class JsonFileStorage:
         # Held while the file is read, by readers and by changes.
         self._look_lock = new_lock()
         self._file_lock: Any = kernel_lock(f"{path}.lock")
-        self._name = os.fspath(path)
         self._rescue = Rescue(path, mend, upgrade)
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
         self._on_disk = True
@@ -84,19 +82,15 @@ class JsonFileStorage:
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"
 
-    def __del__(self) -> None:
-        self._forget()
-
     def _know_nothing(self) -> None:
-        self._content = b""
-        self._revision = 0
-        self._stamp: tuple[int, int, int] | None = None
-        self._descriptor = -1
+        self._file = LedgerFile(self.path, self._copy)
         self._changing = self._rescuing = self._hangs = False
         self._answered_at = -_TRUSTED_SECONDS
         # Replaced and never changed, since readers take no lock.
         self._documents: dict[str, Document] = {}
         self._entries: dict[str, bytes] = {}
+        # The documents that changed since the file was read or written.
+        self._unsaved: set[str] = set()
 
     @property
     def findings(self) -> list[str]:
@@ -188,9 +182,13 @@ class JsonFileStorage:
             if document != self._documents.get(name, {})
         }
         if changed:
-            entries = {name: entry_of(name, document) for name, document in changed.items()}
+            entries = {
+                name: entry_of(name, document, len(self._entries.get(name, b"")))
+                for name, document in changed.items()
+            }
             self._entries = {**self._entries, **entries}
             self._documents = {**self._documents, **changed}
+            self._unsaved.update(changed)
         return result, bool(changed)
 
     def _locked(self) -> StorageTimeout:
@@ -245,16 +243,19 @@ class JsonFileStorage:
                 self._changing = True
 
     def _look(self, *, locked: bool) -> None:
-        if self._is_unchanged():
+        if self._file.is_unchanged():
             return
-        content = _read_bytes(self.path)
-        if content and content == self._content:
+        try:
+            content = self._file.read(locked=locked)
+        except BeingWritten:
+            raise _OtherLayout from None
+        if content and content == self._file.content:
             return
         if content is None:
             self._take({}, {}, 0, b"")
             return
         # Usually, only the documents that changed have to be parsed.
-        found = self._refreshed(content) if self._content else None
+        found = self._refreshed(content) if self._file.content else None
         if found is None:
             found = self._whole(content)
         if found is None:
@@ -305,58 +306,24 @@ class JsonFileStorage:
         revision: int,
         content: bytes,
     ) -> None:
-        self._documents, self._entries, self._revision = documents, entries, revision
-        self._content = content
+        self._documents, self._entries = documents, entries
+        self._file.note(content, entries, revision)
+        self._unsaved.clear()
         self._was_there = self._was_there or bool(content)
-        self._remember(_status(self._name))
-
-    def _is_unchanged(self) -> bool:
-        """Whether the file is as it was last read or written; each change raises its revision."""
-        status = _status(self._name)
-        if status is None or self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
-            return False
-        return os.pread(self._descriptor, _HEAD_BYTES, 0) == self._content[:_HEAD_BYTES]
-
-    def _remember(self, status: os.stat_result | None) -> None:
-        """Keep the file open, so that its first bytes show whether it has changed.
-
-        `status` is that of the file as it was read or written; None if there is none.
-        """
-        # On Windows, an open file cannot be renamed, so it is read again each time.
-        if status is None or not hasattr(os, "pread"):
-            self._forget()
-            return
-        if self._stamp is None or status.st_ino != self._stamp[0]:
-            self._forget()
-            try:
-                self._descriptor = open_ours(self.path, os.O_RDONLY)
-            except FileNotFoundError:
-                return
-        self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def _forget(self) -> None:
-        if self._stamp is not None:
-            os.close(self._descriptor)
-        self._stamp = None
 
     def _save(self) -> None:
         if not self._on_disk:
             return
-        revision = self._revision + 1
-        content = whole_file(self._entries.values(), revision, len(self._content))
         try:
-            overwrite_ours(self._copy, content)
-            written = overwrite_ours(self.path, content)
-            with self._look_lock:
-                self._content, self._revision, self._rescuing = content, revision, False
-                self._was_there = True
-                self._remember(written)
+            self._file.write(self._entries, self._unsaved)
         except OSError as error:
             self._leave_disk(error)
             return
+        self._unsaved.clear()
+        self._rescuing, self._was_there = False, True
         # The ledger is written, whether or not its backup can be.
         with contextlib.suppress(OSError):
-            self._rescue.back_up(content)
+            self._rescue.back_up(self._file.content)
 
     def _leave_disk(self, error: OSError) -> None:
         if self._on_disk:
@@ -376,12 +343,5 @@ def _read_bytes(path: Path) -> bytes | None:
     """The file's bytes, None if there is none."""
     try:
         return read_ours(path)
-    except FileNotFoundError:
-        return None
-
-
-def _status(name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name)  # noqa: PTH116  # several times a call
     except FileNotFoundError:
         return None

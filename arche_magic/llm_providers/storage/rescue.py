@@ -43,7 +43,7 @@ class Rescue:
         self.findings: list[str] = []
         self._backed_up = -_BACKUP_SECONDS
 
-    def back_up(self, content: bytes) -> None:
+    def back_up(self, content: bytes | bytearray) -> None:
         """Write the backup, once a minute and by one of the kernels.
 
         It is on the disk before it gets its name, so that a power failure cannot tear it.
