@@ -342,6 +342,7 @@ class Job:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
                 self._writer.beat()
+                self._workers.book()
                 continue
             return
 

@@ -228,7 +228,8 @@ class Scheduler:
                 rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
                 self._wanted = max(self._wanted, ready)
-                group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
+                if not group.growth.is_limited:
+                    group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
                 if group.is_closed or self.ending.is_set():
                     continue
                 missing = group.growth.threads - group.threads

@@ -104,10 +104,7 @@ class Workers:
         Now and then, reconsider how many rows go in a request.
         """
         self._start_threads(self.scheduler.grow())
-        if time.monotonic() >= self._booked_at + _BOOK_SECONDS:
-            for ledger in self._ledgers:
-                ledger.book()
-            self._booked_at = time.monotonic()
+        self.book()
         now = self.scheduler.clock.time()
         if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -116,6 +113,14 @@ class Workers:
             self.resize()
         elif max((sizes := self._sizes(self.sample)).values()) > 1:
             self._start_groups(sizes)
+
+    def book(self) -> None:
+        """Book what has ended, and give back holds that nobody uses; a few times a second."""
+        if time.monotonic() < self._booked_at + _BOOK_SECONDS:
+            return
+        self._booked_at = time.monotonic()
+        for ledger in self._ledgers:
+            ledger.book()
 
     def end(self) -> None:
         """Book everything; what workers still ask is booked as soon as it ends."""
