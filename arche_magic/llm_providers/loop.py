@@ -178,7 +178,9 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, choice.opens_at - before)
         if choice.route is not None:
-            yield Waiting(choice.route, seconds, self._seen[choice.route].reason)
+            # An open route is not among those seen: other requests go first.
+            why = self._seen[choice.route].reason if seconds else ""
+            yield Waiting(choice.route, seconds, why)
         if line.may_go(self):
             nap = min(seconds, self._progress.time_left(), _LONGEST_NAP_SECONDS)
             self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))
