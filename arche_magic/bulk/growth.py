@@ -125,13 +125,13 @@ class Growth:
         if share >= _NEARLY_ALL:
             self._take_step(now)
             return
-        needed = round(_SPARE * threads * max(1.0, gain))
+        # As many as bring that pace if none has to wait.
+        needed = threads * max(1.0, gain)
         if share >= _SOME:
-            self._go_to(min(self.threads, needed), now)
-            self._step, self._before = _UP, None
-            self._rest = _SHORT_REST
+            self._go_to(min(self.threads, round(_SPARE * needed)), now)
+            self._step, self._rest, self._before = _UP, _SHORT_REST, None
         else:
-            self._go_to(threads, now)
+            self._go_to(round(needed), now)
             self._turn()
 
     def _turn(self) -> None:
