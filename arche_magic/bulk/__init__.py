@@ -70,8 +70,8 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
         to: the file to write the rows of a file to, with their replies.
-        encoding: of a text file; if not given, UTF-8, or what its byte order mark says.
-        sep: what separates the fields of a CSV file.
+        encoding: the encoding of a text file; by default UTF-8, or what its byte order mark says.
+        sep: the field separator of a CSV file.
         sheet: the name of the sheet of an Excel file; the first one if not given.
         client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
         on_done: called with each finished `Row`.
@@ -81,7 +81,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     Returns:
         The data with the columns `reply` (or the fields of the schema), `provider`, `model`,
         `tokens` and `error`, in its own order, with its own index; `details=` and `twice=` add
-        more, see `Replies`. Of a file, the path that was written; of a Dask DataFrame, another
+        more, see `Replies`. For a file, the path that was written. For a Dask DataFrame, a lazy
         one, which asks when it is computed.
 
     Raises:

@@ -79,7 +79,7 @@ def fields_to_compare(schema: Schema | None) -> tuple[str, ...]:
 
 @dataclass
 class _Record:
-    """What is known of one model's packed replies."""
+    """What is known about one model's packed replies."""
 
     requests: int = 0
     compared: int = 0

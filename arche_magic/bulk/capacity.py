@@ -16,7 +16,7 @@ _SHORT_PERIODS = ("second", "minute", "hour")
 
 @dataclass(frozen=True)
 class Capacity:
-    """One account's model: its keys share every limit, so together they are one way to get answers.
+    """One model of one account. Its keys share every limit, so together they count as one route.
 
     Attributes:
         name: the route as it is shown, such as `groq · key 1 · gpt-oss-120b`.
@@ -26,7 +26,7 @@ class Capacity:
         opens_at: epoch seconds; when it opens, if its limits do not say that; inf: never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
-        provider, model: whose it is.
+        provider, model: the provider and the model.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Capacity:
 
     @property
     def pace_is_known(self) -> bool:
-        """Whether a limit per hour or less is known; only those say how fast it can be asked."""
+        """Whether a limit per hour or shorter is known; only those say how fast it can be asked."""
         return any(row.period in _SHORT_PERIODS for row in self.standings)
 
     def requests_until(self, now: float, until: float) -> float:
@@ -69,7 +69,7 @@ class Speed:
         threads: how many such requests are under way at once in the beginning, everywhere
             together.
         threads_packing: how many are where rows are packed.
-        most_threads: up to how many there are of each, as every reply brings one thread more.
+        most_threads: how many there are of each at most; their number doubles with each reply.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
@@ -95,10 +95,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Share:
-    """What one account's model does of a job.
+    """The part of a job that one model of one account does.
 
     Attributes:
-        capacity: whose share it is.
+        capacity: that model.
         rows: how many rows it answers.
         requests: how many requests that takes.
         bound_by: the limit that holds it back; None if none does, as far as limits are known.

@@ -214,7 +214,7 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
             it (`frame.attrs` of pandas knows).
 
     Raises:
-        InvalidRequest: there is no such column, or `gold` is no mapping.
+        InvalidRequest: there is no such column, or `gold` is not a mapping.
     """
     if isinstance(gold, str):
         raise InvalidRequest(f"gold is {gold!r}; say whose labels they are: {{'field': {gold!r}}}")

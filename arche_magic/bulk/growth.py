@@ -38,11 +38,13 @@ class Growth:
     Attributes:
         threads: how many there should be.
         pace: threads and rows per second, as measured last; None before.
+        is_limited: a row has waited for a limit, or failed, since then.
     """
 
     def __init__(self, now: float) -> None:
         self.threads = THREADS
         self.pace: tuple[int, float] | None = None
+        self.is_limited = False
         self._stepped_at = now
         self._seconds, self._replies, self._heard = 0.0, 0, False
         self._step = _FIRST_STEP
@@ -65,7 +67,8 @@ class Growth:
 
     def note_limit(self, now: float) -> None:
         """Note that a row waits for a limit, or failed: halve the threads, down to a few."""
-        self._heard, self._before = True, None
+        self._heard = self.is_limited = True
+        self._before = None
         if now >= self._stepped_at + _LOOK_SECONDS:
             self._go_to(min(self.threads, max(THREADS, self.threads // 2)), now)
 
@@ -84,7 +87,7 @@ class Growth:
         if passed < _LOOK_SECONDS or self._replies < max(_LOOK_REPLIES, share * self.threads):
             return
         pace = self.threads * self._replies / max(self._seconds, 1e-9)
-        self.pace = self.threads, pace
+        self.pace, self.is_limited = (self.threads, pace), False
         before, worked_before = self._measured
         self._busy = (worked - worked_before) / (now - before)
         self._measured = now, worked
@@ -122,13 +125,13 @@ class Growth:
         if share >= _NEARLY_ALL:
             self._take_step(now)
             return
-        needed = round(_SPARE * threads * max(1.0, gain))
+        # As many as bring that pace if none has to wait.
+        needed = threads * max(1.0, gain)
         if share >= _SOME:
-            self._go_to(min(self.threads, needed), now)
-            self._step, self._before = _UP, None
-            self._rest = _SHORT_REST
+            self._go_to(min(self.threads, round(_SPARE * needed)), now)
+            self._step, self._rest, self._before = _UP, _SHORT_REST, None
         else:
-            self._go_to(threads, now)
+            self._go_to(round(needed), now)
             self._turn()
 
     def _turn(self) -> None:

@@ -1,4 +1,4 @@
-"""One run over many rows: threads that ask, replies on disk before they are handed out.
+"""A job: one run over many rows. Threads ask, and replies are on disk before they are handed out.
 
 The reader makes prompts, hands out the rows whose replies are kept, and claims the others. The
 scheduler gives them to workers, which ask. The writer puts replies on disk, many at once, and hands
@@ -37,9 +37,9 @@ from .writer import Writer
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
-# How often a job tries again to end its claims on a full disk.
+# Seconds until a job tries again to end its claims on a full disk.
 _ASKED_AGAIN_SECONDS = 1.0
-# Lists of finished rows that wait to be taken.
+# Most lists of finished rows that wait to be taken.
 _MOST_WAITING = 8
 
 
@@ -50,40 +50,40 @@ class Job:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
         schema: what each reply must look like, as for `generate`.
-        pack: most rows in one request: 1 for each alone, `auto` to decide by the limits; they are
-            packed where requests are scarcer than tokens.
-        patience: seconds that the job waits in total while no route is open; None: without end.
-            Rows that were not asked by then have an error that says what opens when.
-        allow_paid: routes that cost money may answer too: what free routes do not take at once,
-            after the job has waited for them, once, as long as `patience` (if not given, that of
-            the settings, 30 s).
-        max_cost: USD; the job stops before it spends more in this run, or at most one reply after.
-        max_tokens_total: tokens; the job stops before it spends more, or at most one reply after.
+        pack: the most rows in one request. 1 asks each row alone; `auto` packs rows where the
+            limits allow few requests and many tokens.
+        patience: seconds that the job may wait in total while no route is open; None: no bound.
+            Rows that were not asked by then get an error that says what opens when.
+        allow_paid: paid routes may answer too. First the job waits for free routes, once, for
+            `patience` seconds (by default the setting, 30 s). Then paid routes answer what free
+            routes do not take at once.
+        max_cost: USD; the job stops before it spends more in this run, or one reply later.
+        max_tokens_total: tokens; the job stops before it spends more, or one reply later.
         stop_after: number of failed rows in this run that stops the job.
-        retry_errors: rows that failed for good in an earlier run are asked again.
-        fresh: every row is asked again, and what is kept is replaced.
+        retry_errors: ask rows again that failed for good in an earlier run.
+        fresh: ask every row again, and replace kept replies.
         reserve: the share of each limit (0 to 1) that is left to other work.
-        prefix: what goes before the names of our columns, and before a field of the schema whose
-            name the data has already.
-        details: have the columns `key`, `seconds`, `cost_usd` and `request` too; see `Replies`.
-        twice: the share of rows (0 to 1) that another model answers too, after all others.
+        prefix: put before the names of the added columns, and before a field of the schema if the
+            data has a column of that name.
+        details: add the columns `key`, `seconds`, `cost_usd` and `request`; see `Replies`.
+        twice: the share of rows (0 to 1) that a second model answers too, at the end.
         gold: the column with the known labels, or by field of the schema its column; the prompt
             must not show it. `quality` compares.
-        llm: what asks; that of the configuration if not given.
-        agreement: of the parts of a larger job: how packed replies agree so far.
-        part_of: the bounds of a larger job that this is a part of, or its name: jobs of one name
+        llm: the orchestrator that asks; by default the configured one.
+        agreement: for parts of a larger job: how packed replies agree so far.
+        part_of: the bounds of a larger job that this is a part of, or its name. Jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
-        before_paying: of the parts of a larger job: seconds that it still waits for free routes.
-        job_id: of the parts of a larger job: what they are called in the record of jobs; None
-            where another one counts for it.
+        before_paying: for parts of a larger job: seconds that it may still wait for free routes.
+        job_id: for parts of a larger job: its id in the record of jobs; None if another job
+            records this one.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
-        id: what it is called in the record of jobs.
+        id: its id in the record of jobs.
         rows: the rows and their prompts.
-        shared_bounds: `max_cost` and `max_tokens_total`, which its parts share; None without them.
+        shared_bounds: `max_cost` and `max_tokens_total`, which its parts share; None if not given.
         schema: what each reply must look like, or None.
-        prefix: what goes before the names of our columns.
+        prefix: put before the names of the added columns.
         details, twice, gold: as above; `gold` by field.
 
     Raises:
@@ -236,7 +236,7 @@ class Job:
     def cancel(self) -> None:
         """End soon: no more rows are asked, and what is finished is kept.
 
-        Calls under way are left to themselves; their replies are kept when they come.
+        Nobody waits for calls under way; their replies are kept when they arrive.
         """
         self._left.set()
         self._scheduler.end()
@@ -342,6 +342,7 @@ class Job:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
                 self._writer.beat()
+                self._workers.book()
                 continue
             return
 

@@ -28,7 +28,7 @@ class Patience:
         return max(0.0, self._left)
 
     def wait(self, seconds: float) -> None:
-        """Count that a row waits for so long from now; rows that wait together count once."""
+        """Count a wait of a row, in seconds from now; rows that wait together count once."""
         with self._lock:
             began = max(self._now(), self._counted_until)
             self._counted_until = max(self._now() + seconds, began)

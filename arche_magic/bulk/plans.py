@@ -193,7 +193,7 @@ def moment(by: str | datetime, now: float) -> float:
     What says no zone is in this machine's.
 
     Raises:
-        InvalidRequest: it is no time.
+        InvalidRequest: it is not a time.
     """
     if isinstance(by, str) and (clock := re.fullmatch(r"\s*(\d{1,2}):(\d{2})\s*", by)):
         hour, minute = int(clock[1]), int(clock[2])

@@ -22,7 +22,7 @@ from .rows import CHUNK, Rows
 from .scheduler import Scheduler
 from .tasks import Task
 
-# A kernel that has not prolonged its claims for this long is taken for dead.
+# A kernel that has not renewed its claims for this long counts as dead.
 CLAIM_SECONDS = 90.0
 # How often rows that another kernel has claimed are looked at.
 _LOOK_SECONDS = 1.0
@@ -40,8 +40,8 @@ class Reader:
         owner: the name of its claims.
         hand_out: takes rows that need not be asked.
         before_asking: called with the first row that is to be asked.
-        retry_errors: what failed for good is asked again.
-        fresh: what is kept is asked again.
+        retry_errors: rows that failed for good are asked again.
+        fresh: rows whose reply is kept are asked again.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Reader:
         self._hand_out, self._before_asking = hand_out, before_asking
         self._retry_errors, self._fresh = retry_errors, fresh
         self._asked = False
-        # What is kept at these addresses fits the schema no more.
+        # Addresses of kept replies that no longer fit the schema.
         self._misfits: set[str] = set()
 
     def run(self) -> None:
@@ -160,7 +160,7 @@ class Reader:
         return left
 
     def _claim(self, tasks: list[Task]) -> dict[str, Task]:
-        """Make tasks ready to be asked; returns those that another kernel has claimed."""
+        """Claim tasks and make them ready; return those that another kernel has claimed."""
         now = time.time()
         by_address = {task.address: task for task in tasks}
         again = set(by_address) if self._fresh else self._misfits & by_address.keys()

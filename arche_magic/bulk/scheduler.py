@@ -28,7 +28,7 @@ NAP_SECONDS = 0.1
 _MOST_HELD, _HELD_SECONDS = 256, 0.25
 # Outcomes that may wait to be written.
 _MOST_FINISHED = 256
-# Rows that are kept ready for each thread, and those of this time: a claim is a write to disk.
+# Rows that are kept ready for each thread, and for this time: a claim is a write to disk.
 _READY, _READY_SECONDS = 4, 0.5
 
 
@@ -133,15 +133,16 @@ class Scheduler:
             self._work.notify_all()
 
     def add_check(self, task: Task) -> None:
-        """Have a packed row asked alone too, before all others."""
+        """Have a packed row also asked alone, before all others."""
         with self._lock:
             self._ready.appendleft(task)
             self._work.notify_all()
 
     def is_surplus(self, group: Group, done: bool, began: float) -> bool:
-        """Whether a worker should end that has asked a row alone, which is `done` or handed back.
+        """Whether a worker that has asked a row alone should end.
 
-        `began` is when it asked, of the monotonic clock. The group adapts to how long rows take.
+        The row is `done` or handed back; it was asked when the monotonic clock said `began`. The
+        group adapts to how long rows take.
         """
         now = time.monotonic()
         with self._lock:
@@ -152,7 +153,7 @@ class Scheduler:
         return is_surplus
 
     def note_limit(self, group: Group) -> bool:
-        """Note that a row waits for a limit, or failed; whether the worker should hand it back."""
+        """Note that a row waits for a limit or failed; return whether to hand it back."""
         if group.models:
             return False
         with self._lock:
@@ -166,17 +167,17 @@ class Scheduler:
             return len(self._groups) > 1 and bool(group.models or self._idle)
 
     def lower_cap(self, group: Group, cap: int | None = None) -> None:
-        """Have no more than `cap` rows in a request of the group; by default, half as many."""
+        """Allow no more than `cap` rows in a request of the group; by default half as many."""
         with self._lock:
             group.cap = max(1, group.cap // 2) if cap is None else cap
 
     def close_until(self, group: Group, until: float) -> None:
-        """None of the group's routes opens before (epoch seconds)."""
+        """Note that none of the group's routes opens before that time (epoch seconds)."""
         with self._lock:
             group.opens_at = max(group.opens_at, until)
 
     def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
-        """None of the group's routes opens in this run.
+        """Note that none of the group's routes opens in this run.
 
         With the last group the job ends, with the error unless it `ends_well`. Else, tasks that
         only this group could have taken are finished with the error.
@@ -194,7 +195,7 @@ class Scheduler:
             self.finished.put(Finished(task, error=error, again=True))
 
     def is_too_long(self, task: Task, group: Group) -> bool:
-        """Note that a task is too long for a group; whether it is too long for all."""
+        """Note that a task is too long for a group; return whether it is too long for all."""
         with self._lock:
             task.too_long_for.add(group.number)
             return not self._may_be_taken(task)
@@ -202,7 +203,7 @@ class Scheduler:
     # --- the groups
 
     def start(self, groups: Sequence[Group], threads: Callable[[Group], int]) -> list[Group]:
-        """Have these groups from now on; returns the group of each worker to start."""
+        """Replace the groups; return the group of each worker to start."""
         with self._lock:
             for old in self._groups:
                 old.is_closed = True
@@ -215,7 +216,7 @@ class Scheduler:
         return new
 
     def grow(self) -> list[Group]:
-        """The group of each worker to start, as far as more of them help and have work."""
+        """Return the group of each worker to start: where more of them help and have work."""
         new: list[Group] = []
         now = time.monotonic()
         with self._lock:
@@ -227,7 +228,8 @@ class Scheduler:
                 rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
                 self._wanted = max(self._wanted, ready)
-                group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
+                if not group.growth.is_limited:
+                    group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
                 if group.is_closed or self.ending.is_set():
                     continue
                 missing = group.growth.threads - group.threads
@@ -237,7 +239,7 @@ class Scheduler:
         return new
 
     def resize(self, sizes: Mapping[Model, int]) -> None:
-        """Have as many rows in one request of each model, within its group's cap."""
+        """Set the number of rows in one request of each model, within its group's cap."""
         with self._lock:
             for group in self._groups:
                 if group.models:
@@ -272,7 +274,7 @@ class Scheduler:
         return rows
 
     def note_checked(self) -> None:
-        """A packed row was asked alone too."""
+        """Note that a packed row was also asked alone."""
         with self._lock:
             self._asking -= 1
 

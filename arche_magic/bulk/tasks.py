@@ -27,11 +27,11 @@ class Task:
         address: where its reply is kept.
         request: the request that asks it alone.
         rows: position and label of each row.
-        limit: most tasks in a request that carries this one.
-        tries: how often it failed in a way that asking again may mend.
+        limit: the most tasks in a request that contains this one.
+        tries: how often it failed for a reason that may pass.
         too_long_for: numbers of the groups that cannot take it.
-        checks: the packed reply that its reply is only compared with, if any.
-        group: number of the only group that may take it; None: any.
+        checks: the packed reply to compare its reply with, if it is asked only for that.
+        group: the number of the only group that may take it; None for any.
     """
 
     address: str

@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Sample(Generic[T]):
     """A random sample of rows, always the same one for the same rows.
 
-    A hash of position and prompt stands for the random number. So a run that continues another one
+    A hash of position and prompt replaces the random number. So a run that continues another one
     draws the same rows, and a larger share includes a smaller one.
 
     Args:

@@ -27,13 +27,13 @@ from .tasks import Finished, Group, Task
 if TYPE_CHECKING:
     from .workers import Workers
 
-# Longest wait of a request in the engine before its row goes back, clear of its timeout.
+# Longest wait of a request in the engine before its row is handed back; well below its timeout.
 _LONGEST_WAIT = 120.0
 # Longest sleep of a waiting request before it looks again whether a route has opened.
 _NAP_IN_ENGINE_SECONDS = 0.5
 # Shortest wait for which rows are handed back to other groups.
 _MOMENT_SECONDS = 1.0
-# How often a row is tried where providers have trouble.
+# How often a row is tried if providers have trouble.
 _TRIES = 5
 
 
@@ -42,7 +42,7 @@ class _HandBack(Exception):
 
 
 class _OutOfPatience(Exception):
-    """The job has waited as long as it may."""
+    """The job's patience is used up."""
 
 
 class Worker:
@@ -208,7 +208,7 @@ class Worker:
         raise _HandBack from None
 
     def _later(self, task: Task, error: LLMProviderError) -> Finished:
-        """Have a row asked once more, unless that did not help several times."""
+        """Have a row asked once more; give it up after several tries."""
         task.tries += 1
         if task.tries >= _TRIES:
             return Finished(task, error=error, again=True)
@@ -220,7 +220,7 @@ class Worker:
         return min(state(route, request, now).opens_at for route in self._llm.routes(request))
 
     def _closed(self, error: NoRouteAvailable) -> None:
-        """Wait for the first route, or, if that takes too long, close the group."""
+        """Wait for the first route to open; if that takes too long, close the group."""
         workers, now = self._workers, self._clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         # Waiting for the job's own calls takes no patience.
@@ -250,6 +250,6 @@ def _why_stopped(bound: str, requests: int) -> str:
 
 
 def _shorten(tasks: list[Task], limit: int) -> None:
-    """Have at most `limit` tasks in a request that carries one of these."""
+    """Allow at most `limit` tasks in a request that contains one of these."""
     for task in tasks:
         task.limit = min(task.limit, limit)

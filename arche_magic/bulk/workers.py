@@ -47,14 +47,14 @@ class Workers:
         counts: what is spent so far.
         bounds: the most that all its calls may take together; None without any.
         patience: seconds that the job waits for routes, all its rows together.
-        before_paying: seconds that it waits for free routes, all its rows together, before paid
-            ones answer what free ones do not take at once.
+        before_paying: seconds that it waits for free routes, all its rows together, before it uses
+            paid ones.
         pack: rows per request; None decides by the limits.
         agreement: how packed replies agree with others.
 
     Attributes:
         put_off: why the rows that are left are not asked in this run, or "".
-        sample: a request that stands for all rows; None before the first.
+        sample: the request of the first row, by which all are estimated; None before it is known.
         before_paying: what is left of that; None if there are not both free and paid routes.
     """
 
@@ -88,7 +88,7 @@ class Workers:
         self._numbers = itertools.count()
 
     def start(self, first: Task) -> None:
-        """Begin to ask; `first` stands for all rows.
+        """Begin to ask; the other rows are estimated by the first one.
 
         Raises:
             ConfigurationError: no key for any route, or an unknown model.
@@ -99,15 +99,12 @@ class Workers:
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
-        """Have as many workers as help, and book what has ended.
+        """Start more workers where they help, and book what has ended.
 
-        Now and then it is reconsidered how many rows go in a request.
+        Now and then, reconsider how many rows go in a request.
         """
         self._start_threads(self.scheduler.grow())
-        if time.monotonic() >= self._booked_at + _BOOK_SECONDS:
-            for ledger in self._ledgers:
-                ledger.book()
-            self._booked_at = time.monotonic()
+        self.book()
         now = self.scheduler.clock.time()
         if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -116,6 +113,14 @@ class Workers:
             self.resize()
         elif max((sizes := self._sizes(self.sample)).values()) > 1:
             self._start_groups(sizes)
+
+    def book(self) -> None:
+        """Book what has ended, and give back holds that nobody uses; a few times a second."""
+        if time.monotonic() < self._booked_at + _BOOK_SECONDS:
+            return
+        self._booked_at = time.monotonic()
+        for ledger in self._ledgers:
+            ledger.book()
 
     def end(self) -> None:
         """Book everything; what workers still ask is booked as soon as it ends."""
@@ -132,7 +137,7 @@ class Workers:
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
 
     def resize(self) -> None:
-        """Have as many rows in one request as the limits and the replies so far say."""
+        """Put as many rows in one request as the limits and the replies so far suggest."""
         if self.sample is not None:
             self.scheduler.resize(self._sizes(self.sample))
 
@@ -160,7 +165,7 @@ class Workers:
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
-        """Have a group for each model that takes packed requests, and one for all others."""
+        """Begin with a group for each model that takes packed requests, and one for all others."""
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
@@ -196,7 +201,7 @@ class Workers:
         return self._before_paying.left
 
     def wait(self, seconds: float) -> None:
-        """Count that rows wait for a route for so long from now."""
+        """Count that rows wait for a route for that many seconds from now."""
         self.patience.wait(seconds)
         if self.before_paying is not None:
             self.before_paying.wait(seconds)

@@ -22,7 +22,7 @@ _NAP_SECONDS = 0.1
 # Rows that finish within the first time are written together, so that a job writes less often; a
 # fast job gathers longer: the first time for each row of its last write, up to the second one.
 _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
-# Rows refused at the beginning that stop a job: then the cause is not in the rows.
+# If so many rows are refused at the beginning, the cause is not in the rows, and the job ends.
 _REFUSED_AT_ONCE = 3
 
 
@@ -37,8 +37,8 @@ class Writer:
         most_failed: number of failed rows at which the job ends; inf for no bound.
         now: the clock, in epoch seconds.
         hand_out: takes finished rows.
-        workers: those of the job; it adjusts their number now and then.
-        ask_again: has the finished rows of these addresses asked once more.
+        workers: those of the job; the writer adjusts their number now and then.
+        ask_again: asks the finished rows of these addresses once more.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Writer:
             self.beat()
 
     def beat(self) -> None:
-        """Prolong the claims now and then, also while nobody takes the finished rows."""
+        """Renew the claims now and then, also while nobody takes the finished rows."""
         if time.monotonic() < self._beat_at + _BEAT_SECONDS:
             return
         self._beat_at = time.monotonic()
@@ -187,7 +187,7 @@ class Writer:
         )
 
     def _judge(self, failed: list[Finished]) -> None:
-        """End the job where that many rows have failed."""
+        """End the job if too many rows have failed."""
         if not failed:
             return
         counts, last = self._counts, failed[-1].error

@@ -136,8 +136,8 @@ def watch(
     """Record repeatedly when the job expects to finish: now, then, finished rows."""
     while not ended.wait(0.1):
         progress = job.progress()
-        told = None if progress.finish_at is None else progress.finish_at.timestamp()
-        seen.append((clock.time(), told, progress.done))
+        stated = None if progress.finish_at is None else progress.finish_at.timestamp()
+        seen.append((clock.time(), stated, progress.done))
 
 
 def finish() -> None:
@@ -176,14 +176,14 @@ def finish() -> None:
             looking.join()
             assert frame.error.isna().all()
         during = [row for row in seen if 0 < row[2] < rows]
-        told = [(at, when) for at, when, _ in during if when is not None]
+        stated = [(at, when) for at, when, _ in during if when is not None]
         whole = end - started
-        worst = max(abs(when - end) / whole for _, when in told)
+        worst = max(abs(when - end) / whole for _, when in stated)
         assert planned is not None
         print(
             f"finish: {rows} rows {name}: {whole / 60:,.0f} min; the plan is off by "
             f"{abs(planned.timestamp() - end) / whole:.1%}, the bar by {worst:.1%} at most of "
-            f"{len(told)} looks, {len(during) - len(told)} without a time"
+            f"{len(stated)} looks, {len(during) - len(stated)} without a time"
         )
 
 
@@ -323,12 +323,12 @@ def quality(rows: int = 2000) -> None:
             f"plan {expected.requests:,} requests, sent {len(sandbox.requests):,}"
         )
         tagged = load_attempts().query("tag == 'v2'")
-        told = int(tagged.input_tokens.sum() + tagged.output_tokens.sum())
+        recorded = int(tagged.input_tokens.sum() + tagged.output_tokens.sum())
         used = [table for key in sandbox.usage().values() for table in key.values()]
         spent = sum(table["input_tokens"] + table["output_tokens"] for table in used)
         print(
-            f"quality: the tag's attempts {told:,} tokens, by the sandbox {spent:,}; rows with the "
-            f"request of an attempt "
+            f"quality: the tag's attempts {recorded:,} tokens, by the sandbox {spent:,}; rows with "
+            f"the request of an attempt "
             f"{frame.request.isin(tagged.request).mean():.0%}"
         )
 
@@ -481,7 +481,7 @@ def planning(rows: int = 200_000) -> None:
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         print(
             f"planning: {rows:,} rows in {seconds:.1f} s ({worked:.1f} s of the processor), "
-            f"{len(read):,} steps told"
+            f"{len(read):,} steps reported"
         )
 
 

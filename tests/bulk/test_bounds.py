@@ -20,7 +20,7 @@ Bounds = dict[str, Any]
 
 
 def run(service: PaidService, **options: Any) -> JobStopped:
-    """A job that is stopped at a bound."""
+    """Run a job that stops at a bound."""
     use(service, Path.cwd())
     with pytest.raises(JobStopped) as caught:
         arche_magic.map(TEXTS, allow_paid=True, pack=1, **options)
@@ -31,8 +31,8 @@ def run(service: PaidService, **options: Any) -> JobStopped:
     "bound", [{"max_cost": 5.0}, {"max_tokens_total": 5000}], ids=["money", "tokens"]
 )
 @pytest.mark.parametrize("max_tokens", [None, 4000])
-def test_threads_do_not_exceed_a_bound_together(bound: Bounds, max_tokens: int | None) -> None:
-    """Replies of 3,000 tokens and a bound of 5,000: one is paid for, and nothing is exceeded."""
+def test_threads_together_do_not_exceed_a_bound(bound: Bounds, max_tokens: int | None) -> None:
+    """Replies have 3,000 tokens and the bound is 5,000, so one reply is paid for."""
     with paid_service() as service:
         stopped = run(service, max_tokens=max_tokens, **bound)
     assert "stopped before it would exceed" in str(stopped)
@@ -41,7 +41,7 @@ def test_threads_do_not_exceed_a_bound_together(bound: Bounds, max_tokens: int |
 
 @pytest.mark.parametrize("bound", [20_000, 100_000])
 def test_a_bound_is_exceeded_by_one_reply_at_most(bound: int) -> None:
-    """Replies may be of any length, the longest ones last."""
+    """Replies may have any length, and the longest ones come last."""
     lengths = random.Random(7)
     shapes = {
         "any length": lambda number: Answer(lengths.randint(1, 4000)),
@@ -53,7 +53,7 @@ def test_a_bound_is_exceeded_by_one_reply_at_most(bound: int) -> None:
         assert bound / 2 < service.tokens <= bound + 4020
 
 
-def test_replies_that_do_not_fit_the_schema_count() -> None:
+def test_replies_that_do_not_fit_the_schema_count_too() -> None:
     """They are paid for like any other."""
     with paid_service(answer=lambda number: Answer(text="no JSON")) as service:
         run(service, max_cost=5.0, schema="mood good|bad")
@@ -74,7 +74,7 @@ def test_what_a_job_spent_includes_replies_that_did_not_fit() -> None:
 
 
 def test_packed_requests_keep_the_bound() -> None:
-    """Also those whose reply is no good at all."""
+    """This includes packed requests whose reply cannot be read."""
     with paid_service(answer=lambda number: Answer(2000, 300, "no list")) as service:
         use(service, Path.cwd())
         with pytest.raises(JobStopped):
@@ -91,8 +91,8 @@ def test_a_job_that_fits_is_done_and_runs_side_by_side() -> None:
     assert service.most_at_once > 8
 
 
-def test_a_job_that_just_fits_is_done() -> None:
-    """The last rows go one after the other, and nothing is kept for more than they take."""
+def test_a_job_that_just_fits_is_finished() -> None:
+    """The last rows are asked one after the other, and nothing is reserved beyond what they use."""
     with paid_service(answer=lambda number: Answer(80), seconds=0.0) as service:
         use(service, Path.cwd())
         result = arche_magic.map(TEXTS[:50], allow_paid=True, pack=1, max_tokens_total=5010)
@@ -100,8 +100,8 @@ def test_a_job_that_just_fits_is_done() -> None:
     assert service.tokens == 5000
 
 
-def test_a_file_has_one_bound_for_all_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many pieces it is read in."""
+def test_a_file_has_one_bound_for_all_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of chunks does not matter."""
     monkeypatch.setattr("arche_magic.bulk.chunks.ROWS", 5)
     pd.DataFrame({"text": TEXTS}).to_csv("rows.csv", index=False)
     with paid_service(answer=lambda number: Answer(100), seconds=0.0) as service:
@@ -113,8 +113,8 @@ def test_a_file_has_one_bound_for_all_its_pieces(monkeypatch: pytest.MonkeyPatch
     assert 2.0 < service.tokens * PER_TOKEN <= 3.0
 
 
-def test_a_price_that_nobody_knows_is_not_paid_within_a_bound() -> None:
-    """Nobody could say what is left."""
+def test_a_route_of_unknown_price_is_not_asked_within_a_bound() -> None:
+    """What is left of the bound could not be computed."""
     with paid_service() as service:
         use(service, Path.cwd())
         with pytest.raises(JobStopped, match="its price is not known"):
@@ -123,8 +123,8 @@ def test_a_price_that_nobody_knows_is_not_paid_within_a_bound() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_cost": 0.001}, {"max_tokens_total": 3}])
-def test_a_bound_below_one_request_is_said(bound: Bounds) -> None:
-    """Nothing was sent, and the message says which bound to raise."""
+def test_a_bound_below_one_request_is_reported(bound: Bounds) -> None:
+    """Nothing is sent, and the message says which bound to raise."""
     with paid_service() as service:
         stopped = run(service, **bound)
     name, amount = next(iter(bound.items()))

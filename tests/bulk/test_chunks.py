@@ -57,7 +57,7 @@ def frame(rows: int = 20) -> pd.DataFrame:
 
 @pytest.mark.usefixtures("sandbox", "small_chunks")
 def test_parquet_keeps_its_columns_types_and_index() -> None:
-    """The rows in their order, with the reply columns behind; also where chunks have none."""
+    """Rows keep their order, and the reply columns come last; also in an empty chunk."""
     data = frame()
     data.to_parquet("in.parquet")
     rows: list[Row] = []
@@ -76,8 +76,8 @@ def test_parquet_keeps_its_columns_types_and_index() -> None:
 
 @pytest.mark.usefixtures("sandbox", "small_chunks")
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
-def test_a_csv_keeps_the_texts_it_has(name: str) -> None:
-    """Numbers with leading zeros, words such as NA, empty cells, lines within a cell."""
+def test_a_csv_keeps_its_texts(name: str) -> None:
+    """Numbers with leading zeros, words such as NA, empty cells, and lines within a cell stay."""
     table = 'text,code,note\n"soup\nof the day",007,NA\ncake,1e5,\n' + "tea,3,x\n" * 7
     if name.endswith(".gz"):
         Path(name).write_bytes(gzip.compress(table.encode()))
@@ -94,7 +94,7 @@ def test_a_csv_keeps_the_texts_it_has(name: str) -> None:
 
 @pytest.mark.usefixtures("sandbox", "small_chunks")
 def test_fields_have_the_types_of_the_schema() -> None:
-    """Also lists and objects in Parquet, as JSON in a CSV; a column that is all null stays text."""
+    """Lists and objects have them in Parquet, and are JSON in a CSV; a column of nulls is text."""
     frame().to_parquet("in.parquet")
     schema = {
         "type": "object",
@@ -121,8 +121,8 @@ def test_fields_have_the_types_of_the_schema() -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_is_cut_short_leaves_no_file_and_is_gone_on_with(sandbox: Sandbox) -> None:
-    """An interrupt in the second chunk: the next run asks the other rows alone."""
+def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) -> None:
+    """After an interrupt in the second chunk, the next run asks only the other rows."""
     frame().to_parquet("in.parquet")
     seen = 0
 
@@ -143,8 +143,8 @@ def test_what_is_cut_short_leaves_no_file_and_is_gone_on_with(sandbox: Sandbox) 
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_bounds_hold_for_the_file_as_a_whole(sandbox: Sandbox) -> None:
-    """What one chunk spent is not there for the next."""
+def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
+    """What one chunk has spent is missing for the next."""
     frame().to_parquet("in.parquet")
     with pytest.raises(JobStopped, match="max_tokens_total"):
         arche_magic.map("in.parquet", TEMPLATE, to="out.parquet", pack=1, max_tokens_total=1200)
@@ -158,8 +158,8 @@ def test_bounds_hold_for_the_file_as_a_whole(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_how_far_it_is_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows from the start, and the finished ones of every chunk."""
+def test_progress_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has all rows from the start, and the finished rows of every chunk."""
     monkeypatch.setattr(chunks, "ROWS", 5)
     frame(12).to_csv("in.csv", index=False)
     job = chunks.FileJob("in.csv", "out.csv", TEMPLATE)
@@ -172,7 +172,7 @@ def test_how_far_it_is_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("sandbox", "small_chunks")
 def test_an_empty_file_becomes_an_empty_file() -> None:
-    """With all the columns."""
+    """The result has all columns."""
     frame(0).to_parquet("in.parquet")
     arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
     assert list(pd.read_parquet("out.parquet")) == [*frame(0), *ADDED]
@@ -181,8 +181,8 @@ def test_an_empty_file_becomes_an_empty_file() -> None:
     assert Path("out.csv").read_text().strip() == "text,stars," + ",".join(ADDED)
 
 
-def test_what_cannot_be_is_said_before_anything_is_sent(sandbox: Sandbox) -> None:
-    """Files that are missing, the same, of another kind; a template or schema that does not fit."""
+def test_mistakes_are_reported_before_anything_is_sent(sandbox: Sandbox) -> None:
+    """Files that are missing, the same or of another kind; a wrong template or schema."""
     frame().to_parquet("in.parquet")
     for data, arguments, message in (
         ("in.parquet", {}, "name a file for the rows"),
@@ -210,7 +210,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.usefixtures("sandbox")
 def test_memory_does_not_grow_with_the_file() -> None:
-    """A file of 80 MB, whose rows were all asked before, in a process that stays small."""
+    """A process reads a file of 80 MB whose replies are all kept, and stays small."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

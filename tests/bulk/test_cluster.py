@@ -37,13 +37,13 @@ def texts(count: int) -> pd.DataFrame:
 
 
 def asked(sandbox: Sandbox) -> Counter[str]:
-    """How often each prompt reached a provider."""
+    """Count how often each prompt reached a provider."""
     return Counter(request.body["messages"][-1]["content"] for request in sandbox.requests)
 
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of our own; skips where none is installed."""
+    """Start a Redis for this test; skip where none is installed."""
     if (program := shutil.which("redis-server")) is None:
         pytest.skip("needs redis-server")
     with socket.socket() as free:
@@ -64,7 +64,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two worker processes of one thread each, in a folder of their own, without any key."""
+    """Two worker processes of one thread each, in their own folder, without any key."""
     before = Path.cwd()
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(OURS)}
     os.chdir(tmp_path_factory.mktemp("workers"))
@@ -93,7 +93,7 @@ Equip = Callable[..., Sandbox]
 
 @pytest.fixture
 def equip(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Equip]:
-    """Starts a sandbox, and gives its keys to us and to every worker, in a folder of this test."""
+    """Start a sandbox and give its keys to this process and every worker, in the test's folder."""
     started: list[Sandbox] = []
 
     def start(store: str, limits: dict[str, int] = RATE) -> Sandbox:
@@ -115,7 +115,7 @@ def equip(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _move(folder: str, variables: dict[str, str]) -> None:
-    """Work in this folder with these variables and no others of ours."""
+    """Work in this folder with these variables instead of our own."""
     os.chdir(folder)
     for name in list(os.environ):
         if name.startswith(OURS):
@@ -124,7 +124,7 @@ def _move(folder: str, variables: dict[str, str]) -> None:
 
 
 def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_url: str) -> None:
-    """Each row is asked once, by one of two processes; together they are never refused."""
+    """One of two processes asks each row, and together they are never refused."""
     sandbox = equip(f"{redis_url}/1")
     frame, seen = texts(60), []
     result = arche_magic.map(frame, TEMPLATE, client=client, on_done=seen.append)
@@ -141,7 +141,7 @@ def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_
 
 
 def test_a_killed_worker_loses_nothing(client: Any, equip: Equip, redis_url: str) -> None:
-    """What it had finished is not asked again, its part is done by another, nothing is oversold."""
+    """Finished rows are not asked again, another worker does the rest, and no limit is exceeded."""
     sandbox = equip(f"{redis_url}/2")
     frame, finished = texts(80), 0
     victim = next(iter(client.run(os.getpid).values()))
@@ -167,7 +167,7 @@ def test_a_killed_worker_loses_nothing(client: Any, equip: Equip, redis_url: str
 
 
 def test_workers_share_the_bounds(client: Any, equip: Equip, redis_url: str) -> None:
-    """Whoever takes what of them: they are neither split nor exceeded."""
+    """The bounds are neither split nor exceeded, whichever worker uses them."""
     sandbox = equip(f"{redis_url}/6", PLENTY)
     # Nearly all of it is in one of the parts.
     frame = pd.DataFrame({"text": ["long " * 400] * 8 + [f"text {n}" for n in range(40)]})
@@ -189,7 +189,7 @@ def test_workers_share_the_bounds(client: Any, equip: Equip, redis_url: str) -> 
 
 
 def test_a_dask_frame_asks_when_it_is_computed(client: Any, equip: Equip, redis_url: str) -> None:
-    """Columns and types are known before; it is written and read like any other."""
+    """Its columns and types are known before; it is written and read like any other."""
     sandbox = equip(f"{redis_url}/3", PLENTY)
     frame = texts(12).set_index(pd.Index(range(12, 0, -1), name="id"))
     lazy = arche_magic.map(
@@ -212,26 +212,26 @@ def test_a_dask_frame_asks_when_it_is_computed(client: Any, equip: Equip, redis_
     assert len(sandbox.requests) == 12
 
 
-def test_workers_that_do_not_share_their_limits_are_told(client: Any, equip: Equip) -> None:
-    """A ledger in each worker's own memory would be exceeded; nothing is sent."""
+def test_workers_that_do_not_share_their_limits_are_refused(client: Any, equip: Equip) -> None:
+    """With a ledger in each worker's memory, limits would be exceeded; nothing is sent."""
     sandbox = equip("memory://")
     with pytest.raises(ConfigurationError, match=r"do not share one ledger.*redis://"):
         arche_magic.map(texts(3), TEMPLATE, client=client)
     assert len(sandbox.requests) == 0
 
 
-def test_workers_without_keys_are_told(client: Any, equip: Equip, redis_url: str) -> None:
-    """Keys do not travel: each worker has its own."""
+def test_workers_without_keys_are_refused(client: Any, equip: Equip, redis_url: str) -> None:
+    """Keys are not sent to workers: each needs its own."""
     equip(f"{redis_url}/4")
     client.run(_move, str(Path.cwd()), {})
     with pytest.raises(NoKeys, match="has no API key"):
         arche_magic.map(texts(3), TEMPLATE, client=client)
 
 
-def test_what_cannot_work_is_said_before_anything_is_sent(
+def test_mistakes_are_reported_before_anything_is_sent(
     client: Any, equip: Equip, redis_url: str
 ) -> None:
-    """A column that is not there, something that cannot travel, a file."""
+    """A column that is missing, an option that cannot be sent to a worker, a file."""
     sandbox = equip(f"{redis_url}/5")
     lazy = dd.from_pandas(texts(3), npartitions=1)
     for call, message in (

@@ -47,16 +47,16 @@ ODD = pd.DataFrame(
         (r"{{2023}} \{{2023}} \{{2024}} {2023} {{}}", "1 {{2023}} {{2024}} {2023} {{}}"),
     ],
 )
-def test_any_column_name_stands_between_braces(
+def test_any_column_name_can_be_used_in_braces(
     sandbox: Sandbox, template: str, prompt: str
 ) -> None:
-    """Numbers, signs and spaces too; a backslash before the braces keeps them."""
+    """It may have digits, signs and spaces; a backslash before the braces keeps them."""
     arche_magic.map(ODD, template)
     assert prompts(sandbox) == [prompt]
 
 
-def test_columns_of_several_levels_go_by_names_with_dots(sandbox: Sandbox) -> None:
-    """The columns of the replies join them as pandas adds a column there."""
+def test_columns_of_several_levels_are_named_with_dots(sandbox: Sandbox) -> None:
+    """The columns of the replies are added as pandas adds a column to such a frame."""
     columns = pd.MultiIndex.from_tuples([("price", "low"), ("price", "high")])
     data = pd.DataFrame([[1, 2]], columns=columns)
     result = arche_magic.map(data, "{{price.low}} to {{('price', 'high')}}")
@@ -70,7 +70,7 @@ def test_columns_of_several_levels_go_by_names_with_dots(sandbox: Sandbox) -> No
 
 
 def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
-    """A number and a text: which one is meant cannot be known."""
+    """One name is a number and the other a text, so it is unknown which one is meant."""
     with pytest.raises(InvalidRequest, match="two columns are called '2023'"):
         arche_magic.map(pd.DataFrame([[1, 2]], columns=[2023, "2023"]), "{{2023}}")
 
@@ -79,14 +79,14 @@ def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
     "wrong", ["{{2024}}", '{{"a": 1}}', "{{unit  prize}}", "{{a.b.c}}", "{{g{x}}}"]
 )
 def test_braces_that_name_no_column_are_an_error(sandbox: Sandbox, wrong: str) -> None:
-    """Nothing is sent literally, for any row."""
+    """They are not sent as text for any row."""
     with pytest.raises(InvalidRequest, match=r"no column.*sends the braces as they stand"):
         arche_magic.map(ODD, f"{{{{2023}}}} {wrong}")
     assert not prompts(sandbox)
 
 
-def test_what_follows_a_column_is_checked_before_anything_is_sent(sandbox: Sandbox) -> None:
-    """One error, instead of one for each row."""
+def test_steps_after_a_column_are_checked_before_anything_is_sent(sandbox: Sandbox) -> None:
+    """There is one error instead of one for each row."""
     with pytest.raises(InvalidRequest, match=r"unit price \| upper.*takes a name"):
         arche_magic.map(ODD.rename(columns={"$price": "unit"}), "{{unit price | upper}}")
     assert not prompts(sandbox)
@@ -106,8 +106,8 @@ class OnlyInterchange:
         return pa.table({"text": ["One", "Two"]}).__dataframe__(*arguments, **options)
 
 
-def test_a_table_of_another_library_comes_back_as_its_own_kind(sandbox: Sandbox) -> None:
-    """Its columns as they were, and the added ones with their types; otherwise it is pandas'."""
+def test_a_table_of_another_library_comes_back_as_its_own_type(sandbox: Sandbox) -> None:
+    """Its columns are unchanged, and added ones have their types; other data becomes pandas."""
     days = [date(2026, 11, 28), None]
     values = {"text": ["One", "Two"], "days": [days, []], "n": [None, 2**60]}
     for table in (pl.DataFrame(values), pa.table(values), pa.RecordBatch.from_pydict(values)):
@@ -126,8 +126,8 @@ def test_a_table_of_another_library_comes_back_as_its_own_kind(sandbox: Sandbox)
     assert arche_magic.plan(series.select("text"), "Shout {{text}}").kept == 2
 
 
-def test_a_stopped_job_has_its_finished_rows_in_the_same_kind(sandbox: Sandbox) -> None:
-    """Whatever number of them; none, here."""
+def test_a_stopped_job_has_its_finished_rows_in_the_same_type(sandbox: Sandbox) -> None:
+    """Here no row is finished."""
     table = pl.DataFrame({"text": ["One", None]})
     with pytest.raises(JobStopped) as stopped:
         arche_magic.map(table, "Shout {{text}}", max_tokens_total=1)
@@ -142,7 +142,7 @@ def test_a_stopped_job_has_its_finished_rows_in_the_same_kind(sandbox: Sandbox) 
         (5, "a int; it must be a DataFrame"),
     ],
 )
-def test_other_data_is_refused_by_name(sandbox: Sandbox, data: Any, reason: str) -> None:
-    """The error says what is taken."""
+def test_other_data_is_refused(sandbox: Sandbox, data: Any, reason: str) -> None:
+    """The error names the types that are accepted."""
     with pytest.raises(InvalidRequest, match=reason):
         arche_magic.map(data, "{{text}}")

@@ -21,7 +21,7 @@ TEMPLATE = "How long is this? {{text}}"
 
 
 def test_nothing_is_asked_before_it_is_computed(sandbox: Sandbox) -> None:
-    """Columns and types come from the schema; what follows can be built, and only parts asked."""
+    """Columns and types come from the schema, so later steps can be built, and parts computed."""
     frame = pd.DataFrame({"text": [f"text {n}" for n in range(12)]})
     data = dd.from_pandas(frame, npartitions=4)
     lazy = arche_magic.map(data, TEMPLATE, schema="mood good|bad, score int", pack=1)
@@ -41,7 +41,7 @@ def test_nothing_is_asked_before_it_is_computed(sandbox: Sandbox) -> None:
 
 
 def test_partitions_share_the_bounds(sandbox: Sandbox) -> None:
-    """They are neither split nor exceeded: one part may take all of them."""
+    """The bounds are neither split nor exceeded: one partition may use all of them."""
     texts = ["long " * 300 + str(n) for n in range(4)] + [f"text {n}" for n in range(12)]
     data = dd.from_pandas(pd.DataFrame({"text": texts}), npartitions=4)
     options = {"pack": 1, "max_tokens": 50}

@@ -52,7 +52,7 @@ def numbered(count: int) -> list[str]:
 
 
 def refuse(reason: Callable[[Embedded], bool], message: str) -> Callable[[Embedded], Any]:
-    """Answer 400 to the requests for which there is a reason."""
+    """Answer 400 to requests that have a reason to be refused."""
 
     def refusal(request: Embedded) -> Refusal | None:
         body = {"message": message, "type": "invalid_request_error"}
@@ -104,7 +104,7 @@ def test_rows_without_a_text_are_nan_and_not_sent(server: EmbeddingServer) -> No
 
 
 def test_without_any_text_nothing_is_sent(server: EmbeddingServer) -> None:
-    """The length of the vectors is the model's own, or the one that was asked for."""
+    """The vectors have the model's own length, or the one that was asked for."""
     assert arche_magic.embed([]).shape == (0, 1024)
     assert arche_magic.embed([None, ""]).shape == (2, 1024)
     assert arche_magic.embed([], "google", dimensions=256).shape == (0, 256)
@@ -117,8 +117,8 @@ def test_equal_texts_are_asked_once(server: EmbeddingServer) -> None:
     assert server.texts == ["a", "b"]
 
 
-def test_texts_are_packed_by_the_size_of_a_batch(server: EmbeddingServer) -> None:
-    """Mistral takes 512 texts, and 16,384 tokens in all of them."""
+def test_texts_are_sent_in_batches_that_the_model_takes(server: EmbeddingServer) -> None:
+    """Mistral takes 512 texts, or 16,384 tokens, in one batch."""
     vectors = arche_magic.embed(numbered(1300))
     assert np.array_equal(vectors, expected(numbered(1300)))
     assert sorted(len(request.texts) for request in server.received) == [276, 512, 512]
@@ -128,8 +128,8 @@ def test_texts_are_packed_by_the_size_of_a_batch(server: EmbeddingServer) -> Non
     assert sorted(len(request.texts) for request in server.received) == [2, 5, 5]
 
 
-def test_a_batch_takes_a_part_of_a_small_limit(server: EmbeddingServer) -> None:
-    """Google counts each text as a request, and takes a hundred a minute."""
+def test_a_batch_uses_only_part_of_a_small_limit(server: EmbeddingServer) -> None:
+    """Google counts each text as a request, and allows a hundred a minute."""
     arche_magic.embed(numbered(60), "google", reserve=0.0)
     assert sorted(len(request.texts) for request in server.received) == [10, 25, 25]
 
@@ -186,7 +186,7 @@ def test_a_refused_text_is_found_and_the_others_are_kept(server: EmbeddingServer
 
 
 def test_a_batch_that_is_too_large_is_sent_in_parts(server: EmbeddingServer) -> None:
-    """A text can have more tokens than its length lets one expect."""
+    """A text can have more tokens than its length suggests."""
     server.refusal = refuse(
         lambda request: len(request.texts) > 3, "Too many tokens overall, split into more batches."
     )
@@ -209,7 +209,7 @@ def test_it_waits_for_the_model_rather_than_take_another(
 
 
 def test_the_limits_of_the_service_are_kept(start: Start) -> None:
-    """Google counts each text, and takes a hundred a minute per key: nothing is refused."""
+    """Google counts each text, and allows a hundred a minute per key; nothing is refused."""
     sandbox = start({"google": 1}, clock=FastClock(60))
     texts = numbered(220)
     vectors = arche_magic.embed(texts, reserve=0.0)
@@ -230,8 +230,8 @@ def test_patience_bounds_the_wait(server: EmbeddingServer, tmp_path: Path) -> No
     assert clock.slept <= 600
 
 
-def test_an_interrupt_keeps_what_has_come(server: EmbeddingServer) -> None:
-    """The kernel's interrupt comes while the second batch is under way."""
+def test_an_interrupt_keeps_the_vectors_that_have_come(server: EmbeddingServer) -> None:
+    """The kernel is interrupted while the second batch is under way."""
     texts = numbered(700)
     first_came, go_on = threading.Event(), threading.Event()
 

@@ -47,7 +47,7 @@ TABLE = "text,note\ncafé,good\nthé,bad\n"
 def test_a_csv_is_read_in_its_encoding(
     sandbox: Sandbox, name: str, encoding: str, options: dict[str, str]
 ) -> None:
-    """A byte order mark names it; else it is UTF-8 or the one that is given. UTF-8 is written."""
+    """It is that of the byte order mark, of `encoding=`, or UTF-8. UTF-8 is written."""
     data = TABLE.encode(encoding)
     Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     assert arche_magic.plan(name, TEMPLATE, **options).rows == 2
@@ -81,10 +81,10 @@ def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
         (TABLE.encode("utf-8"), {"sep": "ab"}, "sep is 'ab'; it must be one character"),
     ],
 )  # fmt: skip
-def test_a_csv_that_cannot_be_read_is_told_of_in_one_line(
+def test_a_csv_that_cannot_be_read_gives_an_error_of_one_line(
     sandbox: Sandbox, content: bytes, options: dict[str, str], message: str
 ) -> None:
-    """With the file and its encoding, before anything is spent, by the plan too."""
+    """It names the file and its encoding, before anything is spent; the plan gives it too."""
     Path("in.csv").write_bytes(content)
     for ask in (
         lambda: arche_magic.map("in.csv", TEMPLATE, to="out.csv", **options),
@@ -98,7 +98,7 @@ def test_a_csv_that_cannot_be_read_is_told_of_in_one_line(
 
 
 def test_an_error_far_down_is_found_before_anything_is_spent(sandbox: Sandbox) -> None:
-    """A file of many chunks is looked through to its end first."""
+    """A file of many chunks is first read to its end."""
     Path("in.csv").write_text("text,note\n" + "a,b\n" * 25_000 + "c,d,e\n")
     with pytest.raises(InvalidRequest, match="Expected 2 fields in line 25002, saw 3"):
         arche_magic.map("in.csv", TEMPLATE, to="out.csv")
@@ -106,16 +106,16 @@ def test_an_error_far_down_is_found_before_anything_is_spent(sandbox: Sandbox) -
 
 
 @pytest.mark.parametrize("name", ["in.parquet", "in.csv.gz"])
-def test_a_damaged_file_is_told_of_in_one_line(sandbox: Sandbox, name: str) -> None:
-    """It is not what its name says."""
+def test_a_damaged_file_gives_an_error_of_one_line(sandbox: Sandbox, name: str) -> None:
+    """The file is not what its name says."""
     Path(name).write_bytes(b"something else")
     with pytest.raises(InvalidRequest, match=f"^{name} cannot be read: ") as raised:
         arche_magic.map(name, "{{text}}", to="out.csv")
     assert "\n" not in str(raised.value)
 
 
-def test_options_of_a_csv_go_with_no_other_data(sandbox: Sandbox) -> None:
-    """They would do nothing."""
+def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
+    """They would have no effect."""
     frame = pd.DataFrame({"text": ["soup"]})
     frame.to_parquet("in.parquet")
     with pytest.raises(InvalidRequest, match="sep is for CSV files"):
@@ -134,8 +134,8 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
-def test_json_lines_keep_the_values_they_have(sandbox: Sandbox, name: str) -> None:
-    """In JSON lines, and with types in Parquet; a row need not have every field."""
+def test_json_lines_keep_their_values(sandbox: Sandbox, name: str) -> None:
+    """They do so in JSON lines, and with types in Parquet; a row need not have every field."""
     lines = "".join(json.dumps(row) + "\n\n" for row in ROWS).encode("utf-8-sig")
     Path(name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
     template = "Is {{text}} good? {{n}}" if name == "in.jsonl" else TEMPLATE
@@ -160,7 +160,7 @@ def test_json_lines_keep_the_values_they_have(sandbox: Sandbox, name: str) -> No
 def test_a_sheet_of_an_excel_file_is_read(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one, or the one that is named; its first row has the names of the columns."""
+    """It is the first sheet or the one that is named; its first row has the column names."""
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["text", "when", None], ["soup", datetime(2026, 11, 29), 1], [], ["tea", None, 2]):
@@ -201,8 +201,8 @@ def test_a_sheet_of_an_excel_file_is_read(
         ("[1]", "in.jsonl: line 2 is not a JSON object"),
     ],
 )
-def test_a_line_that_is_no_object_is_told_of(sandbox: Sandbox, line: str, message: str) -> None:
-    """With its number, before anything is spent."""
+def test_a_line_without_an_object_is_an_error(sandbox: Sandbox, line: str, message: str) -> None:
+    """The error has the number of the line, and comes before anything is spent."""
     Path("in.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
     with pytest.raises(InvalidRequest, match=message):
         arche_magic.map("in.jsonl", TEMPLATE, to="out.jsonl")
@@ -212,7 +212,7 @@ def test_a_line_that_is_no_object_is_told_of(sandbox: Sandbox, line: str, messag
 def test_a_folder_of_parquet_files_is_read_as_one(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the numbers in their names, with the values that its folders name."""
+    """Files come in the order of their numbers, with the values in the names of folders."""
     monkeypatch.setattr(chunks, "ROWS", 7)
     for year, part, rows in ((2025, 2, 5), (2025, 10, 12), (2026, 0, 3)):
         folder = Path("in", f"year={year}")
@@ -292,7 +292,7 @@ def dishes(start: Start) -> Any:
 
 @pytest.mark.parametrize("source", ["in.parquet", "in.csv"])
 def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: str) -> None:
-    """A number that its column cannot hold is told in the row's error; no row is lost."""
+    """A number that its column cannot hold is named in the row's error; no row is lost."""
     arche_magic.map(source, TEMPLATE, to="out.parquet", schema=Dish, pack=1)
     result = pd.read_parquet("out.parquet")
     first = result.iloc[0]
@@ -314,7 +314,7 @@ def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: 
 
 
 def test_an_enum_is_its_value_everywhere(dishes: Any) -> None:
-    """In a frame, in a CSV and in the frame of a single reply."""
+    """This holds in a frame, in a CSV and in the frame of a single reply."""
     frame = arche_magic.map(pd.DataFrame({"text": ["one"]}), TEMPLATE, schema=Dish)
     assert frame.colour[0] == "red"
     assert frame.colours[0] == ["red", "blue"]
@@ -334,7 +334,7 @@ def test_an_enum_is_its_value_everywhere(dishes: Any) -> None:
     assert arche_magic.frame(reply).rest[0] == 3
 
 
-def test_every_value_that_does_not_fit_is_told(start: Start) -> None:
+def test_every_value_that_does_not_fit_is_named(start: Start) -> None:
     """One row may have several."""
     start(reply=lambda model, messages: json.dumps({"a": 2**64, "b": [2**65]}))
     Path("in.csv").write_text("text\none\n")
@@ -345,7 +345,7 @@ def test_every_value_that_does_not_fit_is_told(start: Start) -> None:
 
 
 def test_an_integer_past_the_largest_float_loses_no_row(start: Start) -> None:
-    """The oldest pandas has no type for it, and refuses to look."""
+    """The oldest pandas has no type for it and raises an error."""
     start(reply=lambda model, messages: json.dumps({"a": 10**400}))
     row = arche_magic.map(["one"], schema="a int").iloc[0]
     assert pd.isna(row.a)

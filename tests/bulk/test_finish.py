@@ -20,10 +20,8 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
 HOUR = timedelta(hours=1)
 
 
-def test_the_finish_time_comes_from_the_limits_as_the_plan_has_it(
-    start: Start, clock: Clock
-) -> None:
-    """At any moment, though all replies so far came in one go; rows to come later count too."""
+def test_the_finish_time_comes_from_the_limits_as_in_the_plan(start: Start, clock: Clock) -> None:
+    """It does so even if all replies so far came at once; rows that come later count too."""
     start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
     rows = [f"Row {n}" for n in range(90)]
     options: dict[str, Any] = {"pack": 1, "reserve": 0.0}
@@ -48,7 +46,7 @@ def test_the_finish_time_comes_from_the_limits_as_the_plan_has_it(
 
 
 def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> None:
-    """Nor one whose rows are all kept."""
+    """Neither has a job whose replies are all kept."""
     start(clock=clock)
     for _ in range(2):
         job = Job(["One", "Two"])
@@ -59,12 +57,12 @@ def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> No
 def test_map_shows_its_progress_in_one_line(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On stderr, of a list and of a file, and only if it is asked for."""
+    """It is shown on stderr for a list and a file, and only with `progress=True`."""
     start()
     arche_magic.map(["One", "Two"], progress=True)
-    told = capsys.readouterr().err
-    assert told.endswith("\n")
-    assert "2 of 2 rows  ████" in told.rpartition("\r")[2]
+    printed = capsys.readouterr().err
+    assert printed.endswith("\n")
+    assert "2 of 2 rows  ████" in printed.rpartition("\r")[2]
     (tmp_path / "rows.csv").write_text("text\nThree\n")
     source, target = tmp_path / "rows.csv", tmp_path / "replies.csv"
     arche_magic.map(source, "{{text}}", to=target, progress=True)

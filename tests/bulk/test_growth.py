@@ -48,23 +48,23 @@ def seconds_of(
 
 @pytest.mark.parametrize("latency", [0.0, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0])
 @pytest.mark.parametrize("cpu", [0.0015, 0.004])
-def test_it_is_nearly_as_fast_as_the_best_pool(latency: float, cpu: float) -> None:
-    """Whatever the latency; 15 seconds of work, or six rounds of the largest pool."""
+def test_it_is_nearly_as_fast_as_the_best_pool_of_a_fixed_size(latency: float, cpu: float) -> None:
+    """This holds for any latency, in 15 seconds of work or six rounds of the largest pool."""
     rows = max(1500, int(min(15 / cpu, 15 * MOST_THREADS / max(latency, 1e-3))))
     best = min(seconds_of(rows, latency, cpu, n)[0] for n in (4, 16, 64, 128, MOST_THREADS))
     assert best / seconds_of(rows, latency, cpu)[0] >= 0.8
 
 
-def test_threads_that_bring_nothing_are_given_up() -> None:
-    """Python, or a service that works on four rows at once, has no use for hundreds."""
+def test_threads_that_bring_no_gain_are_given_up() -> None:
+    """A job that Python holds back, or a service that answers four rows at once, needs few."""
     _, of_python = seconds_of(20_000, 0.0, 0.002)
     assert of_python <= 16
     _, of_service = seconds_of(4_000, 0.1, 0.0, slots=4)
     assert of_service <= 16
 
 
-def test_a_limit_leaves_the_first_few() -> None:
-    """Threads that wait for a limit are no help."""
+def test_a_limit_reduces_the_threads_to_a_few() -> None:
+    """Threads that wait for a limit do not help."""
     growth, now = Growth(0.0), 0.0
     for _ in range(8):
         for _ in range(MOST_THREADS):

@@ -33,8 +33,8 @@ REVIEWS = pd.DataFrame(
 # --- what comes back
 
 
-def test_each_row_is_asked_and_its_reply_stands_beside_it(sandbox: Sandbox) -> None:
-    """The data's columns, index and order stay, duplicate labels too; the data itself is left."""
+def test_each_row_is_asked_and_gets_its_reply(sandbox: Sandbox) -> None:
+    """The result has the data's columns, index and order; the data itself is not changed."""
     before = REVIEWS.copy()
     result = arche_magic.map(REVIEWS, "{{stars}} stars: {{text}}")
     assert prompts(sandbox) == ["1 stars: Broken.", "2 stars: Loud.", "5 stars: Fine."]
@@ -58,7 +58,7 @@ def test_each_row_is_asked_and_its_reply_stands_beside_it(sandbox: Sandbox) -> N
 
 
 def test_a_schema_gives_a_column_per_field(sandbox: Sandbox) -> None:
-    """In the schema's order, with the field's types."""
+    """Columns are in the schema's order, with the types of the fields."""
 
     class Verdict(BaseModel):
         mood: Literal["good", "bad"]
@@ -73,7 +73,7 @@ def test_a_schema_gives_a_column_per_field(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("data", [["One", "Two"], ("One", "Two"), pd.Series(["One", "Two"])])
 def test_texts_are_prompts_as_they_are(sandbox: Sandbox, data: Any) -> None:
-    """A list or a Series needs no template, and braces in it mean nothing."""
+    """A list or a Series needs no template, and its braces are sent as text."""
     result = arche_magic.map(data)
     assert result.prompt.tolist() == ["One", "Two"]
     assert prompts(sandbox) == ["One", "Two"]
@@ -81,8 +81,8 @@ def test_texts_are_prompts_as_they_are(sandbox: Sandbox, data: Any) -> None:
     assert "{{One}}" in prompts(sandbox)
 
 
-def test_a_series_goes_by_its_name(sandbox: Sandbox) -> None:
-    """In a template, and as the column of the result."""
+def test_a_series_is_a_column_of_its_name(sandbox: Sandbox) -> None:
+    """The template and the result use that name."""
     result = arche_magic.map(pd.Series(["Hm"], name="note", index=[7]), "Say: {{note}}")
     assert prompts(sandbox) == ["Say: Hm"]
     assert result.note.tolist() == ["Hm"]
@@ -90,21 +90,21 @@ def test_a_series_goes_by_its_name(sandbox: Sandbox) -> None:
 
 
 def test_a_template_reaches_into_values(sandbox: Sandbox) -> None:
-    """By attribute, position and key, as `{{…}}` in a cell; a name with a space is one column."""
+    """It uses attributes, positions and keys, as in a cell; a name with a space is one column."""
     frame = pd.DataFrame({"a b": ["x"], "d": [{"k": [1, 2]}], "at": [pd.Timestamp("2026-01-02")]})
     arche_magic.map(frame, '{{a b}} {{d["k"][1]}} {{at.year}} \\{{d}} {d}')
     assert prompts(sandbox) == ["x 2 2026 {{d}} {d}"]
 
 
 def test_options_are_those_of_generate(sandbox: Sandbox) -> None:
-    """Model, provider, system and the others go with each row."""
+    """Model, provider, system and other options are sent with each row."""
     result = arche_magic.map(["Hi"], provider="mistral", system="Be brief.", max_tokens=5)
     assert result.provider.tolist() == ["mistral"]
     assert sandbox.requests[0].provider == "mistral"
 
 
 def test_rows_come_as_they_finish(sandbox: Sandbox) -> None:
-    """`imap` yields each once, with its position, label, prompt and reply."""
+    """`imap` yields each row once, with its position, label, prompt and reply."""
     rows = sorted(arche_magic.imap(REVIEWS, "{{text}}"), key=lambda row: row.position)
     assert [row.label for row in rows] == ["a", "b", "a"]
     assert [row.prompt for row in rows] == REVIEWS.text.tolist()
@@ -112,15 +112,15 @@ def test_rows_come_as_they_finish(sandbox: Sandbox) -> None:
     assert rows[0].tokens == rows[0].reply.usage.total_tokens
 
 
-def test_on_done_sees_each_row(sandbox: Sandbox) -> None:
-    """As it finishes."""
+def test_on_done_is_called_with_each_row(sandbox: Sandbox) -> None:
+    """It is called as the row finishes."""
     seen: list[Row] = []
     arche_magic.map(REVIEWS, "{{text}}", on_done=seen.append)
     assert sorted(row.position for row in seen) == [0, 1, 2]
 
 
 def test_equal_prompts_are_asked_once(sandbox: Sandbox) -> None:
-    """All rows that ask the same get the one reply, and it is paid for once."""
+    """All rows with that prompt get the reply, and it is paid for once."""
     job = Job(["Same"] * 2500 + ["Other"])
     rows = list(job)
     assert prompts(sandbox) == ["Other", "Same"]
@@ -130,7 +130,7 @@ def test_equal_prompts_are_asked_once(sandbox: Sandbox) -> None:
 
 
 def test_an_empty_frame_needs_nothing() -> None:
-    """Not even a key; the result has its columns all the same."""
+    """It needs no key, and the result has all columns."""
     result = arche_magic.map(pd.DataFrame({"text": []}), "{{text}}", schema="mood good|bad")
     assert result.empty
     assert list(result.columns) == ["text", "mood", "provider", "model", "tokens", "error"]
@@ -138,7 +138,7 @@ def test_an_empty_frame_needs_nothing() -> None:
 
 
 def test_progress_adds_up(sandbox: Sandbox) -> None:
-    """While it runs and at its end."""
+    """Its counts are right while the job runs and at its end."""
     job = Job([f"Row {n}" for n in range(40)])
     seen = [job.progress().done for _ in job]
     assert seen == sorted(seen)
@@ -177,10 +177,10 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, "{{text}}", {"provider": "openai"}, "only paid routes .* allow_paid=True"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_spent(
+def test_mistakes_are_reported_before_anything_is_spent(
     start: Start, data: Any, template: Any, options: dict[str, Any], said: str
 ) -> None:
-    """One line, with what to do instead."""
+    """The message is one line that says what to do."""
     sandbox = start(keys={"groq": 1, "openai": 1})
     with pytest.raises(InvalidRequest, match=said):
         arche_magic.map(data, template, **options)
@@ -188,7 +188,7 @@ def test_what_is_wrong_is_said_before_anything_is_spent(
 
 
 def test_a_missing_value_is_not_asked(sandbox: Sandbox) -> None:
-    """NaN, None, NaT and NA would be words in a prompt; the row says which column it is."""
+    """NaN, None, NaT and NA would be words in a prompt; the error names the column."""
     frame = pd.DataFrame({"text": ["Hi", None, float("nan"), pd.NA, pd.NaT], "n": [1, 2, 3, 4, 5]})
     result = arche_magic.map(frame, "{{n}} {{text}}")
     assert prompts(sandbox) == ["1 Hi"]
@@ -196,15 +196,15 @@ def test_a_missing_value_is_not_asked(sandbox: Sandbox) -> None:
     assert result.error[1] == "'text' has no value here (fillna('') asks all the same)"
 
 
-def test_an_empty_prompt_is_its_rows_error(sandbox: Sandbox) -> None:
-    """The others are asked."""
+def test_an_empty_prompt_is_an_error_of_its_row(sandbox: Sandbox) -> None:
+    """The other rows are asked."""
     result = arche_magic.map(["", "Hi"])
     assert result.error.tolist()[0] == "the prompt is empty"
     assert prompts(sandbox) == ["Hi"]
 
 
 def test_a_key_in_a_row_is_not_sent(sandbox: Sandbox) -> None:
-    """Nor kept, nor shown."""
+    """It is neither kept nor shown."""
     key = sandbox.environment()["GROQ_API_KEY"]
     result = arche_magic.map([f"My key is {key}", "Hi"])
     assert "contains the key groq_key_1" in result.error[0]
@@ -213,7 +213,7 @@ def test_a_key_in_a_row_is_not_sent(sandbox: Sandbox) -> None:
 
 
 def test_a_row_too_long_for_every_model_fails_alone(start: Start) -> None:
-    """It says the sizes; nothing is sent for it, and the others are answered."""
+    """Its error has both sizes; it is not sent, and the other rows are answered."""
     sandbox = start(limits={"groq": {"tokens_per_minute": 5000}})
     result = arche_magic.map(["Hi", "word " * 20_000])
     assert result.error.isna().tolist() == [True, False]
@@ -222,7 +222,7 @@ def test_a_row_too_long_for_every_model_fails_alone(start: Start) -> None:
 
 
 def test_a_refused_row_fails_alone(start: Start) -> None:
-    """The others go on, and the frame says why."""
+    """The other rows are answered, and the frame has the reason."""
     sandbox = start()
     sandbox.fail("groq", "content_filter", times=1)
     result = arche_magic.map([f"Row {n}" for n in range(10)])
@@ -231,7 +231,7 @@ def test_a_refused_row_fails_alone(start: Start) -> None:
 
 
 def test_rows_that_are_all_refused_stop_the_job(sandbox: Sandbox) -> None:
-    """It is not the rows then, and a hundred thousand refusals help nobody."""
+    """The cause is then not in the rows, and the job does not send thousands more."""
     sandbox.fail("*", "invalid_request", times=None)
     with pytest.raises(JobStopped, match="every row asked so far was refused"):
         arche_magic.map([f"Row {n}" for n in range(200)])
@@ -245,7 +245,7 @@ def test_without_a_key_nothing_is_asked() -> None:
 
 
 def test_refused_keys_end_the_job(start: Start) -> None:
-    """No waiting opens them."""
+    """Waiting does not open them."""
     sandbox = start()
     sandbox.fail("groq", "unauthorized", times=None)
     with pytest.raises(LLMProviderError, match="groq"):
@@ -255,8 +255,8 @@ def test_refused_keys_end_the_job(start: Start) -> None:
 # --- bounds
 
 
-def test_failed_rows_stop_the_job_where_they_are_counted(start: Start) -> None:
-    """`stop_after`; the finished rows are in the error's frame."""
+def test_failed_rows_stop_the_job_at_their_bound(start: Start) -> None:
+    """The bound is `stop_after`; the error has a frame with the finished rows."""
     sandbox = start(settings={})
     arche_magic.map(["Row 0"])
     sandbox.fail("groq", "content_filter", times=None)
@@ -269,7 +269,7 @@ def test_failed_rows_stop_the_job_where_they_are_counted(start: Start) -> None:
 
 
 def test_tokens_are_bounded(sandbox: Sandbox) -> None:
-    """At most one reply exceeds the bound, and the same call goes on later."""
+    """One reply at most exceeds the bound, and the same call continues later."""
     texts = [f"Row {n}" for n in range(60)]
     with pytest.raises(JobStopped, match="max_tokens_total of 2,000") as caught:
         arche_magic.map(texts, max_tokens_total=2000)
@@ -280,8 +280,8 @@ def test_tokens_are_bounded(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 60
 
 
-def test_paid_routes_are_asked_only_where_that_is_allowed(start: Start) -> None:
-    """And `max_cost` bounds what they take."""
+def test_paid_routes_are_asked_only_if_allowed(start: Start) -> None:
+    """`max_cost` bounds what they cost."""
     sandbox = start(keys={"openai": 1})
     texts = [f"Row {n}" for n in range(300)]
     with pytest.raises(InvalidRequest, match="only paid routes"):
@@ -296,8 +296,8 @@ def test_paid_routes_are_asked_only_where_that_is_allowed(start: Start) -> None:
     assert all(request.provider == "openai" for request in sandbox.requests)
 
 
-def test_free_routes_come_first_where_paid_ones_are_allowed(start: Start) -> None:
-    """Nothing is paid that could be had for nothing."""
+def test_free_routes_come_before_paid_ones(start: Start) -> None:
+    """Nothing is paid for that a free route answers."""
     start(keys={"groq": 1, "openai": 1})
     assert set(arche_magic.map(["A", "B"], allow_paid=True).provider) == {"groq"}
 
@@ -306,7 +306,7 @@ def test_free_routes_come_first_where_paid_ones_are_allowed(start: Start) -> Non
 
 
 def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
-    """Rows it does not reach say what opens when, and are asked the next time."""
+    """Rows that were not reached say what opens when, and are asked the next time."""
     sandbox = start(clock=clock, limits={"groq": {"requests_per_minute": 4}})
     result = arche_magic.map([f"Row {n}" for n in range(10)], patience=5, reserve=0.0)
     assert result.error.isna().sum() == 4
@@ -317,7 +317,7 @@ def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
 
 
 def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
-    """Rows that wait one after the other, or side by side, share it."""
+    """Rows share it, whether they wait one after the other or side by side."""
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
     get_llm_provider().generate("Hi")
     began = clock.now
@@ -330,8 +330,8 @@ def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
     assert all("not asked: " in (row.error or "") for row in rows if row.reply is None)
 
 
-def test_a_call_that_is_lost_costs_a_job_its_patience_once(start: Start, clock: Clock) -> None:
-    """What another machine holds for a kernel that is gone keeps a job no longer than that."""
+def test_a_lost_call_uses_up_the_patience_of_a_job_once(start: Start, clock: Clock) -> None:
+    """A hold of a dead kernel on another machine delays the job no longer than that."""
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
     llm = get_llm_provider()
     llm.generate("Hi")
@@ -345,7 +345,7 @@ def test_a_call_that_is_lost_costs_a_job_its_patience_once(start: Start, clock: 
 
 
 def test_leaving_ends_the_job_at_once(start: Start) -> None:
-    """Threads that wait for a route end, claims are given up, finished rows are kept."""
+    """Waiting threads end, claims are given up, and finished rows are kept."""
     sandbox = start(limits={"groq": {"requests_per_minute": 5}})
     rows = arche_magic.imap([f"Row {n}" for n in range(100)], reserve=0.0)
     first = next(iter(rows))
@@ -363,7 +363,7 @@ def test_leaving_ends_the_job_at_once(start: Start) -> None:
     assert len(sandbox.requests) == asked
 
 
-def test_a_call_under_way_is_kept_when_it_comes(start: Start) -> None:
+def test_the_reply_of_a_call_under_way_is_kept(start: Start) -> None:
     """The job does not wait for it, and the next run does not pay for it again."""
     sandbox = start()
     arche_magic.map(["Warm up"])
@@ -377,7 +377,7 @@ def test_a_call_under_way_is_kept_when_it_comes(start: Start) -> None:
 
 
 def test_the_configuration_may_name_a_model(sandbox: Sandbox) -> None:
-    """The replies of a job are those of `generate`: same address, either way."""
+    """`map` and `generate` keep a reply at the same address, with either way to name a model."""
     llm = get_llm_provider()
     kept = llm.generate("Hi", keep=True, temperature=0)
     assert arche_magic.map(["Hi"], temperature=0).reply.tolist() == [str(kept)]
@@ -387,15 +387,15 @@ def test_the_configuration_may_name_a_model(sandbox: Sandbox) -> None:
 
 
 def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
-    """What is not kept says so."""
+    """Rows without a kept reply have an error."""
     arche_magic.map(["Hi"])
     use_configuration(replace(get_configuration(), keys=(), replay="only"))
     assert arche_magic.map(["Hi"]).error.isna().all()
     assert len(sandbox.requests) == 1
 
 
-def test_a_slow_reader_holds_the_job_up(sandbox: Sandbox) -> None:
-    """Rows are not asked for nobody: little more is asked than was taken."""
+def test_a_slow_reader_slows_the_job_down(sandbox: Sandbox) -> None:
+    """Few more rows are asked than were taken."""
     rows = arche_magic.imap([f"Row {n}" for n in range(3000)])
     for _ in range(10):
         next(rows)
@@ -409,15 +409,15 @@ def test_a_slow_reader_holds_the_job_up(sandbox: Sandbox) -> None:
     rows.close()
 
 
-def test_columns_of_the_same_name_stay_two(sandbox: Sandbox) -> None:
-    """As long as the template names neither."""
+def test_two_columns_of_the_same_name_stay(sandbox: Sandbox) -> None:
+    """This works if the template uses neither of them."""
     frame = pd.DataFrame([["Hi", 1, 2]], columns=["text", "n", "n"])
     result = arche_magic.map(frame, "{{text}}")
     assert list(result.columns)[:4] == ["text", "n", "n", "reply"]
 
 
 def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> None:
-    """Each limit is used, none is overrun, and nothing is refused."""
+    """Each limit is used, none is exceeded, and nothing is refused."""
     sandbox = start(
         keys={"groq": 2, "mistral": 1},
         clock=clock,
@@ -434,7 +434,7 @@ def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> 
 
 
 def test_equal_rows_fail_alike(start: Start) -> None:
-    """And are asked once."""
+    """They are asked once."""
     sandbox = start()
     arche_magic.map(["Warm up"])
     sandbox.fail("groq", "content_filter")
@@ -444,7 +444,7 @@ def test_equal_rows_fail_alike(start: Start) -> None:
 
 
 def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
-    """Where no limit holds the job up, the time of a call does not either."""
+    """If no limit holds the job back, the time of a call does not either."""
     sandbox.latency = 0.8
     result = arche_magic.map([f"Row {n}" for n in range(160)], provider="groq")
     assert result.error.isna().all()
@@ -454,7 +454,7 @@ def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
 
 
 def test_a_frame_of_many_blocks_keeps_its_order(sandbox: Sandbox) -> None:
-    """Whatever order its rows finish in; an unfinished one holds the finished rows alone."""
+    """Rows may finish in any order; the frame of an unfinished job has only finished rows."""
     texts = [f"Row {number % 50}" for number in range(9000)]
     job = Job(texts)
     replies = Replies(job)

@@ -36,7 +36,7 @@ Entries = list[dict[str, Any]]
 
 
 def answering(change: Callable[[Entries], Any]) -> Any:
-    """A sandbox's `reply`: what `change` makes of the prompts of a list; alone, an echo."""
+    """Make a sandbox's `reply`: `change` changes the list of prompts; a single prompt is echoed."""
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:
         text = messages[-1]["content"]
@@ -54,8 +54,8 @@ def echoes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": e["id"], "reply": f"echo {e['prompt']}"} for e in entries]
 
 
-def test_many_rows_travel_in_few_requests(start: Start, clock: Clock) -> None:
-    """Each gets the reply it would have got alone."""
+def test_many_rows_go_in_few_requests(start: Start, clock: Clock) -> None:
+    """Each row gets the reply that it would have got alone."""
     sandbox = start(keys={"google": 1}, clock=clock, limits={"google": SCARCE})
     job = Job(TEXTS, schema=SCHEMA)
     rows = {row.position: row for row in job}
@@ -72,8 +72,8 @@ def test_many_rows_travel_in_few_requests(start: Start, clock: Clock) -> None:
     assert len(alone.requests) == 3
 
 
-def test_packed_or_not_a_reply_is_found_again(start: Start) -> None:
-    """It is kept at the address of its own request."""
+def test_a_packed_reply_is_found_again(start: Start) -> None:
+    """It is kept at the address of the row's own request."""
     sandbox = start(keys={"google": 1}, limits={"google": SCARCE})
     arche_magic.map(TEXTS[:100], pack=20)
     sent = len(sandbox.requests)
@@ -102,14 +102,14 @@ def test_what_a_request_spent_is_shared_out_exactly(start: Start) -> None:
 
 
 def test_a_short_job_is_not_packed(start: Start) -> None:
-    """What is done within a minute anyway gains nothing."""
+    """Packing gains nothing for a job that takes less than a minute."""
     sandbox = start(keys={"google": 1}, limits={"google": {**SCARCE, "requests_per_day": 500}})
     arche_magic.map(TEXTS[:12])
     assert len(sandbox.requests) == 12
 
 
 def test_packing_can_be_turned_off(start: Start) -> None:
-    """Then a scarce day is soon spent."""
+    """A small limit per day is then soon spent."""
     sandbox = start(keys={"google": 1}, limits={"google": SCARCE})
     result = arche_magic.map(TEXTS, pack=1, patience=30)
     assert result.error.isna().sum() == len(sandbox.requests) == 18
@@ -171,18 +171,18 @@ def prose(entries: Entries) -> Any:
         one_skipped_and_counted_on, empty, cut, prose,
     ],
 )  # fmt: skip
-def test_every_row_gets_its_own_reply_whatever_comes(
+def test_every_row_gets_its_own_reply_whatever_arrives(
     start: Start, change: Callable[[Entries], Any]
 ) -> None:
-    """What is missing, doubled or broken is asked again; no row gets another's reply."""
+    """Missing, doubled or broken entries are asked again; no row gets another's reply."""
     start(keys={"google": 1, "groq": 1}, reply=answering(change))
     result = arche_magic.map(TEXTS[:24], pack=8)
     assert result.error.isna().all()
     assert result.reply.tolist() == [f"echo {text}" for text in TEXTS[:24]]
 
 
-def test_a_refused_row_does_not_take_the_others_with_it(start: Start) -> None:
-    """The list is halved until it is alone."""
+def test_a_refused_row_does_not_fail_the_others(start: Start) -> None:
+    """The list is halved until the row is alone."""
     sandbox = start(keys={"google": 1}, limits={"google": {**SCARCE, "requests_per_day": 200}})
     arche_magic.map(["Warm up"])
     sandbox.fail("google", "content_filter", times=4)
@@ -191,7 +191,7 @@ def test_a_refused_row_does_not_take_the_others_with_it(start: Start) -> None:
 
 
 def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
-    """The options of the job hold for the list too."""
+    """The job's options also hold for the packed request."""
     sandbox = start(keys={"groq": 1})
     arche_magic.map(TEXTS[:6], pack=6, system="Be brief.", max_tokens=100, temperature=0)
     body = sandbox.requests[0].body
@@ -234,8 +234,8 @@ def test_the_size_follows_from_the_limits(
     assert pack_size(standings, Usage(tokens, tokens), float("inf"), 50) == size
 
 
-def test_a_list_says_what_it_is() -> None:
-    """Ids come from the prompts' texts; the reply's schema holds that of the rows."""
+def test_a_packed_request_has_ids_and_a_schema() -> None:
+    """Ids come from the texts of the prompts; the schema contains that of the rows."""
     configuration = get_configuration()
     requests = [
         build_request(text, configuration, schema=SCHEMA, max_tokens=50) for text in ("A", "B")
@@ -259,8 +259,8 @@ def test_a_list_says_what_it_is() -> None:
     assert (second.usage, second.cost) == (Usage(100, 31), 0.5)
 
 
-def test_images_travel_alone(start: Start) -> None:
-    """A list has no place for them."""
+def test_rows_with_images_are_asked_alone(start: Start) -> None:
+    """A list has no place for images."""
     sandbox = start(keys={"google": 1})
     png = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
     frame = pd.DataFrame({"picture": [png + bytes([n]) for n in range(4)]})
@@ -278,15 +278,15 @@ def test_images_travel_alone(start: Start) -> None:
         "{list}</s>",
     ],
 )
-def test_a_list_is_found_in_what_surrounds_it(wrapped: str) -> None:
-    """As the JSON of a single reply is."""
+def test_a_list_is_found_within_other_text(wrapped: str) -> None:
+    """It is read as the JSON of a single reply is."""
     one, two = ids_of(["Row 1", "Row 2"])
     entries = [{"id": one, "reply": "first"}, {"id": two, "reply": "second"}]
     assert read(wrapped.format(list=json.dumps({"replies": entries}))) == ["first", "second"]
 
 
 def read(text: str, schema: Any = None) -> list[Any]:
-    """What two rows get out of the text of a packed reply."""
+    """Read the entries of two rows from the text of a packed reply."""
     configuration = get_configuration()
     requests = [build_request(f"Row {n}", configuration, schema=schema) for n in (1, 2)]
     inner = packed(requests, 10).schema
@@ -315,7 +315,7 @@ GOOD, BAD = {"mood": "good"}, {"mood": "bad"}
     ],
 )
 def test_replies_are_read_in_any_shape(text: str, replies: list[str | None]) -> None:
-    """The id that an entry repeats says whose it is; the rest is a matter of style."""
+    """The id of an entry says which row it belongs to; its form does not matter."""
     assert read(text) == replies
 
 
@@ -330,12 +330,12 @@ def test_replies_are_read_in_any_shape(text: str, replies: list[str | None]) -> 
     ],
 )
 def test_fields_are_read_with_or_without_their_level(listed: Any) -> None:
-    """Flat, as an only value, or as JSON in a text."""
+    """They may be flat, the only value, or JSON in a text."""
     assert read(json.dumps(listed), "mood good|bad") == [GOOD, BAD]
 
 
 def rotated(entries: Entries) -> Any:
-    """The ids in their places, each with the reply to the next prompt."""
+    """Keep the ids in place, each with the reply to the next prompt."""
     replies = [entry["reply"] for entry in echoes(entries)]
     turned = [*replies[1:], replies[0]]
     return [{"id": e["id"], "reply": reply} for e, reply in zip(entries, turned, strict=True)]
@@ -345,22 +345,22 @@ WORDS = ["apple", "bridge", "castle", "desert", "engine", "forest", "garden", "h
 DISTINCT = [f"the {one} by the {other}" for one in WORDS for other in reversed(WORDS)]
 
 
-def test_replies_that_changed_places_are_found_out(start: Start) -> None:
+def test_replies_that_changed_places_are_detected(start: Start) -> None:
     """Rows at random positions are asked alone; then all packed rows are asked again."""
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(rotated))
     with pytest.warns(PackingWarning, match=r"google/.*answered otherwise alone") as warned:
         result = arche_magic.map(DISTINCT, pack=8)
     assert len(warned) == 1
     assert result.reply.tolist() == [f"echo {text}" for text in DISTINCT]
-    told = result.attrs["arche_magic"]
-    assert told["discarded"] >= 8
-    assert told["agreed"] < told["checked"]
+    figures = result.attrs["arche_magic"]
+    assert figures["discarded"] >= 8
+    assert figures["agreed"] < figures["checked"]
     # Nothing wrong is kept either.
     assert arche_magic.map(DISTINCT, pack=8).reply.tolist() == result.reply.tolist()
 
 
 def labels(entries: Entries) -> Any:
-    """Every row has the label of the next one, but for the last."""
+    """Give every row but the last the label of the next one."""
     moods = [mood(entry["prompt"]) for entry in entries]
     return [
         {"id": e["id"], "reply": {"mood": m}}
@@ -380,8 +380,8 @@ def labelling(model: str, messages: list[dict[str, str]]) -> str:
     return json.dumps({"replies": labels(json.JSONDecoder().raw_decode(text, start)[0])})
 
 
-def test_labels_of_neighbours_do_not_stay(start: Start) -> None:
-    """Choices are compared for equality; duplicates of a discarded row are corrected too."""
+def test_labels_of_neighbours_are_corrected(start: Start) -> None:
+    """Choices must be equal; duplicates of a discarded row are corrected too."""
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=labelling)
     texts = [*DISTINCT, *DISTINCT[:10]]
     with pytest.warns(PackingWarning):
@@ -390,7 +390,7 @@ def test_labels_of_neighbours_do_not_stay(start: Start) -> None:
 
 
 def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the chunks that were written before the disagreement showed, either."""
+    """Chunks that were written before the disagreement are corrected too."""
     monkeypatch.setattr(chunks, "ROWS", 16)
     asked = 0
 
@@ -409,22 +409,22 @@ def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.Monke
 
 
 def test_rows_at_random_positions_are_asked_alone(start: Start) -> None:
-    """More of them at the start, and of one request in ten after that."""
+    """There are more of them at the start, and later one in every tenth request."""
     positions = set()
     for run in range(3):
         sandbox = start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(echoes))
         texts = [f"{run} {text}" for text in DISTINCT]
         result = arche_magic.map(texts, pack=4)
-        told = result.attrs["arche_magic"]
-        assert told["packed"] == len(texts)
-        assert told["checked"] == told["agreed"] == 2 + 3 + 1
-        assert told["requests"] == len(sandbox.requests) == 16 + 6
+        figures = result.attrs["arche_magic"]
+        assert figures["packed"] == len(texts)
+        assert figures["checked"] == figures["agreed"] == 2 + 3 + 1
+        assert figures["requests"] == len(sandbox.requests) == 16 + 6
         alone = [text for text in prompts(sandbox) if "copied exactly" not in text]
         positions |= {texts.index(text) % 4 for text in alone}
     assert len(positions) > 1
 
 
-def test_texts_that_tell_nothing_are_not_compared(start: Start) -> None:
+def test_unlike_texts_are_not_compared(start: Start) -> None:
     """Two replies that are both unlike the packed ones say nothing about places."""
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:
@@ -435,13 +435,13 @@ def test_texts_that_tell_nothing_are_not_compared(start: Start) -> None:
         return "something else altogether"
 
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
-    told = arche_magic.map(DISTINCT[:16], pack=8).attrs["arche_magic"]
-    assert (told["checked"], told["discarded"]) == (0, 0)
-    assert told["not_compared"] == 3
+    figures = arche_magic.map(DISTINCT[:16], pack=8).attrs["arche_magic"]
+    assert (figures["checked"], figures["discarded"]) == (0, 0)
+    assert figures["not_compared"] == 3
 
 
-def test_a_row_that_cannot_be_compared_is_said_to_be(start: Start) -> None:
-    """There is no other reply that it could be nearer to, or none came when it was asked alone."""
+def test_rows_that_cannot_be_compared_are_counted(start: Start) -> None:
+    """There is no other reply in the request, or none came when the row was asked alone."""
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:
         if "copied exactly" in messages[-1]["content"]:
@@ -449,9 +449,9 @@ def test_a_row_that_cannot_be_compared_is_said_to_be(start: Start) -> None:
         return "something else altogether"
 
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
-    told = arche_magic.map(DISTINCT[:2], pack=2).attrs["arche_magic"]
-    assert told["packed"] == 1
-    assert (told["checked"], told["agreed"], told["not_compared"]) == (0, 0, 1)
+    figures = arche_magic.map(DISTINCT[:2], pack=2).attrs["arche_magic"]
+    assert figures["packed"] == 1
+    assert (figures["checked"], figures["agreed"], figures["not_compared"]) == (0, 0, 1)
 
     def numbers(model: str, messages: list[dict[str, str]]) -> str:
         if "copied exactly" in messages[-1]["content"]:
@@ -461,5 +461,5 @@ def test_a_row_that_cannot_be_compared_is_said_to_be(start: Start) -> None:
         return "no number"
 
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=numbers)
-    told = arche_magic.map(DISTINCT[:4], pack=4, schema="n int").attrs["arche_magic"]
-    assert (told["packed"], told["checked"], told["not_compared"]) == (4, 0, 2)
+    figures = arche_magic.map(DISTINCT[:4], pack=4, schema="n int").attrs["arche_magic"]
+    assert (figures["packed"], figures["checked"], figures["not_compared"]) == (4, 0, 2)

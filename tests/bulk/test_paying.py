@@ -23,12 +23,12 @@ OPTIONS: dict[str, Any] = {"pack": 1, "allow_paid": True, "reserve": 0.0, "max_t
 
 
 def paid_rows(plan: Plan) -> int:
-    """How many rows paid routes answer by the plan."""
+    """How many rows paid routes answer, by the plan."""
     return sum(share.rows for share in plan.shares if share.capacity.paid)
 
 
 def limits(free: dict[str, int]) -> dict[str, dict[str, int]]:
-    """Limits of Groq, and none within reach besides."""
+    """Limits of Groq; all others are out of reach."""
     plenty = {
         f"{metric}_per_{period}": 1_000_000
         for metric in ("requests", "tokens")
@@ -68,8 +68,8 @@ def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None
 
 
 @pytest.mark.parametrize("pack", [1, "auto"])
-def test_nothing_is_waited_for_that_opens_too_late(start: Start, pack: int | str) -> None:
-    """A day's requests are spent: paid routes answer the rest at once, packed or not."""
+def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack: int | str) -> None:
+    """A day's requests are spent, so paid routes answer the rest at once, packed or not."""
     clock = Clock()
     start(keys={"groq": 1, "openai": 1}, clock=clock, limits=limits({"requests_per_day": 6}))
     options = {**OPTIONS, "pack": pack}
@@ -85,14 +85,14 @@ def test_nothing_is_waited_for_that_opens_too_late(start: Start, pack: int | str
 
 
 def test_free_routes_that_keep_up_leave_nothing_to_pay(start: Start) -> None:
-    """The plan says so, too."""
+    """The plan says so too."""
     start(keys={"groq": 1, "openai": 1}, limits=limits({}))
     assert paid_rows(arche_magic.plan(ROWS, **OPTIONS)) == 0
     assert set(arche_magic.map(ROWS, **OPTIONS).provider) == {"groq"}
 
 
-def test_a_paid_provider_that_is_preferred_waits_for_nobody(start: Start) -> None:
-    """It was asked for."""
+def test_a_preferred_paid_provider_answers_at_once(start: Start) -> None:
+    """The user asked for it."""
     start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))
     arche_magic.map(["One"], provider="openai", **OPTIONS)
     llm = IntelligentLLMOrchestrator(preferred_provider="openai")
@@ -104,7 +104,7 @@ def test_a_paid_provider_that_is_preferred_waits_for_nobody(start: Start) -> Non
 def test_the_parts_of_a_file_wait_once(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not each part again."""
+    """Its chunks do not wait again."""
     monkeypatch.setattr(chunks, "ROWS", 20)
     clock = Clock()
     start(

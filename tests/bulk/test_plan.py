@@ -35,12 +35,12 @@ def seconds(plan: Plan) -> float:
 
 
 def limits(**amounts: int) -> dict[str, Any]:
-    """Mistral at noon with these limits and practically no others."""
+    """Mistral at noon with these limits; all others are out of reach."""
     return {"keys": {"mistral": 1}, "clock": Clock(), "limits": {"mistral": WIDE | amounts}}
 
 
 def test_nothing_is_sent_or_held(start: Start) -> None:
-    """A plan looks, and that is all."""
+    """A plan only reads."""
     sandbox = start({"groq": 2, "mistral": 1, "google": 1}, clock=Clock())
     before = arche_magic.get_quota_tracker().standings()
     plan = arche_magic.plan(texts(500), TEMPLATE)
@@ -52,7 +52,7 @@ def test_nothing_is_sent_or_held(start: Start) -> None:
 
 @pytest.mark.parametrize("name", ["soups.csv", "soups.parquet"])
 def test_a_file_is_planned_as_its_frame(start: Start, tmp_path: Path, name: str) -> None:
-    """Longer than what is in memory at a time, with rows that ask the same far apart."""
+    """It has more rows than are in memory at a time, and equal prompts far from each other."""
     start({"groq": 2, "mistral": 1}, clock=Clock())
     frame = pd.concat([texts(10_200), texts(300)], ignore_index=True)
     if name.endswith("csv"):
@@ -64,8 +64,8 @@ def test_a_file_is_planned_as_its_frame(start: Start, tmp_path: Path, name: str)
     assert (of_file.rows, of_file.to_ask, of_file.kept) == (10_500, 10_200, 300)
 
 
-def test_a_long_plan_says_how_far_it_is(start: Start) -> None:
-    """The rows read so far, again and again; and it takes no more than 0.2 ms a row."""
+def test_a_long_plan_reports_its_progress(start: Start) -> None:
+    """It reports the rows read so far, and takes no more than 0.2 ms a row."""
     start({"groq": 1}, clock=Clock())
     read: list[int] = []
     began = time.process_time()
@@ -74,8 +74,8 @@ def test_a_long_plan_says_how_far_it_is(start: Start) -> None:
     assert read == [1000, 2000, 3000, 4000, 5000, 5500]
 
 
-def test_a_file_that_cannot_be_planned_is_told_of(start: Start, tmp_path: Path) -> None:
-    """It is not there, has another ending, or not the column."""
+def test_a_file_that_cannot_be_planned_is_an_error(start: Start, tmp_path: Path) -> None:
+    """It is missing, has another ending, or lacks the column."""
     start({"groq": 1})
     texts(3).to_csv(tmp_path / "soups.csv", index=False)
     for path, template, why in (
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_planned_is_told_of(start: Start, tmp_path: Path) 
 def test_the_limit_that_binds_decides_when_it_is_done(
     start: Start, amounts: dict[str, int], rows: int, expected: float
 ) -> None:
-    """And the plan names it."""
+    """The plan names that limit."""
     start(**limits(**amounts))
     plan = arche_magic.plan(texts(rows), TEMPLATE, pack=1, reserve=0)
     assert seconds(plan) == pytest.approx(expected, rel=0.01, abs=1)
@@ -111,8 +111,8 @@ def test_the_limit_that_binds_decides_when_it_is_done(
     assert (plan.cost_usd, plan.requests) == (0, rows)
 
 
-def test_what_it_says_is_what_happens(start: Start) -> None:
-    """A job is done when the plan said, to a window's length; time runs twenty times as fast."""
+def test_a_job_takes_as_long_as_its_plan_says(start: Start) -> None:
+    """The times differ by less than a window; time runs twenty times as fast."""
     clock = FastClock(20)
     start(**limits(requests_per_minute=60) | {"clock": clock})
     # Loads the SDK, which takes minutes of such a clock.
@@ -126,8 +126,8 @@ def test_what_it_says_is_what_happens(start: Start) -> None:
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
 
 
-def test_finished_rows_take_nothing_and_tell_how_long_replies_are(start: Start) -> None:
-    """The rest is counted by them, with a narrower range."""
+def test_finished_rows_take_nothing_and_show_how_long_replies_are(start: Start) -> None:
+    """The rest is estimated by them, within a narrower range."""
     start(**limits())
     frame = texts(60)
     first = arche_magic.plan(frame, TEMPLATE)
@@ -154,7 +154,7 @@ def test_finished_rows_take_nothing_and_tell_how_long_replies_are(start: Start) 
 def test_the_first_plan_knows_short_replies_by_their_schema(
     start: Start, schema: str, times: float
 ) -> None:
-    """Before anything was asked; a job packs its rows by the same figure."""
+    """Nothing was asked before; a job packs its rows by the same figure."""
     sandbox = start(**limits())
     frame = texts(30)
     plan = arche_magic.plan(frame, TEMPLATE, schema=schema, pack=1)
@@ -167,7 +167,7 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
 
 
 def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
-    """Short replies travel by fifty, where the length of usual ones would let half as many."""
+    """Fifty short replies go in one request; usual lengths would allow half as many."""
     sandbox = start(**limits(requests_per_day=20))
     plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad")
     assert plan.requests == 8
@@ -177,7 +177,7 @@ def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
 
 
 def test_rows_that_cannot_be_asked_are_counted(start: Start) -> None:
-    """Missing values; and those that ask the same are asked once."""
+    """These have missing values. Rows with equal prompts are asked once."""
     start(**limits())
     frame = pd.DataFrame({"text": ["a", None, "b", "a", "a"]})
     plan = arche_magic.plan(frame, TEMPLATE)
@@ -186,7 +186,7 @@ def test_rows_that_cannot_be_asked_are_counted(start: Start) -> None:
 
 
 def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
-    """Twenty requests a day carry many rows each; with `pack=1` they do not."""
+    """Twenty requests a day answer many rows each; with `pack=1` they do not."""
     start({"google": 1}, clock=Clock(), limits={"google": {"requests_per_day": 20}})
     packed = arche_magic.plan(texts(400), TEMPLATE)
     alone = arche_magic.plan(texts(400), TEMPLATE, pack=1)
@@ -198,14 +198,14 @@ def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
 
 
 def test_a_reserve_is_left(start: Start) -> None:
-    """Less of each window is used, so it takes longer."""
+    """Less of each window is used, so the job takes longer."""
     start(**limits(requests_per_day=100))
     whole = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0)
     left = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0.5)
     assert seconds(left) == pytest.approx(2 * seconds(whole), rel=0.15)
 
 
-def test_money_is_spent_only_where_it_is_allowed(start: Start) -> None:
+def test_money_is_spent_only_if_allowed(start: Start) -> None:
     """Paid routes take no part; the plan says what they would change."""
     start({"groq": 1, "openai": 1}, clock=Clock())
     frame = texts(3000)
@@ -223,8 +223,8 @@ def test_money_is_spent_only_where_it_is_allowed(start: Start) -> None:
     assert only.with_paid is not None
 
 
-def test_whether_it_is_done_by_a_time(start: Start) -> None:
-    """Yes; or no, with what would have to change, each with when it would be done then."""
+def test_a_plan_says_whether_a_job_is_done_by_a_time(start: Start) -> None:
+    """If not, it says which changes would help, and when the job would then be done."""
     start({"groq": 1, "openai": 1}, clock=Clock())
     frame = texts(3000)
     yes = arche_magic.plan(texts(10), TEMPLATE, by=datetime.fromtimestamp(NOON + 3600, UTC))
@@ -244,8 +244,8 @@ def test_whether_it_is_done_by_a_time(start: Start) -> None:
     assert f"no, {no.rows_by:,} of 3,000 rows; sooner with\n" in str(no)
 
 
-def test_shorter_replies_are_a_way_where_they_help(start: Start) -> None:
-    """With the length that would do, and it does."""
+def test_a_plan_suggests_shorter_replies_where_they_help(start: Start) -> None:
+    """It says which length is short enough, and that length is."""
     start(**limits(tokens_per_day=100_000))
     by = datetime.fromtimestamp(NOON, UTC) + timedelta(minutes=30)
     frame = texts(1000)
@@ -268,7 +268,7 @@ def test_shorter_replies_are_a_way_where_they_help(start: Start) -> None:
 def test_times_are_taken_as_people_write_them(
     start: Start, by: str | datetime, expected: datetime
 ) -> None:
-    """Dates with a zone; and a clock time is the next one."""
+    """Dates may have a zone; a clock time means the next one."""
     start(**limits())
     assert arche_magic.plan(texts(3), TEMPLATE, by=by).by == expected
     clock = arche_magic.plan(texts(3), TEMPLATE, by="08:00").by
@@ -280,8 +280,8 @@ def test_times_are_taken_as_people_write_them(
             arche_magic.plan(texts(3), TEMPLATE, by=wrong)
 
 
-def test_the_arguments_of_a_job_fit(start: Start) -> None:
-    """Bounds and patience change nothing; what is wrong is said as the job says it."""
+def test_a_plan_takes_the_arguments_of_a_job(start: Start) -> None:
+    """Bounds and patience change nothing; mistakes give the errors of a job."""
     start(**limits())
     plan = arche_magic.plan(
         texts(3), TEMPLATE, patience=5, max_cost=1, max_tokens_total=9, stop_after=2
@@ -298,7 +298,7 @@ def test_the_arguments_of_a_job_fit(start: Start) -> None:
 
 
 def test_an_empty_frame_takes_nothing(start: Start) -> None:
-    """Done at once."""
+    """It is done at once."""
     start(**limits())
     plan = arche_magic.plan(texts(0), TEMPLATE)
     assert (plan.rows, plan.to_ask, plan.requests) == (0, 0, 0)

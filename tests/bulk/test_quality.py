@@ -35,7 +35,7 @@ SCHEMA = "mood good|bad, points int, why"
 
 
 def label(model: str, messages: list[dict[str, str]]) -> str:
-    """Groq gives the data's label but for each fourth row, and Mistral says that all are good."""
+    """Groq gives the data's label except for every fourth row; Mistral says that all are good."""
     number = int(messages[-1]["content"].split()[-1])
     right = ("good", "bad")[number % 2]
     mood = right if "gpt" in model and number % 4 else "good"
@@ -72,7 +72,7 @@ def sandbox(start: Start) -> Sandbox:
     ],
 )  # fmt: skip
 def test_kappa_is_agreement_beyond_chance(pairs: dict[tuple[str, str], int], kappa: float) -> None:
-    """As worked out by hand."""
+    """The expected figures were worked out by hand."""
     assert cohen_kappa(pairs) == pytest.approx(kappa, nan_ok=True)
 
 
@@ -97,13 +97,13 @@ LONG = "it came late, but the soup was good"
 def test_labels_are_compared_and_free_text_is_not(
     one: Any, other: Any, found: tuple[int, int, int]
 ) -> None:
-    """Two good answers in words hardly ever are the same words."""
+    """Two good answers in words are rarely the same words."""
     compared = Comparison.of(pd.Series([one], dtype=object), pd.Series([other], dtype=object))
     assert (compared.compared, compared.agreed, compared.not_compared) == found
 
 
 def test_each_of_two_models_is_one_reader() -> None:
-    """Whichever of them was asked first: here b gave three times yes, and a twice."""
+    """It does not matter which was asked first: b said yes three times, a said it twice."""
     frame = pd.DataFrame(
         {"second_name": ["its own"] * 4, "mood": ["yes", "yes", "no", "no"],
          "model": ["a", "a", "b", "a"], "second_mood": ["yes", "yes", "no", "yes"],
@@ -116,7 +116,7 @@ def test_each_of_two_models_is_one_reader() -> None:
     assert repr(found) == "asked twice: mood agrees in 3 of 4 rows (kappa 0.50)"
 
 
-def test_choices_are_labels_however_long() -> None:
+def test_long_choices_are_labels_too() -> None:
     """A column with a list of choices has no free text."""
     column = pd.Series([LONG], dtype="category")
     assert Comparison.of(column, column).agreed == 1
@@ -126,7 +126,7 @@ def test_choices_are_labels_however_long() -> None:
 
 
 def test_a_share_of_the_rows_is_asked_again_on_another_model(sandbox: Sandbox) -> None:
-    """The figures are those that the replies have; the second reply is in columns of its own."""
+    """The figures fit the replies; the second reply has its own columns."""
     result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.25, provider=None)
     assert len(sandbox.requests) == 40 + 10
     again = result[result.second_model.notna()]
@@ -143,16 +143,16 @@ def test_a_share_of_the_rows_is_asked_again_on_another_model(sandbox: Sandbox) -
     # Free text is not compared, and says so.
     assert (why["compared"], why["not_compared"]) == (0, 10)
     assert math.isnan(why["agreement"])
-    told = result.attrs["arche_magic"]
-    assert told["twice"]["mood"]["agreed"] == same
-    assert told["twice"]["why"]["agreement"] is None
-    json.dumps(told)
+    figures = result.attrs["arche_magic"]
+    assert figures["twice"]["mood"]["agreed"] == same
+    assert figures["twice"]["why"]["agreement"] is None
+    json.dumps(figures)
     assert f"mood agrees in {same} of 10 rows" in str(found)
     assert "why is free text, 10 rows not compared" in str(found)
 
 
 def test_the_same_rows_are_drawn_again(sandbox: Sandbox) -> None:
-    """So that nothing is asked twice over; a larger share asks only what it adds."""
+    """Nothing is asked again; a larger share asks only the added rows."""
     first = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.1)
     sent = len(sandbox.requests)
     assert sent == 44
@@ -166,8 +166,8 @@ def test_the_same_rows_are_drawn_again(sandbox: Sandbox) -> None:
     assert drawn.tolist() != [0, 1, 2, 3]
 
 
-def test_a_stopped_job_goes_on_with_its_second_questions(sandbox: Sandbox) -> None:
-    """What was asked before the stop is kept, whichever question it was."""
+def test_a_stopped_job_continues_with_its_second_questions(sandbox: Sandbox) -> None:
+    """Replies from before the stop are kept, first and second ones."""
     job = Job(DATA, PROMPT, schema=SCHEMA, twice=0.5)
     for row in job:
         if row.second is not None:
@@ -181,8 +181,8 @@ def test_a_stopped_job_goes_on_with_its_second_questions(sandbox: Sandbox) -> No
     assert len(sandbox.requests) <= 60 + 16
 
 
-def test_every_answer_is_asked_again_elsewhere(start: Start) -> None:
-    """Where several models answer, each row's second model is not its first."""
+def test_the_second_model_of_a_row_is_not_its_first(start: Start) -> None:
+    """Several models answer the rows."""
     few = {"requests_per_minute": 20, "requests_per_day": 1000}
     start(keys=TWO, limits={**LIMITS, "groq": few}, reply=label)
     result = arche_magic.map(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=0.1)
@@ -195,7 +195,7 @@ def test_every_answer_is_asked_again_elsewhere(start: Start) -> None:
 
 
 def test_second_questions_keep_within_the_bounds(sandbox: Sandbox) -> None:
-    """All rows are answered once when the bound stops the job; the frame has them."""
+    """All rows are answered once when the bound stops the job, and the frame has them."""
     once = Job(DATA, PROMPT, schema=SCHEMA, max_tokens=40)
     list(once)
     spent = once.progress().tokens
@@ -214,7 +214,7 @@ def test_second_questions_keep_within_the_bounds(sandbox: Sandbox) -> None:
 
 
 def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None:
-    """The job waits as long as it may in all, whichever question waits."""
+    """The job waits no longer in total, whichever question waits."""
     few = {"requests_per_minute": 6}
     start(clock=clock, keys=TWO, limits={"groq": few, "mistral": few}, reply=label)
     began = clock.now
@@ -233,7 +233,7 @@ def test_a_share_is_from_0_to_1(sandbox: Sandbox, twice: Any) -> None:
 
 
 def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
-    """Said before a request; a paid model is no way out that nobody asked for."""
+    """The error comes before a request; a paid model is not used unless allowed."""
     sandbox = start(keys={"groq": 2, "openai": 1}, limits={**LIMITS, "openai": PLENTY})
     for ask in (arche_magic.map, arche_magic.plan):
         with pytest.raises(InvalidRequest, match="only openai/gpt-oss-120b can answer"):
@@ -247,7 +247,7 @@ def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
 
 
 def test_the_plan_counts_second_questions(sandbox: Sandbox) -> None:
-    """Before, and after they are kept."""
+    """It counts them before and after they are kept."""
     arguments: dict[str, Any] = {"schema": SCHEMA, "twice": 0.25, "pack": 1}
     plan, once = (
         arche_magic.plan(DATA, PROMPT, **arguments),
@@ -270,7 +270,7 @@ def test_the_plan_counts_second_questions(sandbox: Sandbox) -> None:
 
 
 def test_the_plan_names_the_second_models_that_answer(start: Start) -> None:
-    """One for each model that answers first, by the limits or by the kept replies."""
+    """There is one for each model that answers first, by the limits or the kept replies."""
     few = {"requests_per_minute": 20, "requests_per_day": 1000}
     start(keys=TWO, limits={**LIMITS, "groq": few}, reply=label)
     options: dict[str, Any] = {"schema": "mood good|bad", "pack": 1, "twice": 1.0}
@@ -285,7 +285,7 @@ def test_the_plan_names_the_second_models_that_answer(start: Start) -> None:
 
 
 def test_the_plan_offers_one_model_where_several_would_answer(start: Start) -> None:
-    """In one line, with what it costs in time; not where it is asked for, or one is enough."""
+    """It says in one line how long that takes; not if it is set, or if one model is enough."""
     few = {"requests_per_minute": 20, "requests_per_day": 1000}
     start(keys=TWO, limits={"groq": few, "mistral": few})
     plan = arche_magic.plan(DATA, PROMPT, pack=1)
@@ -347,13 +347,13 @@ def test_rows_without_a_reply_are_not_wrong(start: Start) -> None:
     ],
 )
 def test_wrong_gold_is_refused_before_a_request(sandbox: Sandbox, gold: Any, words: str) -> None:
-    """Also a column that the prompt gives away."""
+    """This includes a column that the prompt shows."""
     with pytest.raises(InvalidRequest, match=re.escape(words)):
         arche_magic.map(DATA, PROMPT, schema=SCHEMA, gold=gold)
     assert not sandbox.requests
 
 
-def test_another_jobs_prefix_is_no_second_model() -> None:
+def test_a_prefix_does_not_look_like_a_second_model() -> None:
     """With `prefix="second_"`, columns of a later job look like those of `twice=`."""
     columns = {"mood": ["a"], "model": ["x"], "second_mood": ["b"], "second_provider": ["groq"]}
     frame = pd.DataFrame({**columns, "second_model": ["x"]})
@@ -361,7 +361,7 @@ def test_another_jobs_prefix_is_no_second_model() -> None:
 
 
 def test_a_table_of_polars_has_a_quality_too(sandbox: Sandbox) -> None:
-    """Its columns say what was asked twice; it cannot say which labels are known."""
+    """Its columns show what was asked twice, but not which labels are known."""
     known = DATA.head(2).assign(known=["good", "bad"])
     table = pl.DataFrame(known.to_dict("list"))
     labels = arche_magic.map(table, PROMPT, schema=SCHEMA, twice=1.0, gold={"mood": "known"})
@@ -392,7 +392,7 @@ def test_quality_needs_its_columns() -> None:
 def test_a_file_has_the_same_columns(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """In chunks; the figures come from the file that was written."""
+    """It has several chunks, and the figures come from the written file."""
     for module in ("chunks", "planning"):
         monkeypatch.setattr(f"arche_magic.bulk.{module}.ROWS", 16)
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[ending]
@@ -414,7 +414,7 @@ def test_a_file_has_the_same_columns(
     assert arche_magic.plan(f"in.{ending}", PROMPT, **options).twice == 0
 
 
-def test_a_dask_frame_has_them_too(sandbox: Sandbox) -> None:
+def test_a_dask_frame_has_the_same_columns(sandbox: Sandbox) -> None:
     """Each partition asks its own share again."""
     dd = pytest.importorskip("dask.dataframe")
     frame = arche_magic.map(
@@ -430,7 +430,7 @@ def test_a_dask_frame_has_them_too(sandbox: Sandbox) -> None:
 
 
 def test_details_join_rows_with_attempts(sandbox: Sandbox) -> None:
-    """Never the key itself; kept replies say what they were then."""
+    """The key itself is never shown; kept replies have their first details."""
     result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, details=True, tag="labels v2")
     attempts = arche_magic.load_attempts()
     joined = result.merge(attempts[attempts.outcome == "served"], on="request", how="left")
@@ -446,7 +446,7 @@ def test_details_join_rows_with_attempts(sandbox: Sandbox) -> None:
 
 
 def test_packed_rows_share_a_request_and_its_cost(start: Start) -> None:
-    """The parts of the rows add up to what the attempts say."""
+    """The parts of the rows add up to the attempts."""
     start(keys={"openai": 1}, limits={"openai": PLENTY})
     texts = [f"Row {n}" for n in range(30)]
     result = arche_magic.map(texts, pack=10, details=True, allow_paid=True)
@@ -458,7 +458,7 @@ def test_packed_rows_share_a_request_and_its_cost(start: Start) -> None:
 
 
 def test_a_failed_row_names_its_request(start: Start) -> None:
-    """So that the attempts say why; a row that was never asked has none."""
+    """The attempts say why it failed; a row that was never asked has no request."""
     sandbox = start(keys={"groq": 1}, limits=LIMITS)
     sandbox.fail("groq", "content_filter", times=1)
     data = pd.DataFrame({"text": ["a", None]})

@@ -19,7 +19,7 @@ TEXTS = [f"Row {n}" for n in range(40)]
 def test_a_job_stops_short_of_the_limit(
     start: Start, clock: Clock, reserve: float, fits: int
 ) -> None:
-    """The rest is there for a cell, at once and without waiting."""
+    """A cell can use the rest at once, without waiting."""
     sandbox = start(clock=clock, limits={"groq": {"requests_per_day": 20}})
     result = arche_magic.map(TEXTS, patience=0, reserve=reserve, pack=1)
     assert result.error.isna().sum() == fits
@@ -34,7 +34,7 @@ def test_a_job_stops_short_of_the_limit(
 def test_a_request_larger_than_what_may_be_spent_waits_for_an_unspent_limit(
     start: Start, clock: Clock
 ) -> None:
-    """It is not kept waiting for ever."""
+    """It does not wait forever."""
     start(clock=clock, limits={"groq": {"tokens_per_minute": 1000}})
     llm = get_llm_provider()
     assert llm.generate("Hi", max_tokens=900, reserve=0.5)
@@ -43,8 +43,8 @@ def test_a_request_larger_than_what_may_be_spent_waits_for_an_unspent_limit(
     assert llm.generate("Ho", max_tokens=900, reserve=0.5, patience=120)
 
 
-def test_the_reserve_is_how_not_what(start: Start) -> None:
-    """A reply is found whatever share was left to others when it was asked for."""
+def test_the_reserve_is_not_part_of_an_address(start: Start) -> None:
+    """A kept reply is found with any reserve."""
     sandbox = start()
     llm = get_llm_provider()
     llm.generate("Hi", keep=True, reserve=0.3)
@@ -54,7 +54,7 @@ def test_the_reserve_is_how_not_what(start: Start) -> None:
 
 @pytest.mark.parametrize("reserve", [-0.1, 1.5, "half"])
 def test_a_reserve_is_a_share(start: Start, reserve: object) -> None:
-    """From 0 to 1."""
+    """It is a number from 0 to 1."""
     start()
     with pytest.raises(InvalidRequest, match="reserve is"):
         get_llm_provider().generate("Hi", reserve=reserve)

@@ -54,7 +54,7 @@ def start_job(folder: Path, rows: int) -> subprocess.Popen[str]:
 
 
 def unlimited(start: Start, folder: Path) -> tuple[Sandbox, Path]:
-    """A sandbox that refuses nothing, and a project's folder that knows it."""
+    """A sandbox without limits in reach, used by the project in the test's folder."""
     names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
     sandbox = start(limits={"groq": dict.fromkeys(names)})
     project = folder / "project"
@@ -65,7 +65,7 @@ def unlimited(start: Start, folder: Path) -> tuple[Sandbox, Path]:
 
 
 def test_the_second_run_asks_nothing(sandbox: Sandbox) -> None:
-    """All rows come from disk, as they were."""
+    """All rows come from disk, unchanged."""
     first = arche_magic.map(TEXTS, schema="mood good|bad, points int")
     job = Job(TEXTS, schema="mood good|bad, points int")
     assert all(row.resumed for row in job)
@@ -77,14 +77,14 @@ def test_the_second_run_asks_nothing(sandbox: Sandbox) -> None:
 
 
 def test_a_finished_row_is_on_disk_before_it_is_handed_out(sandbox: Sandbox) -> None:
-    """So what somebody has seen is never asked again."""
+    """A row that somebody has seen is never asked again."""
     llm = get_llm_provider()
     for row in arche_magic.imap(TEXTS[:20]):
         assert llm.kept(row.prompt, keep=True) == row.reply
 
 
 def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: Path) -> None:
-    """Kill -9 in the middle; the next run, right after it, pays no finished row twice."""
+    """After kill -9 in the middle, the next run starts at once and asks no finished row again."""
     sandbox, project = unlimited(start, tmp_path)
     killed = start_job(project, 120)
     assert killed.stdout is not None
@@ -108,7 +108,7 @@ def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: P
 
 
 def test_calls_under_way_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbox) -> None:
-    """They end after the job was left, and its record then has them too."""
+    """They end after the job was left, and its record then includes them."""
     sandbox.latency = 0.5
     job = Job(TEXTS[:20])
     next(iter(job))
@@ -125,8 +125,8 @@ def test_calls_under_way_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sand
     assert record.done == record.requests
 
 
-def test_an_interrupted_script_ends_at_once_and_goes_on_later(start: Start, tmp_path: Path) -> None:
-    """Ctrl-C while calls are under way; what was finished is not asked again."""
+def test_an_interrupted_script_ends_at_once_and_can_continue(start: Start, tmp_path: Path) -> None:
+    """Ctrl-C comes while calls are under way; finished rows are not asked again."""
     sandbox, project = unlimited(start, tmp_path)
     sandbox.latency = 0.2
     script = start_job(project, 400)
@@ -145,7 +145,7 @@ def test_an_interrupted_script_ends_at_once_and_goes_on_later(start: Start, tmp_
 
 
 def test_two_kernels_share_a_job(start: Start, tmp_path: Path) -> None:
-    """Each row is asked once, and both get all of them."""
+    """Each row is asked once, and both kernels get all rows."""
     sandbox, project = unlimited(start, tmp_path)
     sandbox.latency = 0.05
     both = [start_job(project, 150) for _ in range(2)]
@@ -157,8 +157,8 @@ def test_two_kernels_share_a_job(start: Start, tmp_path: Path) -> None:
     assert prompts(sandbox) == sorted(f"Row {n}" for n in range(150))
 
 
-def test_two_jobs_of_one_kernel_share_too(sandbox: Sandbox) -> None:
-    """Threads of one process."""
+def test_two_jobs_of_one_kernel_share_rows_too(sandbox: Sandbox) -> None:
+    """They run in two threads of one process."""
     frames: list[pd.DataFrame] = []
     threads = [
         threading.Thread(target=lambda: frames.append(arche_magic.map(TEXTS))) for _ in range(2)
@@ -172,7 +172,7 @@ def test_two_jobs_of_one_kernel_share_too(sandbox: Sandbox) -> None:
 
 
 def test_only_changed_rows_are_asked(sandbox: Sandbox) -> None:
-    """Rows may be changed, added, removed and put in another order between two runs."""
+    """Between two runs, rows may be changed, added, removed and reordered."""
     frame = pd.DataFrame({"text": TEXTS[:5], "note": list("abcde")})
     arche_magic.map(frame, "{{text}}")
     frame.loc[2, "text"] = "Changed"
@@ -193,8 +193,8 @@ def test_fresh_asks_again_and_replaces(start: Start) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_what_failed_for_good_is_not_asked_again(start: Start) -> None:
-    """Unless that is wanted; its error is told all the same."""
+def test_rows_that_failed_for_good_are_not_asked_again(start: Start) -> None:
+    """They are with `retry_errors`; without it, the row still has its error."""
     sandbox = start()
     arche_magic.map(["Warm up"])
     sandbox.fail("groq", "content_filter")
@@ -210,16 +210,16 @@ def test_what_failed_for_good_is_not_asked_again(start: Start) -> None:
     assert len(sandbox.requests) == 3
 
 
-def test_trouble_that_passes_is_nobodys_error(start: Start) -> None:
-    """Rows are asked again in the same run."""
+def test_trouble_that_passes_fails_no_row(start: Start) -> None:
+    """The rows are asked again in the same run."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     sandbox.fail("*", "overloaded", times=4)
     result = arche_magic.map(TEXTS[:10])
     assert result.error.isna().all()
 
 
-def test_a_reply_that_fits_no_more_is_asked_again(start: Start) -> None:
-    """What a schema's own code checks may have changed since."""
+def test_a_reply_that_no_longer_fits_is_asked_again(start: Start) -> None:
+    """A schema's own checks may have changed since."""
     sandbox = start()
     arche_magic.map(["Hi"], schema="mood good|bad")
     path = get_configuration().replies
@@ -243,8 +243,8 @@ def test_a_file_of_an_earlier_version_takes_failures_too(start: Start) -> None:
     assert store.problem == ""
 
 
-def test_a_disk_that_refuses_is_said_and_costs_no_reply(start: Start, tmp_path: Path) -> None:
-    """The job goes on; its rows are in the frame, though not on the disk."""
+def test_a_disk_that_refuses_is_reported_and_loses_no_reply(start: Start, tmp_path: Path) -> None:
+    """The job continues; its rows are in the frame, but not on disk."""
     sandbox = start()
     (tmp_path / "no-folder").write_text("")
     replies = tmp_path / "no-folder" / "replies.sqlite"

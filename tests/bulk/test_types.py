@@ -54,7 +54,7 @@ MISFIT = '{"mood": "so-so", "score": 4}'
 
 
 def answer(model: str, messages: list[dict[str, Any]]) -> str:
-    """Every text fits the line above, but `odd` never does."""
+    """Give each text what fits the line above; `odd` never fits."""
     asked = " ".join(message["content"] for message in messages)
     return MISFIT if "Judge: odd" in asked else json.dumps(VALUES)
 
@@ -81,7 +81,7 @@ def types_of(frame: pd.DataFrame) -> dict[str, Any]:
 def test_types_are_those_of_the_schema(
     rows: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever comes of the rows, in a frame, in chunks of Parquet and in a Dask frame."""
+    """They do not depend on the rows, in a frame, in chunks of Parquet and in a Dask frame."""
     data = texts(*rows)
     frame = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
     assert types_of(frame) == TYPES
@@ -108,7 +108,7 @@ def test_types_are_those_of_the_schema(
 
 @pytest.mark.usefixtures("judge")
 def test_whole_numbers_stay_whole_in_a_csv(tmp_path: Path) -> None:
-    """Beside rows without a value too: from a file, and from the frame."""
+    """They do so beside missing values, from a file and from a frame."""
     data = texts("one", None)
     data.to_csv("in.csv", index=False)
     frame = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
@@ -122,8 +122,8 @@ def test_whole_numbers_stay_whole_in_a_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("judge")
-def test_a_result_goes_to_excel() -> None:
-    """Times of the data without their zone; lists as text, and whole numbers as such."""
+def test_a_result_can_be_written_to_excel() -> None:
+    """Times of the data lose their zone; lists are text, and integers stay integers."""
     pytest.importorskip("openpyxl")
     data = texts("one", None).assign(seen=pd.Timestamp("2026-11-29 09:30", tz="Europe/Paris"))
     result = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
@@ -166,7 +166,7 @@ def test_aliases_and_enums_are_as_in_the_frame_of_a_reply(start: Start) -> None:
 
 
 def test_a_reply_that_does_not_fit_is_kept_as_text(judge: Sandbox) -> None:
-    """In `raw`, now and on the next run, which asks nothing; without such a row there is none."""
+    """It is in `raw`, also on the next run, which asks nothing; other frames have no `raw`."""
     data = texts("one", "odd")
     first = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
     assert first.raw.dtype == "string"
@@ -183,7 +183,7 @@ def test_a_reply_that_does_not_fit_is_kept_as_text(judge: Sandbox) -> None:
 
 @pytest.mark.usefixtures("judge")
 def test_a_failure_of_an_earlier_version_has_no_text() -> None:
-    """Its file has no table for them."""
+    """Its file has no table for texts."""
     arche_magic.map(texts("odd"), TEMPLATE, schema=LINE)
     with closing(sqlite3.connect(get_configuration().replies)) as connection:
         connection.execute("DROP TABLE misfits")
@@ -194,7 +194,7 @@ def test_a_failure_of_an_earlier_version_has_no_text() -> None:
 
 
 def test_any_name_and_an_open_schema_have_their_column(start: Start) -> None:
-    """A field may be called `reply`; an object whose fields are not known is text."""
+    """A field may be called `reply`; an object of unknown fields is text."""
     text = json.dumps({"reply": "yes"})
     start(reply=lambda model, messages: text)
     frame = arche_magic.map(texts("one"), TEMPLATE, schema="reply yes|no")
@@ -217,7 +217,7 @@ CLASHES: tuple[tuple[dict[str, Any], str], ...] = (
 
 @pytest.mark.parametrize(("case", "message"), CLASHES)
 def test_names_that_clash_are_refused(judge: Sandbox, case: dict[str, Any], message: str) -> None:
-    """Before anything is spent: for a frame, a plan, and a file."""
+    """This happens before anything is spent, for a frame, a plan and a file."""
     data = texts("one").assign(**case.get("data", {}))
     options = {name: value for name, value in case.items() if name != "data"}
     data.to_csv("in.csv", index=False)
@@ -232,8 +232,8 @@ def test_names_that_clash_are_refused(judge: Sandbox, case: dict[str, Any], mess
 
 
 @pytest.mark.usefixtures("judge")
-def test_a_prefix_renames_what_is_ours() -> None:
-    """Also a field that the data has already; columns of the data stay as they are."""
+def test_a_prefix_renames_the_added_columns() -> None:
+    """It also renames a field that the data has already; columns of the data stay."""
     first = arche_magic.map(texts("one"), TEMPLATE, schema="mood good|bad, error str?", prefix="a_")
     ours = ["provider", "model", "tokens", "error"]
     assert list(first) == ["text", "mood", "error", *(f"a_{name}" for name in ours)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from typing import Self, cast
 
 import httpcore
 
@@ -46,6 +46,12 @@ class Connections:
         """Close the idle connections."""
         while (connection := self._pop()) is not None:
             connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _take(self, origin: httpcore.Origin) -> httpcore.ConnectionInterface:
         while (connection := self._pop()) is not None:

@@ -1,0 +1,113 @@
+"""The connections of an adapter: calls share them, and none is used after it broke."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from arche_magic.llm_providers.adapters.network import keep_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BODY = b"x" * 100_000
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each GET, and counts its connections."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.connections = 0
+        # A request to /together waits until so many are there.
+        self.together = threading.Barrier(8, timeout=10)
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing about a client that left."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+
+    def do_GET(self) -> None:
+        if self.path == "/together":
+            self.server.together.wait()
+        self.send_response(200)
+        self.send_header("content-length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY)
+        # Without the header that would announce it.
+        self.close_connection = self.path == "/last"
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on this machine."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """An HTTP client as adapters have it."""
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        keep_time(client)
+        yield client
+
+
+def test_calls_one_after_the_other_use_one_connection(server: Server, client: httpx.Client) -> None:
+    for _ in range(5):
+        assert client.get("/").content == BODY
+    assert server.connections == 1
+
+
+def test_calls_at_once_have_a_connection_each_and_share_it_later(
+    server: Server, client: httpx.Client
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            answers = pool.map(client.get, ["/together"] * 8)
+            assert all(answer.content == BODY for answer in answers)
+    assert server.connections == 8
+
+
+def test_a_connection_that_the_server_closed_is_not_used_again(
+    server: Server, client: httpx.Client
+) -> None:
+    for _ in range(3):
+        assert client.get("/last").content == BODY
+    assert server.connections == 3
+
+
+def test_a_response_that_is_left_early_closes_its_connection(
+    server: Server, client: httpx.Client
+) -> None:
+    """The rest of its body would be read as the next answer."""
+    with client.stream("GET", "/") as response:
+        assert next(response.iter_raw())
+    assert client.get("/").content == BODY
+    assert server.connections == 2
