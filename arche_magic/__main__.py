@@ -229,37 +229,17 @@ def _show(provider: str | None, as_json: bool) -> int:
             configuration.provider(provider)
         if not any(provider in (None, key.provider) for key in configuration.keys):
             return _failed(_NO_KEY if not provider else f"no key of {provider} is configured")
-        tracker = get_quota_tracker(configuration)
         if as_json:
-            print(json.dumps(tracker.get_usage_summary(provider), indent=2, allow_nan=False))
+            usage = get_quota_tracker(configuration).get_usage_summary(provider)
+            print(json.dumps(usage, indent=2, allow_nan=False))
             return 0
-        _print(_table(tracker, provider))
+        from .notebook import quota
+
+        view = quota.look(provider)
+        _print(quota.bundle(view, *quota.forecast(view).notes())["text/plain"])
     except LLMProviderError as error:
         return _failed(str(error))
     return 0
-
-
-def _table(tracker: Any, provider: str | None) -> str:
-    from .llm_providers.attempt_log import attempt_log
-    from .llm_providers.quota.forecast import PACE_SECONDS
-    from .notebook.costs import paid_routes
-    from .notebook.meters import budget_notes, quota_bundle, shared_notes, without_limits
-    from .notebook.outlook import look_ahead
-
-    configuration = tracker.configuration
-    now = configuration.clock.time()
-    standings = tracker.standings(provider, now)
-    paid = {entry.name for entry in configuration.providers.values() if entry.paid}
-    earlier = attempt_log(configuration.store).since(now - PACE_SECONDS)
-    ahead = look_ahead(standings, earlier, now, paid).notes()
-    asked = (route for route in configuration.routes() if provider in (None, route.provider))
-    costs = paid_routes(configuration.routes(), {})
-    free = without_limits(asked, standings, costs)
-    notes = [*(ahead if standings else []), *free]
-    notes += budget_notes(use.left for use in tracker.budget())
-    notes += shared_notes(tracker.shared_keys(), provider)
-    none = "nothing is limited so far"
-    return quota_bundle(standings, now, notes, none, costs)["text/plain"]
 
 
 def _reset(key: str) -> int:

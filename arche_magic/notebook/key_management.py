@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import in_seconds
 from . import sandbox_switch
 from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
-from .meters import shared_notes
+from .quota import shared_notes
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:

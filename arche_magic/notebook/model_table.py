@@ -13,7 +13,7 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.text.hints import did_you_mean
 
 from .frames import models_frame
-from .meters import count
+from .quota_words import count
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The quota of routes in words: for the text of the table, and for what its meters say."""
+"""The quota of routes in words: their states, times and figures, and the table as text."""
 
 from __future__ import annotations
 
@@ -12,22 +12,60 @@ from arche_magic.llm_providers.types import RouteId, Standing, in_seconds
 
 _SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
+# The year 5138; a route that opens later never does.
+_NEVER = 1e11
+
+State = Literal["open", "waiting", "closed"]
+SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
 
 Limits = Sequence[Standing]
 """The limits of one route."""
 
-Soon = Literal["seconds", "minutes", "countdown"]
-"""How a moment less than 100 seconds away is told: `14:32:42`, `14:33` or `in 42 s`."""
+
+def state_at(opens_at: float, now: float) -> State:
+    """The state at `now` of a route or key that opens at a time (epoch seconds), in one word.
+
+    All displays use it. `open`: it takes a request now. `waiting`: it opens by itself, later.
+    `closed`: it does not open by waiting.
+    """
+    if opens_at <= now:
+        return "open"
+    return "waiting" if opens_at < _NEVER else "closed"
+
+
+def state_of(limits: Limits, now: float) -> State:
+    """The state of a route, by its limits."""
+    return state_at(tightest(limits).opens_at, now)
+
+
+def opening(limits: Limits, now: float, live: bool = False) -> str:
+    """When a waiting route opens: `opens 14:32`; "" for an open or closed one."""
+    if state_of(limits, now) != "waiting":
+        return ""
+    return f"opens {clock(tightest(limits).opens_at, now, live)}"
+
+
+def reason(limits: Limits, now: float) -> str:
+    """Why a route is not open: `0 of 30 requests per minute left`; "" if it is open."""
+    last = tightest(limits)
+    if state_of(limits, now) == "open":
+        return ""
+    why = last.closed_by or last.reason
+    if last.amount <= 0:
+        why = f"the plan has no {last.limit.replace('_', ' ')}"
+    elif not last.closed_by and last.used_units >= last.allowed_units:
+        why = f"0 of {count(last.amount)} {last.limit.replace('_', ' ')} left"
+    return textwrap.shorten(why, 160, placeholder=" …")
 
 
 def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
     """The quota table as text; with `fold`, each route shows its tightest limit alone."""
     if fold:
-        end = "Each with its tightest limit; the DataFrame has them all."
+        end = "Each with its tightest limit, and when it opens; the DataFrame has them all."
         return "\n".join([*lines(routes, now, paid), end])
     text = []
     for limits in routes:
-        state = textwrap.shorten(state_words(limits, now), 64, placeholder=" …")
+        state = textwrap.shorten(_state_words(limits, now), 64, placeholder=" …")
         text += [f"{limits[0].route} · {state}", *_cost(limits, paid)]
         text += [_text_meter(row, now) for row in limits]
     return "\n".join(text)
@@ -39,11 +77,10 @@ def lines(
     """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
     text = []
     for limits in routes:
-        worst = tightest(limits)
-        _, words, why = state_of(limits, now)
-        name = str(worst.route)
+        worst, state, why = tightest(limits), state_of(limits, now), reason(limits, now)
+        words = f"{state} {clock(worst.opens_at, now)}" if state == "waiting" else state
         meter = f"{label_of(worst):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
-        text.append(f"{name:<30}  {words:<15}  {meter}")
+        text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
         text += [f"  {why}"] if why and reasons else []
         text += _cost(limits, paid)
     return text
@@ -64,33 +101,17 @@ def _text_bar(row: Standing) -> str:
     return "█" * filled + "░" * (_BAR_SIGNS - filled)
 
 
-def state_of(limits: Limits, now: float, soon: Soon = "seconds") -> tuple[str, str, str]:
-    """A sign, whether or when the route opens, and what keeps it closed."""
-    last = tightest(limits)
-    if last.opens_at <= now:
-        return "●", "open", ""
-    why = last.closed_by or last.reason
-    if last.amount <= 0:
-        why = f"the plan has no {last.limit.replace('_', ' ')}"
-    elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"0 of {count(last.amount)} {last.limit.replace('_', ' ')} left"
-    why = textwrap.shorten(why, 160, placeholder=" …")
-    if not math.isfinite(last.opens_at):
-        return "○", "closed", why
-    return "◐", f"opens {clock(last.opens_at, now, soon)}", why
+def clock(moment: float, now: float, live: bool = False) -> str:
+    """The local time: `14:32`, `Tue 20:08` or `1 Dec`; `14:32:42` if it is less than 100 s ahead.
 
-
-def clock(moment: float, now: float, soon: Soon = "seconds") -> str:
-    """The local time, `14:32`, `Tue 20:08` or `1 Dec`; within 100 seconds as `soon` says.
-
-    A saved table needs times that stay true; only a live one can count down.
+    In a `live` table that is a countdown, `in 42 s`; a saved table needs times that stay true.
     """
-    near = abs(moment - now) < 100 or moment < now
-    if soon == "countdown" and near:
+    near = moment < now + 100
+    if live and near:
         return in_seconds(max(0.0, moment - now))
-    step = 1 if soon == "seconds" and near else 60
-    # Rounded up, since early is too early.
-    local = datetime.fromtimestamp(math.ceil(moment / step) * step).astimezone()
+    step = 1 if near else 60
+    # Rounded up, since early is too early; the noise of a window that refills does not count.
+    local = datetime.fromtimestamp(math.ceil((moment - 1e-3) / step) * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
     if abs(days) >= 7:
         return f"{local.day} {local:%b}"
@@ -111,35 +132,31 @@ def count(amount: float) -> str:
     return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
 
 
-def sign_of(row: Standing, now: float, soon: Soon) -> str:
+def sign_of(row: Standing, now: float) -> str:
     """A short sign for where the figure comes from; none for the published table."""
     if row.evidence == "published":
         return ""
-    return "yours" if row.evidence == "configured" else f"✓ {_when_said(row, now, soon)}".rstrip()
+    return "yours" if row.evidence == "configured" else f"✓ {_when_said(row, now)}"
 
 
-def in_full(row: Standing, now: float, soon: Soon) -> str:
+def in_full(row: Standing, now: float) -> str:
     """What a meter shows, in words."""
     left = f"{row.limit.replace('_', ' ')}: {left_of(row)}"
-    full = f", full again {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
+    full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{left}{full}; known from: {_evidence(row, now, soon)}{source}"
+    return f"{left}{full}; known from: {_evidence(row, now)}{source}"
 
 
-def _evidence(row: Standing, now: float, soon: Soon = "seconds") -> str:
+def _evidence(row: Standing, now: float) -> str:
     """Where a figure comes from, and when a provider said so: `header 14:31:18`."""
     if row.evidence in ("published", "configured"):
         return row.evidence
-    return f"{row.evidence} {_when_said(row, now, soon)}".rstrip()
+    return f"{row.evidence} {_when_said(row, now)}"
 
 
-def _when_said(row: Standing, now: float, soon: Soon) -> str:
-    """The time; in a live table its age, or "" while it is so young that it would tick."""
-    if soon == "seconds":
-        return clock(min(row.evidence_at, now), now)
-    age = max(0.0, now - row.evidence_at)
-    return f"{in_seconds(age).removeprefix('in ')} ago" if age >= 100 else ""
+def _when_said(row: Standing, now: float) -> str:
+    return clock(min(row.evidence_at, now), now)
 
 
 def label_of(row: Standing) -> str:
@@ -163,10 +180,10 @@ def tightest(limits: Limits) -> Standing:
     return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
 
 
-def state_words(limits: Limits, now: float) -> str:
-    """Whether or when the route opens, and why: `opens in 42 s: 0 of 30 requests per day left`."""
-    _, words, why = state_of(limits, now)
-    return f"{words}: {why}" if why else words
+def _state_words(limits: Limits, now: float) -> str:
+    """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
+    state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
+    return ": ".join(filter(None, (state, reason(limits, now))))
 
 
 def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .defaults import Defaults
-    from .panel.view import View
+    from .quota import View
 
 TARGET = "arche_magic.status"
 # How long changes are sent after a page has shown interest. Without an end, a kernel whose page was
@@ -89,7 +89,7 @@ class StatusBar(BaseComm):
 
     def draw(self, view: View) -> None:
         """Send the status, if it has changed."""
-        from .panel.status import describe
+        from .panel.view import describe
 
         status = describe(view, self._defaults)
         if status == self._sent:
@@ -105,9 +105,9 @@ class StatusBar(BaseComm):
         """Remove the item from all pages."""
         self._watched_until = 0.0
         if _ENGINE in sys.modules:
-            from .panel import refreshing
+            from . import panel
 
-            refreshing.closed(self)
+            panel.closed(self)
         super().close(*args, **keys)
 
     def _watch(self) -> None:
@@ -116,25 +116,25 @@ class StatusBar(BaseComm):
             # Loading the extension stays cheap, and warnings about settings come where a cell runs.
             self.send({"status": _UNUSED})
             return
-        from .panel import refreshing
+        from . import panel
 
-        with refreshing.lock:
+        with panel.lock:
             if self._closed:
                 return
             self._watched_until = time.monotonic() + _WATCHED_SECONDS
             # A page that was just opened knows nothing yet.
             self._sent = {}
-            if self not in refreshing.open_panels():
-                refreshing.opened(self)
-        refreshing.redraw()
+            if self not in panel.open_panels():
+                panel.opened(self)
+        panel.redraw()
 
     def _send_table(self) -> None:
         from arche_magic.llm_providers.errors import LLMProviderError
 
-        from .panel.view import look, snapshot_bundle
+        from . import quota
 
         try:
-            table = snapshot_bundle(look())
+            table = quota.bundle(quota.look())
         except LLMProviderError as error:
             table = {"text/plain": f"{type(error).__name__}: {error}"}
         self.send({"table": table})

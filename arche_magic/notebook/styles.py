@@ -9,7 +9,6 @@ from arche_magic.llm_providers.text.characters import without_controls
 # An untrusted notebook loses styles with var(); the grey before it reads on white and on black.
 QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 GREEN, AMBER, RED = "#2e9e5b", "#c98a1b", "#d0493b"
-STATES = {"●": GREEN, "◐": AMBER, "○": RED}
 TRACK = "rgba(128,128,128,.25)"
 EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
 

@@ -16,7 +16,7 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text
-from .quota_words import clock
+from .quota_words import clock, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Reason:
     """One route in the explanation of a choice.
 
     Attributes:
-        verdict: answered, interrupted, failed, refused; closed, open or waited for; not needed if
-            it comes later in the order, not offered if it could not be chosen.
+        verdict: answered, interrupted, failed, refused; open, waiting or closed, or waited for;
+            not needed if it comes later in the order, not offered if it could not be chosen.
         headroom: share of its tightest limit that was left, 0 to 1; None if not looked at.
         opens_at: epoch seconds, or None if it was open or does not open by waiting.
         why: what kept it from answering.
@@ -207,7 +207,8 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
     elif chosen is entry:
         verdict, why = "waited for", entry.state.reason
     else:
-        verdict, why, change = "closed", entry.state.reason, _sooner(entry, decision)
+        verdict = state_at(entry.state.opens_at, decision.at)
+        why, change = entry.state.reason, _sooner(entry, decision)
     return Reason(entry.name, verdict, entry.state.headroom, opens_at, why, change)
 
 

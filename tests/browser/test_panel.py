@@ -40,7 +40,7 @@ for _ in range(2):
     %llm -q Describe a token bucket."""
 STATE = """\
 import threading
-from arche_magic.notebook.panel.refreshing import open_panels
+from arche_magic.notebook.panel import open_panels
 from arche_magic.notebook.panel.widgets import Panel
 panels = [panel for panel in open_panels() if isinstance(panel, Panel)]
 print(f"{len(panels)} open,", sum(panel.visible for panel in panels), "seen")"""

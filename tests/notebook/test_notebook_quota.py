@@ -15,7 +15,7 @@ from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Standing
 from arche_magic.notebook.frames import quota_frame
-from arche_magic.notebook.meters import quota_bundle
+from arche_magic.notebook.quota_table import quota_bundle
 
 NOW = 1_795_514_400.0  # 2026-11-24 10:00 in UTC, 19:00 in Tokyo
 
@@ -83,7 +83,7 @@ def test_times_are_in_the_users_time_zone(seconds: float, shown: str) -> None:
     """The time, weekday or date. In a saved table, times must not count down."""
     spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
     assert text(spent).splitlines()[0] == (
-        f"groq · key 1 · gpt-oss-120b · opens {shown}: 0 of 1,000 requests per day left"
+        f"groq · key 1 · gpt-oss-120b · waiting, opens {shown}: 0 of 1,000 requests per day left"
     )
 
 
@@ -96,12 +96,12 @@ def test_a_closed_route_has_a_reason() -> None:
 
 
 def test_colour_is_not_the_only_signal() -> None:
-    """Open, opening and closed routes have different signs and words."""
+    """Open, waiting and closed routes have different signs and words."""
     signs = []
     for opens_at in (NOW, NOW + 9, math.inf):
         html = quota_bundle([limit("requests_per_day", 1, 2, opens_at=opens_at)], NOW)["text/html"]
-        signs += re.findall(r"([●◐○])</span> ([\w :]+)<", html)
-    assert signs == [("●", "open"), ("◐", "opens 19:00:09"), ("○", "closed")]
+        signs += re.findall(r"([●◐○])</span> (\w+)<", html)
+    assert signs == [("●", "open"), ("◐", "waiting"), ("○", "closed")]
 
 
 def test_with_many_routes_only_the_tightest_limit_is_shown() -> None:

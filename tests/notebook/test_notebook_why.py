@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxed) -> None:
-    """The closed route, the one that answered, and those that were not needed."""
+    """The waiting route, the one that answered, and those that were not needed."""
     sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq_key_1": {"requests_per_day": 1}})
     kernel.run("%llm -q one")
     kernel.run("%llm -q two")
@@ -27,7 +27,7 @@ def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxe
     )
     verdicts = {row["key"]: row["verdict"] for row in rows}
     assert verdicts == {
-        "groq_key_1": "closed",
+        "groq_key_1": "waiting",
         "groq_key_2": "answered",
         "mistral_key_1": "not needed",
     }

@@ -25,44 +25,26 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     """
     from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
-    from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
-    from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
-    from ..costs import paid_routes
+    from .. import quota
     from ..display import show
     from ..drawing import can_draw, pictures_bundle
     from ..first_steps import require_keys
     from ..frames import quota_frame
-    from ..meters import budget_notes, quota_bundle, shared_notes, switched_off, without_limits
-    from ..outlook import look_ahead
     from ..plots import last_midnight, usage_pictures
 
-    configuration = get_configuration()
     provider = typed.text.strip() or None
     if provider:
-        configuration.provider(provider)
+        get_configuration().provider(provider)
     require_keys()
-    now = configuration.clock.time()
-    tracker, log = get_quota_tracker(configuration), attempt_log(configuration.store)
-    standings = tracker.standings(provider, now)
-    paid = {entry.name for entry in configuration.providers.values() if entry.paid}
-    asked = (route for route in configuration.routes() if provider in (None, route.provider))
-    costs = paid_routes(configuration.routes(), log.spent())
-    free = without_limits(asked, standings, costs)
-    outlook = look_ahead(standings, log.since(now - PACE_SECONDS) or log.session(), now, paid)
-    if standings and typed.options.plot and can_draw():
-        since = last_midnight(now)
+    view = quota.look(provider)
+    log, outlook = attempt_log(view.configuration.store), quota.forecast(view)
+    if view.on and typed.options.plot and can_draw():
+        since = last_midnight(view.now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]
-        show(pictures_bundle(usage_pictures(used, standings, since, now)))
-    elif standings or configuration.off or free:
-        notes = [*(outlook.notes() if standings else []), *free]
-        notes += budget_notes(use.left for use in tracker.budget())
-        notes += shared_notes(tracker.shared_keys(), provider)
-        notes += switched_off(configuration.off)
-        none = {"none": "nothing is limited so far"} if free else {}
-        show(quota_bundle(standings, now, notes, paid=costs, **none))
+        show(pictures_bundle(usage_pictures(used, view.on, since, view.now)))
     else:
-        show({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
-    frame = quota_frame(standings, log.spent(), now)
+        show(quota.bundle(view, *outlook.notes()))
+    frame = quota_frame(view.on, log.spent(), view.now)
     frame.attrs["outlook"] = outlook.to_dict()
     return session.out.shown(frame)

@@ -1,18 +1,29 @@
 """`%llm_panel`: what every route has left, live; switches and order of the routes; a prompt box.
 
 The panel is only a view: it shows the ledger, changes the session's settings, and sends prompts
-like any cell.
+like any cell. A thread redraws the open panels and the status bar while there are any. The engine
+is imported inside functions, because unloading the extension imports this module too.
 """
 
 from __future__ import annotations
 
-import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from ..defaults import Defaults
+    from ..status_bar import StatusBar
+    from .widgets import Panel
+
+_SECONDS = 1.0
+
+# Held while something is drawn or a setting changes.
+lock = threading.RLock()
+_shown: list[Panel | StatusBar] = []
+_changed = threading.Event()
+_thread: threading.Thread | None = None
 
 
 def show(shell: InteractiveShell, defaults: Defaults) -> None:
@@ -20,10 +31,10 @@ def show(shell: InteractiveShell, defaults: Defaults) -> None:
 
     In a plain terminal, which shows no widgets, the table is printed.
     """
-    from .view import look, snapshot_bundle
+    from .. import quota
 
     if not hasattr(shell, "kernel"):
-        print(snapshot_bundle(look())["text/plain"])
+        print(quota.bundle(quota.look())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
@@ -33,9 +44,70 @@ def show(shell: InteractiveShell, defaults: Defaults) -> None:
 
 def close_all() -> None:
     """Close every panel of this kernel and stop their prompts."""
-    if f"{__name__}.refreshing" not in sys.modules:
-        return
-    from .refreshing import open_panels
-
     for panel in open_panels():
         panel.close()
+
+
+def open_panels() -> list[Panel | StatusBar]:
+    """The panels that are not closed, and the status bar while a page shows it."""
+    with lock:
+        return list(_shown)
+
+
+def opened(panel: Panel | StatusBar) -> None:
+    """Redraw this panel from now on."""
+    global _thread
+    with lock:
+        _shown.append(panel)
+        if _thread is None:
+            # A daemon: it must not keep a kernel from ending.
+            _thread = threading.Thread(target=_run, name="arche_magic panel", daemon=True)
+            _thread.start()
+
+
+def closed(panel: Panel | StatusBar) -> None:
+    """Stop redrawing this panel; the thread ends with the last one."""
+    with lock:
+        if panel in _shown:
+            _shown.remove(panel)
+    _changed.set()
+
+
+def redraw() -> None:
+    """Redraw all visible panels now.
+
+    Called by the thread, and after each change of a setting, so that all panels agree at once.
+    """
+    from arche_magic.llm_providers.errors import LLMProviderError
+
+    from ..quota import look
+
+    with lock:
+        visible = [panel for panel in _shown if panel.visible]
+        if not visible:
+            return
+        try:
+            view = look()
+        except LLMProviderError:
+            # A settings file is half written or the store is away: the display stays as it is.
+            return
+        for panel in visible:
+            panel.draw(view)
+
+
+def _run() -> None:
+    global _thread
+    try:
+        while True:
+            _changed.wait(_SECONDS)
+            _changed.clear()
+            with lock:
+                if not _shown:
+                    _thread = None
+                    return
+            redraw()
+    except BaseException:
+        # The next panel starts another one.
+        with lock:
+            _thread = None
+        raise

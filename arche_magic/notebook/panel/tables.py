@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..meters import ROUTES_UNFOLDED, by_route, is_folded, live_table
+from ..quota import View, notes
+from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, summary, table
 from ..quota_words import Limits
-from ..route_groups import by_provider, summary
 from ..tables import notes_html
-from . import refreshing
+from . import redraw
 from .parts import Parts
-from .view import View, is_on, notes
 
 
 class Tables:
@@ -31,7 +29,7 @@ class Tables:
         """Show this view; widgets send only changes."""
         self._notes.value = notes_html(notes(view))
         routes = by_route(view.standings)
-        groups = by_provider(routes) if is_folded(view.standings) else {}
+        groups = by_provider(routes) if is_folded(routes) else {}
         for name in groups.keys() - self._groups.keys():
             title = view.configuration.providers[name].title
             self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
@@ -40,7 +38,7 @@ class Tables:
         if groups:
             self.box.children = [*(self._groups[name].box for name in groups), self._notes]
         else:
-            self._whole.value = live_table(routes, view.now, _is_on(view), view.paid)
+            self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
             self.box.children = [self._whole, self._notes]
 
     def close(self) -> None:
@@ -61,19 +59,14 @@ class _Group:
         self.box = parts.column([self._head])
         self.all = [self._open, self._every, self._summary, self._table]
         for switch in (self._open, self._every):
-            switch.observe(lambda _: refreshing.redraw(), "value")
+            switch.observe(lambda _: redraw(), "value")
 
     def draw(self, view: View, routes: Sequence[Limits]) -> None:
         is_open = self._open.value
         self._open.icon = "caret-down" if is_open else "caret-right"
-        self._summary.value = summary(routes, view.now, "countdown", _is_on(view))
+        self._summary.value = summary(routes, view.now, view.is_on)
         self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
         if is_open:
-            self._table.value = live_table(
-                routes, view.now, _is_on(view), view.paid, self._every.value
-            )
+            slim = not self._every.value
+            self._table.value = table(routes, view.now, view.paid, slim, view.is_on)
         self.box.children = [self._head, *([self._table] if is_open else [])]
-
-
-def _is_on(view: View) -> Callable[[Limits], Any]:
-    return lambda limits: is_on(view, limits)

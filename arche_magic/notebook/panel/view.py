@@ -1,88 +1,43 @@
-"""The content of the panels at one moment, read from the engine: text and HTML, no widgets."""
+"""What a panel and the status bar say about the next prompt and the last attempts: no widgets."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview, get_quota_tracker
-from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.config import Configuration, get_configuration
-from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
+from arche_magic.llm_providers.errors import LLMProviderError, NoKeys
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import Route, RouteId, Standing
+from arche_magic.llm_providers.types import Route, Standing
 
-from ..costs import paid_routes, paid_text
-from ..meters import clock, quota_bundle, shared_notes, switched_off, without_limits
-from ..styles import QUIET
+from ..ask import typed_or_default
+from ..costs import paid_text
+from ..quota import View
+from ..quota_table import by_route
+from ..quota_words import clock, count, state_at, state_of, tightest
+from ..styles import QUIET, one_line
 
-_ATTEMPTS = 6
+if TYPE_CHECKING:
+    from ..defaults import Defaults
+
 _REASONS = 2
 # Stands for any short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
+# A route that opens sooner has a countdown; for the others the time of day is enough.
+_COUNTDOWN_SECONDS = 100.0
+_LONGEST_REASON = 160
+_TOOLTIP_REASONS = 5
+_CLICK = "Click to see all routes."
 
 
-@dataclass(frozen=True)
-class View:
-    """The state of the engine at one moment.
-
-    Attributes:
-        configuration: the one in use, the session's choices in it.
-        standings: every limit of every route, also of routes that are off.
-        shared: labels of keys that add no quota, each with the one whose account it shares.
-        attempts: the last ones of this kernel, newest first.
-        paid: the routes that cost money, each with what this session has paid for it, in words.
-        now: epoch seconds.
-    """
-
-    configuration: Configuration
-    standings: Sequence[Standing]
-    shared: Mapping[str, str]
-    attempts: Sequence[Attempt]
-    paid: Mapping[RouteId, str]
-    now: float
-
-    @property
-    def groups(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Providers that have keys, in order: labels of their keys, and their models."""
-        return {
-            name: (labels, list(provider.models))
-            for name, provider in self.configuration.providers.items()
-            if (labels := [key.label for key in self.configuration.keys if key.provider == name])
-        }
-
-
-def look() -> View:
-    """The current state of the engine."""
-    configuration = get_configuration()
-    everything = replace(configuration, off=frozenset())
-    now = configuration.clock.time()
-    tracker = get_quota_tracker(everything)
-    log = attempt_log(configuration.store)
-    recent = log.recent
-    # From the end: there may be ten thousand, and other threads append.
-    last = [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))]
-    paid = paid_routes(everything.routes(), log.spent())
-    standings = tracker.standings(now=now)
-    return View(configuration, standings, tracker.shared_keys(), last, paid, now)
-
-
-def is_on(view: View, limits: Sequence[Standing]) -> bool:
-    """Whether the route of these limits is asked at all."""
-    first = limits[0]
-    return view.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
-
-
-def notes(view: View) -> list[str]:
-    """Lines below the meters: routes without a known limit, and keys that add no quota."""
-    return [
-        *without_limits(view.configuration.routes(), view.standings, view.paid),
-        *shared_notes(view.shared),
-    ]
+def prompt_options(defaults: Defaults) -> dict[str, Any]:
+    """The options of a prompt that names none."""
+    names = ("provider", "model", "system", "temperature", "max_tokens", "patience", "private")
+    return typed_or_default(Namespace(), defaults, *names)
 
 
 def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
@@ -101,14 +56,14 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
         ahead = preview(view, prompt, options)
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
-    closed = [_closed(route, opens, why, view.now) for route, opens, why in ahead.closed]
-    why = "; ".join(closed[:_REASONS])
-    if len(closed) > _REASONS:
-        why += f"; and {len(closed) - _REASONS} more before it"
+    passed = _passed_over(view, ahead)
+    why = "; ".join(passed[:_REASONS])
+    if len(passed) > _REASONS:
+        why += f"; and {len(passed) - _REASONS} more before it"
     if ahead.route is None:
         return _status("Nobody would answer", "", why)
     if ahead.wait > 0:
-        opens = clock(view.now + ahead.wait, view.now, soon="minutes")
+        opens = clock(view.now + ahead.wait, view.now)
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
     why = why or "the first open route, and of its keys the one with the most left"
     return _status("The next prompt goes to", str(ahead.route), why)
@@ -133,17 +88,77 @@ def attempts_html(view: View) -> str:
     )
 
 
-def snapshot_bundle(view: View) -> dict[str, str]:
-    """The same as a static table, which stays in the saved notebook and needs no kernel."""
-    on = [row for row in view.standings if is_on(view, [row])]
-    lines = [*notes(view), *switched_off(view.configuration.off)]
-    return quota_bundle(on, view.now, lines, paid=view.paid)
+def describe(view: View, defaults: Defaults) -> dict[str, Any]:
+    """The status at one moment.
+
+    Returns `sign` (open, waiting or closed), `text`, `details` (the lines of the tooltip), and
+    `opens_at` (epoch seconds) if the page adds a countdown to the text, else None.
+    """
+    try:
+        ahead = preview(view, "", prompt_options(defaults))
+    except NoKeys as error:
+        return _item("closed", "arche_magic: no API key", [str(error)])
+    except LLMProviderError as error:
+        return _item("closed", "arche_magic: nobody would answer", [str(error)])
+    if ahead.route is not None and ahead.wait <= 0:
+        return _open(view, ahead.route)
+    return _not_open(view, ahead)
 
 
-def _closed(route: Route, opens: float, why: str, now: float) -> str:
-    # A time, not a countdown: screen readers announce this line whenever it changes.
-    when = f", opens {clock(opens, now, soon='minutes')}" if opens < 1e11 else ""
-    return f"{route} is closed ({without_controls(why)}{when})"
+def _open(view: View, route: Route) -> dict[str, Any]:
+    limits = [row for row in view.standings if row.route == route.id]
+    left = _left(tightest(limits)) if limits else "no limit is known"
+    paid = " · paid" if route.paid else ""
+    details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
+    return _item("open", f"{route.provider}{paid} {left}", [*details, *_open_routes(view), _CLICK])
+
+
+def _not_open(view: View, ahead: Preview) -> dict[str, Any]:
+    first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
+    passed = _passed_over(view, ahead)[:_TOOLTIP_REASONS]
+    details = [*(one_line(words, _LONGEST_REASON) for words in passed), *_open_routes(view), _CLICK]
+    if first is None or state_at(first[1], view.now) == "closed":
+        return _item("closed", "arche_magic: every route is closed", details)
+    route, opens_at, _ = first
+    counts = opens_at - view.now < _COUNTDOWN_SECONDS
+    at = clock(opens_at, view.now)
+    text = f"waiting: {route.provider} opens" + ("" if counts else f" {at}")
+    details = [f"{route} opens first: {at}.", *details]
+    return _item("waiting", text, details, round(opens_at, 1) if counts else None)
+
+
+def _open_routes(view: View) -> list[str]:
+    """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
+    routes = [limits for limits in by_route(view.standings) if view.is_on(limits)]
+    if len(routes) < 2:
+        return []
+    open_now = sum(state_of(limits, view.now) == "open" for limits in routes)
+    return [f"{open_now} of {len(routes)} routes are open."]
+
+
+def _left(row: Standing) -> str:
+    """What a limit has left, in the words of the receipts: `27 of 30 requests left this minute`."""
+    left = f"{count(row.remaining_units)} of {count(row.allowed_units)}"
+    when = "today" if row.period == "day" else f"this {row.period}"
+    return f"{left} {row.metric.replace('_', ' ')} left {when}"
+
+
+def _item(
+    sign: str, text: str, details: Sequence[str], opens_at: float | None = None
+) -> dict[str, Any]:
+    lines = [without_controls(line) for line in details]
+    return {"sign": sign, "text": without_controls(text), "details": lines, "opens_at": opens_at}
+
+
+def _passed_over(view: View, ahead: Preview) -> list[str]:
+    """The routes before the one that would answer: `groq · … is waiting (…, opens 14:32)`."""
+    passed = []
+    for route, opens_at, why in ahead.closed:
+        state = state_at(opens_at, view.now)
+        # A time, not a countdown: screen readers announce this line whenever it changes.
+        when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
+        passed.append(f"{route} is {state} ({without_controls(why)}{when})")
+    return passed
 
 
 def _status(begin: str, route: str, why: str) -> str:

@@ -15,15 +15,15 @@ from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.text.characters import without_controls
 
 from ..display import for_frontends
+from ..quota import View, bundle, look
 from ..receipt import receipt_bundle
-from ..reply_formats import bundle
+from ..reply_formats import bundle as reply_bundle
 from ..styles import QUIET
-from . import refreshing
+from . import closed, lock, open_panels, opened, redraw
 from .asking import Asking, Draft
 from .parts import Parts
-from .status import prompt_options
 from .tables import Tables
-from .view import View, attempts_html, look, next_html, snapshot_bundle
+from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -70,7 +70,7 @@ class Panel:
 
     def show(self) -> None:
         """Show it in the running cell, with a static table for the saved notebook."""
-        for other in refreshing.open_panels():
+        for other in open_panels():
             # The cell ran before, and its earlier panel has left the page.
             if isinstance(other, Panel) and self._cell and other._cell == self._cell:
                 other.close()
@@ -78,13 +78,13 @@ class Panel:
         shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
         display({_WIDGET: shown, "text/plain": plain}, raw=True)
         self._keep_record(self._view)
-        refreshing.opened(self)
+        opened(self)
 
     def close(self) -> None:
         """Remove it from the page and stop its prompt."""
         self._closed = True
         self._asking.stop()
-        refreshing.closed(self)
+        closed(self)
         self._parts.close([self._root])
         self._tables.close()
         self._parts.close_shared()
@@ -120,7 +120,7 @@ class Panel:
 
     def _keep_record(self, view: View) -> None:
         """Show the static table, or update it."""
-        record = snapshot_bundle(view)
+        record = bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
         display(
             for_frontends(record), raw=True, display_id=self._name, update=self._record is not None
@@ -144,7 +144,7 @@ class Panel:
         everything.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
         self._line, self._reply = parts.html(), parts.output()
         self._patience.observe(self._wait, "value")
-        self._prompt.observe(lambda _: refreshing.redraw(), "value")
+        self._prompt.observe(lambda _: redraw(), "value")
         self._send.on_click(lambda _: self._asking.send(self._prompt.value, self._options()))
         self._stop.on_click(lambda _: self._stop_asking())
         # Hides the static table while the panel is on the page.
@@ -267,19 +267,21 @@ class Panel:
         line = escape(without_controls(draft.line))
         self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
         # Markdown only: each draft sends the whole text again.
-        outputs = [{"text/markdown": bundle(draft.text)["text/markdown"]}] if draft.text else []
+        outputs = (
+            [{"text/markdown": reply_bundle(draft.text)["text/markdown"]}] if draft.text else []
+        )
         if draft.reply is not None:
             outputs.append(receipt_bundle(draft.reply))
         self._reply.outputs = tuple(
             {"output_type": "display_data", "data": data, "metadata": {}} for data in outputs
         )
         if not draft.busy:
-            refreshing.redraw()
+            redraw()
 
     def _count_views(self, change: Any) -> None:
         self._seen = self._seen or change["new"] > 0
         if change["new"] > 0:
-            refreshing.redraw()
+            redraw()
 
 
 def _choose(change: Callable[[Choices], Choices]) -> None:
@@ -288,11 +290,11 @@ def _choose(change: Callable[[Choices], Choices]) -> None:
     Drawing sets switches to their current value, which changes nothing. The lock prevents that an
     older view, which is being drawn, undoes the change.
     """
-    with refreshing.lock:
+    with lock:
         choices = change(get_choices())
         if choices != get_choices():
             use_choices(choices)
-            refreshing.redraw()
+            redraw()
 
 
 def _running_cell(shell: InteractiveShell) -> str:

@@ -1,0 +1,141 @@
+"""What every route has left at one moment, read from the engine, with the notes below the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from arche_magic.llm_providers import get_quota_tracker
+from arche_magic.llm_providers.attempt_log import attempt_log
+from arche_magic.llm_providers.config import Configuration, get_configuration
+from arche_magic.llm_providers.quota.forecast import PACE_SECONDS
+from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.types import RouteId, Standing
+
+from .costs import paid_routes
+from .outlook import Outlook, look_ahead
+from .quota_table import quota_bundle
+from .quota_words import Limits
+
+_ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class View:
+    """The state of the engine at one moment.
+
+    Attributes:
+        configuration: the one in use, the session's choices in it.
+        provider: the only one that is looked at; None for all.
+        standings: every limit of every route, also of routes that are off.
+        shared: labels of keys that add no quota, each with the one whose account it shares.
+        budget: what is left of each budget of paid routes, in words.
+        attempts: the last ones of this kernel, newest first.
+        paid: the routes that cost money, each with what this session has paid for it, in words.
+        now: epoch seconds.
+    """
+
+    configuration: Configuration
+    provider: str | None
+    standings: Sequence[Standing]
+    shared: Mapping[str, str]
+    budget: Sequence[str]
+    attempts: Sequence[Attempt]
+    paid: Mapping[RouteId, str]
+    now: float
+
+    def is_on(self, limits: Limits) -> bool:
+        """Whether the route of these limits is asked at all."""
+        first = limits[0]
+        return self.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
+
+    @property
+    def on(self) -> list[Standing]:
+        """The limits of the routes that are on."""
+        return [row for row in self.standings if self.is_on([row])]
+
+    @property
+    def groups(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Providers that have keys, in order: labels of their keys, and their models."""
+        return {
+            name: (labels, list(provider.models))
+            for name, provider in self.configuration.providers.items()
+            if (labels := [key.label for key in self.configuration.keys if key.provider == name])
+        }
+
+
+def look(provider: str | None = None) -> View:
+    """The current state of the engine, or of one provider.
+
+    Raises:
+        LLMProviderError: the settings are wrong, or the ledger cannot be read.
+    """
+    configuration = get_configuration()
+    everything = replace(configuration, off=frozenset())
+    now = configuration.clock.time()
+    tracker = get_quota_tracker(everything)
+    log = attempt_log(configuration.store)
+    recent = log.recent
+    return View(
+        configuration,
+        provider,
+        tracker.standings(provider, now),
+        tracker.shared_keys(),
+        [use.left for use in tracker.budget()],
+        # From the end: there may be ten thousand, and other threads append.
+        [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))],
+        paid_routes(everything.routes(), log.spent()),
+        now,
+    )
+
+
+def forecast(view: View) -> Outlook:
+    """What the pace of the last hour leads to."""
+    log = attempt_log(view.configuration.store)
+    earlier = log.since(view.now - PACE_SECONDS) or log.session()
+    paid = {entry.name for entry in view.configuration.providers.values() if entry.paid}
+    return look_ahead(view.on, earlier, view.now, paid)
+
+
+def bundle(view: View, *first: str) -> dict[str, str]:
+    """The table of the routes that are on, which can be saved, and notes; `first` come first."""
+    free, off = _without_limits(view), sorted(view.configuration.off)
+    if not (view.on or free or off):
+        name = f"of {view.provider} " if view.provider else ""
+        return {"text/plain": f"no key {name}is configured"}
+    none = "nothing is limited so far" if free else "no route is open to prompts"
+    lines = [*(first if view.on else ()), *free]
+    if view.budget:
+        lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")
+    lines += shared_notes(view.shared, view.provider)
+    if off:
+        lines.append(f"Switched off in this session: {', '.join(off)}")
+    return quota_bundle(view.on, view.now, lines, none, view.paid)
+
+
+def notes(view: View) -> list[str]:
+    """Lines below a panel's meters: routes without a known limit, and keys that add no quota."""
+    return [*_without_limits(view), *shared_notes(view.shared)]
+
+
+def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
+    """A line per key that adds no quota, of this provider if one is named."""
+    return [
+        f"{label} shares its account with {first}: adds no quota"
+        for label, first in shared.items()
+        if provider is None or label.startswith(f"{provider}_key_")
+    ]
+
+
+def _without_limits(view: View) -> list[str]:
+    """A line per route without a known limit, with what it costs if it does."""
+    limited = {row.route for row in view.standings}
+    names = [
+        route.id
+        for route in view.configuration.routes()
+        if view.provider in (None, route.provider) and route.id not in limited
+    ]
+    return [
+        f"{name}: no limit is known" + (f" · {view.paid[name]}" if name in view.paid else "")
+        for name in dict.fromkeys(names)
+    ]

@@ -1,0 +1,325 @@
+"""What every route has left, as a table: a row per route, a meter per limit; as HTML and as text.
+
+`quota_bundle` is the table that is saved in a notebook, `table` the one that a panel draws again
+and again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from types import MappingProxyType
+
+from arche_magic.llm_providers.types import RouteId, Standing
+
+from .quota_words import (
+    SIGNS,
+    Limits,
+    State,
+    as_of,
+    as_text,
+    clock,
+    count,
+    in_full,
+    label_of,
+    left_of,
+    lines,
+    opening,
+    paid_words,
+    reason,
+    share_left,
+    sign_of,
+    state_of,
+    tightest,
+)
+from .styles import AMBER, GREEN, RED, TRACK
+from .tables import notes_html
+
+IsOn = Callable[[Limits], bool]
+
+# With more routes than these, those of a provider fold together, and each shows its tightest limit
+# and unfolds to the others.
+_ROUTES_IN_FULL = 9
+# With more routes than these, the groups are folded at first.
+ROUTES_UNFOLDED = 20
+# With more routes than these, each is one line of text: the HTML of 500 meters is too large to save
+# in a notebook.
+_ROUTES_WITH_METERS = 60
+_COLORS: Mapping[State, str] = {"open": GREEN, "waiting": AMBER, "closed": RED}
+# Short, for it stands in every meter; opacity suits any page.
+_FAINT = "opacity:.65;font-size:85%"
+# Rows wrap: on a narrow page the meters go below the name and the state of their route.
+_TABLE = "display:block;width:100%;border-collapse:collapse;border:none;font-size:90%;margin:0"
+_ROW = (
+    "display:flex;flex-wrap:wrap;padding:0;background:none;"
+    "border:none;border-bottom:1px solid rgba(128,128,128,.25)"
+)
+_CELL = (
+    "display:block;box-sizing:border-box;min-width:0;border:none;text-align:left;line-height:1.35;"
+    "white-space:normal;overflow-wrap:anywhere"
+)
+# The widths of a row's cells, where it has several lines per route or one.
+_WIDTHS = ("flex:0 1 140px", "flex:0 1 140px", "flex:1 1 200px")
+_SLIM_WIDTHS = ("flex:0 1 250px", "flex:0 1 140px", "flex:1 1 180px")
+_METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
+_METER = "flex:1 1 130px;max-width:210px;margin:0 10px 4px 0"
+_BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
+# Behind the bar of a limit with nothing left: red, fainter than a bar.
+_EMPTY = "rgba(208,73,59,.45)"
+
+
+def quota_bundle(
+    standings: Sequence[Standing],
+    now: float,
+    notes: Sequence[str] = (),
+    none: str = "no route is open to prompts",
+    paid: Mapping[RouteId, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """The quota of every route, as text of at most 100 columns and as HTML.
+
+    `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
+    is said where there is no limit to show. `paid` says which routes cost money, and what. The
+    table is saved, so all times in it are absolute, and the line below it is its moment.
+    """
+    notes = [as_of(now), *notes]
+    if not standings:
+        return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
+    routes = by_route(standings)
+    fold = is_folded(routes)
+    if fold:
+        html = "".join(
+            _group(provider, group, now, paid, len(routes))
+            for provider, group in by_provider(routes).items()
+        )
+    else:
+        html = table(routes, now, paid)
+    return {
+        "text/plain": "\n".join([as_text(routes, now, fold, paid), *notes]),
+        "text/html": html + notes_html(notes),
+    }
+
+
+def table(
+    routes: Iterable[Limits],
+    now: float,
+    paid: Mapping[RouteId, str],
+    slim: bool = False,
+    is_on: IsOn | None = None,
+) -> str:
+    """A row per route; in a `slim` table one line each, with the tightest limit.
+
+    With `is_on` the table is live: times that are near count down, nothing in it unfolds, since
+    each change draws it anew, and a route for which `is_on` is false is shown as off.
+    """
+    heads = ("route", "next request", "left of each limit · ↻ full again · ✓ the provider said so")
+    head = "".join(
+        f'<th style="{_CELL};{width};padding:3px 14px 3px 0;font-weight:normal">'
+        f'<span style="{_FAINT}">{text}</span></th>'
+        for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
+    )
+    rows = "".join(_row(limits, now, paid_words(limits, paid), slim, is_on) for limits in routes)
+    block = "display:block"
+    return (
+        f'<table style="{_TABLE}">'
+        f'<thead style="{block}"><tr style="{_ROW}">{head}</tr></thead>'
+        f'<tbody style="{block}">{rows}</tbody></table>'
+    )
+
+
+def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
+    """The limits of each route together, in the order they came."""
+    groups = itertools.groupby(standings, key=lambda row: row.route)
+    return [tuple(limits) for _, limits in groups]
+
+
+def is_folded(routes: Sequence[Limits]) -> bool:
+    """Whether there are so many routes that those of a provider fold together."""
+    return len(routes) > _ROUTES_IN_FULL
+
+
+def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
+    """The routes of each provider, in the order they came."""
+    groups: dict[str, list[Limits]] = {}
+    for limits in routes:
+        groups.setdefault(limits[0].provider, []).append(limits)
+    return groups
+
+
+def summary(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
+    """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
+
+    With `is_on`, as in `table`, it is live, and counts the routes that are off.
+    """
+    on = [limits for limits in routes if is_on is None or is_on(limits)]
+    states = [state_of(limits, now) for limits in on]
+    parts = [f"{len(routes)} route{'s' if len(routes) > 1 else ''}"]
+    for state, sign in SIGNS.items():
+        if many := states.count(state):
+            words = f'<span style="color:{_COLORS[state]}">{sign}</span> {many} {state}'
+            if state == "waiting":
+                openings = (tightest(limits).opens_at for limits in on)
+                first = min(moment for moment in openings if now < moment < math.inf)
+                words += f", the first opens {clock(first, now, is_on is not None)}"
+            parts.append(words)
+    parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
+    if on:
+        total = _tightest_total(on)
+        parts.append(escape(f"{label_of(total)} {left_of(total)}"))
+    return " · ".join(parts)
+
+
+def _tightest_total(routes: Sequence[Limits]) -> Standing:
+    """The sum of one limit over all routes: of the limit with the least left.
+
+    Keys of one account share their limits, which count once.
+    """
+    each = {(row.account, row.model, row.limit): row for limits in routes for row in limits}
+    totals: dict[str, Standing] = {}
+    for row in each.values():
+        if total := totals.get(row.limit):
+            used, amount = total.used + row.used, total.amount + row.amount
+            totals[row.limit] = replace(total, used=used, amount=amount)
+        else:
+            totals[row.limit] = row
+    return min(totals.values(), key=share_left)
+
+
+def _group(
+    provider: str,
+    routes: Sequence[Limits],
+    now: float,
+    paid: Mapping[RouteId, str],
+    all_routes: int,
+) -> str:
+    """What a provider's routes can do now, which unfolds to the routes."""
+    if all_routes > _ROUTES_WITH_METERS:
+        inside = (
+            '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'
+            'font-size:85%">'
+            f"{escape(chr(10).join(lines(routes, now, paid, reasons=True)))}</div>"
+        )
+    else:
+        inside = table(routes, now, paid, slim=True)
+    unfolded = "" if all_routes > ROUTES_UNFOLDED else " open"
+    return (
+        f'<details{unfolded}><summary style="cursor:pointer"><b>{escape(provider)}</b> · '
+        f"{summary(routes, now)}</summary>{inside}</details>"
+    )
+
+
+def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) -> str:
+    on = is_on is None or is_on(limits)
+    if not slim:
+        meters = _meters(limits, now)
+    elif is_on is None:
+        meters = _unfolding(limits, now)
+    else:
+        meters = _tightest(limits, now)
+    off = '<span style="opacity:.65">○ off</span>'
+    state = _state(limits, now, is_on is not None) if on else off
+    padding = f"padding:{3 if slim else 7}px 14px {3 if slim else 7}px 0"
+    faded = "" if on else ";opacity:.45"
+    cells = "".join(
+        f'<td style="{_CELL};{width};{padding}{fade}">{cell}</td>'
+        for cell, width, fade in zip(
+            (_name(limits, paid, slim), state, meters),
+            _SLIM_WIDTHS if slim else _WIDTHS,
+            (faded, "", faded),
+            strict=True,
+        )
+    )
+    return f'<tr style="{_ROW}">{cells}</tr>'
+
+
+def _name(limits: Limits, paid: str, slim: bool) -> str:
+    """Provider and key, the model, and what the route costs if it does."""
+    key, _, model = str(limits[0].route).rpartition(" · ")
+    bold = f'<span style="font-weight:600;white-space:nowrap">{escape(key)}</span>'
+    if slim:
+        words = " · ".join(filter(None, (model, paid)))
+        return f'{bold} <span style="{_FAINT}">{escape(words)}</span>'
+    cost = f'<div style="{_FAINT}">{escape(paid)}</div>' if paid else ""
+    return f'{bold}<br><span style="{_FAINT}">{escape(model)}</span>{cost}'
+
+
+def _state(limits: Limits, now: float, live: bool) -> str:
+    """Whether the route takes the next request, or when, and why not: a sign, a colour, words."""
+    state = state_of(limits, now)
+    when = ": ".join(filter(None, (opening(limits, now, live), reason(limits, now))))
+    below = f'<div style="{_FAINT}">{escape(when)}</div>' if when else ""
+    return (
+        f'<span style="white-space:nowrap"><span style="color:{_COLORS[state]}">{SIGNS[state]}'
+        f"</span> {state}</span>{below}"
+    )
+
+
+def _meters(limits: Limits, now: float) -> str:
+    """Side by side; on a narrow page they wrap."""
+    return f'<div style="{_METERS}">{"".join(_meter(row, now) for row in limits)}</div>'
+
+
+def _tightest(limits: Limits, now: float) -> str:
+    """The meter of the tightest limit in one line, and how many more there are."""
+    row = tightest(limits)
+    more = f"{len(limits) - 1} more" if len(limits) > 1 else ""
+    faint = " · ".join(filter(None, (_full_again(row, now), sign_of(row, now), more)))
+    return (
+        f'<div title="{escape(in_full(row, now))}" style="{_METERS};'
+        'display:inline-flex;align-items:center">'
+        f'<div style="{_FAINT};min-width:104px">{escape(label_of(row))}</div>'
+        f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
+        f'<div style="min-width:120px">{_numbers(row)}</div> <div style="{_FAINT}">{faint}</div>'
+        "</div>"
+    )
+
+
+def _unfolding(limits: Limits, now: float) -> str:
+    """The meter of the tightest limit, which unfolds to the others."""
+    worst = tightest(limits)
+    others = [row for row in limits if row is not worst]
+    if not others:
+        return _meters(limits, now)
+    return (
+        f'<details><summary style="cursor:pointer">{_tightest(limits, now)}</summary>'
+        f"{_meters(others, now)}</details>"
+    )
+
+
+def _meter(row: Standing, now: float) -> str:
+    sign = sign_of(row, now)
+    sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
+    return (
+        f'<div title="{escape(in_full(row, now))}" style="{_METER}">'
+        f'<div style="{_FAINT}">{_two_sides(escape(label_of(row)), _full_again(row, now))}</div>'
+        f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
+    )
+
+
+def _full_again(row: Standing, now: float) -> str:
+    return f"↻ {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+
+
+def _bar(row: Standing) -> str:
+    """A bar as long as what is left, before a grey track, or a red one if nothing is."""
+    share = share_left(row)
+    color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
+    width = max(2, round(100 * share)) if share > 0 else 0
+    filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
+    track = TRACK if row.remaining_units else _EMPTY
+    return f'<div style="{_BAR};background:{track}">{filled}</div>'
+
+
+def _numbers(row: Standing) -> str:
+    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
+
+
+def _two_sides(left: str, right: str) -> str:
+    if not right:
+        return f"<div>{left}</div>"
+    return (
+        '<div style="display:flex;justify-content:space-between;gap:6px">'
+        f"<span>{left}</span> <span>{right}</span></div>"
+    )
