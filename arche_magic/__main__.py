@@ -176,7 +176,7 @@ def _load_always(wanted: bool) -> int:
 def _services() -> int:
     from .llm_providers.config import list_services
     from .llm_providers.errors import LLMProviderError
-    from .notebook.service_table import services_text
+    from .notebook.services import services_text
 
     try:
         _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)

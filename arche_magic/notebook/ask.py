@@ -25,13 +25,13 @@ from .command import Asked
 from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
 from .events import follow
-from .first_steps import require_keys
+from .keys import require_keys
 from .named_prompts import system_prompt, with_saved_prompt
 from .receipt import receipt_line
 from .reply_formats import ASKS
 from .sigint import one_interrupt
+from .stats import notebook_name
 from .structured import schema_named
-from .sums import notebook_name
 from .tool_calls import functions_named
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from .ask import check_variable
 from .bar import Bar
 from .display import CellInterrupted
-from .first_steps import require_keys
+from .keys import require_keys
 from .sigint import one_interrupt
 
 if TYPE_CHECKING:

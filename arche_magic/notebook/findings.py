@@ -1,15 +1,19 @@
-"""What `%llm_doctor` found, as a table and as lines of text."""
+"""What `%llm_doctor` found, as a table, as lines of text and as a frame."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.doctor import Finding
 
 from .styles import AMBER, GREEN, RED
 from .tables import Cell, notes_html, table_bundle
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLORS = {"ok": GREEN, "look": AMBER, "wrong": RED}
 _ADVICE = "→"
@@ -25,6 +29,17 @@ def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
             f"{_colored('ok')} · {len(fine)} fine</summary>{_table(fine)}</details>"
         )
     return {"text/plain": text(findings), "text/html": html + notes_html([summary(findings)])}
+
+
+def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """One row per finding.
+
+    Columns: `state` (`ok`, `look` or `wrong`), `about, found, advice` ("" if there is none).
+    """
+    from .frames import typed_frame
+
+    records = [(one.state, one.about, one.found, one.advice) for one in findings]
+    return typed_frame(dict.fromkeys(("state", "about", "found", "advice"), "str"), records)
 
 
 def text(findings: Sequence[Finding]) -> str:

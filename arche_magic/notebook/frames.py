@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.attempt_log import Spent, records_of
 from arche_magic.llm_providers.bounded import library
-from arche_magic.llm_providers.doctor import Finding, KeyCheck
-from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import MOST_TOKENS, Attempt
-from arche_magic.llm_providers.types import Key, RouteId, Standing
+from arche_magic.llm_providers.types import RouteId, Standing
 
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.api.typing import NaTType
-
-    from arche_magic.bulk.job_records import JobRecord
-    from arche_magic.llm_providers.config import Service
-
-    from .model_table import Model
 else:
     pd = library("pandas")
 
 _PART_ROWS = 20_000
-_TIME = "datetime64[ms, UTC]"
+# The type of a column of times.
+TIME = "datetime64[ms, UTC]"
 _ATTEMPT_NUMBERS = {
     **dict.fromkeys(("input_tokens", "output_tokens"), "int64"),
     **dict.fromkeys(("seconds", "first_token_s", "cost_usd", "waited_s"), "float64"),
@@ -36,14 +29,13 @@ _ATTEMPT_COLUMNS = (
     *_ATTEMPT_NUMBERS, "error",
 )  # fmt: skip
 _NUMBERS = ("at", *_ATTEMPT_NUMBERS)
-_KINDS: Mapping[type, str] = {str: "str", int: "int64", float: "float64"}
 _MAY_BE_MISSING = ("first_token_s", "cost_usd")
 _QUOTA_TYPES = {
     **dict.fromkeys(("provider", "key", "account", "model", "limit"), "str"),
     **dict.fromkeys(("used", "session_used", "allowed", "remaining"), "int64"),
     "usage_percent": "float64",
     "available": "bool",
-    **dict.fromkeys(("opens_at", "resets_at"), _TIME),
+    **dict.fromkeys(("opens_at", "resets_at"), TIME),
     "evidence": "str",
     "evidence_age_s": "float64",
 }
@@ -89,8 +81,8 @@ def quota_frame(
             row.remaining_units,
             row.usage_percent,
             row.opens_at <= now,
-            _time(row.opens_at),
-            _time(row.resets_at),
+            time_of(row.opens_at),
+            time_of(row.resets_at),
             row.evidence,
             round(max(0.0, now - row.evidence_at), 1),
         )
@@ -111,20 +103,6 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
     # In parts: a million records need ten times the memory of their columns.
     parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
     return _joined(map(_columns_of, parts))
-
-
-def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
-    """One row per job that sent something, in the given order.
-
-    Columns: `at` (when it ended; aware, UTC), `job` (its id), `session, notebook, tag`, `rows`,
-    `done`, `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`,
-    `checked`, `agreed`, `not_compared` and `discarded`; see `JobRecord`.
-    """
-    from arche_magic.bulk.job_records import JobRecord
-
-    kinds = {field.name: _KINDS[type(field.default)] for field in fields(JobRecord)}
-    rows = [(_time(job.at), *astuple(job)[1:]) for job in jobs]
-    return typed_frame(kinds | {"at": _TIME}, rows)
 
 
 def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
@@ -180,7 +158,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.dropna(subset=[name for name in _NUMBERS if name not in _MAY_BE_MISSING])
     for name in ("error", "notebook", "tag"):
         frame[name] = frame[name].fillna("")
-    return frame.astype({"at": _TIME, **_ATTEMPT_NUMBERS})
+    return frame.astype({"at": TIME, **_ATTEMPT_NUMBERS})
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
@@ -194,135 +172,6 @@ def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
     return pd.Series([None if v is None else str(v) for v in values], dtype="str")
 
 
-@dataclass(frozen=True)
-class KeyRow:
-    """A key, the account whose quota it spends if known, and why it is closed if it is.
-
-    `private` has the default models that private prompts may use with it.
-    """
-
-    key: Key
-    account: str | None
-    closure: Closure | None
-    private: tuple[str, ...] = ()
-
-
-def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
-    """One row per key.
-
-    Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
-    (aware, UTC) and `reason` say since when and why a key is not open, `private` is a tuple of the
-    default models that private prompts may use.
-    """
-    records = [
-        (
-            row.key.provider,
-            row.key.label,
-            row.key.fingerprint,
-            row.account,
-            row.key.source,
-            row.closure is None,
-            _time(row.closure.since) if row.closure else None,
-            row.closure.reason if row.closure else None,
-            row.private,
-        )
-        for row in rows
-    ]
-    types = dict.fromkeys(("provider", "key", "fingerprint", "account", "source"), "str")
-    types |= {"open": "bool", "since": _TIME, "reason": "str", "private": "object"}
-    return typed_frame(types, records)
-
-
-def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
-    """One row per key that was checked.
-
-    Columns: `provider, key, works, models, reason`; `works` is missing if the check was not
-    conclusive, `models` is a tuple of names.
-    """
-    records = [
-        (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
-        for one in checks
-    ]
-    types = {"provider": "str", "key": "str", "works": "boolean", "models": "object"}
-    return typed_frame({**types, "reason": "str"}, records)
-
-
-def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
-    """One row per finding.
-
-    Columns: `state` (`ok`, `look` or `wrong`), `about, found, advice` ("" if there is none).
-    """
-    records = [(one.state, one.about, one.found, one.advice) for one in findings]
-    return typed_frame(dict.fromkeys(("state", "about", "found", "advice"), "str"), records)
-
-
-def models_frame(models: Iterable[Model]) -> pd.DataFrame:
-    """One row per model of the catalog.
-
-    Columns: `provider, model, default, paid`; `context`, the most tokens of a request and its
-    reply; a column per limit of any model, such as `requests_per_day`;
-    `input_usd_per_million, output_usd_per_million`; `source`. Unknown values are missing.
-    """
-    models = list(models)
-    limits = list(dict.fromkeys(name for model in models for name in model.limits))
-    records = [
-        (
-            model.provider,
-            model.name,
-            model.default,
-            model.paid,
-            model.context,
-            *(model.limits.get(name) for name in limits),
-            *(model.price or (None, None)),
-            model.source,
-        )
-        for model in models
-    ]
-    types = {"provider": "str", "model": "str", "default": "bool", "paid": "bool"}
-    types |= dict.fromkeys(["context", *limits], "Int64")
-    types |= dict.fromkeys(["input_usd_per_million", "output_usd_per_million"], "float64")
-    return typed_frame({**types, "source": "str"}, records)
-
-
-def services_frame(services: Iterable[Service]) -> pd.DataFrame:
-    """One row per provider and known service.
-
-    Columns: `service, title`; `state`, as in `Service`; `paid`, whether its default model costs
-    money; `free_tier`, in words; a column per limit of the default model, such as
-    `requests_per_day`; `trains`, whether it trains on prompts of free accounts; `keys`, labels of
-    keys, or variables that hold one; `variable, turn_on, key_page, source`. Unknown values are
-    missing.
-    """
-    services = list(services)
-    models = [next(iter(one.provider.models), "") for one in services]
-    published = [
-        {limit.name: limit.amount for limit in one.provider.published_limits(model)}
-        for one, model in zip(services, models, strict=True)
-    ]
-    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
-    records = [
-        (
-            one.provider.name,
-            one.provider.title,
-            one.state,
-            one.provider.costs_money(model),
-            one.provider.free_tier,
-            *(amounts.get(name) for name in limits),
-            one.provider.training.free,
-            ", ".join(one.keys),
-            one.provider.key_variables[0],
-            one.turn_on,
-            one.provider.key_page,
-            one.provider.source,
-        )
-        for one, model, amounts in zip(services, models, published, strict=True)
-    ]
-    words = ("keys", "variable", "turn_on", "key_page", "source")
-    types = {"service": "str", "title": "str", "state": "str", "paid": "bool", "free_tier": "str"}
-    types |= {**dict.fromkeys(limits, "Int64"), "trains": "str", **dict.fromkeys(words, "str")}
-    return typed_frame(types, records)
-
-
-def _time(seconds: float) -> pd.Timestamp | NaTType:
+def time_of(seconds: float) -> pd.Timestamp | NaTType:
     """Epoch seconds as a UTC timestamp; NaT for a route that does not open by waiting."""
     return pd.Timestamp(round(seconds * 1000), unit="ms", tz="UTC") if seconds < 1e11 else pd.NaT

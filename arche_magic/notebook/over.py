@@ -27,9 +27,9 @@ from .bar import Bar
 from .collect import FileRows, FrameRows, variable_for
 from .display import Place
 from .named_prompts import system_prompt, with_saved_prompt
+from .stats import notebook_name
 from .structured import schema_named
 from .styles import quiet_line
-from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
 if TYPE_CHECKING:

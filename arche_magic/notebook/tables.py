@@ -7,15 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.types import RouteId
-
-from .costs import price_text
 from .styles import EDGE, QUIET
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
 _NARROWEST = 8
@@ -29,39 +22,6 @@ class Cell:
     html: str = ""
     right: bool = False
     long: bool = False
-
-
-def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
-    """A row per provider, key and model: how many attempts were served, skipped, refused, failed.
-
-    With paid attempts, also their cost.
-    """
-    if frame.empty:
-        return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
-    rows = []
-    is_paid = bool((frame["cost_usd"] != 0).any())
-    for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
-        outcomes = group["outcome"].value_counts()
-        served = group[group["outcome"] == "served"]
-        tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
-        cost = None if group["cost_usd"].isna().any() else float(group["cost_usd"].sum())
-        median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
-        rows.append(
-            (
-                Cell(str(RouteId(str(provider), str(key), str(model)))),
-                *(
-                    Cell(str(outcomes.get(outcome, 0)), right=True)
-                    for outcome in ("served", "skipped", "refused", "failed", "interrupted")
-                ),
-                Cell(f"{tokens:,}", right=True),
-                Cell(median, right=True),
-                *([Cell(price_text(cost), right=True)] if is_paid else ()),
-            )
-        )
-    heads = [
-        "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
-    ]  # fmt: skip
-    return table_bundle([*heads, "cost"] if is_paid else heads, rows)
 
 
 def table_bundle(

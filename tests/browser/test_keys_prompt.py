@@ -53,7 +53,7 @@ def test_a_key_typed_in_jupyterlab_is_never_visible(tmp_path: Path) -> None:
             table = screen.cell("%llm_keys").last.locator(".jp-RenderedHTML")
             assert "groq_key_3" in table.inner_text()
             assert "this session" in table.inner_text()
-            assert "refused since" in table.inner_text()
+            assert "closed since" in table.inner_text()
             assert table.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
             for theme in ("Light", "Dark"):
                 screen.use_theme(theme)

@@ -16,23 +16,18 @@ import pytest
 
 import arche_magic
 from arche_magic.llm_providers.attempt_log import Spent
+from arche_magic.llm_providers.catalog import published_providers
 from arche_magic.llm_providers.doctor import Finding, KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Key, RouteId, Standing
 from arche_magic.notebook.chat import Chats
 from arche_magic.notebook.compare import Column, _frame
-from arche_magic.notebook.frames import (
-    KeyRow,
-    attempts_frame,
-    checks_frame,
-    findings_frame,
-    keys_frame,
-    models_frame,
-    quota_frame,
-)
-from arche_magic.notebook.model_table import Model
-from arche_magic.notebook.sums import sums_frame
+from arche_magic.notebook.findings import findings_frame
+from arche_magic.notebook.frames import attempts_frame, quota_frame
+from arche_magic.notebook.keys import KeyRow, checks_frame, keys_frame
+from arche_magic.notebook.models import models_frame
+from arche_magic.notebook.stats import sums_frame
 from arche_magic.notebook.why import Reason, why_frame
 
 if TYPE_CHECKING:
@@ -47,7 +42,8 @@ CLOSED = replace(STANDING, opens_at=float("inf"), resets_at=float("inf"), closed
 ATTEMPT = Attempt("groq", "groq_key_1", "m", "served", at=NOW, input_tokens=3, output_tokens=4)
 BARE = replace(ATTEMPT, first_token_s=None, cost_usd=None, error=None)
 REASON = Reason(RouteId("groq", "groq_key_1", "m"), "answered", 0.5, NOW, "why", "change")
-MODEL = Model("groq", "m", True, False, 8000, {"requests_per_day": 10}, (1.0, 2.0), "a page")
+GROQ = published_providers()["groq"]
+LIMITS = [limit.name for limit in GROQ.published_limits(GROQ.models[0])]
 
 
 def chats(*rows: Any) -> pd.DataFrame:
@@ -78,8 +74,8 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     ),
     "models": (
         lambda *rows: models_frame(rows),
-        MODEL,
-        Model("groq", "m", True, False, None, {"requests_per_day": None}, None, ""),
+        (GROQ, GROQ.models[0]),
+        (GROQ, "made-up"),
     ),
     "why": (
         lambda *rows: why_frame(rows),
@@ -106,8 +102,9 @@ def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
     full = build(whole)
     expected = full.dtypes.to_dict()
     if name == "models":
-        assert list(build()) == [c for c in full if c != "requests_per_day"]
-        del expected["requests_per_day"]
+        assert list(build()) == [column for column in full if column not in LIMITS]
+        for name_of_limit in LIMITS:
+            del expected[name_of_limit]
     else:
         assert list(build()) == list(full)
     for rows in ((), (missing,), (missing, missing), (whole, missing), (missing, whole)):

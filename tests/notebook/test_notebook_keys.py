@@ -89,7 +89,7 @@ def test_an_added_key_is_hidden_and_used(kernel: Kernel, service: Sandbox, third
     shown = kernel.run("%llm_keys").data()[0].splitlines()
     assert shown[3].split()[0] == "groq_key_3"
     assert "this session" in shown[3]
-    assert "refused since" in shown[1]
+    assert "closed since" in shown[1]
     assert "groq · key 3" in kernel.run("%llm_quota groq").data()[0]
     history = kernel.value("[line for _, _, line in get_ipython().history_manager.get_range()]")
     assert not any(third_key in line for line in history)

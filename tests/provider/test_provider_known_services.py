@@ -289,7 +289,7 @@ def test_the_doctor_reports_an_unused_key_once(
 
 def table() -> str:
     """The table of the page, generated from the data."""
-    from arche_magic.notebook.service_table import free_words
+    from arche_magic.notebook.services import free_words
 
     rows = ["| NAME | service | free | key in | read in |", "|---|---|---|---|---|"]
     for service in list_services():

@@ -27,8 +27,7 @@ def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.doctor import examine
 
     from ..display import show
-    from ..findings import findings_bundle
-    from ..frames import findings_frame
+    from ..findings import findings_bundle, findings_frame
 
     findings = examine(send=typed.options.send)
     show(findings_bundle(findings))

@@ -30,8 +30,7 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..display import show
-    from ..first_steps import FIRST_STEPS, has_keys
-    from ..key_management import add, check, list_keys, remove
+    from ..keys import FIRST_STEPS, add, check, has_keys, list_keys, remove
 
     frame: pd.DataFrame | None = None
     match typed.text.split():

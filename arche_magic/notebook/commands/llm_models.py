@@ -26,7 +26,7 @@ def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_models mistral large
     """
     from ..display import show
-    from ..model_table import models
+    from ..models import models
 
     bundle, frame = models(typed.text)
     show(bundle)

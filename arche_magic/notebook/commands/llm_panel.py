@@ -18,7 +18,7 @@ def llm_panel(session: Session, typed: Typed) -> None:
     Examples:
       %llm_panel
     """
-    from ..first_steps import require_keys
+    from ..keys import require_keys
 
     require_keys()
     from ..panel import show

@@ -29,8 +29,8 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     from .. import quota
     from ..display import show
     from ..drawing import can_draw, pictures_bundle
-    from ..first_steps import require_keys
     from ..frames import quota_frame
+    from ..keys import require_keys
     from ..plots import last_midnight, usage_pictures
 
     provider = typed.text.strip() or None

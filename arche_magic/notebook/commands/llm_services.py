@@ -26,8 +26,7 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.config import get_configuration, list_services
 
     from ..display import show
-    from ..frames import services_frame
-    from ..service_table import services_bundle
+    from ..services import services_bundle, services_frame
 
     services = list_services()
     show(services_bundle(services, get_configuration().clock.time()))

@@ -44,7 +44,7 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     from ..drawing import can_draw, pictures_bundle
     from ..past_attempts import session_attempts
     from ..plots import attempt_pictures
-    from ..tables import stats_bundle
+    from ..stats import stats_bundle
 
     options = typed.options
     if options.by and options.plot:
@@ -66,9 +66,8 @@ def _sums(by: str) -> pd.DataFrame:
     from arche_magic.llm_providers.config import get_configuration
 
     from ..display import show
-    from ..frames import jobs_frame
     from ..past_attempts import load_attempts
-    from ..sums import DAYS, jobs_bundle, sums_bundle, sums_frame
+    from ..stats import DAYS, jobs_bundle, jobs_frame, sums_bundle, sums_frame
 
     configuration = get_configuration()
     now = datetime.fromtimestamp(configuration.clock.time(), UTC)

@@ -1,11 +1,12 @@
-"""What `%llm_services` shows: providers and known services, as a table and as lines of text."""
+"""What `%llm_services` shows: providers and known services, as a table, text and a frame."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.catalog import known_services, published_providers
 from arche_magic.llm_providers.config import Service, how_to_turn_on
@@ -13,6 +14,9 @@ from arche_magic.llm_providers.config import Service, how_to_turn_on
 from .quota_words import as_of
 from .styles import QUIET
 from .tables import Cell, notes_html, table_bundle
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _GROUPS = {
     "in use": "in use",
@@ -45,6 +49,47 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
         html += table_bundle(heads, rows)["text/html"]
     text = f"{services_text(services)}\n{moment}"
     return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
+
+
+def services_frame(services: Iterable[Service]) -> pd.DataFrame:
+    """One row per provider and known service.
+
+    Columns: `service, title`; `state`, as in `Service`; `paid`, whether its default model costs
+    money; `free_tier`, in words; a column per limit of the default model, such as
+    `requests_per_day`; `trains`, whether it trains on prompts of free accounts; `keys`, labels of
+    keys, or variables that hold one; `variable, turn_on, key_page, source`. Unknown values are
+    missing.
+    """
+    from .frames import typed_frame
+
+    services = list(services)
+    models = [next(iter(one.provider.models), "") for one in services]
+    published = [
+        {limit.name: limit.amount for limit in one.provider.published_limits(model)}
+        for one, model in zip(services, models, strict=True)
+    ]
+    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
+    records = [
+        (
+            one.provider.name,
+            one.provider.title,
+            one.state,
+            one.provider.costs_money(model),
+            one.provider.free_tier,
+            *(amounts.get(name) for name in limits),
+            one.provider.training.free,
+            ", ".join(one.keys),
+            one.provider.key_variables[0],
+            one.turn_on,
+            one.provider.key_page,
+            one.provider.source,
+        )
+        for one, model, amounts in zip(services, models, published, strict=True)
+    ]
+    words = ("keys", "variable", "turn_on", "key_page", "source")
+    types = {"service": "str", "title": "str", "state": "str", "paid": "bool", "free_tier": "str"}
+    types |= {**dict.fromkeys(limits, "Int64"), "trains": "str", **dict.fromkeys(words, "str")}
+    return typed_frame(types, records)
 
 
 def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:

@@ -1,10 +1,12 @@
-"""Listing keys, adding and removing keys of the session, and checking keys with their provider."""
+"""Keys: what to do without one; listing, adding, removing and checking them."""
 
 from __future__ import annotations
 
 import getpass
+import math
 import warnings
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import (
@@ -14,23 +16,55 @@ from arche_magic.llm_providers.config import (
     get_configuration,
     remove_key,
 )
-from arche_magic.llm_providers.doctor import KeyCheck, check_keys
-from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.hidden import Hidden
-from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.quota_tracker import Closure, get_quota_tracker
 from arche_magic.llm_providers.tracebacks import without_locals
-from arche_magic.llm_providers.types import in_seconds
+from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
 from .display import CellInterrupted
-from .frames import KeyRow, checks_frame, keys_frame
 from .quota import shared_notes
+from .quota_words import clock, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers.config import Configuration
+    from arche_magic.llm_providers.doctor import KeyCheck
+
+FIRST_STEPS = """no API key is configured.
+  Set one or more of GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY
+  in the environment or in a file named .env beside the notebook, for example
+      GROQ_API_KEY=...        (free keys: https://console.groq.com/keys)
+  Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
+  For this session only, typed at a hidden prompt:  %llm_keys add groq
+  To try it now without a key, run:  %llm_sandbox"""
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A key, the account whose quota it spends if known, and why it is closed if it is.
+
+    `private` has the default models that private prompts may use with it.
+    """
+
+    key: Key
+    account: str | None
+    closure: Closure | None
+    private: tuple[str, ...] = ()
+
+
+def has_keys() -> bool:
+    """Whether any key is configured."""
+    return bool(get_configuration().keys)
+
+
+def require_keys(replay: bool = False) -> None:
+    """Raise NoKeys if no key is configured and no kept reply may answer either."""
+    if not has_keys() and not replay and get_configuration().replay == "off":
+        raise NoKeys(FIRST_STEPS)
 
 
 def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
@@ -93,6 +127,8 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     Raises:
         ConfigurationError: there is no such key.
     """
+    from arche_magic.llm_providers.doctor import check_keys
+
     configuration = get_configuration()
     keys = [find_key(configuration, label)] if label else list(configuration.keys)
     checks = check_keys(keys, get_quota_tracker(configuration))
@@ -130,17 +166,61 @@ def _rows(configuration: Configuration) -> list[KeyRow]:
 
 
 def _state(row: KeyRow, now: float) -> str:
+    """`open`, or `closed since 14:32: key refused (401 …)`."""
     closed = row.closure
     if closed is None:
         return "open"
-    since = datetime.fromtimestamp(closed.since).astimezone()
-    words = f"{since:%d %b %H:%M}" if now - closed.since > 86_400 / 2 else f"{since:%H:%M}"
-    if closed.until is None:
-        return f"refused since {words}, {closed.reason.removeprefix('key refused ')}"
-    return f"closed since {words}: {closed.reason}; asked again {in_seconds(closed.until - now)}"
+    opens_at = math.inf if closed.until is None else closed.until
+    again = f"; asked again {in_seconds(opens_at - now)}" if closed.until is not None else ""
+    since = clock(closed.since, now)
+    return f"{state_at(opens_at, now)} since {since}: {closed.reason}{again}"
 
 
 def _outcome(check: KeyCheck) -> str:
     if check.works:
         return f"works, {len(check.models)} models"
     return check.reason if check.works is False else f"not known: {check.reason}"
+
+
+def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
+    """One row per key.
+
+    Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
+    (aware, UTC) and `reason` say since when and why a key is not open, `private` is a tuple of the
+    default models that private prompts may use.
+    """
+    from .frames import TIME, time_of, typed_frame
+
+    records = [
+        (
+            row.key.provider,
+            row.key.label,
+            row.key.fingerprint,
+            row.account,
+            row.key.source,
+            row.closure is None,
+            time_of(row.closure.since) if row.closure else None,
+            row.closure.reason if row.closure else None,
+            row.private,
+        )
+        for row in rows
+    ]
+    types = dict.fromkeys(("provider", "key", "fingerprint", "account", "source"), "str")
+    types |= {"open": "bool", "since": TIME, "reason": "str", "private": "object"}
+    return typed_frame(types, records)
+
+
+def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
+    """One row per key that was checked.
+
+    Columns: `provider, key, works, models, reason`; `works` is missing if the check was not
+    conclusive, `models` is a tuple of names.
+    """
+    from .frames import typed_frame
+
+    records = [
+        (one.key.provider, one.key.label, one.works, one.models, one.reason or None)
+        for one in checks
+    ]
+    types = {"provider": "str", "key": "str", "works": "boolean", "models": "object"}
+    return typed_frame({**types, "reason": "str"}, records)

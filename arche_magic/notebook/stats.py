@@ -1,27 +1,32 @@
-"""`%llm_stats --by`: what was spent, per provider, model, day, notebook, tag, client or job."""
+"""What `%llm_stats` shows: attempts per route; with `--by`, sums per provider, day or job."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import defaultdict
+from dataclasses import astuple, fields
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.types import RouteId
 
 from .costs import price_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
+
+    from arche_magic.bulk.job_records import JobRecord
 
 DAYS = 31
 """How many days the sums cover."""
 _NAMELESS = defaultdict(
     str, notebook="(not in a notebook)", tag="(no tag)", client="(notebook or script)"
 )
+_KINDS: Mapping[type, str] = {str: "str", int: "int64", float: "float64"}
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"
@@ -38,6 +43,39 @@ def notebook_name(variables: Mapping[str, Any]) -> str:
     )
     name = re.split(r"[/\\]", str(told))[-1]
     return name[:_LONGEST_NAME] if name.isprintable() else ""
+
+
+def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
+    """A row per provider, key and model: how many attempts were served, skipped, refused, failed.
+
+    With paid attempts, also their cost.
+    """
+    if frame.empty:
+        return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
+    rows = []
+    is_paid = bool((frame["cost_usd"] != 0).any())
+    for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
+        outcomes = group["outcome"].value_counts()
+        served = group[group["outcome"] == "served"]
+        tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
+        cost = None if group["cost_usd"].isna().any() else float(group["cost_usd"].sum())
+        median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
+        rows.append(
+            (
+                Cell(str(RouteId(str(provider), str(key), str(model)))),
+                *(
+                    Cell(str(outcomes.get(outcome, 0)), right=True)
+                    for outcome in ("served", "skipped", "refused", "failed", "interrupted")
+                ),
+                Cell(f"{tokens:,}", right=True),
+                Cell(median, right=True),
+                *([Cell(price_text(cost), right=True)] if is_paid else ()),
+            )
+        )
+    heads = [
+        "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
+    ]  # fmt: skip
+    return table_bundle([*heads, "cost"] if is_paid else heads, rows)
 
 
 def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -87,6 +125,22 @@ def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
         rows.append((*cells, _cost(row["cost_usd"]), *_agreement(row, is_packed)))
     heads = [by, "requests", "served", "failed", "tokens in", "tokens out", "cost"]
     return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
+
+
+def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
+    """One row per job that sent something, in the given order.
+
+    Columns: `at` (when it ended; aware, UTC), `job` (its id), `session, notebook, tag`, `rows`,
+    `done`, `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`,
+    `checked`, `agreed`, `not_compared` and `discarded`; see `JobRecord`.
+    """
+    from arche_magic.bulk.job_records import JobRecord
+
+    from .frames import TIME, time_of, typed_frame
+
+    kinds = {field.name: _KINDS[type(field.default)] for field in fields(JobRecord)}
+    rows = [(time_of(job.at), *astuple(job)[1:]) for job in jobs]
+    return typed_frame(kinds | {"at": TIME}, rows)
 
 
 def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:

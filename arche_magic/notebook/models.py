@@ -1,0 +1,147 @@
+"""What `%llm_models` shows: the models that match some words, as a table and as a frame."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from arche_magic.llm_providers.bounded import library
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.doctor import check_keys
+from arche_magic.llm_providers.prices import usd_per_million
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.text.hints import did_you_mean
+
+from .frames import typed_frame
+from .quota_words import count
+from .tables import Cell, table_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pandas as pd
+
+    from arche_magic.llm_providers.catalog import Provider
+    from arche_magic.llm_providers.config import Configuration
+else:
+    pd = library("pandas")
+
+_SHORT = {"requests_per_": "requests/", "input_tokens_per_": "input/", "tokens_per_": "tokens/"}
+_PRICES = ["input_usd_per_million", "output_usd_per_million"]
+
+
+def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
+    """The models that match all of the words: a provider's name, or a part of the model's.
+
+    A provider that reported a model as missing is asked for its list; models in it open again.
+    """
+    configuration = get_configuration()
+    providers = configuration.providers
+    tracker = get_quota_tracker(configuration)
+    if missing := tracker.missing_models():
+        check_keys([key for key in configuration.keys if key.provider in missing], tracker)
+    found = [
+        (provider, model)
+        for provider in providers.values()
+        for model in dict.fromkeys([*provider.models, *sorted(provider.known_models)])
+        if _matches(provider.name, model, words.lower().split(), providers)
+    ]
+    frame = models_frame(found)
+    if found:
+        return _table(frame, configuration), frame
+    names = [name for provider in providers.values() for name in provider.known_models]
+    hint = did_you_mean(words.strip(), [*providers, *names])
+    line = f"no model of the catalog matches {words.strip()!r}{hint}"
+    return {"text/plain": line}, frame
+
+
+def _matches(provider: str, model: str, words: Iterable[str], providers: Iterable[str]) -> bool:
+    return all(word == provider if word in providers else word in model.lower() for word in words)
+
+
+def models_frame(models: Iterable[tuple[Provider, str]]) -> pd.DataFrame:
+    """One row per model of the catalog, given with its provider.
+
+    Columns: `provider, model`; `default`, whether it is used when no model is named; `paid`;
+    `context`, the most tokens of a request and its reply; a column per published limit of any
+    model, such as `requests_per_day`; `input_usd_per_million, output_usd_per_million`, for paying
+    accounts; `source`. Unknown values are missing.
+    """
+    models = list(models)
+    published = [
+        {limit.name: limit.amount for limit in provider.published_limits(model)}
+        for provider, model in models
+    ]
+    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
+    records = [
+        (
+            provider.name,
+            model,
+            model in provider.models,
+            provider.costs_money(model),
+            provider.context_windows.get(model),
+            *(amounts.get(name) for name in limits),
+            *(provider.prices.get(model) or usd_per_million(provider.name, model) or (None, None)),
+            provider.source,
+        )
+        for (provider, model), amounts in zip(models, published, strict=True)
+    ]
+    types = {"provider": "str", "model": "str", "default": "bool", "paid": "bool"}
+    types |= dict.fromkeys(["context", *limits], "Int64")
+    types |= dict.fromkeys(_PRICES, "float64")
+    return typed_frame({**types, "source": "str"}, records)
+
+
+def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
+    providers = configuration.providers
+    columns = [str(name) for name in frame]
+    limits = columns[columns.index("context") + 1 : columns.index(_PRICES[0])]
+    # In a terminal a row has to fit into one line; the frame has each limit.
+    one_column = sys.stdout.isatty()
+    prices = _PRICES if frame[_PRICES].notna().any(axis=None) else []
+    names = list(dict.fromkeys(frame["provider"]))
+    # If there is only one provider, the line below the table names it.
+    owner = ["provider"] if len(names) > 1 else []
+    limit_heads = ["limits"] if one_column else map(_short, limits)
+    price_heads = ["USD in", "USD out"] if prices else []
+    heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
+    rows = []
+    for row in frame.to_dict("records"):
+        amounts = [_number(row[name], count) for name in limits]
+        if one_column:
+            words = (
+                f"{cell.text} {_short(name)}"
+                for cell, name in zip(amounts, limits, strict=True)
+                if cell.text
+            )
+            amounts = [Cell(", ".join(words))]
+        rows.append(
+            (
+                *(Cell(row[name]) for name in (*owner, "model")),
+                Cell("default" if row["default"] else ""),
+                _number(row["context"], count),
+                *amounts,
+                *(_number(row[name], "{:.3f}".format) for name in prices),
+            )
+        )
+    notes = [f"{name}: {providers[name].source}" for name in names]
+    notes += [f"{name} {providers[name].training}" for name in names]
+    notes += [f"{alias} is your name for {name}" for alias, name in configuration.aliases.items()]
+    if prices:
+        notes.append(
+            "USD: per million tokens for paying accounts, from your settings or the package "
+            "genai-prices; free routes cost nothing"
+        )
+    return table_bundle(heads, rows, notes)
+
+
+def _number(value: float | None, words: Callable[[float], str]) -> Cell:
+    return Cell("" if value is None or pd.isna(value) else words(value), right=True)
+
+
+def _short(limit: str) -> str:
+    """`requests/min`, `tokens/day`, `input/min`."""
+    for long, short in _SHORT.items():
+        if limit.startswith(long):
+            return short + limit.removeprefix(long).replace("minute", "min")
+    return limit.replace("_", " ")
