@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.reply import Reply
+    from arche_magic.openai_api.server import Server
     from arche_magic.prompts import Prompt
 
     from .background import BackgroundJobs
     from .chat import Chats
     from .defaults import Defaults
-    from .failures import FailureWatch
+    from .explain import FailureWatch
     from .out import OutHook
 
 __all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread"]
@@ -55,6 +56,7 @@ class Session:
         failures: remembers the last cell that failed.
         asked: the last prompt that was sent, for `%llm_retry`.
         reply: the last reply.
+        server: the server of `%llm_serve`, while it runs.
     """
 
     shell: InteractiveShell
@@ -63,6 +65,7 @@ class Session:
     failures: FailureWatch
     asked: Asked | None = None
     reply: Reply | None = None
+    server: Server | None = None
 
     def last_reply(self, command: str) -> Reply:
         """The last reply of this kernel.

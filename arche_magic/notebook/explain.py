@@ -1,23 +1,23 @@
-"""`%llm_explain`: describes the last failure of a cell, briefly and completely, for a prompt."""
+"""`%llm_explain`: remembers the cell that failed last, and describes the failure for a prompt.
+
+The engine is imported inside a function, because this module is loaded with the extension.
+"""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import linecache
+import sys
 import sysconfig
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.prompts.values import as_text
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from .failures import Failure
+    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
 SYSTEM = (
     "You explain Python errors to the person whose notebook cell failed. Say in a few sentences "
@@ -30,6 +30,46 @@ _PACKAGES = ("site-packages", "dist-packages")
 _CELL_LINES, _AROUND, _FRAMES, _CAUSES = 60, 3, 8, 3
 _MESSAGE_CHARACTERS = 1500
 _TOKENS_PER_LOCAL, _LOCALS = 60, 12
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that ended a cell; `cell` is its source and `number` its number, if known."""
+
+    error: BaseException
+    cell: str = ""
+    number: int | None = None
+
+
+class FailureWatch:
+    """Remembers the last failure that is not an error of this package."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._last: Failure | None = None
+        shell.events.register("post_run_cell", self._look)
+
+    def remove(self) -> None:
+        """Stop watching."""
+        self._shell.events.unregister("post_run_cell", self._look)
+
+    def last(self) -> Failure | None:
+        """The last failure; it may have happened before this extension was loaded."""
+        if self._last is None:
+            error = getattr(sys, "last_value", None)
+            return Failure(error) if _counts(error) else None
+        return self._last
+
+    def _look(self, result: ExecutionResult) -> None:
+        error = result.error_before_exec or result.error_in_exec
+        if _counts(error):
+            cell = getattr(result.info, "raw_cell", None)
+            self._last = Failure(error, cell or "", result.execution_count)
+
+
+def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
+    ours = type(error).__module__.partition(".")[0] == "arche_magic"
+    return error is not None and not ours and not isinstance(error, KeyboardInterrupt)
 
 
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
@@ -183,6 +223,9 @@ def _message(error: BaseException) -> str:
 
 def _locals(frame: FrameType) -> str:
     """The variables that the failing code uses, each shortened."""
+    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.prompts.values import as_text
+
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
         value: Any = frame.f_locals.get(name)

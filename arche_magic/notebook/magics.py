@@ -27,7 +27,7 @@ from .commands.llm_services import llm_services
 from .commands.llm_stats import llm_stats
 from .commands.llm_why import llm_why
 from .defaults import Defaults
-from .failures import FailureWatch
+from .explain import FailureWatch
 from .out import OutHook
 
 if TYPE_CHECKING:
@@ -62,12 +62,13 @@ class ArcheMagics(Defaults, Magics):
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, give `Out` back."""
-        from . import once, panel, sandbox_switch, serving
+        from . import once, panel, sandbox_switch
 
         panel.close_all()
         if self.status_bar:
             self.status_bar.close()
-        serving.stop()
+        if self.session.server:
+            self.session.server.stop()
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()

@@ -5,33 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing, Usage, in_seconds, utc
 
+from .quota_words import clock
+
 _LINES = 4
-
-
-@dataclass(frozen=True)
-class RunsOut:
-    """A limit that will be spent before it resets; times in epoch seconds."""
-
-    route: str
-    limit: str
-    at: float
-    resets_at: float
-    turns: bool
-
-    def line(self, now: float) -> str:
-        """In words."""
-        begins = f" and begin anew at {_clock(self.resets_at, now)}" if self.turns else ""
-        return (
-            f"At the pace of the last hour, {self.route}: {self.limit} run out "
-            f"{_when(self.at, now)}{begins}"
-        )
 
 
 @dataclass(frozen=True)
@@ -39,8 +21,8 @@ class Outlook:
     """A forecast for some routes.
 
     Attributes:
-        runs_out: limits that will be spent before they reset, the earliest first; a limit that
-            several keys share appears once.
+        runs_out: limits that will be spent before they reset, each with the epoch seconds of that,
+            the earliest first; a limit that several keys share appears once.
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
         fit_now: how many prompts of that size fit now.
         fit_until_midnight: how many fit until local midnight.
@@ -48,7 +30,7 @@ class Outlook:
         now: epoch seconds.
     """
 
-    runs_out: tuple[RunsOut, ...]
+    runs_out: tuple[tuple[Standing, float], ...]
     prompt_tokens: int | None
     fit_now: int
     fit_until_midnight: int
@@ -57,7 +39,7 @@ class Outlook:
 
     def notes(self) -> list[str]:
         """Lines to show below the table."""
-        lines = [end.line(self.now) for end in self.runs_out[:_LINES]]
+        lines = [_runs_out_line(*end, self.now) for end in self.runs_out[:_LINES]]
         if len(self.runs_out) > _LINES:
             lines.append(f"and {len(self.runs_out) - _LINES} more limits")
         if self.prompt_tokens is not None:
@@ -73,12 +55,12 @@ class Outlook:
         return {
             "runs_out": [
                 {
-                    "route": end.route,
-                    "limit": end.limit,
-                    "at": utc(end.at).isoformat(),
-                    "resets_at": utc(end.resets_at).isoformat(),
+                    "route": str(row.route),
+                    "limit": _words(row.limit),
+                    "at": utc(at).isoformat(),
+                    "resets_at": utc(row.resets_at).isoformat(),
                 }
-                for end in self.runs_out
+                for row, at in self.runs_out
             ],
             "prompt_tokens": self.prompt_tokens,
             "fit_now": self.fit_now,
@@ -115,25 +97,24 @@ def look_ahead(
 
 def _runs_out(
     standings: Sequence[Standing], attempts: Sequence[Attempt], now: float
-) -> tuple[RunsOut, ...]:
-    ends: dict[tuple[forecast.Account, str], RunsOut] = {}
+) -> tuple[tuple[Standing, float], ...]:
+    ends: dict[tuple[forecast.Account, str], tuple[Standing, float]] = {}
     paces = forecast.paces(attempts, standings, now)
     for row, pace in zip(standings, paces, strict=True):
         moment = forecast.runs_out_at(row, pace, now)
         if row.remaining > 0 and math.isfinite(moment):
-            route = str(row.route)
-            limit, turns = row.limit.replace("_", " "), row.window == "calendar"
-            end = RunsOut(route, limit, moment, row.resets_at, turns)
-            ends.setdefault((forecast.account_of(row), row.limit), end)
-    return tuple(sorted(ends.values(), key=lambda end: end.at))
+            ends.setdefault((forecast.account_of(row), row.limit), (row, moment))
+    return tuple(sorted(ends.values(), key=lambda end: end[1]))
 
 
-def _when(moment: float, now: float) -> str:
-    return f"{in_seconds(moment - now)}, {_clock(moment, now)}"
+def _runs_out_line(row: Standing, at: float, now: float) -> str:
+    starts = f" and begin anew at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
+    return (
+        f"At the pace of the last hour, {row.route}: {_words(row.limit)} run out "
+        f"{in_seconds(at - now)}, {clock(at, now)}{starts}"
+    )
 
 
-def _clock(moment: float, now: float) -> str:
-    local = datetime.fromtimestamp(moment).astimezone()
-    if moment - now < 100:
-        return f"{local:%H:%M:%S}"
-    return f"{local:%d %b %H:%M}" if moment - now > 86_400 / 2 else f"{local:%H:%M}"
+def _words(limit: str) -> str:
+    """`requests per day`."""
+    return limit.replace("_", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..command import Session, Typed, argument, command
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         metavar="URL",
         help="Let web pages of this origin use it, such as https://app.example.org.",
     ),
-    needs="serving",
 )
 def llm_serve(session: Session, typed: Typed) -> Server | None:
     """Serve OpenAI's interface to other programs on this machine, from this kernel.
@@ -42,20 +42,37 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
       server = %llm_serve
       %llm_serve --port 8400 start
     """
+    from arche_magic.llm_providers.bounded import library, within
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from .. import serving
-
-    options, verb = typed.options, typed.text.strip() or "start"
+    options, verb, server = typed.options, typed.text.strip() or "start", session.server
+    origins = options.allow_origin or []
     if verb not in ("start", "stop", "status"):
         raise InvalidRequest(f"%llm_serve: {verb!r} is not start, stop or status")
-    if verb != "start" and (options.port is not None or options.allow_origin):
+    if verb != "start" and (options.port is not None or origins):
         raise InvalidRequest(f"%llm_serve: {verb} takes no options")
-    if verb == "stop":
-        print(serving.stop())
+    if server is None and verb != "start":
+        more = "" if verb == "stop" else "; %llm_serve starts it"
+        print(f"The server is not running{more}.")
         return None
-    if verb == "status":
-        print(serving.status())
-    else:
-        print(serving.start(options.port, options.allow_origin or []))
-    return session.out.shown(serving.running())
+    if server is not None and verb == "stop":
+        base_url, session.server = server.base_url, None
+        server.stop()
+        print(f"The server at {base_url} has stopped.")
+        return None
+    begin = "Serving"
+    if server is None:
+        kind: type[Server] = library("arche_magic.openai_api.server").Server
+        new = kind(port=options.port, allow_origins=origins)
+        # Not in the main thread, where an interrupt would break an import.
+        server = session.server = within(math.inf, new.start, unclaimed=kind.stop)
+    elif verb == "start":
+        if options.port not in (None, server.port) or origins:
+            raise InvalidRequest(
+                f"%llm_serve: the server runs already, at {server.base_url}; "
+                "%llm_serve stop ends it, then start it with other options"
+            )
+        begin = "Already serving"
+    print(f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:")
+    print(server.shell_lines())
+    return session.out.shown(server)
