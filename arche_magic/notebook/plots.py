@@ -1,44 +1,83 @@
-"""Usage and attempts as pictures that stay in the notebook: `--plot`."""
+"""Usage and attempts as pictures that stay in the notebook: `--plot`.
+
+The pictures are transparent and in middle tones, so that they read on light and on dark pages.
+They are drawn without pyplot: no figure of the user's is touched, and no style of theirs.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from html import escape
+from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any
 
+from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
 
-from .drawing import (
-    GREY,
-    LINES,
-    WIDE,
-    Draw,
-    Picture,
-    bar_length,
-    bar_of,
-    bars,
-    clock_axis,
-    draw_picture,
-    legend,
-    local_time,
-    spread,
-    stack,
-    whole_numbers,
-)
 from .styles import AMBER, GREEN, RED
 
+# CSS pixels: two or three pictures stand side by side on a page of usual width.
+_WIDE, _NARROW, _HEIGHT = 440, 316, 230
+_DOTS_PER_PIXEL = 2
+_GREY, _LINES = "#808080", "#80808055"
+_FEWEST_BARS, _MOST_BARS = 12, 24
+_BAR_SECONDS = (60, 300, 900, 1_800, 3_600, 10_800, 21_600, 86_400, 7 * 86_400)
 _COLORS = {"groq": "#dd7d3a", "mistral": "#4f8fe0", "google": "#2fa37c", "openai": "#a86fd0"}
 _OTHERS = ("#c9a227", "#3fa7b5", "#cc6188", "#8d9a3f")
+# How requests ended, each with its colour and its pattern.
 _OUTCOMES = (
-    ("at once", GREEN), ("after a fallback", AMBER), ("no reply", RED)
+    ("at once", GREEN, ""), ("after a fallback", AMBER, "////"), ("no reply", RED, "xxxx")
 )  # fmt: skip
 _MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
 _PASSED_OVER = {"skipped", "refused", "failed"}
+
+Draw = Callable[[Any], None]
+Series = tuple[str, str, str, Sequence[tuple[float, float]]]
+"""What bars show: its name, colour and pattern, and amounts with their times."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and its content in words; `width` is in CSS pixels."""
+
+    png: bytes
+    words: str
+    width: int
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed: loads it, or prints how to install it."""
+    if find_spec("matplotlib") is None:
+        print("Pictures need matplotlib: pip install 'arche_magic[plot]'")
+        return False
+    for name in ("figure", "backends.backend_agg", "dates", "ticker"):
+        library(f"matplotlib.{name}")
+    library("PIL.Image")
+    return True
+
+
+def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
+    """Pictures side by side, wrapping on a narrow page; as text, their words."""
+    images = "".join(
+        f'<img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}" '
+        f'alt="{escape(picture.words)}" width="{picture.width}" style="display:inline-block;'
+        'max-width:100%;height:auto;margin:0 12px 8px 0;background:none">'
+        for picture in pictures
+    )
+    return {
+        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to draw yet",
+        "text/html": f"<div>{images or 'nothing to draw yet'}</div>",
+    }
 
 
 def usage_pictures(
@@ -56,8 +95,8 @@ def usage_pictures(
     pictures = []
     for metric in ("requests", "tokens"):
         lines = {
-            name: [(a.at, 1 if metric == "requests" else _tokens(a)) for a in spent if _on(a, name)]
-            for name in _providers(spent)
+            name: [(a.at, 1 if metric == "requests" else _tokens(a)) for a in group]
+            for name, group in _by_provider(spent).items()
         }
         sums = {name: sum(amount for _, amount in line) for name, line in lines.items()}
         allowed = {name: _allowed(standings, name, f"{metric}_per_day") for name in lines}
@@ -67,7 +106,7 @@ def usage_pictures(
         }
         title = f"{metric.capitalize()} since midnight"
         words = f"{title}: {', '.join(labels.values()) or 'none'}"
-        pictures.append(draw_picture(title, words, _adding_up(lines, labels, since, now), WIDE))
+        pictures.append(_picture(title, words, _adding_up(lines, labels, since, now), _WIDE))
     return pictures
 
 
@@ -83,7 +122,9 @@ def attempt_pictures(attempts: Sequence[Attempt]) -> list[Picture]:
     asked = sorted((a for a in attempts if a.outcome != "skipped"), key=lambda a: a.at)
     if not asked:
         return []
-    return [_tokens_over_time(asked), _seconds_per_reply(asked), _fallbacks_over_time(attempts)]
+    pictures = [_tokens_over_time(asked), _seconds_per_reply(asked)]
+    ended = list(_outcomes(attempts))
+    return [*pictures, _fallbacks_over_time(ended)] if ended else pictures
 
 
 def _adding_up(
@@ -96,60 +137,52 @@ def _adding_up(
             sums = [0, *accumulate(amount for _, amount in line)]
             sums.append(sums[-1])
             color = _color(name)
-            axes.step(
-                [local_time(t) for t in times], sums, where="post", color=color, linewidth=1.8
-            )
-            axes.fill_between(
-                [local_time(t) for t in times],
-                sums,
-                step="post",
-                color=color,
-                alpha=0.12,
-                linewidth=0,
-            )
+            moments = [_local_time(moment) for moment in times]
+            axes.step(moments, sums, where="post", color=color, linewidth=1.8)
+            axes.fill_between(moments, sums, step="post", color=color, alpha=0.12, linewidth=0)
             ends.append((sums[-1], name))
         # The hours before the first prompt would be empty.
         first = min((at for line in lines.values() for at, _ in line), default=since)
         begin = max(since, first - max(600.0, (now - first) / 8))
-        axes.set_xlim(local_time(begin), local_time(max(now, begin + 600)))
+        axes.set_xlim(_local_time(begin), _local_time(max(now, begin + 600)))
         axes.set_ylim(0, max([1, *(end for end, _ in ends)]) * 1.12)
         if not lines:
-            axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=GREY, ha="center")
-        for place, (_, name) in zip(spread([end for end, _ in ends], axes), ends, strict=True):
+            axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=_GREY, ha="center")
+        for place, (_, name) in zip(_spread([end for end, _ in ends], axes), ends, strict=True):
             axes.annotate(
                 labels[name], (1.01, place), xycoords="axes fraction",
                 color=_color(name), fontsize=8, fontweight="bold", va="center",
             )  # fmt: skip
-        clock_axis(axes, now - begin)
-        whole_numbers(axes)
+        _clock_axis(axes, now - begin)
+        _whole_numbers(axes)
 
     return draw
 
 
 def _tokens_over_time(asked: Sequence[Attempt]) -> Picture:
-    starts, width = bars([a.at for a in asked])
-    names = _providers(asked)
-    sums = {name: sum(_tokens(a) for a in asked if _on(a, name)) for name in names}
+    spent = {name: [(a.at, _tokens(a)) for a in g] for name, g in _by_provider(asked).items()}
+    edges = _edges([a.at for a in asked])
+    title = f"Tokens per {_span(edges)}"
+    sums = (f"{name} {sum(tokens for _, tokens in line):,}" for name, line in spent.items())
+    draw = _bars([(name, _color(name), "", line) for name, line in spent.items()], edges)
+    return _picture(title, f"{title}: {', '.join(sums)}", draw)
 
-    def draw(axes: Any) -> None:
-        heights = [0.0] * len(starts)
-        for name in names:
-            tokens: Counter[int] = Counter()
-            for attempt in asked:
-                if _on(attempt, name):
-                    tokens[bar_of(attempt.at, starts, width)] += _tokens(attempt)
-            stack(axes, starts, width, heights, tokens, _color(name), name)
-        clock_axis(axes, starts[-1] + width - starts[0])
-        whole_numbers(axes)
-        legend(axes)
 
-    words = f"Tokens per {bar_length(width)}: " + ", ".join(f"{n} {s:,}" for n, s in sums.items())
-    return draw_picture(f"Tokens per {bar_length(width)}", words, draw)
+def _fallbacks_over_time(ended: Sequence[tuple[float, int]]) -> Picture:
+    edges = _edges([at for at, _ in ended])
+    totals = Counter(outcome for _, outcome in ended)
+    words = ", ".join(f"{label} {totals[n]:,}" for n, (label, _, _) in enumerate(_OUTCOMES))
+    series = [
+        (*_OUTCOMES[number], [(at, 1) for at, outcome in ended if outcome == number])
+        for number in sorted(totals)
+    ]
+    draw = _bars(series, edges)
+    return _picture(f"Requests per {_span(edges)}", f"Answered: {words}", draw)
 
 
 def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
     served = [a for a in asked if a.outcome == "served"]
-    seconds = {n: sorted(a.seconds for a in served if _on(a, n)) for n in _providers(served)}
+    seconds = {name: sorted(a.seconds for a in g) for name, g in _by_provider(served).items()}
 
     def draw(axes: Any) -> None:
         for row, (name, values) in enumerate(reversed(seconds.items())):
@@ -172,37 +205,15 @@ def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         else:
             axes.set_xlim(0, max([0.1, *everything]) * 1.08)
-        axes.xaxis.grid(visible=True, color=LINES, linewidth=0.6)
-        axes.set_xlabel("seconds", color=GREY, fontsize=7.5)
+        axes.xaxis.grid(visible=True, color=_LINES, linewidth=0.6)
+        axes.set_xlabel("seconds", color=_GREY, fontsize=7.5)
 
     figures = (
         f"{name} {statistics.median(values):.2g} s (median of {len(values):,}, slowest "
         f"{values[-1]:.2g} s)"
         for name, values in seconds.items()
     )
-    return draw_picture(
-        "Seconds per reply", f"Seconds per reply: {', '.join(figures) or '–'}", draw
-    )
-
-
-def _fallbacks_over_time(attempts: Sequence[Attempt]) -> Picture:
-    ended = list(_outcomes(attempts))
-    starts, width = bars([at for at, _ in ended])
-    totals = Counter(outcome for _, outcome in ended)
-
-    def draw(axes: Any) -> None:
-        heights = [0.0] * len(starts)
-        for number, (label, color) in enumerate(_OUTCOMES):
-            found = Counter(bar_of(at, starts, width) for at, which in ended if which == number)
-            hatch = ("", "////", "xxxx")[number]
-            if found:
-                stack(axes, starts, width, heights, found, color, label, hatch)
-        clock_axis(axes, starts[-1] + width - starts[0])
-        whole_numbers(axes)
-        legend(axes)
-
-    words = ", ".join(f"{label} {totals[n]:,}" for n, (label, _) in enumerate(_OUTCOMES))
-    return draw_picture(f"Requests per {bar_length(width)}", f"Answered: {words}", draw)
+    return _picture("Seconds per reply", f"Seconds per reply: {', '.join(figures) or '–'}", draw)
 
 
 def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
@@ -220,14 +231,10 @@ def _at_share(values: Sequence[float], share: float) -> float:
     return values[round((len(values) - 1) * share)]
 
 
-def _providers(attempts: Sequence[Attempt]) -> list[str]:
+def _by_provider(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
     found = {attempt.provider for attempt in attempts}
-    return [*(name for name in _COLORS if name in found), *sorted(found - set(_COLORS))]
-
-
-def _on(attempt: Attempt, provider: str) -> bool:
-    """Whether the attempt was on that provider."""
-    return attempt.provider == provider
+    names = [*(name for name in _COLORS if name in found), *sorted(found - set(_COLORS))]
+    return {name: [a for a in attempts if a.provider == name] for name in names}
 
 
 def _tokens(attempt: Attempt) -> int:
@@ -247,3 +254,142 @@ def _allowed(standings: Sequence[Standing], provider: str, limit: str) -> float:
 def _color(provider: str) -> str:
     known = _COLORS.get(provider)
     return known or _OTHERS[sum(map(ord, provider)) % len(_OTHERS)]
+
+
+def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
+    """A picture with a title, drawn by `draw` on its axes; `words` say what it shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with _plain_style():
+        figure = Figure(
+            figsize=(width / 100, _HEIGHT / 100), dpi=100 * _DOTS_PER_PIXEL, facecolor="none",
+            layout="constrained",
+        )  # fmt: skip
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot(facecolor="none")
+        for name, spine in axes.spines.items():
+            spine.set_visible(name == "bottom")
+            spine.set_color(_LINES)
+        axes.tick_params(colors=_GREY, labelsize=7.5, length=0, which="both")
+        axes.set_title(title, loc="left", color=_GREY, fontsize=9, fontweight="bold", pad=8)
+        draw(axes)
+        canvas.draw()
+        return Picture(_png(canvas.buffer_rgba()), words, width)
+
+
+def _png(dots: Any) -> bytes:
+    """The picture in 256 colours: a third of the size without a visible difference."""
+    import numpy as np
+    from PIL import Image
+
+    image = Image.fromarray(np.asarray(dots))
+    file = io.BytesIO()
+    image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+@contextmanager
+def _plain_style() -> Iterator[None]:
+    """Use matplotlib's defaults while a picture is drawn, then the user's settings again."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        # Without pyplot no backend is chosen; the user's stays as it is.
+        mpl.rcdefaults()
+        yield
+
+
+def _edges(times: Sequence[float]) -> list[float]:
+    """The edges of bars that cover these times, on full minutes, hours or days; epoch seconds."""
+    first, last = min(times), max(times)
+    width = next((s for s in _BAR_SECONDS if (last - first) / s < _MOST_BARS - 1), None)
+    width = width or math.ceil((last - first) / _MOST_BARS / 86_400) * 86_400
+    offset = _local_time(first).utcoffset()
+    ahead = offset.total_seconds() if offset else 0.0
+    begin = math.floor((first + ahead) / width) * width - ahead
+    count = int((last - begin) // width) + 1
+    # A single bar would fill the picture, so there is empty room before it.
+    begin -= max(0, _FEWEST_BARS - count) * width
+    return [begin + n * width for n in range(max(count, _FEWEST_BARS) + 1)]
+
+
+def _span(edges: Sequence[float]) -> str:
+    """The span of a bar in words: `minute`, `15 minutes`, `hour`, `day`."""
+    seconds = edges[1] - edges[0]
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            many = round(seconds / size)
+            return unit if many == 1 else f"{many} {unit}s"
+    return f"{seconds:g} seconds"
+
+
+def _bars(series: Sequence[Series], edges: Sequence[float]) -> Draw:
+    """Bars over time, on top of one another."""
+
+    def draw(axes: Any) -> None:
+        labels, colors, patterns, amounts = zip(*series, strict=True)
+        *_, drawn = axes.hist(
+            [[_local_time(at) for at, _ in line] for line in amounts],
+            [_local_time(edge) for edge in edges],
+            weights=[[amount for _, amount in line] for line in amounts], stacked=True, rwidth=0.82,
+            color=colors, alpha=0.85, label=labels, edgecolor="#ffffff70", linewidth=0,
+        )  # fmt: skip
+        for bars, pattern in zip(drawn if len(series) > 1 else [drawn], patterns, strict=True):
+            for bar in bars:
+                bar.set_hatch(pattern)
+        _clock_axis(axes, edges[-1] - edges[0])
+        _whole_numbers(axes)
+        _legend(axes)
+
+    return draw
+
+
+def _spread(values: Sequence[float], axes: Any) -> list[float]:
+    """Heights of labels beside these values, as shares of the axes, spread to be legible."""
+    top, gap, ceiling = axes.get_ylim()[1], 0.1, 1.0
+    places = [0.0] * len(values)
+    ascending = sorted(range(len(values)), key=lambda n: values[n])
+    for rank, index in enumerate(ascending):
+        floor = places[ascending[rank - 1]] + gap if rank else 0.0
+        places[index] = max(values[index] / top, floor)
+    for index in reversed(ascending):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    return places
+
+
+def _clock_axis(axes: Any, span: float) -> None:
+    """Show local times below, or days if the axis spans more than two."""
+    from matplotlib.dates import AutoDateLocator, DateFormatter
+
+    zone = datetime.now().astimezone().tzinfo
+    axes.xaxis.set_major_locator(AutoDateLocator(tz=zone, minticks=2, maxticks=6))
+    pattern = "%H:%M" if span <= 2 * 86_400 else "%d %b"
+    axes.xaxis.set_major_formatter(DateFormatter(pattern, tz=zone))
+
+
+def _whole_numbers(axes: Any) -> None:
+    """Show a few whole numbers at the side, with lines across."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.grid(visible=True, color=_LINES, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend(axes: Any) -> None:
+    """Name the colours below the picture."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(
+            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
+            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1, borderpad=0.2,
+            handletextpad=0.4,
+        )  # fmt: skip
+
+
+def _local_time(seconds: float) -> datetime:
+    """Epoch seconds as a time in the user's zone."""
+    return datetime.fromtimestamp(seconds).astimezone()

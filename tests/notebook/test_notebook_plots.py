@@ -14,8 +14,13 @@ from PIL import Image
 
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
-from arche_magic.notebook.drawing import Picture, pictures_bundle
-from arche_magic.notebook.plots import attempt_pictures, last_midnight, usage_pictures
+from arche_magic.notebook.plots import (
+    Picture,
+    attempt_pictures,
+    last_midnight,
+    pictures_bundle,
+    usage_pictures,
+)
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel
@@ -139,6 +144,14 @@ def test_plots_are_small_for_any_number_of_attempts(count: int) -> None:
     for picture in pictures:
         alpha = Image.open(io.BytesIO(picture.png)).convert("RGBA").getchannel("A")
         assert sum(alpha.histogram()[32:]) > 3_000
+
+
+def test_requests_that_were_all_interrupted_have_no_outcomes() -> None:
+    """There are two pictures: tokens and seconds."""
+    stopped = Attempt("groq", "groq_key_1", "model", "interrupted", input_tokens=9, at=NOW)
+    over_time, seconds = attempt_pictures([stopped])
+    assert over_time.words == "Tokens per minute: groq 9"
+    assert seconds.words == "Seconds per reply: –"
 
 
 def test_descriptions_say_what_the_plots_show() -> None:

@@ -28,10 +28,9 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
 
     from .. import quota
     from ..display import show
-    from ..drawing import can_draw, pictures_bundle
     from ..frames import quota_frame
     from ..keys import require_keys
-    from ..plots import last_midnight, usage_pictures
+    from ..plots import can_draw, last_midnight, pictures_bundle, usage_pictures
 
     provider = typed.text.strip() or None
     if provider:

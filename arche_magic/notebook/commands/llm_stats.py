@@ -41,9 +41,8 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..display import show
-    from ..drawing import can_draw, pictures_bundle
     from ..past_attempts import session_attempts
-    from ..plots import attempt_pictures
+    from ..plots import attempt_pictures, can_draw, pictures_bundle
     from ..stats import stats_bundle
 
     options = typed.options
