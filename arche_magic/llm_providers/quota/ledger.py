@@ -165,7 +165,7 @@ def charge_holds(
     keep_limits(model, limits, now)
     for hold_id in holds:
         _charge(model, model.holds.pop(hold_id).amounts, now)
-    model.last_charged = now
+    _note_charge(model, now)
 
 
 def settle(
@@ -183,8 +183,16 @@ def settle(
         _charge(model, spent, now)
     last = -math.inf if model.last_charged is None else model.last_charged
     alone = is_held and not model.holds and last < began
-    model.last_charged = now
+    _note_charge(model, now)
     return alone
+
+
+def _note_charge(model: ModelState, now: float) -> None:
+    """Note the time of a charge, so that no call in progress counts as alone.
+
+    A call may have begun later than now, by a clock that was set back since.
+    """
+    model.last_charged = max([now, *(hold.at for hold in model.holds.values())])
 
 
 def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
