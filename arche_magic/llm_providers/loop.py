@@ -179,7 +179,8 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, choice.opens_at - before)
         if choice.route is not None:
-            yield Waiting(choice.route, seconds, self._seen[choice.route].reason)
+            states = dict(choice.considered)
+            yield Waiting(choice.route, seconds, states[choice.route].reason)
         if line.may_go(self):
             nap = min(seconds, self._progress.time_left(), _LONGEST_NAP_SECONDS)
             self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))
