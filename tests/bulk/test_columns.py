@@ -138,8 +138,8 @@ def test_a_stopped_job_has_its_finished_rows_in_the_same_type(sandbox: Sandbox) 
     ("data", "reason"),
     [
         (pl.DataFrame({"text": ["One"]}).lazy(), r"polars\.LazyFrame; give data\.collect\(\)"),
-        ({"text": ["One"]}, "a dict; it must be a DataFrame"),
-        (5, "a int; it must be a DataFrame"),
+        ({"text": ["One"]}, "of type dict; it must be a DataFrame"),
+        (5, "of type int; it must be a DataFrame"),
     ],
 )
 def test_other_data_is_refused(sandbox: Sandbox, data: Any, reason: str) -> None:
