@@ -201,7 +201,7 @@ def test_with_a_definition_among_the_tools_no_function_runs(
         ({"tools": [weather, weather]}, "'weather'"),
         ({"tools": [lambda city: city]}, "a lambda has no name"),
         ({"tools": weather}, "tools must be a list"),
-        ({"tools": [5]}, "not a int"),
+        ({"tools": [5]}, "not a value of type int"),
     ],
 )
 def test_invalid_tools_are_refused_in_one_line(
