@@ -1,4 +1,4 @@
-"""How good labels are: compared with those of a second model, and with known ones."""
+"""The quality of labels: comparison with those of a second model, and with known ones."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Quality:
-    """How the replies of a job compare with a second model's, and with known labels.
+    """Comparison of a job's replies with those of a second model, and with known labels.
 
     Attributes:
         twice: by field, of the rows that were asked twice.
@@ -153,7 +153,7 @@ class Quality:
             name: the field; not needed if only one has known labels.
 
         Raises:
-            InvalidRequest: no labels are known, or not for that field, or for several.
+            InvalidRequest: there are no known labels, none for that field, or no field was named.
         """
         import pandas as pd
 
@@ -192,7 +192,7 @@ class Quality:
         return "\n".join(filter(None, lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, `twice` and `gold` by field; what is not known is None."""
+        """Return the figures as plain data, `twice` and `gold` by field; unknown ones are None."""
         gold = {row.pop("field"): row for row in _records(self.accuracy)}
         return {
             "twice": {row.pop("field"): row for row in _records(self.agreement)},
@@ -201,17 +201,17 @@ class Quality:
 
 
 def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quality:
-    """How the replies in a frame compare with a second model's, and with known labels.
+    """Compare the replies in a frame with those of a second model, and with known labels.
 
-    Works on what `map` returns, on a part of it, and on a file that a job has written. Labels are
-    compared without case, white space and a final full stop; texts of more than five words are not
+    The frame can be the result of `map`, a part of it, or a file written by a job. Labels are
+    compared ignoring case, white space and a final full stop. Texts of more than five words are not
     compared, unless the schema lists them as choices.
 
     Args:
-        frame: with the columns of the replies, in pandas, polars or pyarrow; those of `twice=`
-            start with `second_`.
-        gold: by column of replies, the column with the known labels; if not given, as the job had
-            it (`frame.attrs` of pandas knows).
+        frame: a table with the columns of the replies, in pandas, polars or pyarrow; those of
+            `twice=` start with `second_`.
+        gold: maps a column of replies to the column with its known labels; by default as in the
+            job, from `frame.attrs` of pandas.
 
     Raises:
         InvalidRequest: there is no such column, or `gold` is not a mapping.
@@ -238,7 +238,7 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
         of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
-            # Kappa compares two readers, so each of two models stays on its side.
+            # Kappa compares two raters, so each of two models stays on the same side.
             one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
             swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]
             twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]], swapped)
@@ -261,7 +261,7 @@ def gold_columns(
         used: those that the prompt names.
 
     Raises:
-        InvalidRequest: it names no field or column that is there, or one that the prompt shows.
+        InvalidRequest: it names an unknown field or column, or one that the prompt contains.
     """
     if gold is None:
         return {}
@@ -302,7 +302,7 @@ def _name(column: Hashable) -> str:
 
 
 def _label(value: Any, whole: bool) -> str | None:
-    """A value as it is compared; None if it is free text. `whole`: its texts are choices."""
+    """A value in the form in which it is compared; None for free text, unless `whole`."""
     if isinstance(value, str):
         text = " ".join(value.casefold().split()).strip("\"'").rstrip(".!")
         return text if whole or len(text.split()) <= MOST_WORDS else None

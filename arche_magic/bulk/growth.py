@@ -1,9 +1,9 @@
-"""How many threads ask: more while that brings more replies per second, fewer when it does not."""
+"""The number of threads of a job, which grows as long as it increases replies per second."""
 
 from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
-# Until the first reply the number doubles at this interval, up to what a slow service can bear.
+# Until the first reply, the number doubles at this interval, up to a limit for slow services.
 _BLIND_SECONDS, _MOST_BLIND = 0.3, 64
 # A measurement takes at least this time, this many replies, and a reply for each thread: the first
 # replies are of the fastest rows. After a large step, half as many say enough.
@@ -25,7 +25,7 @@ _SHORT_REST, _REST, _LONGEST_REST = 1, 4, 64
 
 
 class Growth:
-    """The number of workers of a group, by measured gain.
+    """The number of workers of a group, adapted to the measured gain.
 
     If each of `n` threads takes `t` seconds for a row, `n / t` rows are answered per second. A step
     up should bring as many times more rows as threads. If it brings less (Python, the network or
@@ -36,8 +36,8 @@ class Growth:
         now: seconds of a monotonic clock, as in all of its methods.
 
     Attributes:
-        threads: how many there should be.
-        pace: threads and rows per second, as measured last; None before.
+        threads: the number of workers that there should be.
+        pace: the last measurement, as threads and rows per second, or None.
         is_limited: a row has waited for a limit, or failed, since then.
     """
 

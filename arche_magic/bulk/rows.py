@@ -1,6 +1,6 @@
-"""Makes prompts of data: of a frame and a template, or of texts that are prompts as they are.
+"""Makes prompts from a frame and a template, or from texts that are prompts themselves.
 
-Prompts are made for some rows at a time, so a large frame is not copied.
+Prompts are made for some rows at a time, so that a large frame is not copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROMPT = "prompt"
-# Rows that are read and looked up at once.
+# The number of rows that are read and looked up at once.
 CHUNK = 1000
 # Most tokens for a table or list in one cell.
 _BUDGET = 2000

@@ -1,4 +1,4 @@
-"""A worker: a thread that asks on the routes of its group, alone or several rows in one request."""
+"""A worker: a thread that sends rows to the routes of its group, alone or packed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The workers of a job, in groups with the routes they ask on.
+"""The workers of a job, in groups that share routes.
 
-Without packing there is one group with all routes: the engine chooses, falls back and waits as for
-any request. Where packing pays, each model that takes packed requests has a group of its own. All
-groups take rows from one scheduler; a worker hands a row back rather than keep it behind a closed
-route while another group has nothing to do.
+Without packing, there is one group with all routes: the engine chooses, falls back and waits as for
+any request. With packing, each model that takes packed requests has its own group. All groups take
+rows from one scheduler; a worker returns a row instead of keeping it behind a closed route while
+another group is idle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The writer of a job: puts finished rows on disk, many at once, and then hands them out."""
+"""The writer of a job: saves finished rows, many at once, and then returns them."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def result_text(value: Any) -> str:
     from pydantic_core import to_jsonable_python
 
     if isinstance(value, Iterator):
-        # It may have no end; each value takes a character or more.
+        # It may be endless; each value needs at least one character.
         value = list(islice(value, MOST_CHARACTERS))
     try:
         plain = to_jsonable_python(value, fallback=_plain)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Hidden(str):
-    """A text that is not shown where local variables are listed."""
+    """A text that is hidden in lists of local variables."""
 
     __slots__ = ()
 
@@ -15,7 +15,7 @@ class Hidden(str):
 
 
 class Secret:
-    """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
+    """Holds a credential that repr, pickle and debuggers do not show."""
 
     __slots__ = ("reveal",)
 

@@ -1,4 +1,4 @@
-"""Why one attempt failed, and what helps; it stays inside the engine.
+"""Why one attempt failed, and what helps; used only inside the engine.
 
 An adapter makes a `ProviderFailure`, `AttemptFailed` carries it, and its `remedy` decides when the
 route opens again.
@@ -79,7 +79,7 @@ NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
 
 
 class AttemptFailed(Exception):
-    """One route did not answer; `failure` says why. Adapters raise it, and nothing else."""
+    """A route did not answer; `failure` says why. Adapters raise no other exception."""
 
     def __init__(self, failure: ProviderFailure) -> None:
         super().__init__(str(failure))

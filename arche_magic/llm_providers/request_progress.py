@@ -1,4 +1,4 @@
-"""What one request has done so far, and how much time it has left."""
+"""The attempts of one request so far, and the time it has left."""
 
 from __future__ import annotations
 

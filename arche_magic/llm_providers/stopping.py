@@ -11,7 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Maximum time for a cancelled request to drop its connection and book what it spent.
+# Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
 
 _here = threading.local()

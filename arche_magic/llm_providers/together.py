@@ -30,7 +30,7 @@ logger = logging.getLogger("arche_magic.attempts")
 
 T = TypeVar("T")
 
-# An unused hold is given back after this time, because others may need it.
+# An unused hold is released after this time, because others may need it.
 _FRESH_SECONDS = 1.0
 
 
@@ -149,7 +149,7 @@ class Together:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """As `QuotaTracker.settle`, but later; returns "", because nothing is booked yet."""
+        """As `QuotaTracker.settle`, but later; returns "", because nothing is settled yet."""
         seen, now = tuple(observations), self.configuration.clock.time()
         self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
         if self._is_closed:

@@ -289,7 +289,7 @@ def _rehearse(
     request: Mapping[str, Any],
     notes: Sequence[str],
 ) -> None:
-    """Print what would be sent, and who would answer."""
+    """Print what would be sent, and which route would answer."""
     shown = [*notes]
     if options.show_prompt:
         shown.append(prompt_text(llm.preview(messages, **request).request))

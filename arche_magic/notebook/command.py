@@ -1,4 +1,4 @@
-"""What makes a function a command of the notebook: `@command` declares, parses and shows help.
+"""Makes functions commands of the notebook: `@command` declares, parses and shows help.
 
 A file in `commands/` holds a command's options, its help and what it does. All of them are loaded
 with the extension, so they import the engine, and modules that need it, inside their functions.
@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass
 class Session:
-    """What the commands of one kernel share.
+    """State shared by the commands of one kernel.
 
     Attributes:
         shell: the IPython shell.

@@ -1,4 +1,4 @@
-"""What routes cost, in words."""
+"""The cost of routes, in words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def paid_text(cost: float | None) -> str:
 
 
 def paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """The paid routes, each with what this session has spent on it, in words."""
+    """The paid routes, each with its cost in this session, in words."""
     words = {}
     for route in routes:
         if not route.paid:

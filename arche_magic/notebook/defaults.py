@@ -1,4 +1,4 @@
-"""Defaults of every prompt: what `%config ArcheMagics` shows and sets."""
+"""Defaults of every prompt, which `%config ArcheMagics` shows and sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .reply_formats import FORMATS
 
 
 class Defaults(Configurable):
-    """What a prompt uses where the cell names no option."""
+    """The values for options that a cell does not set."""
 
     provider = Unicode("", help="Ask only this provider; empty: all, in order.").tag(config=True)
     model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from arche_magic.llm_providers.bounded import library
 
-# CSS pixels: two or three pictures stand side by side on a page of usual width.
+# CSS pixels: two or three plots fit side by side on a page of usual width.
 WIDE, _NARROW, _HEIGHT = 440, 316, 230
 _DOTS_PER_PIXEL = 2
 GREY, LINES = "#808080", "#80808055"
@@ -65,7 +65,7 @@ def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
 
 
 def draw_picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
-    """A picture with a title, drawn by `draw` on its axes; `words` say what it shows."""
+    """A plot with a title, drawn by `draw` on its axes; `words` describe it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

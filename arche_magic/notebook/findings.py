@@ -1,4 +1,4 @@
-"""What `%llm_doctor` found, as a table and as lines of text."""
+"""The findings of `%llm_doctor`, as a table and as lines of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADVICE = "→"
 
 
 def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
-    """The findings for reading: problems as a table, then what is fine, folded; as text, `text`."""
+    """The findings for display: problems as a table, then the rest, folded; as text, `text`."""
     problems, fine = _grouped(findings)
     html = _table(problems) if problems else ""
     if fine:
@@ -40,7 +40,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
-    """Problems, what is wrong first, and what is fine."""
+    """The problems, the worst first, and the findings without problems."""
     problems = [f for state in ("wrong", "look") for f in findings if f.state == state]
     return problems, [finding for finding in findings if finding.state == "ok"]
 

@@ -1,4 +1,4 @@
-"""What a user without a key is told, and when."""
+"""The first steps for a user without a key."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _ask(title: str, variable: str) -> str:
         f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a .env file"
     )
     with warnings.catch_warnings():
-        # If the prompt cannot hide what is typed, no key must be typed.
+        # If the prompt cannot hide the typed text, no key must be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))

@@ -1,4 +1,4 @@
-"""A line that says what a request is doing, with seconds that run."""
+"""A line that says what a request is doing, with a count of seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WHY = 80
 
 
 class LiveLine:
-    """Draws a line once a second, from a thread, until it is told to be silent.
+    """Draws a line once a second, from a thread, until it is stopped.
 
     Args:
         draw: shows a line in place of the one before; "" removes it. It is not called between
@@ -56,7 +56,7 @@ class LiveLine:
                 )  # fmt: skip
                 self._thread.start()
             elif self._drawn:
-                # It stays true: what is shown must not be a second old.
+                # Drawn at once, because the display must not be a second late.
                 self._tick()
 
     def silence(self) -> None:

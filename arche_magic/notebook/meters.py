@@ -40,7 +40,7 @@ ROUTES_UNFOLDED = 20
 # With more routes than these, each is one line of text: the HTML of 500 meters is too large to save
 # in a notebook.
 _ROUTES_WITH_METERS = 60
-# Short, for it stands in every meter; opacity suits any page.
+# Short, because it is part of every meter; opacity suits light and dark pages.
 _FAINT = "opacity:.65;font-size:85%"
 # Rows wrap: on a narrow page the meters go below the name and the state of their route.
 _TABLE = "display:block;width:100%;border-collapse:collapse;border:none;font-size:90%;margin:0"
@@ -160,7 +160,7 @@ def without_limits(
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
-    """The limits of each route together, in the order they came."""
+    """The limits grouped by route, in their order."""
     groups = itertools.groupby(standings, key=lambda row: row.route)
     return [tuple(limits) for _, limits in groups]
 
@@ -182,7 +182,7 @@ def _group(
     paid: Mapping[RouteId, str],
     all_routes: int,
 ) -> str:
-    """What a provider's routes can do now, which unfolds to the routes."""
+    """The state of a provider's routes in one line, which unfolds to the routes."""
     if all_routes > _ROUTES_WITH_METERS:
         inside = (
             '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'

@@ -17,7 +17,7 @@ _LINES = 4
 
 @dataclass(frozen=True)
 class RunsOut:
-    """A limit that will be spent before it resets; times in epoch seconds."""
+    """A limit that will run out before it resets; times in epoch seconds."""
 
     route: str
     limit: str

@@ -47,7 +47,7 @@ _WITHOUT = (
 
 
 def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
-    """Send the prompt for every row and show the progress; with `--plan`, show what it would take.
+    """Send the prompt for every row and show the progress; with `--plan`, show an estimate.
 
     With `--background`, return what waits for the frame or the file.
 

@@ -21,7 +21,7 @@ Soon = Literal["seconds", "minutes", "countdown"]
 
 
 def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
-    """The quota table as text; with `fold`, each route shows its tightest limit alone."""
+    """The quota table as text; with `fold`, each route shows only its tightest limit."""
     if fold:
         end = "Each with its tightest limit; the DataFrame has them all."
         return "\n".join([*lines(routes, now, paid), end])
@@ -65,7 +65,7 @@ def _text_bar(row: Standing) -> str:
 
 
 def state_of(limits: Limits, now: float, soon: Soon = "seconds") -> tuple[str, str, str]:
-    """A sign, whether or when the route opens, and what keeps it closed."""
+    """A sign, whether or when the route opens, and why it is closed."""
     last = tightest(limits)
     if last.opens_at <= now:
         return "●", "open", ""
@@ -119,7 +119,7 @@ def sign_of(row: Standing, now: float, soon: Soon) -> str:
 
 
 def in_full(row: Standing, now: float, soon: Soon) -> str:
-    """What a meter shows, in words."""
+    """The content of a meter in words."""
     left = f"{row.limit.replace('_', ' ')}: {left_of(row)}"
     full = f", full again {clock(row.resets_at, now, soon)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
@@ -170,5 +170,5 @@ def state_words(limits: Limits, now: float) -> str:
 
 
 def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:
-    """What a route costs, if it does."""
+    """The cost of a paid route, in words."""
     return paid.get(limits[0].route, "")

@@ -14,7 +14,7 @@ from .styles import STATES
 
 
 def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
-    """The routes of each provider, in the order they came."""
+    """The routes of each provider, in their order."""
     groups: dict[str, list[Limits]] = {}
     for limits in routes:
         groups.setdefault(limits[0].provider, []).append(limits)

@@ -71,7 +71,7 @@ def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
 
 
 def free_words(service: Service) -> str:
-    """What costs nothing, and the limits of the model that is asked first."""
+    """The free tier, and the limits of the default model."""
     provider = service.provider
     if provider.retired:
         return f"retired on {provider.retired}"
@@ -129,7 +129,7 @@ def _with_source(service: Service) -> Cell:
 
 
 def _breakable(text: str) -> Cell:
-    """A text whose long names of variables may break after an underscore, and nowhere else."""
+    """A text whose long variable names may wrap only after an underscore."""
     return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
 
 

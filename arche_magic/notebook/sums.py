@@ -1,4 +1,4 @@
-"""`%llm_stats --by`: what was spent, per provider, model, day, notebook, tag, client or job."""
+"""`%llm_stats --by`: usage per provider, model, day, notebook, tag, client or job."""
 
 from __future__ import annotations
 

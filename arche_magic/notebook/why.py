@@ -66,7 +66,7 @@ def reasons(
     for attempt in attempts:
         if attempt.outcome != "skipped":
             tried.setdefault(attempt.route, []).append(attempt)
-    # The last evaluation of each route; a route that was given up is not evaluated again.
+    # The last evaluation of each route; a route that was dropped is not evaluated again.
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
     offered = [*(entry.name for entry in first.considered), *first.later]
@@ -103,7 +103,7 @@ def reasons(
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
 ) -> dict[RouteId, str]:
-    """The paid routes, each with what this request spent there, in words."""
+    """The paid routes, each with the cost of this request there, in words."""
     words = {route.id: "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
     for route in words:
@@ -121,7 +121,7 @@ def _costs(
 
 
 def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
-    """What became of the request, in one sentence."""
+    """The outcome of the request, in one sentence."""
     last = decisions[-1]
     when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S on %d %b %Y}"
     ended = next((a for a in attempts if a.outcome in ("served", "interrupted")), None)

@@ -214,7 +214,7 @@ async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Sen
 
 
 async def _abort(scope: Scope, receive: Receive) -> None:
-    """Break the connection, so that the client does not take half a reply for all of it."""
+    """Break the connection, so that the client does not treat half a reply as complete."""
     scope["state"]["abort"]()
     await _disconnect(receive)
 

@@ -57,7 +57,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
         raise InvalidRequest(f"--url {url!r} must begin with http:// or https://")
     if address.userinfo:
         raise InvalidRequest("--url: an address with a password would be shown; leave it out")
-    # What the model is told has no query, which may hold a token.
+    # The name that the model sees has no query, which may contain a token.
     name = str(address.copy_with(query=None, fragment=None))
     try:
         content, kind, encoding = within(seconds, partial(_fetch, address, seconds))

@@ -1,4 +1,4 @@
-"""What refusals mean: one table of status, field and remedy, which every wire falls back on."""
+"""Classifies refusals: one table of status, field and remedy, which every wire uses in the end."""
 
 from __future__ import annotations
 

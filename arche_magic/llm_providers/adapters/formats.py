@@ -1,6 +1,6 @@
 """How JSON and a system prompt are requested from each model.
 
-What a model does not accept as a parameter or as a role goes into the prompt.
+If a model does not accept them as a parameter or a role, they go into the prompt.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class GoogleAdapter(Adapter):
 
 
 def classify(refusal: Refusal) -> ProviderFailure:
-    """What a refusal of Google's means, on whichever wire it came."""
+    """Classify a refusal by Google, on either wire."""
     details = _details(refusal.fields, "ErrorInfo")
     # Anything but a code may be a text that quotes the prompt.
     reasons = [reason for detail in details if is_code(reason := said(detail, "reason"))]

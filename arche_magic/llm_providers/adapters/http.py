@@ -161,7 +161,7 @@ class Call:
         self._late, self._allowed = otherwise, seconds
 
     def lateness(self) -> str:
-        """What did not arrive in time, in words."""
+        """Which part did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
             return f"no answer within {_in_words(self.timeouts.total)}"
         return f"{self._late} {_in_words(self._allowed)}"
@@ -264,7 +264,7 @@ class HttpClient:
 
     @property
     def proxy(self) -> str:
-        """What names the proxy that requests go through; "" without one."""
+        """The variable or setting that names the proxy; "" without one."""
         return self._proxy
 
     def _before(self, request: httpx.Request) -> None:

@@ -1,4 +1,4 @@
-"""Which routes a private prompt may take: only those that the user has marked.
+"""The routes that a private prompt may use: only those that the user has marked.
 
 Whether a provider trains on prompts depends on the plan and the settings of an account, and no
 reply says so. So only the user can mark routes, and only in their own settings file, because files
@@ -22,7 +22,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?")
 
 @dataclass(frozen=True)
 class Private:
-    """What the user has decided about private prompts.
+    """The user's settings for private prompts.
 
     Attributes:
         routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys

@@ -109,7 +109,7 @@ PROVIDER_SETTINGS: Table = {
     "paid": _YES_OR_NO,
     "tier": _one_of("free", "paid"),
     "base_url": _text("an address", shows_value=False),
-    # In capitals, so that a key that was written there is not taken for a name, and shown as one.
+    # In capitals, so that a key in its place does not count as a name and is not displayed.
     "key_variable": _text(
         "the name of a variable, in capitals, such as MY_SERVER_API_KEY",
         shows_value=False,

@@ -1,4 +1,4 @@
-"""Examine the whole configuration: what was found, and what to do about it.
+"""Check the whole configuration; returns what was found, and what to do about it.
 
 Services are asked for their lists of models, which spends no quota; only `send` spends any.
 """
@@ -124,7 +124,7 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
         names = ", ".join(f"{p.name} ({p.key_variables[0]})" for p in built_in)
         yield Finding("ok", "keys", f"none for {names}")
     for provider in without:
-        # Somebody wrote a table for it and probably wants to use it.
+        # The user has added a table for it and probably wants to use it.
         if provider not in built_in:
             variable = provider.key_variables[0]
             advice = f"put one into {variable}, in the environment or in .env"

@@ -118,7 +118,7 @@ def _image(value: object) -> Image:
         raise InvalidRequest(
             f"detail of an image_url is {_shown(detail)}; it can be auto, low or high"
         )
-    # What is not given is not sent.
+    # Options that are not set are not sent.
     detail = "" if detail == "auto" else detail
     if data := _DATA_URI.fullmatch(url):
         try:
@@ -127,7 +127,7 @@ def _image(value: object) -> Image:
             raise InvalidRequest("an image's data URI is not valid base64") from None
         return replace(read_image(content), detail=detail)
     if url.startswith(("http://", "https://")):
-        # Never fetched here. Providers that take addresses fetch it themselves.
+        # Never fetched here; providers that accept URLs fetch the image.
         return Image("", b"", url, detail)
     raise InvalidRequest(
         f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"

@@ -83,7 +83,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Amounts:
-    """What a request usually takes, and the most it can take (inf: unknown), per unit."""
+    """The usual and the highest usage of a request (inf: unknown), per unit."""
 
     usual: Mapping[Unit, float]
     most: Mapping[Unit, float]

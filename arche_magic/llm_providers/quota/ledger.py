@@ -1,4 +1,4 @@
-"""The ledger's rules on one account: what a call may spend, what it spent, what a reply taught.
+"""The ledger's rules for one account: what a call may use, what it used, what a reply revealed.
 
 Functions on typed state, without clock, file or network. Amounts on hold do not flow back into a
 window before they are settled, so the ledger never counts less than the provider.
@@ -196,7 +196,7 @@ def _note_charge(model: ModelState, now: float) -> None:
 
 
 def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
-    """Take a call's part out of its hold, and the hold with its last call; whether it was there."""
+    """Remove a call from its hold, and the hold with its last call; whether it was there."""
     hold = model.holds.get(hold_id)
     if hold is None:
         return False
@@ -360,7 +360,7 @@ def _changed_counts(
 
 
 def _is_wish(limit: Limit | None, stated: float) -> bool:
-    """Whether the user set less than what the provider states."""
+    """Whether the user's limit is smaller than the provider's."""
     return limit is not None and limit.evidence == "configured" and limit.amount < stated
 
 

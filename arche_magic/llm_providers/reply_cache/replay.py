@@ -15,7 +15,7 @@ from ..reply import Event, Piece, Reply, default_of
 from ..request import Request
 from .store import ReplyStore
 
-# Fields that say how a request is made, not what is asked. All other fields count, even new ones:
+# Fields that say how a request is made, not what it asks. All other fields count, even new ones:
 # a question may then be asked twice, but never gets the reply to another question.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",

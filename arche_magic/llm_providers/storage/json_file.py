@@ -32,7 +32,7 @@ from .rescue import BLANK, Rescue
 LEDGER_NAME = "llm_quota_tracker.json"
 # After a disk has answered, it is trusted this long not to hang, and read without a helper thread.
 _TRUSTED_SECONDS = 0.005
-# A reader waits this long for a disk that hangs; then it uses what was read last.
+# A reader waits this long for a disk that hangs; then it uses the last contents.
 _LONGEST_LOOK_SECONDS = 1.0
 
 
@@ -94,7 +94,7 @@ class JsonFileStorage:
 
     @property
     def findings(self) -> list[str]:
-        """What was wrong with the file when this process read it, and what was used instead."""
+        """Problems with the file when this process read it, and what was used instead."""
         return self._rescue.findings
 
     def begin_child(self) -> None:

@@ -238,7 +238,7 @@ class RedisStorage:
         return result
 
     def _base(self, name: str, text: str | None) -> Base:
-        """What a change starts from: what Redis has, with what it lost added again."""
+        """The base of a change: the state in Redis, with lost amounts added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not lacks(stored, seen)):

@@ -1,4 +1,4 @@
-"""`%llm_doctor`: what is wrong with the configuration, and what to do."""
+"""`%llm_doctor`: check the configuration, and say how to fix it."""
 
 from __future__ import annotations
 

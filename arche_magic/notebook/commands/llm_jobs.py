@@ -1,4 +1,4 @@
-"""`%llm_jobs`: list, show and stop what runs in the background."""
+"""`%llm_jobs`: list, show and stop background jobs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .llm import OPTIONS
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
-# The prompt, its images and its conversation stay what they were.
+# The prompt, its images and its conversation do not change.
 _LEFT_OUT = (
     "--prompt", "--file", "--url", "--image", "--chat", "--compare", "--budget", "--raw", "--fresh",
     "--background", "--show-prompt", "--dry-run",

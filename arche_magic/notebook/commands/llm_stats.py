@@ -1,4 +1,4 @@
-"""`%llm_stats`: what was sent and what came of it, in this session or in the last month."""
+"""`%llm_stats`: attempts and their outcomes, of this session or of the last month."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _SECONDS = 1.0
 
 
 class Drawn(Protocol):
-    """What this module needs of a panel, or of the status bar."""
+    """The methods of a panel, or of the status bar, that this module uses."""
 
     @property
     def visible(self) -> bool:

@@ -22,7 +22,7 @@ from ..styles import QUIET
 
 _ATTEMPTS = 6
 _REASONS = 2
-# Stands for any short prompt while the prompt box is empty.
+# Used as a short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
 
 
@@ -86,7 +86,7 @@ def notes(view: View) -> list[str]:
 
 
 def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """What a prompt would meet now; an empty one stands for any short prompt.
+    """What would happen to a prompt now; an empty one counts as a short prompt.
 
     Raises:
         LLMProviderError: no request can be made, for example because there is no key.

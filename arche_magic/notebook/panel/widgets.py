@@ -217,7 +217,7 @@ class Panel:
         return button
 
     def _focus(self, button: Any, views: int) -> None:
-        """Give the pressed arrow the focus back: its row was drawn anew at another place."""
+        """Restore the focus of the pressed arrow, whose row was drawn again at another place."""
         pressed, at = self._pressed
         if button is pressed and views and time.monotonic() < at + _FOCUS_SECONDS:
             button.focus()
