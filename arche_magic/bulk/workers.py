@@ -136,6 +136,10 @@ class Workers:
         since = time.monotonic() - _STILL_WAITING_SECONDS
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
 
+    def rows_held_ahead(self) -> int:
+        """Rows that hold their share of the limits, and whose requests are not sent yet."""
+        return sum(ledger.held_ahead for ledger in self._ledgers)
+
     def resize(self) -> None:
         """Put as many rows in one request as the limits and the replies so far suggest."""
         if self.sample is not None:

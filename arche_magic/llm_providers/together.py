@@ -96,6 +96,11 @@ class Together:
         """As `QuotaTracker.job`."""
         return self._tracker.job
 
+    @property
+    def held_ahead(self) -> int:
+        """How many requests have a hold and are not asked yet."""
+        return len(self._held)
+
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """As `QuotaTracker.states_for`; for a request that is held, as they were seen then."""
         held = self._held.get(id(request))
