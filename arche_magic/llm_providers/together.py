@@ -129,6 +129,8 @@ class Together:
         self._waiting[id(request)] = route, request
         try:
             with self._lock:
+                # The next thread must not hold for it again.
+                self._waiting.pop(id(request), None)
                 # The thread before this one may have held for it.
                 if (hold := self._take(route, request)) is not None:
                     return hold
