@@ -50,8 +50,9 @@ class Finish:
     def _find(self, later: int) -> datetime | None:
         counts, workers = self._counts, self._workers
         sample, now = workers.sample, workers.scheduler.clock.time()
-        # What is being asked, or comes next, holds its share of the limits already.
+        # These have reserved or used their share of the limits already.
         held = workers.rows_under_way() + workers.rows_held_ahead()
+        held += workers.scheduler.finished.unfinished_tasks
         rows = counts.total - counts.done - held + later
         if sample is None or counts.done == counts.total + later:
             return None

@@ -73,6 +73,7 @@ class Worker:
                 except _HandBack:
                     pass
                 finally:
+                    self._workers.note_under_way(0)
                     scheduler.hand_back(left)
                 if not group.models and scheduler.is_surplus(group, not left, began):
                     return
@@ -105,6 +106,7 @@ class Worker:
                 raise _HandBack
 
         workers.note_under_way(rows)
+        reply: Reply | None = None
         try:
             try:
                 reply = self._llm.ask(request, on_wait, self._group.ledger)
@@ -120,7 +122,9 @@ class Worker:
             self._scheduler.note_limit(self._group)
             raise
         finally:
-            workers.note_under_way(0)
+            # Answered rows are under way until they are with the writer.
+            if reply is None:
+                workers.note_under_way(0)
         workers.counts.spend(reply.attempts)
         return reply
 

@@ -63,7 +63,10 @@ class Writer:
         """Write until every row is finished, or the job ends and no call is under way."""
         while True:
             if batch := self._gather():
+                answered = len(batch)
                 self._write(batch)
+                for _ in range(answered):
+                    self._scheduler.finished.task_done()
             elif self._is_over():
                 return
             self._workers.look_after()
