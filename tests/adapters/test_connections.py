@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -25,9 +25,16 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.connections = 0
+        # Released once for each connection that the server has closed.
+        self.closed = threading.Semaphore(0)
         # A request to /together waits until so many are there.
         self.together = threading.Barrier(8, timeout=10)
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        super().shutdown_request(request)
+        self.closed.release()
 
     def handle_error(self, *_: object) -> None:
         """Print nothing about a client that left."""
@@ -100,6 +107,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again(
 ) -> None:
     for _ in range(3):
         assert client.get("/last").content == BODY
+        assert server.closed.acquire(timeout=10)
     assert server.connections == 3
 
 
