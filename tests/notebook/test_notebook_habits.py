@@ -40,7 +40,7 @@ def test_a_reply_is_saved_without_replacing_a_file(kernel: Kernel, sandboxed: Sa
     assert (kernel.folder / "reply.md").read_bytes() == "é\nü".encode()
     assert not list(kernel.folder.glob("*.part"))
     again = kernel.run("answer.save('reply.md')")
-    assert "save: reply.md exists already; overwrite=True replaces it" in again.error[-1]
+    assert "save: reply.md already exists; overwrite=True replaces it" in again.error[-1]
     assert kernel.run("answer.save('reply.md', overwrite=True)").status == "ok"
     nowhere = kernel.run("answer.save('missing/a.md')")
     assert "save: missing/a.md: No such file or directory" in nowhere.error[-1]
