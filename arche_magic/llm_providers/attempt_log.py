@@ -142,8 +142,8 @@ class AttemptLog:
             warn_of_file(
                 path,
                 error,
-                f"attempts cannot be kept in {path} ({error.strerror or error}); "
-                "this process keeps them in memory",
+                f"attempts cannot be written to {path} ({error.strerror or error}) and are kept "
+                "in memory",
             )
 
     def session(self) -> list[Attempt]:

@@ -165,8 +165,7 @@ class Answer:
         if (route.provider, route.model) not in _warned_of:
             _warned_of.add((route.provider, route.model))
             logger.warning(
-                "%s (%s) counts more tokens than a request can have, or no number at all; "
-                "they are estimated instead",
+                "%s (%s) reported an impossible number of tokens, so they are estimated",
                 route.provider, route.model,
             )  # fmt: skip
 

@@ -278,7 +278,7 @@ def _check_folder(path: str | os.PathLike[str]) -> None:
     if leads_to := _outside.get(folder):
         raise NotOurs(
             folder,
-            f"leads out of the project to {leads_to}; if you made this link, set "
+            f"points outside the project, to {leads_to}; if you made this link, set "
             f"ARCHE_QUOTA_STORE={leads_to}/llm_quota_tracker.json in the environment",
         )
 

@@ -32,4 +32,4 @@ class Secret:
         return "<secret>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a credential is not pickled; build the provider in the other process")
+        raise TypeError("a credential cannot be pickled; create the provider in the other process")

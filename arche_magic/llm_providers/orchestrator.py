@@ -69,7 +69,7 @@ class IntelligentLLMOrchestrator:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a provider is not pickled, as it holds keys; build it in the other process"
+            "a provider cannot be pickled, because it holds keys; create it in the other process"
         )
 
     def generate(

@@ -84,10 +84,10 @@ class QuotaTracker:
         if not refusal:
             return
         if self.configuration.on_store_failure == "count-alone":
-            warn_once(f"the ledger's Redis takes no changes: {refusal}; counting in this process")
+            warn_once(f"the ledger's Redis refuses changes: {refusal}; counting in this process")
             return
         raise ConfigurationError(
-            f"the ledger's Redis takes no changes: {refusal}. Nothing was sent; correct the server "
+            f"the ledger's Redis refuses changes: {refusal}. Nothing was sent; correct the server "
             'or ARCHE_QUOTA_STORE, or set on_store_failure = "count-alone" in arche_magic.toml to '
             "count in each process alone"
         )

@@ -98,7 +98,7 @@ class Remaining:
         attempts = self._progress.attempts
         error = self._last_error(states, now, cause)
         if self._mismatch:
-            why = f"not asked once more: {error}"
+            why = f"not asked again: {error}"
             return self._mismatch.ended(why, attempts, error.next_available_at)
         if self._filtered:
             return also_tried(self._filtered, error)

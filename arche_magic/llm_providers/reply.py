@@ -227,7 +227,7 @@ class Reply(str):
         """
         path = expanded(path)
         if path.exists() and not overwrite:
-            raise InvalidRequest(f"save: {path} exists already; overwrite=True replaces it")
+            raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(str(self).encode("utf-8"))

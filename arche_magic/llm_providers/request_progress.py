@@ -97,8 +97,7 @@ class RequestProgress:
         """
         if not self.is_ours():
             raise LLMProviderError(
-                "this request belongs to the process that this one was forked from; "
-                "ask again in this process"
+                "this request belongs to the parent process; send a new one in this process"
             )
 
     def hand_over(self, piece: Piece) -> Generator[Event, None, None]:

@@ -148,7 +148,9 @@ def overview(magics: Iterable[Any]) -> str:
     known = {f"%{magic.__name__}": magic for magic in magics}
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
-    return "\n".join([*lines, "", "Each says more with --help; %%llm takes its prompt below."])
+    return "\n".join(
+        [*lines, "", "--help after a name says more; %%llm takes its prompt from the lines below."]
+    )
 
 
 def summary(magic: Any) -> str:

@@ -69,7 +69,7 @@ def test_two_holds_never_exceed_a_limit(tracker_of: Build, clock: Clock) -> None
     refused = tracker.hold(route, ask())
     assert isinstance(refused, RouteState)
     assert refused.opens_at > clock.now
-    assert "on hold" in refused.reason
+    assert "reserved" in refused.reason
 
 
 def test_threads_never_get_more_holds_than_the_limit_allows(tracker_of: Build) -> None:

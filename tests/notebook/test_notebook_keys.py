@@ -119,11 +119,15 @@ def test_labels_stay_when_keys_are_added_and_removed(
         ("add grok", "x", "unknown provider 'grok'; did you mean 'groq'?"),
         ("add groq", "", "no key was given"),
         ("add groq", "two words", "that is not a key"),
-        ("add groq gsk_typed_on_the_line", "x", "the key is typed at a prompt"),
+        ("add groq gsk_typed_on_the_line", "x", "which then asks for the key"),
         ("remove groq_key_1", "x", "not added for this session; remove it from GROQ_API_KEY_1 in"),
         ("remove groq_key_8", "x", "no key is called 'groq_key_8'; there are groq_key_1, "),
         ("check groq_key_8", "x", "no key is called 'groq_key_8'"),
-        ("gsk_typed_on_the_line", "x", "write add PROVIDER, remove KEY, check [KEY], or nothing"),
+        (
+            "gsk_typed_on_the_line",
+            "x",
+            "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]",
+        ),
         ("add groq", None, "a key cannot be typed here; put GROQ_API_KEY into"),
     ],
 )

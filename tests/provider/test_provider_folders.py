@@ -89,7 +89,7 @@ def test_everything_works_without_a_settings_folder(
         own = home / ".config" / "arche_magic" / "arche_magic.toml"
         assert wrong == [["look", "arche_magic.toml", f"{own} cannot be read (Permission denied)"]]
         assert (
-            warned == f"your own settings {own} cannot be read and do not count (Permission denied)"
+            warned == f"your own settings {own} cannot be read and are ignored (Permission denied)"
         )
     else:
         assert (wrong, warned) == ([], "")

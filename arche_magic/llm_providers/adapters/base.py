@@ -249,7 +249,7 @@ class Adapter(ABC):
             raise _malformed(call) from None
         length = len(vectors[0])
         if request.dimensions not in (None, length):
-            summary = f"{model} gives vectors of {length:,} numbers, not {request.dimensions:,}"
+            summary = f"{model} returns vectors of length {length:,}, not {request.dimensions:,}"
             raise AttemptFailed(ProviderFailure(summary, Remedy.FIX_REQUEST, usage=usage))
         return Completion("", usage, "stop", observations, vectors=vectors)
 
@@ -342,7 +342,7 @@ class Adapter(ABC):
         _reported.add(kind)
         quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
         logger.warning(
-            "%s: %s, treated as temporary trouble: %s",
+            "%s: %s, treated as a temporary failure: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
         )  # fmt: skip
 

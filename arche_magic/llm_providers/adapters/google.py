@@ -312,7 +312,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
     if not daily:
         observations = [replace(seen, opens_in=delay) for seen in observations]
     return ProviderFailure(
-        f"{worst.name.replace('_', ' ')} spent (limit {worst.amount:,.0f})",
+        f"{worst.name.replace('_', ' ')} used up (limit {worst.amount:,.0f})",
         Remedy.WAIT_FOR_LIMIT,
         retry_after=None if daily else delay,
         limit=worst.name,

@@ -145,7 +145,7 @@ class Call:
         silence = self.timeouts.silence
         self._speaking = self._speaking or text
         if self._speaking or time.monotonic() + silence > self._next_by:
-            self._expect(silence, "the stream fell silent for")
+            self._expect(silence, "no data in the stream for")
 
     def add_time(self, seconds: float) -> None:
         """Move every deadline by the time that the reader of the stream took."""
@@ -356,7 +356,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
             if re.match("5[0-9][0-9]", str(link)):
-                return _unsent(f"the proxy of {proxy} has no connection to {host} ({link})")
+                return _unsent(f"the proxy of {proxy} cannot connect to {host} ({link})")
             return _setup(f"the proxy of {proxy} refused the connection ({link})")
         if isinstance(link, httpx.ConnectError):
             if proxy:

@@ -91,8 +91,8 @@ def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
         problem = ""
         if not path.resolve().is_relative_to(folder):
             problem = (
-                f"is a link that leads out of its folder, to {path.resolve()}, and was skipped; "
-                "put a copy in its place"
+                f"is a link to {path.resolve()}, outside its folder, and was skipped; replace it "
+                "with a copy"
             )
         elif not is_trusted(path, directory):
             problem = (

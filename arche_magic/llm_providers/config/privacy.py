@@ -83,7 +83,7 @@ def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
     """Return the error for a private prompt that has no route."""
     names = list(dict.fromkeys(route.provider for route in routes))
     return ConfigurationError(
-        f"the prompt is private, and none of its routes is marked private ({', '.join(names)}); "
+        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
         f"nothing was sent. If you know that they do not train on prompts, write [private] "
         f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
     )

@@ -244,7 +244,7 @@ def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
         return
     side = "ahead of" if seconds > 0 else "behind"
     amount = in_seconds(abs(seconds)).removeprefix("in ")
-    advice = "let the system set its time; until then limits seem to renew at the wrong moment"
+    advice = "turn on automatic time; until then, limits seem to reset at the wrong time"
     yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
 
 
@@ -262,7 +262,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     if trouble := tracker.storage.trouble:
         yield Finding(
             "wrong", "ledger", f"{place}: {trouble}",
-            "other kernels do not see what this one spends; set ARCHE_QUOTA_STORE to another place",
+            "other kernels do not see what this one uses; set ARCHE_QUOTA_STORE to another place",
         )  # fmt: skip
         return
     for found in tracker.storage.findings:

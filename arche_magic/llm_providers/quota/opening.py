@@ -133,7 +133,7 @@ def room_of(
         return Room(moment, reason, used)
     if need > left + 1e-6:
         # Only unsettled calls are in the way; they settle soon, at no moment known now.
-        reason = f"{in_words(limit)} on hold for calls under way"
+        reason = f"{in_words(limit)} reserved for calls in progress"
         return Room(now + _SOON_SECONDS, reason, used)
     return Room(moment, "", used)
 
@@ -268,7 +268,7 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
         return latest, "another call is trying it"
     if holds and _is_beyond_what_was_answered(record, now):
         latest = _latest([hold.at for hold in holds], now, _REFUSAL_SECONDS)
-        return latest, "its rate is not known yet; calls start one after the other"
+        return latest, "its rate is not known yet; calls start one at a time"
     return 0.0, ""
 
 

@@ -263,7 +263,7 @@ class RedisStorage:
             return seen
         stored, wrong = Stored.of(text, name, self._mend)
         if wrong:
-            why = f"{wrong[0]} has a wrong value; its counts go on without it"
+            why = f"{wrong[0]} has a wrong value; counting continues without it"
             if why not in self.findings:
                 self.findings.append(why)
                 warn(f"the ledger in Redis: {why}")

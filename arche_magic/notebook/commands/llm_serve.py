@@ -15,22 +15,22 @@ if TYPE_CHECKING:
         "--port",
         type=int,
         metavar="N",
-        help="Port to listen on; by default 8377, or any free one if that is in use.",
+        help="Port to listen on (default: 8377, or a free one if that is in use).",
     ),
     argument(
         "--allow-origin",
         action="append",
         metavar="URL",
-        help="Let web pages of this origin use it, such as https://app.example.org.",
+        help="Allow requests from web pages of this origin, such as https://app.example.org.",
     ),
     needs="serving",
 )
 def llm_serve(session: Session, typed: Typed) -> Server | None:
-    """Serve OpenAI's interface to other programs on this machine, from this kernel.
+    """Let other programs on this machine use your providers through OpenAI's API.
 
-    It prints the two variables that these programs need. Their requests take the same routes and
-    the same quota as yours, and %llm_stats --by client shows who used what. It returns the server,
-    which has base_url and api_key for libraries in this kernel.
+    It prints the two environment variables that these programs need. Their requests use the same
+    routes and the same quota as yours; %llm_stats --by client shows what each program used. It
+    returns the server, which has base_url and api_key for libraries in this kernel.
 
     Usage:
       %llm_serve [OPTIONS] [start]
