@@ -75,6 +75,9 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
     table = None if from_file else _data(options, names)
     data = options.over if from_file else as_pandas(table)
+    if options.background and hasattr(data, "iloc"):
+        # Other cells may change the frame in place while the job runs.
+        data = data.copy()
     head = SourceFile(data, **read).first_row if from_file else data
     if from_file and options.sep is None:
         _check_separator(data, head, text)

@@ -108,6 +108,15 @@ def test_a_stopped_job_keeps_its_finished_rows(kernel: Kernel, start: Sandboxed)
     assert len(sandbox.requests) - asked <= 120 - kept
 
 
+def test_other_cells_may_change_the_frame_in_place(kernel: Kernel, start: Sandboxed) -> None:
+    """The job asks for the rows as they were when its cell ran."""
+    start(20, latency=0.3)
+    kernel.run(RUN)
+    kernel.run("reviews.sort_index(ascending=False, inplace=True)\nreviews.drop(0, inplace=True)")
+    assert kernel.value("answer.done") is False
+    assert kernel.value("list(answer.wait().text) == [f'soup {n}' for n in range(20)]") is True
+
+
 def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) -> None:
     """Below its bar and wherever its frame is awaited; the finished rows are kept."""
     sandbox = start(20, keys={"groq": 1})
