@@ -143,7 +143,8 @@ def snapshot_bundle(view: View) -> dict[str, str]:
 def _closed(route: Route, opens: float, why: str, now: float) -> str:
     # A time, not a countdown: screen readers announce this line whenever it changes.
     when = f", opens {clock(opens, now, soon='minutes')}" if opens < 1e11 else ""
-    return f"{route} is closed ({without_controls(why)}{when})"
+    state = "waiting" if when else "closed"
+    return f"{route} is {state} ({without_controls(why)}{when})"
 
 
 def _status(begin: str, route: str, why: str) -> str:
