@@ -273,7 +273,7 @@ def _show(
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
             bind(part)
-        raise CellInterrupted("the request was stopped; its tokens so far are booked") from None
+        raise CellInterrupted("the request was stopped; its tokens so far are counted") from None
     except SchemaMismatch as error:
         show.mismatched(error.text, ended())
         raise

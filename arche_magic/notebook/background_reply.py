@@ -50,7 +50,7 @@ class JobDisplay(ReplyDisplay):
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the part that arrived; the record's last request may be that of another cell."""
         if not self._text:
-            self._draw(quiet_line("stopped before a reply came"), last=True)
+            self._draw(quiet_line("stopped before a reply arrived"), last=True)
             return None
         return super().interrupted(None)
 

@@ -48,7 +48,7 @@ class FileRows:
         return str(self.job.to)
 
     def _write(self, bar: Bar, ended: str) -> None:
-        again = f"nothing was written to {self.job.to}; run the cell again for all of it"
+        again = f"nothing was written to {self.job.to}; run the cell again to continue"
         _run(self.job, lambda row: None, bar, lambda: again, ended)
         bar.finish(_note(f"written to {self.job.to}", self.job.quality))
 
@@ -137,7 +137,7 @@ def _run(
         collector.join(_FAREWELL_SECONDS)
         bar.update(job.progress(), clock.time())
         bar.finish(stopped(), ended)
-        raise CellInterrupted("calls under way are booked when they end") from None
+        raise CellInterrupted("calls in progress are counted when they end") from None
     for error in failures:
         if isinstance(error, NoKeys):
             require_keys()
@@ -156,7 +156,7 @@ def variable_for(shell: InteractiveShell, name: str | None) -> str:
         there = shell.user_ns.get(DEFAULT_NAME)
         if there is not None and _made.get(DEFAULT_NAME) is not there:
             raise InvalidRequest(
-                f"%llm: the variable {DEFAULT_NAME!r} exists already and would be replaced; name "
+                f"%llm: the variable {DEFAULT_NAME!r} already exists and would be replaced; name "
                 "another one with --into NAME"
             )
         return DEFAULT_NAME

@@ -73,7 +73,7 @@ class Session:
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
-            raise InvalidRequest(f"{command}: no reply has come yet")
+            raise InvalidRequest(f"{command}: there is no reply yet")
         return self.reply
 
     @cached_property

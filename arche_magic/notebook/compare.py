@@ -234,9 +234,9 @@ def compare(
 
 def _farewell(some_wait: bool) -> str:
     if not some_wait:
-        return "the requests were stopped; their tokens are booked"
+        return "the requests were stopped; their tokens are counted"
     # A thread that waits for a server cannot be stopped before the server answers.
-    return "the requests were stopped; what still waits for an answer is booked when that comes"
+    return "the requests were stopped; those still in progress are counted when they end"
 
 
 def _requests(

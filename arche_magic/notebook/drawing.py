@@ -59,8 +59,8 @@ def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
         for picture in pictures
     )
     return {
-        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to draw yet",
-        "text/html": f"<div>{images or 'nothing to draw yet'}</div>",
+        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to plot yet",
+        "text/html": f"<div>{images or 'nothing to plot yet'}</div>",
     }
 
 

@@ -84,7 +84,7 @@ def remove(label: str) -> str:
     Raises:
         ConfigurationError: there is no such key, or it was not added in this session.
     """
-    return f"{remove_key(get_configuration(), label).label} is not used any more."
+    return f"{remove_key(get_configuration(), label).label} is no longer used."
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
@@ -137,7 +137,7 @@ def _state(row: KeyRow, now: float) -> str:
     words = f"{since:%d %b %H:%M}" if now - closed.since > 86_400 / 2 else f"{since:%H:%M}"
     if closed.until is None:
         return f"refused since {words}, {closed.reason.removeprefix('key refused ')}"
-    return f"closed since {words}: {closed.reason}; asked again {in_seconds(closed.until - now)}"
+    return f"closed since {words}: {closed.reason}; tried again {in_seconds(closed.until - now)}"
 
 
 def _outcome(check: KeyCheck) -> str:

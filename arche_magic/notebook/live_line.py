@@ -126,7 +126,7 @@ def started(event: Started) -> Callable[[float], str]:
 def waiting(event: Waiting) -> Callable[[float], str]:
     """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (0 of 30 requests per minute left)`."""
     if event.seconds <= 0:
-        return lambda seconds: f"waiting: {event.route} is open, and others came first"
+        return lambda seconds: f"waiting: {event.route} is open, but other requests are ahead"
     why = f" ({textwrap.shorten(event.why, _WHY, placeholder=' …')})" if event.why else ""
     return lambda seconds: (
         f"waiting: {event.route} opens {in_seconds(max(0.0, event.seconds - seconds))}{why}"

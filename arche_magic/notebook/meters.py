@@ -66,7 +66,7 @@ def quota_bundle(
     standings: Sequence[Standing],
     now: float,
     notes: Sequence[str] = (),
-    none: str = "no route is open to prompts",
+    none: str = "no route can take prompts",
     paid: Mapping[RouteId, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
@@ -206,7 +206,11 @@ def _group(
 
 
 def _table(rows: Iterable[str], *, slim: bool = False) -> str:
-    heads = ("route", "next request", "left of each limit · ↻ full again · ✓ the provider said so")
+    heads = (
+        "route",
+        "next request",
+        "left of each limit · ↻ full again · ✓ stated by the provider",
+    )
     head = "".join(
         f'<th style="{_CELL};{width};padding:3px 14px 3px 0;font-weight:normal">'
         f'<span style="{_FAINT}">{text}</span></th>'

@@ -68,7 +68,7 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
         return _table(found, configuration), models_frame(found)
     names = [name for provider in providers.values() for name in provider.known_models]
     hint = did_you_mean(words.strip(), [*providers, *names])
-    line = f"no model of the catalog matches {words.strip()!r}{hint}"
+    line = f"no model in the catalog matches {words.strip()!r}{hint}"
     return {"text/plain": line}, models_frame(found)
 
 

@@ -27,7 +27,7 @@ class RunsOut:
 
     def line(self, now: float) -> str:
         """In words."""
-        begins = f" and begin anew at {_clock(self.resets_at, now)}" if self.turns else ""
+        begins = f" and reset at {_clock(self.resets_at, now)}" if self.turns else ""
         return (
             f"At the pace of the last hour, {self.route}: {self.limit} run out "
             f"{_when(self.at, now)}{begins}"

@@ -23,7 +23,7 @@ Soon = Literal["seconds", "minutes", "countdown"]
 def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
     """The quota table as text; with `fold`, each route shows only its tightest limit."""
     if fold:
-        end = "Each with its tightest limit; the DataFrame has them all."
+        end = "Only the tightest limit of each route is shown; the DataFrame has all."
         return "\n".join([*lines(routes, now, paid), end])
     text = []
     for limits in routes:

@@ -22,7 +22,7 @@ _GROUPS = {
 }
 _WIDTH = 100
 _NOTE = (
-    "Free tiers change often: each line says when and where it was read. What a service "
+    "Free tiers change often: each line has a date and a source. What a service "
     "needs goes into .env (keys) and arche_magic.toml ([providers.NAME])."
 )
 

@@ -26,8 +26,8 @@ def start(port: int | None, allow_origins: list[str]) -> str:
         return f"Serving {_where(server)}"
     if port not in (None, _running.port) or allow_origins:
         raise InvalidRequest(
-            f"%llm_serve: the server runs already, at {_running.base_url}; "
-            "%llm_serve stop ends it, then start it with other options"
+            f"%llm_serve: the server is already running at {_running.base_url}; to change options, "
+            "run %llm_serve stop first"
         )
     return f"Already serving {_where(_running)}"
 

@@ -167,7 +167,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
     if _asks_itself(port):
         message = (
             "this server would ask itself: OPENAI_BASE_URL, or a base_url in the settings, is its "
-            "own address; that address is for other programs, so remove it here"
+            "own address; the address is meant for other programs; remove it from this process"
         )
         return Problem(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)

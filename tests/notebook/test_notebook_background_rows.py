@@ -137,7 +137,7 @@ def test_a_variable_of_the_user_is_not_replaced(kernel: Kernel, start: Sandboxed
     sandbox = start(2)
     kernel.run("replies = 1")
     cell = kernel.run(f"%%llm -b --over reviews{PROMPT}")
-    assert "the variable 'replies' exists already" in cell.message
+    assert "the variable 'replies' already exists" in cell.message
     assert not sandbox.requests
     kernel.run("del replies")
     for _ in range(2):

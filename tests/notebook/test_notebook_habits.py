@@ -94,7 +94,7 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 ) -> None:
     """No reply yet, a reply without code, or an unknown word."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
-    assert kernel.run("%llm_insert").message.endswith("%llm_insert: no reply has come yet")
+    assert kernel.run("%llm_insert").message.endswith("%llm_insert: there is no reply yet")
     kernel.run("%llm hi")
     said = kernel.run("%llm_insert code").message
     assert said.endswith("there is no code in the last reply")
@@ -106,7 +106,7 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """It also shows and binds it; a later failure does not change it."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "the **reply**")
-    assert kernel.run("%llm_last").message.endswith("%llm_last: no reply has come yet")
+    assert kernel.run("%llm_last").message.endswith("%llm_last: there is no reply yet")
     kernel.run("%llm hi")
     sandbox.fail("groq", "unauthorized")
     assert kernel.run("%llm hi").status == "error"

@@ -108,7 +108,7 @@ def test_labels_stay_when_keys_are_added_and_removed(
     found = kernel.value(labels)
     assert found["groq_key_3"] == "this session"
     assert found["groq_key_4"] == "GROQ_API_KEY_9 in the environment"
-    assert "not used any more" in kernel.run("%llm_keys remove groq_key_3").printed
+    assert "is no longer used" in kernel.run("%llm_keys remove groq_key_3").printed
     kernel.run("frame = %llm_keys")
     assert kernel.value(labels)["groq_key_3"] == "GROQ_API_KEY_9 in the environment"
 
@@ -146,7 +146,7 @@ def test_a_key_in_use_is_not_added_again(kernel: Kernel, service: Sandbox, third
     """The message has the key's label."""
     text = service.environment()["GROQ_API_KEY_2"]
     cell, _ = kernel.run_and_type("%llm_keys add groq", f' "{text}" ')
-    assert "in use already: groq_key_2, from GROQ_API_KEY_2 in the environment" in cell.message
+    assert "already in use: groq_key_2, from GROQ_API_KEY_2 in the environment" in cell.message
 
 
 def test_keys_cannot_be_added_while_the_sandbox_runs(kernel: Kernel) -> None:

@@ -284,7 +284,7 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     sandbox = start(3)
     kernel.run("replies = 'mine'")
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
-    assert "the variable 'replies' exists already" in cell.message
+    assert "the variable 'replies' already exists" in cell.message
     assert len(sandbox.requests) == 0
     assert kernel.run(f"%%llm --over reviews --into replies{PROMPT}").status == "ok"
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"

@@ -40,7 +40,7 @@ def test_a_private_cell_says_so(kernel: Kernel, marked: Sandbox) -> None:
     """In its receipt, in --dry-run, and in %llm_why."""
     rehearsed = kernel.run("%llm --private --dry-run One").printed
     assert rehearsed.startswith("mistral · key 1")
-    assert "Private: only routes that are marked so would be asked." in rehearsed
+    assert "Private: only marked routes would be used." in rehearsed
     receipt = kernel.run("%llm --private One").displays[1]["data"]["text/plain"]
     assert " · private" in receipt
     why = kernel.run("%llm_why").displays[0]["data"]["text/plain"]

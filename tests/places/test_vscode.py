@@ -200,7 +200,9 @@ def test_receipts_tables_and_the_saved_panel_are_complete(
     for table in shown.locator("table").all():
         assert table.is_visible()
         assert table.evaluate(FITS)
-    assert shown.get_by_text("The panel lives while this notebook's kernel runs.").is_visible()
+    assert shown.get_by_text(
+        "The panel works while this notebook's kernel is running."
+    ).is_visible()
     assert shown.locator("em", has_text="Simulated reply").first.is_visible()
     color = shown.locator("td").first.evaluate("e => getComputedStyle(e).color")
     red = int(color.removeprefix("rgb(").split(",")[0])

@@ -110,7 +110,7 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     if ahead.wait > 0:
         opens = clock(view.now + ahead.wait, view.now, soon="minutes")
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
-    why = why or "the first open route, and of its keys the one with the most left"
+    why = why or "the first open route; among its keys, the one with the most quota left"
     return _status("The next prompt goes to", str(ahead.route), why)
 
 
