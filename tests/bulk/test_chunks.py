@@ -188,7 +188,7 @@ def test_mistakes_are_reported_before_anything_is_sent(sandbox: Sandbox) -> None
         ("in.parquet", {}, "name a file for the rows"),
         ("in.parquet", {"to": "in.parquet"}, "would be overwritten"),
         ("in.parquet", {"to": "nowhere/out.parquet"}, "the folder nowhere does not exist"),
-        ("in.parquet", {"to": "out.txt"}, "ends with .parquet, .csv"),
+        ("in.parquet", {"to": "out.txt"}, "must end with .parquet, .csv"),
         ("in.parquet", {"to": "out.xlsx"}, "Excel files are read, not written"),
         ("none.csv", {"to": "out.csv"}, "there is no file none.csv"),
         ("in.parquet", {"to": "out.csv", "template": "{{txt}}"}, "did you mean 'text'"),
