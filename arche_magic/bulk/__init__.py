@@ -92,7 +92,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
     if is_file(data):
         if client is not None:
-            raise InvalidRequest("client= takes no file; read it with dask.dataframe")
+            raise InvalidRequest("client= does not accept a file; read it with dask.dataframe")
         file_job = FileJob(data, to, template, **read, **options)
         with _bar(file_job.progress, progress):
             for row in file_job:
@@ -100,9 +100,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                     on_done(row)
         return file_job.to
     if to is not None:
-        raise InvalidRequest("to= needs the path of a file; the result for a frame is returned")
+        raise InvalidRequest("to= is only for files; for a frame, the result is returned")
     if any(value is not None for value in read.values()):
-        raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
+        raise InvalidRequest("encoding=, sep= and sheet= are only for files")
     if cluster.is_dask(data):
         if on_done or progress:
             raise InvalidRequest(

@@ -175,18 +175,18 @@ def _begin(part: Path) -> None:
 def _target(source: Path, to: str | Path | None) -> Path:
     if to is None:
         raise InvalidRequest(
-            f"{source.name} is read from disk: name a file for the rows and their replies, with "
+            f"{source.name}: name a file for the rows and their replies with "
             "to='replies.parquet' (--into replies.parquet)"
         )
     if str(to).endswith((".xlsx", ".xlsm")):
         raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")
     to = usable_path(to, WRITTEN)
     if not os.path.isdir(to.parent):  # noqa: PTH112  # raises nothing
-        raise InvalidRequest(f"there is no folder {to.parent}")
+        raise InvalidRequest(f"the folder {to.parent} does not exist")
     if to.is_dir():
         raise InvalidRequest(f"{to} is a folder; name a file")
     if source.is_dir() and source.resolve() in to.resolve().parents:
-        raise InvalidRequest(f"{to} is in the folder that is read; name a file elsewhere")
+        raise InvalidRequest(f"{to} is in the input folder; name a file in another folder")
     if source.resolve() == to.resolve():
-        raise InvalidRequest(f"{to} would be written over while it is read; name another file")
+        raise InvalidRequest(f"{to} is the input file and would be overwritten; name another file")
     return to

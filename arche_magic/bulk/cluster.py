@@ -98,7 +98,7 @@ def imap_rows(
 
 def _check(options: dict[str, Any]) -> None:
     if options.get("llm") is not None:
-        raise InvalidRequest("llm= stays in this process: a worker uses what is configured there")
+        raise InvalidRequest("llm= cannot be sent to workers; each uses its own configuration")
 
 
 def _check_workers(client: Client) -> int:

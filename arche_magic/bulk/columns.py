@@ -104,9 +104,9 @@ def _check_names(columns: Iterable[Column], data: pd.DataFrame) -> None:
     twice = [name for name, count in counts.items() if count > 1]
     problems = []
     if there:
-        problems.append(f"the data has {_shown(there)} already")
+        problems.append(f"the data already has {_shown(there)}")
     if twice:
-        problems.append(f"the schema has {_shown(twice, 'field')}, as the result has anyway")
+        problems.append(f"the schema has {_shown(twice, 'field')}, which the result also has")
     if problems:
         raise InvalidRequest(
             f"{' and '.join(problems)}; prefix='llm_' (--prefix llm_) renames the columns that "

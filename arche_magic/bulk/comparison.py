@@ -159,13 +159,13 @@ class Quality:
 
         names = list(self.gold)
         if not names:
-            raise InvalidRequest("no labels are known: name their column with gold=")
+            raise InvalidRequest("there are no known labels: name their column with gold=")
         if name is None and len(names) > 1:
             raise InvalidRequest(f"name one of the fields: {', '.join(names)}")
         name = names[0] if name is None else name
         if name not in self.gold:
             hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
-            raise InvalidRequest(f"no labels are known for {name!r}{hint}")
+            raise InvalidRequest(f"there are no known labels for {name!r}{hint}")
         pairs = self.gold[name].pairs
         labels = sorted({label for pair in pairs for label in pair})
         known = sorted({label for _, label in pairs})
@@ -182,7 +182,7 @@ class Quality:
         return Quality(twice, gold, {**self.columns, **more.columns})
 
     def __repr__(self) -> str:
-        return str(self) or "nothing was asked twice, and no labels are known"
+        return str(self) or "no rows were asked twice, and there are no known labels"
 
     def __str__(self) -> str:
         """Both kinds of figures in words, a line each."""
@@ -284,8 +284,8 @@ def gold_columns(
             raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
         if column in used:
             raise InvalidRequest(
-                f"gold: the prompt shows the model the column {column!r}, which has the answers; "
-                "leave it out of the prompt"
+                f"gold: the prompt contains the column {column!r}, which has the answers; "
+                "remove it from the prompt"
             )
     return dict(gold)
 
@@ -365,4 +365,4 @@ def _twice_in_words(name: str, found: Comparison) -> str:
 def _gold_in_words(name: str, found: Comparison) -> str:
     if not found.compared:
         return f"{name} is not compared"
-    return f"{name} is right in {found.agreed} of {found.compared} rows ({found.share:.0%})"
+    return f"{name} is correct in {found.agreed} of {found.compared} rows ({found.share:.0%})"

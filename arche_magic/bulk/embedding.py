@@ -179,7 +179,7 @@ class _Embedding:
     def _check_cost(self, sample: Request, allow_paid: bool) -> None:
         if not allow_paid and all(route.paid for route in self._llm.routes(sample)):
             raise InvalidRequest(
-                f"{self._provider} costs money, and embed spends it only with allow_paid=True"
+                f"{self._provider} costs money; embed uses it only with allow_paid=True"
             )
 
     def _ask(self, batches: Iterable[Sequence[str]], options: Mapping[str, Any]) -> None:
@@ -210,8 +210,8 @@ class _Embedding:
             matrix, places = self._filled(len(vector)), self._places[text]
             if matrix.shape[1] != len(vector):
                 raise LLMProviderError(
-                    f"{self._model} gives vectors of {len(vector):,} numbers, and others have "
-                    f"{matrix.shape[1]:,}; fresh=True asks for all of them again"
+                    f"{self._model} returned vectors of length {len(vector):,}, but others have "
+                    f"{matrix.shape[1]:,}; fresh=True requests all of them again"
                 )
             matrix[places] = np.frombuffer(vector, dtype=np.float32)
             self._count(places[:1], resumed=resumed)
@@ -239,8 +239,8 @@ class _Embedding:
         which += f" and {more:,} more" if more > 0 else ""
         done = self._counts.done
         return type(error)(
-            f"no vectors of {which}: {error}. {done:,} of {self._total:,} texts are done, "
-            "and the same call asks for the rest",
+            f"no vectors for {which}: {error}. {done:,} of {self._total:,} texts are done; "
+            "run the same call again for the others",
             attempts=error.attempts,
             next_available_at=error.next_available_at,
         )

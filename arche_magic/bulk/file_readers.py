@@ -347,7 +347,7 @@ class ExcelReader(RecordReader):
         first = next(self._rows(1), ())
         names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InvalidRequest(f"{self._path.name}: two columns are called {twice[0]!r}")
+            raise InvalidRequest(f"{self._path.name}: two columns have the name {twice[0]!r}")
         return names
 
     def _rows(self, first: int) -> Iterator[tuple[Any, ...]]:

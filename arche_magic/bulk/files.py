@@ -61,7 +61,9 @@ def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
     """
     path = expanded(path)
     if not path.name.endswith(tuple(endings)):
-        raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(endings)}")
+        raise InvalidRequest(
+            f"{path}: unknown kind of file; the name must end with {', '.join(endings)}"
+        )
     if path.name.endswith(_PARQUET):
         _need("pyarrow")
     if path.name.endswith(_EXCEL):
@@ -241,5 +243,5 @@ def _need(package: str) -> None:
     if find_spec(package) is None:
         kind, extra = _NEEDED[package]
         raise ConfigurationError(
-            f"{kind} files need a package more: pip install 'arche_magic[{extra}]'"
+            f"{kind} files need another package: pip install 'arche_magic[{extra}]'"
         )

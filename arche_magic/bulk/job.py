@@ -193,7 +193,7 @@ class Job:
             LLMProviderError: no row can be asked, such as without a key.
         """
         if self._threads:
-            raise RuntimeError("a job runs once; make another one")
+            raise RuntimeError("a Job can run only once; create a new one")
         for work in (self._reader.run, self._write):
             thread = threading.Thread(
                 target=self._guarded, args=(work,), name="arche-job", daemon=True
@@ -366,7 +366,7 @@ class Job:
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
-                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits what it spends"
+                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
         preferred = llm.preferred_provider
         return IntelligentLLMOrchestrator(
@@ -385,12 +385,12 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
             tools.
     """
     if sample.uses_tools:
-        raise InvalidRequest("tools: a job has no one to run them; use generate for each row")
+        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
     if pack == "auto":
         # A stop text would cut the list, and further fields may be about one reply.
         return 1 if sample.stop or sample.extra else None
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
     if pack > 1 and sample.stop:
-        raise InvalidRequest("stop would cut a list of replies; leave it out, or ask with pack=1")
+        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
     return pack

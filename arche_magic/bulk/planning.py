@@ -146,8 +146,10 @@ def plan(
         return found
     ways = [
         *([] if with_paid is None else [with_paid]),
-        outlook.way("rows packed as the limits ask for", outlook.capacities(pack=None)),
-        outlook.way("nothing kept in reserve for other cells", outlook.capacities(reserve=0.0)),
+        outlook.way(
+            "as many rows per request as the limits suggest", outlook.capacities(pack=None)
+        ),
+        outlook.way("no reserve for other cells", outlook.capacities(reserve=0.0)),
         *_shorter(outlook, until),
         *_higher(outlook, capacities, until),
     ]
@@ -211,7 +213,7 @@ def _parts(
     """The rows: all of a frame at once, those of a file in pieces."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
-            raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
+            raise InvalidRequest("encoding=, sep= and sheet= are only for files")
         rows = Rows(data, template)
         columns_of(rows.frame, schema, prefix)
         return [rows]

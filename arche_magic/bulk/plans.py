@@ -97,7 +97,7 @@ class Plan:
         """Rows, time and tokens, in words."""
         parts = [f"{self.to_ask:,} to ask" if self.to_ask < self.rows else ""]
         parts += [f"{self.kept:,} from memory" if self.kept else ""]
-        parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
+        parts += [f"{self.failed:,} that cannot be asked, or failed before" if self.failed else ""]
         what = ", ".join(filter(None, parts))
         lines = [f"{counted(self.rows, 'row')}{': ' if what else ''}{what}"]
         if self.twice:
@@ -160,7 +160,7 @@ class Plan:
 
     def _when(self) -> str:
         if self.finish_at is None:
-            return "Not done within a year" if self.shares else "No free route may answer this"
+            return "Not done within a year" if self.shares else "No free route can answer this"
         seconds = (self.finish_at - self.at).total_seconds()
         cost = _price(self.cost_usd)
         when = f"Done {in_seconds(max(1.0, seconds))}"

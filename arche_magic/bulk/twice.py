@@ -215,8 +215,8 @@ def check_other_model(
         return
     if other(first.model) is None:
         raise InvalidRequest(
-            f"twice asks a second model, and only {first.model} can answer here; add a key of "
-            "another provider, or leave twice= (--twice) out"
+            f"twice needs a second model, but only {first.model} can answer here; add a key for "
+            "another provider, or omit twice= (--twice)"
         )
 
 

@@ -248,8 +248,8 @@ def _why_stopped(bound: str, requests: int) -> str:
     # Such as "max_cost (USD) of 0.001: 0 spent".
     name, amount = bound.partition(" ")[0], bound.partition(":")[0].rpartition(" ")[2]
     return (
-        f"nothing was sent, as a single request may take more than {name}={amount}: raise it, or "
-        "set a lower max_tokens (--max-tokens)"
+        f"nothing was sent, because a single request may exceed {name}={amount}: raise it, or "
+        "lower max_tokens (--max-tokens)"
     )
 
 

@@ -182,9 +182,9 @@ class Writer:
         self._counts.discarded += len(addresses)
         self._ask_again(addresses)
         warnings.warn(
-            f"{'/'.join(model)}: {agreement.words(model)} were answered otherwise alone than "
-            f"packed, so its {len(addresses):,} packed replies are discarded and asked again, "
-            "one by one",
+            f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
+            f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
+            "again, one by one",
             PackingWarning,
             stacklevel=2,
         )
@@ -198,7 +198,7 @@ class Writer:
         refused = all(isinstance(finished.error, InvalidRequest) for finished in failed)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
             self._scheduler.end(
-                JobStopped(f"stopped, as every row asked so far was refused: {last}")
+                JobStopped(f"stopped, because every row so far was refused: {last}")
             )
         elif counts.failed >= self._most_failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"

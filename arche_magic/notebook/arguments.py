@@ -149,7 +149,11 @@ def overview(magics: Iterable[Any]) -> str:
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
     return "\n".join(
-        [*lines, "", "--help after a name says more; %%llm takes its prompt from the lines below."]
+        [
+            *lines,
+            "",
+            "For more, put --help after a name; %%llm takes its prompt from the lines below.",
+        ]
     )
 
 

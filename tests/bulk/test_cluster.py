@@ -238,7 +238,7 @@ def test_mistakes_are_reported_before_anything_is_sent(
         (lambda: arche_magic.map(texts(3), "{{txt}}", client=client), "Did you mean|did you mean"),
         (lambda: arche_magic.map(lazy, "{{txt}}"), "did you mean"),
         (lambda: arche_magic.map(lazy, TEMPLATE, on_done=print), "on_done"),
-        (lambda: arche_magic.map("a.csv", TEMPLATE, client=client), "takes no file"),
+        (lambda: arche_magic.map("a.csv", TEMPLATE, client=client), "does not accept a file"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             call()

@@ -269,7 +269,7 @@ _OVER_OPTIONS = (
     argument(
         "--retry-errors",
         action="store_true",
-        help="With --over: also ask rows again that failed permanently.",
+        help="With --over: also ask the rows that failed permanently last time.",
     ),
 )
 
