@@ -146,12 +146,20 @@ def _run(
         raise error
 
 
-def variable_for(shell: InteractiveShell, name: str | None) -> str:
+def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:
     """The variable for the rows.
+
+    `data` is the variable that has the data. It cannot get the rows: a job that ends early would
+    replace the data with its finished rows.
 
     Raises:
         InvalidRequest: the name is not allowed, or the default name is taken.
     """
+    if (name or DEFAULT_NAME) == data:
+        raise InvalidRequest(
+            f"%llm: the finished rows would replace the data in {data!r}; name another variable "
+            "with --into NAME"
+        )
     if name is None:
         there = shell.user_ns.get(DEFAULT_NAME)
         if there is not None and _made.get(DEFAULT_NAME) is not there:

@@ -92,10 +92,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
         asked[name] = getattr(options, name)
     into = options.into or options.output
+    variable = "" if from_file else variable_for(shell, into, data=name_in(options.over))
     rows: FileRows | FrameRows = (
         FileRows(FileJob(data, into, template, **read, **asked))
         if from_file
-        else FrameRows(Job(data, template, **asked), table, variable_for(shell, into), shell)
+        else FrameRows(Job(data, template, **asked), table, variable, shell)
     )
     if options.background:
         return _in_background(session, options, text, rows)

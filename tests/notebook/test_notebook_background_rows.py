@@ -154,6 +154,21 @@ def test_a_variable_of_the_user_is_not_replaced(kernel: Kernel, start: Sandboxed
     assert kernel.value("len(replies.wait())") == 2
 
 
+@pytest.mark.parametrize("options", ["--over reviews --into reviews", "--over replies"])
+@pytest.mark.parametrize("how", ["", "-b "])
+def test_the_data_is_not_replaced_by_the_rows(
+    kernel: Kernel, start: Sandboxed, how: str, options: str
+) -> None:
+    """A job that is stopped has only the finished rows."""
+    sandbox = start(2)
+    kernel.run("replies = reviews")
+    cell = kernel.run(f"%%llm {how}{options}{PROMPT}")
+    assert "the finished rows would replace the data in 're" in cell.message
+    assert kernel.value("len(reviews)") == 2
+    assert not sandbox.requests
+    kernel.run("del replies")
+
+
 def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:
     """Nbconvert and papermill ignore messages for ended cells; a cell that waits shows them."""
     sources = [
