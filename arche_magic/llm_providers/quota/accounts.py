@@ -298,7 +298,10 @@ class Accounts:
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str
     ) -> dict[str, HeldCall]:
-        """Take the holds out of the document `name` that did not move with the key."""
+        """Take the holds out of the document `name` that did not move with the key.
+
+        Those that moved are still in it; the account has settled them, or charged them as lost.
+        """
         account, _ = self.read(key)
         moved: Mapping[str, HeldCall] = {}
         if model in account.models:
@@ -307,8 +310,14 @@ class Accounts:
 
         def take(document: Document) -> dict[str, HeldCall]:
             source = codec.read(AccountState, document)
-            holds = source.model(model).holds
-            found = {hold_id: holds.pop(hold_id) for hold_id in left if hold_id in holds}
+            holds, went = source.model(model).holds, {}
+            if source.moved:
+                went = codec.read(AccountState, source.moved.content).model(model).holds
+            found = {
+                hold_id: holds.pop(hold_id)
+                for hold_id in left
+                if hold_id in holds and hold_id not in went
+            }
             codec.put(document, source)
             return found
 
