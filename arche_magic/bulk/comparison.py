@@ -214,7 +214,7 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
             job, from `frame.attrs` of pandas.
 
     Raises:
-        InvalidRequest: there is no such column, or `gold` is not a mapping.
+        InvalidRequest: the column does not exist, or `gold` is not a mapping.
     """
     if isinstance(gold, str):
         raise InvalidRequest(f"gold is {gold!r}; say whose labels they are: {{'field': {gold!r}}}")

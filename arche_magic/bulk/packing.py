@@ -158,7 +158,7 @@ def read_entries(text: str, ids: Sequence[str]) -> Entries:
 
 
 def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
-    """The reply to each of the requests, in order; None if there is no valid one.
+    """Return a reply for each request, in order; None if the reply is missing or invalid.
 
     The tokens and cost of the whole reply are divided among them.
     """

@@ -22,7 +22,7 @@ _NAP_SECONDS = 0.1
 # Rows that finish within the first time are written together, so that a job writes less often; a
 # fast job gathers longer: the first time for each row of its last write, up to the second one.
 _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
-# If so many rows are refused at the beginning, the cause is not in the rows, and the job ends.
+# If the first rows, this many, are all refused, the cause is not in the rows, and the job ends.
 _REFUSED_AT_ONCE = 3
 
 

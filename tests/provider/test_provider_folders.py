@@ -130,7 +130,7 @@ print(bool(provider.generate("Hello again")), bool(get_llm_provider().generate("
 
 def test_a_path_with_a_tilde_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused in one line, wherever it was set."""
-    with pytest.raises(InvalidRequest, match="there is no home folder for ~"):
+    with pytest.raises(InvalidRequest, match="the home folder for ~ is unknown"):
         expanded("~nobody-of-this-name/in.csv")
     monkeypatch.setenv("ARCHE_QUOTA_STORE", "~nobody-of-this-name/ledger.json")
     with pytest.raises(ConfigurationError, match=r"^ARCHE_QUOTA_STORE: ~nobody-of-this-name"):
