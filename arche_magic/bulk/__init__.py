@@ -1,4 +1,4 @@
-"""One prompt for every row of a frame, as fast as the limits allow; a stopped job can continue."""
+"""One prompt for every row of a frame, as fast as the limits allow; stopped jobs can continue."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 ) -> pd.DataFrame | Any:
     """Ask one prompt per row; return the data with columns for the replies.
 
-    `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Finished
-    rows are on disk at once (`outputs/llm_replies.sqlite`). After an interrupt or a crash, the same
-    call asks the missing rows only.
+    `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Each
+    finished row is saved at once (`outputs/llm_replies.sqlite`). After an interrupt or a crash, the
+    same call asks only the missing rows.
 
     Args:
         data: a DataFrame, a Series or a list of texts, which is not changed; a table of polars,
@@ -69,7 +69,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
             or of a folder of Parquet files; or a Dask DataFrame.
         template: the prompt, with `{{column}}` for the values of a row. Without one, the texts of
             a Series or list are the prompts.
-        to: the file to write the rows of a file to, with their replies.
+        to: the file to write, with the rows of the input file and their replies.
         encoding: the encoding of a text file; by default UTF-8, or what its byte order mark says.
         sep: the field separator of a CSV file.
         sheet: the name of the sheet of an Excel file; the first one if not given.
@@ -85,14 +85,14 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         one, which asks when it is computed.
 
     Raises:
-        InvalidRequest: data, template or an option is wrong; nothing was spent.
-        JobStopped: at one of the bounds, with the finished rows in `.frame`.
-        LLMProviderError: no row can be asked, such as without a key.
+        InvalidRequest: data, template or an option is invalid; nothing was sent.
+        JobStopped: the job reached a bound; `.frame` has the finished rows.
+        LLMProviderError: no row can be asked, for example without a key.
     """
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
     if is_file(data):
         if client is not None:
-            raise InvalidRequest("client= takes no file; read it with dask.dataframe")
+            raise InvalidRequest("client= does not accept a file; read it with dask.dataframe")
         file_job = FileJob(data, to, template, **read, **options)
         with _bar(file_job.progress, progress):
             for row in file_job:
@@ -100,9 +100,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                     on_done(row)
         return file_job.to
     if to is not None:
-        raise InvalidRequest("to= needs the path of a file; the result for a frame is returned")
+        raise InvalidRequest("to= is only for files; for a frame, the result is returned")
     if any(value is not None for value in read.values()):
-        raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
+        raise InvalidRequest("encoding=, sep= and sheet= are only for files")
     if cluster.is_dask(data):
         if on_done or progress:
             raise InvalidRequest(
@@ -132,7 +132,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 def imap(
     data: Any, template: str | None = None, *, client: Any = None, **options: Any
 ) -> Iterator[Row]:
-    """The rows as they finish, in any order; see `map`. Closing the iterator ends the job."""
+    """Yield the rows as they finish, in any order; see `map`. Closing the iterator ends the job."""
     if client is not None:
         return cluster.imap_rows(data, template, client, options)
     return iter(Job(data, template, **options))

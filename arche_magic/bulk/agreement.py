@@ -1,8 +1,8 @@
-"""Checks packed replies: some packed rows are asked alone as well, and the replies compared.
+"""Checks packed replies: some packed rows are also asked alone, and the replies are compared.
 
-Replies that swap rows within a request look right one by one. So rows at random positions are asked
-alone too. A model whose packed replies disagree too often gets no more packed requests in the job,
-and its packed replies are discarded.
+Replies that are swapped within a request look correct one by one. So random rows are also asked
+alone. A model whose packed replies disagree too often gets no more packed requests in the job, and
+its packed replies are discarded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PackingWarning(UserWarning):
 
 # Rows checked in the first packed requests of a model; after those, one in every tenth request.
 _FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
-# A model is refuted by more than this share of disagreements, and by at least two.
+# Packed replies of a model are discarded if more than this share, and at least two, disagree.
 MOST_DISAGREEING = 0.25
 _LEAST_DISAGREEING = 2
 # The likeness of texts is the share of three-letter pieces that both have. A difference in likeness
@@ -36,13 +36,13 @@ _PIECE, _CLEAR = 3, 0.1
 
 @dataclass(frozen=True)
 class Check:
-    """A reply that came packed, to be compared with one that is asked for alone.
+    """A packed reply, to be compared with the reply to the same row asked alone.
 
     Attributes:
         reply: the packed reply.
         others: the texts of the other replies of its request.
-        fields: the fields that have one right answer; see `fields_to_compare`.
-        model: the model that gave it.
+        fields: the fields with one right answer; see `fields_to_compare`.
+        model: the model of the packed reply.
     """
 
     reply: Reply
@@ -51,7 +51,7 @@ class Check:
     model: Model
 
     def agrees(self, alone: Reply) -> bool | None:
-        """Whether both replies say the same; None if that cannot be known.
+        """Whether both replies agree; None if this cannot be decided.
 
         Fields with one right answer must be equal. No model writes free text the same way twice,
         so it disagrees if it is clearly more like the reply to another row.
@@ -92,7 +92,7 @@ class Agreement:
     """Counts a job's packed replies, and how the checked ones agree.
 
     Attributes:
-        refutations: how many models were refuted.
+        refutations: the number of models whose packed replies were discarded.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Agreement:
         self._random = random.Random()
 
     def rows_to_check(self, model: Model, answered: Sequence[int]) -> list[int]:
-        """Which answered rows of a packed request to ask alone too, chosen at random."""
+        """Choose at random which answered rows of a packed request to ask alone too."""
         with self._lock:
             record = self._records[model]
             number = record.requests
@@ -114,12 +114,12 @@ class Agreement:
         return self._random.sample(answered, min(count, len(answered)))
 
     def note_packed(self, model: Model, addresses: Iterable[str]) -> None:
-        """Note replies that came packed, by the addresses where they are kept."""
+        """Record packed replies, by the addresses under which they are kept."""
         with self._lock:
             self._records[model].addresses.update(addresses)
 
     def note_check(self, model: Model, agrees: bool) -> bool:
-        """Count a comparison; True if it refutes the model, which happens at most once."""
+        """Count a comparison; True, at most once, if the packed replies must be discarded."""
         with self._lock:
             record = self._records[model]
             record.compared += 1
@@ -131,12 +131,12 @@ class Agreement:
         return refutes
 
     def is_refuted(self, model: Model) -> bool:
-        """Whether the model's packed replies are not trusted any more."""
+        """Whether the model's packed replies are no longer trusted."""
         with self._lock:
             return self._records[model].is_refuted
 
     def addresses(self, model: Model) -> set[str]:
-        """Where the packed replies of a model were kept."""
+        """The addresses of the packed replies of a model."""
         with self._lock:
             return set(self._records[model].addresses)
 

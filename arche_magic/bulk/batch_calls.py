@@ -1,4 +1,4 @@
-"""Asks for the vectors of batches of texts, several at once."""
+"""Requests the vectors of batches of texts, several at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VectorsOfTexts: TypeAlias = "Mapping[str, array[float]]"
 
 _THREADS = 8
 _NAP_SECONDS, _SHORTEST_NAP_SECONDS = 0.5, 0.05
-# How often a batch is sent where the provider has trouble.
+# How often a batch is sent if the provider has temporary failures.
 _TRIES = 5
 
 
@@ -38,7 +38,7 @@ class TextsFailed(Exception):
 
     Attributes:
         error: the reason.
-        texts: of the batch that failed first; empty if the reason lies elsewhere.
+        texts: those of the batch that failed first; empty if the texts are not the reason.
     """
 
     def __init__(self, error: BaseException, texts: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class TextsFailed(Exception):
 
 
 class _Left(Exception):
-    """The call has ended, so this thread does too."""
+    """The call has ended, so this thread ends too."""
 
 
 class BatchCalls:
@@ -56,9 +56,9 @@ class BatchCalls:
     Args:
         llm: what asks.
         request: makes the request for some texts.
-        keep: keeps vectors on disk; called as they come, in several threads.
-        counts: counts what is spent and waited for.
-        patience: how long all calls together wait for routes.
+        keep: saves vectors; called when they arrive, in several threads.
+        counts: counts usage and waits.
+        patience: how long all calls together may wait for routes.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class BatchCalls:
         self._out: queue.SimpleQueue[VectorsOfTexts | TextsFailed | None] = queue.SimpleQueue()
 
     def run(self, batches: Iterable[Sequence[str]]) -> Iterator[VectorsOfTexts]:
-        """The vectors as they come; a failure ends the calls that are not sent yet.
+        """Yield the vectors as they arrive; after a failure, no further calls are sent.
 
-        If the reader leaves early, calls under way are left to themselves: their vectors are kept
-        when they come.
+        If the reader stops early, calls in progress continue: their vectors are kept when they
+        arrive.
 
         Raises:
             TextsFailed: after the vectors of all calls that were sent.
@@ -128,7 +128,7 @@ class BatchCalls:
             return ()
 
     def _ask(self, texts: Sequence[str]) -> Iterator[VectorsOfTexts]:
-        """Ask for the vectors of some texts; in halves, if the texts themselves are refused."""
+        """Request the vectors of some texts; if the texts are refused, halve the batch."""
         failed = 0
         while not self._ended.is_set():
             request = self._request(texts)
@@ -152,7 +152,7 @@ class BatchCalls:
                 return
 
     def _is_about_texts(self, error: LLMProviderError) -> bool:
-        """Whether the texts were refused, such as one that is too long, and others may be not."""
+        """Whether the refusal is about the texts, so that other texts may be accepted."""
         if isinstance(error, InvalidRequest | ContentFiltered):
             return True
         if not isinstance(error, NoRouteAvailable) or error.next_available_at is not None:

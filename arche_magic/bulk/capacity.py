@@ -1,4 +1,4 @@
-"""How many rows the routes answer until when: arithmetic on the ledger's view of their limits."""
+"""How many rows the routes can answer by when, computed from their limits in the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
 
-# A job that is not done in a year gets no date.
+# A job that takes longer than a year has no finish time.
 HORIZON_SECONDS = 366 * 86_400.0
 _SHORT_PERIODS = ("second", "minute", "hour")
 
@@ -19,11 +19,11 @@ class Capacity:
     """One model of one account. Its keys share every limit, so together they count as one route.
 
     Attributes:
-        name: the route as it is shown, such as `groq · key 1 · gpt-oss-120b`.
-        standings: its limits as the ledger has them now; those of each key that shares them.
+        name: the route as displayed, such as `groq · key 1 · gpt-oss-120b`.
+        standings: its current limits, for each key that shares them.
         need: units per metric (`requests`, `tokens`, …) that one request takes.
         pack: rows in one request.
-        opens_at: epoch seconds; when it opens, if its limits do not say that; inf: never.
+        opens_at: when it opens (epoch seconds), if its limits do not say; inf means never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
         provider, model: the provider and the model.
@@ -45,7 +45,7 @@ class Capacity:
         return any(row.period in _SHORT_PERIODS for row in self.standings)
 
     def requests_until(self, now: float, until: float) -> float:
-        """How many requests its limits let through up to then; inf without any limit."""
+        """The number of requests that its limits allow until then; inf without limits."""
         now = max(now, self.opens_at)
         if now > until:
             return 0.0
@@ -53,7 +53,7 @@ class Capacity:
         return float(prompts_that_fit(rows, self.need, now, until)) if rows else math.inf
 
     def binding(self, now: float, until: float) -> Standing | None:
-        """The limit that lets through least up to then; None without any."""
+        """The limit that allows the fewest requests until then; None without limits."""
         rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
         return min(
             rows, key=lambda row: prompts_that_fit([row], self.need, now, until), default=None
@@ -80,7 +80,7 @@ class Speed:
     seconds_per_row: float = 0.0
 
     def requests_until(self, capacity: Capacity, now: float, until: float) -> float:
-        """How many requests can come back from it up to then, with all the threads it may have."""
+        """The number of requests that can be answered until then, with all threads."""
         now = max(now, capacity.opens_at)
         seconds, threads = self.seconds, self.threads
         if capacity.pack > 1:
@@ -88,7 +88,7 @@ class Speed:
         rounds = max(0.0, until - now) / seconds
         if self.most_threads <= threads:
             return threads * rounds
-        # Twice as many in each round, until they are all there.
+        # The number doubles in each round, up to the maximum.
         growing = min(rounds, math.log2(self.most_threads / threads))
         return threads * (2**growing - 1) + self.most_threads * (rounds - growing)
 
@@ -111,15 +111,15 @@ class Share:
 
     @property
     def cost(self) -> float | None:
-        """USD; None where the price is not known."""
+        """The cost in USD; None if the price is unknown."""
         return self.capacity.cost * self.requests if self.capacity.cost is not None else None
 
 
 def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standing, ...]:
-    """The limits less the share `reserve` (0 to 1) that a job leaves to others."""
+    """The limits without the share `reserve` (0 to 1) that a job leaves for other requests."""
     return tuple(
         replace(row, used=row.used + reserve * row.amount)
-        # A bucket refills as fast as before; the job only never empties it.
+        # The refill rate of a bucket does not change; the job only never empties it.
         if row.window == "bucket"
         else replace(row, amount=(1 - reserve) * row.amount)
         for row in standings
@@ -133,10 +133,10 @@ def paid_after(
     patience: float,
     preferred: str | None = None,
 ) -> list[Capacity]:
-    """The same, but those that cost money open once the free ones were awaited long enough.
+    """The same, except that paid ones open after the job has waited long enough for free ones.
 
-    Rows wait as soon as the limits of free ones hold them back. Paid ones open after `patience`
-    seconds of that, or sooner if free ones let nothing more through in that time.
+    Rows start to wait when the limits of free ones are reached. Paid ones open after `patience`
+    seconds of waiting, or sooner if free ones allow no more requests in that time.
     """
 
     def is_extra(capacity: Capacity) -> bool:
@@ -166,7 +166,7 @@ def paid_after(
 
 
 def _first(holds: Callable[[float], bool], early: float, late: float) -> float:
-    """The first moment at which something holds that goes on to hold; `late` if not before."""
+    """The first time from which a condition stays true; `late` if it is not true before."""
     if holds(early):
         return early
     step = 1.0
@@ -183,12 +183,12 @@ def _first(holds: Callable[[float], bool], early: float, late: float) -> float:
 
 
 def rows_until(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> int:
-    """How many rows are answered up to then."""
+    """The number of rows that are answered until then."""
     return math.floor(sum(_rows(capacities, speed, now, until)) + 1e-9)
 
 
 def _rows(capacities: Sequence[Capacity], speed: Speed, now: float, until: float) -> list[float]:
-    """How many rows each answers up to then. Those that ask each row alone share their threads."""
+    """The number of rows that each answers until then; those without packing share threads."""
     rows = _rows_alone(capacities, speed, now, until)
     threads_taken = sum(
         fits / speed.requests_until(capacity, now, until)
@@ -205,7 +205,7 @@ def _rows(capacities: Sequence[Capacity], speed: Speed, now: float, until: float
 def _rows_alone(
     capacities: Sequence[Capacity], speed: Speed, now: float, until: float
 ) -> list[float]:
-    """How many rows each would answer up to then if it had all the threads."""
+    """The number of rows that each would answer until then with all the threads."""
     return [
         capacity.pack
         * min(capacity.requests_until(now, until), speed.requests_until(capacity, now, until))
@@ -214,7 +214,7 @@ def _rows_alone(
 
 
 def finish_at(capacities: Sequence[Capacity], speed: Speed, rows: int, now: float) -> float:
-    """When that many rows are answered (epoch seconds); inf if they are not within a year."""
+    """When this number of rows is answered (epoch seconds); inf if not within a year."""
     if rows <= 0:
         return now
     if rows_until(capacities, speed, now, now + HORIZON_SECONDS) < rows:
@@ -235,11 +235,11 @@ def finish_at(capacities: Sequence[Capacity], speed: Speed, rows: int, now: floa
 def shares(
     capacities: Sequence[Capacity], speed: Speed, rows: int, now: float, until: float
 ) -> tuple[Share, ...]:
-    """Who answers how many of the rows, if all are answered by then; the largest share first.
+    """Who answers how many rows, if all are answered by then; the largest share first.
 
-    A row that is asked alone goes to the first route that is open, so the first provider and model
-    answers what its limits let through, and the next one the rest. Models that get packed requests
-    are asked side by side.
+    A row that is asked alone goes to the first open route, so the first provider and model answers
+    as many as its limits allow, and the next one the rest. Models with packed requests are asked at
+    the same time.
     """
     fits = _rows(capacities, speed, now, until)
     alone = _rows_alone(capacities, speed, now, until)

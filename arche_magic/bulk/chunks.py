@@ -1,4 +1,4 @@
-"""Jobs over files larger than memory: read, ask and write in chunks."""
+"""Jobs over files larger than memory, which are read, asked and written in chunks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _SUMS = ("done", "resumed", "errors", "twice", "to_ask_twice", *SPENT)
 class FileJob:
     """A job over the rows of a file, whose result is another file; used like a `Job`.
 
-    The result file appears at the end, complete. After an interrupt the unfinished file is deleted;
-    the replies are on disk, and the next run takes them from there. Parquet keeps the types of its
+    The result file appears when it is complete. After an interrupt the unfinished file is deleted;
+    the replies are on disk, and the next run reads them from there. Parquet keeps the types of its
     columns; the cells of a CSV stay text.
 
     Args:
         source: the file or folder to read; see `SourceFile`.
-        to: the file to write; one that is there already is replaced.
+        to: the file to write; an existing file is replaced.
         template: the prompt; see `Job`, also for the options.
         encoding: of a text; see `SourceFile`. The result is UTF-8.
         sep: what separates the fields of a CSV, in the source and in the result.
         sheet: of an Excel file; the first one if not given.
-        **options: bounds hold for all of the file.
+        **options: bounds apply to the whole file.
 
     Attributes:
         quality: how the rows written so far compare, with `twice=` or `gold=`.
@@ -66,7 +66,7 @@ class FileJob:
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
-        # Fields are renamed where the data has their names, so every chunk must have those too.
+        # Fields are renamed if the data has columns with their names, so all chunks must agree.
         fields = self._job.schema.fields if self._job.schema else ()
         there = [name for name in fields if name in self._source.first_row.columns]
         wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
@@ -85,7 +85,7 @@ class FileJob:
         return self._total
 
     def __iter__(self) -> Generator[Row, None, None]:
-        """The rows as they finish; the file is there when the last one was taken.
+        """Yield the rows as they finish; the file exists after the last one.
 
         Raises:
             InvalidRequest: the file cannot be written.
@@ -103,10 +103,10 @@ class FileJob:
                 part.unlink(missing_ok=True)
 
     def _write(self, part: Path) -> Generator[Row, None, bool]:
-        """Write all rows; returns False if the job was cancelled, or has to begin again.
+        """Write all rows; returns False if the job was cancelled, or has to start again.
 
-        It begins again if packed replies are discarded that earlier chunks have written. Kept
-        replies are not asked for again.
+        It starts again if packed replies are discarded that were already written to earlier chunks.
+        Kept replies are not asked for again.
         """
         _begin(part)
         self.quality = Quality()
@@ -133,7 +133,7 @@ class FileJob:
         return True
 
     def progress(self) -> Progress:
-        """How far all of it is."""
+        """Return the progress of the whole job."""
         if self._before.done == self._total:
             return self._before
         before = self._before
@@ -150,7 +150,7 @@ class FileJob:
         return FileWriter(path, self.to.name, self._columns, self._sep, self._source.kinds)
 
     def _left(self) -> dict[str, Any]:
-        """The options for the next chunk, which shares the bounds and the count of failures."""
+        """Return the options for the next chunk, which shares bounds and the count of failures."""
         most = self._options.get("stop_after")
         failing = {} if most is None else {"stop_after": most - self._failed}
         whole = {} if self._bounds is None else {"part_of": self._bounds}
@@ -164,7 +164,7 @@ class FileJob:
 
 
 def _begin(part: Path) -> None:
-    """Create an empty file; what an earlier run left there, or a link, is replaced."""
+    """Create an empty file, replacing a file of an earlier run or a link."""
     try:
         part.unlink(missing_ok=True)
         os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -175,18 +175,18 @@ def _begin(part: Path) -> None:
 def _target(source: Path, to: str | Path | None) -> Path:
     if to is None:
         raise InvalidRequest(
-            f"{source.name} is read from disk: name a file for the rows and their replies, with "
+            f"{source.name}: name a file for the rows and their replies with "
             "to='replies.parquet' (--into replies.parquet)"
         )
     if str(to).endswith((".xlsx", ".xlsm")):
         raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")
     to = usable_path(to, WRITTEN)
     if not os.path.isdir(to.parent):  # noqa: PTH112  # raises nothing
-        raise InvalidRequest(f"there is no folder {to.parent}")
+        raise InvalidRequest(f"the folder {to.parent} does not exist")
     if to.is_dir():
         raise InvalidRequest(f"{to} is a folder; name a file")
     if source.is_dir() and source.resolve() in to.resolve().parents:
-        raise InvalidRequest(f"{to} is in the folder that is read; name a file elsewhere")
+        raise InvalidRequest(f"{to} is in the input folder; name a file in another folder")
     if source.resolve() == to.resolve():
-        raise InvalidRequest(f"{to} would be written over while it is read; name another file")
+        raise InvalidRequest(f"{to} is the input file and would be overwritten; name another file")
     return to

@@ -1,7 +1,7 @@
-"""Jobs on a Dask cluster: each part of the rows is a job of its own on a Dask worker.
+"""Jobs on a Dask cluster: each part of the rows is a separate job on a Dask worker.
 
-Dask workers read keys, models and the place of the ledger from their own environment; keys are not
-sent to them. With a ledger in Redis, workers on several machines share the limits.
+Dask workers read keys, models and the location of the ledger from their own environment; keys are
+not sent to them. With a ledger in Redis, workers on several machines share the limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _MOST_ROWS = 1000
-# Parts per thread of the cluster: with several, no thread works on the last one for long.
+# Parts per thread of the cluster; with several, the last part does not take long.
 _PARTS = 4
 _WATCH_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ def imap_rows(
 
     Raises:
         InvalidRequest: data, template or an option is wrong, before anything is sent to a worker.
-        ConfigurationError: the workers cannot do it, or do not share their limits.
+        ConfigurationError: the workers have no keys, or do not share their limits.
         JobStopped: at one of the bounds, after all rows that were finished.
     """
     from distributed import as_completed
@@ -75,7 +75,7 @@ def imap_rows(
     futures = [
         client.submit(
             _ask_part, rows.frame.iloc[start : start + size], rows.template, shared, start,
-            # Two rows that read the same are two rows.
+            # Equal rows are separate rows.
             pure=False,
         )
         for start in starts
@@ -89,7 +89,7 @@ def imap_rows(
             stopped = stopped or error
             if error and not error.at_bound:
                 break
-            # At a bound the other parts stop too, and they have finished rows.
+            # At a bound, the other parts stop too, and their finished rows are still returned.
         if stopped is not None:
             raise stopped
     finally:
@@ -98,7 +98,7 @@ def imap_rows(
 
 def _check(options: dict[str, Any]) -> None:
     if options.get("llm") is not None:
-        raise InvalidRequest("llm= stays in this process: a worker uses what is configured there")
+        raise InvalidRequest("llm= cannot be sent to workers; each uses its own configuration")
 
 
 def _check_workers(client: Client) -> int:
@@ -141,7 +141,7 @@ def _about() -> dict[str, Any]:
 
 
 def _new_name() -> str:
-    """A name for a job, by which its parts find the bounds that they share in the ledger."""
+    """A name for a job, under which its parts share bounds in the ledger."""
     return os.urandom(8).hex()
 
 
@@ -159,7 +159,7 @@ def _ask_partition(
 def _ask_part(
     frame: pd.DataFrame, template: str, options: dict[str, Any], start: int
 ) -> tuple[list[Row], JobStopped | None]:
-    """Some rows of a job, on a worker; they begin at `start`. And what stopped it, if anything."""
+    """Ask the rows from `start` on, on a worker; also returns what stopped it, or None."""
     job = Job(frame, template, **options)
     rows: list[Row] = []
     try:

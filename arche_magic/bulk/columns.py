@@ -1,4 +1,4 @@
-"""The columns that a job adds to its data: names and types, which do not depend on its rows."""
+"""Names and types of the columns that a job adds to its data; they do not depend on its rows."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def columns_of(
 
 
 def _check_names(columns: Iterable[Column], data: pd.DataFrame) -> None:
-    """Refuse names that would be there twice."""
+    """Refuse names that would occur twice."""
     counts = Counter(column.name for column in columns)
     there = [name for name in counts if name in data.columns]
     twice = [name for name, count in counts.items() if count > 1]
     problems = []
     if there:
-        problems.append(f"the data has {_shown(there)} already")
+        problems.append(f"the data already has {_shown(there)}")
     if twice:
-        problems.append(f"the schema has {_shown(twice, 'field')}, as the result has anyway")
+        problems.append(f"the schema has {_shown(twice, 'field')}, which the result also has")
     if problems:
         raise InvalidRequest(
             f"{' and '.join(problems)}; prefix='llm_' (--prefix llm_) renames the columns that "
@@ -120,7 +120,7 @@ def _shown(names: Sequence[str], noun: str = "column") -> str:
 
 
 def fitted(value: Any, field: Field) -> Any:
-    """A value as its column holds it; None for what is missing.
+    """A value in the type of its column; None if it is missing.
 
     Raises:
         ValueError: the column cannot hold it.

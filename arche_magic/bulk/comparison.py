@@ -1,4 +1,4 @@
-"""How good labels are: compared with those of a second model, and with known ones."""
+"""The quality of labels: comparison with those of a second model, and with known ones."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Quality:
-    """How the replies of a job compare with a second model's, and with known labels.
+    """Comparison of a job's replies with those of a second model, and with known labels.
 
     Attributes:
         twice: by field, of the rows that were asked twice.
@@ -153,19 +153,19 @@ class Quality:
             name: the field; not needed if only one has known labels.
 
         Raises:
-            InvalidRequest: no labels are known, or not for that field, or for several.
+            InvalidRequest: there are no known labels, none for that field, or no field was named.
         """
         import pandas as pd
 
         names = list(self.gold)
         if not names:
-            raise InvalidRequest("no labels are known: name their column with gold=")
+            raise InvalidRequest("there are no known labels: name their column with gold=")
         if name is None and len(names) > 1:
             raise InvalidRequest(f"name one of the fields: {', '.join(names)}")
         name = names[0] if name is None else name
         if name not in self.gold:
             hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
-            raise InvalidRequest(f"no labels are known for {name!r}{hint}")
+            raise InvalidRequest(f"there are no known labels for {name!r}{hint}")
         pairs = self.gold[name].pairs
         labels = sorted({label for pair in pairs for label in pair})
         known = sorted({label for _, label in pairs})
@@ -182,7 +182,7 @@ class Quality:
         return Quality(twice, gold, {**self.columns, **more.columns})
 
     def __repr__(self) -> str:
-        return str(self) or "nothing was asked twice, and no labels are known"
+        return str(self) or "no rows were asked twice, and there are no known labels"
 
     def __str__(self) -> str:
         """Both kinds of figures in words, a line each."""
@@ -192,7 +192,7 @@ class Quality:
         return "\n".join(filter(None, lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, `twice` and `gold` by field; what is not known is None."""
+        """Return the figures as plain data, `twice` and `gold` by field; unknown ones are None."""
         gold = {row.pop("field"): row for row in _records(self.accuracy)}
         return {
             "twice": {row.pop("field"): row for row in _records(self.agreement)},
@@ -201,20 +201,20 @@ class Quality:
 
 
 def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quality:
-    """How the replies in a frame compare with a second model's, and with known labels.
+    """Compare the replies in a frame with those of a second model, and with known labels.
 
-    Works on what `map` returns, on a part of it, and on a file that a job has written. Labels are
-    compared without case, white space and a final full stop; texts of more than five words are not
+    The frame can be the result of `map`, a part of it, or a file written by a job. Labels are
+    compared ignoring case, white space and a final full stop. Texts of more than five words are not
     compared, unless the schema lists them as choices.
 
     Args:
-        frame: with the columns of the replies, in pandas, polars or pyarrow; those of `twice=`
-            start with `second_`.
-        gold: by column of replies, the column with the known labels; if not given, as the job had
-            it (`frame.attrs` of pandas knows).
+        frame: a table with the columns of the replies, in pandas, polars or pyarrow; those of
+            `twice=` start with `second_`.
+        gold: maps a column of replies to the column with its known labels; by default as in the
+            job, from `frame.attrs` of pandas.
 
     Raises:
-        InvalidRequest: there is no such column, or `gold` is not a mapping.
+        InvalidRequest: the column does not exist, or `gold` is not a mapping.
     """
     if isinstance(gold, str):
         raise InvalidRequest(f"gold is {gold!r}; say whose labels they are: {{'field': {gold!r}}}")
@@ -238,7 +238,7 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
         of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
-            # Kappa compares two readers, so each of two models stays on its side.
+            # Kappa compares two raters, so each of two models stays on the same side.
             one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
             swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]
             twice[first] = Comparison.of(frame[columns[first]], frame[columns[name]], swapped)
@@ -261,7 +261,7 @@ def gold_columns(
         used: those that the prompt names.
 
     Raises:
-        InvalidRequest: it names no field or column that is there, or one that the prompt shows.
+        InvalidRequest: it names an unknown field or column, or one that the prompt contains.
     """
     if gold is None:
         return {}
@@ -284,8 +284,8 @@ def gold_columns(
             raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
         if column in used:
             raise InvalidRequest(
-                f"gold: the prompt shows the model the column {column!r}, which has the answers; "
-                "leave it out of the prompt"
+                f"gold: the prompt contains the column {column!r}, which has the answers; "
+                "remove it from the prompt"
             )
     return dict(gold)
 
@@ -302,7 +302,7 @@ def _name(column: Hashable) -> str:
 
 
 def _label(value: Any, whole: bool) -> str | None:
-    """A value as it is compared; None if it is free text. `whole`: its texts are choices."""
+    """A value in the form in which it is compared; None for free text, unless `whole`."""
     if isinstance(value, str):
         text = " ".join(value.casefold().split()).strip("\"'").rstrip(".!")
         return text if whole or len(text.split()) <= MOST_WORDS else None
@@ -365,4 +365,4 @@ def _twice_in_words(name: str, found: Comparison) -> str:
 def _gold_in_words(name: str, found: Comparison) -> str:
     if not found.compared:
         return f"{name} is not compared"
-    return f"{name} is right in {found.agreed} of {found.compared} rows ({found.share:.0%})"
+    return f"{name} is correct in {found.agreed} of {found.compared} rows ({found.share:.0%})"

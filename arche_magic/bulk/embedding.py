@@ -1,4 +1,4 @@
-"""Vectors of many texts: one model, batches of texts, kept on disk as they come."""
+"""Vectors of many texts from one model, in batches, each saved when it arrives."""
 
 from __future__ import annotations
 
@@ -52,37 +52,37 @@ def embed(
     tag: str | None = None,
     llm: IntelligentLLMOrchestrator | None = None,
 ) -> np.ndarray[Any, Any] | pd.DataFrame:
-    """The vectors of some texts, one row per text, all of one model.
+    """Return the vectors of texts, one row per text, all from one model.
 
-    `embed(reviews["text"])`. Each text is asked for once, in batches that fit the model and its
-    limits; the model's keys take turns, and other models are not asked. Vectors are on disk as they
-    come (`outputs/llm_replies.sqlite`): after an interrupt or an error, the same call asks for the
-    missing ones only.
+    `embed(reviews["text"])`. Each text is sent once, in batches that fit the model and its limits.
+    All keys of the model are used, but no other model. Each vector is saved when it arrives
+    (`outputs/llm_replies.sqlite`): after an interrupt or an error, the same call requests only the
+    missing ones.
 
     Args:
         texts: a Series, a frame with one column, a list, an array, or a column of polars or
             pyarrow. Missing and blank texts are not sent; their rows are NaN.
-        model: an embedding model, `provider/model`, or a provider. If not given: the first provider
-            that has an embedding model and a key, free ones first.
-        dimensions: the length of the vectors, for models that have several; the model's own if not
-            given.
+        model: an embedding model, `provider/model`, or a provider. Default: the first provider with
+            an embedding model and a key, free ones first.
+        dimensions: the length of the vectors, for models with several lengths; by default the
+            model's own.
         progress: show the progress in one line on stderr.
-        patience: seconds to wait in total while no route is open; None: without end.
-        allow_paid: routes that cost money may be asked.
-        fresh: ask for every text again, and replace what is kept.
-        reserve: the share of each limit (0 to 1) that is left to other work.
-        private: only routes that are marked in `[private]` may be asked.
-        tag: a name that its attempts carry, for `%llm_stats --by tag`.
-        llm: what asks; that of the configuration if not given.
+        patience: seconds to wait in total while no route is open; None waits without a limit.
+        allow_paid: also use routes that cost money.
+        fresh: request every text again, and replace stored vectors.
+        reserve: the share of each limit (0 to 1) that is left for other requests.
+        private: use only routes that are marked in `[private]`.
+        tag: a name for its attempts, for `%llm_stats --by tag`.
+        llm: the provider object to use; by default that of the configuration.
 
     Returns:
         An array of shape (texts, dimensions) in float32, in the order of the texts. For a Series or
-        a frame, a DataFrame with its index and the columns 0, 1, 2, … With no vector at all, the
-        length is the model's own where it is known, and otherwise 0.
+        a frame, a DataFrame with its index and the columns 0, 1, 2, … If no text has a vector, the
+        length is the model's own if it is known, otherwise 0.
 
     Raises:
-        InvalidRequest: the data or an option is wrong, a text is too long, or only paid routes are
-            there; nothing was sent. Or the model refused a text, which the message names.
+        InvalidRequest: the data or an option is invalid, a text is too long, or there are only paid
+            routes; nothing was sent. Or the model refused a text, which the message names.
         ConfigurationError: no key, or an unknown model.
         NoRouteAvailable: no route opens within the patience; the message says what opens when.
         NotKept: replay is set to only, and some vectors are not kept.
@@ -153,7 +153,7 @@ class _Embedding:
         return self._filled(self._dimensions or self._about.dimensions)
 
     def _take_kept(self) -> list[str]:
-        """Take the vectors that are kept; returns the other texts."""
+        """Read the stored vectors; returns the other texts."""
         texts = list(self._places)
         if self._fresh:
             return texts
@@ -179,11 +179,11 @@ class _Embedding:
     def _check_cost(self, sample: Request, allow_paid: bool) -> None:
         if not allow_paid and all(route.paid for route in self._llm.routes(sample)):
             raise InvalidRequest(
-                f"{self._provider} costs money, and embed spends it only with allow_paid=True"
+                f"{self._provider} costs money; embed uses it only with allow_paid=True"
             )
 
     def _ask(self, batches: Iterable[Sequence[str]], options: Mapping[str, Any]) -> None:
-        """Ask for the vectors of all batches, and take them as they come."""
+        """Request the vectors of all batches, and take them when they arrive."""
 
         def keep(vectors: VectorsOfTexts) -> None:
             by_address = {self._address(text): vector for text, vector in vectors.items()}
@@ -210,15 +210,15 @@ class _Embedding:
             matrix, places = self._filled(len(vector)), self._places[text]
             if matrix.shape[1] != len(vector):
                 raise LLMProviderError(
-                    f"{self._model} gives vectors of {len(vector):,} numbers, and others have "
-                    f"{matrix.shape[1]:,}; fresh=True asks for all of them again"
+                    f"{self._model} returned vectors of length {len(vector):,}, but others have "
+                    f"{matrix.shape[1]:,}; fresh=True requests all of them again"
                 )
             matrix[places] = np.frombuffer(vector, dtype=np.float32)
             self._count(places[:1], resumed=resumed)
             self._count(places[1:], resumed=True)
 
     def _filled(self, dimensions: int) -> np.ndarray[Any, Any]:
-        """The rows so far, NaN where no vector has come."""
+        """The rows so far, NaN if a vector has not arrived."""
         if self._matrix is None:
             np = library("numpy")
             self._matrix = np.full((self._total, dimensions), np.nan, dtype=np.float32)
@@ -228,7 +228,7 @@ class _Embedding:
         self._counts.add([Row(place, place, "", resumed=resumed) for place in places])
 
     def _explained(self, failed: TextsFailed) -> BaseException:
-        """The error of some texts, with their places and how to go on."""
+        """The error for some texts, with their positions and what to do next."""
         error, texts = failed.error, failed.texts
         if not isinstance(error, LLMProviderError) or not texts:
             return error
@@ -239,8 +239,8 @@ class _Embedding:
         which += f" and {more:,} more" if more > 0 else ""
         done = self._counts.done
         return type(error)(
-            f"no vectors of {which}: {error}. {done:,} of {self._total:,} texts are done, "
-            "and the same call asks for the rest",
+            f"no vectors for {which}: {error}. {done:,} of {self._total:,} texts are done; "
+            "run the same call again for the others",
             attempts=error.attempts,
             next_available_at=error.next_available_at,
         )
@@ -277,7 +277,7 @@ def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
         return (data.index if has_index else None), data.tolist()
     if getattr(data, "ndim", 1) == 0:
         raise InvalidRequest("texts is a single value; write embed([text])")
-    # The rows of a set would be in no order that the caller knows.
+    # The caller does not know the order of a set.
     if isinstance(data, Mapping | AbstractSet) or not isinstance(data, Iterable):
         raise InvalidRequest(
             f"texts is of type {type(data).__name__}; it must be a Series, a list or an array of "

@@ -1,6 +1,6 @@
-"""What a job takes: how many rows are left to ask, the tokens of one, and how many go in a request.
+"""Estimates of a job: how many rows are left, the tokens of one, and how many fit in a request.
 
-The plan of a job and its run both ask `RowEstimate.pack_sizes` whether rows are packed.
+Both the plan and the run of a job use `RowEstimate.pack_sizes` to decide about packing.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from .packing import needs_packed, pack_size
 from .rows import CHUNK, Rows
 from .tasks import MOST_PACKED
 
-# A job that would be done in this time needs no packing.
+# A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0
-# Replies after which their mean length is believed.
+# The number of replies after which their mean length is used.
 KNOWN_AFTER = 5
-# How far the likely figure may be off, from below and from above: by the length of a text alone,
-# and by a model's own record of earlier replies.
+# Factors from the likely figure to the lowest and highest one: from the length of a text alone, and
+# from a model's earlier replies.
 _INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
 _OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
-# Replies of the last hour that say how long replies are.
+# The number of replies of the last hour that are enough for an estimate.
 _ENOUGH = 20
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do.
+    """The rows that are left to ask.
 
     Attributes:
-        rows: all rows.
-        kept: rows whose reply is kept, or that ask the same as another row.
-        failed: rows that failed for good, or that have no prompt.
-        to_ask: prompts that are left to ask.
-        prompt_tokens: mean length of those.
-        outputs: tokens of each kept reply.
+        rows: the number of all rows.
+        kept: rows with a kept reply, and rows equal to another row.
+        failed: rows that failed permanently, or that have no prompt.
+        to_ask: the prompts that are left to ask.
+        prompt_tokens: their mean length.
+        outputs: the tokens of each kept reply.
     """
 
     rows: int
@@ -68,9 +68,9 @@ def count_work(
     fresh: bool,
     on_rows: Callable[[int], object] | None = None,
 ) -> Work:
-    """Look at every row: whether it is kept, failed for good or is to be asked, and its length.
+    """Classify every row (kept, failed permanently, to be asked) and measure its length.
 
-    `on_rows` is called again and again with the number of rows read so far.
+    `on_rows` is called repeatedly with the number of rows read so far.
     """
     store = reply_store(llm.configuration.replies)
     address_of = llm.addresses_like(sample)
@@ -97,7 +97,7 @@ def count_work(
             elif address in failures:
                 failed += len(each)
             else:
-                # Rows that ask the same are asked once.
+                # Equal rows are asked once.
                 new = address not in seen
                 seen.add(address)
                 to_ask += new
@@ -110,16 +110,16 @@ def count_work(
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """Tokens that one row takes: likely, at least and at most.
+    """The tokens of one row: likely, at least and at most.
 
     Attributes:
         probe: a request of the usual length.
-        reply_tokens: of a reply; None: as each model's record has it.
-        input_span, output_span: factors from the likely to the least and to the most.
-        basis: what this rests on, in words.
-        input_tokens, output_tokens: mean of a row over the routes there are.
-        factor: by how much the likely figures are multiplied.
-        prompt_tokens: of a prompt; None: by the length of the probe.
+        reply_tokens: tokens of a reply; None uses each model's earlier replies.
+        input_span, output_span: factors from the likely to the lowest and highest figure.
+        basis: what the estimate is based on, in words.
+        input_tokens, output_tokens: the mean per row over all routes.
+        factor: multiplies the likely figures.
+        prompt_tokens: tokens of a prompt; None uses the length of the probe.
     """
 
     probe: Request
@@ -140,7 +140,7 @@ class RowEstimate:
         prompt_tokens: float | None = None,
         reply_tokens: float | None = None,
     ) -> RowEstimate:
-        """What one row of a job under way takes, by the rows that were answered."""
+        """The tokens of one row of a running job, from the rows answered so far."""
         exact = (1.0, 1.0)
         return cls(probe, reply_tokens, exact, exact, "", 0.0, 0.0, prompt_tokens=prompt_tokens)
 
@@ -148,7 +148,7 @@ class RowEstimate:
     def of(
         cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
     ) -> RowEstimate:
-        """From the rows to ask, the replies that are kept, and the models' record."""
+        """Estimate from the rows to ask, the kept replies, and the models' earlier replies."""
         # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
@@ -179,8 +179,8 @@ class RowEstimate:
         )
 
     def usage(self, llm: IntelligentLLMOrchestrator, route: Route) -> Usage:
-        """Tokens that one row likely takes on a route."""
-        # A bound on replies is not how long they are.
+        """The likely tokens of one row on a route."""
+        # The maximum length of replies is not their usual length.
         record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
         output = self.reply_tokens
         if output is None:
@@ -191,11 +191,11 @@ class RowEstimate:
         return Usage(round(prompt * self.factor[0]), max(1, round(output)))
 
     def heavy(self) -> RowEstimate:
-        """The same estimate if each row takes the most that it may."""
+        """The same estimate with the highest figures."""
         return replace(self, factor=(self.input_span[1], self.output_span[1]))
 
     def span(self, rows: int) -> tuple[int, int]:
-        """Least and most tokens of that many rows."""
+        """The lowest and highest number of tokens of this number of rows."""
         low, high = (
             self.input_tokens * self.input_span[side]
             + min(self.output_tokens * self.output_span[side], self.probe.max_tokens or math.inf)
@@ -214,16 +214,17 @@ class RowEstimate:
         is_packing: bool = False,
         is_trusted: Callable[[Model], bool] = lambda model: True,
     ) -> dict[Model, int]:
-        """How many rows go in one request of each model, by its limits as they are known now.
+        """The number of rows in one request to each model, by its current limits.
 
         Args:
-            llm: has the routes of the job.
-            rows: how many are left to ask.
-            pack: what the user wants; None decides by the limits.
+            llm: the provider object with the routes of the job.
+            rows: the number of rows that are left to ask.
+            pack: the user's choice; None decides by the limits.
             reserve: share of each limit (0 to 1) that is left to others.
-            paid: whether routes that cost money take part.
-            is_packing: the job packs already; it goes on to its end, as it has few threads.
-            is_trusted: whether packed replies of a model are believed.
+            paid: whether routes that cost money are used.
+            is_packing: whether the job already packs; then it continues, because it has few
+                threads.
+            is_trusted: whether packed replies of a model are trusted.
         """
         routes = self._routes(llm, paid)
         alone = {(route.provider, route.model): 1 for route in routes}
@@ -259,19 +260,19 @@ class RowEstimate:
         reserve: float,
         paid: bool = True,
     ) -> list[Capacity]:
-        """What each account's model can do of the job, in the order in which they are asked.
+        """The capacity of each model of each account, in the order in which they are asked.
 
         Args:
-            llm: has the routes of the job.
-            sizes: rows in one request to each model; one if a model is not there.
-            reserve: share of each limit (0 to 1) that is left to others.
-            paid: whether routes that cost money take part.
+            llm: the provider object with the routes of the job.
+            sizes: rows in one request to each model; by default one.
+            reserve: the share of each limit (0 to 1) that is left for other requests.
+            paid: whether routes that cost money are used.
         """
         routes = self._routes(llm, paid)
         return self._capacities(llm, routes, _standings(llm), sizes, reserve)
 
     def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
-        """The routes that take part, in the order in which they are asked."""
+        """The routes of the job, in the order in which they are asked."""
         routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
         preferred = llm.preferred_provider
         return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
@@ -316,7 +317,7 @@ class RowEstimate:
 
 
 def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteId, list[Standing]]:
-    """The limits of each route as the ledger has them now."""
+    """The current limits of each route in the ledger."""
     found: dict[RouteId, list[Standing]] = {}
     for row in llm.quota_tracker.standings(now=llm.configuration.clock.time()):
         found.setdefault(row.route, []).append(row)

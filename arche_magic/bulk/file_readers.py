@@ -1,4 +1,4 @@
-"""How each kind of file is read: a chunk of rows at a time, as frames."""
+"""Reads each kind of file in chunks of rows, as frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# About how much of a file is in memory at a time.
+# The approximate size of a chunk in memory.
 _CHUNK_BYTES = 32_000_000
 # Bytes read from disk at a time, for each column.
 _BUFFER_BYTES = 1_000_000
@@ -32,10 +32,10 @@ class FileReader:
 
     @property
     def kinds(self) -> Mapping[str, str] | None:
-        """What the values of each column are.
+        """The kind of values in each column.
 
-        "string", "integer", "number", "boolean", "time" or "other"; None where the file has types
-        of its own, or all values are texts.
+        "string", "integer", "number", "boolean", "time" or "other"; None if the file itself has
+        types, or all values are texts.
         """
         return None
 
@@ -51,12 +51,12 @@ class FileReader:
         raise NotImplementedError
 
     def tables(self) -> Iterator[pa.Table] | None:
-        """A second reading of all columns, to be written; None where frames have all of them."""
+        """Read all columns a second time, to write them; None if the frames have all columns."""
         return None
 
 
 class Tables:
-    """Arrow tables, handed out in pieces of as many rows as the next frame has."""
+    """Arrow tables, returned in pieces with as many rows as the next frame."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self._tables = iter(tables)
@@ -183,7 +183,7 @@ def _with_schema(table: pa.Table, schema: pa.Schema, keys: Mapping[str, Any]) ->
 
 
 class CsvReader(FileReader):
-    """A CSV or TSV file. Its cells stay the texts they are; empty ones are missing."""
+    """A CSV or TSV file. All cells are texts; empty ones are missing."""
 
     def __init__(self, path: Path, encoding: str, sep: str) -> None:
         self._path, self._encoding, self._sep = path, encoding, sep
@@ -219,16 +219,16 @@ class CsvReader(FileReader):
 
 
 class RecordReader(FileReader):
-    """Rows whose values each have a type: JSON lines, and the sheets of Excel.
+    """Rows of typed values: JSON lines and Excel sheets.
 
-    It reads the file once to know all columns and the types in them.
+    It reads the file once to find all columns and their types.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """The rows by column, each with its size in bytes, about."""
+        """Yield the rows as mappings, each with its approximate size in bytes."""
         raise NotImplementedError
 
     @cached_property
@@ -300,7 +300,7 @@ class JsonLinesReader(RecordReader):
         self._encoding = encoding
 
     def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """The rows by column, each with its size in bytes, about."""
+        """Yield the rows as mappings, each with its approximate size in bytes."""
         with opened(self._path, self._encoding) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -330,7 +330,7 @@ class ExcelReader(RecordReader):
         self._sheet = sheet
 
     def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """The rows by column, each with its size in bytes, about."""
+        """Yield the rows as mappings, each with its approximate size in bytes."""
         names = self._header()
         empty = 0
         for row in self._rows(2):
@@ -347,7 +347,7 @@ class ExcelReader(RecordReader):
         first = next(self._rows(1), ())
         names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InvalidRequest(f"{self._path.name}: two columns are called {twice[0]!r}")
+            raise InvalidRequest(f"{self._path.name}: two columns have the name {twice[0]!r}")
         return names
 
     def _rows(self, first: int) -> Iterator[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The file that a job over a file writes: the rows, and the columns of their replies."""
+"""Writes the result file of a job: the rows, and the columns of their replies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FileWriter:
         name: the name that the file will have, which decides its format.
         columns: those that are added to the data.
         sep: what separates the fields of a CSV.
-        kinds: what the columns of the data hold; see `FileReader`.
+        kinds: the kinds of values in the data's columns; see `FileReader`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FileWriter:
         self._data_kinds = kinds or {}
         self._parquet: Any = None
         self._begun = False
-        # Worked out before anything is asked; columns without a type of their own are text.
+        # Computed before anything is asked; columns without their own type are text.
         self._kinds: dict[str, Any] = {}
         if name.endswith(".parquet"):
             self._kinds = arrow_kinds(columns)

@@ -1,4 +1,4 @@
-"""Files of rows, read a chunk at a time: Parquet, CSV, JSON lines and Excel."""
+"""Files of rows, read in chunks: Parquet, CSV, JSON lines and Excel."""
 
 from __future__ import annotations
 
@@ -53,15 +53,17 @@ def is_file(data: object) -> bool:
 
 
 def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
-    """The path of a file of rows, there or not.
+    """The path of a file of rows, which may not exist.
 
     Raises:
-        InvalidRequest: its name ends otherwise.
+        InvalidRequest: its name has another ending.
         ConfigurationError: a package is missing.
     """
     path = expanded(path)
     if not path.name.endswith(tuple(endings)):
-        raise InvalidRequest(f"{path}: a file of rows ends with {', '.join(endings)}")
+        raise InvalidRequest(
+            f"{path}: unknown kind of file; the name must end with {', '.join(endings)}"
+        )
     if path.name.endswith(_PARQUET):
         _need("pyarrow")
     if path.name.endswith(_EXCEL):
@@ -147,7 +149,7 @@ class SourceFile:
             yield from self._reader.frames(rows, columns)
 
     def copy(self) -> Tables | None:
-        """A second reading of all columns, to be written; None where frames have all of them."""
+        """Read all columns a second time, to write them; None if the frames have all columns."""
         tables = self._reader.tables()
         return None if tables is None else Tables(self._guarded(tables))
 
@@ -199,7 +201,7 @@ class SourceFile:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn the readers' errors into one line that names the file and its encoding."""
+        """Turn errors of the readers into one line that names the file and its encoding."""
         pd = library("pandas")
         name = self.path.name
         wrong: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
@@ -237,9 +239,9 @@ class SourceFile:
 
 
 def _need(package: str) -> None:
-    """Raise a ConfigurationError that names the extra where a package is missing."""
+    """Raise a ConfigurationError that names the extra if a package is missing."""
     if find_spec(package) is None:
         kind, extra = _NEEDED[package]
         raise ConfigurationError(
-            f"{kind} files need a package more: pip install 'arche_magic[{extra}]'"
+            f"{kind} files need another package: pip install 'arche_magic[{extra}]'"
         )

@@ -1,4 +1,4 @@
-"""When a job under way is done, by the same arithmetic on limits as its plan."""
+"""The finish time of a running job, computed from the limits like its plan."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .growth import MOST_THREADS, THREADS
 from .progress import Counts
 from .workers import PACKING_THREADS, Workers
 
-# How long a figure is used again: a bar asks ten times a second.
+# How long a figure is reused, because a bar asks ten times a second.
 _SECONDS = 0.5
 # Seconds of a request before the first reply.
 _SECONDS_GUESS = 1.5
 
 
 class Finish:
-    """Says when the rows that are left would be answered.
+    """Estimates when the remaining rows will be answered.
 
     Args:
-        workers: those of the job, with their routes and their pace.
-        counts: what is finished.
+        workers: the workers of the job, with their routes and their pace.
+        counts: the finished rows.
         reserve: the share of each limit (0 to 1) that the job leaves to others.
     """
 
@@ -36,7 +36,9 @@ class Finish:
         self._known: tuple[float, int, datetime | None] = (-math.inf, 0, None)
 
     def at(self, later: int = 0) -> datetime | None:
-        """When it is done (aware, UTC), with this many rows `later`; None if not within a year."""
+        """The finish time (aware, UTC), with this number of rows `later`; None if not within a
+        year.
+        """
         moment = time.monotonic()
         with self._lock:
             looked_at, rows, found = self._known
@@ -48,8 +50,10 @@ class Finish:
     def _find(self, later: int) -> datetime | None:
         counts, workers = self._counts, self._workers
         sample, now = workers.sample, workers.scheduler.clock.time()
-        # What is being asked holds its share of the limits already.
-        rows = counts.total - counts.done - workers.rows_under_way() + later
+        # These have reserved or used their share of the limits already.
+        held = workers.rows_under_way() + workers.rows_held_ahead()
+        held += workers.scheduler.finished.unfinished_tasks
+        rows = counts.total - counts.done - held + later
         if sample is None or counts.done == counts.total + later:
             return None
         estimate = RowEstimate.measured(
@@ -62,12 +66,12 @@ class Finish:
             left, preferred = workers.before_paying_left, workers.llm.preferred_provider
             capacities = paid_after(capacities, speed, now, left, preferred)
         end = finish_at(capacities, speed, max(0, rows), now)
-        # Requests under way have to come back, too.
+        # Requests in progress have to finish, too.
         end = max(end, now + (counts.mean_seconds() or _SECONDS_GUESS) / 2)
         return utc(end) if math.isfinite(end) else None
 
     def _speed(self) -> Speed:
-        """As measured, once there is something to measure."""
+        """The measured speed, once there is a measurement."""
         seconds = self._counts.mean_seconds() or _SECONDS_GUESS
         pace = self._workers.scheduler.pace()
         if pace is None:

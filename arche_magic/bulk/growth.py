@@ -1,22 +1,22 @@
-"""How many threads ask: more while that brings more replies per second, fewer when it does not."""
+"""The number of threads of a job, which grows as long as it increases replies per second."""
 
 from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
-# Until the first reply the number doubles at this interval, up to what a slow service can bear.
+# Until the first reply, the number doubles at this interval, up to a limit for slow services.
 _BLIND_SECONDS, _MOST_BLIND = 0.3, 64
 # A measurement takes at least this time, this many replies, and a reply for each thread: the first
 # replies are of the fastest rows. After a large step, half as many say enough.
 _LOOK_SECONDS, _LOOK_REPLIES, _LARGE_STEP_REPLIES = 0.3, 16, 0.5
-# The number is multiplied by the first as long as a step brings nearly all that it could, later by
-# the others.
+# The number is multiplied by the first while each step brings nearly the largest possible gain,
+# later by the others.
 _FIRST_STEP, _UP, _DOWN = 4.0, 2.0, 0.75
 # No step up goes to more threads than would keep this many processors busy.
 _BUSY = 1.3
-# Shares of what a step up could bring at most: that for which a step of the same size follows, and
-# that for which a small one does.
+# Shares of the largest possible gain of a step up: from the first on, a step of the same size
+# follows; from the second on, a small one.
 _NEARLY_ALL, _SOME = 0.7, 0.25
-# More threads than are needed for the pace if none had to wait: some always have to.
+# More threads than the pace needs if none had to wait, because some always wait.
 _SPARE = 1.2
 # A step down is kept if it costs no more than this share.
 _LOSS = 0.03
@@ -25,7 +25,7 @@ _SHORT_REST, _REST, _LONGEST_REST = 1, 4, 64
 
 
 class Growth:
-    """The number of workers of a group, by measured gain.
+    """The number of workers of a group, adapted to the measured gain.
 
     If each of `n` threads takes `t` seconds for a row, `n / t` rows are answered per second. A step
     up should bring as many times more rows as threads. If it brings less (Python, the network or
@@ -36,8 +36,8 @@ class Growth:
         now: seconds of a monotonic clock, as in all of its methods.
 
     Attributes:
-        threads: how many there should be.
-        pace: threads and rows per second, as measured last; None before.
+        threads: the number of workers that there should be.
+        pace: the last measurement, as threads and rows per second, or None.
         is_limited: a row has waited for a limit, or failed, since then.
     """
 
@@ -103,7 +103,7 @@ class Growth:
         self._before = self.pace
         threads = round(self._step * self.threads)
         if self._step > 1:
-            # Python computes in one thread at a time: so many keep it busy.
+            # Python computes in one thread at a time; this many threads keep it busy.
             enough = _BUSY * self.threads / max(self._busy, 1e-9)
             threads = min(MOST_THREADS, max(self.threads + 1, min(threads, round(enough))))
         self._go_to(max(1, threads), now)
@@ -120,7 +120,7 @@ class Growth:
                 self._go_to(threads, now)
                 self._turn()
             return
-        # Of what the step could bring at most.
+        # The gain as a share of the largest possible gain.
         share = (gain - 1) / (self.threads / threads - 1)
         if share >= _NEARLY_ALL:
             self._take_step(now)

@@ -44,7 +44,7 @@ _MOST_WAITING = 8
 
 
 class Job:
-    """One run over rows; iterate over it for the finished rows, in any order.
+    """One run over rows; iterating over it yields the finished rows, in any order.
 
     Args:
         data: a DataFrame, a Series or a list of texts.
@@ -193,7 +193,7 @@ class Job:
             LLMProviderError: no row can be asked, such as without a key.
         """
         if self._threads:
-            raise RuntimeError("a job runs once; make another one")
+            raise RuntimeError("a Job can run only once; create a new one")
         for work in (self._reader.run, self._write):
             thread = threading.Thread(
                 target=self._guarded, args=(work,), name="arche-job", daemon=True
@@ -218,18 +218,18 @@ class Job:
 
     @property
     def patience_left(self) -> float:
-        """Seconds that it still waits for routes; inf for no bound."""
+        """Seconds that it may still wait for routes; inf without a bound."""
         left = self._workers.patience.left
         return left if self._second is None else self._second.patience_left(left)
 
     @property
     def before_paying_left(self) -> float:
-        """Seconds that it still waits for free routes before it pays."""
+        """Seconds that it still waits for free routes before it uses paid ones."""
         seconds = [job.before_paying_left for job in (self._second.jobs if self._second else ())]
         return min([self._workers.before_paying_left, *seconds])
 
     def progress(self, later: int = 0) -> Progress:
-        """How far it is; `finish_at` includes this many rows that come `later`."""
+        """Return the progress; `finish_at` includes this number of rows that come `later`."""
         progress = replace(self._counts.progress(), finish_at=self._finish.at(later))
         return progress if self._second is None else self._second.added_to(progress)
 
@@ -254,7 +254,7 @@ class Job:
         return gold_columns(gold, fields or ["reply"], columns, used)
 
     def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
-        """The job that asks some of the rows on another model, within the bounds of this one."""
+        """A job that asks some of the rows with another model, within the bounds of this job."""
         frame = self.rows.frame.iloc[positions]
         named = {"model": model, "provider": None, "same_model": False}
         left = {"patience": self.patience_left, "before_paying": self.before_paying_left}
@@ -262,7 +262,7 @@ class Job:
         return Job(frame, self.rows.template, **{**again, **named, **left, **part_of}, job_id=None)
 
     def _note(self) -> None:
-        """Add to the record of jobs what it sent since it was last called."""
+        """Record what the job has sent since the last call."""
         progress = self.progress()
         configuration = self._llm.configuration
         record = JobRecord(
@@ -276,7 +276,7 @@ class Job:
             note_job(configuration.store, new)
 
     def _note_rest(self) -> None:
-        """Add calls to the record that were under way when the job was left, once they ended."""
+        """Record calls that were in progress when the job was left, once they have ended."""
         for thread in self._all_threads():
             thread.join()
         self._note()
@@ -304,7 +304,7 @@ class Job:
                 threading.Thread(target=self._end_claims, name="arche-job", daemon=True).start()
 
     def _end_claims(self) -> None:
-        """End claims that a full disk kept: another kernel would wait for them."""
+        """Release claims that a full disk has kept; another kernel would wait for them."""
         until = time.monotonic() + CLAIM_SECONDS
         while not self._store.end_claims(self._owner) and time.monotonic() < until:
             time.sleep(_ASKED_AGAIN_SECONDS)
@@ -325,7 +325,7 @@ class Job:
         self._put(rows)
 
     def _hand_out_rest(self) -> None:
-        """Hand out the rows that the patience did not reach, each with the reason."""
+        """Return the rows that were not asked within the patience, each with the reason."""
         if not self._workers.put_off or self._scheduler.error:
             return
         index = self.rows.index
@@ -336,7 +336,7 @@ class Job:
                 self._hand_out(rest)
 
     def _put(self, rows: list[Row] | None) -> None:
-        # Once the job was left, nobody takes them.
+        # After the caller has left the job, nobody takes them.
         while not self._left.is_set():
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
@@ -347,7 +347,7 @@ class Job:
             return
 
     def _allowed(self, sample: Request, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator that asks: on free routes only, unless money may be spent.
+        """The orchestrator of the job, with only free routes unless paid ones are allowed.
 
         Raises:
             InvalidRequest: all routes are paid ones.
@@ -366,7 +366,7 @@ class Job:
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
-                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits what it spends"
+                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
         preferred = llm.preferred_provider
         return IntelligentLLMOrchestrator(
@@ -385,12 +385,12 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
             tools.
     """
     if sample.uses_tools:
-        raise InvalidRequest("tools: a job has no one to run them; use generate for each row")
+        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
     if pack == "auto":
         # A stop text would cut the list, and further fields may be about one reply.
         return 1 if sample.stop or sample.extra else None
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
     if pack > 1 and sample.stop:
-        raise InvalidRequest("stop would cut a list of replies; leave it out, or ask with pack=1")
+        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
     return pack

@@ -1,7 +1,7 @@
 """The record of jobs: one line each in `outputs/llm_jobs.jsonl`, beside the record of attempts.
 
-It holds no prompt and no reply text. The record of attempts knows what a job cost; only the job
-knows how its packed replies agreed, so it has a record of its own.
+It contains no prompts and no replies. The record of attempts has the cost of a job, but not how its
+packed replies agreed, so jobs have their own record.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class JobRecord:
         rows: all rows.
         done: rows that were finished, in this run or before.
         errors: rows without a reply.
-        requests, tokens: what it sent and spent; its attempts say on which routes.
+        requests, tokens: what it sent and used; its attempts have the routes.
         cost_usd: USD, as far as prices are known.
         packed: rows that were answered together with others in one request.
         checked: packed rows that were also asked alone, and compared.

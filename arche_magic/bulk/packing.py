@@ -26,11 +26,11 @@ _INSTRUCTION = (
     '{{"replies": [{{"id": "{first}", "reply": …}}, …]}}, one entry for every prompt, with '
     "its id copied exactly."
 )
-# Additional tokens of a prompt and of a reply in a list.
+# Additional tokens of a prompt and of a reply in a packed request.
 _AROUND_PROMPT, _AROUND_REPLY = 17, 14
-# In longer replies models lose track, and some replies are cut.
+# Models make mistakes in longer replies, and some replies are cut.
 _LONGEST_REPLY = 8000
-# One request takes no more than this of a limit on tokens, or of the model's window.
+# The highest share of a token limit, or of the model's window, for one request.
 _SHARE = 0.5
 _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
 # Only consonants: ids are not words, and not numbers that a model could count up.
@@ -98,14 +98,14 @@ def pack_size(
 
 
 def needs_packed(row: Usage, size: int) -> Usage:
-    """Tokens of a request that carries `size` rows."""
+    """The tokens of a request with `size` rows."""
     return Usage(
         (row.input_tokens + _AROUND_PROMPT) * size, (row.output_tokens + _AROUND_REPLY) * size
     )
 
 
 def _schema(row: Schema | None, ids: Sequence[str]) -> Schema:
-    """What the reply to a packed request must look like; its value is a dict by id."""
+    """The schema of the reply to a packed request; its value is a dict by id."""
     inner = dict(row.definition) if row else dict(_TEXT)
     shared = {name: inner.pop(name) for name in ("$defs", "definitions") if name in inner}
     entry = {
@@ -158,7 +158,7 @@ def read_entries(text: str, ids: Sequence[str]) -> Entries:
 
 
 def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
-    """The reply to each of the requests, in their order; None where there is no good one.
+    """Return a reply for each request, in order; None if the reply is missing or invalid.
 
     The tokens and cost of the whole reply are divided among them.
     """

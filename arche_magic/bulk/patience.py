@@ -1,4 +1,4 @@
-"""How long a job waits: for any route, and for free routes before it pays."""
+"""How long a job waits for routes, and for free routes before it uses paid ones."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Patience:
 
 
 def costs_extra(route: Route, preferred: str | None) -> bool:
-    """Whether a route costs money, and is not of the provider that is to be asked first."""
+    """Whether a route costs money and does not belong to the preferred provider."""
     return route.paid and route.provider != preferred
 
 
 def pays_after_waiting(routes: Iterable[Route], preferred: str | None) -> bool:
-    """Whether some routes cost money and others do not, so that free ones are awaited first."""
+    """Whether there are both paid and free routes, so that the job waits for free ones first."""
     return len({costs_extra(route, preferred) for route in routes}) == 2

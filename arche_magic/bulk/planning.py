@@ -1,4 +1,4 @@
-"""Plans a whole job: what it takes, which limits hold it back, when it would be done."""
+"""Plans a whole job: its tokens, the limits that slow it down, and its finish time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .workers import PACKING_THREADS
 
 # Seconds of a request if none was sent lately; and tokens that a slow model writes per second.
 _SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0
-# Tokens of the shortest reply, and the highest factor for limits, that a plan suggests.
+# The shortest reply in tokens, and the highest factor for limits, that a plan suggests.
 _SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100.0
 # A change is suggested if it saves at least this share of the time.
 _WORTH_SAYING = 0.02
@@ -62,7 +62,7 @@ def plan(
     llm: IntelligentLLMOrchestrator | None = None,
     **options: Any,
 ) -> Plan:
-    """What `map` with the same arguments would take, if it began now. Nothing is sent or held.
+    """Estimate what `map` with the same arguments would take now. Nothing is sent or reserved.
 
     Args:
         data: as for `map`.
@@ -78,11 +78,11 @@ def plan(
         encoding: as for `map`.
         sep: as for `map`.
         sheet: as for `map`.
-        on_rows: called again and again with the number of rows read so far.
+        on_rows: called repeatedly with the number of rows read so far.
         llm: as for `map`.
         **options: as for `map`.
-        by: also say whether it is done by then, and what would have to change: a datetime, `08:00`
-            (the next one), or `2026-11-26 08:00`.
+        by: a deadline, such as a datetime, `08:00` (the next one), or `2026-11-26 08:00`. The plan
+            says whether the job meets it, and what would help.
 
     Raises:
         InvalidRequest: data, template or an option is wrong.
@@ -146,8 +146,10 @@ def plan(
         return found
     ways = [
         *([] if with_paid is None else [with_paid]),
-        outlook.way("rows packed as the limits ask for", outlook.capacities(pack=None)),
-        outlook.way("nothing kept in reserve for other cells", outlook.capacities(reserve=0.0)),
+        outlook.way(
+            "as many rows per request as the limits suggest", outlook.capacities(pack=None)
+        ),
+        outlook.way("no reserve for other cells", outlook.capacities(reserve=0.0)),
         *_shorter(outlook, until),
         *_higher(outlook, capacities, until),
     ]
@@ -156,10 +158,10 @@ def plan(
 
 @dataclass(frozen=True)
 class _Outlook:
-    """When the rows of a job would be done, and with which changes.
+    """When the rows of a job would be finished, and with which changes.
 
     Attributes:
-        rows: how many are to be asked.
+        rows: the number of rows to ask.
         now: epoch seconds.
         reserve, pack, allow_paid: as for `plan`; `pack` None decides by the limits.
         patience: seconds that the job waits for free routes before it pays.
@@ -176,7 +178,7 @@ class _Outlook:
     patience: float
 
     def capacities(self, estimate: RowEstimate | None = None, **changes: Any) -> list[Capacity]:
-        """What each account's model can do, with changes to `reserve`, `pack` and `paid`."""
+        """The capacity of each model of each account, with other `reserve`, `pack` and `paid`."""
         estimate = estimate or self.estimate
         asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
@@ -190,7 +192,7 @@ class _Outlook:
         return finish_at(capacities, self.speed, self.rows, self.now)
 
     def shares(self, capacities: Sequence[Capacity], end: float) -> tuple[Share, ...]:
-        """Who answers how many rows, if all are answered by then; none if that is never."""
+        """Who answers how many rows, if all are answered by then; empty if that is never."""
         if not math.isfinite(end):
             return ()
         return shares(capacities, self.speed, self.rows, self.now, end)
@@ -211,7 +213,7 @@ def _parts(
     """The rows: all of a frame at once, those of a file in pieces."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
-            raise InvalidRequest("encoding=, sep= and sheet= need the path of a file")
+            raise InvalidRequest("encoding=, sep= and sheet= are only for files")
         rows = Rows(data, template)
         columns_of(rows.frame, schema, prefix)
         return [rows]
@@ -293,7 +295,7 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
 
 
 def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
-    """The longest replies with which the job is done in time, if shorter ones help."""
+    """The longest replies with which the job meets the deadline, if shorter ones help."""
 
     def capacities(tokens: int) -> Sequence[Capacity]:
         return outlook.capacities(replace(outlook.estimate, reply_tokens=float(tokens)))
@@ -312,7 +314,7 @@ def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
 
 
 def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> Iterator[Way]:
-    """The lowest limits with which the job is done in time."""
+    """The lowest limits with which the job meets the deadline."""
 
     def raised(times: float) -> list[Capacity]:
         return [
@@ -337,7 +339,7 @@ def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> 
 
 
 def _is_better(way: Way, plan: Plan) -> bool:
-    """Whether the job is done notably sooner that way."""
+    """Whether the change makes the job finish clearly earlier."""
     if way.finish_at is None or plan.finish_at is None:
         return way.finish_at is not None
     seconds = (plan.finish_at - plan.at).total_seconds()

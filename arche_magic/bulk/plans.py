@@ -1,4 +1,4 @@
-"""The plan of a job: what it would take, as figures and in words."""
+"""The plan of a job, as figures and in words."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ class Way:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """What a job would take if it began now. Nothing was sent.
+    """The estimated tokens, time and cost of a job if it started now. Nothing was sent.
 
     Attributes:
-        rows: all rows.
-        kept: rows whose reply is on disk already; they take nothing.
-        failed: rows that failed for good before, or cannot be asked; they take nothing either.
-        tokens: least and most tokens that the others take, replies included.
-        input_tokens, output_tokens: how many are likely.
-        basis: what those figures rest on, in words.
-        requests: how many requests.
-        shares: what each account's model does of it, the one with most rows first.
-        at: when this was worked out (aware, UTC).
-        finish_at: when it is likely done; None if not within a year, or never by waiting.
-        latest_at: the same if it takes as many tokens as it may.
-        cost_usd: USD on the routes that take part; None where a price is not known.
-        with_paid: what paid routes would change; None where they take part, or there is none.
-        one_model: what `same_model=True` would change; None where one model alone would answer.
+        rows: the number of all rows.
+        kept: rows with a kept reply, which need no request.
+        failed: rows that failed permanently before, or cannot be asked; they need no request.
+        tokens: the lowest and highest estimate of all tokens for the other rows.
+        input_tokens, output_tokens: the likely numbers.
+        basis: what the estimate is based on, in words.
+        requests: the number of requests.
+        shares: the part of each account's model, the largest first.
+        at: when the plan was made (aware, UTC).
+        finish_at: the likely finish time; None if not within a year, or never by waiting.
+        latest_at: the finish time with the highest estimate of tokens.
+        cost_usd: the cost on the routes of the job in USD; None if a price is unknown.
+        with_paid: what paid routes would change; None if they are used anyway, or there are none.
+        one_model: what `same_model=True` would change; None if only one model would answer.
         twice: rows that are asked again, on the model `second` (`a or b` if it depends on which
             model answers first); all figures but `rows`, `to_ask` and `rows_by` count them.
-        by: when it is to be done; None if nobody asked.
-        rows_by: rows of those to ask that are done by then.
-        ways: what would have to change for that; empty where nothing has to.
+        by: the deadline in question, or None.
+        rows_by: the number of rows that are finished by then.
+        ways: changes that would meet the deadline; empty if none is needed.
     """
 
     rows: int
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def in_time(self) -> bool | None:
-        """Whether it is likely done by the time that was asked about; None if nobody asked."""
+        """Whether the job probably meets the deadline; None without one."""
         if self.by is None:
             return None
         return self.finish_at is not None and self.finish_at <= self.by
@@ -97,7 +97,7 @@ class Plan:
         """Rows, time and tokens, in words."""
         parts = [f"{self.to_ask:,} to ask" if self.to_ask < self.rows else ""]
         parts += [f"{self.kept:,} from memory" if self.kept else ""]
-        parts += [f"{self.failed:,} that cannot be asked or failed before" if self.failed else ""]
+        parts += [f"{self.failed:,} that cannot be asked, or failed before" if self.failed else ""]
         what = ", ".join(filter(None, parts))
         lines = [f"{counted(self.rows, 'row')}{': ' if what else ''}{what}"]
         if self.twice:
@@ -114,7 +114,7 @@ class Plan:
         return lines
 
     def outlook(self) -> list[str]:
-        """What paid routes would change, and whether it is in time, in words."""
+        """What paid routes would change, and whether the job meets the deadline, in words."""
         lines = []
         if self.with_paid and self.to_ask:
             lines.append(f"With {self._way(self.with_paid)}")
@@ -134,7 +134,7 @@ class Plan:
         return lines
 
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Route, rows, requests, and the limit that holds it back, in words."""
+        """Rows of a table: route, rows, requests, and the limit that slows it down, in words."""
         return [
             (
                 share.capacity.name,
@@ -160,7 +160,7 @@ class Plan:
 
     def _when(self) -> str:
         if self.finish_at is None:
-            return "Not done within a year" if self.shares else "No free route may answer this"
+            return "Not done within a year" if self.shares else "No free route can answer this"
         seconds = (self.finish_at - self.at).total_seconds()
         cost = _price(self.cost_usd)
         when = f"Done {in_seconds(max(1.0, seconds))}"
@@ -183,7 +183,7 @@ class Plan:
 
 
 def _no_limit(capacity: Capacity) -> str:
-    """Why no limit holds it back."""
+    """Why no limit slows it down."""
     return "no limit" if capacity.pace_is_known else "not known yet"
 
 
@@ -220,7 +220,7 @@ def _clock(then: datetime, now: datetime) -> str:
 
 
 def _rounded(tokens: int) -> str:
-    """Two digits, as an estimate has no more."""
+    """The figure with two digits, because it is an estimate."""
     if tokens < 100:
         return f"{tokens}"
     digits = 10 ** (len(str(tokens)) - 2)
@@ -228,7 +228,7 @@ def _rounded(tokens: int) -> str:
 
 
 def _price(cost: float | None) -> str:
-    """Two digits, as an estimate has no more."""
+    """The figure with two digits, because it is an estimate."""
     if not cost:
         return "free" if cost == 0 else "price not known"
     digits = max(2, 1 - math.floor(math.log10(cost)))

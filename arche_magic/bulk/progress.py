@@ -25,9 +25,9 @@ class JobStopped(LLMProviderError):
     """A job ended before its last row: at one of its bounds, or because every row was refused.
 
     Attributes:
-        frame: the finished rows, if the job was to return a frame. They are also on disk: the same
-            call continues from there.
-        at_bound: it stopped at `max_cost` or `max_tokens_total`.
+        frame: the finished rows, if the job returns a frame. They are also on disk: the same call
+            continues from there.
+        at_bound: whether it stopped at `max_cost` or `max_tokens_total`.
     """
 
     frame: Any = None
@@ -41,13 +41,14 @@ class Row:
     Attributes:
         position: its number in the data, from 0.
         label: its label in the index.
-        prompt: what was asked, without images; "" where no prompt was made.
-        reply: the answer, or None.
+        prompt: the prompt without images; "" if it could not be made.
+        reply: the reply, or None.
         error: why there is no reply, or None.
-        resumed: nothing was spent on it now: its reply was kept, or another row asked the same.
-        tokens: what was spent on it, now or when its reply was kept.
-        cost_usd: USD spent on it, now or then; None where a price is not known.
-        request: the id that its attempts have in the record; "" if nothing was sent for it.
+        resumed: whether it needed no request in this run: its reply was kept, or another row is
+            equal.
+        tokens: the tokens it used, now or when its reply was kept.
+        cost_usd: its cost in USD, now or then; None if a price is unknown.
+        request: the id of its attempts in the record; "" if nothing was sent for it.
         raw: the text of a reply that does not fit the schema, or None.
         second: the answer of another model, if the row was asked twice; the row then comes again.
     """
@@ -67,19 +68,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Progress:
-    """A job at one moment.
+    """The state of a job at one moment.
 
     Attributes:
-        done: finished rows, failed ones included.
+        done: finished rows, including failed ones.
         total: all rows.
-        resumed: of the finished, those that nothing was spent on now.
-        errors: of the finished, those without a reply.
-        rows_per_second: the pace of the last minute, of rows that were asked.
-        waiting: the route that the job waits for, and the seconds until it opens; else None.
-        finish_at: when it would be done, by its limits and by what replies took so far (aware,
-            UTC); None if not within a year, or if no row is left to ask.
-        cost_usd: spent now, as far as prices are known.
-        tokens: spent now.
+        resumed: finished rows that needed no request in this run.
+        errors: finished rows without a reply.
+        rows_per_second: the pace of asked rows in the last minute.
+        waiting: the route that the job waits for, with the seconds until it opens, or None.
+        finish_at: the estimated finish time, from its limits and the replies so far (aware, UTC);
+            None if not within a year, or if no row is left to ask.
+        cost_usd: the cost of this run, as far as prices are known.
+        tokens: the tokens used in this run.
         packed: rows that were answered together with others in one request.
         checked: packed rows that were asked alone too, and compared.
         agreed: checked rows with the same answer.
@@ -127,7 +128,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
 
 
 class Counts:
-    """Counts finished rows and what they spent.
+    """Counts finished rows and their usage.
 
     Args:
         total: all rows.
@@ -151,7 +152,7 @@ class Counts:
         self.routes: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Count finished rows; `spend` counts what they spent."""
+        """Count finished rows; `spend` counts their usage."""
         with self._lock:
             before = self.done
             for row in rows:
@@ -180,7 +181,7 @@ class Counts:
         return [position for position in range(start, stop) if not self._seen[position]]
 
     def spend(self, attempts: Iterable[Attempt]) -> None:
-        """Count what a request spent in all its attempts."""
+        """Count the usage of a request in all its attempts."""
         with self._lock:
             for attempt in attempts:
                 self.tokens += attempt.input_tokens + attempt.output_tokens
@@ -215,7 +216,7 @@ class Counts:
             self._pace.popleft()
 
     def progress(self) -> Progress:
-        """How far it is; without `finish_at`."""
+        """Return the progress, without `finish_at`."""
         now = self._now()
         with self._lock:
             waiting = None

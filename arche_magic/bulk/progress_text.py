@@ -16,7 +16,7 @@ from .progress import Progress
 
 _SIGNS = 28
 _SECONDS = 0.5
-# A shorter wait is over before anyone has read about it.
+# A shorter wait is over before anyone can read about it.
 _WORTH_SAYING_SECONDS = 1.0
 
 

@@ -1,8 +1,8 @@
-"""The reader of a job: makes prompts, hands out what is kept, and claims the rest.
+"""The reader of a job: makes prompts, returns kept replies, and claims the other rows.
 
-It claims few rows at a time, so that several kernels on the same job share it. A claim is in the
-store. A killed kernel leaves its claims there; they end at their time, or as soon as another kernel
-of the same machine sees that their owner is gone.
+It claims few rows at a time, so that several kernels can share a job. Claims are in the store.
+Those of a killed kernel end when they expire, or as soon as another kernel of the same machine sees
+that their owner has ended.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .tasks import Task
 
 # A kernel that has not renewed its claims for this long counts as dead.
 CLAIM_SECONDS = 90.0
-# How often rows that another kernel has claimed are looked at.
+# How often to check rows that another kernel has claimed.
 _LOOK_SECONDS = 1.0
 
 
 class Reader:
-    """Brings the rows of a job to its scheduler.
+    """Passes the rows of a job to its scheduler.
 
     Args:
-        rows: what is asked.
-        llm: whose addresses count.
-        sample: a request that those of the rows are like, except for their prompt.
+        rows: the rows.
+        llm: the provider object that gives the addresses.
+        sample: a request that is equal to those of the rows, except for the prompt.
         scheduler: takes the tasks.
         store: where replies are kept.
         owner: the name of its claims.
@@ -94,7 +94,7 @@ class Reader:
             theirs = self._claim(left) if left else {}
 
     def again(self, addresses: set[str], is_finished: Callable[[int], bool]) -> list[int]:
-        """Have the finished rows of these addresses asked once more; returns their positions."""
+        """Ask the finished rows of these addresses again; returns their positions."""
         positions: list[int] = []
         for start in range(0, len(self._rows), CHUNK):
             found, _ = self._tasks(start)
@@ -195,7 +195,7 @@ def end_owner(owner: str) -> None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a claim is of a job of this process, or of a process here, that has ended."""
+    """Whether the claim's job, or its process on this machine, has ended."""
     process = owner.rpartition(":")[0]
     return owner not in _at_work if process == this_process() else is_dead(process)
 

@@ -38,8 +38,8 @@ class Replies:
     `second_model`; missing in rows that were not drawn.
 
     Args:
-        job: whose rows. A row that comes again replaces the one before it.
-        always_raw: have the column `raw` with any schema, also where no row needs it.
+        job: the job. A row that is added again replaces the earlier one.
+        always_raw: add the column `raw` for every schema, even if no row needs it.
 
     Attributes:
         columns: the columns that `frame` adds.
@@ -164,7 +164,7 @@ class Replies:
 
 
 def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
-    """A job's result as the kind of table that its data is.
+    """Converts a job's result into the kind of table of its data.
 
     A table of polars or pyarrow keeps its own columns as they are, and gets the added ones; the
     result for anything else is the DataFrame.

@@ -1,6 +1,6 @@
-"""Makes prompts of data: of a frame and a template, or of texts that are prompts as they are.
+"""Makes prompts from a frame and a template, or from texts that are prompts themselves.
 
-Prompts are made for some rows at a time, so a large frame is not copied.
+Prompts are made for some rows at a time, so that a large frame is not copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROMPT = "prompt"
-# Rows that are read and looked up at once.
+# The number of rows that are read and looked up at once.
 CHUNK = 1000
 # Most tokens for a table or list in one cell.
 _BUDGET = 2000
@@ -83,7 +83,7 @@ class Rows:
                 continue
             for name, value in zip(names, row, strict=True):
                 if not isinstance(value, str) and pd.isna(value) is True:
-                    yield label, f"{name!r} has no value here (fillna('') asks all the same)"
+                    yield label, f"{name!r} has no value in this row (use fillna('') to ask anyway)"
                     break
             else:
                 try:
@@ -141,8 +141,8 @@ class Rows:
         shown = ", ".join(map(_name, self.frame.columns[:20])) or "none"
         if not found:
             raise InvalidRequest(
-                "the prompt names no column, so every row would be asked the same: write "
-                f"{{{{column}}}} where a value of the row belongs; columns are {shown}"
+                "the prompt names no column, so it would be the same for every row: write "
+                f"{{{{column}}}} to insert a value; the columns are {shown}"
             )
         used = {}
         for reference in found:
@@ -153,11 +153,11 @@ class Rows:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
                 raise InvalidRequest(
                     f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
-                    f"(\\{{{{{reference}}}}} sends the braces as they stand)"
+                    f"(\\{{{{{reference}}}}} sends the braces unchanged)"
                 )
             same = [column for column in self.frame.columns if str(column) == str(columns[name])]
             if len(same) > 1 or sum(column == columns[name] for column in self.frame.columns) > 1:
-                raise InvalidRequest(f"{{{{{reference}}}}}: two columns are called {name!r}")
+                raise InvalidRequest(f"{{{{{reference}}}}}: two columns have the name {name!r}")
             used[name] = columns[name]
         return used
 

@@ -1,4 +1,4 @@
-"""Which group of workers asks which task next.
+"""Decides which group of workers takes which task next.
 
 `Scheduler` owns the lock of a job: reader, workers and writer share its methods and no lock.
 """

@@ -1,7 +1,7 @@
-"""A share of a job's rows, asked again on another model: how far the labels depend on the model.
+"""Asks a share of a job's rows again with another model, to see how labels depend on the model.
 
-The second question is an ordinary job over some of the rows, with another model named. It shares
-the bounds and the patience of the first, and its replies are kept in the same way.
+The second question is an ordinary job over some of the rows, with another model. It shares the
+bounds and the patience of the first, and its replies are kept in the same way.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def check_other_model(
         return
     if other(first.model) is None:
         raise InvalidRequest(
-            f"twice asks a second model, and only {first.model} can answer here; add a key of "
-            "another provider, or leave twice= (--twice) out"
+            f"twice needs a second model, but only {first.model} can answer here; add a key for "
+            "another provider, or omit twice= (--twice)"
         )
 
 

@@ -1,4 +1,4 @@
-"""A worker: a thread that asks on the routes of its group, alone or several rows in one request."""
+"""A worker: a thread that sends rows to the routes of its group, alone or packed."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ class Worker:
                 except _HandBack:
                     pass
                 finally:
+                    self._workers.note_under_way(0)
                     scheduler.hand_back(left)
                 if not group.models and scheduler.is_surplus(group, not left, began):
                     return
@@ -105,6 +106,7 @@ class Worker:
                 raise _HandBack
 
         workers.note_under_way(rows)
+        reply: Reply | None = None
         try:
             try:
                 reply = self._llm.ask(request, on_wait, self._group.ledger)
@@ -120,7 +122,9 @@ class Worker:
             self._scheduler.note_limit(self._group)
             raise
         finally:
-            workers.note_under_way(0)
+            # Answered rows are under way until they are with the writer.
+            if reply is None:
+                workers.note_under_way(0)
         workers.counts.spend(reply.attempts)
         return reply
 
@@ -244,8 +248,8 @@ def _why_stopped(bound: str, requests: int) -> str:
     # Such as "max_cost (USD) of 0.001: 0 spent".
     name, amount = bound.partition(" ")[0], bound.partition(":")[0].rpartition(" ")[2]
     return (
-        f"nothing was sent, as a single request may take more than {name}={amount}: raise it, or "
-        "set a lower max_tokens (--max-tokens)"
+        f"nothing was sent, because a single request may exceed {name}={amount}: raise it, or "
+        "lower max_tokens (--max-tokens)"
     )
 
 

@@ -1,9 +1,9 @@
-"""The workers of a job, in groups with the routes they ask on.
+"""The workers of a job, in groups that share routes.
 
-Without packing there is one group with all routes: the engine chooses, falls back and waits as for
-any request. Where packing pays, each model that takes packed requests has a group of its own. All
-groups take rows from one scheduler; a worker hands a row back rather than keep it behind a closed
-route while another group has nothing to do.
+Without packing, there is one group with all routes: the engine chooses, falls back and waits as for
+any request. With packing, each model that takes packed requests has its own group. All groups take
+rows from one scheduler; a worker returns a row instead of keeping it behind a closed route while
+another group is idle.
 """
 
 from __future__ import annotations
@@ -135,6 +135,10 @@ class Workers:
         """Rows whose requests are sent, not waiting for a route."""
         since = time.monotonic() - _STILL_WAITING_SECONDS
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
+
+    def rows_held_ahead(self) -> int:
+        """Rows that hold their share of the limits, and whose requests are not sent yet."""
+        return sum(ledger.held_ahead for ledger in self._ledgers)
 
     def resize(self) -> None:
         """Put as many rows in one request as the limits and the replies so far suggest."""

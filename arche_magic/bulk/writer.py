@@ -1,4 +1,4 @@
-"""The writer of a job: puts finished rows on disk, many at once, and then hands them out."""
+"""The writer of a job: saves finished rows, many at once, and then returns them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAP_SECONDS = 0.1
 # Rows that finish within the first time are written together, so that a job writes less often; a
 # fast job gathers longer: the first time for each row of its last write, up to the second one.
 _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
-# If so many rows are refused at the beginning, the cause is not in the rows, and the job ends.
+# If the first rows, this many, are all refused, the cause is not in the rows, and the job ends.
 _REFUSED_AT_ONCE = 3
 
 
@@ -63,7 +63,10 @@ class Writer:
         """Write until every row is finished, or the job ends and no call is under way."""
         while True:
             if batch := self._gather():
+                answered = len(batch)
                 self._write(batch)
+                for _ in range(answered):
+                    self._scheduler.finished.task_done()
             elif self._is_over():
                 return
             self._workers.look_after()
@@ -179,9 +182,9 @@ class Writer:
         self._counts.discarded += len(addresses)
         self._ask_again(addresses)
         warnings.warn(
-            f"{'/'.join(model)}: {agreement.words(model)} were answered otherwise alone than "
-            f"packed, so its {len(addresses):,} packed replies are discarded and asked again, "
-            "one by one",
+            f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
+            f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
+            "again, one by one",
             PackingWarning,
             stacklevel=2,
         )
@@ -195,7 +198,7 @@ class Writer:
         refused = all(isinstance(finished.error, InvalidRequest) for finished in failed)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
             self._scheduler.end(
-                JobStopped(f"stopped, as every row asked so far was refused: {last}")
+                JobStopped(f"stopped, because every row so far was refused: {last}")
             )
         elif counts.failed >= self._most_failed:
             what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"

@@ -104,10 +104,10 @@ def get_llm_provider(
     """Return the provider of that name, ready to `generate`.
 
     Args:
-        name: `intelligent` for all routes (`orchestrator` means the same), or one provider
-            (`groq`, `mistral`, `google`, `openai`, or one that the settings add); None takes
-            `ARCHE_LLM_PROVIDER`, else `intelligent`.
-        api_key: the only key to use of that one provider, instead of the configured ones.
+        name: `intelligent` for all routes (`orchestrator` means the same), or one provider (`groq`,
+            `mistral`, `google`, `openai`, or one added in the settings). Default:
+            `ARCHE_LLM_PROVIDER`, or else `intelligent`.
+        api_key: the only key to use for one provider, instead of the configured ones.
 
     Raises:
         ConfigurationError: the name is unknown, or a key is given for all providers at once.

@@ -1,4 +1,4 @@
-"""One attempt on one route, from its hold to what is booked for it."""
+"""One attempt on one route, from its hold to its settlement."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result:
         attempt: its record.
         answer: what arrived.
         failure: why there is no reply, or None.
-        is_booked: False if the ledger took too long to book the failure.
+        is_booked: False if the ledger took too long to record the failure.
         misfit: how the reply does not fit the schema, or "".
         parsed: the value of a reply that fits its schema, or None without a schema.
         left: what is left of the route's tightest limit, in words.
@@ -53,7 +53,7 @@ class RouteAttempt:
     Args:
         hold: what was reserved for it, and on which route.
         progress: the request's; the attempt is added to it.
-        ledger: where it is booked.
+        ledger: the ledger that counts it.
     """
 
     def __init__(self, hold: Hold, progress: RequestProgress, ledger: TimedLedger) -> None:
@@ -63,7 +63,7 @@ class RouteAttempt:
         self._answer = Answer(hold, progress.request, window)
 
     def events(self) -> Generator[Event, None, Result]:
-        """Make the call and book it: its start, and the pieces of its text if it is streamed."""
+        """Make the call and count it; yields its start, and the pieces of a streamed text."""
         progress, answer, route = self._progress, self._answer, self._hold.route
         load_soon(route)
         try:
@@ -126,7 +126,7 @@ class RouteAttempt:
 
     def _interrupted(self, account: str | None) -> None:
         answer, streamed = self._answer, self._progress.stream
-        # A reply that comes in one piece may have been generated, and charged, before it arrived.
+        # A reply in one piece may have been generated and charged before it arrived.
         spent = answer.spent() if streamed else answer.spent_at_most(None)
         self._progress.note(self._hold.route, "interrupted", answer, spent, "interrupted")
         self._settle(spent if streamed else None, account, is_whole=False, is_last=True)
@@ -139,7 +139,7 @@ class RouteAttempt:
         is_whole: bool = True,
         is_last: bool = False,
     ) -> str:
-        """Book the call; what is left, in words. With the last one the attempts are recorded."""
+        """Settle the call and return what is left, in words; the last one records the attempts."""
         progress, answer = self._progress, self._answer
         progress.is_recorded = is_last
         return self._ledger.settle(

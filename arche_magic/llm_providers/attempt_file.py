@@ -65,7 +65,7 @@ def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
 
 
 def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
-    """Where to start reading so that no attempt from `earliest` on is missed.
+    """The position from which to read so that no attempt since `earliest` is missed.
 
     Lines are in the order in which requests ended. So an attempt can be older than the lines before
     it, but the last attempt of a request cannot: the age of a block is that of its newest line.
@@ -141,7 +141,7 @@ def put_aside(path: Path, month: str) -> None:
         return
     lock = kernel_lock(f"{path}.lock")
     with suppress(OSError):
-        # Under a lock, because other processes would write into the old file meanwhile.
+        # Under a lock, because other processes could write to the old file meanwhile.
         if not lock.acquire(_TURN_SECONDS):
             return
         try:

@@ -70,7 +70,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a route has used: requests that were sent and not refused, their tokens, and USD.
+    """The usage of a route: requests that were sent and not refused, their tokens, and USD.
 
     `unpriced` counts the attempts whose price is unknown.
     """
@@ -142,8 +142,8 @@ class AttemptLog:
             warn_of_file(
                 path,
                 error,
-                f"attempts cannot be kept in {path} ({error.strerror or error}); "
-                "this process keeps them in memory",
+                f"attempts cannot be written to {path} ({error.strerror or error}) and are kept "
+                "in memory",
             )
 
     def session(self) -> list[Attempt]:
@@ -168,7 +168,7 @@ class AttemptLog:
             return sum(spent.attempts for spent in self._spent.values()) > len(self.recent)
 
     def spent(self) -> dict[RouteId, Spent]:
-        """What this process used, by route."""
+        """The usage of this process, by route."""
         with self._lock:
             return dict(self._spent)
 

@@ -1,4 +1,4 @@
-"""The call of one attempt: which adapter makes it, what has arrived, and what it has cost."""
+"""The call of one attempt: its adapter, its answer so far, and its cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("arche_magic.attempts")
 
 _adapters: dict[tuple[object, ...], Adapter] = {}
 _adapters_lock = new_lock()
-# Limits the connections that a kernel keeps whose keys or sandboxes change all day.
+# Limits the open connections of a kernel whose keys or sandboxes change often.
 _MOST_ADAPTERS = 1024
 # Counts above these are not believed. An estimate by length can be far too low where a service adds
 # documents or counts an image as many tokens; no model writes longer replies, reasoning included
@@ -66,7 +66,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Answer:
-    """What has arrived of one call so far.
+    """The answer to one call so far.
 
     Args:
         hold: what was reserved for it.
@@ -165,13 +165,12 @@ class Answer:
         if (route.provider, route.model) not in _warned_of:
             _warned_of.add((route.provider, route.model))
             logger.warning(
-                "%s (%s) counts more tokens than a request can have, or no number at all; "
-                "they are estimated instead",
+                "%s (%s) reported an impossible number of tokens, so they are estimated",
                 route.provider, route.model,
             )  # fmt: skip
 
     def spent_at_most(self, at_least: Usage | None) -> Usage:
-        """Its tokens if it broke off: the provider may have generated more than what arrived."""
+        """Its tokens if it broke off: the provider may have generated more than has arrived."""
         counts = [self.spent(), self.believed(at_least or Usage())]
         expected = Usage(0, math.ceil(self._hold.amounts["output_tokens"]))
         return Usage(

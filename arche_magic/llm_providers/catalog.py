@@ -1,4 +1,4 @@
-"""What is published about providers and models: `catalog.toml` and `services.toml`.
+"""Published facts about providers and models: `catalog.toml` and `services.toml`.
 
 Each is read once, when it is first needed.
 """
@@ -19,7 +19,7 @@ from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric,
 from .urls import is_loopback, origin
 
 _RULES = ("window", "time_zone", "source")
-# What a custom limit counts over when neither the user nor the catalog names a rule: never early.
+# The window of a custom limit if neither the user nor the catalog names one; it is never early.
 _DEFAULT_WINDOW: WindowRule = "rolling"
 
 
@@ -128,7 +128,7 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """Where its requests go."""
+        """The URL for its requests."""
         return self.base_url or next(iter(self.services), "")
 
     @property

@@ -124,7 +124,7 @@ def embedding_request(
     check_dimensions(dimensions, model, about)
     if configuration.replay == "only":
         raise NotKept(
-            "vectors are not kept for these texts; replay is set to only, so nothing was sent"
+            "there are no kept vectors for these texts; replay is set to only, so nothing was sent"
         )
     if not texts:
         raise InvalidRequest("the list of texts is empty; give at least one text to embed")

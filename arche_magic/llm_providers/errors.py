@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class LLMProviderError(Exception):
-    """A request that ended without a reply.
+    """The root of all errors: a request that ended without a reply.
 
     Attributes:
-        attempts: every route that was considered, in order, and the outcome of each.
+        attempts: every route that was considered, in order, with its outcome.
         next_available_at: when the first route opens again (aware, UTC), or None.
     """
 
@@ -52,11 +52,11 @@ class ConfigurationError(LLMProviderError):
 
 
 class NoKeys(ConfigurationError):
-    """No API key is configured for what was asked."""
+    """No API key is configured for the request."""
 
 
 class InvalidRequest(LLMProviderError, ValueError):
-    """The request is wrong (a parameter, an empty prompt), or every route refused it."""
+    """The request is invalid (a parameter, an empty prompt), or every route refused it."""
 
 
 class NoRouteAvailable(LLMProviderError):
@@ -64,7 +64,7 @@ class NoRouteAvailable(LLMProviderError):
 
 
 class NotKept(LLMProviderError):
-    """Only kept replies may be used, and none answers this request; nothing was sent."""
+    """Only kept replies may be used, and there is none for this request; nothing was sent."""
 
 
 class ContentFiltered(LLMProviderError):
@@ -94,7 +94,7 @@ class SchemaMismatch(LLMProviderError):
 class IncompleteReply(LLMProviderError):
     """A reply ended before it was complete; `partial` is the text that arrived.
 
-    Its stream broke off, or the model used all its tokens for reasoning.
+    The stream broke off, or the model used all its tokens for reasoning.
     """
 
     partial: str = ""

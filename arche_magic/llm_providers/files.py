@@ -71,7 +71,7 @@ def working_directory() -> Path | None:
 
 
 def absolute(path: Path) -> Path:
-    """Return the absolute path; unchanged if there is no working directory."""
+    """Return the absolute path; if the working directory was deleted, return the path unchanged."""
     return (working_directory() or Path()) / path
 
 
@@ -79,13 +79,13 @@ def expanded(path: str | Path) -> Path:
     """Return a path that a user typed, with `~` for a home folder.
 
     Raises:
-        InvalidRequest: there is no such home folder.
+        InvalidRequest: the home folder for `~` is unknown.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise InvalidRequest(
-            f"{path}: there is no home folder for ~; write the path without it"
+            f"{path}: the home folder for ~ is unknown; write the path without ~"
         ) from None
 
 
@@ -278,7 +278,7 @@ def _check_folder(path: str | os.PathLike[str]) -> None:
     if leads_to := _outside.get(folder):
         raise NotOurs(
             folder,
-            f"leads out of the project to {leads_to}; if you made this link, set "
+            f"points outside the project, to {leads_to}; if you made this link, set "
             f"ARCHE_QUOTA_STORE={leads_to}/llm_quota_tracker.json in the environment",
         )
 

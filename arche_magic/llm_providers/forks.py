@@ -1,4 +1,4 @@
-"""What a forked child must not inherit from its parent.
+"""Resets state that a forked child must not inherit from its parent.
 
 A fork copies every lock in its present state but only the thread that forks. A lock that another
 thread held would stay locked in the child forever, and what that thread was changing would stay
@@ -20,7 +20,7 @@ class ForkAware(Protocol):
     """Objects that must reset more than their locks after a fork."""
 
     def begin_child(self) -> None:
-        """Reset what must not be inherited; called in the child."""
+        """Reset the state that must not be inherited; called in the child."""
         ...
 
 

@@ -113,7 +113,7 @@ def result_text(value: Any) -> str:
     from pydantic_core import to_jsonable_python
 
     if isinstance(value, Iterator):
-        # It may have no end; each value takes a character or more.
+        # It may be endless; each value needs at least one character.
         value = list(islice(value, MOST_CHARACTERS))
     try:
         plain = to_jsonable_python(value, fallback=_plain)
@@ -168,7 +168,7 @@ def _parameters(
         if parameter.kind not in _NAMED:
             raise InvalidRequest(
                 f"tools: {name}: its parameter {parameter} is {parameter.kind.description}; "
-                "a model gives each argument by name"
+                "models pass arguments by name"
             )
         if parameter.name in given:
             continue
@@ -205,7 +205,7 @@ def _described(
     except (PydanticUserError, NameError, TypeError) as error:
         why = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidRequest(
-            f"tools: {name}: its parameters have types that JSON cannot give: {why}"
+            f"tools: {name}: its parameters have types that JSON cannot represent: {why}"
         ) from None
     schema.pop("title", None)
     return schema, partial(fitted, validate=validator(adapter))

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Hidden(str):
-    """A text that is not shown where local variables are listed."""
+    """A text that is hidden in lists of local variables."""
 
     __slots__ = ()
 
@@ -15,7 +15,7 @@ class Hidden(str):
 
 
 class Secret:
-    """Holds a credential where repr, pickle and a debugger's list of variables do not reach it."""
+    """Holds a credential that repr, pickle and debuggers do not show."""
 
     __slots__ = ("reveal",)
 
@@ -32,4 +32,4 @@ class Secret:
         return "<secret>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a credential is not pickled; build the provider in the other process")
+        raise TypeError("a credential cannot be pickled; create the provider in the other process")

@@ -73,7 +73,7 @@ class RequestRun:
 
     @property
     def request(self) -> Request:
-        """What is asked; see `RequestProgress.request`."""
+        """The request; see `RequestProgress.request`."""
         return self._progress.request
 
     def events(self) -> Generator[Event, None, Reply]:
@@ -139,7 +139,7 @@ class RequestRun:
             hold = self._ledger.hold(choice.route, self.request)
             if isinstance(hold, Hold):
                 return choice, hold
-            # Another thread or kernel was faster. Meanwhile the request tries other routes.
+            # Another thread or kernel was faster. The request tries other routes now.
             later = max(hold.opens_at, now + _CONTENDED_SECONDS)
             self._refused[choice.route] = replace(hold, opens_at=later)
 

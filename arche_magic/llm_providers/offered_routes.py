@@ -34,8 +34,8 @@ class OfferedRoutes:
         """Return the routes a request may take, in the configured order.
 
         Raises:
-            ConfigurationError: unknown provider or model, no key for any of them, or, for a
-                private request, none that is marked.
+            ConfigurationError: unknown provider or model, no key, or, for a private request, no
+                marked route.
             InvalidRequest: the request has something that none of them takes, such as images.
         """
         kind = (
@@ -92,7 +92,7 @@ class OfferedRoutes:
         return Routes(routes)
 
     def _check_suitable(self, request: Request, routes: Sequence[Route]) -> None:
-        """Check that one of the routes can take everything that the request has."""
+        """Check that one of the routes supports everything in the request."""
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
             raise InvalidRequest(self._no_images(routes))
         reasons = {r.provider: self._unsuitable(r.provider, request) for r in routes}

@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 
 class IntelligentLLMOrchestrator:
-    """Answers each prompt from the best route that has quota left.
+    """Sends each prompt to the best route with quota left.
 
     Args:
-        enable_multi_key_groq: with False, only the first Groq key is used.
-        preferred_provider: asked before all others, paid or not; the configured one if not given.
-        providers: only these are asked; all that are configured if not given.
-        configuration: keys, models and limits; the one in use if not given.
+        enable_multi_key_groq: if False, only the first Groq key is used.
+        preferred_provider: the provider to ask before all others, paid or not; by default the
+            configured one.
+        providers: use only these providers; by default all that are configured.
+        configuration: keys, models and limits; by default the configuration in use.
 
     Raises:
-        ConfigurationError: a provider name is unknown, or the ledger's Redis refuses to be used.
+        ConfigurationError: a provider name is unknown, or the ledger's Redis refuses changes.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class IntelligentLLMOrchestrator:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a provider is not pickled, as it holds keys; build it in the other process"
+            "a provider cannot be pickled, because it holds keys; create it in the other process"
         )
 
     def generate(
@@ -79,51 +80,51 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Reply:
-        """The reply to a prompt.
+        """Send a prompt and return the reply.
 
         Args:
             prompt: the text to answer.
-            model: a model name, bare or as `provider/model`; each provider's default if not given.
-            max_tokens: the longest reply, in tokens (`max_output_tokens` means the same).
+            model: a model name, bare or as `provider/model`; by default each provider's default.
+            max_tokens: the maximum length of the reply, in tokens (also `max_output_tokens`).
             temperature: 0 to 2; 0 means 0.
-            **options: `system`, `images` (paths, bytes or `Image` objects that go with the
-                prompt), `top_p`, `stop`, `seed`, `provider`, `patience` (seconds to wait for a
-                route rather than fail or pay), `timeout` (seconds for the whole request),
-                `on_wait` (called with a `Waiting` about twice a second while it waits),
-                `fallback_on_filter` (another model may try what one refused to answer), `keep`
-                (answer from memory what was asked before, and keep each new reply), `fresh`
-                (ask again all the same, and replace what is kept), `reserve` (the share of each
-                limit, 0 to 1, that is left to others), `private` (only routes that are marked in
-                `[private]` may answer), `same_model` (only the model of the route that comes
-                first may, with any key and provider that has it), `tag` (a name that its attempts
-                carry, for `%llm_stats --by tag`), `schema` (what the reply
-                must look like: a pydantic model, a dataclass, a TypedDict, a JSON Schema, or a
-                line such as `sentiment pos|neg, score float`; the value is in `reply.parsed`),
-                `tools` (functions that the model may call: they run here, and it is asked again
-                with their results, see `reply.tool_runs`; or `Tool` objects and definitions in
-                OpenAI's form: what it asks for is then in `reply.tool_calls`), `max_rounds`
-                (maximum number of requests for functions, 8 if not given; the last one forbids
-                calls), `tool_choice` (`auto`, `none`, `required` or the name of a tool),
-                `parallel_tool_calls` (whether it may ask for several at once) and `extra` (further
-                fields of OpenAI's chat completions, such as `{"logprobs": True}`; a route that
-                cannot take one of them is not asked).
+            **options: `system`, `images` (paths, bytes or `Image` objects), `top_p`, `stop`,
+                `seed`, `provider`, `patience` (seconds to wait for a route instead of failing or
+                paying), `timeout` (seconds for the whole request), `on_wait` (called with a
+                `Waiting` about twice a second while it waits), `fallback_on_filter` (if one model
+                refuses to answer, ask another one), `keep` (answer repeated prompts from memory,
+                and keep each new reply), `fresh` (ask even if there is a kept reply, and replace
+                it), `reserve` (the share of each limit, 0 to 1, that is left for other requests),
+                `private` (use only routes that are marked in `[private]`), `same_model` (use only
+                the model of the first route, with any key and provider that has it), `tag` (a name
+                for its attempts, for `%llm_stats --by tag`), `schema` (the schema of the reply: a
+                pydantic model, a dataclass, a TypedDict, a JSON Schema, or a line such as
+                `sentiment pos|neg, score float`; the value is in `reply.parsed`), `tools`
+                (functions that the model may call: they run here, and their results are sent in the
+                next request, see `reply.tool_runs`; or `Tool` objects and OpenAI's definitions,
+                whose calls are in `reply.tool_calls`), `max_rounds` (maximum number of requests
+                with functions, 8 by default; the last one forbids calls), `tool_choice` (`auto`,
+                `none`, `required` or the name of a tool), `parallel_tool_calls` (whether the model
+                may make several calls at once) and `extra` (further fields of OpenAI's chat
+                completions, such as `{"logprobs": True}`; routes without support for a field are
+                skipped).
 
         Raises:
-            InvalidRequest: an option is wrong, or every route refused the request.
-            ConfigurationError: no key, unknown provider or model, or a proxy or certificate of
-                this machine that cannot be used.
+            InvalidRequest: an option is invalid, or every route refused the request.
+            ConfigurationError: no key, an unknown provider or model, or an unusable proxy or
+                certificate on this machine.
             NoRouteAvailable: every route is closed or failed.
             ContentFiltered: the provider refused to answer.
-            IncompleteReply: the model used all its tokens for reasoning, and no other one is open.
-            NotKept: replay is set to only, and no reply to this is kept.
-            SchemaMismatch: the reply does not fit the schema, asked twice.
+            IncompleteReply: the model used all its tokens for reasoning, and no other model is
+                open.
+            NotKept: replay is set to only, and there is no kept reply.
+            SchemaMismatch: two replies did not fit the schema.
         """
         return self._finish(prompt, _given(model, max_tokens, temperature, options))
 
     def ask(
         self, request: Request, on_wait: OnWait | None = None, together: Together | None = None
     ) -> Reply:
-        """The reply to a request that was built before; see `generate` for what it raises.
+        """Send a request that was built in advance; raises what `generate` raises.
 
         `together` is for background threads, which ask many: see there.
         """
@@ -145,12 +146,12 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Reply:
-        """The reply to a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
+        """Continue a conversation: `[{"role": "user", "content": "…"}, …]`; see `generate`.
 
-        Messages have OpenAI's form. A user's message may have `"images"`, a list of paths, bytes or
-        `Image` objects, or parts of the type `image_url`; an image's web address is passed on to
-        providers that fetch it, and never fetched here. `tool_calls` and messages with the role
-        `tool` carry calls of tools and their results.
+        Messages have OpenAI's format. A user's message may have `"images"`, a list of paths, bytes
+        or `Image` objects, or parts of the type `image_url`. The URL of an image is passed to
+        providers that fetch it, and never fetched here. Tool calls are in `tool_calls`, and their
+        results in messages with the role `tool`.
         """
         return self._finish(messages, _given(model, max_tokens, temperature, options))
 
@@ -182,14 +183,14 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> ReplyStream:
-        """The reply piece by piece: an iterator of text, with `.reply` once it is exhausted.
+        """Yield the reply piece by piece; `.reply` has the whole reply at the end.
 
-        Timeouts do not count the time that the caller takes between two pieces. A process that
-        was forked meanwhile cannot read on.
+        Timeouts do not include the time that the caller takes between two pieces. A forked child
+        process cannot continue to read.
 
-        Raises (while iterating) what `generate` raises, and IncompleteReply, with the text so
-        far in `partial`, if a stream breaks after some text. A reply that does not fit its schema
-        raises SchemaMismatch at its end, without being asked for once more.
+        Raises (while iterating) what `generate` raises, and IncompleteReply, with the text so far
+        in `partial`, if a stream breaks after some text. A reply that does not fit its schema
+        raises SchemaMismatch at its end, and is not corrected.
         """
         on_wait = options.pop("on_wait", None)
         given = _given(model, max_tokens, temperature, options)
@@ -203,9 +204,9 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Generator[Event, None, Reply]:
-        """A streamed request as it happens, as events of `reply.Event`; returns the reply.
+        """Yield the events (`reply.Event`) of a streamed request; returns the reply.
 
-        After `Discarded` the reply starts over on another route.
+        After `Discarded`, the reply starts again on another route.
         """
         given = _given(model, max_tokens, temperature, options)
         return self._rounds(prompt, given, stream=True)
@@ -226,11 +227,11 @@ class IntelligentLLMOrchestrator:
         return stats
 
     def routes(self, request: Request) -> tuple[Route, ...]:
-        """The routes a request may take, in the configured order.
+        """Return the routes that a request may use, in the configured order.
 
         Raises:
-            ConfigurationError: unknown provider or model, no key for any of them, or, for a
-                private request, none that is marked.
+            ConfigurationError: unknown provider or model, no key, or, for a private request, no
+                marked route.
         """
         return self._offered.to(
             request, self.preferred_provider, all_groq_keys=self.enable_multi_key_groq
@@ -244,9 +245,9 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Preview:
-        """What `generate` or `generate_chat` would do now with the same arguments.
+        """Return what `generate` or `generate_chat` would do now with the same arguments.
 
-        Raises what they raise for a wrong request or a missing key. Nothing is sent or held.
+        Nothing is sent or reserved. Raises what they raise for an invalid request or a missing key.
         """
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
         keyless = request.replay == "only" and not self.configuration.keys
@@ -261,20 +262,20 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Reply | None:
-        """The kept reply that would answer the same arguments from memory, if there is one."""
+        """Return the kept reply for the same arguments, if there is one."""
         from .reply_cache.replay import kept
 
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
         return kept(request, self._addresses(request), self._replies())
 
     def address(self, request: Request) -> str:
-        """Where the reply of this object to a request is kept; see `replay.address`."""
+        """The address of this object's kept reply to a request; see `replay.address`."""
         from .reply_cache.replay import address
 
         return address(request, self._only(request))
 
     def addresses_like(self, sample: Request) -> Callable[[Request], str]:
-        """`address` for many requests that differ from the sample in their last message alone."""
+        """`address` for many requests that differ from the sample only in their last message."""
         from .reply_cache.replay import addresses_like
 
         return addresses_like(sample, self._only(sample))
@@ -359,10 +360,10 @@ def _given(
 
 
 class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
-    """Groq alone, over any number of keys.
+    """Only Groq, with any number of keys.
 
     Args:
-        api_keys: the keys, in the order of their labels; the configured ones if not given.
+        api_keys: the keys, in the order of their labels; by default the configured ones.
 
     Raises:
         ConfigurationError: a key is blank, or there is none.
@@ -386,5 +387,5 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
         super().__init__(providers=["groq"], configuration=configuration)
 
     def get_usage_summary(self) -> dict[str, Any]:
-        """Usage of Groq per key and limit; as `QuotaTracker.get_usage_summary("groq")`."""
+        """Return Groq's usage per key and limit, like `QuotaTracker.get_usage_summary("groq")`."""
         return self.quota_tracker.get_usage_summary("groq")

@@ -79,7 +79,7 @@ class PendingReply(Pending[Reply]):
 
     @property
     def replied(self) -> bool:
-        """Whether the reply has come."""
+        """Whether the reply has arrived."""
         return isinstance(self._end, Reply)
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class PendingReply(Pending[Reply]):
         return self._end._repr_markdown_() if isinstance(self._end, Reply) else None
 
     def __getattr__(self, name: str) -> Any:
-        # Whoever looks through a namespace, for frames or special names, must not wait.
+        # Code that searches a namespace, for frames or special names, must not wait.
         if name.startswith("_") or name not in _OF_A_REPLY:
             raise AttributeError(name)
         return getattr(self.wait(), name)

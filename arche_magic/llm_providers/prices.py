@@ -1,4 +1,4 @@
-"""What tokens cost, by the price table that the package genai-prices keeps and dates."""
+"""The cost of tokens, by the dated price table of the package genai-prices."""
 
 from __future__ import annotations
 

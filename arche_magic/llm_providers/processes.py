@@ -14,7 +14,7 @@ from pathlib import Path
 _SECONDS = 0.5
 _looked_at: dict[str, tuple[float, bool]] = {}
 _MOST_NAMES = 1000
-# A name comes from the ledger's file, which may hold anything.
+# A name comes from the ledger file, which may contain anything.
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 

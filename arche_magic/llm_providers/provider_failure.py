@@ -1,4 +1,4 @@
-"""Why one attempt failed, and what helps; it stays inside the engine.
+"""Why one attempt failed, and what helps; used only inside the engine.
 
 An adapter makes a `ProviderFailure`, `AttemptFailed` carries it, and its `remedy` decides when the
 route opens again.
@@ -22,13 +22,15 @@ class Remedy(Enum):
     CHANGE_PLAN = "the account's plan does not include the model"
     REPLACE_KEY = "replace the key"
     CHANGE_MODEL = "ask for another model"
-    RETRY_LATER = "the provider has trouble; it is tried again shortly"
+    RETRY_LATER = "the provider has a problem and is tried again shortly"
     SHORTEN_PROMPT = "shorten the prompt or use a model with a larger window"
     FIX_REQUEST = "change the request"
     CHANGE_PROMPT = "the provider filtered the prompt or its reply"
     RAISE_MAX_TOKENS = "the model reasoned until its reply was cut; raise max_tokens"
     ASK_DIFFERENTLY = "the same model is asked again, in a form that it has not refused"
-    CHECK_ADDRESS = "check the base URL and the network: the address does not serve this place"
+    CHECK_ADDRESS = (
+        "check the base URL and the network: the address does not answer requests from here"
+    )
     CHECK_SETUP = "check the proxy and certificate settings of this machine"
 
 
@@ -50,7 +52,7 @@ class ProviderFailure:
         at_least: what the provider had counted when a stream broke off, or None.
         text: what had arrived before the failure.
         sent: whether the request can have reached the provider, and so counts there.
-        unknown: True if no rule fits the answer; it is treated as temporary trouble.
+        unknown: True if no rule fits the answer; it is treated as a temporary failure.
         lacks: the capability that the model lacks (`images`), if that is why, or "".
         names_option: whether the refusal names the option that it is about.
     """
@@ -79,7 +81,7 @@ NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
 
 
 class AttemptFailed(Exception):
-    """One route did not answer; `failure` says why. Adapters raise it, and nothing else."""
+    """A route did not answer; `failure` says why. Adapters raise no other exception."""
 
     def __init__(self, failure: ProviderFailure) -> None:
         super().__init__(str(failure))

@@ -43,11 +43,11 @@ _COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
 
 
 class QuotaTracker:
-    """What every route has left, when it opens, and how we know.
+    """The ledger: what every route has left, when it opens, and the evidence for it.
 
     Args:
-        storage: where the documents live.
-        configuration: keys, models and the limits to start from; its clock is used.
+        storage: where the documents are stored.
+        configuration: keys, models and initial limits; its clock is used.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
@@ -84,16 +84,16 @@ class QuotaTracker:
         if not refusal:
             return
         if self.configuration.on_store_failure == "count-alone":
-            warn_once(f"the ledger's Redis takes no changes: {refusal}; counting in this process")
+            warn_once(f"the ledger's Redis refuses changes: {refusal}; counting in this process")
             return
         raise ConfigurationError(
-            f"the ledger's Redis takes no changes: {refusal}. Nothing was sent; correct the server "
+            f"the ledger's Redis refuses changes: {refusal}. Nothing was sent; correct the server "
             'or ARCHE_QUOTA_STORE, or set on_store_failure = "count-alone" in arche_magic.toml to '
             "count in each process alone"
         )
 
     def state(self, route: Route, request: Request, now: float) -> RouteState:
-        """When the route takes this request, and why not earlier."""
+        """When the route can take this request, and why not earlier."""
         record = self._records.read(route, now)
         if unfit := capabilities.lacking(record, request, self.configuration, now):
             return unfit
@@ -140,7 +140,7 @@ class QuotaTracker:
         return self._spending.refusal(route, request, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
-        """Tokens that the request will probably spend, judging by earlier calls of the model."""
+        """The tokens that the request will probably use, based on earlier calls of the model."""
         amounts = ledger.estimate(self._records.read(route, self._clock.time()).model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
@@ -157,7 +157,7 @@ class QuotaTracker:
         return min([window or math.inf, *amounts])
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """Reserve what the request will probably spend, on every limit of the route or on none.
+        """Reserve what the request will probably use, on every limit of the route or on none.
 
         Returns the hold, or the route's state if it is not open.
         """
@@ -214,7 +214,7 @@ class QuotaTracker:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """Book what a call spent, and learn from its reply.
+        """Charge the usage of a call, and learn from its reply.
 
         `usage` is the provider's count; None books the estimate. For the others see `Settlement`.
         Returns what is left of the route's tightest limit, in words.
@@ -231,7 +231,8 @@ class QuotaTracker:
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """Book a failed call as the provider would count it, and close what it shows to be closed.
+        """Charge a failed call as the provider would, and close what the failure shows to be
+        closed.
 
         `account` is the account that the reply named, if any. Returns the route's new state.
         """
@@ -268,26 +269,26 @@ class QuotaTracker:
         return self._keys.missing_models(self._clock.time())
 
     def budget(self) -> list[BudgetUse]:
-        """What paid routes have cost, per budget; [] if no budget is set."""
+        """The cost of paid routes, per budget; [] if no budget is set."""
         return self._spending.uses(self._clock.time())
 
     def closure(self, key: Key) -> Closure | None:
-        """Why all routes of the key are closed, apart from limits; None if they are not.
+        """Return why all routes of the key are closed, for reasons other than limits, or None.
 
-        The provider refuses the key, or its account has no credit.
+        The provider rejects the key, or its account has no credit.
         """
         return self._keys.closure(key, self._clock.time())
 
     def account(self, key: Key) -> str | None:
-        """The account whose quota the key spends; None until somebody has named it."""
+        """Return the account whose quota the key uses, or None if it is not known yet."""
         name = self._records.accounts.account(key)
         return None if name == key.fingerprint else name
 
     def reopen(self, key: str) -> None:
-        """Forget why a key, its account and its models are closed, and what they spent.
+        """Reset a key, its account and its models: they are open, and nothing counts as used.
 
-        For a user who topped up or re-enabled something; `key` is a label. Limits that were learned
-        or set at run time are forgotten too.
+        For example after the user has added credit; `key` is a label. Limits that were learned or
+        set at run time are forgotten too.
 
         Raises:
             ConfigurationError: no key has that label.
@@ -304,10 +305,10 @@ class QuotaTracker:
         self.check_store()
 
     def set_limits(self, scope: str, **limits: Any) -> None:
-        """Set limits for every kernel that uses this ledger; they win over `arche_magic.toml`.
+        """Set limits for every kernel that uses this ledger; they override `arche_magic.toml`.
 
         `tracker.set_limits("groq_key_2", requests_per_day=500)`. Limits are written as in the file.
-        None removes a limit, and a call without limits removes all limits of the scope. Where the
+        None removes a limit, and a call without limits removes all limits of the scope. If the
         provider states a smaller figure, that one counts.
 
         Args:
@@ -315,7 +316,7 @@ class QuotaTracker:
             **limits: amounts by name.
 
         Raises:
-            ConfigurationError: there is no such scope or limit.
+            ConfigurationError: the scope or a limit is unknown.
             StorageTimeout: the ledger was locked for ten seconds.
         """
         try:
@@ -348,15 +349,15 @@ class QuotaTracker:
         return standings(self._records, self._spending, self.configuration, provider, now)
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
-        """Usage per provider, key and limit; with `provider`, only of that provider.
+        """Return the usage per provider, key and limit, of all providers or only one.
 
-        `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining",
-        "usage_percent", "available", "reset_time", "last_updated", "model", "evidence",
-        "source"}}}}`, which `json.dumps` takes. `used`, `limit` and `remaining` are whole requests
-        or tokens: `used` includes calls under way and is rounded up, `remaining` is rounded down.
-        `available` says whether a short prompt fits now. `reset_time` (when all of the limit is
-        back) and `last_updated` are ISO 8601 text in UTC, or None. For a key with several models
-        each limit is that of the tightest model, which `model` names.
+        `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining", "usage_percent",
+        "available", "reset_time", "last_updated", "model", "evidence", "source"}}}}`, which
+        `json.dumps` takes. `used`, `limit` and `remaining` are whole requests or tokens: `used`
+        includes calls under way and is rounded up, `remaining` is rounded down. `available` says
+        whether a short prompt fits now. `reset_time` (when the whole limit is available again) and
+        `last_updated` are ISO 8601 strings in UTC, or None. For a key with several models, each
+        limit is that of the tightest model, which `model` names.
         """
         if provider is not None:
             self.configuration.provider(provider)
@@ -364,7 +365,7 @@ class QuotaTracker:
         return views.usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
-        """Keys that add no quota, each with the first key of the same account, by their labels.
+        """Return the keys that add no quota, each with the first key of the same account.
 
         `{"groq_key_3": "groq_key_1"}`. An account is known from the configuration, or after the
         provider has named it.
@@ -377,7 +378,7 @@ class QuotaTracker:
 
 
 def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracker:
-    """The ledger for a configuration (by default the one in use); calling it resets nothing.
+    """Return the ledger for a configuration (by default the one in use); this resets nothing.
 
     Raises:
         ConfigurationError: the configured store cannot be used.

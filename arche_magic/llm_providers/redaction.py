@@ -23,7 +23,7 @@ FRAGMENT = 8
 _SHORTEST_SECRET = 12
 _READ = 2000
 _REDACTED = "[key]"
-_LEFT_OUT = "[a text that quotes the key]"
+_LEFT_OUT = "[removed, because it contained the key]"
 # The beginnings of keys, and OpenAI's shortened form of a refused key ("sk-abcd***wxyz").
 _KEY_LIKE = re.compile(
     r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}"

@@ -1,4 +1,4 @@
-"""The routes that a request may still be offered to, and what it ends with if none answers."""
+"""The routes that a request can still try, and its error if none answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
 
 
 class Remaining:
-    """What one request has left of its routes.
+    """The remaining routes of one request.
 
     Args:
         routes: all that it may take.
@@ -39,14 +39,14 @@ class Remaining:
         self._unfit: set[Route] = set()
         self._unreachable: set[Route] = set()
         self._setup: dict[str, None] = {}
-        # What the request ends with if no other route answers.
+        # The error of the request if no other route answers.
         self._filtered: ContentFiltered | None = None
         self._all_reasoning: IncompleteReply | None = None
         self._mismatch: SchemaMismatch | None = None
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether a model spent all its tokens on reasoning.
+        """Whether a model used all its tokens for reasoning.
 
         The user can then raise `max_tokens`, sooner than a closed route opens.
         """
@@ -98,7 +98,7 @@ class Remaining:
         attempts = self._progress.attempts
         error = self._last_error(states, now, cause)
         if self._mismatch:
-            why = f"not asked once more: {error}"
+            why = f"not asked again: {error}"
             return self._mismatch.ended(why, attempts, error.next_available_at)
         if self._filtered:
             return also_tried(self._filtered, error)

@@ -31,11 +31,11 @@ Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request offered to one route, and the outcome.
+    """One request offered to one route, and its outcome.
 
-    `session` is the process that asked, `notebook` is its file, if known, and `tag` is the name
-    that the caller gave to the request. `error` may end with the server's own text, `said`. That
-    text may quote the prompt, so it is shown but never stored.
+    `session` is the process, `notebook` is its file, if known, and `tag` is the name that the
+    caller gave to the request. `error` may end with the server's own text, `said`, which may quote
+    the prompt, so it is displayed but never stored.
     """
 
     provider: str
@@ -115,27 +115,27 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 
 
 class Reply(str):
-    """The text of a reply, with everything known about how it was made.
+    """The text of a reply, with attributes about its origin.
 
-    It is a `str`, because callers of the older package use it as one.
+    It is a `str`, because users of the older package rely on that.
 
     Attributes:
         provider, key, model: the route that answered; `key` is the label.
         usage: tokens as the provider counted them.
         attempts: every route considered for this request, in order, the answering one last.
         seconds: from the call to the last piece, including waiting.
-        finish_reason: `stop`, `length` or `tool_calls`; `interrupted` for what `-o` keeps of an
-            interrupted cell.
+        finish_reason: `stop`, `length` or `tool_calls`; `interrupted` for the text of an
+            interrupted cell in the variable of `-o`.
         cost: USD of all attempts, including failed ones; None if the price of the last is unknown.
         standing: what is left of the route's tightest limit, in words, or "".
         decisions: the inputs of each choice of a route, in order, the answering one last.
             `decisions[-1].choice()` repeats that choice, and `%llm_why` explains it.
         parsed: the value of a structured reply; None if there was no schema.
         from_memory: when a kept reply was originally given (aware, UTC); None for a new reply. A
-            kept reply has no attempts, because it used nothing now. Its usage, cost, seconds and
+            kept reply has no attempts, because nothing was sent. Its usage, cost, seconds and
             request are the original ones.
         request: the id of its attempts in the record; "" for replies kept by earlier versions.
-        tool_calls: what the model asks its caller to run; the text may then be empty.
+        tool_calls: the calls that the model asks its caller to run; the text may then be empty.
         choices: the provider's own choices of a chat completion, for a request with `n` or
             `logprobs`; empty for others.
         tool_runs: the functions that were run for this reply, in order. Its text, route and
@@ -205,10 +205,10 @@ class Reply(str):
 
     @property
     def code(self) -> str:
-        """The Python in it, or else the code in the language of its first block; "" without code.
+        """The Python code in the reply, or else the code in the language of its first block, or "".
 
-        Blocks of that language are joined. A reply without blocks is code if it is a Python
-        program.
+        Blocks of that language are joined. A reply without blocks counts as code if it is a valid
+        Python program.
         """
         return code_of(str(self))[1]
 
@@ -220,14 +220,14 @@ class Reply(str):
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the text to a file in UTF-8; returns its path.
 
-        The file is never seen half written.
+        The file is never incomplete.
 
         Raises:
-            InvalidRequest: the file exists and may not be overwritten, or it cannot be written.
+            InvalidRequest: the file exists and `overwrite` is False, or it cannot be written.
         """
         path = expanded(path)
         if path.exists() and not overwrite:
-            raise InvalidRequest(f"save: {path} exists already; overwrite=True replaces it")
+            raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(str(self).encode("utf-8"))

@@ -1,4 +1,4 @@
-"""What a user asks for: messages with images, a schema for the reply, and the options."""
+"""A request: messages with images, a schema for the reply, and the options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["text", "choice", "integer", "number", "boolean", "date", "other"
 
 @dataclass(frozen=True)
 class Image:
-    """A picture that goes with a message.
+    """An image of a message.
 
     Attributes:
         media_type: `image/png`, `image/jpeg`, `image/webp` or `image/gif`.
@@ -167,7 +167,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """What a structured reply must look like.
+    """The schema of a structured reply.
 
     Attributes:
         name: its name in requests: letters, digits, `_` and `-`, at most 64.
@@ -214,7 +214,7 @@ _NEED_CHOICES = ("logprobs", "top_logprobs", "functions")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, in our words; adapters translate it. Seconds, tokens.
+    """A request in the engine's terms, which adapters translate; in seconds and tokens.
 
     `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
     answers from memory alone. `fresh` asks again all the same, and replaces what is kept.

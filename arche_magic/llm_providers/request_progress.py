@@ -1,4 +1,4 @@
-"""What one request has done so far, and how much time it has left."""
+"""The attempts of one request so far, and the time it has left."""
 
 from __future__ import annotations
 
@@ -97,8 +97,7 @@ class RequestProgress:
         """
         if not self.is_ours():
             raise LLMProviderError(
-                "this request belongs to the process that this one was forked from; "
-                "ask again in this process"
+                "this request belongs to the parent process; send a new one in this process"
             )
 
     def hand_over(self, piece: Piece) -> Generator[Event, None, None]:

@@ -21,7 +21,7 @@ _MOMENT_SECONDS = 0.05
 
 
 class _Offered(Protocol):
-    """What the choice depends on, besides a route's state."""
+    """The inputs of a choice, besides the states of routes."""
 
     @property
     def provider(self) -> str: ...
@@ -295,7 +295,7 @@ def choose(
 
 
 def _costs_extra(route: _Offered, preferred: str | None) -> bool:
-    """Whether the route costs money that nobody asked to spend."""
+    """Whether the route costs money and was not explicitly preferred."""
     return route.paid and route.provider != preferred
 
 

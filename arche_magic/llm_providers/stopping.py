@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Maximum time for a cancelled request to drop its connection and book what it spent.
+# Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
 
 _here = threading.local()
@@ -65,6 +64,9 @@ async def in_a_thread(request: Callable[[], T]) -> T:
     Cancelling waits until the request has ended, but at most two seconds. A request that still
     hangs then, as in a name lookup, sends nothing afterwards.
     """
+    # Imported here: its import takes long, and an interrupt must not leave it half done.
+    import asyncio
+
     stop, begun = threading.Event(), threading.Event()
 
     def run() -> T:

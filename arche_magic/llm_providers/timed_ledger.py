@@ -32,7 +32,7 @@ _LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
 
 
 class Ledger(Protocol):
-    """What a request needs of the ledger: `QuotaTracker`, or `Together` for several requests."""
+    """The ledger's methods that a request uses, of a `QuotaTracker` or of `Together`."""
 
     @property
     def configuration(self) -> Configuration:
@@ -65,7 +65,7 @@ class Ledger(Protocol):
 
 
 class Log(Protocol):
-    """What a request needs of the attempt log."""
+    """The methods of the attempt log that a request uses."""
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """See `AttemptLog.append`."""
@@ -101,7 +101,7 @@ class TimedLedger:
         self._ends += seconds
 
     def offer(self, offer: Callable[[], tuple[T, Hold | None]]) -> tuple[T, Hold | None]:
-        """What `offer` returns; a hold that it returns after the deadline is given back.
+        """Return the result of `offer`; a hold that comes after the deadline is released.
 
         Raises:
             LedgerTimeout: the deadline has passed, or the ledger was locked until then.
@@ -176,7 +176,7 @@ class TimedLedger:
         self._ledger.fail(hold, NOT_SENT)
 
     def _book(self, work: Callable[[], T], otherwise: T) -> T:
-        """What `work` returns, or `otherwise` if it fails or takes too long."""
+        """Return the result of `work`, or `otherwise` if it fails or takes too long."""
         try:
             return self._timed(work, _BOOKING_SECONDS)
         except TookTooLong:

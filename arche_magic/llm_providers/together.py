@@ -30,7 +30,7 @@ logger = logging.getLogger("arche_magic.attempts")
 
 T = TypeVar("T")
 
-# An unused hold is given back after this time, because others may need it.
+# An unused hold is released after this time, because others may need it.
 _FRESH_SECONDS = 1.0
 
 
@@ -96,6 +96,11 @@ class Together:
         """As `QuotaTracker.job`."""
         return self._tracker.job
 
+    @property
+    def held_ahead(self) -> int:
+        """How many requests have a hold and are not asked yet."""
+        return len(self._held)
+
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """As `QuotaTracker.states_for`; for a request that is held, as they were seen then."""
         held = self._held.get(id(request))
@@ -124,6 +129,8 @@ class Together:
         self._waiting[id(request)] = route, request
         try:
             with self._lock:
+                # The next thread must not hold for it again.
+                self._waiting.pop(id(request), None)
                 # The thread before this one may have held for it.
                 if (hold := self._take(route, request)) is not None:
                     return hold
@@ -149,7 +156,7 @@ class Together:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """As `QuotaTracker.settle`, but later; returns "", because nothing is booked yet."""
+        """As `QuotaTracker.settle`, but later; returns "", because nothing is settled yet."""
         seen, now = tuple(observations), self.configuration.clock.time()
         self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
         if self._is_closed:
@@ -218,12 +225,12 @@ class Together:
 
     def _book(self) -> None:
         calls, ended = _all(self._calls), _all(self._ended)
-        try:
-            for route in dict.fromkeys(call.hold.route for call in calls):
+        for route in dict.fromkeys(call.hold.route for call in calls):
+            try:
                 self._tracker.settle_all([call for call in calls if call.hold.route == route])
-        # Broad, because replies that were paid for must not be lost to an error of the storage.
-        except Exception as error:  # noqa: BLE001
-            logger.warning("the ledger refused a call (%s)", type(error).__name__)
+            # Broad, because replies that were paid for must not be lost to an error of the storage.
+            except Exception as error:  # noqa: BLE001
+                logger.warning("the ledger refused a call (%s)", type(error).__name__)
         if ended:
             self._log.append_all(ended)
 

@@ -127,7 +127,7 @@ def with_functions(
         made["tools"] = [one.tool if isinstance(one, Function) else one for one in read]
     if not functions or len(functions) < len(read):
         if most is not None:
-            raise InvalidRequest("max_rounds needs tools that are all functions")
+            raise InvalidRequest("max_rounds requires that all tools are functions")
         return made, None
     by_name = {function.tool.name: function for function in functions}
     most = MOST_ROUNDS if most is None else most

@@ -14,9 +14,9 @@ class Tool:
 
     Attributes:
         name: letters, digits, `_` and `-`, at most 64 characters.
-        description: tells the model what it does.
+        description: what it does, for the model.
         parameters: the JSON Schema of its arguments, as text.
-        strict: whether the provider must hold the model to that schema; None if not stated.
+        strict: whether the provider must enforce that schema; None if not stated.
     """
 
     name: str
@@ -37,9 +37,9 @@ class ToolCall:
     Attributes:
         id: the provider's name for this call, which the result must repeat.
         name: the tool's name.
-        arguments: JSON text, as the model wrote it; a model may write what does not parse.
-        signature: Gemini's thought signature (base64), which must go back with the call; "" for
-            other providers.
+        arguments: JSON text as the model wrote it, which may be invalid.
+        signature: Gemini's thought signature (base64), which must be sent back with the call; ""
+            for other providers.
     """
 
     id: str

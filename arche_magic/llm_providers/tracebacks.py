@@ -39,7 +39,7 @@ class NoLocals:
 
 
 def without_locals(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function: its exceptions show no local variables of it or of what it calls."""
+    """Decorate a function: its exceptions have no local variables of it or of its callees."""
 
     @wraps(function)
     def hiding(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""What the engine works with: keys, routes, limits, usage. Small immutable values."""
+"""The nouns of the engine: keys, routes, limits, usage; small immutable values."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Key:
 
 
 class Location(str):
-    """Where the ledger lives: a path, or a URL as it may be shown.
+    """The location of the ledger: a path, or a URL without its password.
 
     The text is the URL without the parts that can hold a password: user name, password and query.
     Only `url()` returns all of it.
@@ -181,7 +181,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one response said about one limit; an absent figure is None.
+    """The statement of one response about one limit; missing figures are None.
 
     Attributes:
         name: the limit, such as `requests_per_minute`.
@@ -212,7 +212,7 @@ _NEVER = 1e11
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a request may wait for what, in seconds.
+    """Timeouts of the steps of a request, in seconds.
 
     Attributes:
         connect: for a connection, name lookup and TLS included.
@@ -252,7 +252,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """What an adapter got back: a piece of text, or at the end what came with it.
+    """An adapter's result: a piece of text, or the figures at the end.
 
     A non-streamed call gives one; a stream gives one per piece. A server may report anything as
     usage; -1 means that a value is not a count. `usage`, `finish_reason` (`stop`, `length`,

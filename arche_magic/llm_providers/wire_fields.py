@@ -22,7 +22,7 @@ GOOGLE_FIELDS = frozenset({
     "frequency_penalty", "presence_penalty", "reasoning_effort", "response_format",
 })  # fmt: skip
 _TRANSLATED = {"mistral": MISTRAL_FIELDS, "google": GOOGLE_FIELDS}
-# What Groq answers with a 400 (console.groq.com/docs/openai, 2026).
+# Groq refuses these with a 400 (console.groq.com/docs/openai, 2026).
 _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 

@@ -52,7 +52,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Undo `load`: remove the magics, stop sandbox and server, bring back what was replaced."""
+    """Undo `load`: remove the magics, stop sandbox and server, restore replaced magics."""
     magics = _loaded(shell)
     if magics is None:
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-# A word; what is quoted in it stays together. The match ends at an unclosed quote.
+# A word, including quoted parts. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
@@ -93,7 +93,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
 
 
 def read_unfinished(magic: Any, line: str) -> Unfinished | None:
-    """What is being typed at the end of a magic's line; None if an option before it is unknown."""
+    """The unfinished word or value at the end of a magic's line; None after an unknown option."""
     given: dict[str, str] = {}
     rest = line.lstrip()
     while _is_option(rest):
@@ -132,7 +132,7 @@ def usage(magic: Any) -> list[list[str]]:
 
 
 def help_text(magic: Any) -> str:
-    """What `--help` and `?` show: what the magic does, how it is used, examples, its options."""
+    """The text of `--help` and `?`: summary, usage, examples, and options."""
     parser: argparse.ArgumentParser = magic.parser
     formatter = _HelpFormatter(f"%{magic.__name__}", max_help_position=28, width=88)
     formatter.start_section("Options")
@@ -148,7 +148,13 @@ def overview(magics: Iterable[Any]) -> str:
     known = {f"%{magic.__name__}": magic for magic in magics}
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
-    return "\n".join([*lines, "", "Each says more with --help; %%llm takes its prompt below."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "For more, put --help after a name; %%llm takes its prompt from the lines below.",
+        ]
+    )
 
 
 def summary(magic: Any) -> str:

@@ -273,7 +273,7 @@ def _show(
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
             bind(part)
-        raise CellInterrupted("the request was stopped; its tokens so far are booked") from None
+        raise CellInterrupted("the request was stopped; its tokens so far are counted") from None
     except SchemaMismatch as error:
         show.mismatched(error.text, ended())
         raise
@@ -289,7 +289,7 @@ def _rehearse(
     request: Mapping[str, Any],
     notes: Sequence[str],
 ) -> None:
-    """Print what would be sent, and who would answer."""
+    """Print what would be sent, and which route would answer."""
     shown = [*notes]
     if options.show_prompt:
         shown.append(prompt_text(llm.preview(messages, **request).request))

@@ -1,4 +1,4 @@
-"""`--file` and `--url`: what a cell attaches to its prompt."""
+"""`--file` and `--url`: the attachments of a prompt."""
 
 from __future__ import annotations
 

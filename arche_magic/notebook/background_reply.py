@@ -39,7 +39,7 @@ class JobDisplay(ReplyDisplay):
         self._draw(quiet_line("waiting for its turn …"))
 
     def broke(self, error: Exception) -> None:
-        """Show the error in the place of the reply."""
+        """Show the error instead of the reply."""
         attempts = attempt_lines(getattr(error, "attempts", ()))
         text = f"{type(error).__name__}: {error}"
         self._draw(red_line(text), {"arche_magic": {"attempts": attempts}}, last=True)
@@ -50,7 +50,7 @@ class JobDisplay(ReplyDisplay):
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the part that arrived; the record's last request may be that of another cell."""
         if not self._text:
-            self._draw(quiet_line("stopped before a reply came"), last=True)
+            self._draw(quiet_line("stopped before a reply arrived"), last=True)
             return None
         return super().interrupted(None)
 
@@ -114,7 +114,7 @@ class ReplyJob(BackgroundJob):
         self._draw_below(quiet_line(line))
 
     def show(self, shell: InteractiveShell) -> None:
-        """Show its reply, or what is known about it, in the running cell."""
+        """Show its reply or its state in the running cell."""
         if self._reply is not None:
             ReplyDisplay(shell, form=self._form).finish(self._reply, self.name)
         elif self.error is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class PendingFrame(Pending["pd.DataFrame"]):
     """The frame of a job in the background: `wait()` returns it when every row is finished.
 
-    It is no frame itself: a library that looks at it for columns would wait for the whole job.
+    It is not a frame itself, because a library that reads its columns would wait for the whole job.
 
     Args:
         finished: makes the frame of the rows that are finished.

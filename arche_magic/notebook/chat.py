@@ -160,7 +160,7 @@ class Chat:
             for entry in whole["turns"]
         ]
         if not turns:
-            raise ValueError("a conversation has a turn")
+            raise ValueError("a conversation cannot be empty")
         system, private = whole["system"], bool(whole.get("private", False))
         return cls(_text(whole["chat"]), system and _text(system), turns, private)
 
@@ -186,7 +186,7 @@ class Chats(dict[str, Chat]):
         """
         if name not in self:
             raise InvalidRequest(
-                f"%llm_chat: there is no conversation {name!r}{did_you_mean(name, self)}"
+                f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}"
             )
         return self[name]
 
@@ -215,7 +215,7 @@ class Chats(dict[str, Chat]):
             )
         least, most, form = usage
         if not least <= len(words) <= most:
-            raise InvalidRequest(f"%llm_chat: write %llm_chat {verb} {form}".rstrip())
+            raise InvalidRequest(f"usage: %llm_chat {verb} {form}".rstrip())
         done: dict[str, str] | str = getattr(self, f"_{verb}")(*words)
         return done
 
@@ -298,17 +298,17 @@ class Chats(dict[str, Chat]):
         if not chat.turns:
             del self[name]
         left = _turns(chat) if chat.turns else "no turn"
-        return f"forgotten: {one_line(gone.question.content, 60)!r}; {name} has {left} left"
+        return f"removed: {one_line(gone.question.content, 60)!r}; {name} has {left} left"
 
     def _clear(self, name: str) -> str:
         chat = self.known(name)
         del self[name]
-        return f"{name} ({_turns(chat)}) is forgotten"
+        return f"{name} ({_turns(chat)}) is removed"
 
     def _refuse_known(self, name: str, verb: str, hint: str = "") -> None:
         if name in self:
             raise InvalidRequest(
-                f"%llm_chat {verb}: there is a conversation {name!r} already"
+                f"%llm_chat {verb}: a conversation {name!r} already exists"
                 + (f"; %llm_chat {verb}{hint}" if hint else "")
             )
 

@@ -48,7 +48,7 @@ class FileRows:
         return str(self.job.to)
 
     def _write(self, bar: Bar, ended: str) -> None:
-        again = f"nothing was written to {self.job.to}; run the cell again for all of it"
+        again = f"nothing was written to {self.job.to}; run the cell again to continue"
         _run(self.job, lambda row: None, bar, lambda: again, ended)
         bar.finish(_note(f"written to {self.job.to}", self.job.quality))
 
@@ -137,7 +137,7 @@ def _run(
         collector.join(_FAREWELL_SECONDS)
         bar.update(job.progress(), clock.time())
         bar.finish(stopped(), ended)
-        raise CellInterrupted("calls under way are booked when they end") from None
+        raise CellInterrupted("calls in progress are counted when they end") from None
     for error in failures:
         if isinstance(error, NoKeys):
             require_keys()
@@ -146,17 +146,25 @@ def _run(
         raise error
 
 
-def variable_for(shell: InteractiveShell, name: str | None) -> str:
+def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:
     """The variable for the rows.
+
+    `data` is the variable that has the data. It cannot get the rows: a job that ends early would
+    replace the data with its finished rows.
 
     Raises:
         InvalidRequest: the name is not allowed, or the default name is taken.
     """
+    if (name or DEFAULT_NAME) == data:
+        raise InvalidRequest(
+            f"%llm: the finished rows would replace the data in {data!r}; name another variable "
+            "with --into NAME"
+        )
     if name is None:
         there = shell.user_ns.get(DEFAULT_NAME)
         if there is not None and _made.get(DEFAULT_NAME) is not there:
             raise InvalidRequest(
-                f"%llm: the variable {DEFAULT_NAME!r} exists already and would be replaced; name "
+                f"%llm: the variable {DEFAULT_NAME!r} already exists and would be replaced; name "
                 "another one with --into NAME"
             )
         return DEFAULT_NAME

@@ -1,4 +1,4 @@
-"""What makes a function a command of the notebook: `@command` declares, parses and shows help.
+"""Makes functions commands of the notebook: `@command` declares, parses and shows help.
 
 A file in `commands/` holds a command's options, its help and what it does. All of them are loaded
 with the extension, so they import the engine, and modules that need it, inside their functions.
@@ -47,7 +47,7 @@ class Asked:
 
 @dataclass
 class Session:
-    """What the commands of one kernel share.
+    """State shared by the commands of one kernel.
 
     Attributes:
         shell: the IPython shell.
@@ -76,7 +76,7 @@ class Session:
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
-            raise InvalidRequest(f"{command}: no reply has come yet")
+            raise InvalidRequest(f"{command}: there is no reply yet")
         return self.reply
 
     @cached_property

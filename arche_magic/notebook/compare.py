@@ -54,7 +54,7 @@ _TICK_SECONDS = 1.0
 _WITHOUT = (
     "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
 )  # fmt: skip
-# Seconds that an interrupted cell waits for its calls to be booked; later ones end by themselves.
+# Seconds that an interrupted cell waits until its calls are counted; later ones end by themselves.
 _FAREWELL = 0.25
 
 
@@ -96,7 +96,7 @@ class Column:
 
     @property
     def why(self) -> str:
-        """Why there is no whole reply."""
+        """Why the reply is missing or incomplete."""
         return str(self.error) if self.error else "interrupted"
 
     @property
@@ -214,7 +214,7 @@ def compare(
         deadline = time.monotonic() + _FAREWELL
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        # Copies: a thread that still waits for its server must not change what is shown.
+        # Copies, because a thread that still waits for its server must not change the display.
         columns[:] = [replace(column) for column in columns]
         for column in columns:
             column.state = _nothing if column.ended else _interrupted
@@ -234,9 +234,9 @@ def compare(
 
 def _farewell(some_wait: bool) -> str:
     if not some_wait:
-        return "the requests were stopped; their tokens are booked"
+        return "the requests were stopped; their tokens are counted"
     # A thread that waits for a server cannot be stopped before the server answers.
-    return "the requests were stopped; what still waits for an answer is booked when that comes"
+    return "the requests were stopped; those still in progress are counted when they end"
 
 
 def _requests(
@@ -282,7 +282,7 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
 
 
 class _Columns:
-    """The columns on the screen: redrawn while they fill, or in a terminal one after the other."""
+    """The columns on the screen: redrawn while they fill, or in a terminal one after another."""
 
     def __init__(
         self, shell: InteractiveShell, columns: Sequence[Column], quiet: bool, notes: Sequence[str]

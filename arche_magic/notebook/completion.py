@@ -114,7 +114,7 @@ def _ours(shell: InteractiveShell, kind: str, name: str) -> Any:
 def _on_the_line(
     shell: InteractiveShell, magic: Any, line: str
 ) -> tuple[str, list[SimpleCompletion]]:
-    """The word at the end of a magic's line, and what it may become."""
+    """The word at the end of a magic's line, and its completions."""
     from .arguments import read_unfinished, usage
 
     typed = read_unfinished(magic, line)

@@ -1,4 +1,4 @@
-"""What routes cost, in words."""
+"""The cost of routes, in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOW_TO_PREVENT = (
 def price_text(cost: float | None) -> str:
     """`free`, `$0.0012`, below that `$0.000042`, or that the price is not known."""
     if cost is None:
-        return "paid, price not known"
+        return "paid, price unknown"
     if 0 < cost < 1e-6:
         return "less than $0.000001"
     return f"${cost:.{4 if round(cost, 6) >= 0.0001 else 6}f}" if cost else "free"
@@ -33,7 +33,7 @@ def paid_text(cost: float | None) -> str:
 
 
 def paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """The paid routes, each with what this session has spent on it, in words."""
+    """The paid routes, each with its cost in this session, in words."""
     words = {}
     for route in routes:
         if not route.paid:

@@ -1,4 +1,4 @@
-"""Defaults of every prompt: what `%config ArcheMagics` shows and sets."""
+"""Defaults of every prompt, which `%config ArcheMagics` shows and sets."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from .reply_formats import FORMATS
 
 
 class Defaults(Configurable):
-    """What a prompt uses where the cell names no option."""
+    """The values for options that a cell does not set."""
 
-    provider = Unicode("", help="Ask only this provider; empty: all, in order.").tag(config=True)
+    provider = Unicode("", help="Use only this provider; empty: all, in order.").tag(config=True)
     model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)
     system = Unicode("", help="System prompt of every cell.").tag(config=True)
     temperature = Float(
-        None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's."
+        None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's default."
     ).tag(config=True)
     max_tokens = Integer(
         None, allow_none=True, min=1, help="Maximum length of a reply, in tokens."
     ).tag(config=True)
     patience = Float(
-        None, allow_none=True, min=0, help="Seconds to wait for a route rather than fail or pay."
+        None,
+        allow_none=True,
+        min=0,
+        help="Seconds to wait for a route instead of failing or paying; None: as in the settings.",
     ).tag(config=True)
     keep = Bool(
-        None, allow_none=True, help="Answer repeated prompts from memory; keep each reply."
+        None, allow_none=True, help="Answer repeated prompts with the kept reply; keep new replies."
     ).tag(config=True)
-    chat = Unicode("", help="Make every cell a turn of the conversation of this name.").tag(
-        config=True
-    )
+    chat = Unicode("", help="Make every cell a turn of this conversation.").tag(config=True)
     private = Bool(
-        None, allow_none=True, help="Ask only routes that [private] marks as not training."
+        None, allow_none=True, help="Use only routes that are marked under [private]."
     ).tag(config=True)
     format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
-    budget = Integer(2000, min=1, help="Maximum tokens of one table or list in a prompt.").tag(
+    budget = Integer(2000, min=1, help="Maximum tokens of each table or list in a prompt.").tag(
         config=True
     )
 

@@ -46,7 +46,7 @@ def show(shown: dict[str, str] | str) -> None:
 
 
 class CellInterrupted(KeyboardInterrupt):
-    """The user interrupted a cell; the part that arrived stays shown and is booked."""
+    """The user interrupted a cell; the text so far stays visible and is counted."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted: {self}"]
@@ -167,7 +167,7 @@ class ReplyDisplay:
             self._held = ""
 
     def calling(self, call: ToolCall) -> None:
-        """Show the function that runs; what the model wrote before it stays above."""
+        """Show the running function below the text that the model wrote before it."""
         if self._text and self._redraws:
             self._leave_above(self._growing())
         elif self._printed:
@@ -183,7 +183,7 @@ class ReplyDisplay:
             self._line.say(live_line.timed(line))
 
     def ran(self, run: ToolRun) -> None:
-        """Show what the function gave, above the reply."""
+        """Show the function's result above the reply."""
         self._runs = None
         self._leave_above(run_bundle(run))
 
@@ -256,7 +256,7 @@ class ReplyDisplay:
             self._draw(self._beside_old(shown))
 
     def _leave_above(self, shown: dict[str, str]) -> None:
-        """Leave this in the place of the reply, which continues below."""
+        """Keep this as the output so far; the reply continues below."""
         self._line.silence()
         if self._redraws:
             self._draw(shown, last=True)
@@ -302,7 +302,7 @@ class ReplyDisplay:
 
 
 def _dimmed(text: str) -> str:
-    """A text that is about to be replaced, as one line of HTML, which Markdown leaves alone."""
+    """A text that will be replaced, as one line of HTML that Markdown does not change."""
     lines = escape(without_controls(text)).replace("\n", "<br>")
     return f'<div style="{QUIET};white-space:pre-wrap">{lines}</div>'
 

@@ -52,7 +52,7 @@ def route_text(preview: Preview) -> str:
         names = ", ".join(tool.name for tool in preview.request.tools)
         lines.append(f"This is the first round; each call of {names} is followed by another.")
     if preview.request.private:
-        lines.append("Private: only routes that are marked so would be asked.")
+        lines.append("Private: only marked routes would be used.")
     return "\n".join([*lines, "Nothing was sent."])
 
 

@@ -35,7 +35,7 @@ def follow(
     view: View,
     on_tool: Callable[[ToolCall | ToolRun], None] | None = None,
 ) -> Reply:
-    """Run a request and tell the view what happens; returns the reply.
+    """Run a request and pass its events to the view; returns the reply.
 
     `on_tool` is told of calls of functions, before and after each. However it ends, the connection
     is closed and what was spent is booked.

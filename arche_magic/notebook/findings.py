@@ -1,4 +1,4 @@
-"""What `%llm_doctor` found, as a table, as lines of text and as a frame."""
+"""The findings of `%llm_doctor`, as a table, as lines of text and as a frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADVICE = "→"
 
 
 def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
-    """The findings for reading: problems as a table, then what is fine, folded; as text, `text`."""
+    """The findings for display: problems as a table, then the rest, folded; as text, `text`."""
     problems, fine = _grouped(findings)
     html = _table(problems) if problems else ""
     if fine:
@@ -55,7 +55,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
-    """Problems, what is wrong first, and what is fine."""
+    """The problems, the worst first, and the findings without problems."""
     problems = [f for state in ("wrong", "look") for f in findings if f.state == state]
     return problems, [finding for finding in findings if finding.state == "ok"]
 

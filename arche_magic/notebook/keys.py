@@ -1,4 +1,4 @@
-"""Keys: what to do without one; listing, adding, removing and checking them."""
+"""Keys: the first steps for a user without one; list, add, remove and check keys."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def remove(label: str) -> str:
     Raises:
         ConfigurationError: there is no such key, or it was not added in this session.
     """
-    return f"{remove_key(get_configuration(), label).label} is not used any more."
+    return f"{remove_key(get_configuration(), label).label} is no longer used."
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
@@ -144,7 +144,7 @@ def _ask(title: str, variable: str) -> str:
         f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a .env file"
     )
     with warnings.catch_warnings():
-        # If the prompt cannot hide what is typed, no key must be typed.
+        # If the prompt cannot hide the typed text, no key must be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))
@@ -171,7 +171,7 @@ def _state(row: KeyRow, now: float) -> str:
     if closed is None:
         return "open"
     opens_at = math.inf if closed.until is None else closed.until
-    again = f"; asked again {in_seconds(opens_at - now)}" if closed.until is not None else ""
+    again = f"; tried again {in_seconds(opens_at - now)}" if closed.until is not None else ""
     since = clock(closed.since, now)
     return f"{state_at(opens_at, now)} since {since}: {closed.reason}{again}"
 

@@ -1,4 +1,4 @@
-"""A line that says what a request is doing, with seconds that run."""
+"""A line that says what a request is doing, with a count of seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WHY = 80
 
 
 class LiveLine:
-    """Draws a line once a second, from a thread, until it is told to be silent.
+    """Draws a line once a second, from a thread, until it is stopped.
 
     Args:
         draw: shows a line in place of the one before; "" removes it. It is not called between
@@ -56,7 +56,7 @@ class LiveLine:
                 )  # fmt: skip
                 self._thread.start()
             elif self._drawn:
-                # It stays true: what is shown must not be a second old.
+                # Drawn at once, because the display must not be a second late.
                 self._tick()
 
     def silence(self) -> None:
@@ -126,7 +126,7 @@ def started(event: Started) -> Callable[[float], str]:
 def waiting(event: Waiting) -> Callable[[float], str]:
     """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (0 of 30 requests per minute left)`."""
     if event.seconds <= 0:
-        return lambda seconds: f"waiting: {event.route} is open, and others came first"
+        return lambda seconds: f"waiting: {event.route} is open, but other requests are ahead"
     why = f" ({textwrap.shorten(event.why, _WHY, placeholder=' …')})" if event.why else ""
     return lambda seconds: (
         f"waiting: {event.route} opens {in_seconds(max(0.0, event.seconds - seconds))}{why}"

@@ -51,7 +51,7 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
         return _table(frame, configuration), frame
     names = [name for provider in providers.values() for name in provider.known_models]
     hint = did_you_mean(words.strip(), [*providers, *names])
-    line = f"no model of the catalog matches {words.strip()!r}{hint}"
+    line = f"no model in the catalog matches {words.strip()!r}{hint}"
     return {"text/plain": line}, frame
 
 

@@ -1,4 +1,4 @@
-"""Keeps IPython from showing as `Out` what a magic has already displayed; `_` still has it."""
+"""Keeps IPython from repeating displayed results as `Out`; `_` still has them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Outlook:
     """A forecast for some routes.
 
     Attributes:
-        runs_out: limits that will be spent before they reset, each with the epoch seconds of that,
+        runs_out: limits that will run out before they reset, each with the epoch seconds of that,
             the earliest first; a limit that several keys share appears once.
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
         fit_now: how many prompts of that size fit now.
@@ -108,7 +108,7 @@ def _runs_out(
 
 
 def _runs_out_line(row: Standing, at: float, now: float) -> str:
-    starts = f" and begin anew at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
+    starts = f" and reset at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
     return (
         f"At the pace of the last hour, {row.route}: {_words(row.limit)} run out "
         f"{in_seconds(at - now)}, {clock(at, now)}{starts}"

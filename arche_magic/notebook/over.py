@@ -47,7 +47,7 @@ _WITHOUT = (
 
 
 def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
-    """Send the prompt for every row and show the progress; with `--plan`, show what it would take.
+    """Send the prompt for every row and show the progress; with `--plan`, show an estimate.
 
     With `--background`, return what waits for the frame or the file.
 
@@ -75,6 +75,9 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
     table = None if from_file else _data(options, names)
     data = options.over if from_file else as_pandas(table)
+    if options.background and hasattr(data, "iloc"):
+        # Other cells may change the frame in place while the job runs.
+        data = data.copy()
     head = SourceFile(data, **read).first_row if from_file else data
     if from_file and options.sep is None:
         _check_separator(data, head, text)
@@ -89,10 +92,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
         asked[name] = getattr(options, name)
     into = options.into or options.output
+    variable = "" if from_file else variable_for(shell, into, data=name_in(options.over))
     rows: FileRows | FrameRows = (
         FileRows(FileJob(data, into, template, **read, **asked))
         if from_file
-        else FrameRows(Job(data, template, **asked), table, variable_for(shell, into), shell)
+        else FrameRows(Job(data, template, **asked), table, variable, shell)
     )
     if options.background:
         return _in_background(session, options, text, rows)

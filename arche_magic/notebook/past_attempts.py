@@ -23,14 +23,13 @@ T = TypeVar("T")
 
 
 def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
-    """The attempts of all sessions in the call log beside the ledger, oldest first.
+    """Return the attempts of all sessions from the record beside the ledger, oldest first.
 
-    Columns are those of `%llm_stats`; the frame exports itself (`to_csv`, `to_json`,
-    `to_parquet`). Files of months before `since` are not read.
+    The columns are those of `%llm_stats`. Files of months before `since` are not read.
 
     Args:
-        since: leave out older attempts; a datetime, or ISO text such as `2026-11-23`. Without a
-            time zone it is in local time.
+        since: omit older attempts; a datetime, or an ISO string such as `2026-11-23`. Without a
+            time zone, it is in local time.
 
     Raises:
         InvalidRequest: `since` is not a time.
@@ -63,7 +62,7 @@ def session_attempts() -> pd.DataFrame:
 
 
 def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
-    """The attempts in the outputs of a saved notebook, in the order of its cells.
+    """Return the attempts in the outputs of a saved notebook, in the order of its cells.
 
     Raises:
         InvalidRequest: the file is not a notebook.
@@ -78,9 +77,9 @@ def attempts_from_notebook(path: str | Path) -> pd.DataFrame:
 
 
 def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
-    """The input of each choice of a route, for every request in a saved notebook.
+    """Return the inputs of each choice of a route, for every request in a saved notebook.
 
-    `decision.choice()` makes the choice again.
+    `decision.choice()` repeats the choice.
 
     Raises:
         InvalidRequest: the file is not a notebook.

@@ -26,7 +26,7 @@ from arche_magic.llm_providers.types import Standing
 
 from .styles import AMBER, GREEN, RED
 
-# CSS pixels: two or three pictures stand side by side on a page of usual width.
+# CSS pixels: two or three plots fit side by side on a page of usual width.
 _WIDE, _NARROW, _HEIGHT = 440, 316, 230
 _DOTS_PER_PIXEL = 2
 _GREY, _LINES = "#808080", "#80808055"
@@ -75,8 +75,8 @@ def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
         for picture in pictures
     )
     return {
-        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to draw yet",
-        "text/html": f"<div>{images or 'nothing to draw yet'}</div>",
+        "text/plain": "\n".join(picture.words for picture in pictures) or "nothing to plot yet",
+        "text/html": f"<div>{images or 'nothing to plot yet'}</div>",
     }
 
 
@@ -257,7 +257,7 @@ def _color(provider: str) -> str:
 
 
 def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
-    """A picture with a title, drawn by `draw` on its axes; `words` say what it shows."""
+    """A plot with a title, drawn by `draw` on its axes; `words` describe it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -103,7 +103,7 @@ def bundle(view: View, *first: str) -> dict[str, str]:
     if not (view.on or free or off):
         name = f"of {view.provider} " if view.provider else ""
         return {"text/plain": f"no key {name}is configured"}
-    none = "nothing is limited so far" if free else "no route is open to prompts"
+    none = "nothing is limited so far" if free else "no route can take prompts"
     lines = [*(first if view.on else ()), *free]
     if view.budget:
         lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")

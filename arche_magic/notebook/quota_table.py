@@ -49,7 +49,7 @@ ROUTES_UNFOLDED = 20
 # in a notebook.
 _ROUTES_WITH_METERS = 60
 _COLORS: Mapping[State, str] = {"open": GREEN, "waiting": AMBER, "closed": RED}
-# Short, for it stands in every meter; opacity suits any page.
+# Short, because it is part of every meter; opacity suits light and dark pages.
 _FAINT = "opacity:.65;font-size:85%"
 # Rows wrap: on a narrow page the meters go below the name and the state of their route.
 _TABLE = "display:block;width:100%;border-collapse:collapse;border:none;font-size:90%;margin:0"
@@ -75,7 +75,7 @@ def quota_bundle(
     standings: Sequence[Standing],
     now: float,
     notes: Sequence[str] = (),
-    none: str = "no route is open to prompts",
+    none: str = "no route can take prompts",
     paid: Mapping[RouteId, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
@@ -114,7 +114,11 @@ def table(
     With `is_on` the table is live: times that are near count down, nothing in it unfolds, since
     each change draws it anew, and a route for which `is_on` is false is shown as off.
     """
-    heads = ("route", "next request", "left of each limit · ↻ full again · ✓ the provider said so")
+    heads = (
+        "route",
+        "next request",
+        "left of each limit · ↻ full again · ✓ stated by the provider",
+    )
     head = "".join(
         f'<th style="{_CELL};{width};padding:3px 14px 3px 0;font-weight:normal">'
         f'<span style="{_FAINT}">{text}</span></th>'
@@ -130,7 +134,7 @@ def table(
 
 
 def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
-    """The limits of each route together, in the order they came."""
+    """The limits grouped by route, in their order."""
     groups = itertools.groupby(standings, key=lambda row: row.route)
     return [tuple(limits) for _, limits in groups]
 
@@ -141,7 +145,7 @@ def is_folded(routes: Sequence[Limits]) -> bool:
 
 
 def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
-    """The routes of each provider, in the order they came."""
+    """The routes of each provider, in their order."""
     groups: dict[str, list[Limits]] = {}
     for limits in routes:
         groups.setdefault(limits[0].provider, []).append(limits)
@@ -194,7 +198,7 @@ def _group(
     paid: Mapping[RouteId, str],
     all_routes: int,
 ) -> str:
-    """What a provider's routes can do now, which unfolds to the routes."""
+    """The state of a provider's routes in one line, which unfolds to the routes."""
     if all_routes > _ROUTES_WITH_METERS:
         inside = (
             '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'

@@ -59,9 +59,9 @@ def reason(limits: Limits, now: float) -> str:
 
 
 def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
-    """The quota table as text; with `fold`, each route shows its tightest limit alone."""
+    """The quota table as text; with `fold`, each route shows only its tightest limit."""
     if fold:
-        end = "Each with its tightest limit, and when it opens; the DataFrame has them all."
+        end = "Only the tightest limit of each route is shown; the DataFrame has all."
         return "\n".join([*lines(routes, now, paid), end])
     text = []
     for limits in routes:
@@ -140,7 +140,7 @@ def sign_of(row: Standing, now: float) -> str:
 
 
 def in_full(row: Standing, now: float) -> str:
-    """What a meter shows, in words."""
+    """The content of a meter in words."""
     left = f"{row.limit.replace('_', ' ')}: {left_of(row)}"
     full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
     where = row.source.partition(";")[0]
@@ -187,5 +187,5 @@ def _state_words(limits: Limits, now: float) -> str:
 
 
 def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:
-    """What a route costs, if it does."""
+    """The cost of a paid route, in words."""
     return paid.get(limits[0].route, "")

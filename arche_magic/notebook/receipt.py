@@ -153,7 +153,7 @@ def _one_line(values: dict[str, Any]) -> str:
 
 
 def _attempts_lines(attempts: Sequence[Attempt]) -> str:
-    """A line per attempt, in columns; they stay separate lines where styles are removed."""
+    """A line per attempt, in columns; they stay separate lines if styles are removed."""
     cell = "display:table-cell;padding:1px 12px 1px 0"
     lines = "".join(
         f'<div style="display:table-row"><span style="{cell}">'
@@ -167,7 +167,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
 
 
 def interrupted_reply(text: str, ended: Ended | None) -> Reply:
-    """The part of an interrupted reply that arrived, with what is known about its request."""
+    """The text so far of an interrupted reply, with the attributes of its request."""
     attempts = ended.attempts if ended else ()
     last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
     # Those of earlier rounds, if functions were called, and the interrupted one.

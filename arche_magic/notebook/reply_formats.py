@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-# What each format adds to the end of the system prompt.
+# The sentence that each format adds to the system prompt.
 ASKS = {
     "markdown": "",
     "text": "Answer in plain text, without Markdown.",

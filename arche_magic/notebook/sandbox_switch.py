@@ -71,7 +71,7 @@ def start(**settings: Any) -> str:
             settings_folder=real.settings_folder,
             store=f"memory://sandbox-{id(sandbox)}",
             clock=SandboxClock(sandbox) if sandbox.time_scale != 1 else configuration.clock,
-            # Simulated replies must never stand among real ones.
+            # Simulated replies must never be among real ones.
             replies=configuration.replies.with_suffix(".sandbox.sqlite"),
         )
     )

@@ -26,7 +26,7 @@ _GROUPS = {
 }
 _WIDTH = 100
 _NOTE = (
-    "Free tiers change often: each line says when and where it was read. What a service "
+    "Free tiers change often: each line has a date and a source. What a service "
     "needs goes into .env (keys) and arche_magic.toml ([providers.NAME])."
 )
 
@@ -116,7 +116,7 @@ def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
 
 
 def free_words(service: Service) -> str:
-    """What costs nothing, and the limits of the model that is asked first."""
+    """The free tier, and the limits of the default model."""
     provider = service.provider
     if provider.retired:
         return f"retired on {provider.retired}"
@@ -174,7 +174,7 @@ def _with_source(service: Service) -> Cell:
 
 
 def _breakable(text: str) -> Cell:
-    """A text whose long names of variables may break after an underscore, and nowhere else."""
+    """A text whose long variable names may wrap only after an underscore."""
     return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
 
 

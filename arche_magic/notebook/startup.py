@@ -17,7 +17,7 @@ _LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
 
 
 class NotOurs(Exception):
-    """Somebody else has written the file, whose path is the message."""
+    """The file was not written by us, or was changed; the message is its path."""
 
 
 def enable() -> tuple[Path, bool]:

@@ -1,4 +1,4 @@
-"""What `%llm_stats` shows: attempts per route; with `--by`, sums per provider, day or job."""
+"""The tables of `%llm_stats`: attempts per route; with `--by`, usage per provider, day, job."""
 
 from __future__ import annotations
 

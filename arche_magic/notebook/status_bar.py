@@ -78,7 +78,9 @@ class StatusBar(BaseComm):
         while a cell runs, and matplotlib's hook would then close the figures of that cell.
         """
         answers = {"status": self._watch, "table": self._send_table}
-        if answer := answers.get(msg["content"]["data"].get("wants")):
+        # As text, because a page may send anything.
+        data = msg["content"].get("data")
+        if answer := answers.get(str(data.get("wants")) if isinstance(data, dict) else ""):
             # In a thread, since an import of the engine must not hold up the next cell.
             threading.Thread(target=answer, name="arche_magic status", daemon=True).start()
 

@@ -67,13 +67,13 @@ def attribute_of(text: str, names: Mapping[str, Any], option: str) -> Any:
 
 
 def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = False) -> pd.DataFrame:
-    """Structured replies as a DataFrame: a row per reply, a column per field.
+    """Return structured replies as a DataFrame: a row per reply, a column per field.
 
-    Columns are the fields of the schema, in its order; lists and nested objects stay values.
+    Columns are the fields of the schema, in its order; lists and nested objects are not flattened.
 
     Args:
-        replies: one, or several; or a table of pandas, polars or pyarrow, which is copied.
-        naive: give times in UTC without a zone, which Excel needs; in the index too.
+        replies: one or several; or a table of pandas, polars or pyarrow, which is copied.
+        naive: return times in UTC without a zone, as Excel needs them; also in the index.
 
     Raises:
         InvalidRequest: a reply has no schema.

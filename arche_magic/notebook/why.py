@@ -66,7 +66,7 @@ def reasons(
     for attempt in attempts:
         if attempt.outcome != "skipped":
             tried.setdefault(attempt.route, []).append(attempt)
-    # The last evaluation of each route; a route that was given up is not evaluated again.
+    # The last evaluation of each route; a route that was dropped is not evaluated again.
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
     offered = [*(entry.name for entry in first.considered), *first.later]
@@ -79,7 +79,10 @@ def reasons(
         elif route in looked and (passed := _spared(*looked[route])):
             explained.append(passed)
         else:
-            later, change = "comes later in the order", f"-p {route.provider} asks it alone"
+            later, change = (
+                "comes later in the order",
+                f"-p {route.provider} uses only this provider",
+            )
             explained.append(Reason(route, "not needed", None, None, later, change))
     unmarked = [route.id for route in routes if route not in private]
     others = [route.id for route in routes if route.id not in offered]
@@ -103,7 +106,7 @@ def reasons(
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
 ) -> dict[RouteId, str]:
-    """The paid routes, each with what this request spent there, in words."""
+    """The paid routes, each with the cost of this request there, in words."""
     words = {route.id: "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
     for route in words:
@@ -121,7 +124,7 @@ def _costs(
 
 
 def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
-    """What became of the request, in one sentence."""
+    """The outcome of the request, in one sentence."""
     last = decisions[-1]
     when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S on %d %b %Y}"
     ended = next((a for a in attempts if a.outcome in ("served", "interrupted")), None)
@@ -196,7 +199,9 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
         open_keys = sum(
             _is_key_of(entry, e) and e.state.opens_at <= decision.at for e in decision.considered
         )
-        why = "the first open route" + (", with the most left of its keys" if open_keys > 1 else "")
+        why = "the first open route"
+        if open_keys > 1:
+            why += "; among its keys, the one with the most quota left"
         if len(tried) > 1:
             why = f"answered after {len(tried) - 1} failed: {tried[-2].error}"
     elif tried:
@@ -225,7 +230,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     if entry.state.headroom < chosen.state.headroom:
         left = f"{100 * entry.state.headroom:.0f} % against {100 * chosen.state.headroom:.0f} %"
         return f"had less left: {left}", f"{route} having less left"
-    return "as good, and later in the order", f"{route} being closed"
+    return "equally good, but later in the order", f"{route} being closed"
 
 
 def _spared(entry: Considered, decision: Decision) -> Reason | None:
@@ -239,7 +244,7 @@ def _spared(entry: Considered, decision: Decision) -> Reason | None:
 
 def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
     """A route that failed and was left out of later choices."""
-    change = "nothing for this request: a route that failed is not tried again"
+    change = "nothing: a route that failed is not tried again in the same request"
     return Reason(route, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 
@@ -248,7 +253,7 @@ def _sooner(entry: Considered, decision: Decision) -> str:
     opens_at = _opening(entry, decision)
     if opens_at is None:
         if entry.state.reason.startswith("takes no "):
-            return "a prompt without that"
+            return "a prompt without it"
         return "fixing that; waiting does not help"
     opened = entry.opened(decision.at)
     others = tuple(opened if e is entry else e for e in decision.considered)
@@ -279,5 +284,5 @@ def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> Reason:
     elif route.model not in {o.model for o in offered if o.provider == route.provider}:
         why, change = "the request named another model", f"-m {route.model}, or no -m"
     else:
-        why, change = "it could not be chosen then", ""
+        why, change = "it was not available then", ""
     return Reason(route, "not offered", None, None, why, change)

@@ -167,7 +167,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
     if _asks_itself(port):
         message = (
             "this server would ask itself: OPENAI_BASE_URL, or a base_url in the settings, is its "
-            "own address; that address is for other programs, so remove it here"
+            "own address; the address is meant for other programs; remove it from this process"
         )
         return Problem(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)
@@ -214,7 +214,7 @@ async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Sen
 
 
 async def _abort(scope: Scope, receive: Receive) -> None:
-    """Break the connection, so that the client does not take half a reply for all of it."""
+    """Break the connection, so that the client does not treat half a reply as complete."""
     scope["state"]["abort"]()
     await _disconnect(receive)
 

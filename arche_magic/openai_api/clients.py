@@ -24,16 +24,14 @@ def openai_client(**defaults: Any) -> OpenAI:
         client = arche_magic.openai_client(patience=60)
         client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
 
-    `model` is `auto`, a provider, `provider/model`, a model, or an alias of the settings. There is
-    no server and no key; an interrupt stops a request as it stops `generate`. A `timeout` of the
-    client bounds a request as a whole. The client itself does not repeat requests, because the
-    engine waits and goes on to the next route.
+    `model` is `auto`, a provider, `provider/model`, a model, or an alias of the settings. No server
+    and no key are needed. An interrupt stops a request. The client's `timeout` limits the whole
+    request. The client does not retry, because the engine waits and tries the next route.
 
     Args:
-        **defaults: options of `generate` that hold where a request does not say otherwise:
-            `model`, `provider`, `patience`, `timeout`, `private`, `same_model`, `keep`, `fresh`,
-            `tag`, `reserve`, `fallback_on_filter`, `system`, `temperature`, `top_p`,
-            `max_tokens`, `stop`, `seed`.
+        **defaults: default options of its requests, as for `generate`: `model`, `provider`,
+            `patience`, `timeout`, `private`, `same_model`, `keep`, `fresh`, `tag`, `reserve`,
+            `fallback_on_filter`, `system`, `temperature`, `top_p`, `max_tokens`, `stop`, `seed`.
 
     Raises:
         InvalidRequest: an option is unknown or its value is wrong.
@@ -48,8 +46,8 @@ def openai_client(**defaults: Any) -> OpenAI:
 def async_openai_client(**defaults: Any) -> AsyncOpenAI:
     """Return the official `openai.AsyncOpenAI`, as `openai_client`.
 
-    At most 64 requests run at the same time; others wait for their turn. Cancelling a call, or
-    closing its stream, stops the request.
+    At most 64 requests run at the same time; others wait for their turn. Cancelling a call or
+    closing its stream stops the request.
     """
     transport, openai = openai_transport(**defaults), library("openai")
     http = openai.DefaultAsyncHttpxClient(transport=transport, trust_env=False)
@@ -62,7 +60,7 @@ def openai_transport(**defaults: Any) -> Any:
 
         http_client = httpx.Client(transport=arche_magic.openai_transport(), timeout=None)
 
-    It goes into `Client` and `AsyncClient` of httpx and of httpx2, and answers every host.
+    It works with `Client` and `AsyncClient` of httpx and httpx2, and answers requests to any host.
 
     Args:
         **defaults: as for `openai_client`.

@@ -21,7 +21,7 @@ from arche_magic.llm_providers.errors import (
 
 from .wire import Problem
 
-_TOO_LARGE = ("too large", "one request too large", "the prompt is too long")
+_TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
 _ABOUT_MESSAGES = ("a message", "a part of a message", "image ", "the prompt ")
 # Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
 # has waited and tried every route.

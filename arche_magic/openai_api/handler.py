@@ -74,10 +74,10 @@ def _answer(
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
     if path not in (*_ASKED, _MODELS) and not name:
-        raise Problem(404, f"{path or '/'} is not served; there are {_SERVED}", code="not_found")
+        raise Problem(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
     allowed = "POST" if path in _ASKED else "GET"
     if method != allowed:
-        message = f"{path} takes {allowed}, not {method}"
+        message = f"{path} accepts {allowed}, not {method}"
         raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
         size, most = len(body) / 1e6, LARGEST_BODY / 1e6

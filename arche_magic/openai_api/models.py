@@ -1,4 +1,4 @@
-"""What `model=` takes, as OpenAI lists models."""
+"""The valid names for `model=`, as OpenAI lists models."""
 
 from __future__ import annotations
 

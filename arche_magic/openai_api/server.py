@@ -1,4 +1,4 @@
-"""OpenAI's interface on a port of this machine, for programs that take only an address."""
+"""The OpenAI API on a port of this machine, for programs that accept only a URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 
 class Server:
-    """OpenAI's chat completions, models and embeddings on 127.0.0.1, answered by the free routes.
+    """OpenAI's chat completions, models and embeddings on 127.0.0.1, answered by your routes.
 
     Use it as a context manager, or call `start` and `stop`. Each request uses the configuration of
     that moment, like `get_llm_provider().generate`. Clients need `base_url` and `api_key`.
@@ -34,8 +34,8 @@ class Server:
         port: the port to listen on; by default 8377, or any free one if that is in use.
         allow_origins: web pages of these origins may use the server from a browser, such as
             `https://app.example.org`. By default none may.
-        token_file: where the token is kept. A token that is there is used again. By default every
-            start makes a new token, in the folder of your own settings.
+        token_file: the file of the token, which is reused if it exists. By default, every start
+            makes a new token, in your settings folder.
 
     Raises:
         InvalidRequest: the port or an origin is not valid.
@@ -130,12 +130,12 @@ class Server:
 
     @property
     def base_url(self) -> str:
-        """What clients take as OPENAI_BASE_URL. Raises RuntimeError if it is not running."""
+        """The URL for clients (OPENAI_BASE_URL). Raises RuntimeError if it is not running."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def api_key(self) -> str:
-        """The token, which clients take as OPENAI_API_KEY; "" before the first start."""
+        """The token for clients (OPENAI_API_KEY); "" before the first start."""
         return self._token
 
     @property
@@ -154,8 +154,8 @@ class Server:
     def shell_lines(self, *, show_token: bool = False) -> str:
         """Return the lines that set the two variables in a shell.
 
-        Unless `show_token` is set, the second one reads the token from its file, so that it can
-        stand in a saved notebook. Raises RuntimeError if the server is not running.
+        Unless `show_token` is set, the second line reads the token from its file, so that a saved
+        notebook does not contain it. Raises RuntimeError if the server is not running.
         """
         token = self.api_key if show_token else f'"$(cat {_shell_path(self.token_file)})"'
         return f"export OPENAI_BASE_URL={self.base_url}\nexport OPENAI_API_KEY={token}"

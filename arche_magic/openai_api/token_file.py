@@ -33,7 +33,7 @@ def new_token(port: int) -> tuple[str, Path]:
 
 
 def kept_token(path: Path) -> str:
-    """Return the token in a file that the user names; a new one if there is no such file.
+    """Return the token in a file that the user names; a missing file is created with a new token.
 
     Raises:
         ConfigurationError: other users can read the file, it has no token, or it cannot be read or

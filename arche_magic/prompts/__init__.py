@@ -173,10 +173,13 @@ def steps_in(reference: str, name: str) -> list[re.Match[str]]:
 def _why_not(reference: str) -> str:
     if path := _PATH.fullmatch(reference):
         if path["file"].lower().endswith(IMAGES):
-            return f"makes no calls; --image {path['file']!r} sends the picture"
-        return f"makes no calls; to insert the file: text = {reference}.read_text(), {{{{text}}}}"
+            return f"does not call functions; --image {path['file']!r} sends the image"
+        return (
+            "does not call functions; to insert the file: "
+            f"text = {reference}.read_text(), {{{{text}}}}"
+        )
     if "(" in reference:
-        return "makes no calls; assign the value to a name first"
+        return "does not call functions; assign the value to a name first"
     return 'takes a name, name.attr, name[0], name["k"]'
 
 

@@ -24,7 +24,7 @@ _PDF = b"%PDF-"
 
 @dataclass(frozen=True)
 class Attachment:
-    """The text of a file or a web page; `name` is what the model is told it is called."""
+    """The text of a file or a web page; the model sees `name` as its name."""
 
     name: str
     text: str

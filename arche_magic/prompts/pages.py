@@ -56,8 +56,10 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     if address.scheme not in _SCHEMES or not address.host:
         raise InvalidRequest(f"--url {url!r} must begin with http:// or https://")
     if address.userinfo:
-        raise InvalidRequest("--url: an address with a password would be shown; leave it out")
-    # What the model is told has no query, which may hold a token.
+        raise InvalidRequest(
+            "--url: the address contains a password, which would be displayed; remove it"
+        )
+    # The name that the model sees has no query, which may contain a token.
     name = str(address.copy_with(query=None, fragment=None))
     try:
         content, kind, encoding = within(seconds, partial(_fetch, address, seconds))
@@ -76,7 +78,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     except ValueError as error:
         raise InvalidRequest(f"--url {name} {error}") from None
     if not text:
-        raise InvalidRequest(f"--url {name} has no text without its scripts")
+        raise InvalidRequest(f"--url {name} has no text except scripts")
     return Attachment(name, text)
 
 

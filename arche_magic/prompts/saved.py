@@ -37,7 +37,7 @@ class SavedPrompt:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What stands in its `{{…}}`, each once."""
+        """The names in its `{{…}}`, each once."""
         return tuple(dict.fromkeys([*references(self.prompt), *references(self.system)]))
 
     def with_text(self, text: str) -> str:

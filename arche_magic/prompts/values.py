@@ -84,7 +84,8 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
     if inspect.ismodule(value) or inspect.isroutine(value):
         kind = "module" if inspect.ismodule(value) else "function"
         raise InvalidRequest(
-            f"{name} is a {kind}; {{{{…}}}} makes no calls: assign what you want to a name first"
+            f"{name} is a {kind}; {{{{…}}}} does not call functions: assign what you want to a "
+            "name first"
         )
     if isinstance(value, bytes | bytearray):
         raise InvalidRequest(f"{name} is bytes, but not an image; decode it to text first")
@@ -149,7 +150,7 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
 def _path(path: Path, name: str) -> Shown:
     """Return the name of a file, with a note on how to insert its contents."""
     how = f"--image {name}" if path.suffix.lower() in IMAGES else f"text = {name}.read_text()"
-    inserts = "sends the picture" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
+    inserts = "sends the image" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
     return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
 
 

@@ -1,4 +1,4 @@
-"""Keys, the accounts they belong to, and what each account has used of its limits."""
+"""Keys, their accounts, and the usage of each account's limits."""
 
 from __future__ import annotations
 

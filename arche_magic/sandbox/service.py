@@ -1,4 +1,4 @@
-"""What the sandbox decides about each request, without any networking."""
+"""Decides about each request, without networking."""
 
 from __future__ import annotations
 

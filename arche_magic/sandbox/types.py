@@ -61,7 +61,7 @@ class EmbeddingInputs:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one request asks for, in terms common to all providers."""
+    """One request, in terms common to all providers."""
 
     provider: str
     model: str
@@ -190,7 +190,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """What is sent back over HTTP: a body, or the events of a stream, and how it ends."""
+    """The answer over HTTP: a body, or the events of a stream, and how it ends."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -31,7 +31,7 @@ class Bucket:
         self._at = 0.0
 
     def used(self, now: float) -> float:
-        """What counts at `now`."""
+        """The amount that counts at `now`."""
         return max(0.0, self._used - max(0.0, now - self._at) * self._rate)
 
     def add(self, now: float, amount: float) -> None:
@@ -66,7 +66,7 @@ class Calendar:
             self._used = 0.0
 
     def used(self, now: float) -> float:
-        """What counts at `now`."""
+        """The amount that counts at `now`."""
         self._turn(now)
         return self._used
 
@@ -114,7 +114,7 @@ class Rolling:
         self._sum = 0.0
 
     def used(self, now: float) -> float:
-        """What counts at `now`."""
+        """The amount that counts at `now`."""
         while self._entries and self._entries[0][0] + self._length <= now:
             self._sum -= self._entries.popleft()[1]
         return self._sum

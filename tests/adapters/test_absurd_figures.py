@@ -103,7 +103,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
                 assert 0 < reply.usage.output_tokens < 100
                 everything_is_read()
                 clock.now += 60
-    assert sum("counts more tokens" in record.message for record in caplog.records) == 1
+    assert sum("impossible number of tokens" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("wire", WIRES)

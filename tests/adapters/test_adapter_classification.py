@@ -139,7 +139,7 @@ SENTENCES = [
         ),
         {"retry-after": "3"},
         ("tokens_per_minute", 6000.0, 553.0, 3.0),
-        "tokens per minute spent (limit 6,000, used 5,447, requested 783)",
+        "tokens per minute used up (limit 6,000, used 5,447, requested 783)",
     ),
     (
         "groq",
@@ -149,7 +149,7 @@ SENTENCES = [
         ),
         {},
         ("tokens_per_day", 200000.0, 2506.0, 660.528),
-        "tokens per day spent (limit 200,000, used 197,494, requested 4,035)",
+        "tokens per day used up (limit 200,000, used 197,494, requested 4,035)",
     ),
     (
         "groq",
@@ -160,7 +160,7 @@ SENTENCES = [
         ),
         {"retry-after": "87"},
         ("requests_per_day", 1000.0, 0.0, 87.0),
-        "requests per day spent (limit 1,000, used 1,000, requested 1)",
+        "requests per day used up (limit 1,000, used 1,000, requested 1)",
     ),
     (
         "groq",
@@ -170,7 +170,7 @@ SENTENCES = [
         ),
         {},
         ("input_tokens_per_minute", 7000.0, 100.0, 0.857),
-        "input tokens per minute spent (limit 7,000, used 6,900, requested 200)",
+        "input tokens per minute used up (limit 7,000, used 6,900, requested 200)",
     ),
     (
         "groq",
@@ -181,7 +181,7 @@ SENTENCES = [
         ),
         {"retry-after": "2"},
         ("output_tokens_per_minute", 1000.0, 10.0, 2.0),
-        "output tokens per minute spent (limit 1,000, used 990, requested 30)",
+        "output tokens per minute used up (limit 1,000, used 990, requested 30)",
     ),
     (
         "openai",
@@ -193,7 +193,7 @@ SENTENCES = [
         ),
         {},
         ("requests_per_day", 50.0, 0.0, 1728.0),
-        "requests per day spent (limit 50, used 50, requested 1)",
+        "requests per day used up (limit 50, used 50, requested 1)",
     ),
     (
         "openai",
@@ -205,7 +205,7 @@ SENTENCES = [
         ),
         {"retry-after": "20", "retry-after-ms": "20000"},
         ("requests_per_minute", 3.0, 0.0, 20.0),
-        "requests per minute spent (limit 3, used 3, requested 1)",
+        "requests per minute used up (limit 3, used 3, requested 1)",
     ),
     (
         "openai",
@@ -217,7 +217,7 @@ SENTENCES = [
         ),
         {},
         ("tokens_per_month", 1000000.0, 0.0, 52171.776),
-        "tokens per month spent (limit 1,000,000, used 1,000,000, requested 20,128)",
+        "tokens per month used up (limit 1,000,000, used 1,000,000, requested 20,128)",
     ),
 ]
 
@@ -809,7 +809,7 @@ def test_unknown_errors_are_logged_once(
         script.events(error(f"no idea, {SECRET}", code=word))
         assert failure_of(build("groq"), stream=True).remedy is Remedy.RETRY_LATER
     assert caplog.messages == [
-        f"groq: {words}, treated as temporary trouble: no idea, [key]"
+        f"groq: {words}, treated as a temporary failure: no idea, [key]"
         for day in ("of_monday", "of_tuesday")
         for words in (f"an unknown answer (419 {day})", f"server error (500 {day})")
     ]

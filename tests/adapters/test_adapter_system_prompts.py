@@ -53,7 +53,7 @@ def test_a_refused_system_prompt_moves_into_the_users_turn(
         refuse(script, message)
         failure = failure_of(build(wire), model, ASKED)
         assert failure.remedy is Remedy.ASK_DIFFERENTLY, message
-        assert "takes no system prompt" in str(failure)
+        assert "does not accept a system prompt" in str(failure)
         script.answer(200, reply_of(wire, "Hi"))
         complete(build(wire), model, ASKED)
         assert turns(script.received[-1]["body"]) == [("user", "Be brief.\n\nHello")]

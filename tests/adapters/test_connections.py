@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BODY = b"x" * 100_000
+ANOTHER_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"
 
 
 class Server(ThreadingHTTPServer):
@@ -25,9 +28,16 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.connections = 0
+        # Released once for each connection that the server has closed.
+        self.closed = threading.Semaphore(0)
         # A request to /together waits until so many are there.
         self.together = threading.Barrier(8, timeout=10)
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        super().shutdown_request(request)
+        self.closed.release()
 
     def handle_error(self, *_: object) -> None:
         """Print nothing about a client that left."""
@@ -52,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-length", str(len(BODY)))
         self.end_headers()
-        self.wfile.write(BODY)
+        # Some of these bytes arrive together with the end of the body.
+        self.wfile.write(BODY + (ANOTHER_RESPONSE if self.path == "/more" else b""))
         # Without the header that would announce it.
         self.close_connection = self.path == "/last"
 
@@ -100,6 +111,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again(
 ) -> None:
     for _ in range(3):
         assert client.get("/last").content == BODY
+        assert server.closed.acquire(timeout=10)
     assert server.connections == 3
 
 
@@ -111,3 +123,31 @@ def test_a_response_that_is_left_early_closes_its_connection(
         assert next(response.iter_raw())
     assert client.get("/").content == BODY
     assert server.connections == 2
+
+
+def test_data_after_a_response_is_not_read_as_the_next_response(
+    server: Server, client: httpx.Client
+) -> None:
+    for _ in range(3):
+        assert client.get("/more").content == BODY
+    assert server.connections == 3
+
+
+def test_other_threads_may_take_all_connections_while_one_is_given_back(
+    server: Server, client: httpx.Client
+) -> None:
+    class TakenByOthers(deque[httpcore.ConnectionInterface]):
+        """Is emptied after each look at its length."""
+
+        def __len__(self) -> int:
+            length = super().__len__()
+            self.clear()
+            return length
+
+    connections = client._transport._pool  # type: ignore[attr-defined]  # httpx has no public name
+    connections._idle = TakenByOthers()
+    with client.stream("GET", "/") as response:
+        origin = httpcore.Origin(b"http", b"127.0.0.1", server.server_port)
+        connections._idle.append(connections._pool.create_connection(origin))
+        assert response.read() == BODY
+    assert server.connections == 1

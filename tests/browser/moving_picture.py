@@ -81,6 +81,13 @@ def record(screen: Screen) -> list[Image.Image]:
     receipt = page.locator("summary").filter(has_text="skipped").first
     receipt.click()
     page.wait_for_timeout(300)
+    frames += [frame(screen)] * 15
+    # Folded again, so that the whole table is seen at the end.
+    receipt.click()
+    page.locator(".jp-CodeCell").last.locator(".jp-OutputArea").evaluate(
+        "output => output.scrollIntoView({block: 'end'})"
+    )
+    page.wait_for_timeout(300)
     return [*frames, frame(screen)]
 
 

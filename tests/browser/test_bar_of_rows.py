@@ -81,7 +81,7 @@ def test_an_interrupted_job_says_how_to_continue(screen: Screen) -> None:
     cell = screen.cell("--reserve")
     assert "finished rows; run the cell again for the others" in cell.locator(BAR).inner_text()
     error = cell.locator('[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText')
-    assert "Interrupted: calls under way are booked when they end" in error.last.inner_text()
+    assert "Interrupted: calls in progress are counted when they end" in error.last.inner_text()
 
 
 def test_the_plan_is_a_table_that_fits(screen: Screen) -> None:

@@ -117,7 +117,7 @@ def test_a_route_of_unknown_price_is_not_asked_within_a_bound() -> None:
     """What is left of the bound could not be computed."""
     with paid_service() as service:
         use(service, Path.cwd())
-        with pytest.raises(JobStopped, match="its price is not known"):
+        with pytest.raises(JobStopped, match="its price is unknown"):
             arche_magic.map(["Hi"], model="openai/new", allow_paid=True, max_cost=5.0)
     assert service.charged == []
 
@@ -128,7 +128,5 @@ def test_a_bound_below_one_request_is_reported(bound: Bounds) -> None:
     with paid_service() as service:
         stopped = run(service, **bound)
     name, amount = next(iter(bound.items()))
-    assert f"nothing was sent, as a single request may take more than {name}={amount}" in str(
-        stopped
-    )
+    assert f"nothing was sent, because a single request may exceed {name}={amount}" in str(stopped)
     assert service.charged == []

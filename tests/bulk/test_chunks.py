@@ -186,14 +186,14 @@ def test_mistakes_are_reported_before_anything_is_sent(sandbox: Sandbox) -> None
     frame().to_parquet("in.parquet")
     for data, arguments, message in (
         ("in.parquet", {}, "name a file for the rows"),
-        ("in.parquet", {"to": "in.parquet"}, "written over while it is read"),
-        ("in.parquet", {"to": "nowhere/out.parquet"}, "there is no folder nowhere"),
-        ("in.parquet", {"to": "out.txt"}, "ends with .parquet, .csv"),
+        ("in.parquet", {"to": "in.parquet"}, "would be overwritten"),
+        ("in.parquet", {"to": "nowhere/out.parquet"}, "the folder nowhere does not exist"),
+        ("in.parquet", {"to": "out.txt"}, "must end with .parquet, .csv"),
         ("in.parquet", {"to": "out.xlsx"}, "Excel files are read, not written"),
         ("none.csv", {"to": "out.csv"}, "there is no file none.csv"),
         ("in.parquet", {"to": "out.csv", "template": "{{txt}}"}, "did you mean 'text'"),
-        ("in.parquet", {"to": "out.csv", "schema": "text str"}, "has a column 'text' already"),
-        (frame(), {"to": "out.csv"}, "to= needs the path of a file"),
+        ("in.parquet", {"to": "out.csv", "schema": "text str"}, "already has a column 'text'"),
+        (frame(), {"to": "out.csv"}, "to= is only for files"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             arche_magic.map(data, **{"template": TEMPLATE, **arguments})

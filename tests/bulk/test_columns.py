@@ -71,7 +71,7 @@ def test_columns_of_several_levels_are_named_with_dots(sandbox: Sandbox) -> None
 
 def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
     """One name is a number and the other a text, so it is unknown which one is meant."""
-    with pytest.raises(InvalidRequest, match="two columns are called '2023'"):
+    with pytest.raises(InvalidRequest, match="two columns have the name '2023'"):
         arche_magic.map(pd.DataFrame([[1, 2]], columns=[2023, "2023"]), "{{2023}}")
 
 
@@ -80,7 +80,7 @@ def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
 )
 def test_braces_that_name_no_column_are_an_error(sandbox: Sandbox, wrong: str) -> None:
     """They are not sent as text for any row."""
-    with pytest.raises(InvalidRequest, match=r"no column.*sends the braces as they stand"):
+    with pytest.raises(InvalidRequest, match=r"no column.*sends the braces unchanged"):
         arche_magic.map(ODD, f"{{{{2023}}}} {wrong}")
     assert not prompts(sandbox)
 
@@ -138,8 +138,8 @@ def test_a_stopped_job_has_its_finished_rows_in_the_same_type(sandbox: Sandbox) 
     ("data", "reason"),
     [
         (pl.DataFrame({"text": ["One"]}).lazy(), r"polars\.LazyFrame; give data\.collect\(\)"),
-        ({"text": ["One"]}, "a dict; it must be a DataFrame"),
-        (5, "a int; it must be a DataFrame"),
+        ({"text": ["One"]}, "of type dict; it must be a DataFrame"),
+        (5, "of type int; it must be a DataFrame"),
     ],
 )
 def test_other_data_is_refused(sandbox: Sandbox, data: Any, reason: str) -> None:

@@ -161,7 +161,7 @@ def test_after_a_failure_the_same_call_asks_for_the_rest(server: EmbeddingServer
     server.spent("mistral-1", "mistral-2")
     # Of any batch: all are sent at once.
     wanted = (
-        r"no vectors of texts (200, 201|712, 713|1224, 1225), .* and \d+ more: .*opens in 60 min.*"
+        r"no vectors for texts (200, 201|712, 713|1224, 1225), .* and \d+ more: .*opens in 60 min.*"
         "; other models were not asked. 200 of 1,300 texts are done"
     )
     with pytest.raises(NoRouteAvailable, match=wanted) as caught:
@@ -177,7 +177,7 @@ def test_after_a_failure_the_same_call_asks_for_the_rest(server: EmbeddingServer
 def test_a_refused_text_is_found_and_the_others_are_kept(server: EmbeddingServer) -> None:
     texts = numbered(40)
     server.refusal = refuse(lambda request: "text 17" in request.texts, "bad input")
-    with pytest.raises(InvalidRequest, match=r"no vectors of text 17: .*bad input"):
+    with pytest.raises(InvalidRequest, match=r"no vectors for text 17: .*bad input"):
         arche_magic.embed(texts)
     server.refusal = EmbeddingServer.refusal
     sent = len(server.received)

@@ -120,9 +120,9 @@ def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
     frame.to_parquet("in.parquet")
     with pytest.raises(InvalidRequest, match="sep is for CSV files"):
         arche_magic.map("in.parquet", TEMPLATE, to="out.csv", sep=";")
-    with pytest.raises(InvalidRequest, match="need the path of a file"):
+    with pytest.raises(InvalidRequest, match="are only for files"):
         arche_magic.map(frame, TEMPLATE, encoding="cp1252")
-    with pytest.raises(InvalidRequest, match="need the path of a file"):
+    with pytest.raises(InvalidRequest, match="are only for files"):
         arche_magic.plan(frame, TEMPLATE, sep=";")
 
 
@@ -177,7 +177,7 @@ def test_a_sheet_of_an_excel_file_is_read(
     assert [error is not None for error in table["error"].to_pylist()] == [False, True, False]
     for options, message in (
         ({"sheet": "Guest"}, "in.xlsx has no sheet 'Guest'; did you mean 'Guests'"),
-        ({"sheet": "Guests"}, "two columns are called 'text'"),
+        ({"sheet": "Guests"}, "two columns have the name 'text'"),
         ({"sheet": "Empty"}, "there is no column 'text'"),
         ({"sep": ";"}, "sep is for CSV files"),
         ({"encoding": "cp1252"}, "encoding is for CSV, TSV and JSON lines"),
@@ -233,7 +233,7 @@ def test_a_folder_of_parquet_files_is_read_as_one(
     )
     arche_magic.map("in/", "{{text}} {{year}}", to="out.csv")
     assert pd.read_csv("out.csv").text.tolist() == texts
-    with pytest.raises(InvalidRequest, match="is in the folder that is read"):
+    with pytest.raises(InvalidRequest, match="is in the input folder"):
         arche_magic.map("in/", "{{text}}", to="in/out.parquet")
 
 
@@ -361,7 +361,7 @@ def test_columns_of_an_earlier_result_are_kept(sandbox: Sandbox, target: str) ->
     """A file that a job wrote can be the next one's source; nested values are JSON in a CSV."""
     old = {"text": ["soup"], "tags": [["a", "b"]], "reply": ["old"], "tokens": [1], "error": ["e"]}
     pd.DataFrame(old).to_parquet("in.parquet")
-    with pytest.raises(InvalidRequest, match="'reply', 'tokens', 'error' already; prefix="):
+    with pytest.raises(InvalidRequest, match="'reply', 'tokens', 'error'; prefix="):
         arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target)
     assert prompts(sandbox) == []
     arche_magic.map("in.parquet", "{{text}} {{tags}}", to=target, prefix="new_")

@@ -162,14 +162,14 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (5, "{{text}}", {}, "the data is of type int"),
         ("text", None, {}, "the data is of type str"),
         ([1, 2], None, {}, "the list holds a value of type int"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns are called 'a'"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns have the name 'a'"),
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
-        (REVIEWS, "{{text}}", {"schema": "stars int"}, "has a column 'stars' already"),
+        (REVIEWS, "{{text}}", {"schema": "stars int"}, "already has a column 'stars'"),
         (REVIEWS, "{{text}}", {"reserve": 2}, "reserve is 2"),
         (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0"),
-        (REVIEWS, "{{text}}", {"tools": [Tool("f")]}, "tools: a job has no one to run them"),
+        (REVIEWS, "{{text}}", {"tools": [Tool("f")]}, "tools: jobs do not run tools"),
         (REVIEWS, "{{text}}", {"pack": "some"}, "pack is 'some'"),
-        (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop would cut"),
+        (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop cannot be combined with packing"),
         (REVIEWS, "{{text}}", {"stop_after": 0}, "stop_after is 0"),
         (REVIEWS, "{{text}}", {"max_cost": "all"}, "max_cost is 'all'"),
         (REVIEWS, "{{text}}", {"patience": -1}, "patience is -1"),
@@ -193,7 +193,7 @@ def test_a_missing_value_is_not_asked(sandbox: Sandbox) -> None:
     result = arche_magic.map(frame, "{{n}} {{text}}")
     assert prompts(sandbox) == ["1 Hi"]
     assert result.error.isna().tolist() == [True, False, False, False, False]
-    assert result.error[1] == "'text' has no value here (fillna('') asks all the same)"
+    assert result.error[1] == "'text' has no value in this row (use fillna('') to ask anyway)"
 
 
 def test_an_empty_prompt_is_an_error_of_its_row(sandbox: Sandbox) -> None:
@@ -233,7 +233,7 @@ def test_a_refused_row_fails_alone(start: Start) -> None:
 def test_rows_that_are_all_refused_stop_the_job(sandbox: Sandbox) -> None:
     """The cause is then not in the rows, and the job does not send thousands more."""
     sandbox.fail("*", "invalid_request", times=None)
-    with pytest.raises(JobStopped, match="every row asked so far was refused"):
+    with pytest.raises(JobStopped, match="every row so far was refused"):
         arche_magic.map([f"Row {n}" for n in range(200)])
     assert len(sandbox.requests) < 50
 
@@ -446,7 +446,7 @@ def test_equal_rows_fail_alike(start: Start) -> None:
 def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
     """If no limit holds the job back, the time of a call does not either."""
     sandbox.latency = 0.8
-    result = arche_magic.map([f"Row {n}" for n in range(160)], provider="groq")
+    result = arche_magic.map([f"Row {n}" for n in range(240)], provider="groq")
     assert result.error.isna().all()
     arrived = sorted(request.at for request in sandbox.requests)
     under_way = max(sum(at <= other < at + 0.8 for other in arrived) for at in arrived)

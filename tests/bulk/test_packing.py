@@ -348,7 +348,7 @@ DISTINCT = [f"the {one} by the {other}" for one in WORDS for other in reversed(W
 def test_replies_that_changed_places_are_detected(start: Start) -> None:
     """Rows at random positions are asked alone; then all packed rows are asked again."""
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(rotated))
-    with pytest.warns(PackingWarning, match=r"google/.*answered otherwise alone") as warned:
+    with pytest.warns(PackingWarning, match=r"google/.*got a different answer") as warned:
         result = arche_magic.map(DISTINCT, pack=8)
     assert len(warned) == 1
     assert result.reply.tolist() == [f"echo {text}" for text in DISTINCT]

@@ -324,7 +324,7 @@ def test_known_labels_give_accuracy_and_confusion(sandbox: Sandbox) -> None:
     assert result.attrs["arche_magic"]["gold"]["mood"]["column"] == "label"
     # A part of the frame has figures of its own.
     assert quality(result[result.index >= 20]).accuracy.compared.tolist() == [20]
-    assert f"mood is right in {right} of 36 rows" in str(found)
+    assert f"mood is correct in {right} of 36 rows" in str(found)
 
 
 def test_rows_without_a_reply_are_not_wrong(start: Start) -> None:
@@ -342,7 +342,7 @@ def test_rows_without_a_reply_are_not_wrong(start: Start) -> None:
         ("label", "there are several fields (mood, points, why)"),
         ({"mod": "label"}, "no field 'mod'; did you mean 'mood'?"),
         ({"mood": "lable"}, "no column 'lable'; did you mean 'label'?"),
-        ({"mood": "text"}, "the prompt shows the model the column 'text'"),
+        ({"mood": "text"}, "the prompt contains the column 'text'"),
         (5, "it must be the name of a column"),
     ],
 )
@@ -357,7 +357,7 @@ def test_a_prefix_does_not_look_like_a_second_model() -> None:
     """With `prefix="second_"`, columns of a later job look like those of `twice=`."""
     columns = {"mood": ["a"], "model": ["x"], "second_mood": ["b"], "second_provider": ["groq"]}
     frame = pd.DataFrame({**columns, "second_model": ["x"]})
-    assert repr(quality(frame)) == "nothing was asked twice, and no labels are known"
+    assert repr(quality(frame)) == "no rows were asked twice, and there are no known labels"
 
 
 def test_a_table_of_polars_has_a_quality_too(sandbox: Sandbox) -> None:

@@ -203,13 +203,13 @@ def test_any_name_and_an_open_schema_have_their_column(start: Start) -> None:
 
 
 CLASHES: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"data": {"error": [1]}}, "the data has a column 'error' already"),
-    ({"data": {"reply": [1], "tokens": [1]}}, "has columns 'reply', 'tokens' already"),
-    ({"data": {"mood": [1]}, "schema": LINE}, "the data has a column 'mood' already"),
-    ({"data": {"raw": [1]}, "schema": LINE}, "the data has a column 'raw' already"),
+    ({"data": {"error": [1]}}, "the data already has a column 'error'"),
+    ({"data": {"reply": [1], "tokens": [1]}}, "already has columns 'reply', 'tokens'"),
+    ({"data": {"mood": [1]}, "schema": LINE}, "the data already has a column 'mood'"),
+    ({"data": {"raw": [1]}, "schema": LINE}, "the data already has a column 'raw'"),
     ({"schema": "error str, mood good|bad"}, "the schema has a field 'error'"),
     ({"schema": "raw str"}, "the schema has a field 'raw'"),
-    ({"data": {"x_model": [1]}, "prefix": "x_"}, "the data has a column 'x_model' already"),
+    ({"data": {"x_model": [1]}, "prefix": "x_"}, "the data already has a column 'x_model'"),
     ({"schema": "x_model str", "prefix": "x_"}, "the schema has a field 'x_model'"),
     ({"prefix": 5}, "prefix is 5; it must be a text"),
 )

@@ -328,3 +328,18 @@ def test_the_tokens_of_both_keys_are_counted(tracker_of: Build) -> None:
     named(tracker, 1)
     named(tracker, 2)
     assert used(tracker, limit="tokens_per_minute") == 40
+
+
+def test_a_call_charged_as_lost_is_not_charged_again() -> None:
+    """The machine slept while calls ran that were held together, after one named the account."""
+    clock = Clock()
+    tracker = proven(QuotaTracker(MemoryStorage(), custom_configuration([DAY], clock=clock)))
+    route = a_route(tracker.configuration)
+    calls = tracker.hold_all(route, [ask()] * 3)
+    assert isinstance(calls, list)
+    tracker.settle(calls[0], Usage(5, 5), account="org_1")
+    clock.now += 600
+    charged = used(tracker, limit="requests_per_day")
+    for call in calls[1:]:
+        tracker.settle(call, Usage(5, 5))
+    assert used(tracker, limit="requests_per_day") == charged == 3

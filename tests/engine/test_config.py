@@ -579,7 +579,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("patience = true", "patience"),
         ("default_provider = 3", "default_provider"),
         ("[timeouts]\ntotall = 3", "did you mean 'total'"),
-        ("[timeouts]\nsilence = 0", "silence is 0; it must be seconds, more than 0"),
+        ("[timeouts]\nsilence = 0", "silence is 0; it must be a number of seconds greater than 0"),
         ("[timeouts]\nsilence = inf", "silence is inf"),
         ("[timeouts]\nconnect = true", "connect is True"),
         ("timeouts = 3", "must be a table"),
@@ -701,7 +701,7 @@ def test_nothing_printed_or_pickled_shows_a_key() -> None:
     configuration = load_configuration({"GROQ_API_KEY": "gsk_very_secret"})
     for shown in (key, configuration, configuration.routes(), vars(key)):
         assert "gsk_very" not in f"{shown!r} {shown!s}"
-    with pytest.raises(TypeError, match="not pickled") as caught:
+    with pytest.raises(TypeError, match="cannot be pickled") as caught:
         pickle.dumps(key)
     assert "gsk_very" not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(TypeError):

@@ -81,7 +81,7 @@ def test_an_added_key_can_belong_to_a_configured_account(third: str, tmp_path) -
 @pytest.mark.parametrize("text", ["", "  ", '""', "two words", "ключ", "a\x00b"])
 def test_an_invalid_key_is_refused_without_repeating_it(sandbox_env, text: str) -> None:
     """Nothing is added, and the message does not quote it."""
-    with pytest.raises(InvalidRequest, match="no key") as error:
+    with pytest.raises(InvalidRequest, match=r"that is not a key|no key was given") as error:
         add_key(get_configuration(), "groq", text)
     assert not text.strip(' "') or text not in str(error.value)
     assert added_keys() == ()
@@ -106,7 +106,7 @@ def test_only_added_keys_can_be_removed(sandbox_env: Sandbox, third: str) -> Non
         remove_key(get_configuration(), "groq_key_7")
     with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
         add_key(get_configuration(), "grok", third)
-    with pytest.raises(InvalidRequest, match="in use already: groq_key_1"):
+    with pytest.raises(InvalidRequest, match="already in use: groq_key_1"):
         add_key(get_configuration(), "groq", sandbox_env.environment()["GROQ_API_KEY_1"])
 
 

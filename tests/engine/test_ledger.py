@@ -69,7 +69,7 @@ def test_two_holds_never_exceed_a_limit(tracker_of: Build, clock: Clock) -> None
     refused = tracker.hold(route, ask())
     assert isinstance(refused, RouteState)
     assert refused.opens_at > clock.now
-    assert "on hold" in refused.reason
+    assert "reserved" in refused.reason
 
 
 def test_threads_never_get_more_holds_than_the_limit_allows(tracker_of: Build) -> None:
@@ -384,6 +384,19 @@ def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(
     clock.now += 1
     served(tracker, route, observations=[Observation("requests_per_day", 100, 99)])
     assert used(tracker, limit="requests_per_day") == 1
+
+
+def test_a_call_did_not_run_alone_if_the_clock_was_set_back_meanwhile(
+    tracker_of: Build, clock: Clock
+) -> None:
+    """By that clock, the call in between ended before this one began."""
+    tracker = tracker_of(set_by_user(Limit("requests", "day", 100, "calendar")))
+    route = a_route(tracker.configuration)
+    slow = held(tracker, route)
+    clock.now -= 1
+    served(tracker, route)
+    tracker.settle(slow, Usage(5, 5), [Observation("requests_per_day", 100, 99)])
+    assert used(tracker, limit="requests_per_day") == 2
 
 
 def test_our_count_is_kept_while_another_call_is_running(tracker_of: Build, clock: Clock) -> None:

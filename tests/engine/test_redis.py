@@ -115,7 +115,7 @@ def work():
         if isinstance(hold, Hold):
             truth.incr("server counted")
             tracker.settle(hold, Usage(7, 3))
-        elif hold.on_trial or "on hold" in hold.reason:
+        elif hold.on_trial or "reserved" in hold.reason:
             time.sleep(0.01)
         else:
             return

@@ -112,7 +112,9 @@ def test_an_invalid_file_is_refused_until_it_is_corrected(project: Path) -> None
     get_configuration()
     write(project / "arche_magic.toml", "patience = 'long'\n")
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match="patience is 'long'; it must be seconds"):
+        with pytest.raises(
+            ConfigurationError, match="patience is 'long'; it must be a number of seconds"
+        ):
             get_configuration()
     write(project / "arche_magic.toml", TOML)
     assert get_configuration().patience == 3

@@ -330,7 +330,9 @@ def test_the_backup_is_used_after_a_power_failure(
             storage.update("other", lambda document: document.update(n=1))
         return storage.read("counter")
 
-    with pytest.warns(LedgerWarning, match="is torn; its counts go on from a backup of") as caught:
+    with pytest.warns(
+        LedgerWarning, match="is torn; counting continues from a backup of"
+    ) as caught:
         seen = use_it()
     assert (seen, len(caught)) == ({"n": 1}, 1)
     assert len(kept_aside(written)) == 1
@@ -489,7 +491,7 @@ def test_a_file_damaged_during_a_session_is_kept_too(written: Path) -> None:
     storage = JsonFileStorage(written)
     storage.update("counter", count)
     written.write_bytes(b"garbage")
-    with pytest.warns(LedgerWarning, match="is damaged; its counts go on from its copy"):
+    with pytest.warns(LedgerWarning, match="is damaged; counting continues from its copy"):
         assert storage.update("counter", count) == 3
     assert [file.read_bytes() for file in kept_aside(written)] == [b"garbage"]
 

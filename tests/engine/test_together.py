@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine_parts import (
     RPM,
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     import pytest
 
     from arche_magic.llm_providers.request import Request
+    from arche_magic.llm_providers.storage.base import Change
     from arche_magic.llm_providers.types import Route
+
+T = TypeVar("T")
 
 HUNDRED = replace(RPM, amount=100)
 
@@ -194,6 +197,37 @@ def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock
     assert all(isinstance(found, Hold) for found in holds)
     assert on_hold(tracker) == 8
     assert revision(path) <= before + 2
+
+
+class OneDocumentRefused(MemoryStorage):
+    """Refuses to change one of its documents, as a damaged store might."""
+
+    refused = ""
+
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        if name == self.refused:
+            raise OSError
+        return super().update(name, change, *others)
+
+
+def test_an_account_that_cannot_be_booked_does_not_hold_up_the_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls of all routes are booked in one go; each must be charged if its own account allows."""
+    configuration, storage = custom_configuration([HUNDRED], clock=clock), OneDocumentRefused()
+    tracker = QuotaTracker(storage, configuration)
+    first, second = (a_route(configuration, key) for key in (1, 2))
+    together = several(tracker, [])
+    holds = [together.hold(route, ask()) for route in (first, second)]
+    for hold in holds:
+        assert isinstance(hold, Hold)
+        together.settle(hold, Usage(5, 5))
+    storage.refused = f"groq:{first.key.account}"
+    together.close()
+    assert "the ledger refused a call (OSError)" in caplog.text
+    booked = storage.read(f"groq:{second.key.account}")["models"]["model-a"]
+    assert not booked.get("holds")
+    assert booked["charged"]["requests"] == 1
 
 
 def test_another_route_is_reserved_alone(tracker_of: Build) -> None:

@@ -167,7 +167,7 @@ def test_the_trial_of_a_killed_kernel_does_not_block_others(
     held(fresh, route)
     refused = fresh.hold(route, ask())
     assert isinstance(refused, RouteState)
-    assert "on hold" in refused.reason
+    assert "reserved" in refused.reason
 
 
 @pytest.mark.parametrize("ahead", [60.0, 86_400.0 * 400])

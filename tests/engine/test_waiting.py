@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
 
+from engine_parts import Clock, a_route, ask, custom_configuration, proven, served
+
+from arche_magic.llm_providers.attempt_log import AttemptLog, Tally
+from arche_magic.llm_providers.loop import RequestRun
+from arche_magic.llm_providers.quota_tracker import QuotaTracker
+from arche_magic.llm_providers.reply import Event, Reply, Waiting
+from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.types import Limit
 from arche_magic.llm_providers.waiting_line import waiting_line
 
 
@@ -83,3 +92,27 @@ def test_many_threads_are_served_in_order() -> None:
     for thread in threads:
         thread.join(timeout=20)
     assert order == list(range(40))
+
+
+def test_a_request_waits_behind_an_earlier_one_for_an_open_route() -> None:
+    """The earlier one waited while the route was closed, and has not gone on yet."""
+    clock = Clock()
+    limit = Limit("requests", "minute", 3, "bucket", evidence="header")
+    configuration = custom_configuration([limit], clock=clock)
+    tracker = proven(QuotaTracker(MemoryStorage(), configuration))
+    route = a_route(configuration)
+    while tracker.state(route, ask(), clock.now).opens_at <= clock.now:
+        served(tracker, route)
+
+    def events() -> Generator[Event, None, Reply]:
+        routes, log = [route], AttemptLog(None)
+        return RequestRun(ask(), routes, False, None, tracker, log, Tally()).events()
+
+    earlier, later = events(), events()
+    first = next(earlier)
+    assert isinstance(first, Waiting)
+    assert first.why
+    clock.now += 3600
+    assert next(later) == Waiting(route, 0.0, "")
+    later.close()
+    earlier.close()

@@ -230,7 +230,7 @@ def test_a_missing_value_raises_no_error(ledger: Path) -> None:
                 use(tracker_of(changed))
         except Exception as error:
             raise AssertionError(f"{shown(path)}, way {number % 3}") from error
-        assert not any("a new one begins" in str(one.message) for one in caught), shown(path)
+        assert not any("a new ledger starts" in str(one.message) for one in caught), shown(path)
 
 
 def test_the_ledger_continues_from_its_copy(ledger: Path) -> None:
@@ -261,7 +261,7 @@ def test_an_invalid_value_is_reported_and_the_file_kept(ledger: Path) -> None:
         ledger.write_text(text)
         if not had_copy:
             ledger.with_name(f"{ledger.name}.copy").unlink()
-        then = "its counts go on from its copy" if had_copy else "its counts go on without them"
+        then = "counting continues from its copy" if had_copy else "counting continues without them"
         tracker = None
         with pytest.warns(LedgerWarning, match="limits.*.amount") as caught:
             tracker = tracker_of(ledger)

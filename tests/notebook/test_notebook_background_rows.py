@@ -108,6 +108,15 @@ def test_a_stopped_job_keeps_its_finished_rows(kernel: Kernel, start: Sandboxed)
     assert len(sandbox.requests) - asked <= 120 - kept
 
 
+def test_other_cells_may_change_the_frame_in_place(kernel: Kernel, start: Sandboxed) -> None:
+    """The job asks for the rows as they were when its cell ran."""
+    start(20, latency=0.3)
+    kernel.run(RUN)
+    kernel.run("reviews.sort_index(ascending=False, inplace=True)\nreviews.drop(0, inplace=True)")
+    assert kernel.value("answer.done") is False
+    assert kernel.value("list(answer.wait().text) == [f'soup {n}' for n in range(20)]") is True
+
+
 def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) -> None:
     """Below its bar and wherever its frame is awaited; the finished rows are kept."""
     sandbox = start(20, keys={"groq": 1})
@@ -137,12 +146,27 @@ def test_a_variable_of_the_user_is_not_replaced(kernel: Kernel, start: Sandboxed
     sandbox = start(2)
     kernel.run("replies = 1")
     cell = kernel.run(f"%%llm -b --over reviews{PROMPT}")
-    assert "the variable 'replies' exists already" in cell.message
+    assert "the variable 'replies' already exists" in cell.message
     assert not sandbox.requests
     kernel.run("del replies")
     for _ in range(2):
         assert kernel.run(f"%%llm -b --over reviews{PROMPT}").status == "ok"
     assert kernel.value("len(replies.wait())") == 2
+
+
+@pytest.mark.parametrize("options", ["--over reviews --into reviews", "--over replies"])
+@pytest.mark.parametrize("how", ["", "-b "])
+def test_the_data_is_not_replaced_by_the_rows(
+    kernel: Kernel, start: Sandboxed, how: str, options: str
+) -> None:
+    """A job that is stopped has only the finished rows."""
+    sandbox = start(2)
+    kernel.run("replies = reviews")
+    cell = kernel.run(f"%%llm {how}{options}{PROMPT}")
+    assert "the finished rows would replace the data in 're" in cell.message
+    assert kernel.value("len(reviews)") == 2
+    assert not sandbox.requests
+    kernel.run("del replies")
 
 
 def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:

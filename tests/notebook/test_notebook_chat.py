@@ -157,7 +157,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
         [2, 3],
         ["groq", "groq"],
     )
-    assert kernel.run("%llm_chat clear b").printed == "b (3 turns) is forgotten\n"
+    assert kernel.run("%llm_chat clear b").printed == "b (3 turns) is removed\n"
     kernel.run("%llm_chat")
     assert kernel.value("list(_.chat)") == ["a"]
 
@@ -183,10 +183,10 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     ("line", "said"),
     [
         ("%llm --chat 'a b' hi", "--chat 'a b': letters, digits, and . _ - make a name"),
-        ("%llm_chat show abd", "there is no conversation 'abd'; did you mean 'abc'?"),
+        ("%llm_chat show abd", "unknown conversation 'abd'; did you mean 'abc'?"),
         ("%llm_chat shwo abc", "did you mean 'show'?"),
-        ("%llm_chat fork abc", "write %llm_chat fork NAME NEW"),
-        ("%llm_chat fork abc abc", "there is a conversation 'abc' already"),
+        ("%llm_chat fork abc", "usage: %llm_chat fork NAME NEW"),
+        ("%llm_chat fork abc abc", "a conversation 'abc' already exists"),
         ("%llm_chat export abc notes.txt", "the file's name ends in .md or .json"),
         ("%llm_chat export abc no/where.md", "No such file or directory"),
         ("%llm_chat load nowhere.json", "No such file or directory"),

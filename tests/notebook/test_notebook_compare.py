@@ -135,7 +135,7 @@ def test_an_interrupt_before_the_first_text_closes_the_connections(
         "%%llm --compare groq,mistral\nhi", interrupt_when=lambda _: len(sandbox.requests) == 2
     )
     in_time("an interrupt", cell.ended - cell.started)
-    assert cell.message == "Interrupted: the requests were stopped; their tokens are booked"
+    assert cell.message == "Interrupted: the requests were stopped; their tokens are counted"
     kernel.run("frame = %llm_stats")
     assert kernel.value("sorted(frame.outcome)") == ["interrupted", "interrupted"]
     assert len(sandbox.requests) == 2

@@ -40,7 +40,7 @@ def test_a_reply_is_saved_without_replacing_a_file(kernel: Kernel, sandboxed: Sa
     assert (kernel.folder / "reply.md").read_bytes() == "é\nü".encode()
     assert not list(kernel.folder.glob("*.part"))
     again = kernel.run("answer.save('reply.md')")
-    assert "save: reply.md exists already; overwrite=True replaces it" in again.error[-1]
+    assert "save: reply.md already exists; overwrite=True replaces it" in again.error[-1]
     assert kernel.run("answer.save('reply.md', overwrite=True)").status == "ok"
     nowhere = kernel.run("answer.save('missing/a.md')")
     assert "save: missing/a.md: No such file or directory" in nowhere.error[-1]
@@ -94,7 +94,7 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 ) -> None:
     """No reply yet, a reply without code, or an unknown word."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
-    assert kernel.run("%llm_insert").message.endswith("%llm_insert: no reply has come yet")
+    assert kernel.run("%llm_insert").message.endswith("%llm_insert: there is no reply yet")
     kernel.run("%llm hi")
     said = kernel.run("%llm_insert code").message
     assert said.endswith("there is no code in the last reply")
@@ -106,7 +106,7 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """It also shows and binds it; a later failure does not change it."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "the **reply**")
-    assert kernel.run("%llm_last").message.endswith("%llm_last: no reply has come yet")
+    assert kernel.run("%llm_last").message.endswith("%llm_last: there is no reply yet")
     kernel.run("%llm hi")
     sandbox.fail("groq", "unauthorized")
     assert kernel.run("%llm hi").status == "error"
@@ -120,7 +120,7 @@ def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> No
     """With another model and the same other options; both replies and receipts are shown."""
     replies = iter(["the *first*", "the *second*"])
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: next(replies))
-    assert "no prompt was sent yet" in kernel.run("%llm_retry").message
+    assert "no prompt has been sent yet" in kernel.run("%llm_retry").message
     kernel.run('%%llm -p groq -s "Be brief." -t 0.5 -o answer\nWhat?')
     cell = kernel.run("%llm_retry -m mistral-small-latest -t 1 -o second")
     assert cell.status == "ok", cell.error
@@ -348,9 +348,9 @@ def test_a_job_can_be_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert reply["data"]["text/plain"].startswith("word0")
     assert "job 1 was stopped at " in receipt["data"]["text/plain"]
     assert kernel.run("answer.wait()").message == "LLMProviderError: job 1 was stopped"
-    assert "job 9 has ended already: stopped" in kernel.run("%llm_jobs stop 9").message
+    assert "job 9 has already ended: stopped" in kernel.run("%llm_jobs stop 9").message
     assert "unknown job '99'" in kernel.run("%llm_jobs show 99").message
-    assert "write %llm_jobs, show JOB" in kernel.run("%llm_jobs halt").message
+    assert "usage: %llm_jobs, or %llm_jobs show JOB" in kernel.run("%llm_jobs halt").message
 
 
 def test_a_failed_job_reports_its_error(kernel: Kernel, sandboxed: Sandboxed) -> None:

@@ -108,7 +108,7 @@ def test_labels_stay_when_keys_are_added_and_removed(
     found = kernel.value(labels)
     assert found["groq_key_3"] == "this session"
     assert found["groq_key_4"] == "GROQ_API_KEY_9 in the environment"
-    assert "not used any more" in kernel.run("%llm_keys remove groq_key_3").printed
+    assert "is no longer used" in kernel.run("%llm_keys remove groq_key_3").printed
     kernel.run("frame = %llm_keys")
     assert kernel.value(labels)["groq_key_3"] == "GROQ_API_KEY_9 in the environment"
 
@@ -119,11 +119,15 @@ def test_labels_stay_when_keys_are_added_and_removed(
         ("add grok", "x", "unknown provider 'grok'; did you mean 'groq'?"),
         ("add groq", "", "no key was given"),
         ("add groq", "two words", "that is not a key"),
-        ("add groq gsk_typed_on_the_line", "x", "the key is typed at a prompt"),
+        ("add groq gsk_typed_on_the_line", "x", "which then asks for the key"),
         ("remove groq_key_1", "x", "not added for this session; remove it from GROQ_API_KEY_1 in"),
         ("remove groq_key_8", "x", "no key is called 'groq_key_8'; there are groq_key_1, "),
         ("check groq_key_8", "x", "no key is called 'groq_key_8'"),
-        ("gsk_typed_on_the_line", "x", "write add PROVIDER, remove KEY, check [KEY], or nothing"),
+        (
+            "gsk_typed_on_the_line",
+            "x",
+            "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]",
+        ),
         ("add groq", None, "a key cannot be typed here; put GROQ_API_KEY into"),
     ],
 )
@@ -142,7 +146,7 @@ def test_a_key_in_use_is_not_added_again(kernel: Kernel, service: Sandbox, third
     """The message has the key's label."""
     text = service.environment()["GROQ_API_KEY_2"]
     cell, _ = kernel.run_and_type("%llm_keys add groq", f' "{text}" ')
-    assert "in use already: groq_key_2, from GROQ_API_KEY_2 in the environment" in cell.message
+    assert "already in use: groq_key_2, from GROQ_API_KEY_2 in the environment" in cell.message
 
 
 def test_keys_cannot_be_added_while_the_sandbox_runs(kernel: Kernel) -> None:

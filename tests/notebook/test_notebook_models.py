@@ -46,7 +46,7 @@ def test_a_filter_matches_providers_and_parts_of_names(kernel: Kernel) -> None:
     cell = kernel.run("frame = %llm_models groq mistral-large")
     assert kernel.value("len(frame)") == 0
     assert cell.status == "ok"
-    assert "no model of the catalog matches" in cell.data()[0]
+    assert "no model in the catalog matches" in cell.data()[0]
     assert "did you mean 'mistral'" in kernel.run("%llm_models mistrl").data()[0]
 
 

@@ -49,7 +49,7 @@ def test_a_shared_limit_runs_out_at_the_pace_of_all_keys() -> None:
     line = outlook.notes()[0]
     assert line.startswith("At the pace of the last hour, mistral · key 1 · m: requests per day ")
     assert "run out in 2 h, " in line
-    assert " and begin anew at " in line
+    assert " and reset at " in line
     kept = outlook.to_dict()["runs_out"][0]
     assert kept["resets_at"] > kept["at"]
 

@@ -181,7 +181,7 @@ def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> Non
     assert kernel.value("replies.mood.isin(['good', 'bad']).all().item()") is True
     again = line.replace("--over reviews", "--over replies --into second")
     cell = kernel.run(f"{again}{PROMPT}")
-    assert "the data has columns 'mood', 'score', 'provider'" in str(cell.error)
+    assert "the data already has columns 'mood', 'score', 'provider'" in str(cell.error)
     cell = kernel.run(f"{again} --prefix v2_{PROMPT}")
     assert cell.status == "ok", cell.error
     assert kernel.value("list(second)[-6:-3]") == ["v2_mood", "v2_score", "v2_provider"]
@@ -230,7 +230,10 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
     [
         ("--over reviws{}", "--over reviws: there is no variable 'reviws'; did you mean 'reviews'"),
         ("--over reviews\nIs {{txt}} positive?", "there is no column 'txt'; did you mean 'text'"),
-        ("--over reviews\nIs it positive?", "names no column, so every row would be asked"),
+        (
+            "--over reviews\nIs it positive?",
+            "names no column, so it would be the same for every row",
+        ),
         ("--over reviews\n \n ", "the prompt is empty"),
         ("--over before.shape{}", "list"),
         ("--over 5{}", "--over"),
@@ -246,7 +249,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews --chat tutor{}", "--over cannot be combined with --chat"),
         ("--over reviews --no-keep{}", "--over keeps each reply"),
         ("--over reviews -p grok{}", "unknown provider 'grok'; did you mean 'groq'"),
-        ("--over reviews --schema 'text str'{}", "has a column 'text' already"),
+        ("--over reviews --schema 'text str'{}", "already has a column 'text'"),
         ("--over nowhere.csv --into out.csv{}", "there is no file nowhere.csv"),
         ("--over nowhere.csv --plan{}", "there is no file nowhere.csv"),
         ("--stop-after 3\nhello", "--stop-after needs --over FRAME"),
@@ -284,7 +287,7 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     sandbox = start(3)
     kernel.run("replies = 'mine'")
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
-    assert "the variable 'replies' exists already" in cell.message
+    assert "the variable 'replies' already exists" in cell.message
     assert len(sandbox.requests) == 0
     assert kernel.run(f"%%llm --over reviews --into replies{PROMPT}").status == "ok"
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
@@ -406,7 +409,7 @@ def test_a_cell_reports_the_quality_of_its_labels(kernel: Kernel, start: Sandbox
     last = bar(cell).splitlines()[-1]
     assert "2 of 2 rows asked twice" in last
     assert re.search(r"asked twice: mood agrees in [012] of 2 rows", last)
-    assert re.search(r"gold: mood is right in \d+ of 20 rows \(\d+%\)", last)
+    assert re.search(r"gold: mood is correct in \d+ of 20 rows \(\d+%\)", last)
     kernel.run("import arche_magic; q = arche_magic.quality(replies)")
     assert kernel.run("print(q.agreement.compared[0], q.accuracy.compared[0])").printed == "2 20\n"
     assert kernel.run("print(q.confusion().to_numpy().sum())").printed == "20\n"
@@ -415,7 +418,7 @@ def test_a_cell_reports_the_quality_of_its_labels(kernel: Kernel, start: Sandbox
     ]  # fmt: skip
     for wrong, words in (
         ("--twice 150%", "--twice '150%' is not a share such as 10% or 0.1"),
-        ("--gold text", "the prompt shows the model the column 'text'"),
+        ("--gold text", "the prompt contains the column 'text'"),
     ):
         refused = kernel.run(f"%%llm --over reviews {wrong}{PROMPT}")
         assert words in refused.message

@@ -190,7 +190,7 @@ def test_a_panel_saves_a_table(kernel: Kernel, page: Page, sandboxed) -> None:
     sandboxed(keys={"groq": 2, "mistral": 1})
     widget, table = kernel.run("%llm_panel").displays
     assert set(widget["data"]) == {WIDGET, "text/plain"}
-    assert "lives while" in widget["data"]["text/plain"]
+    assert "works while" in widget["data"]["text/plain"]
     assert "groq · key 2 · gpt-oss-120b · open" in table["data"]["text/plain"]
     assert "requests per day: 1,000 of 1,000 left" in table["data"]["text/html"]
     assert "As of " in table["data"]["text/html"]
@@ -263,7 +263,7 @@ def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandb
         f"NoRouteAvailable: No available LLM providers: {message}"
     )
     none, _, off = kernel.run("q = %llm_quota").data()[0].splitlines()
-    assert none == "no route is open to prompts"
+    assert none == "no route can take prompts"
     assert off == "Switched off in this session: groq/openai/gpt-oss-120b"
     panel.click("Turn everything on")
     panel.wait(lambda: "goes to <b>groq · key 1" in panel.html)
@@ -292,7 +292,7 @@ def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandbox
     panel.wait(lambda: "20 routes · " in panel.html and "○ 1 off" in panel.html)
     assert "requests/min 570 of 570 left" in panel.html
     assert "2 routes · " in panel.html
-    assert "<table" not in panel.html.partition("Order, and")[0]
+    assert "<table" not in panel.html.partition("Order and")[0]
     page.send(panel.find("ToggleButton", "Groq"), value=True)
     panel.wait(lambda: panel.html.count("3 more") == 20)
     page.send(panel.find("ToggleButton", "All limits of Groq"), value=True)

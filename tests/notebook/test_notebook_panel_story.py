@@ -28,7 +28,7 @@ def check(notebook: Any) -> None:
     for source, pictures in (("%llm_quota --plot", 2), ("%llm_stats --plot", 3)):
         assert shown(notebook, source)[0]["text/html"].count("data:image/png;base64") == pictures
     widget, record = shown(notebook, "%llm_panel")
-    assert "lives while" in widget["text/plain"]
+    assert "while this notebook's kernel" in widget["text/plain"]
     assert "As of " in record["text/html"]
     # The choice is in effect: Mistral answers first, and one Groq key is off.
     _, receipt = shown(notebook, "%%llm")

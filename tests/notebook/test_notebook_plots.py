@@ -127,7 +127,7 @@ def test_before_the_first_prompt_there_is_nothing_to_plot(kernel: Kernel, sandbo
     """The plots of attempts say so; those of usage are empty."""
     sandboxed(keys={"groq": 1})
     kernel.run("%load_ext arche_magic")
-    assert kernel.run("s = %llm_stats --plot").data() == ["nothing to draw yet"]
+    assert kernel.run("s = %llm_stats --plot").data() == ["nothing to plot yet"]
     assert kernel.run("q = %llm_quota --plot").data()[0].splitlines()[0] == (
         "Requests since midnight: none"
     )

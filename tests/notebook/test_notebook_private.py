@@ -40,7 +40,7 @@ def test_a_private_cell_says_so(kernel: Kernel, marked: Sandbox) -> None:
     """In its receipt, in --dry-run, and in %llm_why."""
     rehearsed = kernel.run("%llm --private --dry-run One").printed
     assert rehearsed.startswith("mistral · key 1")
-    assert "Private: only routes that are marked so would be asked." in rehearsed
+    assert "Private: only marked routes would be used." in rehearsed
     receipt = kernel.run("%llm --private One").displays[1]["data"]["text/plain"]
     assert " · private" in receipt
     why = kernel.run("%llm_why").displays[0]["data"]["text/plain"]
@@ -66,7 +66,7 @@ def test_unmarked_routes_are_never_used(kernel: Kernel, marked: Sandbox, cell: s
     failed = kernel.run(cell)
     kernel.run("%config ArcheMagics.private = None")
     assert failed.status == "error"
-    assert "none of its routes is marked private" in failed.message
+    assert "no suitable route is marked private" in failed.message
     assert asked(marked) == []
 
 
@@ -80,7 +80,7 @@ def test_a_private_conversation_stays_private(kernel: Kernel, marked: Sandbox) -
     kernel.run("%llm -q --chat e Three")
     assert asked(marked) == ["mistral"] * 3
     refused = kernel.run("%llm -q --chat d -p groq Four")
-    assert "none of its routes is marked private" in refused.message
+    assert "no suitable route is marked private" in refused.message
     kernel.run("%llm -q --chat d --no-private -p groq Four")
     assert asked(marked)[3:] == ["groq"]
 

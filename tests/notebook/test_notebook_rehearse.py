@@ -45,7 +45,7 @@ def test_a_dry_run_names_the_route_that_would_answer(kernel: Kernel, sandboxed) 
     assert last == "Nothing was sent."
     assert " · $0.000" in kernel.run("%llm --dry-run -p openai hi").printed
     unknown = kernel.run("%llm --dry-run -p openai -m gpt-99 hi").printed
-    assert " · paid, price not known" in unknown
+    assert " · paid, price unknown" in unknown
     kernel.run("%llm_quota")
     assert kernel.value("list(_.session_used)") == before
     assert len(sandbox.requests) == 2

@@ -136,7 +136,9 @@ def test_without_keys_a_changed_prompt_fails(
     cell = next(cell for cell in changed.cells if cell.source.startswith("%%llm"))
     cell.source += " Changed."
     nbformat.write(changed, notebook)
-    with pytest.raises(CellExecutionError, match=r"NotKept: no reply to 'In two sentences"):
+    with pytest.raises(
+        CellExecutionError, match=r"NotKept: there is no kept reply for 'In two sentences"
+    ):
         run_all(notebook, ARCHE_REPLAY="only")
 
 

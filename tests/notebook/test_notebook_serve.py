@@ -53,7 +53,7 @@ def test_a_program_uses_the_keys_of_the_kernel(tmp_path: Path) -> None:
             assert "Already serving" in kernel.run("server = %llm_serve").printed
             assert "Serving" in kernel.run("%llm_serve status").printed
             refused = kernel.run("%llm_serve --allow-origin https://app.example.org")
-            assert "the server runs already, at http://127.0.0.1:" in refused.message
+            assert "the server is already running at http://127.0.0.1:" in refused.message
             port = kernel.value("server.port")
             assert "has stopped" in kernel.run("%llm_serve stop").printed
             assert not is_open(port)

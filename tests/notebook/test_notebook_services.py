@@ -199,7 +199,7 @@ def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) 
     """The route is still marked as paid."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text(path.read_text().partition("[providers.house.prices]")[0] + "paid = true\n")
-    said = "paid, price not known"
+    said = "paid, price unknown"
     assert said in kernel.run("%llm -p house hi").data()[1]
     assert said in kernel.run("%llm_why").data()[0]
     assert said in kernel.run("%llm --compare house hi").data()[0]

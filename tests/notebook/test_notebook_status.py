@@ -24,6 +24,7 @@ class StatusPage:
         self._kernel = kernel
         (self.comm,) = comms(kernel)
         self.heard: list[dict[str, Any]] = []
+        self.printed = ""
         self.closed = False
 
     def want(self, what: str, key: str) -> Any:
@@ -64,6 +65,8 @@ class StatusPage:
             self.closed = self.closed or message["msg_type"] == "comm_close"
             if message["msg_type"] == "comm_msg":
                 self.heard.append(message["content"]["data"])
+        if message["msg_type"] == "stream":
+            self.printed += message["content"]["text"]
 
 
 def comms(kernel: Kernel) -> list[str]:
@@ -150,6 +153,16 @@ def test_it_says_whether_a_prompt_would_be_answered(
     assert re.fullmatch(text, status["text"])
     assert (status["opens_in"] is not None) == counts_down
     assert status["details"]
+
+
+@pytest.mark.parametrize("data", [[], None, {}, {"wants": []}, {"wants": "?"}, {"wants": {}}])
+def test_messages_that_no_page_sends_are_ignored(kernel: Kernel, data: Any) -> None:
+    """They print no traceback into the notebook."""
+    page = StatusPage(kernel)
+    session, channel = kernel.client.session, kernel.client.shell_channel
+    channel.send(session.msg("comm_msg", {"comm_id": page.comm, "data": data}))
+    page.want("status", "status")
+    assert page.printed == ""
 
 
 def test_nothing_is_sent_to_pages_that_are_gone(kernel: Kernel, sandboxed: Any) -> None:

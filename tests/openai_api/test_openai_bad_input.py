@@ -92,10 +92,10 @@ def test_an_error_may_quote_a_lone_surrogate(
     ("method", "path", "status", "says"),
     [
         ("POST", "/v1/completions", 404, "POST /v1/chat/completions, POST /v1/embeddings, GET"),
-        ("POST", "/v1/responses", 404, "/v1/responses is not served"),
-        ("GET", "/", 404, "/ is not served"),
-        ("GET", CHAT, 405, "/v1/chat/completions takes POST, not GET"),
-        ("DELETE", "/v1/models/auto", 405, "takes GET, not DELETE"),
+        ("POST", "/v1/responses", 404, "unknown path /v1/responses"),
+        ("GET", "/", 404, "unknown path /; available"),
+        ("GET", CHAT, 405, "/v1/chat/completions accepts POST, not GET"),
+        ("DELETE", "/v1/models/auto", 405, "accepts GET, not DELETE"),
         ("GET", "/v1/models/nothing", 404, "unknown model 'nothing'"),
     ],
 )

@@ -195,12 +195,14 @@ def test_receipts_tables_and_the_saved_panel_are_complete(
     receipt = shown.locator("details").filter(has_text="groq · key 2 · gpt-oss-120b").first
     receipt.locator("summary").click()
     assert receipt.locator("div > div").first.is_visible()
-    assert shown.get_by_text("1,000 of 1,000").first.is_visible()
+    assert shown.get_by_text("0 of 1,000", exact=True).first.is_visible()
     picture(page, f"tables-{theme}")
     for table in shown.locator("table").all():
         assert table.is_visible()
         assert table.evaluate(FITS)
-    assert shown.get_by_text("The panel lives while this notebook's kernel runs.").is_visible()
+    assert shown.get_by_text(
+        "The panel works while this notebook's kernel is running."
+    ).is_visible()
     assert shown.locator("em", has_text="Simulated reply").first.is_visible()
     color = shown.locator("td").first.evaluate("e => getComputedStyle(e).color")
     red = int(color.removeprefix("rgb(").split(",")[0])

@@ -90,7 +90,7 @@ def test_a_model_with_an_unknown_price_is_not_used(start: Start, clock: Clock) -
     """Otherwise the rest of the budget would be unknown."""
     sandbox = start(keys={"openai": 1}, clock=clock)
     spend(per_day=5)
-    with pytest.raises(NoRouteAvailable, match="its price is not known"):
+    with pytest.raises(NoRouteAvailable, match="its price is unknown"):
         get_llm_provider("openai").generate("Hello", model="openai/no-such-model", patience=0)
     assert asked(sandbox) == []
 

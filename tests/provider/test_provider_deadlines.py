@@ -365,7 +365,7 @@ def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
     [
         ("stall", False, Timeouts(answer=0.8), "no answer within 0.8 s"),
         ("stall", True, Timeouts(first_token=0.8), "no answer within 0.8 s"),
-        ("stall_stream", True, Timeouts(silence=0.8), "the stream fell silent for 0.8 s"),
+        ("stall_stream", True, Timeouts(silence=0.8), "no data in the stream for 0.8 s"),
     ],
 )
 def test_a_route_that_hangs_leaves_time_for_the_next(

@@ -122,7 +122,9 @@ def test_skipped_files_are_mentioned(sandbox_of_project: Sandbox, project: Path)
     os.chdir(inner)
     link, file = about(examine(), ".env")
     assert (link.state, file.state) == ("look", "ok")
-    assert link.found.startswith(f"{inner / '.env'} is a link that leads out of its folder")
+    assert link.found.startswith(
+        f"{inner / '.env'} is a link to {project / '.env'}, outside its folder"
+    )
     content = (project / ".env").read_bytes()
     (project / ".env").unlink()
     os.mkfifo(project / ".env", 0o600)
@@ -247,7 +249,7 @@ def test_a_ledger_that_cannot_be_stored_is_wrong(
     """There is a file with the name of its folder."""
     (project / "file").write_text("")
     monkeypatch.setenv("ARCHE_QUOTA_STORE", str(project / "file" / "ledger.json"))
-    with pytest.warns(UserWarning, match="cannot be kept"):
+    with pytest.warns(UserWarning, match="cannot be written"):
         finding = only(examine(), "ledger")
     assert finding.state == "wrong"
     assert "counting in memory" in finding.found
@@ -265,7 +267,7 @@ def test_a_ledger_that_was_kept_aside_is_reported(
         examine()
     found = about(examine(), "ledger")
     assert [finding.state for finding in found] == ["wrong", "ok", "look"]
-    assert "is damaged; a new one begins" in found[0].found
+    assert "is damaged; a new ledger starts" in found[0].found
     assert ".damaged-" in found[2].found
 
 
@@ -327,6 +329,6 @@ def test_an_invalid_value_in_the_ledger_is_reported(
         examine()
     findings = {finding.state: finding.found for finding in about(examine(), "ledger")}
     assert findings.keys() == {"ok", "look", "wrong"}
-    assert "charged); its counts go on from its copy" in findings["wrong"]
+    assert "charged); counting continues from its copy" in findings["wrong"]
     assert "is kept as llm_quota_tracker.wrong-" in findings["look"]
     assert '"charged":"much"' not in store.read_text()

@@ -118,7 +118,7 @@ def test_dimensions_are_refused_for_a_model_with_one_length(server: EmbeddingSer
 def test_vectors_of_another_length_are_refused(server: EmbeddingServer) -> None:
     """A service that ignores `dimensions` would otherwise mix lengths."""
     server.spoil = lambda vectors: [vector * 2 for vector in vectors]
-    with pytest.raises(InvalidRequest, match="gives vectors of 10 numbers, not 5"):
+    with pytest.raises(InvalidRequest, match="returns vectors of length 10, not 5"):
         embed(["one"], "openai", dimensions=5)
 
 

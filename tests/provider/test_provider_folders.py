@@ -89,7 +89,7 @@ def test_everything_works_without_a_settings_folder(
         own = home / ".config" / "arche_magic" / "arche_magic.toml"
         assert wrong == [["look", "arche_magic.toml", f"{own} cannot be read (Permission denied)"]]
         assert (
-            warned == f"your own settings {own} cannot be read and do not count (Permission denied)"
+            warned == f"your own settings {own} cannot be read and are ignored (Permission denied)"
         )
     else:
         assert (wrong, warned) == ([], "")
@@ -130,7 +130,7 @@ print(bool(provider.generate("Hello again")), bool(get_llm_provider().generate("
 
 def test_a_path_with_a_tilde_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused in one line, wherever it was set."""
-    with pytest.raises(InvalidRequest, match="there is no home folder for ~"):
+    with pytest.raises(InvalidRequest, match="the home folder for ~ is unknown"):
         expanded("~nobody-of-this-name/in.csv")
     monkeypatch.setenv("ARCHE_QUOTA_STORE", "~nobody-of-this-name/ledger.json")
     with pytest.raises(ConfigurationError, match=r"^ARCHE_QUOTA_STORE: ~nobody-of-this-name"):

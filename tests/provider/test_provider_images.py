@@ -136,7 +136,7 @@ def test_an_invalid_image_is_refused_before_anything_is_sent(
 
 def test_only_user_messages_can_have_images(sandbox: Sandbox) -> None:
     """Providers accept images only from users."""
-    with pytest.raises(InvalidRequest, match="only messages of the user can have images"):
+    with pytest.raises(InvalidRequest, match="only user messages can have images"):
         get_llm_provider("mistral").generate_chat(
             [
                 {"role": "user", "content": "Hi"},

@@ -233,7 +233,7 @@ def test_counts_of_the_older_package_are_kept(
         }
     }
     ledger.write_text(json.dumps(older, indent=2))
-    with pytest.warns(LedgerWarning, match="older layout; its counts were taken over"):
+    with pytest.warns(LedgerWarning, match="older layout; its counts were converted"):
         provider = MultiKeyGroqProvider()
     summary = provider.get_usage_summary()["groq"]
     assert used(summary, "groq_key_1") == pytest.approx(900, abs=1)

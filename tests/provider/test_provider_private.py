@@ -195,7 +195,7 @@ def test_a_mark_does_not_apply_to_an_address_set_by_a_project(
     write(own, '[private]\nroutes = ["mistral", "lab"]\n')
     for file, text in files.items():
         write(tmp_path / file, text)
-    with pytest.raises(ConfigurationError, match="none of its routes is marked private"):
+    with pytest.raises(ConfigurationError, match="no suitable route is marked private"):
         get_llm_provider().generate(PROMPT, private=True, provider=name)
 
 

@@ -163,7 +163,7 @@ if not child:
     try:
         next(stream)
     except LLMProviderError as error:
-        assert "forked" in str(error)
+        assert "belongs to the parent process" in str(error)
     else:
         os._exit(1)
     stream.close()
@@ -254,5 +254,5 @@ def test_spawned_processes_share_the_ledger(start: Start, tmp_path: Path) -> Non
 def test_a_provider_cannot_be_pickled(start: Start) -> None:
     """It contains keys; the error says what to do instead."""
     start()
-    with pytest.raises(TypeError, match="build it in the other process"):
+    with pytest.raises(TypeError, match="create it in the other process"):
         pickle.dumps(get_llm_provider())

@@ -503,7 +503,11 @@ def test_a_key_check_tells_a_blocked_network_from_a_missing_model_list(
     use("openai", healthy=False)
     configuration = get_configuration()
     for status, body, words in (
-        (403, "<html><title>Blocked</title></html>", "access blocked on the way (403): Blocked"),
+        (
+            403,
+            "<html><title>Blocked</title></html>",
+            "access blocked between this machine and the provider (403): Blocked",
+        ),
         (403, error("no", code="unsupported_country_region_territory"), "region or network"),
         (404, "<html>Not here</html>", "it lists no models"),
     ):

@@ -262,7 +262,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """With the variable that sets its path."""
     use_configuration(load_configuration({"ARCHE_REPLAY": "only"}, tmp_path))
     with pytest.raises(
-        NotKept, match=r"no file .*llm_replies.sqlite \(ARCHE_REPLIES names another\)"
+        NotKept,
+        match=r"the file .*llm_replies.sqlite does not exist \(ARCHE_REPLIES sets another path\)",
     ):
         get_llm_provider().generate("Hello")
 

@@ -256,7 +256,7 @@ def test_a_server_that_is_not_running_is_skipped(
             "[providers.ollama]\nmodels = ['m']\nkey_variable = 'u_pkey7'",
             "of a variable, in capitals",
         ),
-        ("[providers.groq]\nkey_variable = 'MY_KEY'", "GROQ_API_KEY is its own"),
+        ("[providers.groq]\nkey_variable = 'MY_KEY'", "it uses GROQ_API_KEY"),
         ("[providers.ollama]\nmodels = ['m']\npaid = 'no'", "paid is 'no'; it must be true or fa"),
         ("[providers.ollama]\nmodels = ['m']\ntier = 'pro'", "tier is 'pro'; it can be free or pa"),
         ("[providers.ollama]\nmodels = ['m']\nprices = 3", "prices is 3; it must be a table"),

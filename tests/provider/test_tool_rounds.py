@@ -195,13 +195,13 @@ def test_with_a_definition_among_the_tools_no_function_runs(
         ({"tools": [weather], "max_rounds": 1}, "max_rounds is 1; it must be a whole number, 2"),
         ({"tools": [weather], "max_rounds": True}, "max_rounds is True"),
         ({"tools": [weather], "max_rounds": "8"}, "max_rounds is '8'"),
-        ({"max_rounds": 3}, "max_rounds needs tools that are all functions"),
-        ({"tools": [DEFINITION], "max_rounds": 3}, "max_rounds needs tools that are all"),
+        ({"max_rounds": 3}, "max_rounds requires that all tools are functions"),
+        ({"tools": [DEFINITION], "max_rounds": 3}, "max_rounds requires that all tools"),
         ({"tools": [weather], "schema": "mood str"}, "functions cannot be combined with schema"),
         ({"tools": [weather, weather]}, "'weather'"),
         ({"tools": [lambda city: city]}, "a lambda has no name"),
         ({"tools": weather}, "tools must be a list"),
-        ({"tools": [5]}, "not a int"),
+        ({"tools": [5]}, "not a value of type int"),
     ],
 )
 def test_invalid_tools_are_refused_in_one_line(

@@ -123,11 +123,11 @@ def ours(file: str) -> bool:
     # A key that a program passes in its own code is in the program's frame, and in that of the
     # called function until it begins.
     parts = Path(file).parts
-    return "arche_magic" in parts and "sandbox" not in parts and parts[-1] != "hidden.py"
+    return "arche_magic" in parts and "sandbox" not in parts and parts[-1] != "tracebacks.py"
 
 
 def everybodys(file: str) -> bool:
-    return not file.startswith("<") and not file.endswith(("threading.py", "hidden.py")) and (
+    return not file.startswith("<") and not file.endswith(("threading.py", "tracebacks.py")) and (
         "tests" not in Path(file).parts
     )  # fmt: skip
 

@@ -161,7 +161,7 @@ def test_nothing_is_written_to_a_folder_outside_the_project(
     (project / "outputs").rmdir()
     (project / "outputs").symlink_to("../elsewhere")
     (warned,) = ask()
-    assert f"{project / 'outputs'} leads out of the project to {elsewhere}" in warned
+    assert f"{project / 'outputs'} points outside the project, to {elsewhere}" in warned
     assert list(elsewhere.iterdir()) == []
     setting = warned.partition("set ")[2].partition(" in the environment")[0]
     name, _, value = setting.partition("=")
@@ -181,7 +181,7 @@ def test_the_record_of_a_ledger_in_redis_stays_in_the_project(
     attempts = get_llm_provider("mistral").generate("Hello").attempts
     monkeypatch.chdir(project / "notebooks")
     get_configuration()
-    with pytest.warns(LedgerWarning, match="outputs leads out of the project to"):
+    with pytest.warns(LedgerWarning, match="outputs points outside the project, to"):
         attempt_log(f"redis://{project.parent.name}").append(attempts)
     assert list(elsewhere.iterdir()) == []
 
@@ -223,7 +223,7 @@ def test_a_settings_file_outside_its_folder_is_skipped(
     (tmp_path / "other").write_text(text)
     (project / name).unlink(missing_ok=True)
     (project / name).symlink_to("../other")
-    with pytest.warns(ConfigurationWarning, match="was skipped; put a copy") as caught:
+    with pytest.warns(ConfigurationWarning, match="was skipped; replace it with a copy") as caught:
         configuration = get_configuration()
     assert str(project / name) in str(caught[0].message)
     assert configuration.patience == 30
@@ -285,7 +285,7 @@ def test_a_project_cannot_place_files_outside_itself(
     with pytest.raises(ConfigurationError) as caught:
         get_quota_tracker()
     assert str(caught.value).startswith(
-        f"{variable} in {project / '.env'} leads out of the project"
+        f"{variable} in {project / '.env'} points outside the project"
     )
     assert (tmp_path / "precious").read_bytes() == PRECIOUS
     assert {path.name for path in tmp_path.iterdir()} == {"cloned", "precious"}

@@ -25,7 +25,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 logging.basicConfig(level=logging.DEBUG, filename="debug.log")
 from everything_shown import copies_of, show_error, show_parts
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker, LLMProviderError
-from arche_magic.llm_providers import attempt_log, storage, waiting
+from arche_magic.llm_providers import attempt_log, storage, waiting_line
 from arche_magic.llm_providers.config import get_configuration
 import arche_magic.__main__ as command_line
 
@@ -44,7 +44,7 @@ try:
 except (LLMProviderError, KeyboardInterrupt) as error:
     print(type(error).__name__)
     show_error(error)
-for module in (attempt_log, storage, waiting):
+for module in (attempt_log, storage, waiting_line):
     show_parts(vars(module))
 print("shown everything")
 """
@@ -106,7 +106,7 @@ def test_a_wrong_password_is_not_shown(locked_redis: int, tmp_path: Path, plante
     """No request is sent, and the error has the reason without the URL."""
     wrong = quote(PASSWORD[::-1] + PASSWORD[:12], safe="")
     shown = shown_with(f"redis://somebody:{wrong}@127.0.0.1:{locked_redis}/0", tmp_path, planted)
-    assert "Redis takes no changes: it does not accept the user name or the password" in shown
+    assert "Redis refuses changes: it does not accept the user name or the password" in shown
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_a_ledger_elsewhere_is_announced(folder: Path, load: Load, store: str) -
     """Once, with the file that names it and without a password."""
     (folder / ".env").write_text(f"ARCHE_QUOTA_STORE={store}\n")
     (messages,) = load()[1]
-    assert messages.startswith("the ledger is kept in ")
+    assert messages.startswith("the ledger is stored in ")
     assert messages.endswith(f"(ARCHE_QUOTA_STORE in {folder / '.env'})")
     assert "secret" not in messages
     assert load()[1] == []

@@ -191,13 +191,17 @@
     // For each kernel, the ids of messages to widgets that it has not handled yet.
     const unhandled = new WeakMap();
 
-    function note(kernel, { msg, direction }) {
-      const ids = unhandled.get(kernel) ?? new Set();
-      unhandled.set(kernel, ids);
+    function noteSent(kernel, { msg, direction }) {
+      if (direction !== "send" || msg.header.msg_type !== "comm_msg") return;
+      if (!unhandled.has(kernel)) unhandled.set(kernel, new Set());
+      unhandled.get(kernel).add(msg.header.msg_id);
+    }
+
+    /* Called after ipywidgets has seen the message, and has sent what waited for it. */
+    function noteReceived(kernel, msg) {
       const state = msg.header.msg_type === "status" && msg.content.execution_state;
-      if (direction === "send" && msg.header.msg_type === "comm_msg") ids.add(msg.header.msg_id);
-      else if (state === "idle") ids.delete(msg.parent_header.msg_id);
-      else if (state === "starting") ids.clear();
+      if (state === "idle") unhandled.get(kernel)?.delete(msg.parent_header.msg_id);
+      else if (state === "starting") unhandled.delete(kernel);
     }
 
     /* The prompt box for which a key or the focus is meant, or null. */
@@ -212,8 +216,10 @@
 
     function onFocus(event) {
       const box = promptBox(event);
-      // Connects once, however often the box is focused.
-      if (box) kernelOf(box)?.anyMessage.connect(note);
+      const kernel = box && kernelOf(box);
+      // Each connects once, however often the box is focused.
+      kernel?.anyMessage.connect(noteSent);
+      kernel?.iopubMessage.connect(noteReceived);
     }
 
     async function onKey(event) {

@@ -99,10 +99,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        """What a refusal, or an error event in a stream, means."""
+        """Classify a refusal, or an error event in a stream."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
-        """What the response headers say about limits."""
+        """Read the limits in the response headers."""
         return ()
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
@@ -249,14 +249,14 @@ class Adapter(ABC):
             raise _malformed(call) from None
         length = len(vectors[0])
         if request.dimensions not in (None, length):
-            summary = f"{model} gives vectors of {length:,} numbers, not {request.dimensions:,}"
+            summary = f"{model} returns vectors of length {length:,}, not {request.dimensions:,}"
             raise AttemptFailed(ProviderFailure(summary, Remedy.FIX_REQUEST, usage=usage))
         return Completion("", usage, "stop", observations, vectors=vectors)
 
     def _raised(
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received
     ) -> BaseException:
-        """What to raise in place of an error: KeyboardInterrupt, or AttemptFailed."""
+        """The exception to raise instead of an error: KeyboardInterrupt or AttemptFailed."""
         if call.stopped or comes_from_an_interrupt(error):
             return KeyboardInterrupt()
         failure, fields = self._explained(error, call, request, model, received)
@@ -291,9 +291,9 @@ class Adapter(ABC):
             else:
                 failure = _malformed(call).failure
             if received and failure.remedy in (Remedy.FIX_REQUEST, Remedy.ASK_DIFFERENTLY):
-                # The request was good enough to begin an answer.
+                # The request was valid, because an answer began.
                 failure = replace(failure, remedy=Remedy.RETRY_LATER)
-        # Gemini counts with every chunk, and goes on after the last one that came.
+        # Gemini counts with every chunk, and may have continued after the last one that arrived.
         is_final = not call.stream or received.finish_reason is not None
         secret = self._key.secret()
         summary = redacted(failure.summary, secret)
@@ -310,7 +310,7 @@ class Adapter(ABC):
         return failure, fields
 
     def _refused(self, refusal: Refusal, request: Request | None) -> ProviderFailure:
-        """What a refusal means, with what it says of the format and of the model's abilities."""
+        """Classify a refusal, and learn formats and capabilities of the model from it."""
         failure = self._classify(refusal)
         if request is None:
             return failure
@@ -342,7 +342,7 @@ class Adapter(ABC):
         _reported.add(kind)
         quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
         logger.warning(
-            "%s: %s, treated as temporary trouble: %s",
+            "%s: %s, treated as a temporary failure: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How the body of an answer is read: decompressed, within bounds, and as plain events.
+"""Reads the body of an answer: decompressed, limited in size, and as plain events.
 
 A few kilobytes can decompress to gigabytes, an error page can be as long as a film, and a line can
 be endless. The SDKs read everything, so this module limits what they get.

@@ -67,17 +67,32 @@ class Connections:
             return None
 
     def _give_back(self, connection: httpcore.ConnectionInterface) -> None:
-        if not connection.is_idle():
+        if not connection.is_idle() or _has_more_data(connection):
             connection.close()
             return
         self._idle.append(connection)
-        # The one that is idle for longest.
         if len(self._idle) > 1:
-            oldest = self._idle.popleft()
+            try:
+                # The one that is idle for longest.
+                oldest = self._idle.popleft()
+            except IndexError:  # other threads took them all meanwhile
+                return
             if len(self._idle) >= _MOST_IDLE or oldest.has_expired():
                 oldest.close()
             else:
                 self._idle.appendleft(oldest)
+
+
+def _has_more_data(connection: object) -> bool:
+    """Whether data came after the response, which would be read as the next response.
+
+    httpcore looks only for data that has not been read from the socket.
+    """
+    # Connections through a proxy have one or two others inside.
+    while (inner := getattr(connection, "_connection", None)) is not None:
+        connection = inner
+    state = getattr(connection, "_h11_state", None)
+    return state is not None and bool(state.trailing_data[0])
 
 
 class _Body:

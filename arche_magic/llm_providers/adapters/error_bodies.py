@@ -1,4 +1,4 @@
-"""How the body of an error is read, in any of the shapes that providers send."""
+"""Reads the body of an error, in all formats that providers send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_READ = 20_000
 
 
 class ErrorInReply(Exception):
-    """What came under a 200 describes an error; `body` is that description."""
+    """The body of a response with status 200 describes an error; `body` is that description."""
 
     def __init__(self, body: Any) -> None:
         super().__init__("an error instead of a reply")

@@ -1,4 +1,4 @@
-"""What refusals mean: one table of status, field and remedy, which every wire falls back on."""
+"""Classifies refusals: one table of status, field and remedy, which every wire uses in the end."""
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ _NO_MODEL = (
     r"|no longer (available|supported)|not a valid)|no such model|not a valid model"
     r"|(invalid|unknown) model( id| name)?(:|\.|$| ['`\"])"
 )
+_BLOCKED = "access blocked between this machine and the provider"
 _PAGE = r"^\s*<"
 _INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405)
 _OUTAGES = (408, 409, 424, 425, 498, *range(500, 1000))
@@ -167,16 +168,16 @@ RULES = (
         Remedy.CHECK_ADDRESS,
     ),
     Rule(
-        (407,), "the proxy of this network wants a user name and a password", Remedy.CHECK_SETUP
+        (407,), "the proxy requires a user name and a password", Remedy.CHECK_SETUP
     ),
     # A page that is not an error of the API comes from a proxy or a firewall before it, or from a
     # web site at a wrong base URL.
-    Rule((400, 401, 403, 422), "access blocked on the way", Remedy.CHECK_ADDRESS, body=_PAGE),
-    Rule((403,), "access blocked on the way", Remedy.CHECK_ADDRESS, fields="^$"),
+    Rule((400, 401, 403, 422), _BLOCKED, Remedy.CHECK_ADDRESS, body=_PAGE),
+    Rule((403,), _BLOCKED, Remedy.CHECK_ADDRESS, fields="^$"),
     Rule((401,), "key refused", Remedy.REPLACE_KEY),
     # OpenRouter: there is credit, but not for the longest reply that was asked for.
     Rule(
-        (402,), "too little credit for this request", Remedy.FIX_REQUEST,
+        (402,), "not enough credit for this request", Remedy.FIX_REQUEST,
         message="fewer max_tokens|can only afford",
     ),
     Rule((402,), "no credit left", Remedy.TOP_UP_ACCOUNT),

@@ -1,6 +1,6 @@
 """How JSON and a system prompt are requested from each model.
 
-What a model does not accept as a parameter or as a role goes into the prompt.
+If a model does not accept them as a parameter or a role, they go into the prompt.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class Formats:
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):
             self._without_system.add(model)
-            return ProviderFailure(f"{model} takes no system prompt {what}", Remedy.ASK_DIFFERENTLY)
+            return ProviderFailure(
+                f"{model} does not accept a system prompt {what}", Remedy.ASK_DIFFERENTLY
+            )
         if _ABOUT_SCHEMA.search(message):
             form = Format.JSON
         elif _ABOUT_JSON.search(message):
@@ -157,7 +159,7 @@ class Formats:
             kind = "JSON"
         else:
             kind = "this JSON Schema" if named else "a JSON Schema"
-        return ProviderFailure(f"{model} cannot be held to {kind} {what}", Remedy.ASK_DIFFERENTLY)
+        return ProviderFailure(f"{model} does not support {kind} {what}", Remedy.ASK_DIFFERENTLY)
 
 
 def _with_schema(request: Request, schema: Schema) -> Request:

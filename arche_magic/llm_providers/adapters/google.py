@@ -193,7 +193,7 @@ class GoogleAdapter(Adapter):
 
 
 def classify(refusal: Refusal) -> ProviderFailure:
-    """What a refusal of Google's means, on whichever wire it came."""
+    """Classify a refusal by Google, on either wire."""
     details = _details(refusal.fields, "ErrorInfo")
     # Anything but a code may be a text that quotes the prompt.
     reasons = [reason for detail in details if is_code(reason := said(detail, "reason"))]
@@ -312,7 +312,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
     if not daily:
         observations = [replace(seen, opens_in=delay) for seen in observations]
     return ProviderFailure(
-        f"{worst.name.replace('_', ' ')} spent (limit {worst.amount:,.0f})",
+        f"{worst.name.replace('_', ' ')} used up (limit {worst.amount:,.0f})",
         Remedy.WAIT_FOR_LIMIT,
         retry_after=None if daily else delay,
         limit=worst.name,

@@ -145,7 +145,7 @@ class Call:
         silence = self.timeouts.silence
         self._speaking = self._speaking or text
         if self._speaking or time.monotonic() + silence > self._next_by:
-            self._expect(silence, "the stream fell silent for")
+            self._expect(silence, "no data in the stream for")
 
     def add_time(self, seconds: float) -> None:
         """Move every deadline by the time that the reader of the stream took."""
@@ -161,7 +161,7 @@ class Call:
         self._late, self._allowed = otherwise, seconds
 
     def lateness(self) -> str:
-        """What did not arrive in time, in words."""
+        """Which part did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
             return f"no answer within {_in_words(self.timeouts.total)}"
         return f"{self._late} {_in_words(self._allowed)}"
@@ -264,7 +264,7 @@ class HttpClient:
 
     @property
     def proxy(self) -> str:
-        """What names the proxy that requests go through; "" without one."""
+        """The variable or setting that names the proxy; "" without one."""
         return self._proxy
 
     def _before(self, request: httpx.Request) -> None:
@@ -356,7 +356,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
             if re.match("5[0-9][0-9]", str(link)):
-                return _unsent(f"the proxy of {proxy} has no connection to {host} ({link})")
+                return _unsent(f"the proxy of {proxy} cannot connect to {host} ({link})")
             return _setup(f"the proxy of {proxy} refused the connection ({link})")
         if isinstance(link, httpx.ConnectError):
             if proxy:

@@ -198,7 +198,7 @@ class LimitSentence:
         return ", ".join(f"{name} {value:,.0f}" for name, value in known if value is not None)
 
     def __str__(self) -> str:
-        return f"{(self.name or 'a limit').replace('_', ' ')} spent ({self.figures})"
+        return f"{(self.name or 'a limit').replace('_', ' ')} used up ({self.figures})"
 
 
 def read_sentence(text: str) -> LimitSentence | None:

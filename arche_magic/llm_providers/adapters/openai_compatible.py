@@ -314,7 +314,7 @@ def _limited(refusal: Refusal, sentence: LimitSentence) -> ProviderFailure:
     # The retry-after of a 413 is computed from the excess and means nothing.
     if refusal.status == 413 or sentence.never_fits:
         return ProviderFailure(
-            f"one request too large for the limit ({sentence.figures})",
+            f"the request is larger than the limit ({sentence.figures})",
             Remedy.SHORTEN_PROMPT,
             limit=sentence.name,
             observations=sentence.observations,

@@ -1,4 +1,4 @@
-"""The parts of a reply as they arrive, and whether together they are an answer."""
+"""The parts of a reply as they arrive, and whether they form a complete answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """What one object of an SDK holds of a reply.
+    """The part of a reply in one object of an SDK.
 
     `finish_reason` is as `finish_kind` gives it; `reason` is the provider's own word for it.
     `tool_calls` are whole calls, and `call_pieces` are those of a stream, see `whole_calls`;
@@ -75,7 +75,7 @@ class Received:
         return self._characters.take(text)
 
     def rest(self) -> str:
-        """What `whole` kept when the stream has ended."""
+        """The incomplete character that is left when the stream has ended."""
         return self._characters.rest()
 
     @property

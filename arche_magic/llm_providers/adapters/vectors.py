@@ -32,7 +32,7 @@ def read_vectors(values: Sequence[Any], count: int) -> Vectors:
         raise ValueError("vectors of different lengths, or empty ones")
     # 32-bit floats do not overflow a sum of 64-bit ones, so only infinities and NaN remain.
     if not all(math.isfinite(sum(vector)) for vector in vectors):
-        raise ValueError("a vector with numbers that are not finite")
+        raise ValueError("a vector with infinite or missing numbers")
     return vectors
 
 

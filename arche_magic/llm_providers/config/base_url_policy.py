@@ -48,9 +48,8 @@ def check_key_variable(
     names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
     if not names_a_key and variable not in trusted:
         raise ConfigurationError(
-            f"{where} would send {variable}, whose name does not say that it is a key "
-            f'(…_API_KEY); to allow it, write {TRUST_KEY_VARIABLES} = ["{variable}"] into '
-            f"{own_settings}"
+            f"{where} would send {variable}, whose name does not end in _API_KEY; to allow it, "
+            f'write {TRUST_KEY_VARIABLES} = ["{variable}"] into {own_settings}'
         )
 
 

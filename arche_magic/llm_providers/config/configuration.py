@@ -1,4 +1,4 @@
-"""What the engine needs to know before the first request: one immutable value."""
+"""Everything the engine needs before the first request: one immutable value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_PATIENCE = 30.0
 
 
 class Clock(Protocol):
-    """Where the engine reads time and where it waits; tests and the sandbox pass their own."""
+    """The clock of the engine, which also sleeps; tests and the sandbox pass their own."""
 
     def time(self) -> float:
         """Return seconds since the epoch."""
@@ -56,7 +56,7 @@ class Configuration:
         on_store_failure: what happens to requests while Redis answers but accepts no changes:
             `refuse` sends none, `count-alone` counts them in this process.
         default_provider: what `get_llm_provider(None)` returns.
-        patience: seconds a request waits for a route rather than fail or pay.
+        patience: seconds that a request waits for a route instead of failing or paying.
         timeouts: how long the steps of a request may take.
         limits: the user's own, by provider, `provider/model`, key label or `label/model`.
         clock: tells the time and waits.
@@ -64,7 +64,7 @@ class Configuration:
         replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
         replies: the file in which replies are kept.
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
-        preferred_provider: asked before all others, paid or not.
+        preferred_provider: the provider to ask before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
         private: the routes that private prompts may take.
         aliases: the user's own names for models.

@@ -32,13 +32,13 @@ _Stamp = tuple[object, ...]
 class Choices:
     """Choices of one session, which take precedence over files and variables.
 
-    They stay while files and variables change, and end with the process.
+    They stay in effect when files and variables change, and are lost when the process ends.
 
     Attributes:
         order: providers, the first to ask first; the others follow in their configured order.
-        off: key labels (`groq_key_2`) and models (`groq/openai/gpt-oss-120b`) that are not asked.
-        patience: seconds a request waits for a route rather than fail or pay.
-        preferred_provider: asked before all others, paid or not.
+        off: key labels (`groq_key_2`) and models (`groq/openai/gpt-oss-120b`) that are not used.
+        patience: seconds that a request waits for a route instead of failing or paying.
+        preferred_provider: the provider to ask before all others, paid or not.
     """
 
     order: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Choices:
 
 _current: Configuration | None = None
 _choices = Choices()
-# The configuration that was read last, and what it depends on.
+# The last configuration, and the state of everything it depends on.
 _read: tuple[_Stamp, dict[Path, str], Configuration] | None = None
 
 
@@ -101,9 +101,9 @@ def _of_files_and_variables() -> Configuration:
 
 
 def use_configuration(configuration: Configuration | None) -> None:
-    """Use this configuration in this process from now on; None goes back to files and variables.
+    """Use this configuration in this process from now on; None uses files and variables again.
 
-    Choices made before are forgotten, since the new configuration may have other keys.
+    Earlier choices are forgotten, because the new configuration may have other keys.
     """
     global _current, _choices, _read
     _current, _choices, _read = configuration, Choices(), None

@@ -1,4 +1,4 @@
-"""Finding the files that configure us, checking who owns and reads them, and reading `.env`."""
+"""Finds the configuration files, checks their owners and readers, and reads `.env`."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
         problem = ""
         if not path.resolve().is_relative_to(folder):
             problem = (
-                f"is a link that leads out of its folder, to {path.resolve()}, and was skipped; "
-                "put a copy in its place"
+                f"is a link to {path.resolve()}, outside its folder, and was skipped; replace it "
+                "with a copy"
             )
         elif not is_trusted(path, directory):
             problem = (
@@ -157,7 +157,7 @@ def others_reach(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class EnvFile:
-    """What a `.env` says.
+    """The contents of a `.env`.
 
     Attributes:
         variables: the variables that can be used.
@@ -174,7 +174,7 @@ class EnvFile:
     problem: str = ""
 
 
-# What named pipes contained, and until when it counts. Reading one may ask for a password.
+# The contents of named pipes, and until when they are valid. Reading one may ask for a password.
 _pipes: dict[tuple[str, int, int], tuple[EnvFile, float]] = {}
 _reading_pipes = new_lock()
 

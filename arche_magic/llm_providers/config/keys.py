@@ -170,11 +170,11 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):
         raise InvalidRequest(
-            "that is not a key: it contains spaces, or characters that no key can have"
+            "that is not a key: it contains spaces or other characters that are not allowed"
         )
     for known in keys:
         if known.fingerprint == key.fingerprint:
-            raise InvalidRequest(f"that key is in use already: {known.label}, from {known.source}")
+            raise InvalidRequest(f"that key is already in use: {known.label}, from {known.source}")
     _added = (*_added, key)
     return key
 

@@ -39,11 +39,11 @@ def load_configuration(
 ) -> Configuration:
     """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
 
-    Keys that were added for this session and keys among Google Colab's secrets count as well.
+    Keys that were added for this session and keys in Google Colab's secrets are included.
 
     Args:
         environment: variables to use instead of all of these.
-        directory: where to look; the working directory if not given.
+        directory: where to look; by default the working directory.
 
     Raises:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
@@ -62,7 +62,8 @@ def load_configuration(
     else:
         _check_what_files_say(sources, configuration)
         return configuration
-    # Raised out here, so that the first error, whose frames hold what was read, is not its context.
+    # Raised outside the handler, so that the first error, whose frames hold the text, is not its
+    # context.
     raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 

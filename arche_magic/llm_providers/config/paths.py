@@ -73,8 +73,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     leads_to = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
     if not Path(leads_to).is_relative_to(os.path.realpath(project)):
         raise ConfigurationError(
-            f"{where} leads out of the project, to {leads_to}; if you want that, set {variable} in "
-            "the environment, otherwise delete that line"
+            f"{where} points outside the project, to {leads_to}; if you want that, set {variable} "
+            "in the environment, otherwise delete that line"
         )
     keep_inside(path.parent, project)
     return path
@@ -84,4 +84,4 @@ def announce_store(store: Location, where: str) -> None:
     """Announce that a file places the ledger on another machine."""
     scheme, mark, _ = store.partition("://")
     if mark and scheme != "memory" and not is_loopback(store):
-        warn_once(f"the ledger is kept in {store} ({where})")
+        warn_once(f"the ledger is stored in {store} ({where})")

@@ -1,4 +1,4 @@
-"""Which routes a private prompt may take: only those that the user has marked.
+"""The routes that a private prompt may use: only those that the user has marked.
 
 Whether a provider trains on prompts depends on the plan and the settings of an account, and no
 reply says so. So only the user can mark routes, and only in their own settings file, because files
@@ -22,7 +22,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?")
 
 @dataclass(frozen=True)
 class Private:
-    """What the user has decided about private prompts.
+    """The user's settings for private prompts.
 
     Attributes:
         routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys
@@ -83,7 +83,7 @@ def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
     """Return the error for a private prompt that has no route."""
     names = list(dict.fromkeys(route.provider for route in routes))
     return ConfigurationError(
-        f"the prompt is private, and none of its routes is marked private ({', '.join(names)}); "
+        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
         f"nothing was sent. If you know that they do not train on prompts, write [private] "
         f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
     )

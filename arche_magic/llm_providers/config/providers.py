@@ -75,7 +75,10 @@ def _read(
     if name in published_providers():
         provider = published_providers()[name]
         if "key_variable" in entry:
-            raise ValueError(f"key_variable cannot be set: {provider.key_variables[0]} is its own")
+            variable = provider.key_variables[0]
+            raise ValueError(
+                f"key_variable cannot be set for a built-in provider; it uses {variable}"
+            )
     elif name in known_services() and not (known_services()[name].retired and "base_url" in entry):
         provider = known_services()[name]
         if provider.retired:
@@ -100,7 +103,9 @@ def _read(
         for model, price in entry.get("prices", {}).items()
     }
     if "token_limit" in entry and provider.wire != "openai":
-        raise ValueError(f"token_limit cannot be set: {provider.name} has one name for it")
+        raise ValueError(
+            f"token_limit cannot be set for {provider.name}, which always uses the same name"
+        )
     # If one of the models costs money, all of them count as paid.
     costs = any(map(provider.costs_money, models))
     costs = costs or any(price > 0 for pair in prices.values() for price in pair)
@@ -153,7 +158,7 @@ def _with_address(
             "base_url must be an address such as https://host/v1, without a user name or password"
         )
     if base_url.rstrip("/").endswith(_ENDPOINT):
-        raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added to it")
+        raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added automatically")
     # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
     own = [url for owner in owners if variable in owner.key_variables for url in owner.services]

@@ -91,7 +91,7 @@ def _text(kind: str, *, shows_value: bool = True, pattern: str = ".*") -> Settin
 _ANYTHING = Setting("", lambda value: True)
 _YES_OR_NO = Setting("must be true or false", lambda value: isinstance(value, bool))
 _SECONDS = Setting(
-    "must be seconds, more than 0",
+    "must be a number of seconds greater than 0",
     lambda value: _is_number(value) and 0 < value < math.inf,
 )
 _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
@@ -109,7 +109,7 @@ PROVIDER_SETTINGS: Table = {
     "paid": _YES_OR_NO,
     "tier": _one_of("free", "paid"),
     "base_url": _text("an address", shows_value=False),
-    # In capitals, so that a key that was written there is not taken for a name, and shown as one.
+    # In capitals, so that a key in its place does not count as a name and is not displayed.
     "key_variable": _text(
         "the name of a variable, in capitals, such as MY_SERVER_API_KEY",
         shows_value=False,
@@ -127,7 +127,7 @@ SETTINGS: Table = {
     "default_provider": _text("a name"),
     "order": Setting("must be a list of provider names", _list_of(str)),
     "patience": Setting(
-        "must be seconds, 0 or more", lambda value: _is_number(value) and value >= 0
+        "must be a number of seconds, 0 or more", lambda value: _is_number(value) and value >= 0
     ),
     "timeouts": {entry.name: _SECONDS for entry in fields(Timeouts)},
     "providers": {ANY_NAME: PROVIDER_SETTINGS},

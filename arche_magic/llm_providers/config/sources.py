@@ -91,7 +91,7 @@ class Sources:
             if borrowed := self.borrowed(name):
                 raise ConfigurationError(
                     f"{self.where_set(name)} refers to {', '.join(sorted(borrowed))} in the "
-                    f"environment, which only a key may; set {name} itself in the environment"
+                    f"environment; only keys may do that. Set {name} itself in the environment"
                 )
 
 
@@ -143,7 +143,7 @@ def _own_settings(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        warn_once(f"your own settings {path} cannot be read and do not count ({error.strerror})")
+        warn_once(f"your own settings {path} cannot be read and are ignored ({error.strerror})")
         return {}
     return _read_settings(path) if path.is_file() and is_trusted(path, path.parent) else {}
 

@@ -1,4 +1,4 @@
-"""Examine what is configured: keys, files, network, models and the ledger.
+"""Check the configuration: keys, files, network, models and the ledger.
 
 `examination` examines everything, with `settings_files` for `.env` and the settings file and
 `key_checks` for the question whether providers accept keys.

@@ -1,4 +1,4 @@
-"""Examine the whole configuration: what was found, and what to do about it.
+"""Check the whole configuration; returns what was found, and what to do about it.
 
 Services are asked for their lists of models, which spends no quota; only `send` spends any.
 """
@@ -124,7 +124,7 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
         names = ", ".join(f"{p.name} ({p.key_variables[0]})" for p in built_in)
         yield Finding("ok", "keys", f"none for {names}")
     for provider in without:
-        # Somebody wrote a table for it and probably wants to use it.
+        # The user has added a table for it and probably wants to use it.
         if provider not in built_in:
             variable = provider.key_variables[0]
             advice = f"put one into {variable}, in the environment or in .env"
@@ -244,7 +244,7 @@ def _clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
         return
     side = "ahead of" if seconds > 0 else "behind"
     amount = in_seconds(abs(seconds)).removeprefix("in ")
-    advice = "let the system set its time; until then limits seem to renew at the wrong moment"
+    advice = "turn on automatic time; until then, limits seem to reset at the wrong time"
     yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
 
 
@@ -262,7 +262,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     if trouble := tracker.storage.trouble:
         yield Finding(
             "wrong", "ledger", f"{place}: {trouble}",
-            "other kernels do not see what this one spends; set ARCHE_QUOTA_STORE to another place",
+            "other kernels do not see what this one uses; set ARCHE_QUOTA_STORE to another place",
         )  # fmt: skip
         return
     for found in tracker.storage.findings:

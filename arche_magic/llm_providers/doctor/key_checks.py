@@ -42,7 +42,7 @@ class KeyCheck:
 
 
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
-    """Ask each key's provider for its list of models, and note in the ledger what it answers.
+    """Request the list of models with each key, and record the results in the ledger.
 
     A key that was refused and is accepted now is open again. So is a missing model that is listed
     now.

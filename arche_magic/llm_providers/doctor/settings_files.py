@@ -1,4 +1,4 @@
-"""What the doctor finds in `.env` and the settings file."""
+"""Checks `.env` and the settings file."""
 
 from __future__ import annotations
 

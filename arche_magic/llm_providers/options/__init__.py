@@ -211,7 +211,7 @@ def _number(name: str, value: object, low: float, high: float | None = None) -> 
 def _seconds(name: str, value: object) -> float:
     seconds = _number(name, value, 0.0)
     if not seconds or not math.isfinite(seconds):
-        raise InvalidRequest(f"{name} is {value!r}; it must be seconds, more than 0")
+        raise InvalidRequest(f"{name} is {value!r}; it must be a number of seconds greater than 0")
     return seconds
 
 

@@ -11,7 +11,7 @@ from ..errors import InvalidRequest
 from ..request import Schema
 from ..schemas import schema_as_sent
 
-# By field: the option that takes its place.
+# By field: the option to use instead.
 _OPTIONS = {
     **{name: name for name in ("model", "messages", "tools", "tool_choice", "temperature")},
     **{name: name for name in ("parallel_tool_calls", "top_p", "stop", "seed", "max_tokens")},

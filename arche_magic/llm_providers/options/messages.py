@@ -67,7 +67,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
     images = (*in_content, *read_images(entry.get("images")))
     if images and role != "user":
         raise InvalidRequest(
-            f"a message of the {role} has images; only messages of the user can have images"
+            f"a message of role {role} has images; only user messages can have images"
         )
     call_id = entry.get("tool_call_id")
     if role == "tool" and (not isinstance(call_id, str) or not call_id):
@@ -90,7 +90,7 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
         return "", ()
     if not isinstance(value, list | tuple):
         raise InvalidRequest(
-            f"the content of a message of the {role} is of type {type(value).__name__}; "
+            f"the content of a message of role {role} is of type {type(value).__name__}; "
             "it must be text, or a list of parts such as {'type': 'text', 'text': '…'}"
         )
     texts, images = [], []
@@ -118,7 +118,7 @@ def _image(value: object) -> Image:
         raise InvalidRequest(
             f"detail of an image_url is {_shown(detail)}; it can be auto, low or high"
         )
-    # What is not given is not sent.
+    # Options that are not set are not sent.
     detail = "" if detail == "auto" else detail
     if data := _DATA_URI.fullmatch(url):
         try:
@@ -127,7 +127,7 @@ def _image(value: object) -> Image:
             raise InvalidRequest("an image's data URI is not valid base64") from None
         return replace(read_image(content), detail=detail)
     if url.startswith(("http://", "https://")):
-        # Never fetched here. Providers that take addresses fetch it themselves.
+        # Never fetched here; providers that accept URLs fetch the image.
         return Image("", b"", url, detail)
     raise InvalidRequest(
         f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"
@@ -149,7 +149,9 @@ def _calls(value: object, role: str) -> tuple[ToolCall, ...]:
     if not value:
         return ()
     if role != "assistant":
-        raise InvalidRequest(f"a message of the {role} has tool_calls; only the assistant has them")
+        raise InvalidRequest(
+            f"a message of role {role} has tool_calls; only assistant messages can have them"
+        )
     if not isinstance(value, list | tuple):
         raise InvalidRequest(f"tool_calls is of type {type(value).__name__}; it must be a list")
     calls = tuple(call if isinstance(call, ToolCall) else _call(call) for call in value)

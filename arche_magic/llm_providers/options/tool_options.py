@@ -59,7 +59,7 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
         known = ", ".join(names) or "there are none"
         raise InvalidRequest(f"tool_choice names the tool {chosen!r}; the tools are: {known}")
     if not tools:
-        raise InvalidRequest(f"tool_choice is {chosen!r}, and there are no tools")
+        raise InvalidRequest(f"tool_choice is {chosen!r}, but there are no tools")
     return chosen
 
 
@@ -74,7 +74,7 @@ def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
     if not isinstance(value, bool):
         raise InvalidRequest(f"parallel_tool_calls is {value!r}; it must be True or False")
     if not tools:
-        raise InvalidRequest("parallel_tool_calls is set, and there are no tools")
+        raise InvalidRequest("parallel_tool_calls is set, but there are no tools")
     return value
 
 

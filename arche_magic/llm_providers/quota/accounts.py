@@ -1,4 +1,4 @@
-"""Which account each key spends, as providers name it, and the state that the account's keys share.
+"""Which account each key uses, as named by providers, and the state that its keys share.
 
 Until a provider names an account, a key's state is stored under the key's fingerprint. Then the
 name goes into a directory, one per provider, and the key's counts go into the account's. The key's
@@ -40,7 +40,7 @@ _UNKNOWN: Document = {"": "not read yet"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key's account is counted, as far as this process knows.
+    """The document in which a key's account is counted, as far as this process knows.
 
     Attributes:
         name: name of the account's document.
@@ -65,7 +65,7 @@ class Reading(NamedTuple):
 
 
 class Accounts:
-    """Finds and changes the state of the account a key spends.
+    """Finds and changes the state of a key's account.
 
     Args:
         storage: where the documents live.
@@ -110,7 +110,7 @@ class Accounts:
         """
         readings = self._readings.get(provider)
         if readings is None:
-            # The first time, it is found out where each key's account is counted.
+            # The first call finds the document in which each key's account is counted.
             readings = {key.label: self._reading(key) for key in self._of(provider)}
             self._readings[provider] = readings
         known = list(readings.values())
@@ -190,7 +190,7 @@ class Accounts:
         return self._storage.update(place.name, change_documents, *names)
 
     def learn(self, key: Key, account: str | None, evidence: str) -> None:
-        """Note what account the provider named for a key, if it says something new."""
+        """Record the account that the provider named for a key, if it is new."""
         place = self._places.get(key) or self._find(key)
         known = _named(place.directory, key)
         # An organization with and without its project is one name, given more or less fully.
@@ -241,14 +241,14 @@ class Accounts:
     def _read_again(
         self, key: Key, name: str, document: Document, directory: DirectoryState
     ) -> Reading:
-        """The key's account, where its document or its provider's directory has changed."""
+        """The key's account, if its document or its provider's directory has changed."""
         place, account = self._places.get(key), self._state(AccountState, name, document)
         if place and place.name == name and self._holds(place, key, account, directory):
             return Reading(account, name, document, directory)
         return self._reading(key)
 
     def _reading(self, key: Key) -> Reading:
-        """The key's account, found anew."""
+        """Find the key's account again."""
         reading, _ = self._read(self._name_now(key), key)
         # Without a place, the ledger was locked: the next reading looks again.
         return reading if key in self._places else reading._replace(document=_UNKNOWN)
@@ -298,7 +298,10 @@ class Accounts:
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str
     ) -> dict[str, HeldCall]:
-        """Take the holds out of the document `name` that did not move with the key."""
+        """Take the holds out of the document `name` that did not move with the key.
+
+        Those that moved are still in it; the account has settled them, or charged them as lost.
+        """
         account, _ = self.read(key)
         moved: Mapping[str, HeldCall] = {}
         if model in account.models:
@@ -307,8 +310,14 @@ class Accounts:
 
         def take(document: Document) -> dict[str, HeldCall]:
             source = codec.read(AccountState, document)
-            holds = source.model(model).holds
-            found = {hold_id: holds.pop(hold_id) for hold_id in left if hold_id in holds}
+            holds, went = source.model(model).holds, {}
+            if source.moved:
+                went = codec.read(AccountState, source.moved.content).model(model).holds
+            found = {
+                hold_id: holds.pop(hold_id)
+                for hold_id in left
+                if hold_id in holds and hold_id not in went
+            }
             codec.put(document, source)
             return found
 

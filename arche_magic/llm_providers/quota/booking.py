@@ -1,4 +1,4 @@
-"""The changes of the ledger that one call makes: it is held, then settled or failed."""
+"""The changes that a call makes to the ledger: hold, then settle or fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOLD_MARGIN_SECONDS = 30.0
 def hold(
     records: RouteRecords, route: Route, requests: Sequence[Request]
 ) -> list[Hold] | RouteState:
-    """Hold as many of the first requests as the route takes; its state if it takes none.
+    """Reserve as many of the first requests as fit the route; returns its state if none fits.
 
     The ledger has one record for all of them, from which each releases its own part.
     """
@@ -57,9 +57,9 @@ def hold(
 
 
 def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
-    """Book calls of one route; returns what is left, in words."""
+    """Settle calls of one route; returns what is left, in words."""
     route = calls[0].hold.route
-    # First of all: what the replies say of limits holds for the account as a whole.
+    # First, because limits in the replies apply to the whole account.
     for account in dict.fromkeys(call.account for call in calls):
         records.accounts.learn(route.key, account, "header")
 
@@ -87,7 +87,7 @@ def fail(
     records: RouteRecords, held: Hold, failure: ProviderFailure, units: Amounts,
     account: str | None, jitter: float,
 ) -> RouteState:  # fmt: skip
-    """Book a failed call that spent these units, and close what its remedy says.
+    """Charge a failed call with these units, and close what its remedy says.
 
     `account` is the account that the reply named, if any; the times of closures that double are
     multiplied by `jitter`. Returns the state of the route after it.
@@ -106,7 +106,7 @@ def fail(
 
 
 def spent(call: Settlement) -> Amounts:
-    """Units that a call spent; without the provider's count, the estimate."""
+    """The units that a call used; without the provider's count, the estimate."""
     usage = call.usage
     if not call.sent:
         return {}

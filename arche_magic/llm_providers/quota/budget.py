@@ -83,7 +83,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Amounts:
-    """What a request usually takes, and the most it can take (inf: unknown), per unit."""
+    """The usual and the highest usage of a request (inf: unknown), per unit."""
 
     usual: Mapping[Unit, float]
     most: Mapping[Unit, float]
@@ -216,7 +216,7 @@ class Purse:
         amounts, bounds = _amounts(state, expected), self._bounds(now)
         what = "a budget" if self._budget else "a max_cost"
         if not amounts.has_price and any(bound.unit == "usd" for bound in bounds):
-            return RouteState(math.inf, f"there is {what}, and its price is not known", 0.0)
+            return RouteState(math.inf, f"its price is unknown, and there is {what}", 0.0)
         found = [self._state_of(bound, state, amounts, now) for bound in bounds]
         closed = [route_state for route_state in found if route_state is not None]
         return max(closed, key=lambda route_state: route_state.opens_at, default=None)
@@ -231,7 +231,7 @@ class Purse:
             return None
         if spent + usual <= most:
             whose = "the budget" if bound.period else _name(bound)
-            why = f"{whose} is on hold for calls under way"
+            why = f"{whose} is reserved for calls in progress"
             return RouteState(now + _SOON_SECONDS, why, 0.0, on_trial=True)
         if bound.period is None:
             why = f"{_name(bound)} of {bound.amount:,.6g}: {spent:,.6g} spent"

@@ -1,4 +1,4 @@
-"""What the ledger keeps of the budget and of the bounds of jobs."""
+"""The ledger's state of the budget and of the bounds of jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .state import LONGEST_HOLD_SECONDS, Moment, Text, Units
 
 @dataclass
 class HeldShare:
-    """What a call under way may take of a budget, or of the bounds of its job.
+    """The amount reserved for a call in progress, of a budget or of the bounds of its job.
 
     Attributes:
         usd, tokens: what it usually takes; that much is charged if it never ends.
@@ -49,7 +49,7 @@ class Highest:
 
 @dataclass
 class BudgetState:
-    """What calls have taken of some bounds.
+    """The usage of calls within some bounds.
 
     Attributes:
         spent: the budget counts USD per day and month of UTC (`2026-11-25`, `2026-11`); a job
@@ -65,7 +65,7 @@ class BudgetState:
 
 @dataclass
 class JobState(BudgetState):
-    """What calls have taken of one job's bounds; `at` is when it was last changed."""
+    """The usage of calls within one job's bounds; `at` is the time of the last change."""
 
     at: Moment = 0.0
 

@@ -1,4 +1,4 @@
-"""What the model of a route lacks for a request: by its wire, its catalog, and what it refused."""
+"""Capabilities that a route's model lacks, by its wire, the catalog, and its refusals."""
 
 from __future__ import annotations
 

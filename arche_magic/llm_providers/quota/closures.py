@@ -1,4 +1,4 @@
-"""What is closed, why and until when: a key, a model, an account, a provider or a model of it.
+"""What is closed, why and until when: a key, a model, an account, or a provider.
 
 Once a closure has ended it is tried by one call at a time, until an answer takes it away.
 """
@@ -39,7 +39,7 @@ def close(
     strike, and the longest of their closures stays. `remedy` is the name of what opens it, and
     `address` the base URL that gave the reason, "" for the provider's own.
     """
-    # Never at once: a provider that says "retry after 0" is not asked in a tight loop.
+    # Never at once: a provider that says "retry after 0" is not called in a tight loop.
     until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
     before = closure_of(part, address)
     count = strikes(part, began) + 1
@@ -92,7 +92,7 @@ def latest_closure(record: RouteRecord, now: float) -> Closure | None:
 
 
 def opens(closed: Closure) -> float:
-    """When a request that waits would be let in: nobody waits for a model that is missing."""
+    """When a waiting request would be accepted; requests do not wait for a missing model."""
     return math.inf if closed.remedy == MISSING else closed.ends
 
 
@@ -113,7 +113,7 @@ def note_trial(provider: ProviderState, route: Route, now: float) -> None:
 
 
 def end_trial(record: RouteRecord, began: float) -> None:
-    """Let others try what a call that began then tried: it has ended, whatever came of it."""
+    """End the trial of a call that began then, whatever its outcome, so that others can try."""
     for part in (record.provider, record.model_at_provider):
         tried = part.closed.tried if part.closed else None
         if part.closed and tried is not None and abs(tried - began) < _SAME_MOMENT_SECONDS:
@@ -121,7 +121,7 @@ def end_trial(record: RouteRecord, began: float) -> None:
 
 
 def lacks(record: RouteRecord, capability: str, now: float) -> bool:
-    """Whether the model refused lately what needs a capability, at this address."""
+    """Whether the model recently refused a capability, at this address."""
     noted = record.model_at_provider.lacks.get(capability)
     if noted is None or noted.address != fingerprint(record.route.address):
         return False
@@ -139,5 +139,5 @@ def from_a_wrong_clock(moment: float, now: float) -> bool:
 
 
 def fingerprint(address: str) -> str:
-    """Stands for a base URL in the ledger; "" for the provider's own."""
+    """Identifies a base URL in the ledger; "" for the provider's own."""
     return hashlib.sha256(address.encode()).hexdigest()[:12] if address else ""

@@ -1,4 +1,4 @@
-"""How the ledger's state is written in documents, and how a wrong value is taken out of them.
+"""Converts the ledger's state to documents and back, and removes invalid values.
 
 A document is read from a file or from Redis, where an editor, a merge of two branches or a bug may
 have put anything. Storages call `mend` on every document they load, so that the rules never meet a
@@ -114,7 +114,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
-    """The state, and the paths of what was wrong and is left out."""
+    """The state, and the paths of invalid values, which are omitted."""
     wrong: list[Path] = []
     adapter = _adapter(kind)
     for number in range(_MOST_ROUNDS):

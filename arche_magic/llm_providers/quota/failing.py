@@ -1,4 +1,4 @@
-"""What a failed call is charged, what it closes, and for how long."""
+"""How a failed call is charged, what it closes, and for how long."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
 
 def spent(held: Amounts, failure: ProviderFailure) -> Amounts:
-    """What a failed call is charged: the provider's count, or else the most it can be."""
+    """The charge for a failed call: the provider's count, or else the highest possible one."""
     if not failure.sent:
         return {}
     if failure.usage:
@@ -45,7 +45,7 @@ def spent(held: Amounts, failure: ProviderFailure) -> Amounts:
 def close(
     record: RouteRecord, failure: ProviderFailure, now: float, began: float, jitter: float
 ) -> None:
-    """Note what the model lacks, and close what the failure's remedy says.
+    """Record missing capabilities, and close what the failure's remedy says.
 
     `jitter` is a factor for waits that the provider did not state.
     """

@@ -1,4 +1,4 @@
-"""What comes of the present pace: when a limit runs out, and how many prompts still fit.
+"""Forecasts: when a limit runs out at the current pace, and how many prompts still fit.
 
 Pure functions on `Standing`, the ledger's view of one limit at one moment. Keys of one account have
 the same limits: what one of them spends, all have spent.
@@ -28,14 +28,14 @@ def account_of(row: Standing) -> Account:
 
 
 def units(attempt: Attempt, metric: Metric) -> float:
-    """Units of `requests`, `tokens`, … that an attempt spent, by its recorded count."""
+    """The units of `requests`, `tokens`, … of an attempt, by its recorded count."""
     if attempt.outcome in _NOT_SPENT:
         return 0.0
     return as_amounts(attempt.input_tokens, attempt.output_tokens)[metric]
 
 
 def prompt_units(usage: Usage) -> Amounts:
-    """Units per metric of one prompt that takes so many tokens."""
+    """The units per metric of one prompt with this number of tokens."""
     return as_amounts(usage.input_tokens, usage.output_tokens)
 
 
@@ -52,7 +52,7 @@ def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float
 
 
 def runs_out_at(row: Standing, pace: float, now: float) -> float:
-    """When the limit is spent at `pace` units per second; inf for never."""
+    """When the limit runs out at `pace` units per second; inf for never."""
     if pace <= 0:
         return math.inf
     refill = row.amount / PERIOD_SECONDS[row.period] if row.window != "calendar" else 0.0
@@ -107,7 +107,7 @@ def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float)
 
 
 def _available(row: Standing, now: float, opens: float, until: float) -> float:
-    """Units that can be spent from `opens` to `until`."""
+    """The units that can be used from `opens` to `until`."""
     length = PERIOD_SECONDS[row.period]
     if row.window == "bucket":
         # While the route is closed, the bucket refills until it is full.

@@ -1,4 +1,4 @@
-"""What the ledger knows of keys by themselves, whatever model they are used for."""
+"""The ledger's state of keys, independent of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger's rules on one account: what a call may spend, what it spent, what a reply taught.
+"""The ledger's rules for one account: what a call may use, what it used, what a reply revealed.
 
 Functions on typed state, without clock, file or network. Amounts on hold do not flow back into a
 window before they are settled, so the ledger never counts less than the provider.
@@ -165,7 +165,7 @@ def charge_holds(
     keep_limits(model, limits, now)
     for hold_id in holds:
         _charge(model, model.holds.pop(hold_id).amounts, now)
-    model.last_charged = now
+    _note_charge(model, now)
 
 
 def settle(
@@ -183,12 +183,20 @@ def settle(
         _charge(model, spent, now)
     last = -math.inf if model.last_charged is None else model.last_charged
     alone = is_held and not model.holds and last < began
-    model.last_charged = now
+    _note_charge(model, now)
     return alone
 
 
+def _note_charge(model: ModelState, now: float) -> None:
+    """Note the time of a charge, so that no call in progress counts as alone.
+
+    A call may have begun later than now, by a clock that was set back since.
+    """
+    model.last_charged = max([now, *(hold.at for hold in model.holds.values())])
+
+
 def _release(model: ModelState, hold_id: str, held: Amounts) -> bool:
-    """Take a call's part out of its hold, and the hold with its last call; whether it was there."""
+    """Remove a call from its hold, and the hold with its last call; whether it was there."""
     hold = model.holds.get(hold_id)
     if hold is None:
         return False
@@ -352,7 +360,7 @@ def _changed_counts(
 
 
 def _is_wish(limit: Limit | None, stated: float) -> bool:
-    """Whether the user set less than what the provider states."""
+    """Whether the user's limit is smaller than the provider's."""
     return limit is not None and limit.evidence == "configured" and limit.amount < stated
 
 

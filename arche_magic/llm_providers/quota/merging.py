@@ -1,4 +1,4 @@
-"""How two copies, or two accounts, of the ledger become one without losing what was charged.
+"""Merges two copies, or two accounts, of the ledger without losing any charges.
 
 Where the order of two charges cannot be known, the count comes out higher, never lower than the
 provider's own.
@@ -109,7 +109,7 @@ def _merge_directories(ours: DirectoryState, theirs: DirectoryState) -> None:
 
 
 def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) -> None:
-    """Add what was spent; holds are their own kernels'."""
+    """Add the usage; holds belong to their own kernels."""
     for name, amount in ours.spent.items():
         gained = max(0.0, amount - before.spent.get(name, 0.0))
         theirs.spent[name] = _sum(theirs.spent.get(name, 0.0), gained)
@@ -141,7 +141,7 @@ def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: 
     for hold_id in before.holds.keys() - ours.holds.keys():
         theirs.holds.pop(hold_id, None)
     for hold_id, hold in ours.holds.items():
-        # Calls that were held together leave their hold one by one.
+        # Calls with a common hold leave it one by one.
         if hold != before.holds.get(hold_id):
             theirs.holds[hold_id] = hold
     if ours.calibration and ours.calibration != before.calibration:
@@ -226,7 +226,7 @@ def _is_learned(state: LimitState) -> bool:
 
 
 def _sum(one: float, other: float) -> float:
-    """The sum, as large as a document may hold: a larger figure would be taken out as wrong."""
+    """The sum, at most the largest valid count; a larger figure would be dropped as invalid."""
     return min(one + other, MOST_UNITS)
 
 

@@ -58,7 +58,7 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
             continue
 
         def change(document: Document, counts: Document, route: Route = route) -> None:
-            # Taken out in the same change, so that of several kernels only one takes them over.
+            # Removed in the same change, so that only one of several kernels converts them.
             found = codec.read(OlderCounts, counts).get(route.key.label)
             counts.pop(route.key.label, None)
             if found:

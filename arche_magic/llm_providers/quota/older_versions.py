@@ -30,7 +30,7 @@ _KEPT = ("amount", "window", "time_zone", "recent", "proven", "inferred")
 
 
 def upgraded(document: Document) -> Document:
-    """The document as this version writes it; what cannot be understood is left out."""
+    """The document in the format of this version; values that cannot be read are omitted."""
     provider = published_providers().get(str(document.get("provider")))
     models = document.get("models")
     if not isinstance(models, dict):

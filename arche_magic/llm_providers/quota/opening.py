@@ -1,4 +1,4 @@
-"""When a route opens: its limits, its closures, and calls under way that must be waited for.
+"""When a route opens: its limits, its closures, and calls whose outcome must be awaited.
 
 A key or a model that was never answered is tried by one call at a time, as is anything that was
 closed and may be open again. Other calls go to the next route meanwhile, or wait.
@@ -30,9 +30,9 @@ FRESH_SECONDS = 1.0
 
 # What has no known moment is asked for again after this.
 _SOON_SECONDS = 0.05
-# A call that tries a route keeps others off for this long at most: its kernel may have died.
+# A call that tests a route blocks others for at most this time, because its kernel may have died.
 _TRIAL_SECONDS = 10.0
-# A refusal comes within this time; a call that is under way for longer was let in.
+# A refusal arrives within this time; a call that runs longer was accepted.
 _REFUSAL_SECONDS = 0.5
 
 
@@ -83,7 +83,7 @@ class Outlook:
 
 
 class Room(NamedTuple):
-    """What one limit of a route has room for at one moment.
+    """The room of one limit of a route at one moment.
 
     Attributes:
         opens_at: when a request fits, epoch seconds; `now` or earlier means at once, inf never.
@@ -100,7 +100,7 @@ def room_of(
     limit: Limit, state: LimitState, amounts: Amounts, held: Amounts, now: float,
     reserve: float = 0.0,
 ) -> Room:  # fmt: skip
-    """When a limit takes a request of these amounts, and what is used of it.
+    """When a request with these amounts fits a limit, and how much of it is used.
 
     Both routing and all that is displayed come from here. `held` is what calls in flight hold; for
     `reserve` see `route_state`.
@@ -133,13 +133,15 @@ def room_of(
         return Room(moment, reason, used)
     if need > left + 1e-6:
         # Only unsettled calls are in the way; they settle soon, at no moment known now.
-        reason = f"{in_words(limit)} on hold for calls under way"
+        reason = f"{in_words(limit)} reserved for calls in progress"
         return Room(now + _SOON_SECONDS, reason, used)
     return Room(moment, "", used)
 
 
 def resets_at(limit: Limit, state: LimitState, held: Amounts, now: float) -> float:
-    """When all of a limit is back, if calls in flight spend what they hold; epoch seconds."""
+    """When the whole limit is available again (epoch seconds), if calls in progress use their
+    holds.
+    """
     counter = state.counter.copy()
     if units := held.get(limit.metric, 0.0):
         windows.charge(limit, counter, units, now)
@@ -149,7 +151,7 @@ def resets_at(limit: Limit, state: LimitState, held: Amounts, now: float) -> flo
 def route_state(
     record: RouteRecord, amounts: Amounts, now: float, reserve: float = 0.0
 ) -> RouteState:
-    """When the route takes a request of these amounts, and what keeps it closed until then.
+    """When the route can take a request with these amounts, and what closes it until then.
 
     `reserve` is the share of each limit that must be left after it; where the request alone leaves
     less, the limit must be unspent.
@@ -221,7 +223,7 @@ def in_words(limit: Limit) -> str:
 
 
 def on_hold(model: ModelState, now: float) -> Amounts:
-    """Units per metric that calls under way may spend."""
+    """The units per metric reserved for calls in progress."""
     total: Amounts = {}
     # A job of many threads has many holds: the common case is decided without a call.
     for hold in model.holds.values():
@@ -266,7 +268,7 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
         return latest, "another call is trying it"
     if holds and _is_beyond_what_was_answered(record, now):
         latest = _latest([hold.at for hold in holds], now, _REFUSAL_SECONDS)
-        return latest, "its rate is not known yet; calls start one after the other"
+        return latest, "its rate is not known yet; calls start one at a time"
     return 0.0, ""
 
 

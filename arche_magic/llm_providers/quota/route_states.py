@@ -1,4 +1,4 @@
-"""The states of many routes for one request: each is worked out when somebody asks for it.
+"""The states of many routes for one request, each computed when it is needed.
 
 What was worked out is kept until the documents that it came from change, so that a choice among
 hundreds of routes costs little more than a choice between two.
@@ -54,7 +54,7 @@ class _Known:
 
 
 class RouteStates:
-    """Works out the states of routes, and keeps them while nothing changes.
+    """Computes the states of routes, and caches them while nothing changes.
 
     Args:
         records: the ledger's records of routes.
@@ -106,7 +106,7 @@ class RouteStates:
         return state_of
 
     def record(self, route: Route) -> RouteRecord:
-        """The record of a route whose state was asked for before."""
+        """The record of a route whose state was computed before."""
         return self._known[route.id].record
 
     def _find(

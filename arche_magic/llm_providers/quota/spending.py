@@ -1,4 +1,4 @@
-"""What calls may cost in all: the budget of paid routes, and the bounds of one job."""
+"""Bounds on the cost of calls: the budget of paid routes, and the bounds of one job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BoundOf = Callable[[Route, Amounts], "RouteState | None"]
 
 
 class Spending:
-    """The budget of paid routes, and the bounds of the job whose calls are held.
+    """The budget of paid routes, and the bounds of the job of these calls.
 
     Args:
         storage: where the documents live.
@@ -41,7 +41,7 @@ class Spending:
         self._budget = Purse(storage, budget) if budget else None
 
     def bounds(self, route: Route) -> bool:
-        """Whether anything bounds what calls on the route cost."""
+        """Whether a budget or a job limits the cost of calls on the route."""
         return bool(self._purses(route))
 
     def bound_of(self, request: Request, now: float) -> BoundOf | None:
@@ -65,7 +65,7 @@ class Spending:
         return bound
 
     def refusal(self, route: Route, request: Request, amounts: Amounts, now: float) -> str:
-        """The bound of the job that keeps the request from the route for good; "" if none does."""
+        """The bound of the job that permanently excludes the request from the route, or ""."""
         if self.job is None:
             return ""
         return self.job.refusal(self._expected(route, request, amounts), now)
@@ -91,14 +91,14 @@ class Spending:
         return closed or tuple(shares)
 
     def give_back(self, shares: Iterable[tuple[Purse, str]], now: float) -> None:
-        """Release what was held for a request that was not sent."""
+        """Release the amounts reserved for a request that was not sent."""
         for purse, hold in shares:
             purse.settle(hold, Usage(), 0.0, now)
 
     def pay(
         self, route: Route, shares: Shares, spent: Amounts, now: float, *, counted: bool
     ) -> list[BudgetUse]:
-        """Charge what a call cost in the place of its shares; returns what the budget has left.
+        """Replace a call's reserved shares with its cost; returns what is left of the budget.
 
         `counted` says that `spent` is known, not guessed.
         """
@@ -110,7 +110,7 @@ class Spending:
         return self.uses(now) if any(purse is self._budget for purse, _ in shares) else []
 
     def uses(self, now: float) -> list[BudgetUse]:
-        """What paid routes have cost of each budget that is set; [] without any."""
+        """The cost of paid routes for each budget; [] without a budget."""
         return self._budget.uses(now) if self._budget else []
 
     def _purses(self, route: Route) -> list[Purse]:
@@ -118,7 +118,7 @@ class Spending:
         return [purse for purse in found if purse is not None]
 
     def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
-        """What a request is expected to take there."""
+        """The expected usage of a request there."""
         packed = " packed" if request.expected_tokens else ""
         images = " with images" if request.images else ""
         tools = " with tools" if request.uses_tools else ""

@@ -1,4 +1,4 @@
-"""What the ledger stores of accounts and providers, as typed state.
+"""The ledger's state of accounts and providers, as types.
 
 The rules (`windows`, `ledger`, `opening`, `closures`, `merging`) are functions on these types;
 `codec` is the only module that knows how they are written. Times are epoch seconds, units are
@@ -23,7 +23,7 @@ Amounts = dict[Metric, float]
 """Units per metric."""
 
 _LIMIT_NAMES = {f"{metric}_per_{period}" for metric in METRICS for period in PERIOD_SECONDS}
-# No request takes a month, and no provider closes anything for more than two.
+# No request takes a month, and no closure lasts longer than two months.
 LONGEST_HOLD_SECONDS = 31 * 86_400.0
 _LONGEST_CLOSURE_SECONDS = 63 * 86_400.0
 
@@ -76,14 +76,14 @@ class Counter:
         return Counter(self.used, self.at, dict(self.slots))
 
     def round_up(self) -> None:
-        """Round to millionths, for the file; the count is never lower than what was charged."""
+        """Round up to millionths, for the file."""
         self.used = _rounded_up(self.used)
         self.slots = {index: _rounded_up(units) for index, units in self.slots.items()}
 
 
 @dataclass
 class LimitState:
-    """One limit of a model: its size, how we know it, and what is used of it.
+    """One limit of a model: its size, its evidence, and its usage.
 
     Attributes:
         evidence_at: when it was learned.
@@ -163,7 +163,7 @@ class Closure:
 
 @dataclass
 class HeldCall:
-    """What a call under way has reserved.
+    """The amounts reserved for a call in progress.
 
     Attributes:
         key: fingerprint of the key that it uses.
@@ -267,7 +267,7 @@ class Lack:
 
 @dataclass
 class ModelAtProvider:
-    """What holds for a model whatever the account; `lacks` is by capability."""
+    """The state of a model for all accounts; `lacks` is by capability."""
 
     closed: Closure | None = None
     lacks: dict[Text, Lack] = field(default_factory=dict)
@@ -275,7 +275,7 @@ class ModelAtProvider:
 
 @dataclass
 class ProviderState:
-    """What holds for all accounts of a provider.
+    """The state of a provider for all accounts.
 
     Attributes:
         limits: tables of limits set at run time, by scope; see `QuotaTracker.set_limits`.
@@ -303,14 +303,14 @@ class NamedAccount:
 
 @dataclass
 class DirectoryState:
-    """Which account each key of a provider spends, by the key's fingerprint."""
+    """The account of each key of a provider, by the key's fingerprint."""
 
     accounts: dict[Text, NamedAccount] = field(default_factory=dict)
 
 
 @dataclass
 class OlderCount:
-    """What the older package counted of one limit."""
+    """The older package's count of one limit."""
 
     used: Units
     reset_at: Moment

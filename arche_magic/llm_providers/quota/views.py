@@ -1,4 +1,4 @@
-"""What the ledger shows: each limit of each route, the usage summary, what is left in words."""
+"""What the ledger displays: each limit of each route, the usage summary, what is left in words."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
 
 
 def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
-    """Book `amount` units at `now`."""
+    """Charge `amount` units at `now`."""
     if limit.window == "rolling":
         slots = dict(_live_slots(limit, counter, now))
         index = int(now // _slot_seconds(limit))

@@ -15,7 +15,7 @@ from ..reply import Event, Piece, Reply, default_of
 from ..request import Request
 from .store import ReplyStore
 
-# Fields that say how a request is made, not what is asked. All other fields count, even new ones:
+# Fields that say how a request is made, not what it asks. All other fields count, even new ones:
 # a question may then be asked twice, but never gets the reply to another question.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
@@ -155,11 +155,14 @@ def _not_kept(request: Request, store: ReplyStore) -> str:
     prompt = " ".join(request.messages[-1].content.split())
     if len(prompt) > _SHOWN_CHARACTERS:
         prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
-    where = f"no reply to {prompt!r} is kept in {store.path}"
+    where = f"there is no kept reply for {prompt!r} in {store.path}"
     if store.problem:
         where += f", which cannot be read ({store.problem})"
     elif not store.path.exists():
-        where = f"no reply is kept: there is no file {store.path} (ARCHE_REPLIES names another)"
+        where = (
+            f"there are no kept replies: the file {store.path} does not exist "
+            "(ARCHE_REPLIES sets another path)"
+        )
     return (
         f"{where}; replay is set to only, so nothing was sent. "
         "Run it once with a key and replay set to keep"

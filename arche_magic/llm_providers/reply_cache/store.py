@@ -304,7 +304,8 @@ class ReplyStore:
         """Record why the file could not be used, and warn the first time."""
         self.problem = str(getattr(error, "strerror", None) or error)
         message = (
-            f"replies cannot be kept in {self.path} ({self.problem}); calls continue without it"
+            f"replies cannot be kept in {self.path} ({self.problem}); calls continue without "
+            "keeping replies"
         )
         if self._complained:
             return

@@ -26,11 +26,11 @@ Merge = Callable[[str, Document, Document, Document], None]
 
 
 class LedgerWarning(UserWarning):
-    """The ledger or replies cannot be kept where they should be; requests are still sent."""
+    """The ledger or replies cannot be stored in their place; requests are still sent."""
 
 
 def only_mappings(name: str, document: Any) -> tuple[Document, list[str]]:
-    """Mend documents of unknown content: replace what is not a mapping by an empty document."""
+    """Repair documents of unknown content: replace anything but a mapping by an empty document."""
     return (document, []) if isinstance(document, dict) else ({}, [name])
 
 
@@ -43,7 +43,7 @@ class Storage(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why the documents are in memory for now; "" if they are where they belong."""
+        """Why the documents are in memory for now; "" if they are in their storage."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Storage(Protocol):
 
     @property
     def findings(self) -> list[str]:
-        """What was wrong with documents that this process read, and what it used instead."""
+        """Problems with documents that this process read, and what it used instead."""
         ...
 
     def read(self, name: str) -> Document:

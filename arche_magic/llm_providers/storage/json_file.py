@@ -32,7 +32,7 @@ from .rescue import BLANK, Rescue
 LEDGER_NAME = "llm_quota_tracker.json"
 # After a disk has answered, it is trusted this long not to hang, and read without a helper thread.
 _TRUSTED_SECONDS = 0.005
-# A reader waits this long for a disk that hangs; then it uses what was read last.
+# A reader waits this long for a disk that hangs; then it uses the last contents.
 _LONGEST_LOOK_SECONDS = 1.0
 
 
@@ -94,7 +94,7 @@ class JsonFileStorage:
 
     @property
     def findings(self) -> list[str]:
-        """What was wrong with the file when this process read it, and what was used instead."""
+        """Problems with the file when this process read it, and what was used instead."""
         return self._rescue.findings
 
     def begin_child(self) -> None:
@@ -194,7 +194,7 @@ class JsonFileStorage:
     def _locked(self) -> StorageTimeout:
         return StorageTimeout(
             f"the ledger {self.path} is locked by another process or thread, so nothing was "
-            "changed; try again, or end the kernel that was stopped while it wrote"
+            "changed; try again, or end the kernel that holds the lock"
         )
 
     def _check_owner(self) -> None:
@@ -226,7 +226,7 @@ class JsonFileStorage:
             # The folder does not exist yet, or was removed.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._was_there:
-                warn(f"the folder of the ledger {self.path} was removed; a new one begins")
+                warn(f"the folder of the ledger {self.path} was removed; a new one is created")
             taken = self._file_lock.acquire(seconds_left())
         if not taken:
             raise self._locked()
@@ -329,7 +329,7 @@ class JsonFileStorage:
         if self._on_disk:
             self._on_disk = False
             self.trouble = (
-                f"cannot be kept ({error.strerror or error}); "
+                f"cannot be written ({error.strerror or error}); "
                 "counting in memory until this process ends"
             )
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")

@@ -59,7 +59,7 @@ class LedgerFile:
         """The file, or None if there is none; `locked` says that no other process writes it.
 
         Raises:
-            BeingWritten: see there.
+            BeingWritten: another process keeps writing it.
             OSError: it cannot be read.
         """
         try:
@@ -144,6 +144,8 @@ class LedgerFile:
         self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
 
     def _forget(self) -> None:
-        if self._stamp is not None:
+        stamp, self._stamp = self._stamp, None
+        # An interrupt between these lines leaves the file open. In the other order, a later call
+        # would close a descriptor that another file has by then.
+        if stamp is not None:
             os.close(self._descriptor)
-        self._stamp = None

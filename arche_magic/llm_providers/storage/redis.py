@@ -238,7 +238,7 @@ class RedisStorage:
         return result
 
     def _base(self, name: str, text: str | None) -> Base:
-        """What a change starts from: what Redis has, with what it lost added again."""
+        """The base of a change: the state in Redis, with lost amounts added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not lacks(stored, seen)):
@@ -263,7 +263,7 @@ class RedisStorage:
             return seen
         stored, wrong = Stored.of(text, name, self._mend)
         if wrong:
-            why = f"{wrong[0]} has a wrong value; its counts go on without it"
+            why = f"{wrong[0]} has a wrong value; counting continues without it"
             if why not in self.findings:
                 self.findings.append(why)
                 warn(f"the ledger in Redis: {why}")

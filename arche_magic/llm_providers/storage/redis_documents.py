@@ -12,7 +12,7 @@ from .base import Document, Mend
 
 @dataclass
 class Stored:
-    """What a Redis key holds.
+    """The contents of a Redis key.
 
     Attributes:
         document: the document itself.

@@ -1,4 +1,4 @@
-"""What an error of redis-py means: an outage, which passes, or a refusal, which does not."""
+"""Classifies errors of redis-py: an outage, which passes, or a refusal, which does not."""
 
 from __future__ import annotations
 

@@ -82,19 +82,19 @@ class Rescue:
         documents, wrong = self._mended(found[0]) if found else ({}, [])
         if copied and (copied[1] >= found[1] if found else _may_be_damaged(content)):
             if wrong:
-                self._keep_aside("wrong", _has(wrong, "its counts go on from its copy"))
+                self._keep_aside("wrong", _has(wrong, "counting continues from its copy"))
             elif not is_ours(content) and content.strip(BLANK):
-                self._keep_aside("damaged", "is damaged; its counts go on from its copy")
+                self._keep_aside("damaged", "is damaged; counting continues from its copy")
             return copied[0]
         if found:
-            self._keep_aside("wrong", _has(wrong, "its counts go on without them"))
+            self._keep_aside("wrong", _has(wrong, "counting continues without them"))
             return documents
         saved = self._sound(self.backup) if _may_be_damaged(content) else None
         if saved:
             written = time.strftime("%H:%M:%S", time.localtime(self.backup.stat().st_mtime))
             is_torn = is_ours(content) or not content.strip(BLANK)
             state = "torn" if is_torn else "damaged"
-            self._keep_aside(state, f"is {state}; its counts go on from a backup of {written}")
+            self._keep_aside(state, f"is {state}; counting continues from a backup of {written}")
             return saved[0]
         return self._take_over(content)
 
@@ -119,15 +119,15 @@ class Rescue:
         upgraded: dict[str, Document] | None = None
         data = _json(content)
         if data is _NO_JSON or _version(data) == FILE_VERSION:
-            self._keep_aside("damaged", "is damaged; a new one begins")
+            self._keep_aside("damaged", "is damaged; a new ledger starts")
         elif isinstance(data, dict) and "documents" in data:
             version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
-            why = f"has version {version}, not {FILE_VERSION}; a new one begins"
+            why = f"has version {version}, not {FILE_VERSION}; a new ledger starts"
             self._keep_aside(f"version-{version}", why)
         elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
-            self._keep_aside("older", "has the older layout; its counts were taken over")
+            self._keep_aside("older", "has the older layout; its counts were converted")
         else:
-            self._keep_aside("unknown", "has an unknown layout; a new one begins")
+            self._keep_aside("unknown", "has an unknown layout; a new ledger starts")
         return upgraded or {}
 
     def _keep_aside(self, suffix: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Parsing the text of a reply into a value, and saying what is wrong with it."""
+"""Parses the text of a reply into a value, and describes what is wrong with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at one place of a value; `place` is a path of names and positions."""
+    """A problem at one place of a value; `place` is a path of names and positions."""
 
     place: tuple[str | int, ...]
     words: str

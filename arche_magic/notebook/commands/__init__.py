@@ -1,1 +1,1 @@
-"""The commands: a file for each `%llm_…`, with its options, its help and what it does."""
+"""The commands: a file for each `%llm_…`, with its options, its help and its function."""

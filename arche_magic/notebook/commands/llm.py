@@ -19,14 +19,14 @@ PRIVATE = argument(
     "--private",
     action=BooleanOptionalAction,
     default=None,
-    help="Ask only routes that you marked as not training on prompts.",
+    help="Use only routes that are marked under [private]: those that do not train on prompts.",
 )
 WITHOUT_SENDING = (
-    argument("--show-prompt", action="store_true", help="Print what would be sent; send nothing."),
+    argument("--show-prompt", action="store_true", help="Print the whole prompt; send nothing."),
     argument(
         "--dry-run",
         action="store_true",
-        help="Print which route would answer, when, and for how many tokens.",
+        help="Print which route would answer, when, and for how many tokens; send nothing.",
     ),
 )
 OPTIONS = (
@@ -34,57 +34,81 @@ OPTIONS = (
         "-p",
         "--provider",
         metavar="PROVIDER",
-        help="Ask only this provider: groq, mistral, google, openai, or one of your settings.",
+        help="Use only this provider: groq, mistral, google, openai, or one from your settings.",
     ),
-    argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
+    argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Model, with or without its provider: MODEL or PROVIDER/MODEL.",
+    ),
     argument(
         "-s",
         "--system",
         metavar="TEXT",
-        help="System prompt, with {{variables}}, or a variable that holds it; quote it if it has "
+        help="System prompt, with {{variables}}, or the name of a variable; quote it if it has "
         "spaces.",
     ),
     argument(
         "--prompt",
         metavar="PROMPT",
-        help="Use this saved prompt (%%llm_prompts lists them); the cell's text is its {{text}}.",
+        help="Use this saved prompt (%%llm_prompts lists them); the cell's text replaces {{text}}.",
     ),
-    argument("-t", "--temperature", type=float, metavar="NUMBER", help="0 (steady) to 2 (varied)."),
+    argument(
+        "-t",
+        "--temperature",
+        type=float,
+        metavar="NUMBER",
+        help="Temperature: 0 (deterministic) to 2 (random).",
+    ),
     argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
-    argument("--top-p", type=float, metavar="SHARE", help="Use the likeliest words only: 0 to 1."),
-    argument("--seed", type=int, metavar="N", help="Repeat the same choices, as far as possible."),
+    argument(
+        "--top-p",
+        type=float,
+        metavar="SHARE",
+        help="Sample only from the most likely tokens, whose probabilities add up to this: 0 to 1.",
+    ),
+    argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="Seed for sampling: the same seed repeats a reply, as far as possible.",
+    ),
     argument(
         "--stop",
         action="append",
         metavar="TEXT",
-        help=r"End the reply before this text; '\n' is the end of a line. May be repeated.",
+        help=r"End the reply before this text; '\n' is a line break. May be repeated.",
     ),
-    argument("--effort", choices=("low", "medium", "high"), help="How long the model may reason."),
+    argument("--effort", choices=("low", "medium", "high"), help="How much the model may think."),
     argument(
         "--patience",
         type=float,
         metavar="SECONDS",
-        help="Wait this long for a route rather than fail or pay (30 if not set; 0: never wait).",
+        help="Seconds to wait for a route instead of failing or paying (default: 30; 0: never "
+        "wait).",
     ),
     argument(
         "--schema",
         metavar="NAME",
-        help="Schema of the reply: a variable that holds a class or a JSON Schema, or a short line "
-        "such as 'mood calm|loud, score float'.",
+        help="Schema of the reply: a variable with a class or a JSON Schema, or a short line such "
+        "as 'mood calm|loud, score float'.",
     ),
     argument(
         "--keep",
         action=BooleanOptionalAction,
         default=None,
-        help="Answer repeated prompts from memory, and keep new replies on disk.",
+        help="Answer repeated prompts with the kept reply, and keep new replies on disk.",
     ),
     PRIVATE,
     argument(
         "--same-model",
         action="store_true",
-        help="Use only the first model in the order, with every key and provider that has it.",
+        help="Use only the first model in the order, with all keys and providers that have it.",
     ),
-    argument("--tag", metavar="NAME", help="Count the cost under this name: %%llm_stats --by tag."),
+    argument(
+        "--tag", metavar="NAME", help="Add the cost to this name; %%llm_stats --by tag shows it."
+    ),
     argument(
         "--fallback-on-filter",
         action="store_true",
@@ -93,24 +117,25 @@ OPTIONS = (
     argument(
         "--fresh",
         action="store_true",
-        help="Send the prompt even if its reply is kept, and replace that reply.",
+        help="Send the prompt even if there is a kept reply, and replace that reply.",
     ),
-    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
+    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
     argument(
         "-b",
         "--background",
         action="store_true",
-        help="End the cell at once; its output fills in while other cells run. The variable of -o "
-        "waits for the reply when it is used; with --over, its wait() returns the frame.",
+        help="Run in the background: the cell ends at once, and its output appears while other "
+        "cells run. The variable of -o waits for the reply when it is used; with --over, its "
+        "wait() returns the frame.",
     ),
     argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
     argument(
         "--file",
         action="append",
         metavar="FILE",
-        help="Also send this text, CSV or PDF file as text: a path, or a variable that holds one. "
-        "May be repeated.",
+        help="Also send the content of this text, CSV or PDF file: a path, or a variable with a "
+        "path. May be repeated.",
     ),
     argument(
         "--url",
@@ -133,20 +158,20 @@ OPTIONS = (
         "--max-rounds",
         type=int,
         metavar="N",
-        help="With --tools: maximum number of requests (8 if not set).",
+        help="With --tools: maximum number of requests (default: 8).",
     ),
-    argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
+    argument("--chat", metavar="CHAT", help="Continue this conversation, or start it."),
     argument(
         "--compare",
         metavar="PROVIDER|MODEL,…",
-        help="Ask several providers, or models as provider/model, and show them side by side.",
+        help="Ask several providers or models, and show their replies side by side.",
     ),
     argument(
         "--budget",
         type=int,
         metavar="TOKENS",
-        help="Maximum tokens of one table or list in the prompt (2000 if not set), and of each "
-        "file or page (all of it if not set).",
+        help="Maximum tokens of each table or list in the prompt (default: 2000), and of each file "
+        "or page (default: no maximum).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
     *WITHOUT_SENDING,
@@ -155,58 +180,58 @@ _OVER_OPTIONS = (
     argument(
         "--over",
         metavar="FRAME",
-        help="Ask once per row of this DataFrame, Series or list, or of a file (.parquet, "
-        ".csv, .tsv, .jsonl, .xlsx) or a folder/ of Parquet files: "
-        "{{column}} stands for the row's value.",
+        help="Send the prompt once per row of this DataFrame, Series or list, or of a file "
+        "(.parquet, .csv, .tsv, .jsonl, .xlsx) or a folder/ of Parquet files; "
+        "{{column}} is replaced by the row's value.",
     ),
     argument(
         "--encoding",
         metavar="NAME",
         help="With --over FILE: the encoding of a CSV, TSV or JSON lines file, such as cp1252 "
-        "(UTF-8 if not set).",
+        "(default: UTF-8).",
     ),
     argument(
         "--sep",
         metavar="CHAR",
-        help="With --over FILE.csv: the separator of its fields, such as ';' (a comma if not set).",
+        help="With --over FILE.csv: the separator between fields, such as ';' (default: a comma).",
     ),
     argument(
         "--sheet",
         metavar="NAME",
-        help="With --over FILE.xlsx: the sheet to read (the first one if not set).",
+        help="With --over FILE.xlsx: the sheet to read (default: the first one).",
     ),
     argument(
         "--into",
         metavar="NAME",
-        help="With --over: the variable for the rows and their replies (replies if not set); for a "
-        "file, the file to write.",
+        help="With --over: the variable for the rows and their replies (default: replies); with "
+        "--over FILE, the file to write.",
     ),
     argument(
         "--prefix",
         metavar="TEXT",
-        help="With --over: put this before the names of added columns, such as v2_, so that "
-        "they do not repeat names of the data.",
+        help="With --over: prefix for the names of added columns, such as v2_.",
     ),
     argument(
         "--plan",
         action="store_true",
-        help="With --over: show the time, requests and tokens it would take; send nothing.",
+        help="With --over: estimate the time, requests and tokens; send nothing.",
     ),
     argument(
         "--by",
         metavar="TIME",
-        help="With --plan: whether it ends by this time, such as 08:00, and what would help.",
+        help="With --plan: show whether the job finishes by this time, such as 08:00, and what "
+        "would help.",
     ),
     argument(
         "--pack",
         metavar="ROWS",
-        help="With --over: maximum rows per request; 1: each row alone (as the limits require, "
-        "if not set).",
+        help="With --over: maximum rows per request; 1 asks each row alone (default: depends on "
+        "the limits).",
     ),
     argument(
         "--reserve",
         metavar="SHARE",
-        help="With --over: leave this share of every limit to other cells (10%% if not set).",
+        help="With --over: leave this share of every limit to other cells (default: 10%%).",
     ),
     argument(
         "--details",
@@ -227,13 +252,16 @@ _OVER_OPTIONS = (
     ),
     argument("--allow-paid", action="store_true", help="With --over: use paid routes too."),
     argument(
-        "--max-cost", type=float, metavar="USD", help="With --over: stop before it costs more."
+        "--max-cost",
+        type=float,
+        metavar="USD",
+        help="With --over: stop before the job costs more than this.",
     ),
     argument(
         "--max-tokens-total",
         type=int,
         metavar="TOKENS",
-        help="With --over: stop before it uses more tokens in total.",
+        help="With --over: stop before the job uses more tokens than this.",
     ),
     argument(
         "--stop-after", type=int, metavar="N", help="With --over: stop after this many failed rows."
@@ -241,19 +269,19 @@ _OVER_OPTIONS = (
     argument(
         "--retry-errors",
         action="store_true",
-        help="With --over: ask again for rows that failed permanently the last time.",
+        help="With --over: also ask the rows that failed permanently last time.",
     ),
 )
 
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
-    r"""Send a prompt and show the reply as it comes; returns the reply.
+    r"""Send a prompt and show the reply as it arrives; returns the reply.
 
-    {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} stand for values of the
-    notebook: text, data cut to a budget, figures as images. Everything else is sent as typed:
-    single braces, quotes, dollar signs, and \{{name}}. A text that starts with a dash goes
-    after `--`.
+    {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} insert values of the
+    notebook: text, data shortened to a budget, figures as images. Everything else is sent
+    unchanged, such as single braces, quotes and dollar signs; \{{name}} sends {{name}}. Put
+    `--` before a text that starts with a dash.
 
     Usage:
       %llm [OPTIONS] TEXT

@@ -18,10 +18,10 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_chat [list]
       %llm_chat show CHAT
       %llm_chat export CHAT FILE     as Markdown (.md) or JSON (.json)
-      %llm_chat load FILE [NAME]     a .json that was exported
+      %llm_chat load FILE [NAME]     an exported .json file
       %llm_chat fork CHAT NAME       copy it, to continue both
-      %llm_chat undo CHAT            forget its last turn
-      %llm_chat clear CHAT           forget all of it
+      %llm_chat undo CHAT            remove its last turn
+      %llm_chat clear CHAT           remove it
 
     Examples:
       %llm_chat

@@ -1,4 +1,4 @@
-"""`%llm_doctor`: what is wrong with the configuration, and what to do."""
+"""`%llm_doctor`: check the configuration, and say how to fix it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @command(argument("--send", action="store_true", help="Also send one short prompt to each model."))
 def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
-    """Examine files, addresses, keys, models, clock and ledger, with advice.
+    """Check files, addresses, keys, models, clock and ledger, and give advice.
 
-    Providers are asked for their lists of models, which uses no quota; with --send a short
-    prompt goes to each model. Returns a DataFrame.
+    It asks each provider for its list of models, which uses no quota; with --send it also sends a
+    short prompt to each model. Returns a DataFrame.
 
     Usage:
       %llm_doctor [OPTIONS]

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 
 @command(
-    argument("-p", "--provider", metavar="PROVIDER", help="Ask only this provider."),
-    argument("-m", "--model", metavar="MODEL", help="Model, bare or as provider/model."),
+    argument("-p", "--provider", metavar="PROVIDER", help="Use only this provider."),
+    argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Model, with or without its provider: MODEL or PROVIDER/MODEL.",
+    ),
     argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
-    argument("--patience", type=float, metavar="SECONDS", help="Wait this long for a route."),
-    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
+    argument("--patience", type=float, metavar="SECONDS", help="Seconds to wait for a route."),
+    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
     argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
-    argument("-f", "--format", choices=FORMATS, help="`code` offers the fix as the next cell."),
-    argument("--chat", metavar="CHAT", help="Continue the conversation of this name."),
+    argument("-f", "--format", choices=FORMATS, help="`code` puts the fix into a new cell."),
+    argument("--chat", metavar="CHAT", help="Continue this conversation, or start it."),
     PRIVATE,
     argument("--locals", action="store_true", help="Also send the values of the variables used."),
     *WITHOUT_SENDING,
@@ -30,11 +35,11 @@ if TYPE_CHECKING:
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
     """Explain the last error and how to fix it; returns the reply.
 
-    Sends the cell that failed, the notebook's own frames and the error's message; values of
-    variables only with --locals.
+    It sends the failed cell, the notebook's own frames of the traceback and the error message, and
+    the values of variables only with --locals.
 
     Usage:
-      %llm_explain [OPTIONS] [TEXT]    the text is a question about the error
+      %llm_explain [OPTIONS] [TEXT]    TEXT is your question about the error
 
     Examples:
       %llm_explain

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
-    It reads the cells that ran since the kernel started, which IPython keeps; nothing more is
-    stored. The route is that of a cell's result.
+    It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
+    stored. The route is that of the cell's result.
 
     Usage:
-      %llm_history [TEXT]    a part of the prompt; without it, all
+      %llm_history [TEXT]    a part of the prompt; without it, all prompts
 
     Examples:
       %llm_history

@@ -7,14 +7,14 @@ from ..command import Session, Typed, command
 
 @command()
 def llm_insert(session: Session, typed: Typed) -> None:
-    """Put the last reply into a new cell below, which is not run.
+    """Put the last reply into a new cell below, without running it.
 
-    By default its code, or its text if it has no code.
+    By default, it inserts the code of the reply, or the text if there is no code.
 
     Usage:
       %llm_insert
-      %llm_insert code         its Python, or the code in its first language
-      %llm_insert markdown     its text, in a %%markdown cell
+      %llm_insert code         the Python code, or the code in the first language
+      %llm_insert markdown     the text, in a %%markdown cell
 
     Examples:
       %llm_insert

@@ -1,4 +1,4 @@
-"""`%llm_jobs`: list, show and stop what runs in the background."""
+"""`%llm_jobs`: list, show and stop background jobs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:
-                raise InvalidRequest(f"%llm_jobs: job {number} has ended already: {job.state}")
+                raise InvalidRequest(f"%llm_jobs: job {number} has already ended: {job.state}")
             job.stop()
             show(f"job {number} stopped")
         case _:
-            raise InvalidRequest("%llm_jobs: write %llm_jobs, show JOB, stop JOB, or stop all")
+            raise InvalidRequest("usage: %llm_jobs, or %llm_jobs show JOB, stop JOB, or stop all")
     return session.out.shown(jobs.frame())

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
     """Show the keys: where each came from, and whether it is open.
 
-    Keys are shown by label and fingerprint, never by their text. Returns a DataFrame.
+    Keys are shown by label and fingerprint; the key itself is never shown. Returns a DataFrame.
 
     Usage:
       %llm_keys
-      %llm_keys add PROVIDER    add one for this session, typed at a prompt that hides it
-      %llm_keys remove KEY      stop using one of this session
-      %llm_keys check [KEY]     ask whether it works; uses no quota
+      %llm_keys add PROVIDER    add a key for this session; a prompt hides what you type
+      %llm_keys remove KEY      stop using a key that was added this way
+      %llm_keys check [KEY]     check whether it works; uses no quota
 
     Examples:
       %llm_keys
@@ -49,12 +49,11 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
         # The rest of the line may be a key, so the message does not repeat it.
         case ["add", _, _, *_]:
             raise InvalidRequest(
-                "%llm_keys add takes a provider alone; the key is typed at a prompt. If there is "
-                "one on this line, delete the line: it is in the history and will be in the saved "
-                "notebook"
+                "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
+                "a key, delete the line: it is in the history and will be in the saved notebook"
             )
         case _:
             raise InvalidRequest(
-                "%llm_keys: write add PROVIDER, remove KEY, check [KEY], or nothing"
+                "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]"
             )
     return session.out.shown(frame)

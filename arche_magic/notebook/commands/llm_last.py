@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 @command(
-    argument("-o", "--output", metavar="NAME", help="Also keep the reply in this variable."),
+    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
     needs="ask",
 )
 def llm_last(session: Session, typed: Typed) -> Reply:
-    """Return the last reply of this kernel, which shows it.
+    """Show the last reply of this kernel again; returns it.
 
     Usage:
       %llm_last [OPTIONS]

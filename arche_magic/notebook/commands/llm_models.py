@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @command()
 def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
-    """Show the models of the catalog with their published limits and prices.
+    """Show the models in the catalog with their published limits and prices.
 
-    Other models can be used too, as provider/model. Limits that a reply reports replace these
-    figures. Returns a DataFrame.
+    Other models can be used too, as provider/model. Limits that the provider reports with a reply
+    replace these figures. Returns a DataFrame.
 
     Usage:
       %llm_models

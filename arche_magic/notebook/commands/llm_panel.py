@@ -7,10 +7,10 @@ from ..command import Session, Typed, command
 
 @command()
 def llm_panel(session: Session, typed: Typed) -> None:
-    """Show what every route has left, live, with switches, an order, and a prompt box.
+    """Show a live panel: what every route has left, switches, the order, a prompt box.
 
-    Its settings hold for every cell of this kernel until the kernel ends. A static table
-    stays in the saved notebook.
+    Its settings apply to every cell of this kernel until the kernel ends. The saved notebook
+    keeps a static table.
 
     Usage:
       %llm_panel

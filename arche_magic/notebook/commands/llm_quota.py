@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    argument("--plot", action="store_true", help="Show pictures of what was used since midnight.")
+    argument("--plot", action="store_true", help="Show plots of what was used since midnight.")
 )
 def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     """Show what every route has left; returns it as a DataFrame.

@@ -12,7 +12,7 @@ from .llm import OPTIONS
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
-# The prompt, its images and its conversation stay what they were.
+# The prompt, its images and its conversation do not change.
 _LEFT_OUT = (
     "--prompt", "--file", "--url", "--image", "--chat", "--compare", "--budget", "--raw", "--fresh",
     "--background", "--show-prompt", "--dry-run",
@@ -23,9 +23,9 @@ _LEFT_OUT = (
 def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.
 
-    The reply before stands beside the new one, which takes its place in a conversation. Options
-    that are not given stay as they were, except -o and -q; -m or -p replaces both. A kept reply is
-    not used, and is replaced. After a comparison or --over, the prompt is the one before that.
+    The new reply is shown beside the previous one, and replaces it in a conversation. Options
+    that you do not give stay as they were, except -o and -q; -m or -p replaces both. A kept reply
+    is not used, but replaced. Comparisons and --over do not count as the last prompt.
 
     Usage:
       %llm_retry [OPTIONS]
@@ -42,7 +42,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
 
     asked, given = session.asked, typed.options
     if asked is None:
-        raise InvalidRequest("%llm_retry: no prompt was sent yet")
+        raise InvalidRequest("%llm_retry: no prompt has been sent yet")
     names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
     with_values(given, names)
     if system := system_prompt(given, names, session.defaults.budget):

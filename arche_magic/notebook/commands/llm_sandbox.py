@@ -8,7 +8,9 @@ from ..command import Session, Typed, argument, command
 
 
 @command(
-    argument("--keys", action="append", metavar="PROVIDER=N", help="Number of keys of a provider."),
+    argument(
+        "--keys", action="append", metavar="PROVIDER=N", help="Number of keys for a provider."
+    ),
     argument(
         "--limit",
         action="append",
@@ -19,32 +21,32 @@ from ..command import Session, Typed, argument, command
         "--left",
         action="append",
         metavar="SCOPE.LIMIT=N",
-        help="How much of a limit is left at the start, for a provider or key label: "
+        help="Amount of a limit that is left at the start, for a provider or key label: "
         "groq_key_1.requests_per_day=2.",
     ),
     argument(
-        "--latency", type=float, default=0.0, metavar="SECONDS", help="Wait before each answer."
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="Delay before each reply."
     ),
     argument(
         "--tokens-per-second",
         type=float,
         default=100.0,
         metavar="N",
-        help="How fast replies stream (100 if not set; 0: at once).",
+        help="Speed of the replies (default: 100; 0: immediately).",
     ),
     argument(
         "--time-scale",
         type=float,
         default=1.0,
         metavar="N",
-        help="Let time run N times as fast for limits and waits: with 1440, a day takes a minute.",
+        help="Speed up limits and waits N times: with 1440, a day takes a minute.",
     ),
-    argument("--seed", type=int, default=0, metavar="N", help="Seed of replies and failures."),
+    argument("--seed", type=int, default=0, metavar="N", help="Seed for replies and failures."),
 )
 def llm_sandbox(session: Session, typed: Typed) -> None:
-    """Rehearse without keys, on four simulated providers in this kernel.
+    """Rehearse without keys, with four simulated providers in this kernel.
 
-    The ledger of the real keys is not touched.
+    The ledger of the real keys does not change.
 
     Usage:
       %llm_sandbox [OPTIONS] [start]

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
         "--port",
         type=int,
         metavar="N",
-        help="Port to listen on; by default 8377, or any free one if that is in use.",
+        help="Port to listen on (default: 8377, or a free one if that is in use).",
     ),
     argument(
         "--allow-origin",
         action="append",
         metavar="URL",
-        help="Let web pages of this origin use it, such as https://app.example.org.",
+        help="Allow requests from web pages of this origin, such as https://app.example.org.",
     ),
 )
 def llm_serve(session: Session, typed: Typed) -> Server | None:
-    """Serve OpenAI's interface to other programs on this machine, from this kernel.
+    """Let other programs on this machine use your providers through OpenAI's API.
 
-    It prints the two variables that these programs need. Their requests take the same routes and
-    the same quota as yours, and %llm_stats --by client shows who used what. It returns the server,
-    which has base_url and api_key for libraries in this kernel.
+    It prints the two environment variables that these programs need. Their requests use the same
+    routes and the same quota as yours; %llm_stats --by client shows what each program used. It
+    returns the server, which has base_url and api_key for libraries in this kernel.
 
     Usage:
       %llm_serve [OPTIONS] [start]
@@ -69,8 +69,8 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
     elif verb == "start":
         if options.port not in (None, server.port) or origins:
             raise InvalidRequest(
-                f"%llm_serve: the server runs already, at {server.base_url}; "
-                "%llm_serve stop ends it, then start it with other options"
+                f"%llm_serve: the server is already running at {server.base_url}; to change "
+                "options, run %llm_serve stop first"
             )
         begin = "Already serving"
     print(f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:")

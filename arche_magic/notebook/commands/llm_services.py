@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @command()
 def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
-    """Show providers and known services: what is free, what is in use, where keys are.
+    """Show providers and known services: what is free and in use, where to get keys.
 
-    Figures are dated and name their source. A service that is not built in is used only if a
-    line in arche_magic.toml turns it on. Sends nothing. Returns a DataFrame.
+    Every figure has a date and a source. A service that is not built in is used only if a line in
+    arche_magic.toml turns it on. It sends nothing. Returns a DataFrame.
 
     Usage:
       %llm_services

@@ -1,4 +1,4 @@
-"""`%llm_stats`: what was sent and what came of it, in this session or in the last month."""
+"""`%llm_stats`: attempts and their outcomes, of this session or of the last month."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 @command(
-    argument("--plot", action="store_true", help="Show pictures: tokens, seconds, fallbacks."),
+    argument("--plot", action="store_true", help="Show plots: tokens, seconds, fallbacks."),
     argument(
         "--by",
         choices=("provider", "model", "day", "notebook", "tag", "client", "job"),
-        help="Show sums over all sessions of the last 31 days; client: per program that uses "
+        help="Show sums over all sessions of the last 31 days; client: a row per program that uses "
         "%%llm_serve; job: a row per job of --over.",
     ),
 )
 def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
-    """Show this session's attempts per route; returns them one by one as a DataFrame.
+    """Show this session's attempts per route; returns a DataFrame with every attempt.
 
-    With --by it shows and returns sums: requests, tokens, cost; per tag and job also how often
-    packed replies agreed.
+    With --by, it shows and returns sums of requests, tokens and cost; per tag and job also how
+    often packed replies agreed with rows that were asked alone.
 
     Usage:
       %llm_stats [OPTIONS]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     """Show why a reply came from its route; returns it as a DataFrame.
 
-    A row per route: what it had left, why it was skipped, what would have changed the
-    choice. Without a name, it explains the last request, even if that failed or was stopped.
+    It has a row per route: what it had left, why it was skipped, and what would have changed
+    the choice. Without a name, it explains the last request, even if that failed or was stopped.
 
     Usage:
       %llm_why [REPLY]     the name of a variable that holds a reply
@@ -43,7 +43,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
             "explains the last request"
         )
     if asked is None:
-        raise InvalidRequest("%llm_why: no request was made yet")
+        raise InvalidRequest("%llm_why: no request has been made yet")
     if not asked.decisions:
         show({"text/plain": "the reply came from memory; no route was asked"})
         return session.out.shown(why_frame([]))

@@ -55,7 +55,7 @@ class Asking:
         ).start()
 
     def stop(self) -> None:
-        """Stop the prompt: its connection is closed, its tokens so far are booked."""
+        """Stop the prompt: its connection is closed, and its tokens so far are counted."""
         with self._lock:
             if self._current is not None:
                 self._current.set()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..defaults import Defaults
 
 _REASONS = 2
-# Stands for any short prompt while the prompt box is empty.
+# Used as a short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
 # A route that opens sooner has a countdown; for the others the time of day is enough.
 _COUNTDOWN_SECONDS = 100.0
@@ -41,7 +41,7 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
 
 
 def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """What a prompt would meet now; an empty one stands for any short prompt.
+    """What would happen to a prompt now; an empty one counts as a short prompt.
 
     Raises:
         LLMProviderError: no request can be made, for example because there is no key.
@@ -65,7 +65,7 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     if ahead.wait > 0:
         opens = clock(view.now + ahead.wait, view.now)
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
-    why = why or "the first open route, and of its keys the one with the most left"
+    why = why or "the first open route; among its keys, the one with the most quota left"
     return _status("The next prompt goes to", str(ahead.route), why)
 
 

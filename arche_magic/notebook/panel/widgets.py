@@ -74,7 +74,7 @@ class Panel:
             # The cell ran before, and its earlier panel has left the page.
             if isinstance(other, Panel) and self._cell and other._cell == self._cell:
                 other.close()
-        plain = "The panel lives while this notebook's kernel runs."
+        plain = "The panel works while this notebook's kernel is running."
         shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
         display({_WIDGET: shown, "text/plain": plain}, raw=True)
         self._keep_record(self._view)
@@ -136,7 +136,7 @@ class Panel:
         self._patience = parts.seconds(
             "Patience, seconds", "How long to wait for a route rather than fail or pay"
         )
-        self._prompt = parts.text("Prompt", "Any text; Send is the next stop of the Tab key")
+        self._prompt = parts.text("Prompt", "Type a prompt; Tab moves to Send")
         # Never disabled: a button that is loses the focus of the keyboard.
         self._send = parts.button("Send", button_style="primary")
         self._stop = parts.button("Stop")
@@ -150,7 +150,7 @@ class Panel:
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
         switches = [
-            parts.heading("Order, and what is asked"),
+            parts.heading("Order and switches"),
             self._order,
             parts.row([self._preferred, self._patience, everything]),
         ]
@@ -217,7 +217,7 @@ class Panel:
         return button
 
     def _focus(self, button: Any, views: int) -> None:
-        """Give the pressed arrow the focus back: its row was drawn anew at another place."""
+        """Restore the focus of the pressed arrow, whose row was drawn again at another place."""
         pressed, at = self._pressed
         if button is pressed and views and time.monotonic() < at + _FOCUS_SECONDS:
             button.focus()
