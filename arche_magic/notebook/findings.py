@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.doctor import Finding
 
-from .styles import AMBER, GREEN, RED
-from .tables import Cell, notes_html, table_bundle
+from .styles import AMBER, GREEN, RED, details
+from .tables import Cell, html_table, notes_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,10 +24,8 @@ def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
     problems, fine = _grouped(findings)
     html = _table(problems) if problems else ""
     if fine:
-        html += (
-            f'<details style="margin-top:4px"><summary style="cursor:pointer">'
-            f"{_colored('ok')} · {len(fine)} fine</summary>{_table(fine)}</details>"
-        )
+        count = f"{_colored('ok')} · {len(fine)} fine"
+        html += details(count, _table(fine), style="margin-top:4px")
     return {"text/plain": text(findings), "text/html": html + notes_html([summary(findings)])}
 
 
@@ -73,7 +71,7 @@ def _table(findings: Sequence[Finding]) -> str:
         for finding in findings
     ]
     heads = ("state", "about", "found", *(["advice"] if advice else ()))
-    return table_bundle(heads, rows)["text/html"]
+    return html_table(heads, rows)
 
 
 def summary(findings: Sequence[Finding]) -> str:

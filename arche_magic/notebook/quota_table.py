@@ -35,7 +35,7 @@ from .quota_words import (
     state_of,
     tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK
+from .styles import AMBER, GREEN, RED, TRACK, details
 from .tables import notes_html
 
 IsOn = Callable[[Limits], bool]
@@ -207,11 +207,8 @@ def _group(
         )
     else:
         inside = table(routes, now, paid, slim=True)
-    unfolded = "" if all_routes > ROUTES_UNFOLDED else " open"
-    return (
-        f'<details{unfolded}><summary style="cursor:pointer"><b>{escape(provider)}</b> · '
-        f"{summary(routes, now)}</summary>{inside}</details>"
-    )
+    line = f"<b>{escape(provider)}</b> · {summary(routes, now)}"
+    return details(line, inside, is_open=all_routes <= ROUTES_UNFOLDED)
 
 
 def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) -> str:
@@ -286,10 +283,7 @@ def _unfolding(limits: Limits, now: float) -> str:
     others = [row for row in limits if row is not worst]
     if not others:
         return _meters(limits, now)
-    return (
-        f'<details><summary style="cursor:pointer">{_tightest(limits, now)}</summary>'
-        f"{_meters(others, now)}</details>"
-    )
+    return details(_tightest(limits, now), _meters(others, now))
 
 
 def _meter(row: Standing, now: float) -> str:

@@ -13,7 +13,7 @@ from arche_magic.llm_providers.config import Service, how_to_turn_on
 
 from .quota_words import as_of
 from .styles import QUIET
-from .tables import Cell, notes_html, table_bundle
+from .tables import Cell, html_table, notes_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
             for service in group
         ]
         html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
-        html += table_bundle(heads, rows)["text/html"]
+        html += html_table(heads, rows)
     text = f"{services_text(services)}\n{moment}"
     return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
 

@@ -1,4 +1,7 @@
-"""Styles that several displays share; inline, since a saved notebook loses all others."""
+"""The styles that displays share: colours, quiet text, what unfolds.
+
+All are inline, since an untrusted notebook loses `<style>`, which pandas' Styler writes, and ids.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,15 @@ EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
 def quiet_line(line: str) -> dict[str, str]:
     """A line in small grey type, as text and as HTML."""
     return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}
+
+
+def details(summary: str, inside: str, *, is_open: bool = False, style: str = "") -> str:
+    """HTML behind a line that unfolds to it."""
+    attributes = f' style="{style}"' if style else ""
+    return (
+        f"<details{' open' if is_open else ''}{attributes}>"
+        f'<summary style="cursor:pointer">{summary}</summary>{inside}</details>'
+    )
 
 
 def one_line(text: str, longest: int) -> str:

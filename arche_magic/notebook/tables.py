@@ -30,8 +30,27 @@ def table_bundle(
     """A table, and below it a line per note, as text and as HTML."""
     return {
         "text/plain": "\n".join([_text_table(heads, rows), *notes]),
-        "text/html": _html_table(heads, rows) + notes_html(notes),
+        "text/html": html_table(heads, rows) + notes_html(notes),
     }
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table whose columns scroll on a narrow page."""
+    right = [cell.right for cell in rows[0]]
+    head = "".join(
+        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
+        f'font-weight:600">{escape(text)}</th>'
+        for text, is_right in zip(heads, right, strict=True)
+    )
+    body = "".join(
+        '<tr style="background:none">' + "".join(_html_cell(cell) for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        '<div tabindex="0" style="overflow-x:auto">'
+        f'<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
+        f'background:none">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def notes_html(notes: Iterable[str]) -> str:
@@ -78,24 +97,6 @@ def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[i
 
 def _cut(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
-
-
-def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    right = [cell.right for cell in rows[0]]
-    head = "".join(
-        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
-        f'font-weight:600">{escape(text)}</th>'
-        for text, is_right in zip(heads, right, strict=True)
-    )
-    body = "".join(
-        '<tr style="background:none">' + "".join(_html_cell(cell) for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        '<div tabindex="0" style="overflow-x:auto">'
-        f'<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
-        f'background:none">{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
 
 
 def _html_cell(cell: Cell) -> str:

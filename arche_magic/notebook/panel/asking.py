@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -31,70 +29,48 @@ class Draft:
 
 
 class Asking:
-    """Sends prompts and passes on drafts of their replies.
+    """One prompt, sent by a thread; it passes on a draft for each change that is worth drawing.
 
     Args:
-        show: called with each draft, from another thread.
+        show: called with each draft, from another thread, until the prompt is stopped.
     """
 
-    def __init__(self, show: Callable[[Draft], None]) -> None:
-        self._show = show
+    def __init__(
+        self, prompt: str, options: Mapping[str, Any], show: Callable[[Draft], None]
+    ) -> None:
+        self._prompt, self._options, self._show = prompt, options, show
+        # Held while a draft is shown: none is shown after `stop`.
         self._lock = threading.Lock()
-        # Set to stop the current prompt.
-        self._current: threading.Event | None = None
+        self._stopped = threading.Event()
+        self._text = ""
+        self._pace = Pace()
+        self._line = LiveLine(self._draw_line)
 
-    def send(self, prompt: str, options: Mapping[str, Any]) -> None:
-        """Send a prompt, unless another one is running."""
-        with self._lock:
-            if self._current is not None:
-                return
-            self._current = ticket = threading.Event()
-        self._tell(ticket, Draft(busy=True, line="asking …"))
-        threading.Thread(
-            target=self._run, args=(ticket, prompt, options), name="arche_magic prompt", daemon=True
-        ).start()
+    def start(self) -> None:
+        """Send the prompt."""
+        self._tell(Draft(busy=True, line="asking …"))
+        threading.Thread(target=self._run, name="arche_magic prompt", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the prompt: its connection is closed, and its tokens so far are counted."""
         with self._lock:
-            if self._current is not None:
-                self._current.set()
-            self._current = None
+            self._stopped.set()
 
-    def _run(self, ticket: threading.Event, prompt: str, options: Mapping[str, Any]) -> None:
-        view = _Growing(partial(self._tell, ticket))
+    def _run(self) -> None:
+        self._line.say(live_line.choosing)
         try:
-            with stopped_by(ticket), closing(view):
-                reply = follow(IntelligentLLMOrchestrator().events(prompt, **options), view)
+            with stopped_by(self._stopped):
+                events = IntelligentLLMOrchestrator().events(self._prompt, **self._options)
+                reply = follow(events, self)
         except KeyboardInterrupt:
             return
         except LLMProviderError as error:
-            self._tell(ticket, Draft(view.text, f"{type(error).__name__}: {error}"))
+            end = Draft(self._text, f"{type(error).__name__}: {error}")
         else:
-            self._tell(ticket, Draft(str(reply), reply=reply))
-
-    def _tell(self, ticket: object, draft: Draft) -> None:
-        with self._lock:
-            if self._current is not ticket:
-                return
-            if not draft.busy:
-                self._current = None
-            self._show(draft)
-
-
-class _Growing:
-    """The view of one prompt: a draft for each change that is worth drawing."""
-
-    def __init__(self, tell: Callable[[Draft], None]) -> None:
-        self.text = ""
-        self._tell = tell
-        self._pace = Pace()
-        self._line = LiveLine(self._draw_line)
-        self._line.say(live_line.choosing)
-
-    def close(self) -> None:
-        """Show no further line."""
-        self._line.end()
+            end = Draft(str(reply), reply=reply)
+        finally:
+            self._line.end()
+        self._tell(end)
 
     def waiting(self, event: Waiting) -> None:
         """Show which route the request waits for."""
@@ -107,18 +83,23 @@ class _Growing:
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
         self._line.silence()
-        self.text += text
+        self._text += text
         self._draw()
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
-        self.text = ""
+        self._text = ""
         self._draw()
 
     def _draw_line(self, line: str) -> None:
         if line:
-            self._tell(Draft(self.text, f"⏳ {line}", busy=True))
+            self._tell(Draft(self._text, f"⏳ {line}", busy=True))
 
     def _draw(self) -> None:
-        if self._pace.is_due(len(self.text)):
-            self._tell(Draft(self.text, "answering …", busy=True))
+        if self._pace.is_due(len(self._text)):
+            self._tell(Draft(self._text, "answering …", busy=True))
+
+    def _tell(self, draft: Draft) -> None:
+        with self._lock:
+            if not self._stopped.is_set():
+                self._show(draft)

@@ -20,6 +20,7 @@ from ..quota import View
 from ..quota_table import by_route
 from ..quota_words import clock, count, state_at, state_of, tightest
 from ..styles import QUIET, one_line
+from ..tables import Cell, html_table
 
 if TYPE_CHECKING:
     from ..defaults import Defaults
@@ -73,19 +74,16 @@ def attempts_html(view: View) -> str:
     """The last attempts, newest first."""
     if not view.attempts:
         return f'<span style="{QUIET}">no attempts yet</span>'
-    cell = "border:none;padding:2px 14px 2px 0;text-align:left;vertical-align:top;line-height:1.35"
-    rows = "".join(
-        f'<tr style="background:none"><td style="{cell};{QUIET};font-variant-numeric:tabular-nums">'
-        f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}</td>"
-        f'<td style="{cell};white-space:nowrap">'
-        f"{escape(str(attempt.route))}</td>"
-        f'<td style="{cell}">{attempt.outcome}</td>'
-        f'<td style="{cell};{QUIET}">{escape(_came_of(attempt))}</td></tr>'
+    rows = [
+        (
+            Cell(f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}"),
+            Cell(str(attempt.route)),
+            Cell(attempt.outcome),
+            Cell(_came_of(attempt), long=True),
+        )
         for attempt in view.attempts
-    )
-    return (
-        f'<table style="border-collapse:collapse;border:none;font-size:90%;margin:0">{rows}</table>'
-    )
+    ]
+    return html_table(("time", "route", "outcome", "reply or reason"), rows)
 
 
 def describe(view: View, defaults: Defaults) -> dict[str, Any]:

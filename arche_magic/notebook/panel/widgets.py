@@ -55,7 +55,7 @@ class Panel:
         self._rows: dict[str, Any] = {}
         self._switches: dict[str, Any] = {}
         self._parts = Parts()
-        self._asking = Asking(self._show_draft)
+        self._asking: Asking | None = None
         self._draft = Draft()
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
@@ -83,7 +83,8 @@ class Panel:
     def close(self) -> None:
         """Remove it from the page and stop its prompt."""
         self._closed = True
-        self._asking.stop()
+        if self._asking:
+            self._asking.stop()
         closed(self)
         self._parts.close([self._root])
         self._tables.close()
@@ -145,7 +146,7 @@ class Panel:
         self._line, self._reply = parts.html(), parts.output()
         self._patience.observe(self._wait, "value")
         self._prompt.observe(lambda _: redraw(), "value")
-        self._send.on_click(lambda _: self._asking.send(self._prompt.value, self._options()))
+        self._send.on_click(lambda _: self._ask())
         self._stop.on_click(lambda _: self._stop_asking())
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
@@ -253,8 +254,14 @@ class Panel:
     def _options(self) -> dict[str, Any]:
         return prompt_options(self._defaults)
 
-    def _stop_asking(self) -> None:
+    def _ask(self) -> None:
+        """Send the prompt, unless another one is running."""
         if not self._draft.busy:
+            self._asking = Asking(self._prompt.value, self._options(), self._show_draft)
+            self._asking.start()
+
+    def _stop_asking(self) -> None:
+        if self._asking is None or not self._draft.busy:
             return
         self._asking.stop()
         line = "stopped: the reply is not complete" if self._draft.text else "stopped"
