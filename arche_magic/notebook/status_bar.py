@@ -31,6 +31,7 @@ _ENGINE = "arche_magic.llm_providers.orchestrator"
 _UNUSED = {
     "sign": "unknown",
     "text": "arche_magic: nothing asked yet",
+    "short": "arche_magic",
     "details": ["What is left is shown after the first command.", "Click to see it now."],
     "opens_in": None,
 }
@@ -97,7 +98,7 @@ class StatusBar(BaseComm):
         if status == self._sent:
             return
         self._sent = status
-        shown = {name: status[name] for name in ("sign", "text", "details")}
+        shown = {name: status[name] for name in ("sign", "text", "short", "details")}
         # Seconds from now, because the clock of the page may differ.
         opens_at = status["opens_at"]
         opens_in = None if opens_at is None else max(0.0, opens_at - view.now)

@@ -120,7 +120,10 @@ def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
 def test_it_is_readable_in_both_themes(
     theme: str, width: int, screen: Screen, item: Locator
 ) -> None:
-    """The pictures are for people. The item fits into the bar, and the table into the page."""
+    """The pictures are for people. The item fits into the bar, and the table into the page.
+
+    In a narrow window the item is shorter, to leave room for the other items of the bar.
+    """
     screen.use_theme(theme)
     screen.page.set_viewport_size({"width": width, "height": 700})
     screen.page.locator("#jupyterlab-splash").wait_for(state="detached")
@@ -137,6 +140,13 @@ def test_it_is_readable_in_both_themes(
     assert box
     assert bar["y"] <= box["y"]
     assert box["y"] + box["height"] <= bar["y"] + bar["height"]
+    expected = "groq 1 of 1,000" if width < 900 else "groq 1 of 1,000 requests left today"
+    assert item.inner_text().split("\n")[-1].removeprefix("●").strip() == expected
+    right = screen.page.locator("#jp-main-statusbar .jp-StatusBar-Right").bounding_box()
+    assert right
+    # At 700 pixels JupyterLab's own items alone are too wide.
+    assert right["x"] + right["width"] <= max(width, 860)
+    screen.page.set_viewport_size({"width": 1200, "height": 700})
 
 
 def test_it_counts_down_when_all_routes_are_closed(screen: Screen, item: Locator) -> None:

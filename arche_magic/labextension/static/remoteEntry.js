@@ -18,6 +18,8 @@
     closed: ["○", "#d0493b"],
     unknown: ["◌", "inherit"],
   };
+  // In a narrower window a shorter text leaves room for the other items of the bar.
+  const NARROW = "(max-width: 1000px)";
   // After these states a kernel has lost what it had loaded.
   const GONE = ["restarting", "autorestarting", "terminating", "dead"];
 
@@ -70,6 +72,7 @@
 
     const item = new Widget({ node: button });
     item.addClass("jp-mod-highlighted");
+    const narrow = matchMedia(NARROW);
     let status = null;
     bar.registerStatusItem("arche-magic:status-bar", {
       item,
@@ -100,9 +103,11 @@
       // Names of keys and models are text, never HTML.
       sign.textContent = shape;
       sign.style.color = color;
-      words.textContent = status.opens_in == null ? status.text : `${status.text} in ${seconds} s`;
+      const text = narrow.matches ? status.short : status.text;
+      words.textContent = status.opens_in == null ? text : `${text} in ${seconds} s`;
       button.title = status.details.join("\n");
     }
+    narrow.addEventListener("change", draw);
     setInterval(() => status?.opens_in != null && draw(), 1000);
 
     function forget() {

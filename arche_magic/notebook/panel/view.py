@@ -18,7 +18,7 @@ from ..ask import typed_or_default
 from ..costs import paid_text
 from ..quota import View
 from ..quota_table import by_route
-from ..quota_words import clock, count, state_at, state_of, tightest
+from ..quota_words import State, clock, count, state_at, state_of, tightest
 from ..styles import QUIET, one_line
 from ..tables import Cell, html_table
 
@@ -89,15 +89,17 @@ def attempts_html(view: View) -> str:
 def describe(view: View, defaults: Defaults) -> dict[str, Any]:
     """The status at one moment.
 
-    Returns `sign` (open, waiting or closed), `text`, `details` (the lines of the tooltip), and
-    `opens_at` (epoch seconds) if the page adds a countdown to the text, else None.
+    Returns `sign` (open, waiting or closed), `text`, `short` (the text for a narrow window),
+    `details` (the lines of the tooltip), and `opens_at` (epoch seconds) if the page adds a
+    countdown to the text, else None.
     """
     try:
         ahead = preview(view, "", prompt_options(defaults))
     except NoKeys as error:
-        return _item("closed", "arche_magic: no API key", [str(error)])
+        return _item("closed", "arche_magic: no API key", "no API key", [str(error)])
     except LLMProviderError as error:
-        return _item("closed", "arche_magic: nobody would answer", [str(error)])
+        text = "arche_magic: nobody would answer"
+        return _item("closed", text, "nobody would answer", [str(error)])
     if ahead.route is not None and ahead.wait <= 0:
         return _open(view, ahead.route)
     return _not_open(view, ahead)
@@ -108,7 +110,10 @@ def _open(view: View, route: Route) -> dict[str, Any]:
     left = _left(tightest(limits)) if limits else "no limit is known"
     paid = " · paid" if route.paid else ""
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
-    return _item("open", f"{route.provider}{paid} {left}", [*details, *_open_routes(view), _CLICK])
+    text, short = f"{route.provider}{paid} {left}", f"{route.provider}{paid}"
+    if limits:
+        short += f" {_amounts(tightest(limits))}"
+    return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
 
 
 def _not_open(view: View, ahead: Preview) -> dict[str, Any]:
@@ -116,13 +121,15 @@ def _not_open(view: View, ahead: Preview) -> dict[str, Any]:
     passed = _passed_over(view, ahead)[:_TOOLTIP_REASONS]
     details = [*(one_line(words, _LONGEST_REASON) for words in passed), *_open_routes(view), _CLICK]
     if first is None or state_at(first[1], view.now) == "closed":
-        return _item("closed", "arche_magic: every route is closed", details)
+        text = "arche_magic: every route is closed"
+        return _item("closed", text, "every route is closed", details)
     route, opens_at, _ = first
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
     at = clock(opens_at, view.now)
-    text = f"waiting: {route.provider} opens" + ("" if counts else f" {at}")
+    when = "" if counts else f" {at}"
+    text, short = f"waiting: {route.provider} opens{when}", f"waiting: {route.provider}{when}"
     details = [f"{route} opens first: {at}.", *details]
-    return _item("waiting", text, details, round(opens_at, 1) if counts else None)
+    return _item("waiting", text, short, details, round(opens_at, 1) if counts else None)
 
 
 def _open_routes(view: View) -> list[str]:
@@ -136,16 +143,20 @@ def _open_routes(view: View) -> list[str]:
 
 def _left(row: Standing) -> str:
     """What a limit has left, in the words of the receipts: `27 of 30 requests left this minute`."""
-    left = f"{count(row.remaining_units)} of {count(row.allowed_units)}"
     when = "today" if row.period == "day" else f"this {row.period}"
-    return f"{left} {row.metric.replace('_', ' ')} left {when}"
+    return f"{_amounts(row)} {row.metric.replace('_', ' ')} left {when}"
+
+
+def _amounts(row: Standing) -> str:
+    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
 
 
 def _item(
-    sign: str, text: str, details: Sequence[str], opens_at: float | None = None
+    sign: State, text: str, short: str, details: Sequence[str], opens_at: float | None = None
 ) -> dict[str, Any]:
+    texts = {"text": without_controls(text), "short": without_controls(short)}
     lines = [without_controls(line) for line in details]
-    return {"sign": sign, "text": without_controls(text), "details": lines, "opens_at": opens_at}
+    return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
 
 
 def _passed_over(view: View, ahead: Preview) -> list[str]:
