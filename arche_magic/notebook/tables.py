@@ -34,8 +34,10 @@ def table_bundle(
     }
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table whose columns scroll on a narrow page."""
+def html_table(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, scrolls: bool = True
+) -> str:
+    """A table; on a narrow page its columns scroll, with the keyboard too, unless they all wrap."""
     right = [cell.right for cell in rows[0]]
     head = "".join(
         f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
@@ -46,11 +48,11 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         '<tr style="background:none">' + "".join(_html_cell(cell) for cell in row) + "</tr>"
         for row in rows
     )
-    return (
-        '<div tabindex="0" style="overflow-x:auto">'
-        f'<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
-        f'background:none">{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = (
+        '<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
+        f'background:none">{head}</tr></thead><tbody>{body}</tbody></table>'
     )
+    return f'<div tabindex="0" style="overflow-x:auto">{table}</div>' if scrolls else table
 
 
 def notes_html(notes: Iterable[str]) -> str:

@@ -83,7 +83,9 @@ def attempts_html(view: View) -> str:
         )
         for attempt in view.attempts
     ]
-    return html_table(("time", "route", "outcome", "reply or reason"), rows)
+    table = html_table(("time", "route", "outcome", "reply or reason"), rows, scrolls=False)
+    # Widgets have lines as high as buttons.
+    return f'<div style="line-height:1.35">{table}</div>'
 
 
 def describe(view: View, defaults: Defaults) -> dict[str, Any]:
