@@ -25,7 +25,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .tracebacks import without_locals
+from .secrets import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:

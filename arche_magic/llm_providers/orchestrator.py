@@ -19,9 +19,9 @@ from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, Reply
 from .reply_stream import OnWait, ReplyStream, reply_of
 from .request import Request
+from .secrets import without_locals
 from .together import Together
 from .tool_rounds import with_functions
-from .tracebacks import without_locals
 from .types import Route
 
 if TYPE_CHECKING:

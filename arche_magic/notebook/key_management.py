@@ -16,9 +16,8 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.doctor import KeyCheck, check_keys
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.hidden import Hidden
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.secrets import Hidden, without_locals
 from arche_magic.llm_providers.types import in_seconds
 
 from . import sandbox_switch

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 from arche_magic.llm_providers.reply import Started, Waiting
+from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.tracebacks import without_locals
 from arche_magic.llm_providers.types import in_seconds
 
 # It reads environment variables, which may hold keys: no traceback may show its locals.

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.secrets import without_locals
 
 from .costs import price_text
 from .tables import Cell, table_bundle

@@ -24,15 +24,14 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "tracebacks",
-        "types", "urls",
+        "catalog", "errors", "files", "forks", "redaction", "secrets", "text", "types", "urls",
     },
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
         "errors", "functions", "redaction", "reply", "request", "stopping", "tools", "types",
     },
-    "types": {"hidden", "tools"},
+    "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
@@ -42,11 +41,10 @@ ALLOWED = {
     "catalog": {"errors", "types", "urls"},
     "urls": set(),
     "network_variables": set(),
-    "redaction": {"text", "tracebacks", "types?"},
-    "hidden": set(),
-    "tracebacks": set(),
-    "files": {"errors", "tracebacks"},
-    "storage": {"bounded", "errors", "files", "forks", "hidden", "types"},
+    "redaction": {"secrets", "text", "types?"},
+    "secrets": set(),
+    "files": {"errors", "secrets"},
+    "storage": {"bounded", "errors", "files", "forks", "secrets", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
     "quota.budget_state": {"quota.state", "types"},
@@ -124,7 +122,7 @@ ALLOWED = {
     "forks": set(),
     "adapters": {
         "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
-        "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
+        "secrets", "stopping", "text", "tools", "types", "urls", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
@@ -198,7 +196,7 @@ PUBLIC = {
     # Texts to vectors; the ledger for many requests at once.
     "embeddings", "together",
     # Helpers that know nothing of models: text, files, secrets, threads and processes.
-    "text.*", "files", "hidden", "tracebacks", "bounded", "stopping", "processes",
+    "text.*", "files", "secrets", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 

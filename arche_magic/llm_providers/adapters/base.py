@@ -16,8 +16,8 @@ from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
+from ..secrets import hiding_locals, without_locals
 from ..stopping import comes_from_an_interrupt
-from ..tracebacks import NoLocals, without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
@@ -127,7 +127,7 @@ class Adapter(ABC):
         failure: BaseException
         stream = stream and not request.needs_choices
         stream = stream and (self._streams_json or not request.wants_json)
-        with NoLocals(), self._http.call(timeouts, stream) as call:
+        with hiding_locals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
                 if request.inputs:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..forks import new_lock
-from ..hidden import Hidden
-from ..tracebacks import without_locals
+from ..secrets import Hidden, without_locals
 from .file_contents import is_text, read_text
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"

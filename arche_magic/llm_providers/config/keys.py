@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..hidden import Secret
-from ..tracebacks import without_locals
+from ..secrets import Secret, without_locals
 from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources

@@ -25,7 +25,7 @@ from weakref import ReferenceType, WeakSet, ref
 from ..bounded import library
 from ..errors import ConfigurationError
 from ..forks import new_rlock, register_for_forks
-from ..hidden import Secret
+from ..secrets import Secret
 from ..types import Location
 from .base import (
     Change,
