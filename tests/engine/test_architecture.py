@@ -24,7 +24,7 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "redaction", "secrets", "text", "types", "urls",
+        "catalog", "errors", "files", "forks", "network", "redaction", "secrets", "text", "types",
     },
     "tools": set(),
     "functions": {
@@ -37,9 +37,8 @@ ALLOWED = {
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
     "pending": {"reply"},
     "errors": {"reply?", "text", "types?"},
-    "catalog": {"errors", "types", "urls"},
-    "urls": set(),
-    "network_variables": set(),
+    "catalog": {"errors", "network", "types"},
+    "network": set(),
     "redaction": {"secrets", "text", "types?"},
     "secrets": set(),
     "files": {"errors", "secrets"},
@@ -120,13 +119,13 @@ ALLOWED = {
     "processes": set(),
     "forks": set(),
     "adapters": {
-        "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
-        "secrets", "stopping", "text", "tools", "types", "urls", "wire_fields",
+        "bounded", "errors", "network", "provider_failure", "redaction", "request",
+        "secrets", "stopping", "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
-        "adapters", "catalog", "config", "errors", "files", "network_variables", "orchestrator",
-        "provider_failure", "quota_tracker", "storage", "text", "types", "urls",
+        "adapters", "catalog", "config", "errors", "files", "network", "orchestrator",
+        "provider_failure", "quota_tracker", "storage", "text", "types",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "forks", "reply", "routing?", "storage", "types"},
@@ -155,7 +154,7 @@ ALLOWED = {
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "calls": {
-        "adapters", "config", "forks", "network_variables", "quota_tracker", "request", "tools",
+        "adapters", "config", "forks", "network", "quota_tracker", "request", "tools",
         "types",
     },
     "request_errors": {

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from .. import network_variables
+from .. import network
+from ..network import is_loopback, origin
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..stopping import stop_of_this_thread
-from ..urls import is_loopback, origin
 from .bodies import (
     ACCEPTED_ENCODINGS,
     MOST_OF_A_REPLY,
@@ -213,15 +213,15 @@ class HttpClient:
         # A proxy cannot reach the loopback addresses of this machine.
         is_remote = not is_loopback(self._base_url)
         is_secure = self._base_url.lower().startswith("https:")
-        problem = next(network_variables.proxy_problems(), "") if is_remote else ""
-        if problem := problem or (network_variables.certificate_problem() if is_secure else ""):
+        problem = next(network.proxy_problems(), "") if is_remote else ""
+        if problem := problem or (network.certificate_problem() if is_secure else ""):
             raise AttemptFailed(_setup(problem))
         try:
             client = _Client(
                 # A redirect could carry the key to another host.
                 follow_redirects=False,
                 trust_env=is_remote,
-                verify=network_variables.trusted_certificates() if is_secure else False,
+                verify=network.trusted_certificates() if is_secure else False,
                 # Each thread may have a connection; a hundred stay open when they are idle.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
@@ -234,9 +234,7 @@ class HttpClient:
         keep_time(client)
         client.give_answers_to(self._current)
         if uses_proxy(client, self._base_url):
-            self._proxy = (
-                network_variables.proxy_variable(self._base_url) or "this machine's settings"
-            )
+            self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 
     @contextmanager
@@ -377,7 +375,7 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code not in _UNKNOWN_ISSUER:
             return _setup(f"the certificate of {host} is not valid ({error.verify_message})")
-        variable = network_variables.certificate_variable()
+        variable = network.certificate_variable()
         trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
         return _setup(
             f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "

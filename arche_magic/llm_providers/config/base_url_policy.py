@@ -14,7 +14,7 @@ from pathlib import Path
 from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..files import home_folder
-from ..urls import is_base_url, is_loopback, origin
+from ..network import is_base_url, is_loopback, origin
 from .env_file import process_variable, warn_once
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 

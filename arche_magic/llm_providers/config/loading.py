@@ -14,9 +14,9 @@ from typing import Any, cast, get_args
 from ..catalog import Provider, parse_limits, published_providers
 from ..errors import ConfigurationError
 from ..files import absolute, keep_inside, working_directory
+from ..network import is_loopback, origin
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from ..urls import is_loopback, origin
 from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
 from .configuration import DEFAULT_PATIENCE, Configuration, scope_owner
 from .env_file import Variables, warn_of_readers, warn_once

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, InvalidRequest
 from ..files import expanded, keep_inside
+from ..network import is_loopback
 from ..types import Location
-from ..urls import is_loopback
 from .env_file import nearest, warn_once
 from .sources import Sources
 

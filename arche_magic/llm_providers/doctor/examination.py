@@ -14,18 +14,18 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from statistics import median
 
-from .. import network_variables
+from .. import network
 from ..catalog import Provider, published_providers
 from ..config import Configuration, get_configuration, how_to_turn_on, list_services
 from ..config.keys import is_stand_in
 from ..errors import LLMProviderError
 from ..files import working_directory
+from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
 from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
-from ..urls import is_loopback
 from .finding import Finding
 from .key_checks import NO_LIST, KeyCheck, check_keys
 from .settings_files import configuration_files, unread_keys
@@ -98,11 +98,9 @@ def _packages() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     """Yield what this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
-    wrong = [
-        Finding("wrong", "network", problem, advice) for problem in network_variables.problems()
-    ]
+    wrong = [Finding("wrong", "network", problem, advice) for problem in network.problems()]
     yield from wrong
-    names = [network_variables.proxy_variable("https:"), network_variables.certificate_variable()]
+    names = [network.proxy_variable("https:"), network.certificate_variable()]
     if not wrong and any(names):
         yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 
