@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import network
 from .adapters import build_adapter
 from .config import Configuration
-from .forks import new_lock
+from .processes import new_lock
 from .quota_tracker import Hold
 from .request import Request
 from .tools import ToolCall

@@ -24,7 +24,8 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "network", "redaction", "secrets", "text", "types",
+        "catalog", "errors", "files", "network", "processes", "redaction", "secrets", "text",
+        "types",
     },
     "tools": set(),
     "functions": {
@@ -42,7 +43,7 @@ ALLOWED = {
     "redaction": {"secrets", "text", "types?"},
     "secrets": set(),
     "files": {"errors", "secrets"},
-    "storage": {"bounded", "errors", "files", "forks", "secrets", "types"},
+    "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
     "quota.budget_state": {"quota.state", "types"},
@@ -117,7 +118,6 @@ ALLOWED = {
     },
     "bounded": set(),
     "processes": set(),
-    "forks": set(),
     "adapters": {
         "bounded", "errors", "network", "provider_failure", "redaction", "request",
         "secrets", "stopping", "text", "tools", "types", "wire_fields",
@@ -128,9 +128,9 @@ ALLOWED = {
         "provider_failure", "quota_tracker", "storage", "text", "types",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
-    "attempt_log": {"attempt_file", "files", "forks", "reply", "routing?", "storage", "types"},
+    "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},
     "reply_cache": {
-        "bounded", "errors", "files", "forks", "reply", "request", "storage", "tools", "types",
+        "bounded", "errors", "files", "processes", "reply", "request", "storage", "tools", "types",
     },
     "embeddings": {
         "catalog", "config", "errors", "options", "quota_tracker?", "redaction", "request", "text",
@@ -154,7 +154,7 @@ ALLOWED = {
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "calls": {
-        "adapters", "config", "forks", "network", "quota_tracker", "request", "tools",
+        "adapters", "config", "network", "processes", "quota_tracker", "request", "tools",
         "types",
     },
     "request_errors": {
@@ -176,7 +176,7 @@ ALLOWED = {
         "calls", "errors", "prices", "provider_failure", "quota_tracker?", "reply",
         "request_progress?", "timed_ledger?", "types?",
     },
-    "waiting_line": {"forks"},
+    "waiting_line": {"processes"},
     "together": {
         "attempt_log", "config?", "errors", "provider_failure", "quota.opening", "quota_tracker",
         "reply", "request", "routing?", "types",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..forks import new_lock
+from ..processes import new_lock
 from ..secrets import Hidden, without_locals
 from .file_contents import is_text, read_text
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..files import NotOurs, absolute, check_sqlite
-from ..forks import new_lock
+from ..processes import new_lock
 from ..reply import Reply
 from ..storage import LedgerWarning, warn_of_file
 from ..tools import ToolCall
