@@ -7,10 +7,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.together import Together
 
 from .agreement import Check, Model
 from .growth import Growth
@@ -90,7 +90,7 @@ class Group:
 
     number: int
     llm: IntelligentLLMOrchestrator
-    ledger: Together
+    ledger: BatchLedger
     models: tuple[Model, ...] = ()
     size: int = 1
     cap: int = MOST_PACKED

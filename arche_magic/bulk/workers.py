@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.together import Together
 
 from .agreement import Agreement, Model
 from .estimate import KNOWN_AFTER, RowEstimate
@@ -84,7 +84,7 @@ class Workers:
         self._is_packing = False
         self._looked_at = self._booked_at = -math.inf
         # Those of the groups, now and before.
-        self._ledgers: list[Together] = []
+        self._ledgers: list[BatchLedger] = []
         self._numbers = itertools.count()
 
     def start(self, first: Task) -> None:
@@ -185,7 +185,7 @@ class Workers:
         def coming() -> list[Request]:
             return self.scheduler.coming(group)
 
-        ledger = llm.together(coming)
+        ledger = llm.batch_ledger(coming)
         self._ledgers.append(ledger)
         group = Group(next(self._numbers), llm, ledger, models, size)
         group.awaits_free = self._awaits_free(llm)

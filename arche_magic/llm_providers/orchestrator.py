@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempt_log import Tally, attempt_log
+from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
 from .config.keys import labelled
 from .errors import ConfigurationError, NoKeys
@@ -20,7 +21,6 @@ from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, OnWait, Reply, ReplyStream, reply_of
 from .request import Request
 from .secrets import without_locals
-from .together import Together
 from .types import Route
 
 if TYPE_CHECKING:
@@ -121,21 +121,21 @@ class IntelligentLLMOrchestrator:
         return self._finish(prompt, _given(model, max_tokens, temperature, options))
 
     def ask(
-        self, request: Request, on_wait: OnWait | None = None, together: Together | None = None
+        self, request: Request, on_wait: OnWait | None = None, ledger: BatchLedger | None = None
     ) -> Reply:
         """Send a request that was built in advance; raises what `generate` raises.
 
-        `together` is for background threads, which ask many: see there.
+        `ledger` is for background threads that ask many requests; see `batch_ledger`.
         """
-        return reply_of(self._events(request, False, together), on_wait)
+        return reply_of(self._events(request, False, ledger), on_wait)
 
     def events_of(self, request: Request) -> Generator[Event, None, Reply]:
         """`events` of a request that was built before."""
         return self._events(request, stream=True)
 
-    def together(self, coming: Callable[[], Iterable[Request]] = tuple) -> Together:
-        """For `ask`, of many requests; `coming` returns those that come next. See `Together`."""
-        return Together(self.quota_tracker, self._log, coming)
+    def batch_ledger(self, coming: Callable[[], Iterable[Request]]) -> BatchLedger:
+        """Return a ledger for many calls of `ask`; `coming` returns the requests that come next."""
+        return BatchLedger(self.quota_tracker, self._log, coming)
 
     def generate_chat(
         self,
@@ -296,7 +296,7 @@ class IntelligentLLMOrchestrator:
         return reply_store(self.configuration.replies)
 
     def _events(
-        self, request: Request, stream: bool, together: Together | None = None
+        self, request: Request, stream: bool, batch: BatchLedger | None = None
     ) -> Generator[Event, None, Reply]:
         """The events of a request, whose reply may be a kept one."""
         if request.replay != "off":
@@ -306,10 +306,10 @@ class IntelligentLLMOrchestrator:
             routes=self.routes(request),
             stream=stream,
             preferred_provider=self.preferred_provider,
-            quota_tracker=together or self.quota_tracker,
-            log=together or self._log,
+            quota_tracker=batch or self.quota_tracker,
+            log=batch or self._log,
             tally=self._tally,
-            has_deadline=together is None,
+            has_deadline=batch is None,
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:

@@ -177,7 +177,7 @@ ALLOWED = {
         "request_progress?", "timed_ledger?", "types?",
     },
     "waiting_line": {"processes"},
-    "together": {
+    "batch_ledger": {
         "attempt_log", "config?", "errors", "provider_failure", "quota.opening", "quota_tracker",
         "reply", "request", "routing?", "types",
     },
@@ -192,7 +192,7 @@ PUBLIC = {
     # Quota, money, the record of attempts, and kept replies and vectors.
     "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
     # Texts to vectors; the ledger for many requests at once.
-    "embeddings", "together",
+    "embeddings", "batch_ledger",
     # Helpers that know nothing of models: text, files, secrets, threads and processes.
     "text.*", "files", "secrets", "bounded", "stopping", "processes",
 }  # fmt: skip
@@ -316,7 +316,7 @@ def test_broad_except_clauses_are_few() -> None:
                 if caught == "Exception":
                     catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
     assert catching == {
-        "adapters/base.py", "config/keys.py", "functions.py", "timed_ledger.py", "together.py",
+        "adapters/base.py", "batch_ledger.py", "config/keys.py", "functions.py", "timed_ledger.py",
     }  # fmt: skip
 
 
