@@ -22,11 +22,9 @@ from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
-from .limits import parse_date, served_at
+from .limits import parse_date, served_at, stated_delay
 from .logs import clean_logs
-from .parts import Part, Received, stream_ended_early
-from .stated_delay import stated_delay
-from .vectors import read_vectors
+from .replies import Part, Received, read_vectors, stream_ended_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
