@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,7 +21,8 @@ import httpx
 from .. import network
 from ..network import is_loopback, origin
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..stopping import stop_of_this_thread
+from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
+from ..urls import is_loopback, origin
 from .bodies import (
     ACCEPTED_ENCODINGS,
     MOST_OF_A_REPLY,
@@ -41,10 +42,12 @@ from .logs import calling_with
 from .network import Allowance, keep_time, uses_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ..types import Key, Timeouts
 
+T = TypeVar("T")
+_END = object()
 
 STAND_IN = "in-place-of-the-key"
 """The key that SDKs are given.
@@ -65,6 +68,7 @@ class Call:
         body: of an answer other than 200: parsed JSON, else text, else None.
         asked: how the request asks for JSON, and whether it has a system prompt.
         client: the HTTP client that makes the call.
+        interrupts: the block in which an SDK works, so that it drops no interrupt.
     """
 
     def __init__(
@@ -85,11 +89,22 @@ class Call:
         self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
+        self.interrupts = KeptInterrupts()
 
     @property
     def stopped(self) -> bool:
-        """Whether another thread has stopped it."""
-        return self._stop is not None and self._stop.is_set()
+        """Whether an interrupt came, or another thread has stopped it."""
+        return self.interrupts.noted or (self._stop is not None and self._stop.is_set())
+
+    def steps(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts as an SDK reads them from the answer; an interrupt ends a step at once."""
+        step = iter(parts)
+        while True:
+            with self.interrupts:
+                part = next(step, _END)
+            if part is _END:
+                return
+            yield cast("T", part)
 
     @property
     def refused(self) -> bool:
@@ -103,7 +118,7 @@ class Call:
         self._ends = now + timeouts.total
         self._connect_by = min(self._ends, now + timeouts.connect)
         self._expect(timeouts.first_token if self.stream else timeouts.answer, "no answer within")
-        watched = self._stop is not None
+        watched = self._stop is not None or is_main_thread()
         left = Allowance(lambda: self._left(self._next_by), watched=watched)
         connect = Allowance(lambda: self._left(self._connect_by), watched=watched)
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
