@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..catalog import Provider, known_services
-from ..config import is_given, own_settings_folder
-from ..config.env_file import candidates, others_reach, parse_env_file
-from ..config.sources import SETTINGS_FILE
+from ..config import is_given
+from ..config.env_file import parse_env_file
+from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
 from .finding import Finding
 
 _KEY_NAME = re.compile(r"API_?KEY(_?\d+)?$", re.IGNORECASE)
@@ -29,7 +28,7 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
             "set by the program or the sandbox; keys and limits in files are not used",
         )
         return
-    own = own_settings_folder() / SETTINGS_FILE
+    own = own_settings_file()
     if directory is None:
         advice = "change to another folder (%cd), or restart the kernel in one"
         found = "the working directory was removed or cannot be read, so no file there is used"
@@ -72,8 +71,7 @@ def _env_file(path: Path) -> Iterator[Finding]:
             several = len(numbers) > 1
             line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
             yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
-    if others_reach(path):
-        advice = f"chmod 600 {shlex.quote(str(path))}"
+    if advice := how_to_hide(path):
         yield Finding("look", ".env", f"{path}, which other users can read", advice)
     elif not found.unused:
         pipe = ", a named pipe, read once per process" if path.is_fifo() else ""
