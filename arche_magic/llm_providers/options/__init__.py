@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..reply_stream import OnWait
 
 _LONGEST_TAG = 100
+# No service takes an integer of more than 64 bits.
+_TOO_LARGE = 2**63
 # The options that must not be in `extra`, by their field in OpenAI's chat completions.
 _OPTION_OF = {
     "model": "model",
@@ -216,16 +218,20 @@ def _number(name: str, value: object, high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
+    if abs(value) > sys.float_info.max:
+        # Python converts no larger integer to a float, and the largest not even to text.
+        value = math.inf if value > 0 else -math.inf
     if not 0 <= value <= high:
         raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
-    # Larger integers are not floats.
-    return float(value) if value <= sys.float_info.max else math.inf
+    return float(value)
 
 
 def _seconds(name: str, value: object) -> float:
     seconds = _number(name, value)
     if not 0 < seconds < math.inf:
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number of seconds greater than 0")
+        raise InvalidRequest(
+            f"{name} is {seconds:g}; it must be a number of seconds greater than 0"
+        )
     return seconds
 
 
@@ -247,6 +253,8 @@ def _tag(name: str, value: object) -> str:
 def _integer(name: str, value: object, low: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
+    if abs(value) >= _TOO_LARGE:
+        raise InvalidRequest(f"{name} must be less than 2**63")
     if low is not None and value < low:
         raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
     return value
