@@ -19,7 +19,8 @@ from arche_magic.llm_providers.embeddings import (
     in_batches,
 )
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply_cache.vector_store import vector_addresses, vector_store
+from arche_magic.llm_providers.reply_cache.replay import vector_addresses
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
@@ -134,7 +135,7 @@ class _Embedding:
         self._counts = Counts(self._total, self._clock.time, "text")
         self._patience = Patience(patience, self._clock.time)
         self._address = vector_addresses(self._provider, self._model, dimensions)
-        self._store = vector_store(configuration.replies)
+        self._store = reply_store(configuration.replies)
         self._matrix: np.ndarray[Any, Any] | None = None
 
     def run(

@@ -112,7 +112,7 @@ def get_llm_provider(
         ConfigurationError: the name is unknown, or a key is given for all providers at once.
     """
     from . import orchestrator
-    from .config.keys import with_key
+    from .config.keys import with_keys
 
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
@@ -128,7 +128,7 @@ def get_llm_provider(
             f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
-        configuration = with_key(configuration, name, api_key)
+        configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from .attempt_log import Tally, attempt_log
 from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
-from .config.keys import labelled
-from .errors import ConfigurationError, NoKeys
+from .config.keys import with_keys
+from .errors import NoKeys
 from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
@@ -371,12 +371,7 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     ) -> None:
         configuration = configuration or get_configuration()
         if api_keys is not None:
-            given, problem = labelled(configuration, "groq", api_keys)
-            # A traceback that lists local variables would show them.
-            del api_keys
-            if problem:
-                raise ConfigurationError(f"api_keys: {problem}")
-            configuration = replace(configuration, keys=given)
+            configuration = with_keys(configuration, "groq", api_keys)
         has_keys = any(key.provider == "groq" for key in configuration.keys)
         if not has_keys and configuration.replay != "only":
             raise NoKeys(no_keys(configuration, ["groq"]))
