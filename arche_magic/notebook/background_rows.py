@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import JobStopped
-from arche_magic.bulk.progress_text import count
+from arche_magic.bulk.progress import count
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.config import get_configuration
 
