@@ -136,9 +136,15 @@ def send(
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
     if options.background:
-        pending = _in_background(session, asked, form, llm.events(messages, **request), notes)
-        bind(pending)
-        return pending
+        from .background import ReplyJob
+
+        log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
+        job = ReplyJob(session, asked, form, lambda view: _show(events, view, log))
+        for note in notes:
+            job.view.note(note)
+        session.jobs.start(job)
+        bind(job.pending)
+        return job.pending
     show = ReplyDisplay(
         session.shell, options.quiet, form, structured=options.schema is not None, old=old
     )
@@ -174,34 +180,6 @@ def _check_together(options: Namespace, defaults: Defaults) -> None:
                 "%llm: --background cannot be combined with --chat: the next turn would not know "
                 f"this one{hint}"
             )
-
-
-def _in_background(
-    session: Session,
-    asked: Asked,
-    form: str,
-    events: Generator[Event, None, Reply],
-    notes: Sequence[str],
-) -> Pending[Reply]:
-    """Start a job that answers the prompt; its reply is the last one when it comes."""
-    from .background_reply import ReplyJob
-
-    options, log = asked.options, attempt_log(get_configuration().store)
-
-    def keep(reply: Reply) -> None:
-        asked.reply = session.reply = reply
-
-    def ask(view: ReplyDisplay) -> Reply:
-        return _show(events, view, log, lambda part: None)
-
-    job = ReplyJob(
-        session.shell, asked.prompt.text, options.output, options.quiet, form,
-        options.schema is not None, ask, keep,
-    )  # fmt: skip
-    for note in notes:
-        job.view.note(note)
-    session.jobs.start(job)
-    return job.pending
 
 
 def _request(
@@ -242,7 +220,7 @@ def _show(
     events: Generator[Event, None, Reply],
     show: ReplyDisplay,
     log: AttemptLog,
-    bind: Callable[[Reply], None],
+    bind: Callable[[Reply], None] = lambda part: None,
 ) -> Reply:
     """Show a request as it happens; returns its reply.
 

@@ -24,7 +24,7 @@ from arche_magic.prompts.values import as_image, as_text
 
 from .ask import body_of, refuse_with, sampling, typed_or_default
 from .bar import Bar
-from .collect import FileRows, FrameRows, variable_for
+from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .named_prompts import system_prompt, with_saved_prompt
 from .structured import schema_named
@@ -99,25 +99,13 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         else FrameRows(Job(data, template, **asked), table, variable, shell)
     )
     if options.background:
-        return _in_background(session, options, text, rows)
+        background = RowsJob(shell, text, options.quiet, rows)
+        session.jobs.start(background)
+        if isinstance(rows, FrameRows):
+            rows.bind(background.pending)
+        return background.pending
     frame: pd.DataFrame | None = rows.collect(Bar(shell, options.quiet))
     return frame
-
-
-def _in_background(
-    session: Session, options: Namespace, text: str, rows: FileRows | FrameRows
-) -> Pending[Any]:
-    """Start a job that asks for the rows; returns what waits for them."""
-    from .background_rows import RowsJob
-
-    job = RowsJob(
-        session.shell, text, rows.variable or str(options.into or options.output), options.quiet,
-        rows.job, rows.collect_in_background, rows.finished,
-    )  # fmt: skip
-    session.jobs.start(job)
-    if isinstance(rows, FrameRows):
-        rows.bind(job.pending)
-    return job.pending
 
 
 def plan_bundle(plan: Plan) -> dict[str, str]:
