@@ -24,8 +24,8 @@ from .attachments import with_attachments
 from .command import Asked
 from .display import CellInterrupted, ReplyDisplay
 from .dry_run import prompt_text, route_text
-from .events import follow
 from .first_steps import require_keys
+from .live_line import follow
 from .named_prompts import system_prompt, with_saved_prompt
 from .receipt import receipt_line
 from .reply_formats import ASKS

@@ -31,8 +31,7 @@ from .ask import refuse_with, sampling, typed_or_default
 from .cards import card_html, row_html
 from .costs import paid_text
 from .display import CellInterrupted, Pace, Place
-from .events import follow
-from .live_line import TerminalLine
+from .live_line import TerminalLine, follow
 from .markup import as_html
 from .receipt import attempt_lines
 from .styles import QUIET
