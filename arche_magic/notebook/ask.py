@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
-import keyword
 import math
-import re
 from argparse import Namespace
-from collections import ChainMap
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +16,23 @@ from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
-from .attachments import with_attachments
+from .cell_options import (
+    check_together,
+    check_variable,
+    first_given,
+    sampling,
+    typed_or_default,
+    with_values,
+)
+from .cell_prompt import system_prompt, text_of, with_attachments
 from .command import Asked
 from .display import CellInterrupted, ReplyDisplay
-from .dry_run import prompt_text, route_text
+from .dry_run import rehearse
 from .first_steps import require_keys
 from .live_line import follow
-from .named_prompts import system_prompt, with_saved_prompt
-from .receipt import receipt_line
 from .reply_formats import ASKS
 from .sigint import one_interrupt
-from .structured import schema_named
 from .sums import notebook_name
-from .tool_calls import functions_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
     from .command import Session, Typed
     from .defaults import Defaults
 
-# IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
-_RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
-
-_LINE_ENDS = re.compile(r"(\\n)+")
-
 
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
@@ -57,13 +52,11 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
         LLMProviderError: the request is wrong, or no route answered it.
         CellInterrupted: the user stopped it.
     """
-    options = typed.options
-    body = with_saved_prompt(options, body_of(typed.text, typed.cell))
-    names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
+    options, names, text = typed.options, typed.names, text_of(typed)
     budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
-    prompt = Prompt(body) if options.raw else fill(body, names, budget)
+    prompt = Prompt(text) if options.raw else fill(text, names, budget)
     if system := system_prompt(options, names, budget):
         options.system = system.text
         prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
@@ -71,18 +64,6 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     with_values(options, names)
     prompt = replace(prompt, images=(*prompt.images, *images))
     return send(session, options, with_attachments(session.shell, options, prompt, names))
-
-
-def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
-    """Replace the names of a schema and of functions in the options by their values.
-
-    Raises:
-        InvalidRequest: the variable does not exist, or has the wrong type.
-    """
-    if options.schema is not None:
-        options.schema = schema_named(options.schema, names)
-    if options.tools is not None:
-        options.tools = functions_named(options.tools, names)
 
 
 @one_interrupt()
@@ -95,7 +76,7 @@ def send(
     its place in a conversation.
     """
     variables, defaults = session.shell.user_ns, session.defaults
-    _check_together(options, defaults)
+    check_together(options, defaults)
     name_notebook(notebook_name(variables))
     if options.output is not None:
         check_variable("-o", options.output)
@@ -129,7 +110,7 @@ def send(
         messages, left_out = chat.messages(question, room)
         notes = (*notes, left_out) if left_out else notes
     if options.show_prompt or options.dry_run:
-        _rehearse(options, llm, messages, request, notes)
+        rehearse(options, llm, messages, request, notes)
         return None
     if options.background and get_configuration().keys:
         # A wrong option is an error of this cell.
@@ -160,26 +141,6 @@ def send(
         session.chats[chat.name] = chat
     show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
     return reply
-
-
-def _check_together(options: Namespace, defaults: Defaults) -> None:
-    """Check that options that were typed go together.
-
-    Raises:
-        InvalidRequest: they do not.
-    """
-    if options.tools is not None:
-        refuse_with("--tools", options, "schema", "compare")
-    elif options.max_rounds is not None:
-        raise InvalidRequest("%llm: --max-rounds needs --tools f,g")
-    if options.background:
-        refuse_with("--background", options, "tools", "compare", "show_prompt", "dry_run")
-        if first_given(options.chat, defaults.chat):
-            hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
-            raise InvalidRequest(
-                "%llm: --background cannot be combined with --chat: the next turn would not know "
-                f"this one{hint}"
-            )
 
 
 def _request(
@@ -258,95 +219,3 @@ def _show(
     except LLMProviderError:
         show.failed(ended())
         raise
-
-
-def _rehearse(
-    options: Namespace,
-    llm: IntelligentLLMOrchestrator,
-    messages: Sequence[Message],
-    request: Mapping[str, Any],
-    notes: Sequence[str],
-) -> None:
-    """Print what would be sent, and which route would answer."""
-    shown = [*notes]
-    if options.show_prompt:
-        shown.append(prompt_text(llm.preview(messages, **request).request))
-    if options.dry_run:
-        kept = llm.kept(messages, **request)
-        # After a kept call of a function more is asked.
-        if kept is not None and not kept.tool_calls:
-            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
-        else:
-            shown.append(route_text(llm.preview(messages, **request)))
-    print("\n\n".join(shown))
-
-
-def body_of(text: str, cell: str | None) -> str:
-    """The prompt of a line or cell magic, without the newline that IPython adds to every cell.
-
-    Raises:
-        InvalidRequest: a cell magic has text on its first line, too.
-    """
-    if cell is None:
-        return text
-    if text:
-        raise InvalidRequest(
-            f"%%llm: {text.split(maxsplit=1)[0]!r} is not an option; the prompt goes in the lines "
-            "below"
-        )
-    return cell.removesuffix("\n")
-
-
-def check_variable(option: str, name: str) -> None:
-    """Check the name of the variable that an option binds.
-
-    Raises:
-        InvalidRequest: it is not a valid name, or Python or IPython uses it.
-    """
-    problem = ""
-    if not name.isidentifier() or keyword.iskeyword(name):
-        problem = "is not a valid variable name"
-    elif _RESERVED.fullmatch(name):
-        problem = "is a name that IPython or Python uses; choose another"
-    elif hasattr(builtins, name):
-        problem = f"would hide the builtin {name}; choose another name"
-    if problem:
-        raise InvalidRequest(f"%llm: {option} {name!r} {problem}")
-
-
-def first_given(*values: Any) -> Any:
-    """The first value that is not None."""
-    return next((value for value in values if value is not None), None)
-
-
-def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
-    """Options of the cell, or their defaults; an empty text counts as not given."""
-    given = {
-        name: first_given(getattr(options, name, None), getattr(defaults, name)) for name in names
-    }
-    return {name: None if value == "" else value for name, value in given.items()}
-
-
-def sampling(options: Namespace) -> dict[str, Any]:
-    """How the model chooses its words, as the options of the cell say."""
-    stop = [
-        text.replace(r"\n", "\n") if _LINE_ENDS.fullmatch(text) else text
-        for text in options.stop or ()
-    ]
-    return {
-        "top_p": options.top_p,
-        "seed": options.seed,
-        "stop": stop or None,
-        "extra": {"reasoning_effort": options.effort} if options.effort else None,
-    }
-
-
-def refuse_with(flag: str, options: Namespace, *names: str) -> None:
-    """Check that none of these options was typed together with `flag`.
-
-    Raises:
-        InvalidRequest: one was.
-    """
-    for name in names:
-        if getattr(options, name) not in (None, False):
-            raise InvalidRequest(f"%llm: {flag} cannot be combined with --{name.replace('_', '-')}")

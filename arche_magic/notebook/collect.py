@@ -17,9 +17,9 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
 
-from .ask import check_variable
 from .background import BackgroundJob, clock, red_line
 from .bar import Bar, bar_bundle
+from .cell_options import check_variable
 from .display import CellInterrupted, show
 from .first_steps import require_keys
 from .sigint import one_interrupt

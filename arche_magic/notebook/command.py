@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tokenize
 from argparse import Namespace
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,14 +107,14 @@ class Typed:
         options: the values of the options, by name.
         text: what follows the options on the line, verbatim.
         cell: the lines below a cell magic; None for a line magic.
-        names: local variables of the function that called the command, if any.
+        names: the variables of the notebook, below those of a function that called the command.
     """
 
     line: str
     options: Namespace
     text: str
     cell: str | None
-    names: Mapping[str, Any] | None
+    names: Mapping[str, Any]
 
 
 def command(
@@ -146,7 +147,8 @@ def command(
                 from arche_magic.llm_providers.errors import InvalidRequest
 
                 raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
-            return body(magics.session, Typed(line, parsed, text, cell, local_ns))
+            names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
+            return body(magics.session, Typed(line, parsed, text, cell, names))
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__

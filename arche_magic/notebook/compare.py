@@ -27,8 +27,8 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import live_line
-from .ask import refuse_with, sampling, typed_or_default
 from .cards import card_html, row_html
+from .cell_options import refuse_with, sampling, typed_or_default
 from .costs import paid_text
 from .display import CellInterrupted, Pace, Place
 from .live_line import TerminalLine, follow
