@@ -26,12 +26,12 @@ from .cell_options import (
 )
 from .cell_prompt import system_prompt, text_of, with_attachments
 from .command import Asked
-from .display import CellInterrupted, ReplyDisplay
+from .display import ReplyDisplay
 from .dry_run import rehearse
 from .first_steps import require_keys
+from .interrupts import CellInterrupted, one_interrupt
 from .live_line import follow
 from .reply_formats import ASKS
-from .sigint import one_interrupt
 from .sums import notebook_name
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, re
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 
-from .display import CellInterrupted, Place
+from .display import Place
+from .interrupts import CellInterrupted
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
 

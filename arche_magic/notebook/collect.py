@@ -20,9 +20,9 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from .background import BackgroundJob, clock, red_line
 from .bar import Bar, bar_bundle
 from .cell_options import check_variable
-from .display import CellInterrupted, show
+from .display import show
 from .first_steps import require_keys
-from .sigint import one_interrupt
+from .interrupts import CellInterrupted, one_interrupt
 from .styles import quiet_line
 
 if TYPE_CHECKING:

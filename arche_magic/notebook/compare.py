@@ -30,7 +30,8 @@ from . import live_line
 from .cards import card_html, row_html
 from .cell_options import refuse_with, sampling, typed_or_default
 from .costs import paid_text
-from .display import CellInterrupted, Pace, Place
+from .display import Pace, Place
+from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html
 from .receipt import attempt_lines
