@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, ToolCall, ToolRun
@@ -63,44 +64,28 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     images = [image_of(source, names) for source in options.image or ()]
     with_values(options, names)
     prompt = replace(prompt, images=(*prompt.images, *images))
-    return send(session, options, with_attachments(session.shell, options, prompt, names))
+    prompt = with_attachments(session.shell, options, prompt, names)
+    if options.compare:
+        return _compare(session, options, prompt)
+    return send(session, options, prompt)
 
 
 @one_interrupt()
 def send(
     session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
-) -> Reply | Pending[Reply] | pd.DataFrame | None:
+) -> Reply | Pending[Reply] | None:
     """Send a finished prompt as the options of `%llm` say; see `ask`.
 
     `again` is the prompt that this one repeats: its reply is shown beside the new one, which takes
     its place in a conversation.
     """
-    variables, defaults = session.shell.user_ns, session.defaults
-    check_together(options, defaults)
-    name_notebook(notebook_name(variables))
-    if options.output is not None:
-        check_variable("-o", options.output)
-
-    def bind(value: Reply | Pending[Reply] | pd.DataFrame) -> None:
-        """Set the variable of `-o`, if the cell names one."""
-        if options.output is not None:
-            variables[options.output] = value
-
-    require_keys(replay=bool(first_given(options.keep, defaults.keep)))
-    if not prompt.text.strip():
-        raise InvalidRequest("the prompt is empty")
-    if options.compare:
-        from .compare import compare
-
-        frame = compare(session.shell, defaults, options, prompt, bind)
-        bind(frame)
-        return frame
-    options.chat = first_given(options.chat, defaults.chat)
+    _check(session, options, prompt)
+    options.chat = first_given(options.chat, session.defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
     old = again.reply if again else None
     if chat and old is not None:
         chat = chat.without(str(old))
-    form, request = _request(options, defaults, chat)
+    form, request = _request(options, session.defaults, chat)
     llm = IntelligentLLMOrchestrator()
     question = Message("user", prompt.text, prompt.images)
     messages: tuple[Message, ...] = (question,)
@@ -116,31 +101,77 @@ def send(
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
+    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
     if options.background:
-        from .background import ReplyJob
-
-        log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
-        job = ReplyJob(session, asked, form, lambda view: _show(events, view, log))
-        for note in notes:
-            job.view.note(note)
-        session.jobs.start(job)
-        bind(job.pending)
-        return job.pending
+        return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(
         session.shell, options.quiet, form, structured=options.schema is not None, old=old
     )
     for note in notes:
         show.note(note)
-    log = attempt_log(llm.configuration.store)
-    reply = _show(llm.events(messages, **request), show, log, bind)
+    reply = _show(events, show, log, partial(_bind, session, options))
     asked.reply = session.reply = reply
-    bind(reply)
+    _bind(session, options, reply)
+    turn = []
     if chat:
         is_private = first_given(request["private"], llm.configuration.private.always)
         chat.add(question, reply, options.system, private=is_private)
         session.chats[chat.name] = chat
-    show.finish(reply, *([f"chat {chat.name}, turn {len(chat.turns)}"] if chat else ()))
+        turn = [f"chat {chat.name}, turn {len(chat.turns)}"]
+    show.finish(reply, *turn)
     return reply
+
+
+@one_interrupt()
+def _compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFrame:
+    """Ask several providers or models; returns a row for each."""
+    from .compare import compare
+
+    _check(session, options, prompt)
+    bind = partial(_bind, session, options)
+    frame = compare(session.shell, session.defaults, options, prompt, bind)
+    bind(frame)
+    return frame
+
+
+def _answer_later(
+    session: Session,
+    asked: Asked,
+    form: str,
+    notes: Sequence[str],
+    show_reply: Callable[[ReplyDisplay], Reply],
+) -> Pending[Reply]:
+    """Start a job that answers the prompt; returns what waits for its reply."""
+    from .background import ReplyJob
+
+    job = ReplyJob(session, asked, form, show_reply)
+    for note in notes:
+        job.view.note(note)
+    session.jobs.start(job)
+    _bind(session, asked.options, job.pending)
+    return job.pending
+
+
+def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
+    """Check what a prompt needs before anything is sent.
+
+    Raises:
+        InvalidRequest: options do not go together, or the prompt is empty.
+        NoKeys: no key is configured.
+    """
+    check_together(options, session.defaults)
+    name_notebook(notebook_name(session.shell.user_ns))
+    if options.output is not None:
+        check_variable("-o", options.output)
+    require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
+    if not prompt.text.strip():
+        raise InvalidRequest("the prompt is empty")
+
+
+def _bind(session: Session, options: Namespace, value: Any) -> None:
+    """Set the variable of `-o`, if the cell names one."""
+    if options.output is not None:
+        session.shell.user_ns[options.output] = value
 
 
 def _request(
