@@ -21,8 +21,8 @@ from arche_magic.llm_providers.secrets import Hidden, without_locals
 from arche_magic.llm_providers.types import in_seconds
 
 from . import sandbox_switch
-from .display import CellInterrupted
 from .frames import KeyRow, checks_frame, keys_frame
+from .interrupts import CellInterrupted
 from .meters import shared_notes
 from .tables import Cell, table_bundle
 

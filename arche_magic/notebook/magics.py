@@ -62,7 +62,7 @@ class ArcheMagics(Defaults, Magics):
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, give `Out` back."""
-        from . import once, panel, sandbox_switch, serving
+        from . import costs, panel, sandbox_switch, serving
 
         panel.close_all()
         if self.status_bar:
@@ -71,7 +71,7 @@ class ArcheMagics(Defaults, Magics):
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()
-        once.start_again()
+        costs.forget_hints()
         self.session.failures.remove()
         self.session.out.remove()
 

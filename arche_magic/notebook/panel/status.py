@@ -12,7 +12,7 @@ from arche_magic.llm_providers.errors import LLMProviderError, NoKeys
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
-from ..ask import typed_or_default
+from ..cell_options import typed_or_default
 from ..meters import by_route
 from ..quota_words import clock, count, state_of, tightest
 from ..styles import one_line
