@@ -19,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
-from .handler import LARGEST_BODY, HttpReply, handle
+from .errors import Problem
+from .handler import LARGEST_BODY, handle
+from .replies import HttpReply
 from .request_thread import MOST_THREADS, RequestStopped, RequestThread
 from .requests import TAG_HEADER
-from .wire import Problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
