@@ -23,7 +23,16 @@ from arche_magic.llm_providers.errors import (
 from .replies import HttpReply, json_reply
 
 _TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
-_ABOUT_MESSAGES = ("a message", "a part of a message", "image ", "the prompt ")
+# How messages of the engine begin that are about a part of a field.
+_ABOUT = {
+    "messages": (
+        "a message", "a part of a message", "an image", "image ", "the content of a message",
+        "the name of a message", "the prompt ", "the result of a tool", "tool_calls ",
+    ),
+    "tools": ("a tool ", "two tools "),
+}  # fmt: skip
+_QUOTED = re.compile(r"['`](\w+)['`]")
+_WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
 # Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
 # has waited and tried every route.
 _NO_RETRY = {"x-should-retry": "false"}
@@ -124,8 +133,11 @@ def _is_too_large(error: LLMProviderError) -> bool:
 
 def _field_in(message: str, fields: Collection[str]) -> str | None:
     """Return the field of the request that a message is about."""
-    named = re.search(r"takes no (\w+)", message)
-    first = named[1] if named else message.split(maxsplit=1)[0].strip("'\"`:;,")
-    if first in fields:
-        return first
-    return "messages" if message.startswith(_ABOUT_MESSAGES) else None
+    if _WRONG_MODEL.search(message):
+        return "model"
+    first = message.split(maxsplit=1)[0].strip("'\"`:;,")
+    # Providers quote the name of a field.
+    named = (first, *re.findall(r"takes no (\w+)", message), *_QUOTED.findall(message))
+    found = next((name for name in named if name in fields), None)
+    about = (field for field, starts in _ABOUT.items() if message.startswith(starts))
+    return found or next(about, None)
