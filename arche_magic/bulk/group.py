@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -18,7 +19,6 @@ from arche_magic.llm_providers.errors import (
 )
 from arche_magic.llm_providers.reply import Reply, Waiting
 from arche_magic.llm_providers.request import Message, Request
-from arche_magic.llm_providers.together import Together
 
 from .agreement import Check, Model, fields_to_compare
 from .bounds import JobStopped, Patience, why_stopped
@@ -71,7 +71,7 @@ class Group:
     number: int
     workers: Workers
     llm: IntelligentLLMOrchestrator
-    ledger: Together
+    ledger: BatchLedger
     models: tuple[Model, ...] = ()
     size: int = 1
     awaits_free: Patience | None = None

@@ -17,7 +17,6 @@ from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
 from ..secrets import hiding_locals, without_locals
-from ..tracebacks import without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability

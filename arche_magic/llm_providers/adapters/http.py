@@ -22,7 +22,6 @@ from .. import network
 from ..network import is_loopback, origin
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
-from ..urls import is_loopback, origin
 from .bodies import (
     ACCEPTED_ENCODINGS,
     MOST_OF_A_REPLY,

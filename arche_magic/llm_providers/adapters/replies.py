@@ -14,12 +14,13 @@ import os
 import re
 import sys
 from array import array
+from codecs import getincrementaldecoder
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..text.characters import Characters, whole_characters
+from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
 from ..types import Usage
@@ -94,7 +95,8 @@ class Received:
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
-        self._characters = Characters()
+        # A stream may split a character that JSON writes as two surrogates between its events.
+        self._characters = getincrementaldecoder("utf-16-le")("replace")
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -105,11 +107,11 @@ class Received:
 
     def whole(self, text: str) -> str:
         """The whole characters of a streamed text; a half one is kept until its rest arrives."""
-        return self._characters.take(text)
+        return self._characters.decode(text.encode("utf-16-le", "surrogatepass"))
 
     def rest(self) -> str:
         """The incomplete character that is left when the stream has ended."""
-        return self._characters.rest()
+        return self._characters.decode(b"", final=True)
 
     @property
     def text(self) -> str:

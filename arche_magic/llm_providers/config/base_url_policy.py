@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from ..catalog import Provider, published_providers
 from ..errors import ConfigurationError
 from ..network import is_base_url, is_loopback, origin
-from ..urls import is_base_url, is_loopback, origin
 from .env_file import warn_once
 from .keys import numbered_names
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES

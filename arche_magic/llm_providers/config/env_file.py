@@ -14,12 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import marked_encoding
-from ..forks import new_lock
-from ..hidden import Hidden
 from ..processes import new_lock
 from ..secrets import Hidden, without_locals
-from ..tracebacks import without_locals
-from .file_contents import is_text, read_text
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A value with NAME=value on a later line: its quote was never closed.

@@ -17,9 +17,7 @@ from ..errors import ConfigurationError, InvalidRequest
 from ..files import absolute, expanded, keep_inside, working_directory
 from ..network import is_loopback
 from ..secrets import without_locals
-from ..tracebacks import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from ..urls import is_loopback
 from .base_url_policy import (
     check_addresses,
 )

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..files import home_folder
-from ..urls import origin
+from ..network import origin
 from .env_file import (
     EnvFile,
     Variables,

@@ -12,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from .. import network_variables
 from ..catalog import Provider, known_services
 from ..config import is_given
 from ..config.env_file import parse_env_file
 from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
+from ..network import certificate_variable, problems, proxy_variable
 
 State = Literal["ok", "look", "wrong"]
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
@@ -75,11 +75,9 @@ def _numbers(text: str) -> list[int]:
 def network() -> Iterator[Finding]:
     """Yield what this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
-    wrong = [
-        Finding("wrong", "network", problem, advice) for problem in network_variables.problems()
-    ]
+    wrong = [Finding("wrong", "network", problem, advice) for problem in problems()]
     yield from wrong
-    names = [network_variables.proxy_variable("https:"), network_variables.certificate_variable()]
+    names = [proxy_variable("https:"), certificate_variable()]
     if not wrong and any(names):
         yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 

@@ -15,12 +15,12 @@ from ..catalog import Provider
 from ..config import Configuration
 from ..config.keys import is_stand_in
 from ..errors import LLMProviderError
+from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..provider_failure import AttemptFailed, Remedy
 from ..quota_tracker import QuotaTracker
 from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
-from ..urls import is_loopback
 from .local_checks import Finding
 
 # Seconds within which a service has to list its models.
