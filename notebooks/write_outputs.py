@@ -37,7 +37,7 @@ class Held:
     def sleep(self, seconds):
         self.now += seconds
 
-async def pause(server, seconds):
+async def pause(application, seconds):
     # Replies to several prompts at once stream in any order.
     if seconds >= 0.1:
         held.sleep(seconds)
@@ -45,7 +45,7 @@ async def pause(server, seconds):
 held = Held()
 time.time = time.perf_counter = held.time
 SystemClock.sleep = lambda clock, seconds: held.sleep(seconds)
-app.Server._pause = pause
+app.Application._pause = pause
 del Held, pause
 """
 

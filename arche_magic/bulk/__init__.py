@@ -11,6 +11,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import cluster
+from .bounds import JobStopped
 from .chunks import FileJob
 from .comparison import Quality, quality
 from .embedding import embed
@@ -18,10 +19,9 @@ from .files import is_file
 from .job import Job
 from .planning import plan
 from .plans import Plan, Way
-from .progress import Counts, JobStopped, Progress, Row
-from .progress_text import LineBar
+from .progress import Counts, LineBar, Progress
 from .results import Replies, like
-from .rows import Rows
+from .rows import Row, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,8 @@ def map(  # noqa: A001  # what the builtin does, for prompts
             for row in rows:
                 replies.add(row)
                 if counts and row.second is None:
-                    counts.add([row])
+                    counts.finish([row])
+                    counts.hand_out(row)
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:

@@ -19,7 +19,7 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.reply import Waiting
 from arche_magic.llm_providers.request import Request
 
-from .patience import Patience
+from .bounds import Patience
 from .progress import Counts
 
 if TYPE_CHECKING:

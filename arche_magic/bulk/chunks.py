@@ -17,8 +17,9 @@ from .comparison import Quality
 from .file_writer import FileWriter
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
-from .progress import SPENT, Progress, Row
+from .progress import SPENT, Progress
 from .results import Replies
+from .rows import Row
 
 ROWS = 10_000
 """Rows that are in memory at a time."""

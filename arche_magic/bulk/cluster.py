@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 from arche_magic.prompts.tables import library_of
 
+from .bounds import JobStopped
 from .job import Job
-from .progress import JobStopped, Row
 from .results import Replies
+from .rows import Row
 
 if TYPE_CHECKING:
     import dask.dataframe as dd

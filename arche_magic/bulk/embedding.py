@@ -19,15 +19,16 @@ from arche_magic.llm_providers.embeddings import (
     in_batches,
 )
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply_cache.vector_store import vector_addresses, vector_store
+from arche_magic.llm_providers.reply_cache.replay import vector_addresses
+from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
 from .batch_calls import BatchCalls, TextsFailed, VectorsOfTexts
-from .patience import Patience
-from .progress import Counts, Row, at_most
-from .progress_text import LineBar
+from .bounds import Patience, at_most
+from .progress import Counts, LineBar
+from .rows import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ class _Embedding:
         self._counts = Counts(self._total, self._clock.time, "text")
         self._patience = Patience(patience, self._clock.time)
         self._address = vector_addresses(self._provider, self._model, dimensions)
-        self._store = vector_store(configuration.replies)
+        self._store = reply_store(configuration.replies)
         self._matrix: np.ndarray[Any, Any] | None = None
 
     def run(
@@ -225,7 +226,10 @@ class _Embedding:
         return self._matrix
 
     def _count(self, places: Iterable[int], *, resumed: bool) -> None:
-        self._counts.add([Row(place, place, "", resumed=resumed) for place in places])
+        rows = [Row(place, place, "", resumed=resumed) for place in places]
+        self._counts.finish(rows)
+        for row in rows:
+            self._counts.hand_out(row)
 
     def _explained(self, failed: TextsFailed) -> BaseException:
         """The error for some texts, with their positions and what to do next."""
@@ -237,7 +241,7 @@ class _Embedding:
         more = len(places) - _PLACES_IN_A_MESSAGE
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
-        done = self._counts.done
+        done = self._counts.progress().done
         return type(error)(
             f"no vectors for {which}: {error}. {done:,} of {self._total:,} texts are done; "
             "run the same call again for the others",

@@ -24,8 +24,7 @@ from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 from .agreement import Model
 from .capacity import Capacity, with_reserve
 from .packing import needs_packed, pack_size
-from .rows import CHUNK, Rows
-from .tasks import MOST_PACKED
+from .rows import CHUNK, MOST_PACKED, Rows
 
 # A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0

@@ -1,8 +1,20 @@
 """A job: one run over many rows. Threads ask, and replies are on disk before they are handed out.
 
-The reader makes prompts, hands out the rows whose replies are kept, and claims the others. The
-scheduler gives them to workers, which ask. The writer puts replies on disk, many at once, and hands
-them out. Each row is a request to the engine, which chooses its route and waits for it.
+    rows ──→ reader ──→ scheduler ──→ groups of workers ──→ writer ──→ rows
+               │            ↑           │ ask, packed          │
+               │ kept       └───────────┘ or alone             │ saved, many at once
+               └────────────────────→ caller ←─────────────────┘
+
+The reader (`reader.py`) makes the prompts of some rows and turns them into tasks, one for all rows
+that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
+(`claims.py`), so that no other kernel asks them too. The scheduler gives the tasks to groups of
+workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
+request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
+task back. The writer (`writer.py`) saves the outcome of tasks, many at once, and hands out their
+rows. `Job` passes these to its caller, who makes a frame of them with `Replies` (`results.py`).
+
+How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
+limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +36,13 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request, Schema
 
 from .agreement import Agreement
+from .bounds import at_most
+from .claims import Claims
 from .comparison import gold_columns
-from .finish import Finish
 from .job_records import JobRecord, new_job_id, note_job
-from .progress import SPENT, Counts, Progress, Row, at_most
-from .reader import CLAIM_SECONDS, Reader, end_owner, new_owner
-from .rows import CHUNK, Rows
+from .progress import FAILED, FINISHED, SPENT, Counts, Progress
+from .reader import Reader
+from .rows import CHUNK, Row, Rows
 from .scheduler import Scheduler
 from .twice import Second, check_other_model, other_model, share_of
 from .workers import Workers
@@ -37,8 +50,6 @@ from .writer import Writer
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
-# Seconds until a job tries again to end its claims on a full disk.
-_ASKED_AGAIN_SECONDS = 1.0
 # Most lists of finished rows that wait to be taken.
 _MOST_WAITING = 8
 
@@ -166,17 +177,15 @@ class Job:
             rows_per_request(pack, sample),
             agreement,
         )
-        self._finish = Finish(self._workers, self._counts, sample.reserve)
-        store, owner = reply_store(configuration.replies), new_owner()
-        self._store, self._owner = store, owner
+        store = reply_store(configuration.replies)
+        self._claims = Claims(store)
         self._reader = Reader(
-            self.rows, self._llm, sample, self._scheduler, store, owner,
-            self._hand_out, self._workers.start, retry_errors=retry_errors, fresh=fresh,
+            self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
+            retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._writer = Writer(
-            self._scheduler, store, owner, self._counts, most_failed, configuration.clock.time,
-            self._hand_out, self._workers, self._ask_again,
-        )  # fmt: skip
+            store, self._claims, self._workers, self._reader, self._hand_out, most_failed
+        )
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -203,6 +212,7 @@ class Job:
         try:
             while (rows := self._next()) is not None:
                 for row in rows:
+                    self._counts.hand_out(row)
                     if self._second is not None:
                         self._second.note(row)
                     yield row
@@ -230,7 +240,7 @@ class Job:
 
     def progress(self, later: int = 0) -> Progress:
         """Return the progress; `finish_at` includes this number of rows that come `later`."""
-        progress = replace(self._counts.progress(), finish_at=self._finish.at(later))
+        progress = replace(self._counts.progress(), finish_at=self._workers.finish_at(later))
         return progress if self._second is None else self._second.added_to(progress)
 
     def cancel(self) -> None:
@@ -267,7 +277,8 @@ class Job:
         configuration = self._llm.configuration
         record = JobRecord(
             at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
-            tag=self._tag, rows=progress.total, done=progress.done, errors=progress.errors,
+            tag=self._tag, rows=len(self),
+            done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record if self._noted is None else record.plus(self._noted, -1)
@@ -298,30 +309,21 @@ class Job:
             self._hand_out_rest()
         finally:
             self._workers.end()
-            end_owner(self._owner)
+            self._claims.end()
             self._put(None)
-            if self._store.problem:
-                threading.Thread(target=self._end_claims, name="arche-job", daemon=True).start()
-
-    def _end_claims(self) -> None:
-        """Release claims that a full disk has kept; another kernel would wait for them."""
-        until = time.monotonic() + CLAIM_SECONDS
-        while not self._store.end_claims(self._owner) and time.monotonic() < until:
-            time.sleep(_ASKED_AGAIN_SECONDS)
 
     def _next(self) -> list[Row] | None:
-        while not self._left.is_set():
+        """The next finished rows; None after the last ones, or at once if the job is cancelled."""
+        while True:
+            is_left = self._left.is_set()
             try:
-                return self._out.get(timeout=_FAREWELL_SECONDS / 2)
+                return self._out.get(timeout=0.0 if is_left else _FAREWELL_SECONDS / 2)
             except queue.Empty:
-                continue
-        return None
-
-    def _ask_again(self, addresses: set[str]) -> None:
-        self._counts.take_back(self._reader.again(addresses, self._counts.is_finished))
+                if is_left:
+                    return None
 
     def _hand_out(self, rows: list[Row]) -> None:
-        self._counts.add(rows)
+        self._counts.finish(rows)
         self._put(rows)
 
     def _hand_out_rest(self) -> None:
@@ -330,8 +332,11 @@ class Job:
             return
         index = self.rows.index
         for start in range(0, len(self.rows), CHUNK):
-            missing = self._counts.missing(start, min(start + CHUNK, len(self.rows)))
-            rest = [Row(at, index[at], "", error=self._workers.put_off) for at in missing]
+            rest = [
+                Row(at, index[at], "", error=self._workers.put_off)
+                for at in range(start, min(start + CHUNK, len(self.rows)))
+                if not self._counts.is_finished(at)
+            ]
             if rest:
                 self._hand_out(rest)
 
@@ -341,7 +346,7 @@ class Job:
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
-                self._writer.beat()
+                self._claims.renew(self._scheduler.claimed)
                 self._workers.book()
                 continue
             return

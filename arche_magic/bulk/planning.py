@@ -16,6 +16,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.types import utc, without_vendor
 
+from .bounds import at_most
 from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
 from .chunks import ROWS
 from .columns import columns_of
@@ -24,7 +25,6 @@ from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request
 from .plans import Plan, Way, moment
-from .progress import at_most
 from .rows import Rows
 from .twice import asked_twice, check_other_model, other_model, share_of
 from .workers import PACKING_THREADS

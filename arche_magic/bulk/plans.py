@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from ..llm_providers.errors import InvalidRequest
 from ..llm_providers.types import in_seconds, without_vendor
 from .capacity import Capacity, Share
-from .progress_text import counted
+from .progress import counted
 
 
 @dataclass(frozen=True)

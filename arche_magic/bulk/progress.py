@@ -1,69 +1,31 @@
-"""A finished row, the progress of a job, and the bounds at which it stops."""
+"""The progress of a job: what is finished and spent, as figures, in words, and in one line."""
 
 from __future__ import annotations
 
-import math
+import shutil
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Self
 
-from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply import Attempt, Reply, Waiting
-from arche_magic.llm_providers.types import Usage
+from arche_magic.llm_providers.reply import Attempt, Waiting
+from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.types import Usage, in_seconds
+
+from .rows import Row
 
 _PACE_SECONDS = 60.0
+_SIGNS = 28
+_SECONDS = 0.5
+# A shorter wait is over before anyone can read about it.
+_WORTH_SAYING_SECONDS = 1.0
 SPENT = (
     "requests", "tokens", "cost_usd", "packed", "checked", "agreed", "not_compared", "discarded",
 )  # fmt: skip
 """The figures of a job's progress that its parts add up to."""
-
-
-class JobStopped(LLMProviderError):
-    """A job ended before its last row: at one of its bounds, or because every row was refused.
-
-    Attributes:
-        frame: the finished rows, if the job returns a frame. They are also on disk: the same call
-            continues from there.
-        at_bound: whether it stopped at `max_cost` or `max_tokens_total`.
-    """
-
-    frame: Any = None
-    at_bound: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One finished row.
-
-    Attributes:
-        position: its number in the data, from 0.
-        label: its label in the index.
-        prompt: the prompt without images; "" if it could not be made.
-        reply: the reply, or None.
-        error: why there is no reply, or None.
-        resumed: whether it needed no request in this run: its reply was kept, or another row is
-            equal.
-        tokens: the tokens it used, now or when its reply was kept.
-        cost_usd: its cost in USD, now or then; None if a price is unknown.
-        request: the id of its attempts in the record; "" if nothing was sent for it.
-        raw: the text of a reply that does not fit the schema, or None.
-        second: the answer of another model, if the row was asked twice; the row then comes again.
-    """
-
-    position: int
-    label: Hashable
-    prompt: str
-    reply: Reply | None = None
-    error: str | None = None
-    resumed: bool = False
-    tokens: int = 0
-    cost_usd: float | None = None
-    request: str = ""
-    raw: str | None = None
-    second: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -114,78 +76,93 @@ class Progress:
     noun: str = "row"
 
 
-def at_most(name: str, value: Any, least: float = 0) -> float:
-    """A bound as a number; None is inf.
-
-    Raises:
-        InvalidRequest: it is not a number, or less than `least`.
-    """
-    if value is None:
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
-    return float(value)
+# The state of a row: nothing, or the sum of what is true. It is finished when its reply is on disk,
+# and done when the caller has it.
+_OPEN, FINISHED, _RESUMED, FAILED, _DONE = 0, 1, 2, 4, 8
 
 
 class Counts:
-    """Counts finished rows and their usage.
+    """Counts rows and their usage.
 
     Args:
         total: all rows.
         now: the clock, in epoch seconds.
         noun: what is counted, as in `Progress`.
+
+    Attributes:
+        total: as above.
+        asked_again: rows that are asked again because their replies were discarded.
+        served, failed: prompts that were answered in this run, and that failed in it.
+        input_tokens, output_tokens: of the prompts that were answered.
     """
 
     def __init__(self, total: int, now: Callable[[], float], noun: str = "row") -> None:
         self.total = total
         self._now, self._noun = now, noun
         self._lock = threading.Lock()
-        self._seen = bytearray(total)
+        # The state of each row, by position, and the number of rows in each state.
+        self._states = bytearray(total)
+        self._numbers = [total] + [0] * (FINISHED + _RESUMED + FAILED + _DONE)
         self._pace: deque[tuple[float, int]] = deque()
         self._waiting: tuple[Waiting, float] | None = None
-        self.done = self.resumed = self.errors = 0
-        self.asked = self.served = self.failed = 0
-        self.tokens, self.input_tokens, self.output_tokens, self.cost = 0, 0, 0, 0.0
+        self.asked_again: set[int] = set()
+        self.served = self.failed = 0
+        self.requests, self.tokens, self.cost_usd = 0, 0, 0.0
+        self.input_tokens = self.output_tokens = 0
         self._seconds = 0.0
         self.packed = self.checked = self.agreed = self.not_compared = self.discarded = 0
-        self.requests = 0
         self.routes: Counter[str] = Counter()
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Count finished rows; `spend` counts their usage."""
-        with self._lock:
-            before = self.done
-            for row in rows:
-                self.done += 1
-                self.resumed += row.resumed
-                self.errors += row.error is not None
-                self._seen[row.position] = 1
-                before += row.resumed
-            if self.done > before:
-                self._forget_older(now := self._now())
-                self._pace.append((now, self.done - before))
+    @property
+    def left(self) -> int:
+        """Rows that are not finished."""
+        return self._numbers[_OPEN]
 
-    def take_back(self, positions: Iterable[int]) -> None:
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Note rows that are on disk or have failed; `spend` counts their usage."""
+        asked = 0
+        with self._lock:
+            for row in rows:
+                failed = row.error is not None
+                self._set(row.position, FINISHED + _RESUMED * row.resumed + FAILED * failed)
+                self.asked_again.discard(row.position)
+                asked += not row.resumed
+            if asked:
+                self._forget_older(now := self._now())
+                self._pace.append((now, asked))
+
+    def hand_out(self, row: Row) -> None:
+        """Count a finished row that the caller gets, unless it is asked again meanwhile."""
+        with self._lock:
+            if state := self._states[row.position]:
+                self._set(row.position, state | _DONE)
+
+    def ask_again(self, positions: Iterable[int]) -> None:
         """Count finished rows as unfinished again."""
         with self._lock:
             for position in positions:
-                self.done -= self._seen[position]
-                self._seen[position] = 0
+                self._set(position, _OPEN)
+                self.asked_again.add(position)
+
+    def _set(self, position: int, state: int) -> None:
+        self._numbers[self._states[position]] -= 1
+        self._numbers[state] += 1
+        self._states[position] = state
+
+    def number(self, state: int) -> int:
+        """How many rows are in a state, whatever else is true of them."""
+        return sum(rows for one, rows in enumerate(self._numbers) if one & state == state)
 
     def is_finished(self, position: int) -> bool:
-        """Whether a row was counted as finished."""
-        return bool(self._seen[position])
-
-    def missing(self, start: int, stop: int) -> list[int]:
-        """Positions of rows that are not finished."""
-        return [position for position in range(start, stop) if not self._seen[position]]
+        """Whether a row is finished."""
+        return self._states[position] != _OPEN
 
     def spend(self, attempts: Iterable[Attempt]) -> None:
         """Count the usage of a request in all its attempts."""
         with self._lock:
             for attempt in attempts:
                 self.tokens += attempt.input_tokens + attempt.output_tokens
-                self.cost += attempt.cost_usd or 0.0
+                self.cost_usd += attempt.cost_usd or 0.0
                 self.requests += attempt.outcome != "skipped"
                 if attempt.outcome == "served":
                     self.routes[str(attempt.route)] += 1
@@ -227,22 +204,125 @@ class Counts:
             if len(self._pace) > 1:
                 seconds = max(now - self._pace[0][0], 1e-3)
                 pace = sum(count for _, count in self._pace) / seconds
+            done = self.number(_DONE)
             return Progress(
-                done=self.done,
+                done=done,
                 total=self.total,
-                resumed=self.resumed,
-                errors=self.errors,
+                resumed=self.number(_DONE | _RESUMED),
+                errors=self.number(_DONE | FAILED),
                 rows_per_second=pace,
-                waiting=waiting if self.done < self.total else None,
+                waiting=waiting if done < self.total else None,
                 finish_at=None,
-                cost_usd=self.cost,
-                tokens=self.tokens,
-                packed=self.packed,
-                checked=self.checked,
-                agreed=self.agreed,
-                not_compared=self.not_compared,
-                discarded=self.discarded,
-                requests=self.requests,
                 routes=dict(self.routes),
                 noun=self._noun,
+                **{name: getattr(self, name) for name in SPENT},
             )
+
+
+class LineBar:
+    """Shows a job's progress in one line on stderr while its `with` block runs.
+
+    Args:
+        progress: how far the job is.
+        now: the clock, in epoch seconds.
+    """
+
+    def __init__(self, progress: Callable[[], Progress], now: Callable[[], float]) -> None:
+        self._progress, self._now = progress, now
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="arche-bar", daemon=True)
+        self._width = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._draw(end="\n")
+
+    def _run(self) -> None:
+        while not self._ended.wait(_SECONDS):
+            self._draw()
+
+    def _draw(self, end: str = "") -> None:
+        text = without_controls(line(self._progress(), self._now()))
+        if sys.stderr.isatty():
+            # A longer line would wrap, and its first part would stay.
+            text = text[: max(20, shutil.get_terminal_size().columns - 1)]
+        sys.stderr.write("\r" + text.ljust(self._width) + end)
+        sys.stderr.flush()
+        self._width = len(text)
+
+
+def line(progress: Progress, now: float) -> str:
+    """The whole line; `now` in epoch seconds."""
+    parts = [count(progress), text_bar(progress), pace(progress, now), waiting(progress)]
+    return "  ".join(filter(None, parts))
+
+
+def count(progress: Progress) -> str:
+    """`38 of 1,000 rows`."""
+    return f"{progress.done:,} of {counted(progress.total, progress.noun)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def text_bar(progress: Progress) -> str:
+    """A bar of block characters."""
+    filled = int(_SIGNS * progress.done / progress.total) if progress.total else _SIGNS
+    return "█" * filled + "░" * (_SIGNS - filled)
+
+
+def pace(progress: Progress, now: float) -> str:
+    """Rows per second, when it is done, and rows from memory and with errors."""
+    parts = []
+    if progress.rows_per_second:
+        parts.append(rate(progress.rows_per_second, progress.noun))
+    if progress.finish_at is not None and progress.done < progress.total:
+        parts.append(_end(progress.finish_at.timestamp(), now))
+    if progress.resumed:
+        parts.append(f"{progress.resumed:,} from memory")
+    if progress.errors:
+        parts.append(counted(progress.errors, "error"))
+    if progress.done == progress.total and progress.twice < progress.to_ask_twice:
+        again = f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')}"
+        parts.append(f"asking again: {again}")
+    return " · ".join(parts) or ("" if progress.done == progress.total else "starting")
+
+
+def rate(per_second: float, noun: str) -> str:
+    """`3.2 rows/s`, `38 rows/min` or `12 rows/h`, whichever is easy to read."""
+    number, unit = per_second, "s"
+    for unit, factor in (("s", 1), ("min", 60), ("h", 3600)):  # noqa: B007  # the last one stays
+        number = per_second * factor
+        if number >= 1:
+            break
+    return f"{number:,.{1 if number < 10 else 0}f} {noun}s/{unit}"
+
+
+def waiting(progress: Progress) -> str:
+    """The route that the job waits for, and how long; "" without one."""
+    wait = progress.waiting
+    if wait is None or wait.seconds < _WORTH_SAYING_SECONDS:
+        return ""
+    return f"waiting: {wait.route} opens {in_seconds(wait.seconds)}"
+
+
+def local_time(moment: float, now: float) -> str:
+    """The local time, with the day if it is not today: `14:32`, `Tue 08:10`, `3 Dec 08:10`."""
+    local = datetime.fromtimestamp(moment).astimezone()
+    days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
+    if not days:
+        return f"{local:%H:%M}"
+    return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
+
+
+def _end(moment: float, now: float) -> str:
+    if moment - now < 100:
+        return f"done {in_seconds(max(1.0, moment - now))}"
+    return f"done about {local_time(moment, now)}"

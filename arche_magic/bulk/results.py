@@ -15,7 +15,8 @@ from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitte
 from .comparison import Quality, quality
 from .file_writer import arrow_columns
 from .job import Job
-from .progress import SPENT, Row
+from .progress import SPENT
+from .rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Makes prompts from a frame and a template, or from texts that are prompts themselves.
+"""The rows of a job: from a frame and a template to prompts and tasks, and as finished rows.
 
 Prompts are made for some rows at a time, so that a large frame is not copied.
 """
@@ -6,16 +6,20 @@ Prompts are made for some rows at a time, so that a large frame is not copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.options import keys_to_check, with_prompt
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
+
+from .agreement import Check, Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +27,88 @@ if TYPE_CHECKING:
 PROMPT = "prompt"
 # The number of rows that are read and looked up at once.
 CHUNK = 1000
+MOST_PACKED = 50
+"""Most rows in one request."""
 # Most tokens for a table or list in one cell.
 _BUDGET = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished row.
+
+    Attributes:
+        position: its number in the data, from 0.
+        label: its label in the index.
+        prompt: the prompt without images; "" if it could not be made.
+        reply: the reply, or None.
+        error: why there is no reply, or None.
+        resumed: whether it needed no request in this run: its reply was kept, or another row is
+            equal.
+        tokens: the tokens it used, now or when its reply was kept.
+        cost_usd: its cost in USD, now or then; None if a price is unknown.
+        request: the id of its attempts in the record; "" if nothing was sent for it.
+        raw: the text of a reply that does not fit the schema, or None.
+        second: the answer of another model, if the row was asked twice; the row then comes again.
+    """
+
+    position: int
+    label: Hashable
+    prompt: str
+    reply: Reply | None = None
+    error: str | None = None
+    resumed: bool = False
+    tokens: int = 0
+    cost_usd: float | None = None
+    request: str = ""
+    raw: str | None = None
+    second: Reply | None = None
+
+
+@dataclass(eq=False)
+class Task:
+    """A prompt to ask once, for all rows that ask the same; then also its outcome.
+
+    Attributes:
+        address: where its reply is kept.
+        request: the request that asks it alone.
+        rows: position and label of each row.
+        limit: the most tasks in a request that contains this one.
+        tries: how often it failed for a reason that may pass.
+        too_long_for: numbers of the groups that cannot take it.
+        checks: the packed reply to compare its reply with, if it is asked only for that.
+        group: the number of the only group that may take it; None for any.
+        reply: its reply, once it has one.
+        packed_by: the model whose packed reply that is, if it is one.
+        error: why it has no reply, once it is given up.
+        may_work_later: it was given up, but asking it in another run could help.
+    """
+
+    address: str
+    request: Request
+    rows: list[tuple[int, Hashable]]
+    limit: int = MOST_PACKED
+    tries: int = 0
+    too_long_for: set[int] = field(default_factory=set)
+    checks: Check | None = None
+    group: int | None = None
+    reply: Reply | None = None
+    packed_by: Model | None = None
+    error: LLMProviderError | None = None
+    may_work_later: bool = False
+
+    def suits(self, group: int) -> bool:
+        """Whether the group of this number can take it."""
+        return group not in self.too_long_for and self.group in (None, group)
+
+    def give_up(self, error: LLMProviderError, *, may_work_later: bool = False) -> None:
+        """Note why it gets no reply in this run."""
+        self.error, self.may_work_later = error, may_work_later
+
+    @property
+    def prompt(self) -> str:
+        """The text of the prompt."""
+        return self.request.messages[-1].content
 
 
 class Rows:

@@ -1,6 +1,6 @@
-"""Decides which group of workers takes which task next.
+"""Decides which group of threads takes which task next.
 
-`Scheduler` owns the lock of a job: reader, workers and writer share its methods and no lock.
+`Scheduler` owns the lock of a job: reader, groups and writer share its methods and no lock.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import Clock
 from arche_magic.llm_providers.errors import LLMProviderError
@@ -19,28 +20,31 @@ from arche_magic.llm_providers.request import Request
 
 from .agreement import Model
 from .growth import THREADS
-from .tasks import Finished, Group, Task
+from .rows import Task
+
+if TYPE_CHECKING:
+    from .group import Group
 
 # Longest sleep of a thread before it looks whether the job has ended.
 NAP_SECONDS = 0.1
 # Rows that are asked alone are held together, as many as are asked in this time: fewer changes of
 # the ledger leave Python more time for rows.
 _MOST_HELD, _HELD_SECONDS = 256, 0.25
-# Outcomes that may wait to be written.
+# Tasks whose outcome may wait to be written.
 _MOST_FINISHED = 256
 # Rows that are kept ready for each thread, and for this time: a claim is a write to disk.
 _READY, _READY_SECONDS = 4, 0.5
 
 
 class Scheduler:
-    """Takes tasks from the reader, gives them to workers, and their outcome to the writer.
+    """Takes tasks from the reader, gives them to groups, and with their outcome to the writer.
 
     Args:
         clock: the configuration's clock.
 
     Attributes:
         clock: the same clock; nobody sleeps on it once the job has ended.
-        finished: outcomes that are to be written.
+        finished: tasks whose outcome is to be written.
         ending: set when no more is asked.
         error: why, if something is wrong.
     """
@@ -56,7 +60,7 @@ class Scheduler:
         self._groups: list[Group] = []
         self._asking = self._idle = 0
         self._wanted = THREADS
-        self.finished: queue.Queue[Finished] = queue.Queue(_MOST_FINISHED)
+        self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
         self.ending = threading.Event()
         self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
@@ -192,7 +196,8 @@ class Scheduler:
                 self._ready.remove(task)
             self._asking += len(lost)
         for task in lost:
-            self.finished.put(Finished(task, error=error, again=True))
+            task.give_up(error, may_work_later=True)
+            self.finished.put(task)
 
     def is_too_long(self, task: Task, group: Group) -> bool:
         """Note that a task is too long for a group; return whether it is too long for all."""
@@ -263,15 +268,12 @@ class Scheduler:
         with self._lock:
             return list(self._claimed)
 
-    def written(self, tasks: Iterable[Task]) -> list[list[tuple[int, Hashable]]]:
-        """The rows of tasks that are on disk; from now on none joins them."""
+    def note_written(self, tasks: Iterable[Task]) -> None:
+        """Note that tasks are on disk; from now on no rows join them."""
         with self._lock:
-            rows = []
             for task in tasks:
                 self._asking -= 1
                 self._claimed.pop(task.address, None)
-                rows.append(task.rows)
-        return rows
 
     def note_checked(self) -> None:
         """Note that a packed row was also asked alone."""

@@ -22,8 +22,8 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .progress import SPENT, Progress, Row
-from .rows import CHUNK, Rows
+from .progress import SPENT, Progress
+from .rows import CHUNK, Row, Rows
 
 if TYPE_CHECKING:
     from .job import Job

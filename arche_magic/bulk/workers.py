@@ -14,26 +14,34 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import Purse
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.together import Together
+from arche_magic.llm_providers.types import utc
 
 from .agreement import Agreement, Model
+from .bounds import Patience, costs_extra, pays_after_waiting
+from .capacity import Speed, finish_at, paid_after
 from .estimate import KNOWN_AFTER, RowEstimate
-from .patience import Patience, costs_extra, pays_after_waiting
+from .group import Group
+from .growth import MOST_THREADS, THREADS
 from .progress import Counts
+from .rows import Task
 from .scheduler import Scheduler
-from .tasks import Group, Task
-from .worker import Worker
 
 PACKING_THREADS = 4
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
 # How often calls that have ended are booked.
 _BOOK_SECONDS = 0.25
+# How long an estimated finish time is reused, because a bar asks ten times a second.
+_FINISH_SECONDS = 0.5
+# Seconds of a request before the first reply.
+_SECONDS_GUESS = 1.5
 # A request that waits for a route says so more often than this.
 _STILL_WAITING_SECONDS = 0.7
 
@@ -84,8 +92,11 @@ class Workers:
         self._is_packing = False
         self._looked_at = self._booked_at = -math.inf
         # Those of the groups, now and before.
-        self._ledgers: list[Together] = []
+        self._ledgers: list[BatchLedger] = []
         self._numbers = itertools.count()
+        self._finish_lock = threading.Lock()
+        # When it was estimated, the number of later rows, and the time.
+        self._finish: tuple[float, int, datetime | None] = (-math.inf, 0, None)
 
     def start(self, first: Task) -> None:
         """Begin to ask; the other rows are estimated by the first one.
@@ -157,11 +168,49 @@ class Workers:
         refuses = llm.quota_tracker.job_refuses
         return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
 
+    def finish_at(self, later: int = 0) -> datetime | None:
+        """When the remaining rows will be answered (aware, UTC); None if not within a year.
+
+        It is computed from the limits, like a plan. `later` is a number of rows that come later.
+        """
+        moment = time.monotonic()
+        with self._finish_lock:
+            looked_at, rows, found = self._finish
+            if rows != later or moment >= looked_at + _FINISH_SECONDS:
+                found = self._estimate_finish(later)
+                self._finish = moment, later, found
+        return found
+
+    def _estimate_finish(self, later: int) -> datetime | None:
+        counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()
+        if sample is None or not counts.left + later:
+            return None
+        # These have reserved or used their share of the limits already.
+        held = self.rows_under_way() + self.rows_held_ahead()
+        held += self.scheduler.finished.unfinished_tasks
+        estimate = RowEstimate.measured(
+            sample, prompt_tokens=counts.mean_input(), reply_tokens=self.reply_tokens()
+        )
+        capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
+        # The measured speed, once there is a measurement.
+        seconds = counts.mean_seconds() or _SECONDS_GUESS
+        speed = Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS)
+        if (pace := self.scheduler.pace()) is not None:
+            threads, per_second = pace
+            speed = Speed(threads / per_second, threads, PACKING_THREADS, threads)
+        if self.before_paying is not None:
+            left, preferred = self.before_paying_left, self.llm.preferred_provider
+            capacities = paid_after(capacities, speed, now, left, preferred)
+        end = finish_at(capacities, speed, max(0, counts.left - held + later), now)
+        # Requests in progress have to finish, too.
+        end = max(end, now + seconds / 2)
+        return utc(end) if math.isfinite(end) else None
+
     def _sizes(self, sample: Request) -> dict[Model, int]:
         """Rows per request of each model, by the limits and the replies as they are known now."""
         return RowEstimate.measured(sample, reply_tokens=self.reply_tokens()).pack_sizes(
             self.llm,
-            self.counts.total - self.counts.done,
+            self.counts.left,
             pack=self._pack,
             reserve=sample.reserve,
             is_packing=self._is_packing,
@@ -185,10 +234,10 @@ class Workers:
         def coming() -> list[Request]:
             return self.scheduler.coming(group)
 
-        ledger = llm.together(coming)
+        ledger = llm.batch_ledger(coming)
         self._ledgers.append(ledger)
-        group = Group(next(self._numbers), llm, ledger, models, size)
-        group.awaits_free = self._awaits_free(llm)
+        awaits_free = self._awaits_free(llm)
+        group = Group(next(self._numbers), self, llm, ledger, models, size, awaits_free)
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
@@ -213,8 +262,7 @@ class Workers:
     def _start_threads(self, groups: Sequence[Group]) -> None:
         """Start a worker for each of the groups."""
         for group in groups:
-            worker = Worker(group, self)
-            thread = threading.Thread(target=worker.run, name="arche-job", daemon=True)
+            thread = threading.Thread(target=group.work, name="arche-job", daemon=True)
             thread.start()
             self.threads = [*(old for old in self.threads if old.is_alive()), thread]
 

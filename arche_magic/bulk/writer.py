@@ -11,13 +11,12 @@ from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, S
 from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 
 from .agreement import Model, PackingWarning
-from .progress import Counts, JobStopped, Row
-from .reader import CLAIM_SECONDS
-from .scheduler import Scheduler
-from .tasks import Finished
+from .bounds import JobStopped
+from .claims import Claims
+from .reader import Reader
+from .rows import Row, Task
 from .workers import Workers
 
-_BEAT_SECONDS = CLAIM_SECONDS / 3
 _NAP_SECONDS = 0.1
 # Rows that finish within the first time are written together, so that a job writes less often; a
 # fast job gathers longer: the first time for each row of its last write, up to the second one.
@@ -30,60 +29,43 @@ class Writer:
     """Takes what workers have finished; a reply is on disk before its rows are handed out.
 
     Args:
-        scheduler: where outcomes come from.
         store: where replies are kept.
-        owner: the name of the job's claims.
-        counts: what is finished and spent.
-        most_failed: number of failed rows at which the job ends; inf for no bound.
-        now: the clock, in epoch seconds.
-        hand_out: takes finished rows.
+        claims: those of the job.
         workers: those of the job; the writer adjusts their number now and then.
-        ask_again: asks the finished rows of these addresses once more.
+        reader: that of the job; it asks rows again whose replies are discarded.
+        hand_out: takes finished rows.
+        most_failed: number of failed rows at which the job ends; inf for no bound.
     """
 
     def __init__(
         self,
-        scheduler: Scheduler,
         store: ReplyStore,
-        owner: str,
-        counts: Counts,
-        most_failed: float,
-        now: Callable[[], float],
-        hand_out: Callable[[list[Row]], None],
+        claims: Claims,
         workers: Workers,
-        ask_again: Callable[[set[str]], None],
+        reader: Reader,
+        hand_out: Callable[[list[Row]], None],
+        most_failed: float,
     ) -> None:
-        self._scheduler, self._store, self._owner = scheduler, store, owner
-        self._counts, self._most_failed, self._now = counts, most_failed, now
-        self._hand_out, self._workers, self._ask_again = hand_out, workers, ask_again
-        self._beat_at = time.monotonic()
+        self._store, self._claims, self._workers, self._reader = store, claims, workers, reader
+        self._scheduler, self._counts = workers.scheduler, workers.counts
+        self._hand_out, self._most_failed = hand_out, most_failed
         self._written = 0
 
     def run(self) -> None:
         """Write until every row is finished, or the job ends and no call is under way."""
         while True:
             if batch := self._gather():
-                answered = len(batch)
                 self._write(batch)
-                for _ in range(answered):
+                for _ in batch:
                     self._scheduler.finished.task_done()
             elif self._is_over():
                 return
             self._workers.look_after()
-            self.beat()
+            self._claims.renew(self._scheduler.claimed)
 
-    def beat(self) -> None:
-        """Renew the claims now and then, also while nobody takes the finished rows."""
-        if time.monotonic() < self._beat_at + _BEAT_SECONDS:
-            return
-        self._beat_at = time.monotonic()
-        if held := self._scheduler.claimed():
-            now = time.time()
-            self._store.claim(held, self._owner, now, now + CLAIM_SECONDS, again=True)
-
-    def _gather(self) -> list[Finished]:
+    def _gather(self) -> list[Task]:
         """All that has finished, soon after the first of it."""
-        batch: list[Finished] = []
+        batch: list[Task] = []
         try:
             batch.append(self._scheduler.finished.get(timeout=_NAP_SECONDS))
             time.sleep(min(_MOST_SECONDS, _GATHER_SECONDS * max(1, self._written)))
@@ -95,7 +77,7 @@ class Writer:
 
     def _is_over(self) -> bool:
         if not self._scheduler.ending.is_set():
-            if self._counts.done < self._counts.total:
+            if self._counts.left:
                 return False
             # Packed rows that are still to be asked alone too, or are being asked.
             if not self._scheduler.is_done():
@@ -105,67 +87,76 @@ class Writer:
         # Nobody can ask these rows alone any more.
         self._counts.not_compared += checks
         if addresses:
-            self._store.release(addresses, self._owner)
+            self._claims.release(addresses)
         return self._scheduler.is_quiet()
 
-    def _write(self, batch: list[Finished]) -> None:
-        for finished in [f for f in batch if f.task.checks is not None]:
-            batch.remove(finished)
-            self._compare(finished)
-        agreement = self._workers.agreement
-        untrusted = [f for f in batch if f.packed_by and agreement.is_refuted(f.packed_by)]
-        for finished in untrusted:
-            batch.remove(finished)
-        self._scheduler.hand_back(finished.task for finished in untrusted)
-        now = self._now()
-        if replies := {f.task.address: f.reply for f in batch if f.reply is not None}:
+    def _write(self, batch: list[Task]) -> None:
+        """Save the outcome of tasks, then hand out their rows."""
+        for task in batch:
+            if task.checks is not None:
+                self._compare(task)
+        tasks = self._without_untrusted([task for task in batch if task.checks is None])
+        now = self._workers.scheduler.clock.time()
+        if replies := {task.address: task.reply for task in tasks if task.reply is not None}:
             self._store.finish(replies, now)
-        for finished in batch:
-            if finished.packed_by:
-                agreement.note_packed(finished.packed_by, [finished.task.address])
+        for task in tasks:
+            if task.packed_by:
+                self._workers.agreement.note_packed(task.packed_by, [task.address])
                 self._counts.packed += 1
-        failed = [f for f in batch if f.error is not None]
+        failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
-            f.task.address: Failure(f.error.to_store(), _raw(f.error))
-            for f in failed
-            if f.error and not f.again
+            task.address: Failure(error.to_store(), _raw(error))
+            for task, error in failed
+            if not task.may_work_later
         }:
             self._store.fail(final, now)
-        if again := [f.task.address for f in failed if f.again]:
-            self._store.release(again, self._owner)
-        rows: list[Row] = []
-        written = self._scheduler.written([finished.task for finished in batch])
-        for finished, places in zip(batch, written, strict=True):
-            spent = self._spent(finished)
-            why = str(finished.error) if finished.error else None
-            raw, prompt = _raw(finished.error), finished.task.prompt
-            for number, (position, label) in enumerate(places):
-                joined = number > 0
-                rows.append(Row(position, label, prompt, finished.reply, why, joined, *spent, raw))
-        if rows:
+        if again := [task.address for task, _ in failed if task.may_work_later]:
+            self._claims.release(again)
+        # From now on, no further rows join them.
+        self._scheduler.note_written(tasks)
+        if rows := [row for task in tasks for row in self._rows_of(task)]:
             self._hand_out(rows)
-        self._judge(failed)
+        self._judge([error for _, error in failed])
 
-    def _spent(self, finished: Finished) -> tuple[int, float | None, str]:
+    def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
+        """The tasks without those whose reply came from a model that is not trusted any more."""
+        is_refuted = self._workers.agreement.is_refuted
+        untrusted = [task for task in tasks if task.packed_by and is_refuted(task.packed_by)]
+        if not untrusted:
+            return tasks
+        for task in untrusted:
+            task.reply = task.packed_by = None
+        self._scheduler.hand_back(untrusted)
+        return [task for task in tasks if task not in untrusted]
+
+    def _rows_of(self, task: Task) -> list[Row]:
+        """The finished rows of a task; all but the first one took no request."""
+        spent = self._spent(task)
+        why = str(task.error) if task.error else None
+        raw = _raw(task.error)
+        return [
+            Row(position, label, task.prompt, task.reply, why, number > 0, *spent, raw)
+            for number, (position, label) in enumerate(task.rows)
+        ]
+
+    def _spent(self, task: Task) -> tuple[int, float | None, str]:
         """Tokens, USD and request of a task; counts its reply."""
-        if (reply := finished.reply) is not None:
+        if (reply := task.reply) is not None:
             self._counts.note_reply(reply.usage)
             return reply.usage.total_tokens, reply.cost, reply.request
-        attempts = finished.error.attempts if finished.error else ()
+        attempts = task.error.attempts if task.error else ()
         tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
         costs = [attempt.cost_usd for attempt in attempts]
         cost = None if None in costs else sum(cost or 0.0 for cost in costs)
         return tokens, cost, attempts[-1].request if attempts else ""
 
-    def _compare(self, finished: Finished) -> None:
+    def _compare(self, task: Task) -> None:
         """Count whether a row that came packed was answered alike alone."""
         self._scheduler.note_checked()
-        self._spent(finished)
-        check, alone = finished.task.checks, finished.reply
-        if check is None:
-            return
-        agrees = check.agrees(alone) if alone is not None else None
-        if agrees is None:
+        self._spent(task)
+        check, alone = task.checks, task.reply
+        agrees = check.agrees(alone) if check is not None and alone is not None else None
+        if check is None or agrees is None:
             self._counts.not_compared += 1
             return
         self._counts.checked += 1
@@ -180,7 +171,7 @@ class Writer:
         addresses = agreement.addresses(model)
         self._store.forget(addresses)
         self._counts.discarded += len(addresses)
-        self._ask_again(addresses)
+        self._reader.ask_again(addresses)
         warnings.warn(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
             f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
@@ -189,13 +180,13 @@ class Writer:
             stacklevel=2,
         )
 
-    def _judge(self, failed: list[Finished]) -> None:
+    def _judge(self, errors: list[LLMProviderError]) -> None:
         """End the job if too many rows have failed."""
-        if not failed:
+        if not errors:
             return
-        counts, last = self._counts, failed[-1].error
-        counts.failed += len(failed)
-        refused = all(isinstance(finished.error, InvalidRequest) for finished in failed)
+        counts, last = self._counts, errors[-1]
+        counts.failed += len(errors)
+        refused = all(isinstance(error, InvalidRequest) for error in errors)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
             self._scheduler.end(
                 JobStopped(f"stopped, because every row so far was refused: {last}")

@@ -25,7 +25,7 @@ from .errors import (
     NotKept,
     SchemaMismatch,
 )
-from .tracebacks import without_locals
+from .secrets import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from .pending import Pending, PendingReply
     from .preview import Preview
     from .quota_tracker import get_quota_tracker
-    from .reply import Attempt, Reply
-    from .reply_stream import ReplyStream
+    from .reply import Attempt, Reply, ReplyStream
     from .routing import Considered, Decision
     from .tools import Tool, ToolCall, ToolRun
 
@@ -81,7 +80,7 @@ _LATER = {
     "PendingReply": "pending",
     "Preview": "preview",
     "Reply": "reply",
-    "ReplyStream": "reply_stream",
+    "ReplyStream": "reply",
     "Tool": "tools",
     "ToolCall": "tools",
     "ToolRun": "tools",
@@ -113,7 +112,7 @@ def get_llm_provider(
         ConfigurationError: the name is unknown, or a key is given for all providers at once.
     """
     from . import orchestrator
-    from .config.keys import with_key
+    from .config.keys import with_keys
 
     configuration = get_configuration()
     name = (name or configuration.default_provider).strip().lower()
@@ -129,7 +128,7 @@ def get_llm_provider(
             f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
-        configuration = with_key(configuration, name, api_key)
+        configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # With these the provider may have generated tokens that it did not report.
 _ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
+# How services refuse to make embeddings with a model for chat, and the reverse.
+_OTHER_USE = (Remedy.CHANGE_MODEL, Remedy.CHANGE_PLAN, Remedy.CHECK_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class RouteAttempt:
 
     def _failed(self, failure: ProviderFailure, account: str | None) -> Result:
         answer, route = self._answer, self._hold.route
+        if failure.remedy in _OTHER_USE:
+            failure = self._for_other_use(failure)
         if failure.usage is not None:
             failure = replace(failure, usage=answer.believed(failure.usage))
         elif failure.sent and failure.remedy in _ANSWERED_IN_PART:
@@ -123,6 +127,27 @@ class RouteAttempt:
             route, outcome, answer, failure.usage, str(failure), opens_at, failure.said
         )
         return Result(attempt, answer, failure, is_booked=state is not None)
+
+    def _for_other_use(self, failure: ProviderFailure) -> ProviderFailure:
+        """Return a failure that closes nothing if the model is known only for other requests.
+
+        Its route can still answer those.
+        """
+        route, is_embedding = self._hold.route, bool(self._progress.request.inputs)
+        provider = self._progress.configuration.providers[route.provider]
+        makes_embeddings = route.model in provider.embedding_models
+        if makes_embeddings == is_embedding or (
+            makes_embeddings and route.model in provider.known_models
+        ):
+            return failure
+        _, bracket, answer = failure.summary.partition(" (")
+        what = "makes no embeddings" if is_embedding else "takes no prompts"
+        return replace(
+            failure,
+            summary=f"{what}{bracket}{answer}",
+            remedy=Remedy.FIX_REQUEST,
+            lacks="embeddings" if is_embedding else "",
+        )
 
     def _interrupted(self, account: str | None) -> None:
         answer, streamed = self._answer, self._progress.stream

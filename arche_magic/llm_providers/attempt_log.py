@@ -28,7 +28,7 @@ from .attempt_file import (
 from .attempt_file import read_lines as read_lines
 from .attempt_file import records_of as records_of
 from .files import absolute, append_lines
-from .forks import new_lock
+from .processes import new_lock
 from .reply import Attempt
 from .storage import warn_of_file
 from .types import RouteId

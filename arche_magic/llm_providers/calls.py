@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import network_variables
+from . import network
 from .adapters import build_adapter
 from .config import Configuration
-from .forks import new_lock
+from .processes import new_lock
 from .quota_tracker import Hold
 from .request import Request
 from .tools import ToolCall
@@ -43,7 +43,7 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
     identity = (
         provider.name, route.key.fingerprint, provider.url, provider.token_limit,
         # A variable that is set in a notebook takes effect without a new kernel.
-        network_variables.variables(), *periods.items(),
+        network.variables(), *periods.items(),
     )  # fmt: skip
     # Without the lock, so that an adapter that exists does not wait while another SDK is loaded.
     adapter = _adapters.get(identity)

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from .network import is_loopback, origin
 from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
-from .urls import is_loopback, origin
 
 _RULES = ("window", "time_zone", "source")
 # The window of a custom limit if neither the user nor the catalog names one; it is never early.

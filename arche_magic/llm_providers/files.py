@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import InvalidRequest
-from .tracebacks import without_locals
+from .secrets import without_locals
 
 _CHECKED_BY_SYSTEM = hasattr(os, "O_NOFOLLOW")
 _READS_ANYWHERE = hasattr(os, "pread")

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .config import Configuration
-from .config.base_url_policy import own_settings_folder
 from .config.privacy import none_marked
-from .config.sources import SETTINGS_FILE
+from .config.sources import own_settings_file
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
@@ -85,7 +84,7 @@ class OfferedRoutes:
         if request.private:
             marked = [route for route in routes if self.configuration.is_private(route)]
             if not marked:
-                raise none_marked(routes, own_settings_folder() / SETTINGS_FILE)
+                raise none_marked(routes, own_settings_file())
             routes = marked
         if request.same_model:
             routes = of_one_model(routes, preferred)

@@ -7,21 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from .attempt_log import Tally, attempt_log
+from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
-from .config.keys import labelled
-from .errors import ConfigurationError, NoKeys
+from .config.keys import with_keys
+from .errors import NoKeys
+from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, Reply
-from .reply_stream import OnWait, ReplyStream, reply_of
+from .reply import Event, OnWait, Reply, ReplyStream, reply_of
 from .request import Request
-from .together import Together
-from .tool_rounds import with_functions
-from .tracebacks import without_locals
+from .secrets import without_locals
 from .types import Route
 
 if TYPE_CHECKING:
@@ -122,21 +121,21 @@ class IntelligentLLMOrchestrator:
         return self._finish(prompt, _given(model, max_tokens, temperature, options))
 
     def ask(
-        self, request: Request, on_wait: OnWait | None = None, together: Together | None = None
+        self, request: Request, on_wait: OnWait | None = None, ledger: BatchLedger | None = None
     ) -> Reply:
         """Send a request that was built in advance; raises what `generate` raises.
 
-        `together` is for background threads, which ask many: see there.
+        `ledger` is for background threads that ask many requests; see `batch_ledger`.
         """
-        return reply_of(self._events(request, False, together), on_wait)
+        return reply_of(self._events(request, False, ledger), on_wait)
 
     def events_of(self, request: Request) -> Generator[Event, None, Reply]:
         """`events` of a request that was built before."""
         return self._events(request, stream=True)
 
-    def together(self, coming: Callable[[], Iterable[Request]] = tuple) -> Together:
-        """For `ask`, of many requests; `coming` returns those that come next. See `Together`."""
-        return Together(self.quota_tracker, self._log, coming)
+    def batch_ledger(self, coming: Callable[[], Iterable[Request]]) -> BatchLedger:
+        """Return a ledger for many calls of `ask`; `coming` returns the requests that come next."""
+        return BatchLedger(self.quota_tracker, self._log, coming)
 
     def generate_chat(
         self,
@@ -297,24 +296,20 @@ class IntelligentLLMOrchestrator:
         return reply_store(self.configuration.replies)
 
     def _events(
-        self, request: Request, stream: bool, together: Together | None = None
+        self, request: Request, stream: bool, batch: BatchLedger | None = None
     ) -> Generator[Event, None, Reply]:
-        if request.replay == "off":
-            return self._ask(request, stream, together)
-        return self._replayed(request, stream)
-
-    def _ask(
-        self, request: Request, stream: bool, together: Together | None = None
-    ) -> Generator[Event, None, Reply]:
+        """The events of a request, whose reply may be a kept one."""
+        if request.replay != "off":
+            return self._replayed(request, stream)
         return RequestRun(
             request=request,
             routes=self.routes(request),
             stream=stream,
             preferred_provider=self.preferred_provider,
-            quota_tracker=together or self.quota_tracker,
-            log=together or self._log,
+            quota_tracker=batch or self.quota_tracker,
+            log=batch or self._log,
             tally=self._tally,
-            has_deadline=together is None,
+            has_deadline=batch is None,
         ).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
@@ -324,7 +319,7 @@ class IntelligentLLMOrchestrator:
             request,
             self._addresses(request),
             self._replies(),
-            lambda left: self._ask(replace(request, timeout=left), stream),
+            lambda left: self._events(replace(request, timeout=left, replay="off"), stream),
             self.configuration.clock.time,
         )
         if reply.from_memory:
@@ -333,18 +328,19 @@ class IntelligentLLMOrchestrator:
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
-        options, _ = with_functions(given, self.configuration.keys)
+        options, _, _ = read_functions(given)
         return build_request(prompt, self.configuration, **options)
 
     def _rounds(
         self, prompt: str | Messages, given: Mapping[str, Any], stream: bool
     ) -> Generator[Event, None, Reply]:
         """The events of a request, and of those that follow its calls of functions."""
-        options, rounds = with_functions(given, self.configuration.keys)
+        options, functions, most = read_functions(given)
         request = build_request(prompt, self.configuration, **options)
-        if rounds is None:
+        if not functions:
             return self._events(request, stream)
-        return rounds.events(request, lambda one: self._events(one, stream))
+        keys = self.configuration.keys
+        return in_rounds(request, lambda one: self._events(one, stream), functions, most, keys)
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)
@@ -375,12 +371,7 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     ) -> None:
         configuration = configuration or get_configuration()
         if api_keys is not None:
-            given, problem = labelled(configuration, "groq", api_keys)
-            # A traceback that lists local variables would show them.
-            del api_keys
-            if problem:
-                raise ConfigurationError(f"api_keys: {problem}")
-            configuration = replace(configuration, keys=given)
+            configuration = with_keys(configuration, "groq", api_keys)
         has_keys = any(key.provider == "groq" for key in configuration.keys)
         if not has_keys and configuration.replay != "only":
             raise NoKeys(no_keys(configuration, ["groq"]))

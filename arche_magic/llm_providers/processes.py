@@ -1,14 +1,25 @@
-"""Names for processes, with which other processes of this machine can see that one has ended."""
+"""Names for processes, by which others see that one has ended, and what a forked child resets.
+
+A fork copies every lock in its present state but only the thread that forks. A lock that another
+thread held would stay locked in the child forever, and what that thread was changing would stay
+half changed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+from weakref import WeakMethod, WeakSet
+
+_locks: WeakSet[Any] = WeakSet()
+_methods: set[WeakMethod[Callable[[], None]]] = set()
 
 # How long an answer about another process is reused.
 _SECONDS = 0.5
@@ -45,6 +56,9 @@ def _name(pid: int) -> str:
 @lru_cache(maxsize=1)
 def _place() -> str:
     """Return the host and its boot, and the container if that numbers its own processes."""
+    # Most imports of this package need no name.
+    import socket
+
     numbers = boot = ""
     with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())
@@ -79,3 +93,35 @@ def _started(pid: int) -> str:
     if len(fields) < 20:
         return ""
     return "ended" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def new_lock() -> threading.Lock:
+    """Return a lock like `threading.Lock()` that is released in a forked child."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def new_rlock() -> threading.RLock:
+    """Return a lock like `threading.RLock()` that is released in a forked child."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def call_in_children(method: Callable[[], None]) -> None:
+    """Call a method of an object in every forked child, before anything else runs there."""
+    _methods.add(WeakMethod(method, _methods.discard))
+
+
+def _begin_child() -> None:
+    for lock in list(_locks):
+        # The standard library does the same with its own locks.
+        lock._at_fork_reinit()
+    for reference in list(_methods):
+        if method := reference():
+            method()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_child)

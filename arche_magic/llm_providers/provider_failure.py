@@ -53,7 +53,8 @@ class ProviderFailure:
         text: what had arrived before the failure.
         sent: whether the request can have reached the provider, and so counts there.
         unknown: True if no rule fits the answer; it is treated as a temporary failure.
-        lacks: the capability that the model lacks (`images`), if that is why, or "".
+        lacks: the capability that the model lacks, if that is why (`images`, `tools`,
+            `embeddings`), or "".
         names_option: whether the refusal names the option that it is about.
     """
 

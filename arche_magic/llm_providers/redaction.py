@@ -10,8 +10,8 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from .secrets import without_locals
 from .text.characters import without_controls
-from .tracebacks import without_locals
 
 if TYPE_CHECKING:
     from .types import Key

@@ -1,13 +1,17 @@
-"""Stopping a request that runs in another thread, where an interrupt does not reach it."""
+"""Stopping a request: by an interrupt of the main thread, or from another thread."""
 
 from __future__ import annotations
 
 import contextvars
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -46,16 +50,49 @@ def raise_if_stopped() -> None:
         raise KeyboardInterrupt
 
 
-def comes_from_an_interrupt(error: BaseException) -> bool:
-    """Return whether an interrupt was turned into an error, as in the middle of a class statement.
+class KeptInterrupts:
+    """A `with` block in which no interrupt of the main thread is lost; may be entered repeatedly.
 
-    Python 3.11 wraps what `__set_name__` raises in a RuntimeError. While a request is written,
-    pydantic builds classes, and wraps what a serializer raises.
+    Python drops a KeyboardInterrupt in a finalizer or a weak reference's callback, pydantic drops
+    one in a serializer, and SDKs turn one into their own error. So the interrupt is also noted, and
+    raised at the end of the block. Other threads receive no interrupts.
+
+    Attributes:
+        noted: whether an interrupt came.
     """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, KeyboardInterrupt):
-        link = link.__cause__ or link.__context__
-    return link is not None
+
+    def __init__(self) -> None:
+        self.noted = False
+        self._handler: Any = None
+
+    def __enter__(self) -> None:
+        if is_main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+        if self.noted and (kind is None or issubclass(kind, Exception)):
+            raise KeyboardInterrupt from None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        try:
+            # A program's own handler may do anything else.
+            self._handler(number, frame)
+        except KeyboardInterrupt:
+            self.noted = True
+            # Here, because the exception may come just before `__exit__` would do so.
+            signal.signal(signal.SIGINT, self._handler)
+            raise
+
+
+def is_main_thread() -> bool:
+    """Return whether this thread is the one that interrupts reach."""
+    return threading.current_thread() is threading.main_thread()
 
 
 async def in_a_thread(request: Callable[[], T]) -> T:

@@ -32,7 +32,7 @@ _LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
 
 
 class Ledger(Protocol):
-    """The ledger's methods that a request uses, of a `QuotaTracker` or of `Together`."""
+    """The ledger's methods that a request uses, of a `QuotaTracker` or a `BatchLedger`."""
 
     @property
     def configuration(self) -> Configuration:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-from .hidden import Secret
+from .secrets import Secret
 from .tools import ToolCall
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]

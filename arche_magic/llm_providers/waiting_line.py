@@ -7,7 +7,7 @@ import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from .forks import new_lock
+from .processes import new_lock
 
 _lines: dict[Hashable, WaitingLine] = {}
 _lock = new_lock()

@@ -42,7 +42,7 @@ def untaken(wire: str, request: Request) -> tuple[str, ...]:
 def may_be_unsuitable(request: Request) -> bool:
     """Return whether the request has anything that not every route takes."""
     has_name = any(message.name for message in request.messages)
-    return bool(request.extra or request.images or has_name or request.uses_tools)
+    return bool(request.extra or request.images or has_name or request.uses_tools or request.inputs)
 
 
 def unsuitable(wire: str, request: Request) -> str:

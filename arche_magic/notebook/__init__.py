@@ -16,9 +16,11 @@ def load(shell: InteractiveShell) -> None:
     Raises:
         ConfigurationError: a default in `ipython_config.py` has an impossible value.
     """
+    from IPython.core.inputtransformer2 import HelpEnd
     from traitlets import TraitError
 
-    from . import completion, questions, status_bar
+    from . import completion, status_bar
+    from .command import HelpExceptOnQuestions, register_help
     from .magics import ArcheMagics
 
     if _loaded(shell):
@@ -42,7 +44,7 @@ def load(shell: InteractiveShell) -> None:
         names = ", ".join(sorted({name for _, name in magics.replaced}))
         print(f"arche_magic takes over from another extension until %unload_ext: {names}")
     shell.register_magics(magics)
-    questions.register(shell)
+    register_help(shell, HelpEnd, HelpExceptOnQuestions)
     completion.register(shell)
     magics.status_bar = status_bar.start(shell, magics)
     # By name, so that the engine is not imported before it is used.
@@ -56,9 +58,12 @@ def unload(shell: InteractiveShell) -> None:
     magics = _loaded(shell)
     if magics is None:
         return
-    from . import completion, questions
+    from IPython.core.inputtransformer2 import HelpEnd
 
-    questions.unregister(shell)
+    from . import completion
+    from .command import HelpExceptOnQuestions, register_help
+
+    register_help(shell, HelpExceptOnQuestions, HelpEnd)
     completion.unregister(shell)
     magics.unload()
     table = shell.magics_manager.magics

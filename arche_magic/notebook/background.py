@@ -1,40 +1,38 @@
-"""`%%llm --background`: what runs while other cells run, and the list of it."""
+"""`%%llm --background`: what runs while other cells run."""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from datetime import datetime
 from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
-from arche_magic.llm_providers import Pending
+from arche_magic.llm_providers import Pending, PendingReply
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.types import RouteId, utc
+from arche_magic.llm_providers.types import RouteId
 
-from .display import Place, show
-from .styles import RED, one_line, quiet_line
-from .tables import Cell, table_bundle
+from .display import Place, ReplyDisplay, show
+from .receipt import attempt_lines
+from .styles import RED, quiet_line
 
 if TYPE_CHECKING:
-    import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
+
+    from arche_magic.llm_providers.attempt_log import Ended
+
+    from .command import Asked, Session
 
 State = Literal["queued", "running", "done", "failed", "stopped"]
 _MOST_AT_ONCE = 8
-_LONGEST_PROMPT = 48
-_TYPES = {
-    "job": "int64", "state": "str", "prompt": "str", "since": "datetime64[ms, UTC]",
-    "seconds": "float64", "variable": "object", "provider": "object", "key": "object",
-    "model": "object", "tokens": "Int64", "error": "object",
-}  # fmt: skip
 
 
 class BackgroundJob(ABC):
@@ -45,16 +43,20 @@ class BackgroundJob(ABC):
     `%%capture`, nothing is shown.
 
     Attributes:
+        pending: its result, for those who wait for it.
         number: what `%llm_jobs` calls it; 0 before it starts.
         since: when its cell ran (epoch seconds).
-        seconds: how long it took, once it has ended.
-        pending: its result, for those who wait for it.
-        in_turn: whether it waits for one of the threads that all jobs share.
     """
 
+    pending: Pending[Any]
     in_turn = True
-    # Errors that end it as the user wished.
+    """Whether it waits for one of the threads that all jobs share."""
+    result = "result"
+    """What messages call its result."""
     _bounds: tuple[type[Exception], ...] = ()
+    """Errors that end it as the user wished."""
+    _left = ""
+    """What it leaves when it is stopped, in words."""
 
     def __init__(
         self, shell: InteractiveShell, prompt: str, variable: str | None, quiet: bool
@@ -63,13 +65,13 @@ class BackgroundJob(ABC):
         self.number = 0
         self.state: State = "queued"
         self.since = get_configuration().clock.time()
-        self.seconds: float | None = None
         self.error: Exception | None = None
-        self.pending: Pending[Any] = self._make_pending()
+        self._above: Place | None = None
         self._below = Place(shell)
         self._says = not quiet
         self._unseen = quiet or not (hasattr(shell, "kernel") and self._below.may_redraw)
         self._began = time.monotonic()
+        self._seconds: float | None = None
         # The context says which cell an output belongs to.
         self._context = copy_context()
         self._stop = threading.Event()
@@ -87,9 +89,28 @@ class BackgroundJob(ABC):
         return self.state not in ("queued", "running")
 
     @property
-    def seconds_so_far(self) -> float:
+    def seconds(self) -> float:
         """How long it took, or has taken so far."""
-        return time.monotonic() - self._began if self.seconds is None else self.seconds
+        return time.monotonic() - self._began if self._seconds is None else self._seconds
+
+    @property
+    def outcome(self) -> str:
+        """What came of it, in words."""
+        return str(self.route or self.error or "")
+
+    @property
+    def route(self) -> RouteId | None:
+        """The route that answered, if it was one."""
+        return None
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens spent, if known."""
+        return None
+
+    def about(self) -> str:
+        """Its name and its state."""
+        return f"{self.name} is {self.state}"
 
     def begin(self, number: int) -> None:
         """Make the outputs of the cell; they stay if the kernel ends before the job."""
@@ -122,7 +143,7 @@ class BackgroundJob(ABC):
                 self.state = "running"
                 end = self._work()
         except KeyboardInterrupt:
-            end = self.error = LLMProviderError(f"{self.name} was stopped{self._left()}")
+            end = self.error = LLMProviderError(f"{self.name} was stopped{self._left}")
             self._close("stopped")
             self._draw_below(quiet_line(f"{self.name} was stopped at {clock(time.time())}"))
         except Exception as error:  # noqa: BLE001  # raised again where the result is used
@@ -135,7 +156,7 @@ class BackgroundJob(ABC):
         self.pending.finish(end)
 
     def _close(self, state: State) -> None:
-        self.state, self.seconds = state, time.monotonic() - self._began
+        self.state, self._seconds = state, self.seconds
 
     def _draw_below(self, bundle: dict[str, str]) -> None:
         if not self._unseen:
@@ -149,26 +170,17 @@ class BackgroundJob(ABC):
         if self._unseen or self._drawn_again:
             return
         self._drawn_again = True
-        for place in (*self._places(), self._below):
-            place.draw_again()
-
-    result = "result"
-    """What messages call its result."""
-
-    @abstractmethod
-    def _make_pending(self) -> Pending[Any]: ...
-
-    @abstractmethod
-    def _work(self) -> Any:
-        """Do the work and show how it goes; returns the result."""
-
-    @abstractmethod
-    def _places(self) -> Sequence[Place]:
-        """The outputs above the line on the job."""
+        if self._above is not None:
+            self._above.draw_again()
+        self._below.draw_again()
 
     @abstractmethod
     def _show_begin(self) -> None:
         """Make the output above the line on the job."""
+
+    @abstractmethod
+    def _work(self) -> Any:
+        """Do the work and show how it goes; returns the result."""
 
     @abstractmethod
     def _show_end(self, end: Any) -> None:
@@ -178,28 +190,110 @@ class BackgroundJob(ABC):
     def _show_error(self, error: Exception, line: str) -> None:
         """Show why there is no result, and the line."""
 
-    def _left(self) -> str:
-        """What a stopped job leaves, in words."""
-        return ""
-
     @abstractmethod
     def show(self, shell: InteractiveShell) -> None:
         """Show its result, or what is known about it, in the running cell."""
 
-    @property
-    def outcome(self) -> str:
-        """What came of it, in words."""
-        return str(self.route or self.error or "")
+
+class ReplyJob(BackgroundJob):
+    """A prompt in the background, whose reply is the last one of the session when it comes.
+
+    Attributes:
+        view: shows its reply.
+
+    Args:
+        asked: the prompt and its options.
+        form: how the reply is shown.
+        ask: sends the request and shows it in the view.
+    """
+
+    result = "reply"
+
+    def __init__(
+        self, session: Session, asked: Asked, form: str, ask: Callable[[ReplyDisplay], Reply]
+    ) -> None:
+        options = asked.options
+        super().__init__(session.shell, asked.prompt.text, options.output, options.quiet)
+        self.pending: PendingReply = PendingReply(self.about, self._draw_again)
+        self.view = _JobDisplay(
+            session.shell, self._unseen, form, options.schema is not None, self._below
+        )
+        self._above = self.view.place
+        self._session, self._asked, self._form, self._ask = session, asked, form, ask
+
+    def _show_begin(self) -> None:
+        self.view.begin()
+
+    def _work(self) -> Reply:
+        return self._ask(self.view)
+
+    def _show_end(self, end: Reply) -> None:
+        self._asked.reply = self._session.reply = end
+        self.view.finish(end, self.name)
+
+    def _show_error(self, error: Exception, line: str) -> None:
+        self.view.broke(error)
+        self._draw_below(quiet_line(line))
+
+    def show(self, shell: InteractiveShell) -> None:
+        """Show its reply or its state in the running cell."""
+        if self._asked.reply is not None:
+            ReplyDisplay(shell, form=self._form).finish(self._asked.reply, self.name)
+        elif self.error is not None:
+            show(quiet_line(f"{self.name} {self.state}: {self.error}"))
+        else:
+            show(quiet_line(self.about()))
 
     @property
     def route(self) -> RouteId | None:
-        """The route that answered, if it was one."""
-        return None
+        """The route that answered."""
+        return self._asked.reply.route if self._asked.reply is not None else None
 
     @property
     def tokens(self) -> int | None:
-        """Tokens spent, if known."""
-        return None
+        """Tokens of the prompt and the reply."""
+        return self._asked.reply.usage.total_tokens if self._asked.reply is not None else None
+
+
+class _JobDisplay(ReplyDisplay):
+    """The view of a reply whose cell has ended: the reply, and its receipt in another output."""
+
+    def __init__(
+        self, shell: InteractiveShell, quiet: bool, form: str, structured: bool, below: Place
+    ) -> None:
+        super().__init__(shell, quiet, form, structured)
+        self._below = below
+
+    @property
+    def place(self) -> Place:
+        """The output of the reply."""
+        return self._place
+
+    def begin(self) -> None:
+        """Make the output of the reply."""
+        self._draw(quiet_line("waiting for its turn …"))
+
+    def broke(self, error: Exception) -> None:
+        """Show the error instead of the reply."""
+        attempts = attempt_lines(getattr(error, "attempts", ()))
+        text = f"{type(error).__name__}: {error}"
+        self._draw(red_line(text), {"arche_magic": {"attempts": attempts}}, last=True)
+
+    def failed(self, ended: Ended | None) -> None:
+        """Leave it to `broke`."""
+
+    def interrupted(self, ended: Ended | None) -> Reply | None:
+        """Mark the part that arrived; the record's last request may be that of another cell."""
+        if not self._text:
+            self._draw(quiet_line("stopped before a reply arrived"), last=True)
+            return None
+        return super().interrupted(None)
+
+    def _show_receipt(self, receipt: dict[str, str]) -> None:
+        self._below.draw(receipt)
+
+    def _offer(self, code: str) -> None:
+        """A cell that has ended cannot offer another one."""
 
 
 class BackgroundJobs:
@@ -256,40 +350,6 @@ class BackgroundJobs:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job.run()
-
-    def bundle(self) -> dict[str, str] | str:
-        """A row per job, for people."""
-        if not self._jobs:
-            return "no job yet; %%llm --background starts one"
-        rows = [
-            (
-                Cell(f"{job.number}", right=True),
-                Cell(job.state),
-                Cell(clock(job.since)),
-                Cell(f"{job.seconds_so_far:.1f} s", right=True),
-                Cell(job.variable or ""),
-                Cell(one_line(job.prompt, _LONGEST_PROMPT)),
-                Cell(one_line(job.outcome, 2 * _LONGEST_PROMPT), long=True),
-            )
-            for job in self._jobs
-        ]
-        heads = ("job", "state", "since", "time", "variable", "prompt", "outcome")
-        return table_bundle(heads, rows)
-
-    def frame(self) -> pd.DataFrame:
-        """A row per job.
-
-        Columns: `job, state, prompt, since, seconds, variable, provider, key, model, tokens,
-        error`; `since` is when its cell ran (aware, UTC).
-        """
-        from .frames import typed_frame
-
-        rows = [
-            (job.number, job.state, job.prompt, utc(job.since), job.seconds_so_far, job.variable,
-             *(job.route or (None, None, None)), job.tokens, str(job.error) if job.error else None)
-            for job in self
-        ]  # fmt: skip
-        return typed_frame(_TYPES, rows)
 
 
 def clock(moment: float) -> str:

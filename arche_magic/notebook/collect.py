@@ -1,26 +1,32 @@
-"""Collects the rows of a job into a variable or a file, and shows how far it is."""
+"""Collects the rows of a job into a variable or a file, in its cell or in the background."""
 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Quality, Replies, Row
 from arche_magic.bulk.chunks import FileJob
+from arche_magic.bulk.progress import count
 from arche_magic.bulk.results import like
+from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
 
-from .ask import check_variable
-from .bar import Bar
-from .display import CellInterrupted
+from .background import BackgroundJob, clock, red_line
+from .bar import Bar, bar_bundle
+from .cell_options import check_variable
+from .display import show
+from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
-from .sigint import one_interrupt
+from .styles import quiet_line
 
 if TYPE_CHECKING:
+    import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
 DEFAULT_NAME = "replies"
@@ -33,31 +39,24 @@ _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 class FileRows:
     """Rows that go to a file."""
 
-    finished = variable = None
+    finished = None
 
     def __init__(self, job: FileJob) -> None:
-        self.job = job
+        self.job, self.target = job, str(job.to)
 
-    def collect(self, bar: Bar) -> None:
-        """Ask for all rows and write them."""
-        self._write(bar, "interrupted")
-
-    def collect_in_background(self, bar: Bar) -> str:
-        """Ask for all rows and write them; returns the file's path."""
-        self._write(bar, "stopped")
-        return str(self.job.to)
-
-    def _write(self, bar: Bar, ended: str) -> None:
-        again = f"nothing was written to {self.job.to}; run the cell again to continue"
-        _run(self.job, lambda row: None, bar, lambda: again, ended)
-        bar.finish(_note(f"written to {self.job.to}", self.job.quality))
+    def collect(self, bar: Bar, background: bool = False) -> Any:
+        """Ask for all rows and write them; in the background, returns the file's path."""
+        again = f"nothing was written to {self.target}; run the cell again to continue"
+        _run(self.job, lambda row: None, bar, lambda: again, background)
+        bar.finish(_note(f"written to {self.target}", self.job.quality))
+        return self.target if background else None
 
 
 class FrameRows:
     """Rows that go to a variable, with the columns of the replies."""
 
     def __init__(self, job: Job, table: Any, variable: str, shell: InteractiveShell) -> None:
-        self.job, self.variable = job, variable
+        self.job, self.target = job, variable
         self._table, self._shell = table, shell
         self._replies = Replies(job)
 
@@ -67,30 +66,111 @@ class FrameRows:
 
     def bind(self, value: Any) -> None:
         """Set the variable."""
-        self._shell.user_ns[self.variable] = _made[self.variable] = value
+        self._shell.user_ns[self.target] = _made[self.target] = value
 
-    def collect(self, bar: Bar) -> Any:
-        """Ask for all rows; returns the frame, which is also in the variable."""
+    def collect(self, bar: Bar, background: bool = False) -> Any:
+        """Ask for all rows; returns the frame.
+
+        The variable has it too; in the background, the variable has what waits for it.
+        """
 
         def keep() -> str:
+            if background:
+                return f"{self.target}.frame has {_finished(self.job.progress().done)}"
             self.bind(frame := self.finished())
-            return f"{self.variable} has {_finished(len(frame))}"
+            return f"{self.target} has {_finished(len(frame))}"
 
-        _run(self.job, self._replies.add, bar, keep)
-        self.bind(frame := self.finished())
-        bar.finish(_note(f"in the variable {self.variable}", self._replies.quality))
-        return frame
-
-    def collect_in_background(self, bar: Bar) -> Any:
-        """Ask for all rows; returns the frame. The variable has what waits for it."""
-
-        def note() -> str:
-            return f"{self.variable}.frame has {_finished(self.job.progress().done)}"
-
-        _run(self.job, self._replies.add, bar, note, "stopped")
+        _run(self.job, self._replies.add, bar, keep, background)
         frame = self.finished()
-        bar.finish(_note(f"{self.variable}.wait() returns the frame", self._replies.quality))
+        if not background:
+            self.bind(frame)
+        where = (
+            f"{self.target}.wait() returns the frame"
+            if background
+            else (f"in the variable {self.target}")
+        )
+        bar.finish(_note(where, self._replies.quality))
         return frame
+
+
+class PendingFrame(Pending["pd.DataFrame"]):
+    """The frame of a job in the background: `wait()` returns it when every row is finished.
+
+    It is not a frame itself, because a library that reads its columns would wait for the whole job.
+
+    Args:
+        finished: makes the frame of the rows that are finished.
+    """
+
+    _what = "frame"
+
+    def __init__(
+        self,
+        about: Callable[[], str],
+        on_wait: Callable[[], None],
+        finished: Callable[[], pd.DataFrame],
+    ) -> None:
+        super().__init__(about, on_wait)
+        self._finished = finished
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows that are finished now, also those of a job that was stopped or failed."""
+        return self._finished()
+
+
+class RowsJob(BackgroundJob):
+    """A job with rows in the background. It has threads of its own, so it starts at once."""
+
+    result = "progress"
+    in_turn = False
+    _bounds = (JobStopped,)
+
+    def __init__(
+        self, shell: InteractiveShell, prompt: str, quiet: bool, rows: FileRows | FrameRows
+    ) -> None:
+        super().__init__(shell, prompt, rows.target, quiet)
+        self._rows, self._bar = rows, Bar(shell, self._unseen)
+        self._above = self._bar.place
+        if rows.finished is None:
+            self.pending = Pending(self.about, self._draw_again)
+        else:
+            self.pending = PendingFrame(self.about, self._draw_again, rows.finished)
+            self._left = f"; {rows.target}.frame has the rows that are finished"
+
+    def about(self) -> str:
+        """Its name, its state, and how many rows are finished."""
+        return f"{super().about()}, {count(self._rows.job.progress())}"
+
+    def _show_begin(self) -> None:
+        self._bar.update(self._rows.job.progress(), get_configuration().clock.time())
+
+    def _work(self) -> Any:
+        return self._rows.collect(self._bar, background=True)
+
+    def _show_end(self, end: Any) -> None:
+        self._draw_below(quiet_line(f"{self.name} ended at {clock(time.time())}"))
+
+    def _show_error(self, error: Exception, line: str) -> None:
+        self._draw_below(red_line(f"{line}: {type(error).__name__}: {error}"))
+
+    def show(self, shell: InteractiveShell) -> None:
+        """Show how far it is, or how it ended, in the running cell."""
+        progress = self._rows.job.progress()
+        show(self._bar.end or bar_bundle(progress, get_configuration().clock.time()))
+        end = f": {self.error}" if self.error else ""
+        show(quiet_line(f"{self.name} is {self.state}{end}"))
+
+    @property
+    def outcome(self) -> str:
+        """How many rows are finished, and what ended it early."""
+        rows = count(self._rows.job.progress())
+        return f"{rows}; {self.error}" if self.error else rows
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of all requests so far."""
+        return self._rows.job.progress().tokens
 
 
 def _finished(rows: int) -> str:
@@ -108,12 +188,11 @@ def _run(
     add: Callable[[Row], object],
     bar: Bar,
     stopped: Callable[[], str],
-    ended: str = "interrupted",
+    background: bool,
 ) -> None:
     """Collect a job's rows in another thread, while this one draws and can be interrupted.
 
-    `stopped` keeps the finished rows of a job that ends early, and returns a note about them;
-    `ended` is what the bar says of one that the user ended.
+    `stopped` keeps the finished rows of a job that ends early, and returns a note about them.
     """
     clock = get_configuration().clock
     failures: list[BaseException] = []
@@ -136,7 +215,7 @@ def _run(
         job.cancel()
         collector.join(_FAREWELL_SECONDS)
         bar.update(job.progress(), clock.time())
-        bar.finish(stopped(), ended)
+        bar.finish(stopped(), ended="stopped" if background else "interrupted")
         raise CellInterrupted("calls in progress are counted when they end") from None
     for error in failures:
         if isinstance(error, NoKeys):

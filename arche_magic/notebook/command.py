@@ -6,12 +6,15 @@ with the extension, so they import the engine, and modules that need it, inside 
 
 from __future__ import annotations
 
+import tokenize
 from argparse import Namespace
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.inputtransformer2 import HelpEnd
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from .out import OutHook
 
 __all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread"]
+
+# Commands whose text may end in a question mark.
+_ASKING = ("llm", "llm_explain")
+_LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
 @dataclass
@@ -103,14 +110,14 @@ class Typed:
         options: the values of the options, by name.
         text: what follows the options on the line, verbatim.
         cell: the lines below a cell magic; None for a line magic.
-        names: local variables of the function that called the command, if any.
+        names: the variables of the notebook, below those of a function that called the command.
     """
 
     line: str
     options: Namespace
     text: str
     cell: str | None
-    names: Mapping[str, Any] | None
+    names: Mapping[str, Any]
 
 
 def command(
@@ -143,7 +150,8 @@ def command(
                 from arche_magic.llm_providers.errors import InvalidRequest
 
                 raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
-            return body(magics.session, Typed(line, parsed, text, cell, local_ns))
+            names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
+            return body(magics.session, Typed(line, parsed, text, cell, names))
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__
@@ -168,3 +176,34 @@ def import_in_thread(name: str) -> None:
     from arche_magic.llm_providers.bounded import library
 
     library(f"{__package__}.{name}")
+
+
+class HelpExceptOnQuestions(HelpEnd):
+    """IPython's `name?`, which leaves prompts that end in a question mark alone.
+
+    `%llm What is a token bucket?` and `answer = %llm Why?` are sent; `%llm?` shows the help.
+    """
+
+    @classmethod
+    def find(cls, tokens_by_line: list[list[Any]]) -> HelpEnd | None:
+        """The first line of a cell that asks for help."""
+        found: HelpEnd | None = super().find(
+            [line for line in tokens_by_line if not _is_question(line)]
+        )
+        return found
+
+
+def register_help(shell: InteractiveShell, old: type, new: type) -> None:
+    """Replace the class with which a shell recognises `name?`."""
+    known = shell.input_transformer_manager.token_transformers
+    known[:] = [new if one is old else one for one in known]
+
+
+def _is_question(line: list[Any]) -> bool:
+    """Whether a line sends a prompt, alone or after `name =`."""
+    words = [token.string for token in line if token.type not in _LAYOUT]
+    if words[:1] != ["%"] and "=" in words:
+        words = words[words.index("=") + 1 :]
+    return (
+        len(words) > 2 and words[0] == "%" and words[1] in _ASKING and not words[2].startswith("?")
+    )

@@ -27,12 +27,12 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import live_line
-from .ask import refuse_with, sampling, typed_or_default
 from .cards import card_html, row_html
+from .cell_options import refuse_with, sampling, typed_or_default
 from .costs import paid_text
-from .display import CellInterrupted, Pace, Place
-from .events import follow
-from .live_line import TerminalLine
+from .display import Pace, Place
+from .interrupts import CellInterrupted
+from .live_line import TerminalLine, follow
 from .markup import as_html
 from .receipt import attempt_lines
 from .styles import QUIET
@@ -225,11 +225,17 @@ def compare(
         stop.set()
     show.finish()
     if all(column.error is not None for column in columns):
-        if len({str(column.error) for column in columns}) == 1 and columns[0].error:
-            raise columns[0].error
-        reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
-        raise NoRouteAvailable(f"nobody answered: {reasons}")
+        raise _nobody_answered(columns)
     return _frame(columns)
+
+
+def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:
+    """The error of all columns, or, if they differ, one with all of them."""
+    first = columns[0].error
+    if first is not None and len({str(column.error) for column in columns}) == 1:
+        return first
+    reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
+    return NoRouteAvailable(f"nobody answered: {reasons}")
 
 
 def _farewell(some_wait: bool) -> str:

@@ -10,12 +10,12 @@ from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Route, RouteId
 
-from .once import once
-
 _HOW_TO_PREVENT = (
     "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
     "per_day = 0 under [budget] in arche_magic.toml allows free routes only"
 )
+# Hints that this session has shown.
+_shown: set[str] = set()
 
 
 def price_text(cost: float | None) -> str:
@@ -70,4 +70,12 @@ def paid_hint(reply: Reply) -> str:
     considered = [entry for decision in reply.decisions for entry in decision.considered]
     if not was_paid(reply) or all(entry.paid for entry in considered):
         return ""
-    return once(_HOW_TO_PREVENT)
+    if _HOW_TO_PREVENT in _shown:
+        return ""
+    _shown.add(_HOW_TO_PREVENT)
+    return _HOW_TO_PREVENT
+
+
+def forget_hints() -> None:
+    """Show every hint once more."""
+    _shown.clear()

@@ -45,13 +45,6 @@ def show(shown: dict[str, str] | str) -> None:
         display(for_frontends(shown), raw=True)
 
 
-class CellInterrupted(KeyboardInterrupt):
-    """The user interrupted a cell; the text so far stays visible and is counted."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
-
-
 class Pace:
     """Decides when a growing text is redrawn.
 

@@ -5,18 +5,43 @@ from __future__ import annotations
 import json
 import math
 import re
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from arche_magic.llm_providers import Preview
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import paid_text
+from .receipt import receipt_line
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
-def prompt_text(request: Request) -> str:
+def rehearse(
+    options: Namespace,
+    llm: IntelligentLLMOrchestrator,
+    messages: Sequence[Message],
+    request: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Print what would be sent, and which route would answer."""
+    shown = [*notes]
+    if options.show_prompt:
+        shown.append(_prompt_text(llm.preview(messages, **request).request))
+    if options.dry_run:
+        kept = llm.kept(messages, **request)
+        # After a kept call of a function more is asked.
+        if kept is not None and not kept.tool_calls:
+            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
+        else:
+            shown.append(_route_text(llm.preview(messages, **request)))
+    print("\n\n".join(shown))
+
+
+def _prompt_text(request: Request) -> str:
     """Everything that would be sent, message by message; of an image, its size.
 
     Control characters are shown as escapes.
@@ -36,7 +61,7 @@ def prompt_text(request: Request) -> str:
     return "\n\n".join([*parts, f"({settings})"] if settings else parts)
 
 
-def route_text(preview: Preview) -> str:
+def _route_text(preview: Preview) -> str:
     """Which route would answer, when, at how many tokens, and which routes are skipped."""
     spent = preview.usage
     size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"

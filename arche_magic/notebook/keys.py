@@ -17,13 +17,12 @@ from arche_magic.llm_providers.config import (
     remove_key,
 )
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
-from arche_magic.llm_providers.hidden import Hidden
 from arche_magic.llm_providers.quota_tracker import Closure, get_quota_tracker
-from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.secrets import Hidden, without_locals
 from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
-from .display import CellInterrupted
+from .interrupts import CellInterrupted
 from .quota import shared_notes
 from .quota_words import clock, state_at
 from .tables import Cell, table_bundle

@@ -62,7 +62,7 @@ class ArcheMagics(Defaults, Magics):
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, give `Out` back."""
-        from . import once, panel, sandbox_switch
+        from . import costs, panel, sandbox_switch
 
         panel.close_all()
         if self.status_bar:
@@ -72,7 +72,7 @@ class ArcheMagics(Defaults, Magics):
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()
-        once.start_again()
+        costs.forget_hints()
         self.session.failures.remove()
         self.session.out.remove()
 

@@ -6,7 +6,6 @@ import math
 import re
 import time
 from argparse import Namespace
-from collections import ChainMap
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,12 @@ from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
-from .ask import body_of, refuse_with, sampling, typed_or_default
 from .bar import Bar
-from .collect import FileRows, FrameRows, variable_for
+from .cell_options import refuse_with, sampling, schema_named, typed_or_default
+from .cell_prompt import system_prompt, text_of
+from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
-from .named_prompts import system_prompt, with_saved_prompt
 from .stats import notebook_name
-from .structured import schema_named
 from .styles import quiet_line
 from .tables import Cell, notes_html, table_bundle
 
@@ -63,8 +61,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
     name_notebook(notebook_name(shell.user_ns))
-    names = ChainMap(dict(typed.names or {}), shell.user_ns)
-    text = with_saved_prompt(options, body_of(typed.text, typed.cell)).strip("\n")
+    names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
     if options.by is not None and not (options.plan or options.dry_run):
@@ -99,25 +96,13 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         else FrameRows(Job(data, template, **asked), table, variable, shell)
     )
     if options.background:
-        return _in_background(session, options, text, rows)
+        background = RowsJob(shell, text, options.quiet, rows)
+        session.jobs.start(background)
+        if isinstance(rows, FrameRows):
+            rows.bind(background.pending)
+        return background.pending
     frame: pd.DataFrame | None = rows.collect(Bar(shell, options.quiet))
     return frame
-
-
-def _in_background(
-    session: Session, options: Namespace, text: str, rows: FileRows | FrameRows
-) -> Pending[Any]:
-    """Start a job that asks for the rows; returns what waits for them."""
-    from .background_rows import RowsJob
-
-    job = RowsJob(
-        session.shell, text, rows.variable or str(options.into or options.output), options.quiet,
-        rows.job, rows.collect_in_background, rows.finished,
-    )  # fmt: skip
-    session.jobs.start(job)
-    if isinstance(rows, FrameRows):
-        rows.bind(job.pending)
-    return job.pending
 
 
 def plan_bundle(plan: Plan) -> dict[str, str]:

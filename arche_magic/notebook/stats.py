@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import astuple, fields
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.tracebacks import without_locals
+from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.types import RouteId
 
 from .costs import price_text

@@ -13,8 +13,7 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import did_you_mean
-from arche_magic.prompts import as_pandas, is_reference, look_up
+from arche_magic.prompts import as_pandas
 
 from .styles import EDGE
 
@@ -28,42 +27,6 @@ _VALUE = (
 )
 _TABLE = "border-collapse:collapse;border:none;margin:0;font-size:"
 _DEEPEST = 3
-
-
-def schema_named(text: str, names: Mapping[str, Any]) -> Any:
-    """The schema that `--schema TEXT` means: a variable's value, or TEXT if it is not a name.
-
-    Raises:
-        InvalidRequest: no variable has that name.
-    """
-    if "[" in text and is_reference(text, names):
-        return look_up(text, names)
-    first, *attributes = text.split(".")
-    if not all(part.isidentifier() for part in (first, *attributes)):
-        return text
-    if first not in names:
-        fitting = [name for name, value in names.items() if isinstance(value, type | dict)]
-        raise InvalidRequest(
-            f"%llm: --schema {text!r} is not a variable{did_you_mean(first, fitting)}; "
-            "a short line has a type after each name, such as 'score float'"
-        )
-    return attribute_of(text, names, "--schema")
-
-
-def attribute_of(text: str, names: Mapping[str, Any], option: str) -> Any:
-    """The value of `name.attribute`, whose name exists; `option` is what it was typed after.
-
-    Raises:
-        InvalidRequest: a value has no such attribute.
-    """
-    first, *attributes = text.split(".")
-    value = names[first]
-    for attribute in attributes:
-        try:
-            value = getattr(value, attribute)
-        except AttributeError as error:
-            raise InvalidRequest(f"%llm: {option} {text!r}: {error}") from None
-    return value
 
 
 def frame(replies: Reply | Iterable[Reply] | pd.DataFrame, *, naive: bool = False) -> pd.DataFrame:

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from arche_magic.llm_providers import Function, ToolCall, ToolRun
-from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.text.hints import did_you_mean
 
-from .structured import attribute_of
 from .styles import QUIET, RED, one_line
 
 # Characters of a call's line, and of its arguments and result when it is unfolded.
 _LONGEST_CALL, _LONGEST_RESULT, _LONGEST_PART = 120, 80, 2_000
 _PART = "white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0 2px 14px;font-size:95%"
-
-
-def functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
-    """The functions that `--tools TEXT` names, such as `lookup,db.query`.
-
-    A model calls each by its last name: `lookup` and `query`.
-
-    Raises:
-        InvalidRequest: there is no such variable, it is not a function, or it cannot be a tool.
-    """
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise InvalidRequest("%llm: --tools takes names of functions, such as f,g")
-    return [_function(word, names) for word in words]
-
-
-def _function(word: str, names: Mapping[str, Any]) -> Function:
-    first = word.partition(".")[0]
-    if first not in names:
-        fitting = [name for name, value in names.items() if callable(value)]
-        raise InvalidRequest(
-            f"%llm: --tools {word!r} is not a variable{did_you_mean(first, fitting)}"
-        )
-    value = attribute_of(word, names, "--tools")
-    if not callable(value):
-        kind = type(value).__name__
-        raise InvalidRequest(f"%llm: --tools {word!r} is of type {kind}; it must be a function")
-    return Function.of(value, word.rpartition(".")[2])
 
 
 def call_line(call: ToolCall) -> str:

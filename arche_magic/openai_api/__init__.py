@@ -1,5 +1,5 @@
-"""The pool behind OpenAI's chat completions API, for libraries that speak it.
+"""The pool behind OpenAI's API, for libraries that speak it.
 
-`handler.handle` answers one HTTP request. `transport` puts it below the official client, in this
-process; `clients` builds such clients. Start with `arche_magic.openai_client()`.
+`handler.handle` answers one HTTP request. `clients` puts it below the official client, in this
+process; `server` makes it an address on this machine. Start with `arche_magic.openai_client()`.
 """

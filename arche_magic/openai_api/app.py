@@ -19,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
-from .handler import LARGEST_BODY, HttpReply, handle
+from .errors import Problem
+from .handler import LARGEST_BODY, handle
+from .replies import HttpReply
 from .request_thread import MOST_THREADS, RequestStopped, RequestThread
 from .requests import TAG_HEADER
-from .wire import Problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +48,7 @@ def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIAp
         token: what each request to `/v1` must carry.
         allow_origins: web pages of these origins may use the server in a browser.
     """
-    app: ASGIApp = _Interface(port, token)
+    app: ASGIApp = _Application(port, token)
     if allow_origins:
         app = CORSMiddleware(
             app,
@@ -56,7 +57,14 @@ def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIAp
             allow_headers=("*",),
             expose_headers=("x-arche-route", "retry-after"),
         )
-    return _SameMachine(app, port, allow_origins)
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if refused := _foreign(Headers(scope=scope), port, allow_origins):
+            await _refusal(403, refused, "not_this_machine")(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return checked
 
 
 def client_name(user_agent: str) -> str:
@@ -69,36 +77,25 @@ def client_name(user_agent: str) -> str:
     return re.sub(r"[^\w./-]", "", word, flags=re.ASCII)[:_LONGEST_CLIENT]
 
 
-class _SameMachine:
-    """Refuses web pages, including those that use another name for this machine's address.
+def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str:
+    """Return why a request is refused that comes from a web page, or "".
 
     A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
     browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
     """
-
-    def __init__(self, app: ASGIApp, port: int, allow_origins: Collection[str]) -> None:
-        self._app, self._origins = app, allow_origins
-        names = (f"[{name}]" if ":" in name else name for name in _HOSTS)
-        self._hosts = frozenset(f"{name}:{port}" for name in names)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        refused = ""
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            refused = f"the Host header must be one of {', '.join(sorted(self._hosts))}"
-        elif any(origin not in self._origins for origin in origins):
-            refused = (
-                "web pages may not use this server; to allow one, start it with "
-                "--allow-origin and the origin of the page"
-            )
-        if refused:
-            await _refusal(403, refused, "not_this_machine")(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    names = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in _HOSTS]
+    hosts = [host.lower() for host in headers.getlist("host")]
+    if len(hosts) != 1 or hosts[0] not in names:
+        return f"the Host header must be one of {', '.join(sorted(names))}"
+    if any(origin not in allow_origins for origin in headers.getlist("origin")):
+        return (
+            "web pages may not use this server; to allow one, start it with "
+            "--allow-origin and the origin of the page"
+        )
+    return ""
 
 
-class _Interface:
+class _Application:
     """`/health`, and the paths of OpenAI's interface for clients that have the token."""
 
     def __init__(self, port: int, token: str) -> None:
@@ -137,20 +134,20 @@ class _Interface:
             await _refusal(413, message, "body_too_large")(scope, receive, send)
             return
         gone = asyncio.ensure_future(_disconnect(receive))
-        with suppress(RequestStopped):
+        try:
+            await self._wait_for_thread(gone)
+            ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
+            thread = RequestThread(ask, self._threads.release, _MOST_WAITING)
+            gone.add_done_callback(lambda _: thread.stop())
             try:
-                await self._wait_for_thread(gone)
-                thread = RequestThread(
-                    partial(
-                        _ask, self._port, scope["method"], scope["path"], _headers(scope), body
-                    ),
-                    self._threads.release,
-                    _MOST_WAITING,
-                )
-                gone.add_done_callback(lambda _: thread.stop())
                 await _send(thread, scope, receive, send)
             finally:
-                gone.cancel()
+                # Also when the server stops, which cancels this.
+                await thread.aclose()
+        except RequestStopped:
+            pass
+        finally:
+            gone.cancel()
 
     async def _wait_for_thread(self, gone: asyncio.Future[None]) -> None:
         """Take the place of one thread, which gives it back when it ends."""
@@ -215,7 +212,7 @@ async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Sen
 
 async def _abort(scope: Scope, receive: Receive) -> None:
     """Break the connection, so that the client does not treat half a reply as complete."""
-    scope["state"]["abort"]()
+    scope["state"]["connection"].abort()
     await _disconnect(receive)
 
 

@@ -12,9 +12,8 @@ from arche_magic.llm_providers.reply import Discarded, Event, Piece, Reply
 from arche_magic.llm_providers.types import Route
 
 from .errors import problem_of
-from .replies import Chunks, completion, route_header
+from .replies import DONE, Chunks, HttpReply, completion, event, json_reply, route_header
 from .requests import ChatCall, read_chat, read_json
-from .wire import DONE, HttpReply, event, json_reply
 
 # The provider object of the configuration in use. It keeps the routes that it has found.
 _asked: IntelligentLLMOrchestrator | None = None

@@ -1,14 +1,29 @@
-"""The official OpenAI clients, answered by the pool of this process."""
+"""The official OpenAI clients, answered by `handle` in this process instead of the network.
+
+A call of `client.chat.completions.create` goes from the official client through httpx to
+`Transport`, which passes method, path, headers and body to `handle`, and gives back its reply.
+
+The official client comes with httpx2 today, and came with httpx before openai 3. Their interfaces
+are the same, so one transport serves both: it answers in the classes of the library that asks.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
+from .errors import TIMEOUT
+from .handler import handle
+from .replies import HttpReply
+from .request_thread import MOST_THREADS, RequestThread
 from .requests import check_defaults
-from .transport import Transport
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -16,6 +31,11 @@ if TYPE_CHECKING:
 # Nothing is sent there: the name cannot exist (RFC 2606).
 _NOWHERE = "http://arche-magic.invalid/v1"
 _NO_KEY = "not-needed"
+# The official client's default timeout (openai 2.0 to 3.57, `_constants.py`). Users who keep it
+# have not asked for a limit.
+_DEFAULT_SECONDS = 600.0
+# By event loop: how many more requests it may have under way; others wait.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def openai_client(**defaults: Any) -> OpenAI:
@@ -81,3 +101,139 @@ def _settings() -> dict[str, Any]:
         "max_retries": 0,
         "timeout": None,
     }
+
+
+class Transport:
+    """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
+
+    It sends nothing itself, whatever base URL a client has; only the engine does.
+    The client's read timeout bounds the request as a whole.
+
+    Args:
+        defaults: options of the engine that hold where a request does not say otherwise.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        self._defaults = dict(defaults)
+
+    def handle_request(self, request: Any) -> Any:
+        """Answer one request in the calling thread; an interrupt stops it.
+
+        Raises (in the client's library): ReadTimeout.
+        """
+        timeout = _seconds(request)
+        reply = self._handle(request, request.read(), timeout)
+        return _response(request, reply, timeout)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Answer one request in a thread of its own; cancelling stops it.
+
+        A slow reader of a stream holds up no other request. Cancelling, or closing the stream,
+        waits until the request is booked, but at most two seconds.
+
+        Raises (in the client's library): ReadTimeout.
+        """
+        timeout = _seconds(request)
+        body = await request.aread()
+        turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MOST_THREADS))
+        await turns.acquire()
+        thread = RequestThread(lambda: self._handle(request, body, timeout), turns.release)
+        try:
+            reply = await thread.reply()
+        except BaseException:
+            await thread.aclose()
+            raise
+        return _response(request, reply, timeout, thread)
+
+    def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
+        return handle(
+            request.method,
+            _path(request.url.path),
+            request.headers,
+            body,
+            defaults=self._defaults,
+            timeout=timeout,
+        )
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+    async def aclose(self) -> None:
+        """Nothing is open here."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _path(path: str) -> str:
+    """Return the path from `/v1/` on; libraries may put a service's path first (`/openai/v1/`)."""
+    _, version, rest = path.partition("/v1/")
+    return version + rest if version else path
+
+
+def _seconds(request: Any) -> float | None:
+    """Return seconds that the client gives the request; None if it does not say."""
+    seconds = request.extensions.get("timeout", {}).get("read")
+    return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
+
+
+def _library(request: Any) -> Any:
+    """Return the library that defines the class of a request."""
+    return sys.modules[type(request).__module__.partition(".")[0]]
+
+
+def _response(
+    request: Any,
+    reply: HttpReply,
+    timeout: float | None,
+    thread: RequestThread | None = None,
+) -> Any:
+    library = _library(request)
+    if isinstance(reply.body, bytes):
+        response = library.Response(reply.status, headers=reply.headers, content=reply.body)
+        if reply.status == 504 and timeout is not None and _code(response) == TIMEOUT:
+            message = response.json()["error"]["message"]
+            raise library.ReadTimeout(message, request=request)
+        return response
+    body = _body_class(library)(thread or reply.body)
+    return library.Response(reply.status, headers=reply.headers, stream=body)
+
+
+def _code(response: Any) -> str | None:
+    code: str | None = response.json()["error"]["code"]
+    return code
+
+
+@lru_cache
+def _body_class(library: Any) -> Any:
+    """Return this library's class of a streamed body; closing the response closes the request."""
+
+    class Body(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, source: Any) -> None:
+            # A generator, or the RequestThread that reads it.
+            self._source = source
+
+        def __iter__(self) -> Iterator[bytes]:
+            chunks: Iterator[bytes] = self._source
+            return chunks
+
+        def close(self) -> None:
+            self._source.close()
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            chunks: AsyncIterator[bytes] = self._source.chunks()
+            return chunks
+
+        async def aclose(self) -> None:
+            await self._source.aclose()
+
+    return Body

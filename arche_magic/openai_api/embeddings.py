@@ -19,10 +19,9 @@ from arche_magic.llm_providers.errors import ConfigurationError, LLMProviderErro
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Usage
 
-from .errors import problem_of
-from .replies import route_details, route_header
+from .errors import Problem, problem_of
+from .replies import HttpReply, json_reply, route_details, route_header
 from .requests import AUTO, read_json
-from .wire import HttpReply, Problem, json_reply
 
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")

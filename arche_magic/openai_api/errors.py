@@ -1,10 +1,11 @@
-"""The engine's errors as OpenAI's: status, type, code, and when to ask again."""
+"""Errors in OpenAI's shape: status, type, code, and when to ask again."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from arche_magic.llm_providers.errors import (
@@ -19,15 +20,60 @@ from arche_magic.llm_providers.errors import (
     SchemaMismatch,
 )
 
-from .wire import Problem
+from .replies import HttpReply, json_reply
 
 _TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
-_ABOUT_MESSAGES = ("a message", "a part of a message", "image ", "the prompt ")
+# How messages of the engine begin that are about a part of a field.
+_ABOUT = {
+    "messages": (
+        "a message", "a part of a message", "an image", "image ", "the content of a message",
+        "the name of a message", "the prompt ", "the result of a tool", "tool_calls ",
+    ),
+    "tools": ("a tool ", "two tools "),
+}  # fmt: skip
+_QUOTED = re.compile(r"['`](\w+)['`]")
+_WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
 # Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
 # has waited and tried every route.
 _NO_RETRY = {"x-should-retry": "false"}
 TIMEOUT = "timeout"
 """The code of a request that was not answered within its timeout."""
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """Why a request gets no answer, in the fields of OpenAI's errors.
+
+    Attributes:
+        status: the HTTP status.
+        message: one line for the user.
+        kind: OpenAI's `type`, such as `invalid_request_error`.
+        param: the field of the request that is wrong, if one is.
+        code: OpenAI's `code`, such as `model_not_found`.
+        headers: further headers, such as `retry-after`.
+        details: our part of the error, as in the `arche` field of replies.
+    """
+
+    status: int
+    message: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as the body of a response, or as the last event of a stream."""
+        error: dict[str, Any] = {
+            "message": self.message, "type": self.kind, "param": self.param, "code": self.code
+        }  # fmt: skip
+        if self.details:
+            error["arche"] = self.details
+        return {"error": error}
+
+    def reply(self) -> HttpReply:
+        """Return the error as a response."""
+        return json_reply(self.body(), self.status, self.headers)
 
 
 def problem_of(
@@ -87,8 +133,11 @@ def _is_too_large(error: LLMProviderError) -> bool:
 
 def _field_in(message: str, fields: Collection[str]) -> str | None:
     """Return the field of the request that a message is about."""
-    named = re.search(r"takes no (\w+)", message)
-    first = named[1] if named else message.split(maxsplit=1)[0].strip("'\"`:;,")
-    if first in fields:
-        return first
-    return "messages" if message.startswith(_ABOUT_MESSAGES) else None
+    if _WRONG_MODEL.search(message):
+        return "model"
+    first = message.split(maxsplit=1)[0].strip("'\"`:;,")
+    # Providers quote the name of a field.
+    named = (first, *re.findall(r"takes no (\w+)", message), *_QUOTED.findall(message))
+    found = next((name for name in named if name in fields), None)
+    about = (field for field, starts in _ABOUT.items() if message.startswith(starts))
+    return found or next(about, None)

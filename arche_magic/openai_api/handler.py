@@ -17,12 +17,10 @@ from arche_magic.llm_providers.errors import LLMProviderError
 
 from .chat import chat_completions
 from .embeddings import embeddings
-from .errors import problem_of
+from .errors import Problem, problem_of
 from .models import model_list, one_model
+from .replies import HttpReply
 from .requests import TAG_HEADER
-from .wire import HttpReply, Problem
-
-__all__ = ["LARGEST_BODY", "HttpReply", "handle"]
 
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""

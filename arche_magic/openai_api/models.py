@@ -10,8 +10,8 @@ from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.request import Image, Message, Request
 
+from .replies import HttpReply, json_reply
 from .requests import AUTO, who_answers
-from .wire import HttpReply, json_reply
 
 _EXAMPLES = {
     "images": Request((Message("user", "", (Image("image/png", b""),)),)),

@@ -1,19 +1,54 @@
-"""Replies of the engine as chat completions, whole and in chunks."""
+"""Replies as HTTP carries them: JSON, server-sent events, and chat completions of the engine."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 from arche_magic.llm_providers import ToolCall
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.llm_providers.types import RouteId
 
 ROUTE_HEADER = "x-arche-route"
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of every complete stream."""
+
+
+@dataclass(frozen=True)
+class HttpReply:
+    """One HTTP response.
+
+    Attributes:
+        body: bytes, or an iterator of server-sent events. Closing the iterator (it is a generator)
+            stops the request: the connection to the provider is dropped and the call is booked.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | Iterator[bytes]
+
+
+def json_reply(
+    value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> HttpReply:
+    """Return a response with a JSON body."""
+    # A text may quote a lone surrogate of the request, which UTF-8 does not have.
+    text = whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    body = text.encode()
+    return HttpReply(status, {"content-type": "application/json", **(headers or {})}, body)
+
+
+def event(value: Mapping[str, Any]) -> bytes:
+    """Return one server-sent event with a JSON object."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 def route_header(route: RouteId) -> dict[str, str]:

@@ -14,7 +14,7 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .wire import HttpReply
+    from .replies import HttpReply
 
 THREAD_NAME = "arche-request"
 MOST_THREADS = 64

@@ -12,7 +12,7 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request, check_names
 from arche_magic.llm_providers.request import Request
 
-from .wire import Problem
+from .errors import Problem
 
 AUTO = "auto"
 """As `model`: any route may answer."""

@@ -5,22 +5,30 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import secrets
 import shlex
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from arche_magic.llm_providers.config import own_settings_folder
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, home_folder
 
-from .token_file import forget_token, kept_token, new_token
-
 if TYPE_CHECKING:
-    from .listener import Listener
+    from ..local_server import LocalServer
 
 DEFAULT_PORT = 8377
 """The usual port; it stays the same, so that clients need no new settings."""
 _LAST_PORT = 65_535
+# How long a connection may stay without a request; the next one can take as long to arrive.
+_IDLE_SECONDS = 20
+_TOKEN_BYTES = 32
+# A shorter text could be guessed.
+_FEWEST_CHARACTERS = 20
+_LONGEST_FILE = 1000
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 
@@ -53,7 +61,7 @@ class Server:
         self._wanted_port = port
         self._origins = tuple(_origin(address) for address in allow_origins)
         self._token_file = expanded(token_file).absolute() if token_file else None
-        self._listener: Listener | None = None
+        self._listener: LocalServer | None = None
         self._process = 0
         self._token = ""
         self._path = Path()
@@ -69,24 +77,24 @@ class Server:
             return self
         try:
             from .app import application
-            from .listener import Listener
+
+            listener = self._listen()
         except ImportError as error:
             if error.name not in ("starlette", "uvicorn"):
                 raise
             raise ConfigurationError(
                 "the server needs starlette and uvicorn: pip install 'arche_magic[server]'"
             ) from None
-        listener = self._listen(Listener)
         port = listener.port
         try:
             if self._token_file is None:
-                self._token, self._path = new_token(port)
+                self._token, self._path = _new_token(port)
             else:
-                self._token, self._path = kept_token(self._token_file), self._token_file
+                self._token, self._path = _kept_token(self._token_file), self._token_file
         except BaseException:
             listener.close()
             raise
-        listener.serve(lambda: application(port, self._token, self._origins))
+        listener.serve(application(port, self._token, self._origins))
         self._listener, self._process = listener, os.getpid()
         atexit.register(self.stop)
         return self
@@ -105,7 +113,7 @@ class Server:
             return
         listener.close()
         if self._token_file is None:
-            forget_token(self._path, self._token)
+            _forget_token(self._path, self._token)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -160,13 +168,15 @@ class Server:
         token = self.api_key if show_token else f'"$(cat {_shell_path(self.token_file)})"'
         return f"export OPENAI_BASE_URL={self.base_url}\nexport OPENAI_API_KEY={token}"
 
-    def _listen(self, listener: type[Listener]) -> Listener:
+    def _listen(self) -> LocalServer:
+        from ..local_server import LocalServer
+
         port = DEFAULT_PORT if self._wanted_port is None else self._wanted_port
         try:
-            return listener(port)
+            return LocalServer(port, "arche-server", _IDLE_SECONDS)
         except OSError as error:
             if self._wanted_port is None:
-                return listener(0)
+                return LocalServer(0, "arche-server", _IDLE_SECONDS)
             raise ConfigurationError(f"port {port} cannot be used: {error.strerror}") from None
 
 
@@ -185,3 +195,71 @@ def _origin(address: str) -> str:
             "https://app.example.org or http://localhost:3000"
         )
     return origin
+
+
+# --- the file with the token, which only its user can read
+
+
+def _new_token(port: int) -> tuple[str, Path]:
+    """Return a new token and the file that it is written to, which is named after the port.
+
+    The file is in the folder of the user's own settings. In a project's folder it could be shared
+    or committed with the project.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    path = own_settings_folder() / f"server-{port}.token"
+    with suppress(OSError):
+        path.unlink()
+    return _create_token(path), path
+
+
+def _kept_token(path: Path) -> str:
+    """Return the token in a file that the user names; a missing file is created with a new token.
+
+    Raises:
+        ConfigurationError: other users can read the file, it has no token, or it cannot be read or
+            written.
+    """
+    if not os.path.lexists(path):
+        return _create_token(path)
+    try:
+        # Without O_NONBLOCK, opening a named pipe waits for its other end.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_LONGEST_FILE) if stat.S_ISREG(mode) else b""
+    except OSError as error:
+        raise ConfigurationError(f"the token file {path}: {error.strerror}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"other users can open the token file {path}: chmod 600 {path}")
+    token = content.decode("ascii", "replace").strip()
+    if len(token) < _FEWEST_CHARACTERS or any(not "!" <= sign <= "~" for sign in token):
+        raise ConfigurationError(
+            f"the token file {path} must hold one word of {_FEWEST_CHARACTERS} characters or more; "
+            "delete it to get a new token"
+        )
+    return token
+
+
+def _forget_token(path: Path, token: str) -> None:
+    """Delete the file, unless another server has written its own token there meanwhile."""
+    with suppress(OSError):
+        if path.read_text("ascii", "replace").strip() == token:
+            path.unlink()
+
+
+def _create_token(path: Path) -> str:
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Fails if anything is there, so that it follows no link of somebody else.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{token}\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the server's token cannot be written to {path}: {error.strerror}"
+        ) from None
+    return token

@@ -19,8 +19,9 @@ from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Image, read_image
 from arche_magic.llm_providers.text.hints import did_you_mean
 
+from .tables import Shown
 from .tables import as_pandas as as_pandas
-from .values import IMAGES, Shown, as_image, as_text
+from .values import IMAGES, as_image, as_text
 
 # Two braces on one line. Their content is a reference if it begins like a name, or if it is the
 # name of a value: a column may be called `2023`, `% change` or `f{x}`.

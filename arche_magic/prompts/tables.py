@@ -1,12 +1,44 @@
-"""Tables of other libraries, as pandas objects."""
+"""Tables, arrays and collections as text, cut to a budget of tokens.
+
+Tables of other libraries than pandas are converted first.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
+import math
 import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.request import Message
+
+PLAIN = (str, int, float, complex, bool, type(None))
+# Larger integers are written as text, as Python may refuse to write them as numbers.
+_LARGE_BITS = 2000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value as text.
+
+    Attributes:
+        text: what goes into the prompt.
+        note: what the user should know, such as what was left out; or "".
+        block: it has several lines, so the prompt continues on a new line after it.
+    """
+
+    text: str
+    note: str = ""
+    block: bool = False
 
 
 def as_pandas(data: Any) -> Any:
@@ -52,3 +84,188 @@ def library_of(data: object) -> str:
 def is_arrow(data: Any) -> bool:
     """Return whether it is a table or record batch of pyarrow."""
     return library_of(data) == "pyarrow" and hasattr(data, "column_names")
+
+
+def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
+    """Return a frame as CSV: columns that fit in half the budget, then rows that fit."""
+    index, (rows, columns) = frame.index, frame.shape
+    plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
+    heads = [] if plain else [_head(level) for level in index.names]
+    shown = _columns_that_fit(frame, budget / 2 - _tokens(_csv(heads)))
+    heads += map(_head, frame.columns[:shown])
+    # One row takes at most half of the budget, so that several are seen.
+    longest = max(16, 2 * budget // max(1, len(heads)))
+    lines, texts_cut = [_csv(heads)], False
+    spent = _tokens(lines[0])
+    for row in frame.iloc[:budget, :shown].itertuples(index=not plain, name=None):
+        cells = [*row[0], *row[1:]] if not plain and index.nlevels > 1 else row
+        texts = [_cell(cell) for cell in cells]
+        line = _csv(_shortened(text, longest) for text in texts)
+        spent += _tokens(line)
+        if spent > budget and len(lines) > 1:
+            break
+        texts_cut = texts_cut or any(len(text) > longest for text in texts)
+        lines.append(line)
+    noun = "row" if kind == "DataFrame" else "value"
+    size = f"{kind}, {_count(rows, noun)}"
+    size += f" × {_count(columns, 'column')}" if kind == "DataFrame" else ""
+    left = [
+        f"the first {_count(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
+        f"the first {_count(shown, 'column')}" if shown < columns else "",
+        f"{longest:,} characters a text" if texts_cut else "",
+    ]
+    return _stated("\n".join(lines), name, size, *left)
+
+
+def _columns_that_fit(frame: Any, budget: float) -> int:
+    """Return how many columns fit, at least one; each takes about its name and its first value."""
+    first = [_cell(cell)[:40] for cell in (frame.iloc[0] if len(frame) else ())]
+    for number, column in enumerate(frame.columns):
+        budget -= _tokens(_head(column) + "".join(first[number : number + 1])) + 0.5
+        if number and budget < 0:
+            return number
+    return len(frame.columns)
+
+
+def array_text(array: Any, name: str, budget: int) -> Shown:
+    """Return an array: its first numbers, or its first rows, one a line."""
+    if array.ndim == 0:
+        return Shown(str(array.item()))
+    # A number takes more than half a token.
+    entries, flat = array[: 2 * budget], array.ndim == 1
+    kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
+    text = (", " if flat else "\n").join(kept)
+    size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
+    if _tokens(text) > budget + 1:
+        return cut_text(text, name, size, budget)
+    left = f"the first {_count(len(kept), 'value' if flat else 'row')}"
+    return _stated(text, name, size, left if len(kept) < len(array) else "")
+
+
+def _rounded(number: Any) -> Any:
+    """Round to ten digits, which take half as many tokens as seventeen."""
+    if isinstance(number, list):
+        return [_rounded(part) for part in number]
+    return float(f"{number:.10g}") if isinstance(number, float) else number
+
+
+def collection_text(value: Any, name: str, budget: int) -> Shown:
+    """Return a collection as JSON, cut to its first entries if it does not fit."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    # An entry takes more than half a token.
+    first = itertools.islice(value.items() if isinstance(value, Mapping) else value, 2 * budget)
+    if isinstance(value, Mapping):
+        opening, closing, kept = "{", "}", _as_many(first, budget, _pair)
+    else:
+        opening, closing, kept = "[", "]", _as_many(first, budget)
+    text, kind = opening + ", ".join(kept) + closing, type(value).__name__
+    if _tokens(text) > budget + 1:
+        return cut_text(text, name, kind, budget)
+    if len(kept) == len(value):
+        return Shown(text)
+    return _stated(text, name, f"{kind} of {len(value):,}", f"the first {len(kept):,}")
+
+
+def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
+    """Return a text, cut to its beginning if it does not fit."""
+    if _tokens(text) <= budget:
+        return Shown(text)
+    kept = text[: 4 * budget]
+    while _tokens(kept) > budget:
+        kept = kept[: len(kept) * 9 // 10]
+    size = f"{kind}, {len(text):,} characters"
+    return _stated(kept + " …", name, size, f"the first {len(kept):,} characters")
+
+
+def _stated(text: str, name: str, size: str, *left: str) -> Shown:
+    """Return the text below a line with its name and size, and what it was cut to, if it was."""
+    cut = " and ".join(filter(None, left))
+    heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
+    return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _as_many(
+    entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
+) -> list[str]:
+    """Return the first entries as JSON, as many as fit, at least one."""
+    kept: list[str] = []
+    spent = 0.0
+    for entry in entries:
+        text = (text_of or _json)(entry)
+        spent += _tokens(text) + 0.5
+        if spent > budget and kept:
+            break
+        kept.append(text)
+    return kept
+
+
+def _pair(entry: tuple[Any, Any]) -> str:
+    return f"{_json(text_of(entry[0]))}: {_json(entry[1])}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_jsonable(value), ensure_ascii=False, default=str)
+
+
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    """Return the value as plain dicts, lists and scalars; very deep parts become text."""
+    if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
+        return text_of(value)
+    if isinstance(value, PLAIN):
+        return value
+    if depth > 20:
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(entry, depth + 1) for entry in value]
+    # Scalars and arrays of numpy and columns of pandas convert themselves.
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _csv(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.10g}"
+    text = text_of(value)
+    if isinstance(value, datetime):
+        return "" if text == "NaT" else text.removesuffix(" 00:00:00")
+    return "" if value is None or text == "<NA>" else text
+
+
+def _head(name: Any) -> str:
+    """Return the name of a column or of an index, with its levels joined."""
+    if isinstance(name, tuple):
+        return " / ".join(map(str, name))
+    return "" if name is None else str(name)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _tokens(text: str) -> float:
+    return Message("user", text).tokens
+
+
+def text_of(value: Any) -> str:
+    """Return `str(value)`, also of integers with more digits than Python converts."""
+    try:
+        return str(value)
+    except ValueError:
+        # Python converts no integer of more than 4,300 digits; Decimal has no such limit.
+        if isinstance(value, int):
+            return str(Decimal(value))
+        raise

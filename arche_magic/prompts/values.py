@@ -1,54 +1,39 @@
-"""Python values as parts of a prompt: tables and lists cut to a budget, pictures as images.
+"""Python values as parts of a prompt: as text cut to a budget, or as images.
 
 No library is imported for that: the user has loaded the library of a value already.
 """
 
 from __future__ import annotations
 
-import csv
+import ast
 import inspect
 import io
-import itertools
-import json
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.request import Image, Message, read_image
+from arche_magic.llm_providers.request import Image, read_image
 
-from .sources import source_of
-from .tables import as_pandas
+from .tables import (
+    PLAIN,
+    Shown,
+    array_text,
+    as_pandas,
+    collection_text,
+    cut_text,
+    table_text,
+    text_of,
+)
 
-_PLAIN = (str, int, float, complex, bool, type(None))
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 # The text of a generator, for example, is only its address.
 _ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
-# Larger integers are written as text, as Python may refuse to write them as numbers.
-_LARGE_BITS = 2000
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A value as text.
-
-    Attributes:
-        text: what goes into the prompt.
-        note: what the user should know, such as what was left out; or "".
-        block: it has several lines, so the prompt continues on a new line after it.
-    """
-
-    text: str
-    note: str = ""
-    block: bool = False
 
 
 def as_text(value: Any, name: str, budget: int) -> Shown:
@@ -74,11 +59,11 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
 
 
 def _as_text(value: Any, name: str, budget: int) -> Shown:
-    if isinstance(value, _PLAIN):
-        return Shown(_text_of(value))
+    if isinstance(value, PLAIN):
+        return Shown(text_of(value))
     # A function wrapped by `functools.cache` is not a function, but holds one.
     if inspect.isfunction(getattr(value, "__wrapped__", value)) or inspect.isclass(value):
-        return Shown(source_of(value, name))
+        return Shown(_source_of(value, name))
     if isinstance(value, os.PathLike):
         return _path(Path(value), name)
     if inspect.ismodule(value) or inspect.isroutine(value):
@@ -92,23 +77,23 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
     value = as_pandas(value)
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
     if pandas and isinstance(value, pandas.DataFrame):
-        return _table(value, name, "DataFrame", budget)
+        return table_text(value, name, "DataFrame", budget)
     if pandas and isinstance(value, pandas.Series):
-        return _table(value.to_frame(), name, "Series", budget)
+        return table_text(value.to_frame(), name, "Series", budget)
     if pandas and isinstance(value, pandas.Index):
-        return _table(value.to_frame(index=False), name, "Index", budget)
+        return table_text(value.to_frame(index=False), name, "Index", budget)
     if numpy and isinstance(value, numpy.ndarray) and value.dtype == object:
         return _as_text(value.tolist(), name, budget)
     if numpy and isinstance(value, numpy.ndarray):
-        return _array(value, name, budget)
+        return array_text(value, name, budget)
     if isinstance(value, Mapping | list | tuple | set | frozenset) or is_dataclass(value):
-        return _collection(value, name, budget)
+        return collection_text(value, name, budget)
     if hasattr(value, "model_dump"):
-        return _collection(value.model_dump(mode="json"), name, budget)
+        return collection_text(value.model_dump(mode="json"), name, budget)
     made_of, text = type(value), str(value)
     if _ADDRESS.fullmatch(text):
         raise InvalidRequest(f"{name} is of type {made_of.__name__}, which has no text form")
-    return _cut(text, name, made_of.__name__, budget)
+    return cut_text(text, name, made_of.__name__, budget)
 
 
 def as_image(value: Any) -> Image | None:
@@ -154,182 +139,69 @@ def _path(path: Path, name: str) -> Shown:
     return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
 
 
-def _text_of(value: Any) -> str:
+def _source_of(value: Any, name: str) -> str:
+    """Return the source of a function or class.
+
+    Raises:
+        InvalidRequest: it cannot be found; `name` is its name in the prompt.
+    """
     try:
-        return str(value)
-    except ValueError:
-        # Python converts no integer of more than 4,300 digits; Decimal has no such limit.
-        if isinstance(value, int):
-            return str(Decimal(value))
-        raise
+        return inspect.getsource(value).rstrip("\n")
+    except (OSError, TypeError, SyntaxError):
+        pass
+    # Up to Python 3.12 `inspect` finds a class by its module's file; a notebook has none.
+    found = list(_in_cells(value)) if inspect.isclass(value) else []
+    if not found:
+        raise InvalidRequest(f"the source of {name} cannot be found; insert it as text instead")
+    return next((text for text, node in found if _fits(node, value)), found[0][0])
 
 
-def _table(frame: Any, name: str, kind: str, budget: int) -> Shown:
-    """Write a frame as CSV: columns that fit in half the budget, then rows that fit."""
-    index, (rows, columns) = frame.index, frame.shape
-    plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
-    heads = [] if plain else [_head(level) for level in index.names]
-    spent = _tokens(_csv(heads))
-    # A column takes about its name and its first value.
-    first = [_cell(cell)[:40] for cell in (frame.iloc[0] if rows else ())]
-    for shown, column in enumerate(frame.columns):
-        spent += _tokens(_head(column) + "".join(first[shown : shown + 1])) + 0.5
-        if shown and spent > budget / 2:
-            break
-        heads.append(_head(column))
-    else:
-        shown = columns
-    # One row takes at most half of the budget, so that several are seen.
-    longest = max(16, 2 * budget // max(1, len(heads)))
-    lines, texts_cut = [_csv(heads)], False
-    spent = _tokens(lines[0])
-    for row in frame.iloc[:budget, :shown].itertuples(index=not plain, name=None):
-        cells = [*row[0], *row[1:]] if not plain and index.nlevels > 1 else row
-        texts = [_cell(cell) for cell in cells]
-        line = _csv(_shortened(text, longest) for text in texts)
-        spent += _tokens(line)
-        if spent > budget and len(lines) > 1:
-            break
-        texts_cut = texts_cut or any(len(text) > longest for text in texts)
-        lines.append(line)
-    noun = "row" if kind == "DataFrame" else "value"
-    size = f"{kind}, {_count(rows, noun)}"
-    size += f" × {_count(columns, 'column')}" if kind == "DataFrame" else ""
-    left = [
-        f"the first {_count(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
-        f"the first {_count(shown, 'column')}" if shown < columns else "",
-        f"{longest:,} characters a text" if texts_cut else "",
-    ]
-    return _stated("\n".join(lines), name, size, *left)
+def _in_cells(value: Any) -> Iterator[tuple[str, ast.ClassDef]]:
+    """Yield each definition of the class's name in the cells that were run, the latest first."""
+    cells = getattr(sys.modules.get(value.__module__), "In", None)
+    for cell in reversed(cells if isinstance(cells, list) else []):
+        if not isinstance(cell, str) or value.__name__ not in cell:
+            continue
+        try:
+            tree = ast.parse(cell)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for name, node in _classes(tree):
+            if name == value.__qualname__:
+                first = min([node.lineno, *(line.lineno for line in node.decorator_list)])
+                yield "\n".join(cell.splitlines()[first - 1 : node.end_lineno]), node
 
 
-def _array(array: Any, name: str, budget: int) -> Shown:
-    """Return an array: its first numbers, or its first rows, one a line."""
-    if array.ndim == 0:
-        return Shown(str(array.item()))
-    # A number takes more than half a token.
-    entries, flat = array[: 2 * budget], array.ndim == 1
-    kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
-    text = (", " if flat else "\n").join(kept)
-    size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
-    if _tokens(text) > budget + 1:
-        return _cut(text, name, size, budget)
-    left = f"the first {_count(len(kept), 'value' if flat else 'row')}"
-    return _stated(text, name, size, left if len(kept) < len(array) else "")
+def _classes(tree: ast.AST, outer: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
+    """Yield the classes of a module by their qualified names, the last first."""
+    for node in reversed(list(ast.iter_child_nodes(tree))):
+        if isinstance(node, ast.ClassDef):
+            yield f"{outer}{node.name}", node
+            yield from _classes(node, f"{outer}{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _classes(node, f"{outer}{node.name}.<locals>.")
+        else:
+            yield from _classes(node, outer)
 
 
-def _rounded(number: Any) -> Any:
-    """Round to ten digits, which take half as many tokens as seventeen."""
-    if isinstance(number, list):
-        return [_rounded(part) for part in number]
-    return float(f"{number:.10g}") if isinstance(number, float) else number
-
-
-def _collection(value: Any, name: str, budget: int) -> Shown:
-    """Return a collection as JSON, cut to its first entries if it does not fit."""
-    if is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    # An entry takes more than half a token.
-    first = itertools.islice(value.items() if isinstance(value, Mapping) else value, 2 * budget)
-    if isinstance(value, Mapping):
-        opening, closing, kept = "{", "}", _as_many(first, budget, _pair)
-    else:
-        opening, closing, kept = "[", "]", _as_many(first, budget)
-    text, kind = opening + ", ".join(kept) + closing, type(value).__name__
-    if _tokens(text) > budget + 1:
-        return _cut(text, name, kind, budget)
-    if len(kept) == len(value):
-        return Shown(text)
-    return _stated(text, name, f"{kind} of {len(value):,}", f"the first {len(kept):,}")
-
-
-def _cut(text: str, name: str, kind: str, budget: int) -> Shown:
-    if _tokens(text) <= budget:
-        return Shown(text)
-    kept = text[: 4 * budget]
-    while _tokens(kept) > budget:
-        kept = kept[: len(kept) * 9 // 10]
-    size = f"{kind}, {len(text):,} characters"
-    return _stated(kept + " …", name, size, f"the first {len(kept):,} characters")
-
-
-def _stated(text: str, name: str, size: str, *left: str) -> Shown:
-    """Return the text below a line with its name and size, and what it was cut to, if it was."""
-    cut = " and ".join(filter(None, left))
-    heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
-    return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _as_many(
-    entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
-) -> list[str]:
-    """Return the first entries as JSON, as many as fit, at least one."""
-    kept: list[str] = []
-    spent = 0.0
-    for entry in entries:
-        text = (text_of or _json)(entry)
-        spent += _tokens(text) + 0.5
-        if spent > budget and kept:
-            break
-        kept.append(text)
-    return kept
-
-
-def _pair(entry: tuple[Any, Any]) -> str:
-    return f"{_json(_text_of(entry[0]))}: {_json(entry[1])}"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_jsonable(value), ensure_ascii=False, default=str)
-
-
-def _jsonable(value: Any, depth: int = 0) -> Any:
-    """Return the value as plain dicts, lists and scalars; very deep parts become text."""
-    if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
-        return _text_of(value)
-    if isinstance(value, _PLAIN):
-        return value
-    if depth > 20:
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {_text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(entry, depth + 1) for entry in value]
-    # Scalars and arrays of numpy and columns of pandas convert themselves.
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _csv(cells: Iterable[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.10g}"
-    text = _text_of(value)
-    if isinstance(value, datetime):
-        return "" if text == "NaT" else text.removesuffix(" 00:00:00")
-    return "" if value is None or text == "<NA>" else text
-
-
-def _head(name: Any) -> str:
-    """Return the name of a column or of an index, with its levels joined."""
-    if isinstance(name, tuple):
-        return " / ".join(map(str, name))
-    return "" if name is None else str(name)
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _tokens(text: str) -> float:
-    return Message("user", text).tokens
+def _fits(node: ast.ClassDef, value: Any) -> bool:
+    """Return whether a definition fits the class; cells may define the same name twice."""
+    has = {**inspect.get_annotations(value), **value.__dict__}
+    for line in node.body:
+        if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names, constant = [line.name], None
+        elif isinstance(line, ast.Assign | ast.AnnAssign):
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            constant = line.value
+        else:
+            continue
+        for name in names:
+            if name not in has:
+                return False
+            if not isinstance(constant, ast.Constant):
+                continue
+            # A decorator or a metaclass may have replaced a value by one of another type.
+            if type(has[name]) is type(constant.value) and has[name] != constant.value:
+                return False
+    return True

@@ -29,26 +29,26 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _ECHO = 80  # the number of characters of the prompt that a reply repeats
 
 _OPENINGS = (
-    "No model has read this prompt; the text was put together on this machine and cost nothing.",
-    "This text stands where a model's answer would be, and no request left this machine.",
-    "The words here come from a fixed list, so the same prompt gives the same reply each time.",
-    "Nothing was sent over the network, and no quota of a real account was used.",
+    "No model read this prompt. The sandbox wrote this reply on your machine, at no cost.",
+    "This is placeholder text instead of a model's answer. No request left your machine.",
+    "The text comes from a fixed list, so the same prompt always gets the same reply.",
+    "Nothing was sent to a provider, and no real quota was used.",
 )
 _MIDDLES = (
-    "A real answer could hold **bold words**, `code` and lists, and would be shown the same way.",
-    "Limits and errors follow the real service, so the notebook behaves as it would there.",
-    "Tokens are counted as for a real reply, so the figures below this cell move as they would.",
-    "With real keys in place of the sandbox's, the same cell asks the real model.",
+    "A real answer can contain **bold words**, `code` and lists, and is displayed the same way.",
+    "Limits and errors follow the real services, so your notebook behaves as it would with them.",
+    "Tokens are counted as they are for a real reply, so the figures below a cell are realistic.",
+    "With your own API key, the same cell asks the real model.",
 )
 _CLOSINGS = (
-    "Every figure shown with this reply belongs to the simulation.",
-    "Take it as a stand-in for layout and timing, not for content.",
-    "Stop the sandbox to return to the configured providers.",
+    "All figures shown with this reply are simulated.",
+    "Use it to check layout and timing, not content.",
+    "Stop the sandbox to use your configured providers again.",
 )
 _FILLER = (
-    "This sentence fills the reply up to the length that the prompt asked for.",
-    "It carries no meaning, and is here so that a long reply can be tried.",
-    "Each paragraph is made of the same few lines in turn.",
+    "This sentence makes the reply as long as the prompt asked for.",
+    "It means nothing, and is here so that you can try a long reply.",
+    "Every paragraph repeats the same three sentences.",
 )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from .app import Server
+    from ..local_server import LocalServer
     from .types import ReceivedRequest
 
 _BASES = {
@@ -25,6 +25,7 @@ _BASES = {
     "google": ("GOOGLE_GEMINI_BASE_URL", "/google"),
     "openai": ("OPENAI_BASE_URL", "/openai/v1"),
 }
+_IDLE_SECONDS = 600  # clients that pause between requests keep their connections
 
 
 class SandboxNotInstalled(ImportError):
@@ -77,7 +78,7 @@ class Sandbox:
         self.time_scale = time_scale
         self._origin = self._clock()
         self._port = port
-        self._server: Server | None = None
+        self._server: LocalServer | None = None
         known = Accounts(
             keys=DEFAULT_KEYS if keys is None else keys,
             limits=limits or {},
@@ -102,18 +103,20 @@ class Sandbox:
         """
         if self._server is None:
             try:
-                from .app import Server
+                from ..local_server import LocalServer
+                from .app import Application
             except ImportError as error:
                 raise SandboxNotInstalled(
                     "the sandbox needs starlette and uvicorn: pip install 'arche_magic[sandbox]'"
                 ) from error
-            self._server = Server(self, self._port)
+            self._server = LocalServer(self._port, "arche-sandbox", _IDLE_SECONDS)
+            self._server.serve(Application(self).router())
         return self
 
     def stop(self) -> None:
         """Close the port and every open connection. Does nothing if the sandbox is not running."""
         if self._server is not None:
-            self._server.stop()
+            self._server.close()
             self._server = None
 
     def __enter__(self) -> Self:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .failures import REFUSALS, Failures, raw, spoil, withheld
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
-
-
-@dataclass(slots=True)
-class Admitted:
-    """A request that was charged and gets a reply, with the kind of its failure, if any."""
-
-    call: Call
-    key: Key
-    failure: str | None
-    output_tokens: int = 0  # known when the reply is made
 
 
 class Service:
@@ -66,10 +57,10 @@ class Service:
 
     def begin(
         self, provider: str, path: str, headers: Mapping[str, str], content: bytes
-    ) -> Answer | Admitted:
+    ) -> Callable[[], Answer]:
         """Read, check and charge one request for a completion or for embeddings.
 
-        An admitted request has no answer yet; call `finish`.
+        Returns the function that makes its answer, so that a model can take time for it.
         """
         wire = WIRES[provider]
         text = wire.key_text(headers)
@@ -78,7 +69,7 @@ class Service:
             self._number += 1
             key = self.accounts.find(provider, text)
             model, stream, body, kind = path.partition(":")[0], "stream" in path, {}, None
-            result: Answer | Admitted
+            refused: Answer | None = None
             try:
                 body = _parse(content)
                 model = str(body.get("model") or model)
@@ -86,14 +77,15 @@ class Service:
                 if key is None:
                     raise Refusal("unauthorized" if text else "no_key")
                 kind, to = self.failures.next(provider, key.label, now)
-                result = raw(kind, to, stream=stream) or Admitted(
-                    self._admit(key, path, body, model, kind, stream, now), key, kind
-                )
+                refused = raw(kind, to, stream=stream)
+                if refused is None:
+                    call = self._admit(key, path, body, model, kind, stream, now)
+                    finish = partial(self._finish, call, key, kind)
             except Refusal as refusal:
-                result = wire.refuse(refusal, model, self._caller(key, text, model, now))
-            status = result.status if isinstance(result, Answer) else 200
-            if key is not None and isinstance(result, Answer):
-                self.accounts.count(key, model, "refused" if status in (413, 429) else "failed")
+                refused = wire.refuse(refusal, model, self._caller(key, text, model, now))
+            if refused is not None and key is not None:
+                what = "refused" if refused.status in (413, 429) else "failed"
+                self.accounts.count(key, model, what)
             self.received.append(
                 ReceivedRequest(
                     at=now,
@@ -103,12 +95,12 @@ class Service:
                     model=model,
                     body=body,
                     stream=stream,
-                    status=status,
+                    status=refused.status if refused else 200,
                     failure=kind,
                     headers=hide_secrets(headers),
                 )
             )
-        return result
+        return finish if refused is None else lambda: refused
 
     def _admit(
         self,
@@ -152,36 +144,38 @@ class Service:
             raise Refusal("tool_use_failed", failed_generation=text)
         return call
 
-    def finish(self, admitted: Admitted) -> Answer:
-        """Make the reply of an admitted request, charge it unless it streams, and answer."""
-        call, kind = admitted.call, admitted.failure
+    def _finish(self, call: Call, key: Key, kind: str | None) -> Answer:
+        """Make the reply to an admitted request, charge it unless it streams, and answer.
+
+        `kind` is the failure that was requested for it, if any.
+        """
         wire = WIRES[call.provider]
         if call.embedding is not None:
             found = vectors(call) if kind != "empty_reply" else []
-            answer = wire.embeddings(call, found, self._charged(admitted))
+            self._settle(call, key, kind, 0)
+            answer = wire.embeddings(call, found, self._caller_of(call, key))
             return spoil(answer, kind, wire)
         reply = withheld(make_reply(call, self._seed, self._custom), kind, call)
-        admitted.output_tokens = reply.output_tokens
-        caller = self._charged(admitted)
-        answer = (wire.stream if call.stream else wire.answer)(call, reply, caller)
-        return spoil(answer, kind, wire)
-
-    def _charged(self, admitted: Admitted) -> Caller:
-        """Charge a request unless it streams, and return who asked and what is left."""
-        call, key = admitted.call, admitted.key
+        charge = partial(self._settle, call, key, kind, reply.output_tokens)
         if not call.stream:
-            self.settle(admitted, 1.0)
+            charge(1.0)
+        answer = (wire.stream if call.stream else wire.answer)(
+            call, reply, self._caller_of(call, key)
+        )
+        return replace(spoil(answer, kind, wire), charge=charge)
+
+    def _caller_of(self, call: Call, key: Key) -> Caller:
         with self.lock:
             return self._caller(key, key.text, call.model, self.clock())
 
-    def settle(self, admitted: Admitted, share: float) -> None:
+    def _settle(
+        self, call: Call, key: Key, kind: str | None, output_tokens: int, share: float = 1.0
+    ) -> None:
         """Charge the output of an admitted request after a share (0 to 1) of it was sent."""
         with self.lock:
-            key, model = admitted.key, admitted.call.model
-            output = round(admitted.output_tokens * share)
-            self.accounts.settle(key, model, output, self.clock())
-            if admitted.failure is not None:
-                self.accounts.count(key, model, "failed")
+            self.accounts.settle(key, call.model, round(output_tokens * share), self.clock())
+            if kind is not None:
+                self.accounts.count(key, call.model, "failed")
 
     def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
         """The list of a provider's models, or one of them.

@@ -190,13 +190,17 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """The answer over HTTP: a body, or the events of a stream, and how it ends."""
+    """The answer over HTTP: a body, or the events of a stream, and how it ends.
+
+    `charge` charges the output of a stream after a share of it (0 to 1) was sent.
+    """
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes = b""
     events: list[bytes] | None = None
     ending: Ending = "complete"
+    charge: Callable[[float], None] = lambda share: None
 
 
 @dataclass(frozen=True, slots=True)

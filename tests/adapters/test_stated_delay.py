@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adapter_calls import WIRES, Build, Script, failure_of
 
-from arche_magic.llm_providers.adapters.stated_delay import stated_delay
+from arche_magic.llm_providers.adapters.limits import stated_delay
 from arche_magic.llm_providers.provider_failure import Remedy
 
 NOW = 1_795_910_400.0  # 2026-11-29, midnight UTC

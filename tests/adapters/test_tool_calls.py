@@ -24,7 +24,7 @@ from tool_answers import (
     google_answer,
 )
 
-from arche_magic.llm_providers.adapters.tool_calls import whole_calls
+from arche_magic.llm_providers.adapters.replies import whole_calls
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import ToolCall

@@ -24,29 +24,26 @@ ENGINE = "arche_magic.llm_providers"
 ALLOWED = {
     "text": set(),
     "config": {
-        "catalog", "errors", "files", "forks", "hidden", "redaction", "text", "tracebacks",
-        "types", "urls",
+        "catalog", "errors", "files", "network", "processes", "redaction", "secrets", "text",
+        "types",
     },
     "tools": set(),
-    "functions": {"bounded", "errors", "schemas", "text", "tools"},
-    "tool_rounds": {
-        "errors", "functions", "redaction", "reply", "request", "stopping", "tools", "types",
+    "functions": {
+        "bounded", "errors", "redaction", "reply", "request", "schemas", "stopping", "text",
+        "tools", "types",
     },
-    "types": {"hidden", "tools"},
+    "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
     "pending": {"reply"},
-    "reply_stream": {"errors", "reply"},
     "errors": {"reply?", "text", "types?"},
-    "catalog": {"errors", "types", "urls"},
-    "urls": set(),
-    "network_variables": set(),
-    "redaction": {"text", "tracebacks", "types?"},
-    "hidden": set(),
-    "tracebacks": set(),
-    "files": {"errors", "tracebacks"},
-    "storage": {"bounded", "errors", "files", "forks", "hidden", "types"},
+    "catalog": {"errors", "network", "types"},
+    "network": set(),
+    "redaction": {"secrets", "text", "types?"},
+    "secrets": set(),
+    "files": {"errors", "secrets"},
+    "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
     "quota.budget_state": {"quota.state", "types"},
@@ -121,20 +118,19 @@ ALLOWED = {
     },
     "bounded": set(),
     "processes": set(),
-    "forks": set(),
     "adapters": {
-        "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
-        "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
+        "bounded", "errors", "network", "provider_failure", "redaction", "request",
+        "secrets", "stopping", "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
-        "adapters", "catalog", "config", "errors", "files", "network_variables", "orchestrator",
-        "provider_failure", "quota_tracker", "storage", "text", "types", "urls",
+        "adapters", "catalog", "config", "errors", "files", "network", "orchestrator",
+        "provider_failure", "quota_tracker", "storage", "text", "types",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
-    "attempt_log": {"attempt_file", "files", "forks", "reply", "routing?", "storage", "types"},
+    "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},
     "reply_cache": {
-        "bounded", "errors", "files", "forks", "reply", "request", "storage", "tools", "types",
+        "bounded", "errors", "files", "processes", "reply", "request", "storage", "tools", "types",
     },
     "embeddings": {
         "catalog", "config", "errors", "options", "quota_tracker?", "redaction", "request", "text",
@@ -147,7 +143,7 @@ ALLOWED = {
         "wire_fields",
     },
     "options": {
-        "config", "errors", "redaction", "reply_stream?", "request", "schemas", "text", "tools",
+        "config", "errors", "redaction", "reply?", "request", "schemas", "text", "tools",
         "types",
     },
     "wire_fields": {"request?"},
@@ -158,7 +154,7 @@ ALLOWED = {
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "calls": {
-        "adapters", "config", "forks", "network_variables", "quota_tracker", "request", "tools",
+        "adapters", "config", "network", "processes", "quota_tracker", "request", "tools",
         "types",
     },
     "request_errors": {
@@ -180,8 +176,8 @@ ALLOWED = {
         "calls", "errors", "prices", "provider_failure", "quota_tracker?", "reply",
         "request_progress?", "timed_ledger?", "types?",
     },
-    "waiting_line": {"forks"},
-    "together": {
+    "waiting_line": {"processes"},
+    "batch_ledger": {
         "attempt_log", "config?", "errors", "provider_failure", "quota.opening", "quota_tracker",
         "reply", "request", "routing?", "types",
     },
@@ -196,9 +192,9 @@ PUBLIC = {
     # Quota, money, the record of attempts, and kept replies and vectors.
     "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
     # Texts to vectors; the ledger for many requests at once.
-    "embeddings", "together",
+    "embeddings", "batch_ledger",
     # Helpers that know nothing of models: text, files, secrets, threads and processes.
-    "text.*", "files", "hidden", "tracebacks", "bounded", "stopping", "processes",
+    "text.*", "files", "secrets", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 
@@ -320,7 +316,7 @@ def test_broad_except_clauses_are_few() -> None:
                 if caught == "Exception":
                     catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
     assert catching == {
-        "adapters/base.py", "config/keys.py", "functions.py", "timed_ledger.py", "together.py",
+        "adapters/base.py", "batch_ledger.py", "config/keys.py", "functions.py", "timed_ledger.py",
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from dotenv.main import DotEnv
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.config import (
     Configuration,
-    file_contents,
+    env_file,
     load_configuration,
     use_configuration,
 )
@@ -316,11 +316,11 @@ def test_a_pipe_without_a_writer_does_not_block(
 ) -> None:
     """It is skipped with a warning, and tried again only after a while."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_one")
-    monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 0.1)
+    monkeypatch.setattr(env_file, "_NO_WRITER_SECONDS", 0.1)
     os.mkfifo(project / ".env")
     with pytest.warns(ConfigurationWarning, match="no program writes to it"):
         assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
-    monkeypatch.setattr(file_contents, "_NO_WRITER_SECONDS", 60.0)
+    monkeypatch.setattr(env_file, "_NO_WRITER_SECONDS", 60.0)
     assert keys_of(load_configuration(directory=project)) == ["gsk_one"]
 
 
@@ -329,7 +329,7 @@ def test_incomplete_content_of_a_pipe_is_not_used(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last line may be part of a key."""
-    monkeypatch.setattr(file_contents, "_WRITER_SECONDS", 0.2)
+    monkeypatch.setattr(env_file, "_WRITER_SECONDS", 0.2)
     os.mkfifo(project / ".env")
     both_ends = os.open(project / ".env", os.O_RDWR)
     os.write(both_ends, b"GROQ_API_KEY=gsk_o")

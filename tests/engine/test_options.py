@@ -67,6 +67,9 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"timeout": -1}, "timeout is -1"),
         ("Hi", {"timeout": math.inf}, "timeout is inf"),
         ("Hi", {"timeout": math.nan}, "timeout is nan"),
+        ("Hi", {"max_tokens": 10**5000}, "max_tokens must be less than 2**63"),
+        ("Hi", {"seed": -(10**5000)}, "seed must be less than 2**63"),
+        ("Hi", {"timeout": 10**5000}, "it must be a number of seconds greater than 0"),
         ("Hi", {"model": 5}, "model is of type int; it must be text"),
         ("Hi", {"provider": ["groq"]}, "provider is of type list; it must be text"),
         ("Hi", {"system": 5}, "system is of type int; it must be text"),
@@ -142,7 +145,7 @@ def test_patience_and_timeout_default_to_the_configuration() -> None:
     assert request().patience == CONFIGURATION.patience == 30
     assert request().timeout == CONFIGURATION.timeouts.total
     assert request(patience=0).patience == 0
-    assert request(patience=math.inf).patience == math.inf
+    assert request(patience=math.inf).patience == request(patience=10**5000).patience == math.inf
     assert request(timeout=5).timeout == 5.0
 
 

@@ -47,6 +47,15 @@ def body(**fields: Any) -> bytes:
             "messages",
             "images is not a field of a message",
         ),
+        (body(messages=[{"role": "user"}]), 400, "messages", "the content of a message"),
+        (
+            body(messages=[{"role": "tool", "tool_call_id": "x", "content": "1"}]),
+            400,
+            "messages",
+            "the result of a tool has the tool_call_id 'x'",
+        ),
+        (body(tools=[{"type": "function", "function": {}}]), 400, "tools", "a tool has the name"),
+        (body(tools=[{"type": "web_search"}]), 400, "tools", "not a dict with the type 'web_se"),
         (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
         (body(temperature="hot"), 400, "temperature", "it must be a number"),
         (body(max_tokens=0), 400, "max_tokens", "it must be 1 or more"),
@@ -68,6 +77,27 @@ def test_an_invalid_body_is_refused_before_anything_is_sent(
     assert "\n" not in error["message"]
     assert error["type"] == "invalid_request_error"
     assert sandbox.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "groq", "my_field": 1}, "my_field"),
+        ({"model": "openai", "my_field": 1}, "my_field"),
+        ({"model": "groq", "stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"model": "openai", "n": "two"}, "n"),
+        ({"model": "groq", "response_format": {"type": "json_object"}}, "messages"),
+        ({"model": "openai/text-embedding-3-small"}, "model"),
+    ],
+)
+def test_an_error_of_the_provider_names_the_field(
+    sandbox: Sandbox, fields: dict[str, Any], param: str
+) -> None:
+    """Only the provider knows these, so its words say which field it is."""
+    reply = handle("POST", CHAT, {}, body(**fields))
+    assert isinstance(reply.body, bytes)
+    assert (reply.status, json.loads(reply.body)["error"]["param"]) == (400, param)
+    assert len(sandbox.requests) == 1
 
 
 @pytest.mark.parametrize(

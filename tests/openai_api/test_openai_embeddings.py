@@ -17,6 +17,7 @@ from arche_magic.openai_api.handler import handle
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 LENGTHS = {"mistral": 1024, "google": 3072, "openai": 1536}
 
 
@@ -126,6 +127,41 @@ def test_invalid_input_is_refused_before_anything_is_sent(
     assert (got, answer["error"]["param"]) == (status, param)
     assert problem in answer["error"]["message"]
     assert not sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("groq", "openai/gpt-oss-120b"),
+        ("mistral", "mistral-small-latest"),
+        ("google", "gemini-3.8-flash"),
+        ("openai", "gpt-4.1-mini"),
+    ],
+)
+def test_a_chat_model_that_makes_no_embeddings_still_chats(
+    sandbox: Sandbox, provider: str, model: str
+) -> None:
+    """Neither the model nor its provider is closed, and the mistake is sent only once."""
+    name = f"{provider}/{model}"
+    for _ in range(2):
+        status, answer = post({"model": name, "input": "a"})
+        assert (status, answer["error"]["param"]) == (400, "model")
+        assert "makes no embeddings" in answer["error"]["message"]
+    assert len(sandbox.requests) == 1
+    client = arche_magic.openai_client(patience=0)
+    assert client.chat.completions.create(model=name, messages=HELLO).choices
+
+
+@pytest.mark.parametrize("provider", LENGTHS)
+def test_an_embedding_model_that_takes_no_prompts_still_embeds(
+    sandbox: Sandbox, provider: str
+) -> None:
+    client = arche_magic.openai_client(patience=0)
+    model = next(iter(get_configuration().providers[provider].embedding_models))
+    with pytest.raises(openai.BadRequestError, match="takes no prompts") as caught:
+        client.chat.completions.create(model=f"{provider}/{model}", messages=HELLO)
+    assert caught.value.param == "model"
+    assert client.embeddings.create(model=model, input="one").data
 
 
 def test_the_list_of_models_includes_embedding_models(sandbox: Sandbox) -> None:

@@ -229,8 +229,8 @@ def tokens_sent(upstream: Sandbox) -> int:
 @pytest.mark.parametrize(
     ("constant", "sent"),
     [
-        ("listener._IDLE_SECONDS", b""),
-        ("listener._IDLE_SECONDS", b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127."),
+        ("server._IDLE_SECONDS", b""),
+        ("server._IDLE_SECONDS", b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127."),
         ("app._BODY_SECONDS", b"{head}{half"),
     ],
 )

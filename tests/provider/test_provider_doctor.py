@@ -16,7 +16,7 @@ from provider_parts import Clock, Start, asked, write_env_file
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
 from arche_magic.llm_providers.config import SystemClock, load_configuration, use_configuration
 from arche_magic.llm_providers.doctor import Finding, examine
-from arche_magic.llm_providers.doctor.examination import SDKS
+from arche_magic.llm_providers.doctor.local_checks import SDKS
 from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.sandbox import Sandbox
 

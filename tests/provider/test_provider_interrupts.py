@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,10 @@ def test_an_interrupt_that_an_sdk_wraps_is_still_an_interrupt(
     from mistralai.client.chat import Chat
 
     def interrupted(*_: object, **__: object) -> None:
-        raise RuntimeError("Error calling __set_name__ on 'FieldInfo'") from KeyboardInterrupt()
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("Error calling __set_name__ on 'FieldInfo'") from stop
 
     start(keys={"mistral": 1})
     provider = get_llm_provider("mistral")

@@ -19,7 +19,7 @@ from arche_magic.llm_providers import (
 from arche_magic.llm_providers.catalog import Provider, known_services, parse_limits
 from arche_magic.llm_providers.config import get_configuration, list_services
 from arche_magic.llm_providers.doctor import Finding, examine
-from arche_magic.llm_providers.urls import is_loopback
+from arche_magic.llm_providers.network import is_loopback
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]

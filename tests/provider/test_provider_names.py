@@ -90,5 +90,10 @@ def test_the_groq_provider_accepts_a_list_of_keys(start: Start) -> None:
     assert list(provider.get_usage_summary()["groq"]) == ["groq_key_1", "groq_key_2"]
     with pytest.raises(ConfigurationError, match="key 2 is blank"):
         MultiKeyGroqProvider(api_keys=[first, "  "])
+    with pytest.raises(ConfigurationError, match="api_key is not text"):
+        MultiKeyGroqProvider(api_keys=[None])  # type: ignore[list-item]
+    for wrong in (first, 5):
+        with pytest.raises(ConfigurationError, match="api_keys must be a list of keys"):
+            MultiKeyGroqProvider(api_keys=wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="no API key"):
         MultiKeyGroqProvider(api_keys=[])

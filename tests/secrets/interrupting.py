@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 Point = tuple[str, int]
@@ -16,10 +16,10 @@ class Interrupter:
 
     Args:
         call: the function to interrupt.
-        of_interest: whether the lines of a file count.
+        of_interest: whether the lines of a function count.
     """
 
-    def __init__(self, call: Callable[[], object], of_interest: Callable[[str], bool]) -> None:
+    def __init__(self, call: Callable[[], object], of_interest: Callable[[CodeType], bool]) -> None:
         self._call, self._of_interest = call, of_interest
 
     def points(self) -> list[Point]:
@@ -43,7 +43,7 @@ class Interrupter:
 
     def _traced(self, look: Callable[[Point], object]) -> None:
         def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            if not self._of_interest(frame.f_code.co_filename):
+            if not self._of_interest(frame.f_code):
                 return trace
             if event in ("line", "call"):
                 look((frame.f_code.co_filename, frame.f_lineno))

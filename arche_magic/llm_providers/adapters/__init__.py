@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..bounded import library
-from ..tracebacks import without_locals
+from ..secrets import without_locals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

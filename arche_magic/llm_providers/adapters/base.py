@@ -16,18 +16,15 @@ from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
-from ..stopping import comes_from_an_interrupt
-from ..tracebacks import NoLocals, without_locals
+from ..secrets import hiding_locals, without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import Refusal, without_capability
 from .formats import Format, formats_of
 from .http import Call, HttpClient, transport_failure
-from .limits import parse_date, served_at
+from .limits import parse_date, served_at, stated_delay
 from .logs import clean_logs
-from .parts import Part, Received, stream_ended_early
-from .stated_delay import stated_delay
-from .vectors import read_vectors
+from .replies import Part, Received, read_vectors, stream_ended_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,7 +124,7 @@ class Adapter(ABC):
         failure: BaseException
         stream = stream and not request.needs_choices
         stream = stream and (self._streams_json or not request.wants_json)
-        with NoLocals(), self._http.call(timeouts, stream) as call:
+        with hiding_locals(), self._http.call(timeouts, stream) as call:
             try:
                 self._check_key()
                 if request.inputs:
@@ -135,7 +132,7 @@ class Adapter(ABC):
                     return
                 adapted, call.asked = self._formats.asking(request, model)
                 parts = self._send(self._client(), adapted, model, stream, call.asked.form)
-                yield from self._completions(parts, call, request, stream, received)
+                yield from self._completions(call.steps(parts), call, request, stream, received)
                 return
             except KeyboardInterrupt as stop:
                 # An SDK may keep a reference to it, and so to a socket that was about to connect.
@@ -172,7 +169,9 @@ class Adapter(ABC):
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
                 self._check_key()
-                names = tuple(self._list(self._client()))
+                sdk = self._client()
+                with call.interrupts:
+                    names = tuple(self._list(sdk))
                 self._note_account(call, {})
                 # Names are shown and completed, and a server may send any text as a name.
                 secret = self._key.secret()
@@ -240,7 +239,9 @@ class Adapter(ABC):
         yield replace(last, observations=observations or ())
 
     def _embedded(self, call: Call, request: Request, model: str) -> Completion:
-        values, usage = self._embed(self._client(), request, model)
+        sdk = self._client()
+        with call.interrupts:
+            values, usage = self._embed(sdk, request, model)
         observations = self._observe(call)
         self._note_account(call, {})
         try:
@@ -257,7 +258,7 @@ class Adapter(ABC):
         self, error: Exception, call: Call, request: Request | None, model: str, received: Received
     ) -> BaseException:
         """The exception to raise instead of an error: KeyboardInterrupt or AttemptFailed."""
-        if call.stopped or comes_from_an_interrupt(error):
+        if call.stopped:
             return KeyboardInterrupt()
         failure, fields = self._explained(error, call, request, model, received)
         self._note_account(call, fields)

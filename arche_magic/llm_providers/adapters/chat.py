@@ -1,17 +1,22 @@
-"""The parts of chat completions that OpenAI, Groq, Mistral and many others share."""
+"""Chat completions, as OpenAI, Groq, Mistral and many others share them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .error_bodies import ErrorInReply, mapping, mappings, said
-from .finish import finish_kind
-from .parts import Part, counted
-from .tool_calls import FOREIGN_SIGNATURE, whole_calls
+from .replies import Part, counted, finish_kind, whole_calls
 
 if TYPE_CHECKING:
     from ..request import Message, Request
+
+# Google documents this value for calls that another model made: Gemini 3 refuses the first call of
+# a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
+# it must read like this, and the SDK writes bytes in base64.
+FOREIGN_SIGNATURE = "skip_thought_signature_validator"
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def chat_messages(
@@ -68,6 +73,37 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
             picture["detail"] = image.detail
         parts.append({"type": "image_url", "image_url": picture})
     return parts
+
+
+def tool_definitions(request: Request) -> list[dict[str, Any]] | None:
+    """Return the tools of a request in OpenAI's form; None if it has none."""
+    tools = []
+    for tool in request.tools:
+        function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema}
+        if tool.description:
+            function["description"] = tool.description
+        if tool.strict is not None:
+            function["strict"] = tool.strict
+        tools.append({"type": "function", "function": function})
+    return tools or None
+
+
+def chosen_tool(request: Request) -> str | dict[str, Any] | None:
+    """Return the `tool_choice` parameter; None if the request leaves it to the provider."""
+    choice = request.tool_choice
+    if any(tool.name == choice for tool in request.tools):
+        return {"type": "function", "function": {"name": choice}}
+    return choice or None
+
+
+def short_id(call_id: str, length: int) -> str:
+    """Return an id of that many letters and digits, always the same for the same id."""
+    number = int.from_bytes(hashlib.sha256(call_id.encode("utf-8", "replace")).digest(), "big")
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(digits)
 
 
 def chat_part(item: Any) -> Part | None:

@@ -13,7 +13,6 @@ from ..types import Key, Metric, Observation, Period, Usage
 from .base import Adapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
-from .finish import finish_kind
 from .formats import Format
 from .google_parts import (
     as_signature,
@@ -26,7 +25,7 @@ from .google_parts import (
 )
 from .http import STAND_IN, Call
 from .limits import parse_duration
-from .parts import Part, as_count, counted
+from .replies import Part, as_count, counted, finish_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

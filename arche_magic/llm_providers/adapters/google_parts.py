@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..text.characters import whole_characters
 from ..tools import ToolCall
-from .tool_calls import FOREIGN_SIGNATURE, new_call_id
+from .chat import FOREIGN_SIGNATURE
+from .replies import new_call_id
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
     from ..request import Image, Message, Request
-    from .parts import Part
+    from .replies import Part
 
 # Models before Gemini 3 need no signature.
 _OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")

@@ -13,15 +13,15 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
 
-from .. import network_variables
+from .. import network
+from ..network import is_loopback, origin
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..stopping import stop_of_this_thread
-from ..urls import is_loopback, origin
+from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,
     MOST_OF_A_REPLY,
@@ -41,10 +41,12 @@ from .logs import calling_with
 from .network import Allowance, keep_time, uses_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ..types import Key, Timeouts
 
+T = TypeVar("T")
+_END = object()
 
 STAND_IN = "in-place-of-the-key"
 """The key that SDKs are given.
@@ -65,6 +67,7 @@ class Call:
         body: of an answer other than 200: parsed JSON, else text, else None.
         asked: how the request asks for JSON, and whether it has a system prompt.
         client: the HTTP client that makes the call.
+        interrupts: the block in which an SDK works, so that it drops no interrupt.
     """
 
     def __init__(
@@ -85,11 +88,22 @@ class Call:
         self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
+        self.interrupts = KeptInterrupts()
 
     @property
     def stopped(self) -> bool:
-        """Whether another thread has stopped it."""
-        return self._stop is not None and self._stop.is_set()
+        """Whether an interrupt came, or another thread has stopped it."""
+        return self.interrupts.noted or (self._stop is not None and self._stop.is_set())
+
+    def steps(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts as an SDK reads them from the answer; an interrupt ends a step at once."""
+        step = iter(parts)
+        while True:
+            with self.interrupts:
+                part = next(step, _END)
+            if part is _END:
+                return
+            yield cast("T", part)
 
     @property
     def refused(self) -> bool:
@@ -103,7 +117,7 @@ class Call:
         self._ends = now + timeouts.total
         self._connect_by = min(self._ends, now + timeouts.connect)
         self._expect(timeouts.first_token if self.stream else timeouts.answer, "no answer within")
-        watched = self._stop is not None
+        watched = self._stop is not None or is_main_thread()
         left = Allowance(lambda: self._left(self._next_by), watched=watched)
         connect = Allowance(lambda: self._left(self._connect_by), watched=watched)
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
@@ -213,15 +227,15 @@ class HttpClient:
         # A proxy cannot reach the loopback addresses of this machine.
         is_remote = not is_loopback(self._base_url)
         is_secure = self._base_url.lower().startswith("https:")
-        problem = next(network_variables.proxy_problems(), "") if is_remote else ""
-        if problem := problem or (network_variables.certificate_problem() if is_secure else ""):
+        problem = next(network.proxy_problems(), "") if is_remote else ""
+        if problem := problem or (network.certificate_problem() if is_secure else ""):
             raise AttemptFailed(_setup(problem))
         try:
             client = _Client(
                 # A redirect could carry the key to another host.
                 follow_redirects=False,
                 trust_env=is_remote,
-                verify=network_variables.trusted_certificates() if is_secure else False,
+                verify=network.trusted_certificates() if is_secure else False,
                 # Each thread may have a connection; a hundred stay open when they are idle.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
@@ -234,9 +248,7 @@ class HttpClient:
         keep_time(client)
         client.give_answers_to(self._current)
         if uses_proxy(client, self._base_url):
-            self._proxy = (
-                network_variables.proxy_variable(self._base_url) or "this machine's settings"
-            )
+            self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 
     @contextmanager
@@ -377,7 +389,7 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code not in _UNKNOWN_ISSUER:
             return _setup(f"the certificate of {host} is not valid ({error.verify_message})")
-        variable = network_variables.certificate_variable()
+        variable = network.certificate_variable()
         trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
         return _setup(
             f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "

@@ -11,15 +11,13 @@ import httpx
 from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
 from .base import Adapter
-from .chat import chat_messages, chat_part
+from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
 from .limits import header_observations
-from .parts import Part, as_count, counted
-from .tool_calls import chosen_tool, short_id, tool_definitions
-from .vectors import in_order
+from .replies import Part, as_count, counted, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

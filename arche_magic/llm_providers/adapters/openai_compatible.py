@@ -11,7 +11,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Adapter
-from .chat import chat_messages, chat_part
+from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
 from .error_bodies import mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
@@ -23,9 +23,7 @@ from .limits import (
     read_sentence,
     served_at,
 )
-from .parts import Part, counted
-from .tool_calls import chosen_tool, short_id, tool_definitions
-from .vectors import in_order
+from .replies import Part, counted, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

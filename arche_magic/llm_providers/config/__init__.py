@@ -1,14 +1,13 @@
 """The configuration: where settings and keys come from, and what they mean.
 
-`loading` reads the environment, `.env` (`env_file`) and `arche_magic.toml` (`sources`), checks it
-by `settings_table`, and builds a `Configuration`. `current` has the one in use, and reads again
-after a change. `base_url_policy` and `paths` decide what a project's files can set. `services`
-lists the providers and known services with what is configured of each.
+`sources` finds the environment, `.env` (`env_file`) and `arche_magic.toml`, which `settings_table`
+checks. `loading` builds a `Configuration` from them. `current` has the one in use, and reads again
+after a change. `base_url_policy` decides what a project's files can set. `services` lists the
+providers and known services with what is configured of each.
 """
 
 from __future__ import annotations
 
-from .base_url_policy import own_settings_folder
 from .configuration import Clock, Configuration, SystemClock
 from .current import (
     Choices,
@@ -21,6 +20,7 @@ from .current import (
 from .keys import add_key, added_keys, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
 from .services import Service, how_to_turn_on, list_services
+from .sources import own_settings_folder
 
 __all__ = [
     "Choices",

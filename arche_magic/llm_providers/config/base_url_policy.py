@@ -7,38 +7,39 @@ its `.env` and `arche_magic.toml` is often somebody else's work.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Iterable
 
-from ..catalog import Provider
+from ..catalog import Provider, published_providers
 from ..errors import ConfigurationError
-from ..files import home_folder
-from ..urls import is_base_url, is_loopback, origin
-from .env_file import process_variable, warn_once
+from ..network import is_base_url, is_loopback, origin
+from .env_file import warn_once
+from .keys import numbered_names
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
-
-Trusted = bool | tuple[str, ...]
-
-
-def own_settings_folder() -> Path:
-    """Return the folder of the user's own settings, which no project's file can change."""
-    variable, below = "XDG_CONFIG_HOME", Path(".config")
-    if sys.platform == "win32":
-        variable, below = "APPDATA", Path("AppData", "Roaming")
-    named = Path(process_variable(variable))
-    # A relative path would be inside the working directory, which may be somebody else's.
-    return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
+from .sources import Sources, own_settings_file
 
 
-def read_trusted(value: bool | list[str]) -> Trusted:
-    """Read the setting `trust_base_urls`: true for every address, or the trusted origins."""
-    return value if isinstance(value, bool) else tuple(origin(address) for address in value)
+def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
+    """Check where the keys of these providers are sent; announce what a file changes about that.
+
+    Raises:
+        ConfigurationError: as `_check_base_url` and `check_key_variable`.
+    """
+    for provider in providers:
+        _check_base_url(provider, sources)
+        names = numbered_names(sources.variables, provider.key_variables)
+        if not provider.base_url_from or origin(provider.url) in map(origin, provider.services):
+            continue
+        for name in names:
+            for borrowed in sources.borrowed(name):
+                check_key_variable(borrowed, sources.where_set(name), sources)
+        exported = [name for name in names if not sources.where_set(name)]
+        if exported and is_loopback(provider.url) and provider.name not in published_providers():
+            warn_once(
+                f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})"
+            )
 
 
-def check_key_variable(
-    variable: str, where: str, trusted: Collection[str], own_settings: Path
-) -> None:
+def check_key_variable(variable: str, where: str, sources: Sources) -> None:
     """Check a variable that a project's file uses as a key.
 
     Raises:
@@ -46,18 +47,18 @@ def check_key_variable(
             the message says how to allow it.
     """
     names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
-    if not names_a_key and variable not in trusted:
+    if not names_a_key and variable not in sources.trusted_variables:
         raise ConfigurationError(
             f"{where} would send {variable}, whose name does not end in _API_KEY; to allow it, "
-            f'write {TRUST_KEY_VARIABLES} = ["{variable}"] into {own_settings}'
+            f'write {TRUST_KEY_VARIABLES} = ["{variable}"] into {own_settings_file()}'
         )
 
 
-def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> None:
+def _check_base_url(provider: Provider, sources: Sources) -> None:
     """Check that the provider's keys may be sent to its base URL.
 
     Any address in the environment is allowed. In a file, the allowed addresses are the provider's
-    own, those on this machine, and those of `trusted`, which are announced.
+    own, those on this machine, and those that the user trusts, which are announced.
 
     Raises:
         ConfigurationError: it is not an address, or it is not allowed; the message says how to
@@ -74,6 +75,7 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
     place, own = origin(url), {origin(service) for service in provider.services}
     if not where or is_loopback(url) or place in own:
         return
+    trusted = sources.trusted
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
     if trusted is True or (trusted and place in trusted):
         warn_once(f"prompts and keys for {provider.title} go to {shown} ({where})")
@@ -83,6 +85,6 @@ def check_base_url(provider: Provider, trusted: Trusted, own_settings: Path) -> 
     raise ConfigurationError(
         f"{where} would send prompts and keys for {provider.title} to {shown}, which needs your "
         f'permission: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
-        f"{own_settings}{elsewhere if provider.base_url_variable else ''}; if you did not write "
-        "that line, delete it"
+        f"{own_settings_file()}{elsewhere if provider.base_url_variable else ''}; if you did not "
+        "write that line, delete it"
     )

@@ -12,11 +12,11 @@ from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
-from .paths import REPLIES_FILE
 from .privacy import Private
 from .providers import hint_for
 
-DEFAULT_PATIENCE = 30.0
+LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
+REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
 
 
 class Clock(Protocol):
@@ -77,7 +77,7 @@ class Configuration:
     store: str = "memory://"
     on_store_failure: OnStoreFailure = "refuse"
     default_provider: str = "intelligent"
-    patience: float = DEFAULT_PATIENCE
+    patience: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
@@ -161,9 +161,15 @@ class Configuration:
         """Return the provider to which a name under `[limits]` belongs.
 
         Raises:
-            ValueError: it belongs to none.
+            ValueError: it belongs to none; the message says what such a name can be.
         """
-        return scope_owner(scope, self.providers)
+        owner = scope.partition("/")[0].partition("_key_")[0]
+        if owner not in self.providers:
+            raise ValueError(
+                "write a provider, provider/model, a key's label, or label/model"
+                f"{did_you_mean(owner, self.providers)}"
+            )
+        return owner
 
     def without_alias(self, model: str | None) -> str | None:
         """Return the model of an alias; any other name unchanged."""
@@ -206,21 +212,6 @@ class Configuration:
             f"unknown model {model!r}{did_you_mean(model, [*self.aliases, *known])}; "
             "write provider/model to send a name that is not in the catalog"
         )
-
-
-def scope_owner(scope: str, providers: Mapping[str, Provider]) -> str:
-    """Return the provider to which the name of a table in `[limits]` belongs.
-
-    Raises:
-        ValueError: it belongs to none; the message says what such a name can be.
-    """
-    owner = scope.partition("/")[0].partition("_key_")[0]
-    if owner not in providers:
-        raise ValueError(
-            "write a provider, provider/model, a key's label, or label/model"
-            f"{did_you_mean(owner, providers)}"
-        )
-    return owner
 
 
 def _full_name(provider: Provider, model: str) -> str | None:

@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..files import working_directory
-from .base_url_policy import own_settings_folder
-from .configuration import Configuration
+from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
 from .env_file import environment_hash
 from .keys import keys_of_session
 from .loading import load_configuration
-from .paths import LEDGER_FILE, REPLIES_FILE
-from .sources import SETTINGS_FILE
+from .sources import SETTINGS_FILE, own_settings_folder
 
 # A file can change twice within one tick of its file system's clock, which is 2 s on FAT.
 _TICK_SECONDS = 2.0

@@ -1,22 +1,21 @@
-"""Finds the configuration files, checks their owners and readers, and reads `.env`."""
+"""Reads `.env`, as editors and password managers write it."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import shlex
+import select
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..forks import new_lock
-from ..hidden import Hidden
-from ..tracebacks import without_locals
-from .file_contents import is_text, read_text
+from ..files import marked_encoding
+from ..processes import new_lock
+from ..secrets import Hidden, without_locals
 
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A value with NAME=value on a later line: its quote was never closed.
@@ -28,6 +27,10 @@ _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*|`.*|op://.*", re.DOTALL)
 _PIPE_RETRY_SECONDS = 60.0
+_PIPE_BYTES = 1_000_000
+# The program behind a pipe waits for a reader, so it connects at once. Then it may first ask its
+# user, as 1Password does.
+_NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
 
 
 class ConfigurationWarning(UserWarning):
@@ -66,93 +69,6 @@ def warn_once(message: str) -> None:
         _warned.add(message)
     # Without a place in our code, whose line would be printed below the message.
     warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
-
-
-def nearest(name: str, directory: Path) -> Path | None:
-    """Return the file of that name in the directory, or in the nearest directory above it.
-
-    Files of other users are skipped with a warning. Otherwise, anybody who can write into a
-    directory above (such as /tmp) could configure everybody who works below it.
-    """
-    for path, problem in candidates(name, directory):
-        if not problem:
-            return path
-        warn_once(f"{path} {problem}")
-    return None
-
-
-def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
-    """Yield files of that name from the directory upward, each with why it is skipped, or ""."""
-    directory = directory.resolve()
-    for folder in (directory, *directory.parents):
-        path = folder / name
-        if not _is_readable_kind(path):
-            continue
-        problem = ""
-        if not path.resolve().is_relative_to(folder):
-            problem = (
-                f"is a link to {path.resolve()}, outside its folder, and was skipped; replace it "
-                "with a copy"
-            )
-        elif not is_trusted(path, directory):
-            problem = (
-                "belongs to another user and was skipped; if you trust it, work in its owner's "
-                "folder or copy it into your own"
-            )
-        yield path, problem
-
-
-def _is_readable_kind(path: Path) -> bool:
-    """Return whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
-
-    Password managers mount `.env` as a named pipe.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.name == ".env")
-
-
-def is_trusted(path: Path, directory: Path) -> bool:
-    """Return whether a file belongs to this user, root, or the owner of the working directory."""
-    if not hasattr(os, "geteuid"):
-        return True
-    try:
-        owners = {path.lstat().st_uid, path.stat().st_uid}
-        # Somebody who works in a folder of another user (in a container, for example) trusts its
-        # owner, provided that nobody else can put files there.
-        own = directory.stat()
-    except OSError:
-        return False
-    trusted = {0, os.geteuid()}
-    if not own.st_mode & stat.S_IWOTH:
-        trusted.add(own.st_uid)
-    return owners <= trusted
-
-
-def warn_of_readers(path: Path) -> None:
-    """Warn if other users of the machine can read or change a file that holds keys."""
-    if others_reach(path):
-        command = f"chmod 600 {shlex.quote(str(path))}"
-        warn_once(f"other users of this machine can read the keys in {path}; run: {command}")
-
-
-def others_reach(path: Path) -> bool:
-    """Return whether other users of the machine can read or change the file."""
-    if not hasattr(os, "geteuid"):
-        return False
-    try:
-        folders = [folder.stat().st_mode for folder in path.resolve().parents]
-        file = path.stat()
-    except OSError:
-        return False
-    everybody = file.st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    # Most systems give each user a group of their own, which has no other member.
-    group = file.st_mode & (stat.S_IRGRP | stat.S_IWGRP) and file.st_gid != file.st_uid
-    return bool(everybody and all(mode & stat.S_IXOTH for mode in folders)) or bool(
-        group and all(mode & (stat.S_IXGRP | stat.S_IXOTH) for mode in folders)
-    )
 
 
 @dataclass(frozen=True)
@@ -207,12 +123,6 @@ def process_variables() -> Variables:
 def environment_hash() -> int:
     """Return a number that changes with the variables of this process's environment."""
     return hash(tuple(os.environ.items()))
-
-
-@without_locals
-def process_variable(name: str) -> str:
-    """Return one variable of this process's environment, or ""."""
-    return os.environ.get(name, "")
 
 
 @without_locals
@@ -307,3 +217,103 @@ def _expanded(
     if missing or "${" in _REFERENCE.sub("", value):
         return None, frozenset()
     return expanded, frozenset(taken)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, decoded by its byte order mark, else as UTF-8.
+
+    Bytes that are not UTF-8 become lone surrogates, so that lines without any can be used.
+
+    Raises:
+        OSError: the file cannot be read, or no program writes to the pipe.
+        UnicodeError: the encoding is not UTF-8 and there is no byte order mark.
+    """
+    content = _read_pipe(path) if stat.S_ISFIFO(path.stat().st_mode) else path.read_bytes()
+    if encoding := marked_encoding(content):
+        return content.decode(encoding)
+    if b"\0" in content:
+        raise UnicodeError("it has zero bytes and no byte order mark; save it as UTF-8")
+    return content.decode("utf-8", errors="surrogateescape")
+
+
+def is_text(text: str) -> bool:
+    """Return whether a part of the text from `read_text` was UTF-8."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Return the content of a named pipe, up to where its writer closes it.
+
+    Raises:
+        OSError: no program writes to it, or it does not end within the time or size allowed.
+    """
+    # Two kernels that read the pipe at the same time would each get a part of the text. So they
+    # take turns, by a lock on the folder: opening the pipe itself would start its writer.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        _lock(folder)
+        return _read_alone(path)
+    finally:
+        os.close(folder)
+
+
+def _read_alone(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening the pipe would wait for a writer forever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        content, began = b"", time.monotonic()
+        while len(content) < _PIPE_BYTES:
+            try:
+                piece = os.read(descriptor, 65_536)
+            except BlockingIOError:
+                if time.monotonic() > began + _WRITER_SECONDS:
+                    raise OSError("the program behind this pipe does not finish writing") from None
+                _wait_for_more(descriptor)
+                continue
+            if not piece and content:
+                return content
+            if not piece:
+                if time.monotonic() > began + _NO_WRITER_SECONDS:
+                    raise OSError("it is a named pipe, and no program writes to it")
+                time.sleep(_NAP_SECONDS)
+            content += piece
+    finally:
+        os.close(descriptor)
+    if once := _repeated(content):
+        return once
+    raise OSError("it is a named pipe that does not end")
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it, unless another process holds the lock for too long."""
+    import fcntl
+
+    ends = time.monotonic() + _WRITER_SECONDS
+    while time.monotonic() < ends:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_NAP_SECONDS)
+        except OSError:
+            # Some file systems have no locks.
+            return
+        else:
+            return
+
+
+def _wait_for_more(descriptor: int) -> None:
+    # Returns at once: a writer that opens the pipe again would send everything a second time.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(1000 * _NAP_SECONDS)
+
+
+def _repeated(content: bytes) -> bytes:
+    """Return the text that a writer repeats because it reopens the pipe too quickly; or b""."""
+    beginning = content[: content.find(b"\n") + 1]
+    length = content.find(beginning, 1)
+    while beginning and length > 0:
+        if content[length : 2 * length] == content[:length]:
+            return content[:length]
+        length = content.find(beginning, length + 1)
+    return b""

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..hidden import Secret
-from ..tracebacks import without_locals
+from ..secrets import Secret, without_locals
 from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources
@@ -36,14 +35,12 @@ _added: tuple[Key, ...] = ()
 _secrets = Variables()
 
 
-def find_keys(
-    provider: Provider, sources: Sources, accounts: Mapping[str, str], own: bool
-) -> list[Key]:
+def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str]) -> list[Key]:
     """Return the keys of a provider, each with its source; keys of the session keep their numbers.
 
-    With `own`, the sources are those of this process, and Colab's secrets and keys of the session
-    count as well.
+    `accounts` has the account of a key by its label.
     """
+    own = sources.of_process
     variables: Mapping[str, str] = sources.variables
     in_colab: Mapping[str, str] = {}
     # Colab is only asked for keys of providers that have none yet, because each question is slow.
@@ -114,34 +111,27 @@ def label_keys(
 
 
 @without_locals
-def with_key(configuration: Configuration, provider: str, text: str) -> Configuration:
-    """Return a configuration in which a provider has this key and no other.
+def with_keys(configuration: Configuration, provider: str, texts: Sequence[str]) -> Configuration:
+    """Return a configuration in which a provider has these keys and no others.
 
     Raises:
-        ConfigurationError: the key is blank.
+        ConfigurationError: one of them cannot be a key.
     """
-    given, problem = labelled(configuration, provider, [text])
-    # A traceback that lists local variables would show it.
-    del text
-    if problem:
-        raise ConfigurationError(f"api_key: {problem}")
-    others = (key for key in configuration.keys if key.provider != provider)
-    return replace(configuration, keys=(*others, *given))
-
-
-@without_locals
-def labelled(
-    configuration: Configuration, provider: str, texts: Sequence[str]
-) -> tuple[tuple[Key, ...], str]:
-    """Return the keys with labels and accounts; or none, and what is wrong with one of them."""
+    # A text would be taken for a list of keys of one character.
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ConfigurationError("api_keys must be a list of keys")
+    texts = list(texts)
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            return (), f"key {number} is blank"
+            name = "api_key" if len(texts) == 1 else f"api_keys: key {number}"
+            raise ConfigurationError(
+                f"{name} is {'blank' if isinstance(text, str) else 'not text'}"
+            )
     accounts = {key.fingerprint: key.account for key in configuration.keys}
     keys = label_keys(provider, dict.fromkeys(text.strip() for text in texts))
-    return tuple(
-        replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys
-    ), ""
+    given = (replace(key, account=accounts.get(key.fingerprint, key.account)) for key in keys)
+    others = (key for key in configuration.keys if key.provider != provider)
+    return replace(configuration, keys=(*others, *given))
 
 
 def is_stand_in(key: Key) -> bool:

@@ -1,4 +1,4 @@
-"""Reading the configuration from the environment, the nearest `.env` and `arche_magic.toml`.
+"""Building the configuration from the environment, the nearest `.env` and `arche_magic.toml`.
 
 Variables of the environment take precedence over those of `.env`. Nothing is written to the
 environment.
@@ -6,31 +6,28 @@ environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from ..catalog import Provider, parse_limits, published_providers
-from ..errors import ConfigurationError
-from ..files import absolute, keep_inside, working_directory
-from ..tracebacks import without_locals
+from ..catalog import Provider, parse_limits
+from ..errors import ConfigurationError, InvalidRequest
+from ..files import absolute, expanded, keep_inside, working_directory
+from ..network import is_loopback
+from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from ..urls import is_loopback, origin
-from .base_url_policy import check_base_url, check_key_variable, own_settings_folder
-from .configuration import DEFAULT_PATIENCE, Configuration, scope_owner
-from .env_file import Variables, warn_of_readers, warn_once
-from .keys import find_keys, numbered_names
-from .paths import (
-    LEDGER_FILE,
-    REPLIES,
-    STORE,
-    announce_store,
-    ledger_place,
-    replies_place,
+from .base_url_policy import (
+    check_addresses,
 )
+from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
+from .env_file import Variables, warn_once
+from .keys import find_keys, numbered_names
 from .providers import read_providers
-from .sources import SETTINGS_FILE, Sources, find_sources
+from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
+
+_STORE, _REPLIES, _REPLAY = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES", "ARCHE_REPLAY"
 
 
 @without_locals
@@ -49,70 +46,59 @@ def load_configuration(
         ConfigurationError: a settings file cannot be read or has a wrong setting.
     """
     directory = directory or working_directory()
-    own = environment is None
     sources = find_sources(directory) if environment is None else Sources(Variables(environment))
     # A traceback that lists local variables would show the keys in it.
     del environment
     try:
-        configuration = _build(sources, directory, own)
+        configuration = _build(sources, directory)
     except ValueError as error:
         from ..redaction import without_key_like
 
         problem = without_key_like(str(error))
     else:
-        _check_what_files_say(sources, configuration)
+        owners = {key.provider for key in configuration.keys}
+        # Without a key, nothing is sent.
+        used = [one for one in configuration.providers.values() if one.name in owners]
+        check_addresses(sources, used)
+        _announce_store(configuration.store, sources.where_set(_STORE))
         return configuration
     # Raised outside the handler, so that the first error, whose frames hold the text, is not its
     # context.
     raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
 
 
-def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
+def _build(sources: Sources, home: Path | None) -> Configuration:
     variables, settings = sources.variables, sources.settings
-    providers = read_providers(settings, sources.project_file, sources.trusted_variables, variables)
-    for name, provider in providers.items():
-        variable = provider.base_url_variable
-        if variable and (url := variables.get(variable)):
-            where = sources.where_set(variable)
-            providers[name] = replace(provider, base_url=url, base_url_from=where)
-    places = [entry.base_url_variable for entry in providers.values() if entry.base_url_variable]
-    places += [name for entry in providers.values() for name in entry.address_variables]
-    sources.check_references([*places, STORE, REPLIES])
+    providers = _with_base_urls(read_providers(sources), sources)
     names = [name for entry in providers.values() for name in entry.key_variables]
     folders = [home] if home else []
-    if sources.env_file and any(numbered_names(sources.in_file, [name]) for name in names):
-        warn_of_readers(sources.env_file)
+    if sources.env_file and any(numbered_names(sources.dotenv.variables, [n]) for n in names):
+        if command := how_to_hide(sources.env_file):
+            place = sources.env_file
+            warn_once(f"other users of this machine can read the keys in {place}; run: {command}")
         home = sources.env_file.parent
         folders.append(home)
     # The working directory too: if the ledger is in Redis, the record of attempts is there.
     for folder in folders:
         keep_inside(absolute(folder / LEDGER_FILE).parent, home)
-    accounts = {label: str(name) for label, name in settings.get("accounts", {}).items()}
-    for label in accounts:
-        owner, _, number = label.rpartition("_key_")
-        if owner not in providers or not number.isdigit():
-            example = next(iter(providers))
-            raise ValueError(f"[accounts]: {label!r} is not a key label such as {example}_key_1")
+    accounts = _accounts(settings.get("accounts", {}), providers)
     keys = tuple(
-        key
-        for provider in providers.values()
-        for key in find_keys(provider, sources, accounts, own)
+        key for provider in providers.values() for key in find_keys(provider, sources, accounts)
     )
-    store = ledger_place(sources, home)
+    store = _ledger_place(sources, home)
     configuration = Configuration(
         providers=providers,
         keys=keys,
         store=store,
-        on_store_failure=settings.get("on_store_failure", "refuse"),
+        on_store_failure=settings.get("on_store_failure", Configuration.on_store_failure),
         default_provider=variables.get("ARCHE_LLM_PROVIDER")
         or settings.get("default_provider")
-        or "intelligent",
-        patience=float(settings.get("patience", DEFAULT_PATIENCE)),
+        or Configuration.default_provider,
+        patience=float(settings.get("patience", Configuration.patience)),
         timeouts=Timeouts(**_numbers(settings.get("timeouts", {}))),
-        limits=_limits(settings.get("limits", {}), providers),
         directory=home,
         replay=_replay(variables, settings),
-        replies=replies_place(sources, store, home, bool(keys)),
+        replies=_replies_place(sources, store, home, bool(keys)),
         budget=Budget(**_numbers(budget)) if (budget := settings.get("budget")) else None,
         private=sources.private,
         aliases=settings.get("aliases", {}),
@@ -123,7 +109,30 @@ def _build(sources: Sources, home: Path | None, own: bool) -> Configuration:
         settings_folder=sources.settings_file.parent if sources.settings_file else None,
     )
     _check_aliases(configuration)
-    return configuration
+    return replace(configuration, limits=_limits(settings.get("limits", {}), configuration))
+
+
+def _with_base_urls(providers: dict[str, Provider], sources: Sources) -> dict[str, Provider]:
+    """Return the providers with the addresses that variables set."""
+    places = [_STORE, _REPLIES]
+    for name, provider in providers.items():
+        places += provider.address_variables
+        if variable := provider.base_url_variable:
+            places.append(variable)
+            if url := sources.variables.get(variable):
+                where = sources.where_set(variable)
+                providers[name] = replace(provider, base_url=url, base_url_from=where)
+    sources.check_references(places)
+    return providers
+
+
+def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> dict[str, str]:
+    for label in table:
+        owner, _, number = label.rpartition("_key_")
+        if owner not in providers or not number.isdigit():
+            example = next(iter(providers))
+            raise ValueError(f"[accounts]: {label!r} is not a key label such as {example}_key_1")
+    return {label: str(name) for label, name in table.items()}
 
 
 def _check_aliases(configuration: Configuration) -> None:
@@ -138,51 +147,96 @@ def _check_aliases(configuration: Configuration) -> None:
             raise ValueError(f"[aliases]: {name}: {error}") from None
 
 
-def _check_what_files_say(sources: Sources, configuration: Configuration) -> None:
-    """Refuse or announce that a file sends keys or the ledger to another machine."""
-    owners = {key.provider for key in configuration.keys}
-    own_settings = own_settings_folder() / SETTINGS_FILE
-    for provider in configuration.providers.values():
-        # Without a key, nothing is sent.
-        if provider.name not in owners:
-            continue
-        check_base_url(provider, sources.trusted, own_settings)
-        names = numbered_names(sources.variables, provider.key_variables)
-        if not provider.base_url_from or origin(provider.url) in map(origin, provider.services):
-            continue
-        for name in names:
-            for borrowed in sources.borrowed(name):
-                where = sources.where_set(name)
-                check_key_variable(borrowed, where, sources.trusted_variables, own_settings)
-        exported = [name for name in names if not sources.where_set(name)]
-        if exported and is_loopback(provider.url) and provider.name not in published_providers():
-            warn_once(
-                f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})"
-            )
-    if where := sources.where_set(STORE):
-        announce_store(Location(configuration.store), where)
-
-
 def _numbers(table: Mapping[str, float]) -> dict[str, float]:
     """Return the same numbers as floats; a file may have `5` for `5.0`."""
     return {name: float(number) for name, number in table.items()}
 
 
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
-    named, known = variables.get("ARCHE_REPLAY"), get_args(ReplayMode)
+    named, known = variables.get(_REPLAY), get_args(ReplayMode)
     if named and named not in known:
-        raise ConfigurationError(f"ARCHE_REPLAY is {str(named)!r}; it can be {', '.join(known)}")
+        raise ConfigurationError(f"{_REPLAY} is {str(named)!r}; it can be {', '.join(known)}")
     return cast("ReplayMode", named or settings.get("replay", {}).get("mode", "off"))
 
 
 def _limits(
-    table: Mapping[str, Mapping[str, Any]], providers: Mapping[str, Provider]
+    table: Mapping[str, Mapping[str, Any]], configuration: Configuration
 ) -> dict[str, tuple[Limit, ...]]:
     limits = {}
     for scope, entry in table.items():
         try:
-            provider = providers[scope_owner(scope, providers)]
+            provider = configuration.providers[configuration.scope_owner(scope)]
             limits[scope] = parse_limits(entry, provider.window, provider.time_zone)
         except ValueError as error:
             raise ValueError(f"[limits.{scope!r}]: {error}") from None
     return limits
+
+
+def _ledger_place(sources: Sources, home: Path | None) -> Location:
+    """Return where the ledger is kept: a path or a URL.
+
+    Args:
+        sources: variables and settings.
+        home: the folder whose `outputs` is the default; None if there is none.
+
+    Raises:
+        ConfigurationError: a project's file names a path outside the project.
+    """
+    if named := sources.variables.get(_STORE):
+        return Location(named if "://" in named else str(_named(named, _STORE, sources)))
+    if home is None:
+        warn_once("there is no working directory, so the ledger is kept in memory")
+        return Location("memory://")
+    return Location(str(home / LEDGER_FILE))
+
+
+def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
+    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file.
+
+    Raises:
+        ConfigurationError: a project's file names a path outside the project.
+    """
+    if named := sources.variables.get(_REPLIES):
+        return _named(named, _REPLIES, sources)
+    # Somebody who received only the file of replies has no `.env` that marks the project's folder.
+    if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
+        return handed
+    if "://" in ledger:
+        return home / REPLIES_FILE if home else REPLIES_FILE
+    return Path(ledger).with_name(REPLIES_FILE.name)
+
+
+def _named(named: str, variable: str, sources: Sources) -> Path:
+    """Return the path of one of our files, as a variable names it.
+
+    A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
+
+    Raises:
+        ConfigurationError: the path leads out of the project, or it begins with `~` and there is
+            no home folder.
+    """
+    where, env_file = sources.where_set(variable), sources.env_file
+    try:
+        path = expanded(named)
+    except InvalidRequest as error:
+        raise ConfigurationError(f"{where or variable}: {error}") from None
+    if not where or env_file is None:
+        keep_inside(path.parent, None)
+        return path
+    project = env_file.parent
+    path = project / path
+    leads_to = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
+    if not Path(leads_to).is_relative_to(os.path.realpath(project)):
+        raise ConfigurationError(
+            f"{where} points outside the project, to {leads_to}; if you want that, set {variable} "
+            "in the environment, otherwise delete that line"
+        )
+    keep_inside(path.parent, project)
+    return path
+
+
+def _announce_store(store: str, where: str) -> None:
+    """Announce that a file places the ledger on another machine."""
+    scheme, mark, _ = store.partition("://")
+    if where and mark and scheme != "memory" and not is_loopback(store):
+        warn_once(f"the ledger is stored in {store} ({where})")

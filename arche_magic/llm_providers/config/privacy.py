@@ -63,20 +63,18 @@ def read_private(table: Mapping[str, Any]) -> Private:
     return Private(frozenset(routes), table.get("always", False))
 
 
-def combined(own: Private, project: Mapping[str, Any], file: Path, own_file: Path) -> Private:
+def combined(own: Private, project: Private, file: Path, own_file: Path) -> Private:
     """Combine the user's decisions with a project's file, which can only ask for more privacy.
 
     Raises:
-        ValueError: the file has a wrong mark.
         ConfigurationError: the file marks routes.
     """
-    theirs = read_private(project)
-    if theirs.routes:
+    if project.routes:
         raise ConfigurationError(
             f"{file}: [private] routes counts only in your own settings, {own_file}, because a "
             "mark is about your accounts and holds in every folder"
         )
-    return replace(own, always=own.always or theirs.always)
+    return replace(own, always=own.always or project.always)
 
 
 def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:

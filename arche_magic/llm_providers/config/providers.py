@@ -7,51 +7,38 @@ other the table names it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..catalog import EmbeddingModel, Provider, known_services, published_providers
+from ..network import is_base_url, is_loopback, origin
 from ..text.hints import did_you_mean
-from ..urls import is_base_url, is_loopback, origin
-from .base_url_policy import check_key_variable, own_settings_folder
-from .sources import SETTINGS_FILE
+from .base_url_policy import check_key_variable
+from .sources import SETTINGS_FILE, Sources
 
 _RESERVED = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENDPOINT = "/chat/completions"
 
 
-def read_providers(
-    settings: Mapping[str, Any],
-    project_file: Path | None,
-    trusted_variables: Collection[str],
-    variables: Mapping[str, str],
-) -> dict[str, Provider]:
+def read_providers(sources: Sources) -> dict[str, Provider]:
     """Return all providers in the order in which they are asked: the built-in four, then others.
-
-    Args:
-        settings: the contents of the settings file, checked by `check_settings`.
-        project_file: the settings file, if it is not the user's own.
-        trusted_variables: variables that such a file may use as keys whatever their names.
-        variables: those that addresses of known services refer to.
 
     Raises:
         ValueError: a setting is missing, or does not fit the provider.
         ConfigurationError: a project's file would use another variable as a key.
     """
     providers = dict(published_providers())
-    for name, entry in settings.get("providers", {}).items():
+    for name, entry in sources.settings.get("providers", {}).items():
         try:
-            providers[name] = _read(name, entry, project_file, variables)
+            providers[name] = _read(name, entry, sources)
         except ValueError as error:
             raise ValueError(f"[providers.{name}]: {error}") from None
-        if project_file and "key_variable" in entry:
-            where = f"[providers.{name}] key_variable in {project_file}"
-            own_settings = own_settings_folder() / SETTINGS_FILE
-            check_key_variable(entry["key_variable"], where, trusted_variables, own_settings)
-    order = settings.get("order", list(providers))
+        if sources.project_file and "key_variable" in entry:
+            where = f"[providers.{name}] key_variable in {sources.project_file}"
+            check_key_variable(entry["key_variable"], where, sources)
+    order = sources.settings.get("order", list(providers))
     for name in order:
         if name not in providers:
             raise ValueError(f"order: unknown provider {name!r}{hint_for(name, providers)}")
@@ -69,9 +56,7 @@ def hint_for(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known)
 
 
-def _read(
-    name: str, entry: Mapping[str, Any], project_file: Path | None, variables: Mapping[str, str]
-) -> Provider:
+def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     if name in published_providers():
         provider = published_providers()[name]
         if "key_variable" in entry:
@@ -90,7 +75,7 @@ def _read(
         raise ValueError(
             f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
         )
-    provider = _with_address(provider, entry, project_file, variables)
+    provider = _with_address(provider, entry, sources)
     # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
     embedding_models = dict(provider.embedding_models)
@@ -137,14 +122,10 @@ def _unknown_service(name: str) -> Provider:
     return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")
 
 
-def _with_address(
-    provider: Provider,
-    entry: Mapping[str, Any],
-    project_file: Path | None,
-    variables: Mapping[str, str],
-) -> Provider:
+def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources) -> Provider:
     """Return the provider with the address and the key variable of its table."""
     setting, base_url = "base_url", entry.get("base_url")
+    project_file = sources.project_file
     if provider.name in published_providers():
         where = f"[providers.{provider.name}] base_url in {project_file}"
         from_file = where if base_url and project_file else ""
@@ -152,7 +133,7 @@ def _with_address(
     variable = entry.get("key_variable", provider.key_variables[0])
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
-    base_url = base_url or _filled_in(provider, variables)
+    base_url = base_url or _filled_in(provider, sources.variables)
     if not is_base_url(base_url):
         raise ValueError(
             "base_url must be an address such as https://host/v1, without a user name or password"

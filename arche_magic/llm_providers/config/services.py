@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..catalog import Provider, known_services
 from ..files import working_directory
-from ..urls import is_loopback
+from ..network import is_loopback
 from .configuration import Configuration
 from .current import get_configuration, is_given
 from .keys import numbered_names

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
+from ..network import is_base_url
 from ..text.hints import did_you_mean
 from ..types import (
     PERIOD_SECONDS,
@@ -17,7 +18,6 @@ from ..types import (
     ReplayMode,
     Timeouts,
 )
-from ..urls import is_base_url
 
 ANY_NAME = "*"
 """Stands in a table for every name that the user chooses."""

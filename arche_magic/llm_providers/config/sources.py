@@ -1,25 +1,33 @@
-"""The sources of the configuration: the environment, `.env` and the settings files."""
+"""The sources of the configuration: the environment, `.env` and the settings files.
+
+The nearest file from the working directory upward counts, unless another user could have put it
+there.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from .base_url_policy import Trusted, own_settings_folder, read_trusted
+from ..files import home_folder
+from ..network import origin
 from .env_file import (
     EnvFile,
     Variables,
-    is_trusted,
-    nearest,
+    is_text,
     process_variables,
     read_env_file,
+    read_text,
     warn_once,
 )
-from .file_contents import is_text, read_text
 from .privacy import Private, combined, read_private
 from .settings_table import PRIVATE, TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
 
@@ -36,35 +44,36 @@ class Sources:
         env_file: the `.env` that was read, if any.
         settings: the contents of the settings file.
         settings_file: the settings file that was read, if any.
-        trusted: the base URLs that the user trusts.
+        trusted: the origins of the base URLs that the user trusts; True for all.
         trusted_variables: variables that a project's files may use as keys.
-        project_file: the settings file, if it is not the user's own.
         private: what the user and the project say about private prompts.
+        of_process: whether they are those of this process; its session and Colab's secrets then
+            count as well.
     """
 
     environment: Mapping[str, str] = field(repr=False)
     dotenv: EnvFile = field(default_factory=EnvFile, repr=False)
     env_file: Path | None = None
-    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     settings_file: Path | None = None
-    trusted: Trusted = False
+    trusted: bool | tuple[str, ...] = False
     trusted_variables: frozenset[str] = frozenset()
-    project_file: Path | None = None
     private: Private = field(default_factory=Private)
-
-    @property
-    def in_file(self) -> Variables:
-        """The variables of `.env`."""
-        return self.dotenv.variables
+    of_process: bool = False
 
     @property
     def variables(self) -> Variables:
         """The variables of the environment and of `.env`."""
-        return Variables({**self.in_file, **self.environment})
+        return Variables({**self.dotenv.variables, **self.environment})
+
+    @property
+    def project_file(self) -> Path | None:
+        """The settings file, if it is not the user's own."""
+        return self.settings_file if self.settings_file != own_settings_file() else None
 
     def where_set(self, name: str) -> str:
         """`NAME in /…/.env` for a variable that only that file sets, else ""."""
-        from_file = name in self.in_file and name not in self.environment
+        from_file = name in self.dotenv.variables and name not in self.environment
         return f"{name} in {self.env_file}" if from_file else ""
 
     def borrowed(self, name: str) -> frozenset[str]:
@@ -107,36 +116,133 @@ def find_sources(directory: Path | None) -> Sources:
     """
     environment = process_variables()
     env_file = nearest(".env", directory) if directory else None
-    dotenv = read_env_file(env_file, environment) if env_file else EnvFile()
-    own_file = own_settings_folder() / SETTINGS_FILE
-    own = _own_settings(own_file)
-    trusted = read_trusted(own.pop(TRUST_BASE_URLS, False))
-    trusted_variables = frozenset(own.pop(TRUST_KEY_VARIABLES, []))
-    try:
-        private = read_private(own.pop(PRIVATE, {}))
-    except ValueError as error:
-        raise ConfigurationError(f"{own_file}: {error}") from None
+    own_file = own_settings_file()
+    settings = own = _own_settings(own_file)
+    settings_file = own_file if own else None
+    private = _private(own, own_file)
     file = nearest(SETTINGS_FILE, directory) if directory else None
-    sources = Sources(
-        environment, dotenv, env_file, own, own_file if own else None, trusted, trusted_variables,
-        private=private,
-    )  # fmt: skip
-    if file is None or file == own_file.resolve():
-        return sources
-    settings = _read_settings(file)
-    for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
-        if name in settings:
-            raise ConfigurationError(f"{file}: {name} counts only in your own settings, {own_file}")
-    try:
-        private = combined(private, settings.pop(PRIVATE, {}), file, own_file)
-    except ValueError as error:
-        raise ConfigurationError(f"{file}: {error}") from None
-    return replace(
-        sources, settings=settings, settings_file=file, project_file=file, private=private
+    if file and file != own_file.resolve():
+        settings = _read_settings(file)
+        settings_file = file
+        for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
+            if name in settings:
+                raise ConfigurationError(
+                    f"{file}: {name} counts only in your own settings, {own_file}"
+                )
+        private = combined(private, _private(settings, file), file, own_file)
+    trusted = own.get(TRUST_BASE_URLS, False)
+    return Sources(
+        environment,
+        read_env_file(env_file, environment) if env_file else EnvFile(),
+        env_file,
+        settings,
+        settings_file,
+        trusted if isinstance(trusted, bool) else tuple(map(origin, trusted)),
+        frozenset(own.get(TRUST_KEY_VARIABLES, [])),
+        private,
+        of_process=True,
     )
 
 
-def _own_settings(path: Path) -> dict[str, Any]:
+def own_settings_folder() -> Path:
+    """Return the folder of the user's own settings, which no project's file can change."""
+    variable, below = "XDG_CONFIG_HOME", Path(".config")
+    if sys.platform == "win32":
+        variable, below = "APPDATA", Path("AppData", "Roaming")
+    named = Path(os.environ.get(variable, ""))
+    # A relative path would be inside the working directory, which may be somebody else's.
+    return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
+
+
+def own_settings_file() -> Path:
+    """Return the path of the user's own settings file."""
+    return own_settings_folder() / SETTINGS_FILE
+
+
+def nearest(name: str, directory: Path) -> Path | None:
+    """Return the file of that name in the directory, or in the nearest directory above it.
+
+    Files of other users are skipped with a warning. Otherwise, anybody who can write into a
+    directory above (such as /tmp) could configure everybody who works below it.
+    """
+    for path, problem in candidates(name, directory):
+        if not problem:
+            return path
+        warn_once(f"{path} {problem}")
+    return None
+
+
+def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
+    """Yield files of that name from the directory upward, each with why it is skipped, or ""."""
+    directory = directory.resolve()
+    for folder in (directory, *directory.parents):
+        path = folder / name
+        if not _is_readable_kind(path):
+            continue
+        problem = ""
+        if not path.resolve().is_relative_to(folder):
+            problem = (
+                f"is a link to {path.resolve()}, outside its folder, and was skipped; replace it "
+                "with a copy"
+            )
+        elif not _is_trusted(path, directory):
+            problem = (
+                "belongs to another user and was skipped; if you trust it, work in its owner's "
+                "folder or copy it into your own"
+            )
+        yield path, problem
+
+
+def _is_readable_kind(path: Path) -> bool:
+    """Return whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
+
+    Password managers mount `.env` as a named pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.name == ".env")
+
+
+def _is_trusted(path: Path, directory: Path) -> bool:
+    """Return whether a file belongs to this user, root, or the owner of the working directory."""
+    if not hasattr(os, "geteuid"):
+        return True
+    try:
+        owners = {path.lstat().st_uid, path.stat().st_uid}
+        # Somebody who works in a folder of another user (in a container, for example) trusts its
+        # owner, provided that nobody else can put files there.
+        own = directory.stat()
+    except OSError:
+        return False
+    trusted = {0, os.geteuid()}
+    if not own.st_mode & stat.S_IWOTH:
+        trusted.add(own.st_uid)
+    return owners <= trusted
+
+
+def how_to_hide(path: Path) -> str:
+    """Return the command that hides a file from other users; "" if they cannot read or change it.
+
+    It is for files with keys.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    try:
+        folders = [folder.stat().st_mode for folder in path.resolve().parents]
+        file = path.stat()
+    except OSError:
+        return ""
+    everybody = file.st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    # Most systems give each user a group of their own, which has no other member.
+    group = file.st_mode & (stat.S_IRGRP | stat.S_IWGRP) and file.st_gid != file.st_uid
+    reached = everybody and all(mode & stat.S_IXOTH for mode in folders)
+    reached = reached or (group and all(mode & (stat.S_IXGRP | stat.S_IXOTH) for mode in folders))
+    return f"chmod 600 {shlex.quote(str(path))}" if reached else ""
+
+
+def _own_settings(path: Path) -> Mapping[str, Any]:
     """Return the user's own settings; {} if there are none or the folder cannot be read."""
     try:
         path.stat()
@@ -145,10 +251,17 @@ def _own_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         warn_once(f"your own settings {path} cannot be read and are ignored ({error.strerror})")
         return {}
-    return _read_settings(path) if path.is_file() and is_trusted(path, path.parent) else {}
+    return _read_settings(path) if path.is_file() and _is_trusted(path, path.parent) else {}
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _private(settings: Mapping[str, Any], path: Path) -> Private:
+    try:
+        return read_private(settings.get(PRIVATE, {}))
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _read_settings(path: Path) -> Mapping[str, Any]:
     # Raised here, so that the error's frames hold no key that somebody wrote into the file.
     settings, problem = _parse(path)
     if problem:

@@ -1,33 +1,54 @@
 """Build a `Request` from a caller's arguments, and check them before anything is sent.
 
-`messages` reads conversations, `tool_options` the tools, and `extra_fields` further fields of
-OpenAI's chat completions.
+`messages` reads conversations, and `tool_options` the tools.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..config import Configuration
 from ..errors import InvalidRequest
 from ..redaction import key_in
-from ..request import Image, Message, Request
-from ..schemas import schema_of
+from ..request import Image, Message, Request, Schema
+from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
 from ..text.hints import did_you_mean
 from ..tools import Tool
 from ..types import Key, ReplayMode
-from .extra_fields import read_extra
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
 
 if TYPE_CHECKING:
-    from ..reply_stream import OnWait
+    from ..reply import OnWait
 
 _LONGEST_TAG = 100
+# No service takes an integer of more than 64 bits.
+_TOO_LARGE = 2**63
+# The options that must not be in `extra`, by their field in OpenAI's chat completions.
+_OPTION_OF = {
+    "model": "model",
+    "messages": "messages",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    "seed": "seed",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "stream": "stream()",
+}
+_SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SCHEMA_FIELDS = ("name", "schema", "strict", "description")
 
 
 class Options(TypedDict, total=False):
@@ -95,40 +116,36 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
     check_names(options, _OPTIONS)
-    given = {name: value for name, value in options.items() if value is not None}
-    max_tokens = given.get("max_tokens", given.get("max_output_tokens"))
+    given = {
+        "patience": configuration.patience,
+        "timeout": configuration.timeouts.total,
+        "private": configuration.private.always,
+    } | {name: value for name, value in options.items() if value is not None}
+    max_tokens = given.setdefault("max_tokens", given.get("max_output_tokens"))
     if given.get("max_output_tokens", max_tokens) != max_tokens:
         raise InvalidRequest("max_tokens and max_output_tokens are the same option; use one")
     tools = read_tools(given.get("tools"))
-    extra, schema = read_extra(given.get("extra"))
+    extra, schema = _extra(given.get("extra"))
     if "schema" in given:
         if schema or "response_format" in extra:
             raise InvalidRequest("use either schema or the response_format in extra")
         schema = schema_of(given["schema"])
+    messages = _messages(prompt, given.get("system"), read_images(given.get("images")))
+    fields = {
+        name: read(name, given[name])
+        for name, read in _READERS.items()
+        if given.get(name) is not None
+    }
     request = Request(
-        messages=_messages(prompt, given.get("system"), read_images(given.get("images"))),
-        provider=_text("provider", given.get("provider")),
-        model=configuration.without_alias(_text("model", given.get("model"))),
-        max_tokens=_integer("max_tokens", max_tokens, 1),
-        # The widest range of the four providers. A provider with a narrower one refuses the value.
-        temperature=_number("temperature", given.get("temperature"), 0.0, 2.0),
-        top_p=_number("top_p", given.get("top_p"), 0.0, 1.0),
-        stop=_stop(given.get("stop")),
-        seed=_integer("seed", given.get("seed"), None),
+        messages=messages,
+        model=configuration.without_alias(fields.pop("model", None)),
         schema=schema,
-        patience=_number("patience", given.get("patience", configuration.patience), 0.0) or 0.0,
-        timeout=_seconds("timeout", given.get("timeout", configuration.timeouts.total)),
-        fallback_on_filter=_flag("fallback_on_filter", given.get("fallback_on_filter", False)),
         replay=_replay(given.get("keep"), configuration.replay),
-        fresh=_flag("fresh", given.get("fresh", False)),
-        reserve=_number("reserve", given.get("reserve", 0.0), 0.0, 1.0) or 0.0,
-        private=_flag("private", given.get("private", configuration.private.always)),
-        same_model=_flag("same_model", given.get("same_model", False)),
-        tag=_tag(given.get("tag", "")),
         tools=tools,
         tool_choice=read_tool_choice(given.get("tool_choice"), tools),
         parallel_tool_calls=read_parallel(given.get("parallel_tool_calls"), tools),
         extra=extra,
+        **fields,
     )
     _check_keys(request, configuration.keys)
     return request
@@ -197,21 +214,24 @@ def _text(name: str, value: object) -> str | None:
     return whole_characters(value) if value else None
 
 
-def _number(name: str, value: object, low: float, high: float | None = None) -> float | None:
-    if value is None:
-        return None
-    span = f"{low:g} to {high:g}" if high is not None else f"{low:g} or more"
+def _number(name: str, value: object, high: float = math.inf) -> float:
+    span = f"0 to {high:g}" if high < math.inf else "0 or more"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
-    if not low <= value <= (high if high is not None else float("inf")):
+    if abs(value) > sys.float_info.max:
+        # Python converts no larger integer to a float, and the largest not even to text.
+        value = math.inf if value > 0 else -math.inf
+    if not 0 <= value <= high:
         raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
     return float(value)
 
 
 def _seconds(name: str, value: object) -> float:
-    seconds = _number(name, value, 0.0)
-    if not seconds or not math.isfinite(seconds):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number of seconds greater than 0")
+    seconds = _number(name, value)
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(
+            f"{name} is {seconds:g}; it must be a number of seconds greater than 0"
+        )
     return seconds
 
 
@@ -221,13 +241,51 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _tag(value: object) -> str:
-    tag = (_text("tag", value) or "").strip()
+def _tag(name: str, value: object) -> str:
+    tag = (_text(name, value) or "").strip()
     if len(tag) > _LONGEST_TAG or not tag.isprintable():
         raise InvalidRequest(
             f"tag is {tag[:_LONGEST_TAG]!r}; it must be one line, {_LONGEST_TAG} characters or less"
         )
     return tag
+
+
+def _integer(name: str, value: object, low: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
+    if abs(value) >= _TOO_LARGE:
+        raise InvalidRequest(f"{name} must be less than 2**63")
+    if low is not None and value < low:
+        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
+    return value
+
+
+def _stop(name: str, value: object) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list | tuple) and all(isinstance(stop, str) and stop for stop in stops):
+        return tuple(map(whole_characters, stops))
+    raise InvalidRequest(f"{name} must be a text or a list of texts")
+
+
+# What reads the value of an option that becomes a field of the request with the same name.
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "provider": _text,
+    "model": _text,
+    "max_tokens": partial(_integer, low=1),
+    # The widest range of the four providers. A provider with a narrower one refuses the value.
+    "temperature": partial(_number, high=2.0),
+    "top_p": partial(_number, high=1.0),
+    "stop": _stop,
+    "seed": _integer,
+    "patience": _number,
+    "timeout": _seconds,
+    "fallback_on_filter": _flag,
+    "fresh": _flag,
+    "reserve": partial(_number, high=1.0),
+    "private": _flag,
+    "same_model": _flag,
+    "tag": _tag,
+}
 
 
 def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
@@ -237,22 +295,56 @@ def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
     return "keep" if _flag("keep", keep) else "off"
 
 
-def _integer(name: str, value: object, low: int | None) -> int | None:
+def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
+    """Return the fields with a value, and the schema that a `response_format` among them asks for.
+
+    A `response_format` with a JSON Schema becomes a schema, so that it works on every wire.
+
+    Raises:
+        InvalidRequest: it is not a mapping of names to JSON, or names an option of its own.
+    """
     if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
-    if low is not None and value < low:
-        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
-    return value
+        return {}, None
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise InvalidRequest("extra must be a dict of fields by name")
+    for name in value:
+        if name in _OPTION_OF:
+            raise InvalidRequest(f"extra: {name} is a separate option; use {_OPTION_OF[name]}")
+    given = {name: entry for name, entry in value.items() if entry is not None}
+    try:
+        # A copy, which stays as it is when the caller changes the original.
+        fields = cast("dict[str, Any]", json.loads(json.dumps(given, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"extra is not JSON: {error}") from None
+    return _without_schema(fields)
 
 
-def _stop(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, str | list | tuple):
-        raise InvalidRequest("stop must be a text or a list of texts")
-    stops = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(stop, str) and stop for stop in stops):
-        raise InvalidRequest("stop must be a text or a list of texts")
-    return tuple(map(whole_characters, stops))
+def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | None]:
+    form = fields.get("response_format")
+    if form is None:
+        return fields, None
+    if not isinstance(form, dict) or not isinstance(form.get("type"), str):
+        raise InvalidRequest("response_format must be a dict with a type, such as json_object")
+    if form["type"] == "text":
+        del fields["response_format"]
+        return fields, None
+    if form["type"] != "json_schema":
+        return fields, None
+    described = form.get("json_schema")
+    if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
+        raise InvalidRequest("response_format: json_schema needs a schema that is a dict")
+    for name in described:
+        if name not in _SCHEMA_FIELDS:
+            raise InvalidRequest(f"response_format: json_schema has the unknown field {name!r}")
+    name = described.get("name")
+    if not isinstance(name, str) or not _SCHEMA_NAME.fullmatch(name):
+        raise InvalidRequest(
+            "response_format: json_schema needs a name of 1 to 64 letters, digits, _ and -"
+        )
+    del fields["response_format"]
+    strict, description = described.get("strict") or False, described.get("description") or ""
+    if not isinstance(strict, bool) or not isinstance(description, str):
+        raise InvalidRequest(
+            "response_format: strict must be True or False, and description must be text"
+        )
+    return fields, schema_as_sent(name, described["schema"], strict=strict, description=description)

@@ -27,6 +27,8 @@ def lacking(
             reason = "takes no images"
     if request.uses_tools and closures.lacks(record, "tools", now):
         reason = "takes no tools"
+    if request.inputs and closures.lacks(record, "embeddings", now):
+        reason = "makes no embeddings"
     if not reason:
         return None
     return RouteState(math.inf, reason, 0.0, remedy=Remedy.FIX_REQUEST.name)

@@ -1,1 +1,1 @@
-"""Kept replies and vectors: `store` and `vector_store` have the file; `replay` answers from it."""
+"""Kept replies and vectors: `store` has the file, and `replay` answers requests from it."""

@@ -75,6 +75,18 @@ def addresses(request: Request, providers: Sequence[str] = ()) -> tuple[str, ...
     return tuple(dict.fromkeys(found))
 
 
+def vector_addresses(provider: str, model: str, dimensions: int | None) -> Callable[[str], bytes]:
+    """Return the address of the vector of a text, by that model of that provider."""
+    begun = hashlib.sha256(json.dumps(["vector", provider, model, dimensions]).encode())
+
+    def address(text: str) -> bytes:
+        whole = begun.copy()
+        whole.update(text.encode("utf-8", "surrogatepass"))
+        return whole.digest()
+
+    return address
+
+
 def replayed(
     request: Request,
     at: Sequence[str],

@@ -1,22 +1,24 @@
-"""Kept replies, in one SQLite file, by address.
+"""Kept replies and vectors, in one SQLite file, by address.
 
 A row contains the address instead of the prompt (see `replay.address`), and the key's label
-instead of the key.
+instead of the key. A vector says much about its text, so the file needs the same care as the texts.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..files import NotOurs, absolute, check_sqlite
-from ..forks import new_lock
+from ..processes import new_lock
 from ..reply import Reply
 from ..storage import LedgerWarning, warn_of_file
 from ..tools import ToolCall
@@ -24,76 +26,43 @@ from ..types import Usage, utc
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
-_TABLES = """
-CREATE TABLE IF NOT EXISTS replies (
-    address TEXT PRIMARY KEY NOT NULL,
-    text TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    key TEXT NOT NULL,
-    model TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    finish_reason TEXT NOT NULL,
-    cost_usd REAL,
-    parsed INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    request TEXT NOT NULL DEFAULT '',
-    seconds REAL NOT NULL DEFAULT 0,
-    more TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE IF NOT EXISTS claims (
-    address TEXT PRIMARY KEY NOT NULL,
-    claimed_by TEXT NOT NULL,
-    claimed_until REAL NOT NULL
-) WITHOUT ROWID;
-"""
-# Columns added to files of earlier versions when a reply is kept. Those versions ignore them.
-# `more` is JSON with the calls of tools and the choices of a reply that has them.
+# Columns that files of earlier versions lack. Those versions ignore them. `more` is JSON with the
+# calls of tools and the choices of a reply that has them.
 _ADDED = {
     "request": "TEXT NOT NULL DEFAULT ''",
     "seconds": "REAL NOT NULL DEFAULT 0",
     "more": "TEXT NOT NULL DEFAULT ''",
 }
-# Addresses are passed as one JSON array, because statements have few parameters. Files may contain
-# empty texts that earlier versions kept as replies.
+# Files of earlier versions lack the tables after `claims`. The texts of replies that do not fit a
+# schema (misfits) have their own table, because earlier versions write into `failures`.
+_TABLES = {
+    "replies": f"""
+        address TEXT PRIMARY KEY NOT NULL,
+        text TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        key TEXT NOT NULL,
+        model TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        finish_reason TEXT NOT NULL,
+        cost_usd REAL,
+        parsed INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        {", ".join(f"{name} {kind}" for name, kind in _ADDED.items())}
+    """,
+    "claims": """
+        address TEXT PRIMARY KEY NOT NULL, claimed_by TEXT NOT NULL, claimed_until REAL NOT NULL
+    """,
+    "failures": "address TEXT PRIMARY KEY NOT NULL, error TEXT NOT NULL, failed_at REAL NOT NULL",
+    "misfits": "address TEXT PRIMARY KEY NOT NULL, text TEXT NOT NULL",
+    "vectors": "address BLOB PRIMARY KEY NOT NULL, vector BLOB NOT NULL, kept_at REAL NOT NULL",
+}
+# Addresses are passed as one JSON array, because statements have few parameters.
 _LOOK_UP = """
-SELECT address, text, provider, replies.key, model, input_tokens, output_tokens, finish_reason,
-    cost_usd, created_at, {added}
-FROM json_each(?) AS asked CROSS JOIN replies ON address = asked.value
-WHERE text != '' OR {more} != ''
+SELECT {columns} FROM json_each(?) AS asked CROSS JOIN {table} ON address = asked.value
 """
-_COLUMN = """
-SELECT address, {column} FROM json_each(?) AS asked CROSS JOIN {table} ON address = asked.value
-"""
-_KEPT = """
-SELECT address FROM json_each(?1) AS asked
-CROSS JOIN replies ON address = asked.value AND (text != '' OR more != '')
-"""
-_CLAIMED = """
-SELECT address FROM json_each(?1) AS asked CROSS JOIN claims ON address = asked.value
-WHERE claimed_by != ?2 AND claimed_until > ?3
-"""
-# Created when the first request fails for good; files of earlier versions lack these tables. Texts
-# have their own table, because earlier versions write into `failures`.
-_FAILURES = """
-CREATE TABLE IF NOT EXISTS failures (
-    address TEXT PRIMARY KEY NOT NULL,
-    error TEXT NOT NULL,
-    failed_at REAL NOT NULL
-) WITHOUT ROWID
-"""
-_MISFITS = """
-CREATE TABLE IF NOT EXISTS misfits (
-    address TEXT PRIMARY KEY NOT NULL,
-    text TEXT NOT NULL
-)
-"""
-_KEEP = """
-INSERT OR REPLACE INTO replies (
-    address, text, provider, key, model, input_tokens, output_tokens, finish_reason, cost_usd,
-    parsed, created_at, request, seconds, more
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_DELETE = "DELETE FROM {table} WHERE address = ?"
+_KEEP = "INSERT OR REPLACE INTO replies ({columns}) VALUES ({values})"
 
 
 @dataclass(frozen=True)
@@ -107,9 +76,6 @@ class Failure:
 
     error: str
     raw: str | None = None
-
-
-Store = TypeVar("Store", bound="ReplyStore")
 
 
 class ReplyStore:
@@ -142,26 +108,34 @@ class ReplyStore:
 
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
         """Return the kept replies at these addresses, each with the time when it was kept."""
-        asked = json.dumps(list(addresses))
         with self._complaining(), self._reading() as connection:
             if connection is not None:
-                missing = _missing(connection)
-                columns = {name: "''" if name in missing else name for name in _ADDED}
-                added = ", ".join(columns.values())
-                rows = connection.execute(_LOOK_UP.format(added=added, **columns), [asked])
-                return {address: _reply(*row) for address, *row in rows}
+                rows = _rows(addresses, "replies", "replies.*", connection)
+                return {row["address"]: _reply(row) for row in rows if _is_reply(row)}
         return {}
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
         """Return the failures recorded at these addresses."""
         with self._complaining(), self._reading() as connection:
-            names = tables(connection) if connection is not None else set()
-            if connection is None or "failures" not in names:
-                return {}
-            errors = _at(addresses, "failures", "error", connection)
-            texts = _at(errors, "misfits", "text", connection) if "misfits" in names else {}
-            return {at: Failure(error, texts.get(at)) for at, error in errors.items()}
+            if connection is not None:
+                errors = dict(_rows(addresses, "failures", "address, error", connection))
+                texts = dict(_rows(errors, "misfits", "address, text", connection))
+                return {at: Failure(error, texts.get(at)) for at, error in errors.items()}
         return {}
+
+    def vectors(self, addresses: Iterable[bytes]) -> dict[bytes, array[float]]:
+        """Return the kept vectors at these addresses."""
+        found: dict[bytes, array[float]] = {}
+        with self._complaining(), self._reading() as connection:
+            if connection is None or "vectors" not in _tables(connection):
+                return {}
+            # One transaction: otherwise each look-up locks the file anew.
+            connection.execute("BEGIN")
+            for address in addresses:
+                query = "SELECT vector FROM vectors WHERE address = ?"
+                if row := connection.execute(query, [address]).fetchone():
+                    found[address] = _little_endian(array("f", row["vector"]))
+        return found
 
     def claim(
         self, addresses: Iterable[str], owner: str, now: float, until: float, *, again: bool = False
@@ -179,12 +153,16 @@ class ReplyStore:
             again: whether addresses with a kept reply can be claimed too, to ask once more.
         """
         wanted = set(addresses)
-        asked = json.dumps(list(wanted))
         with self._complaining(), self._change() as connection:
-            rows = connection.execute(_CLAIMED, [asked, owner, now]).fetchall()
+            taken = {
+                row["address"]
+                for row in _rows(wanted, "claims", "claims.*", connection)
+                if row["claimed_by"] != owner and row["claimed_until"] > now
+            }
             if not again:
-                rows += connection.execute(_KEPT, [asked]).fetchall()
-            free = wanted - {address for (address,) in rows}
+                kept = _rows(wanted, "replies", "address, text, more", connection)
+                taken |= {row["address"] for row in kept if _is_reply(row)}
+            free = wanted - taken
             connection.executemany(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
                 [(address, owner, until) for address in free],
@@ -196,40 +174,43 @@ class ReplyStore:
     def finish(self, replies: Mapping[str, Reply], now: float) -> None:
         """Keep replies at their addresses, replacing older ones, and end the claims on them."""
         with self._complaining(), self._change() as connection:
-            rows = [_row(address, reply, now) for address, reply in replies.items()]
-            connection.executemany(_KEEP, rows)
+            for address, reply in replies.items():
+                row = _row(address, reply, now)
+                query = _KEEP.format(columns=", ".join(row), values=", ".join("?" * len(row)))
+                connection.execute(query, [*row.values()])
+            _delete(replies, "claims", connection)
+
+    def keep_vectors(self, vectors: Mapping[bytes, array[float]], now: float) -> None:
+        """Keep vectors at their addresses, replacing older ones."""
+        with self._complaining(), self._change() as connection:
             connection.executemany(
-                "DELETE FROM claims WHERE address = ?", [(address,) for address in replies]
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                [(at, _little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
             )
 
     def fail(self, failures: Mapping[str, Failure], now: float) -> None:
         """Record failures that would happen again, and end the claims on them."""
-        addresses = [(address,) for address in failures]
         with self._complaining(), self._change() as connection:
-            connection.execute(_FAILURES)
-            connection.execute(_MISFITS)
             connection.executemany(
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
                 [(address, failure.error, now) for address, failure in failures.items()],
             )
-            connection.executemany("DELETE FROM misfits WHERE address = ?", addresses)
+            _delete(failures, "misfits", connection)
             connection.executemany(
                 "INSERT INTO misfits VALUES (?, ?)",
                 [(at, failure.raw) for at, failure in failures.items() if failure.raw],
             )
-            connection.executemany("DELETE FROM claims WHERE address = ?", addresses)
+            _delete(failures, "claims", connection)
 
     def forget(self, addresses: Iterable[str]) -> None:
         """Delete the replies at these addresses."""
         with self._complaining(), self._change() as connection:
-            connection.executemany(
-                "DELETE FROM replies WHERE address = ?", [(address,) for address in addresses]
-            )
+            _delete(addresses, "replies", connection)
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Return the owners of the claims on these addresses."""
         with self._complaining(), closing(self._connect()) as connection:
-            return _at(addresses, "claims", "claimed_by", connection)
+            return dict(_rows(addresses, "claims", "address, claimed_by", connection))
         return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
@@ -259,6 +240,7 @@ class ReplyStore:
     def _connect(self) -> sqlite3.Connection:
         check_sqlite(self.path)
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
@@ -279,11 +261,13 @@ class ReplyStore:
         # Threads wait here, because SQLite polls its lock only at intervals.
         with self._lock, closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            if not self._version(connection):
-                for statement in _TABLES.split(";"):
-                    connection.execute(statement)
+            is_new = not self._version(connection)
+            for name in _TABLES.keys() - _tables(connection):
+                connection.execute(f"CREATE TABLE {name} ({_TABLES[name]})")
+            if is_new:
                 connection.execute(f"PRAGMA user_version = {FILE_VERSION}")
-            for name in _missing(connection):
+            columns = connection.execute("SELECT name FROM pragma_table_info('replies')")
+            for name in _ADDED.keys() - {row["name"] for row in columns}:
                 connection.execute(f"ALTER TABLE replies ADD COLUMN {name} {_ADDED[name]}")
             yield connection
             connection.execute("COMMIT")
@@ -291,7 +275,7 @@ class ReplyStore:
     def _version(self, connection: sqlite3.Connection) -> int:
         """Return the version of the file's layout; 0 for an empty file."""
         # Tables first: another kernel may create everything between these two statements.
-        names = tables(connection)
+        names = _tables(connection)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
@@ -319,82 +303,87 @@ class ReplyStore:
             warnings.warn(message, LedgerWarning, stacklevel=2)
 
 
-def tables(connection: sqlite3.Connection) -> set[str]:
+def _tables(connection: sqlite3.Connection) -> set[str]:
     """Return the names of the file's tables and indexes."""
     return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
 
 
-def _at(
-    addresses: Iterable[str], table: str, column: str, connection: sqlite3.Connection
-) -> dict[str, str]:
-    """Return a column of the rows at these addresses, by address."""
-    query = _COLUMN.format(table=table, column=column)
-    return dict(connection.execute(query, [json.dumps(list(addresses))]))
+def _rows(
+    addresses: Iterable[str], table: str, columns: str, connection: sqlite3.Connection
+) -> Iterable[Any]:
+    """Return the rows at these addresses; none if a file of an earlier version lacks the table."""
+    if table not in _tables(connection):
+        return ()
+    query = _LOOK_UP.format(table=table, columns=columns)
+    return connection.execute(query, [json.dumps(list(addresses))])
 
 
-def _missing(connection: sqlite3.Connection) -> list[str]:
-    """Return the added columns that a file of an earlier version does not have."""
-    found = connection.execute("SELECT name FROM pragma_table_info('replies')").fetchall()
-    return [name for name in _ADDED if (name,) not in found]
+def _delete(addresses: Iterable[str], table: str, connection: sqlite3.Connection) -> None:
+    connection.executemany(_DELETE.format(table=table), [(address,) for address in addresses])
 
 
-def _row(address: str, reply: Reply, now: float) -> tuple[object, ...]:
-    return (
-        address, str(reply), reply.provider, reply.key, reply.model, reply.usage.input_tokens,
-        reply.usage.output_tokens, reply.finish_reason, reply.cost, reply.parsed is not None, now,
-        reply.request, reply.seconds, _more(reply),
-    )  # fmt: skip
+def _is_reply(row: sqlite3.Row) -> bool:
+    """Return whether a row has a reply; earlier versions also kept empty texts."""
+    return bool(row["text"] or _added(row, "more"))
 
 
-def _more(reply: Reply) -> str:
-    """Return the calls of tools and the choices of a reply as JSON; "" if it has none."""
+def _added(row: sqlite3.Row, name: str) -> Any:
+    """Return the value of an added column; None if a file of an earlier version lacks it."""
+    return row[name] if name in row.keys() else None  # noqa: SIM118  # a row contains values
+
+
+def _row(address: str, reply: Reply, now: float) -> dict[str, object]:
+    """Return the values of a reply by their columns."""
     more = {"tool_calls": list(map(asdict, reply.tool_calls)), "choices": list(reply.choices)}
-    return json.dumps(more) if any(more.values()) else ""
+    return {
+        "address": address,
+        "text": str(reply),
+        "provider": reply.provider,
+        "key": reply.key,
+        "model": reply.model,
+        "input_tokens": reply.usage.input_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "finish_reason": reply.finish_reason,
+        "cost_usd": reply.cost,
+        "parsed": reply.parsed is not None,
+        "created_at": now,
+        "request": reply.request,
+        "seconds": reply.seconds,
+        "more": json.dumps(more) if any(more.values()) else "",
+    }
 
 
-def _reply(
-    text: str,
-    provider: str,
-    key: str,
-    model: str,
-    input_tokens: int,
-    output_tokens: int,
-    finish_reason: str,
-    cost: float | None,
-    created_at: float,
-    request: str,
-    seconds: float,
-    more: str,
-) -> Reply:
-    further = json.loads(more) if more else {"tool_calls": [], "choices": []}
+def _reply(row: sqlite3.Row) -> Reply:
+    """Return the reply in a row, which may lack the columns that were added."""
+    more = json.loads(_added(row, "more") or "{}")
     return Reply(
-        text,
-        provider=provider,
-        key=key,
-        model=model,
-        usage=Usage(input_tokens, output_tokens),
-        finish_reason=finish_reason,
-        cost=cost,
-        from_memory=utc(created_at),
-        request=request,
-        seconds=seconds or 0.0,
-        tool_calls=tuple(ToolCall(**call) for call in further["tool_calls"]),
-        choices=tuple(further["choices"]),
+        row["text"],
+        provider=row["provider"],
+        key=row["key"],
+        model=row["model"],
+        usage=Usage(row["input_tokens"], row["output_tokens"]),
+        finish_reason=row["finish_reason"],
+        cost=row["cost_usd"],
+        from_memory=utc(row["created_at"]),
+        request=_added(row, "request") or "",
+        seconds=_added(row, "seconds") or 0.0,
+        tool_calls=tuple(ToolCall(**call) for call in more.get("tool_calls", ())),
+        choices=tuple(more.get("choices", ())),
     )
 
 
-_opened: dict[tuple[type, Path], Any] = {}
-_opening = new_lock()
+def _little_endian(vector: array[float]) -> array[float]:
+    """Return the numbers as the file has them, or those of the file as this machine has them."""
+    if sys.byteorder == "big":
+        vector = vector[:]
+        vector.byteswap()
+    return vector
 
 
-def one_per_process(kind: type[Store], path: Path) -> Store:
-    """Return the store of that kind for a file, the same one for all threads of this process."""
-    path = absolute(path)
-    with _opening:
-        store: Store = _opened.setdefault((kind, path), kind(path))
-        return store
+_opened: dict[Path, ReplyStore] = {}
 
 
 def reply_store(path: Path) -> ReplyStore:
-    """Return the store for a file, one per process."""
-    return one_per_process(ReplyStore, path)
+    """Return the store for a file, the same one for all threads of this process."""
+    path = absolute(path)
+    return _opened.setdefault(path, ReplyStore(path))

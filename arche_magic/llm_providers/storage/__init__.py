@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..files import absolute
-from ..forks import new_lock
+from ..processes import new_lock
 from ..types import Location
 from .base import (
     Change,

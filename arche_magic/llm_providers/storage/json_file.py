@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..files import NotOurs, read_ours
-from ..forks import new_lock, new_rlock, register_for_forks
+from ..processes import call_in_children, new_lock, new_rlock
 from .base import (
     Change,
     Document,
@@ -77,7 +77,7 @@ class JsonFileStorage:
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
-        register_for_forks(self)
+        call_in_children(self.begin_child)
 
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from ..forks import new_rlock
+from ..processes import new_rlock
 from .base import Change, Document, T
 
 

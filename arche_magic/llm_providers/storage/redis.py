@@ -24,8 +24,8 @@ from weakref import ReferenceType, WeakSet, ref
 
 from ..bounded import library
 from ..errors import ConfigurationError
-from ..forks import new_rlock, register_for_forks
-from ..hidden import Secret
+from ..processes import call_in_children, new_rlock
+from ..secrets import Secret
 from ..types import Location
 from .base import (
     Change,
@@ -132,7 +132,7 @@ class RedisStorage:
         self._changed_away: set[str] = set()
         self._is_probed = self._outrun = False
         self.refusal = ""
-        register_for_forks(self)
+        call_in_children(self.begin_child)
 
     def __repr__(self) -> str:
         return "RedisStorage()"

@@ -27,7 +27,7 @@ _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 def whole_characters(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, so that the text can be written to a file.
 
-    A stream may split a character that JSON writes as two (`\ud83d\ude00`) between its events.
+    JSON writes some characters as two surrogates (`\ud83d\ude00`).
     """
     try:
         text.encode()
@@ -43,25 +43,6 @@ def unfinished(text: str) -> int:
     """
     end = _UNFINISHED.search(text)
     return len(end[0]) if end else 0
-
-
-class Characters:
-    """Joins the two surrogates of a character that was split between pieces of a stream."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def take(self, piece: str) -> str:
-        """Return a piece in whole characters. A surrogate at its end is added to the next piece."""
-        piece, self._half = self._half + piece, ""
-        if "\ud800" <= piece[-1:] <= "\udbff":
-            piece, self._half = piece[:-1], piece[-1]
-        return whole_characters(piece)
-
-    def rest(self) -> str:
-        """Return the rest at the end of the stream: "", or the replacement for a lone surrogate."""
-        half, self._half = self._half, ""
-        return whole_characters(half)
 
 
 def without_controls(text: str) -> str:

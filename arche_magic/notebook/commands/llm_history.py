@@ -1,17 +1,30 @@
-"""`%llm_history`: earlier prompts of this session."""
+"""`%llm_history`: earlier prompts of this session, found in IPython's own history of its cells."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+from ..arguments import HelpWanted, parse_line
 from ..command import Session, Typed, command
 from .llm import llm
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from arche_magic.llm_providers.reply import Reply
+
+_TYPES = {
+    "cell": "int64", "prompt": "str", "provider": "object", "key": "object", "model": "object",
+}  # fmt: skip
+_LONGEST_PROMPT = 80
+_CELL = re.compile(r"\s*%%llm\b([^\n]*)\n(.*)", re.DOTALL)
+_LINE = re.compile(r"^[ \t]*(?:[^%#\n'\"]*=[ \t]*)?%llm[ \t]+(\S.*)$", re.MULTILINE)
 
 
-@command(needs="history")
+@command()
 def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
@@ -26,8 +39,62 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_history token bucket
     """
     from ..display import show
-    from ..history import find, history_bundle, history_frame
+    from ..frames import typed_frame
+    from ..styles import one_line
+    from ..tables import Cell, table_bundle
 
-    found = find(session.shell, llm, typed.text.strip())
-    show(history_bundle(found))
-    return session.out.shown(history_frame(found))
+    found = list(_find(session.shell, typed.text.strip()))
+    rows = [
+        (
+            Cell(f"{cell}", right=True),
+            Cell(one_line(prompt.strip().partition("\n")[0], _LONGEST_PROMPT), long=True),
+            Cell(str(reply.route if reply is not None else "")),
+        )
+        for cell, prompt, reply in found
+    ]
+    none = "no prompt of this session contains that"
+    show(table_bundle(("cell", "prompt", "answered by"), rows) if rows else none)
+    values = [
+        (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
+        for cell, prompt, reply in found
+    ]
+    return session.out.shown(typed_frame(_TYPES, values))
+
+
+def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply | None]]:
+    """The prompts of this session that contain the text, oldest first; case does not matter.
+
+    Each comes with the number of its cell, and with its reply where that is the result of the cell
+    and has come.
+    """
+    from arche_magic.llm_providers import PendingReply
+    from arche_magic.llm_providers.reply import Reply
+
+    history: Any = shell.history_manager
+    results = shell.user_ns.get("_oh", {})
+    for number, source in enumerate(history.input_hist_raw):
+        prompts = list(_prompts(source))
+        result = results.get(number)
+        if isinstance(result, PendingReply):
+            result = result.wait(0) if result.replied else None
+        # A cell with several prompts has the result of its last line.
+        reply = result if isinstance(result, Reply) and len(prompts) == 1 else None
+        for prompt in prompts:
+            if text.lower() in prompt.lower():
+                yield number, prompt, reply
+
+
+def _prompts(source: str) -> Iterator[str]:
+    """The prompts of a cell, without their options."""
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    if cell := _CELL.match(source):
+        yield cell[2].strip("\n")
+        return
+    for line in _LINE.findall(source):
+        try:
+            _, text = parse_line(llm, line)
+        except (HelpWanted, InvalidRequest):
+            continue
+        if text.strip():
+            yield text

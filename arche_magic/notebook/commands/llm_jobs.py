@@ -9,6 +9,15 @@ from ..command import Session, Typed, command
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..background import BackgroundJobs
+
+_LONGEST_PROMPT = 48
+_TYPES = {
+    "job": "int64", "state": "str", "prompt": "str", "since": "datetime64[ms, UTC]",
+    "seconds": "float64", "variable": "object", "provider": "object", "key": "object",
+    "model": "object", "tokens": "Int64", "error": "object",
+}  # fmt: skip
+
 
 @command(needs="background")
 def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
@@ -34,7 +43,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
     jobs = session.jobs
     match typed.text.split():
         case []:
-            show(jobs.bundle())
+            show(_table(jobs))
         case ["show", number]:
             jobs.numbered(number).show(session.shell)
         case ["stop", "all"]:
@@ -48,4 +57,42 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
             show(f"job {number} stopped")
         case _:
             raise InvalidRequest("usage: %llm_jobs, or %llm_jobs show JOB, stop JOB, or stop all")
-    return session.out.shown(jobs.frame())
+    return session.out.shown(_frame(jobs))
+
+
+def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
+    """A row per job, for people."""
+    from ..background import clock
+    from ..styles import one_line
+    from ..tables import Cell, table_bundle
+
+    if not len(jobs):
+        return "no job yet; %%llm --background starts one"
+    rows = [
+        (
+            Cell(f"{job.number}", right=True),
+            Cell(job.state),
+            Cell(clock(job.since)),
+            Cell(f"{job.seconds:.1f} s", right=True),
+            Cell(job.variable or ""),
+            Cell(one_line(job.prompt, _LONGEST_PROMPT)),
+            Cell(one_line(job.outcome, 2 * _LONGEST_PROMPT), long=True),
+        )
+        for job in jobs
+    ]
+    heads = ("job", "state", "since", "time", "variable", "prompt", "outcome")
+    return table_bundle(heads, rows)
+
+
+def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
+    """A row per job; `since` is when its cell ran (aware, UTC)."""
+    from arche_magic.llm_providers.types import utc
+
+    from ..frames import typed_frame
+
+    rows = [
+        (job.number, job.state, job.prompt, utc(job.since), job.seconds, job.variable,
+         *(job.route or (None, None, None)), job.tokens, str(job.error) if job.error else None)
+        for job in jobs
+    ]  # fmt: skip
+    return typed_frame(_TYPES, rows)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(
     argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
-    needs="ask",
+    needs="cell_options",
 )
 def llm_last(session: Session, typed: Typed) -> Reply:
     """Show the last reply of this kernel again; returns it.
@@ -25,7 +25,7 @@ def llm_last(session: Session, typed: Typed) -> Reply:
       %llm_last -o answer
       answer = %llm_last
     """
-    from ..ask import check_variable
+    from ..cell_options import check_variable
 
     output = typed.options.output
     if output is not None:

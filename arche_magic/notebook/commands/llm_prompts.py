@@ -9,6 +9,11 @@ from ..command import Session, Typed, command
 if TYPE_CHECKING:
     import pandas as pd
 
+    from arche_magic.prompts.saved import SavedPrompt
+
+# Characters of the line with which a prompt begins.
+_LONGEST = 60
+
 
 @command()
 def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
@@ -26,8 +31,34 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.prompts.saved import saved_prompts
 
     from ..display import show
-    from ..named_prompts import prompts_bundle, prompts_frame
+    from ..frames import typed_frame
+    from ..styles import one_line
+    from ..tables import Cell, table_bundle
+
+    def first_line(one: SavedPrompt) -> str:
+        return (one.prompt or one.system).strip().partition("\n")[0]
 
     saved = saved_prompts()
-    show(prompts_bundle(saved))
-    return session.out.shown(prompts_frame(saved))
+    rows = [
+        (
+            Cell(one.name),
+            Cell(", ".join(one.fields)),
+            Cell("yes" if one.system else ""),
+            Cell(
+                one_line((one.prompt or one.system).strip().partition("\n")[0], _LONGEST), long=True
+            ),
+            Cell(one.source, long=True),
+        )
+        for one in saved
+    ]
+    heads = ("prompt", "fields", "system prompt", "begins", "from")
+    none = {
+        "text/plain": "no saved prompts: write one as prompts/NAME.md beside the notebook, or as "
+        "[prompts] in arche_magic.toml"
+    }
+    show(table_bundle(heads, rows) if rows else none)
+    columns = ("name", "fields", "prompt", "system", "source")
+    values = [
+        (one.name, ", ".join(one.fields), one.prompt, one.system, one.source) for one in saved
+    ]
+    return session.out.shown(typed_frame(dict.fromkeys(columns, "str"), values))

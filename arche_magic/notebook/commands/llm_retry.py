@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import ChainMap
 from typing import TYPE_CHECKING, cast
 
 from ..command import Session, Typed, command
@@ -37,15 +36,15 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from ..ask import send, with_values
-    from ..named_prompts import system_prompt
+    from ..ask import send
+    from ..cell_options import with_values
+    from ..cell_prompt import system_prompt
 
     asked, given = session.asked, typed.options
     if asked is None:
         raise InvalidRequest("%llm_retry: no prompt has been sent yet")
-    names = ChainMap(dict(typed.names or {}), session.shell.user_ns)
-    with_values(given, names)
-    if system := system_prompt(given, names, session.defaults.budget):
+    with_values(given, typed.names)
+    if system := system_prompt(given, typed.names, session.defaults.budget):
         given.system = system.text
     options = Namespace(**vars(asked.options))
     options.background = False

@@ -14,8 +14,7 @@ from arche_magic.llm_providers.stopping import stopped_by
 
 from .. import live_line
 from ..display import Pace
-from ..events import follow
-from ..live_line import LiveLine
+from ..live_line import LiveLine, follow
 
 
 @dataclass(frozen=True)

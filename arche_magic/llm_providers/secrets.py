@@ -1,4 +1,4 @@
-"""Tracebacks that show no local variables of the frames that handle keys.
+"""Keeps credentials out of reprs, pickles and tracebacks.
 
 `%xmode Verbose`, debuggers and error trackers print the local variables of each frame. On its way
 from the environment to a request, a key is in variables of ours, of dotenv, of httpx and of the
@@ -8,34 +8,56 @@ standard library, and an interrupt may come at any of those lines.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from traceback import clear_frames
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class NoLocals:
+class Hidden(str):
+    """A text that is hidden in lists of local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+class Secret:
+    """Holds a credential that repr, pickle and debuggers do not show."""
+
+    __slots__ = ("reveal",)
+
+    def __init__(self, text: str) -> None:
+        # In a closure, because debuggers and rich reprs show the attributes of an object.
+        text = Hidden(text)
+
+        def reveal() -> str:
+            return text
+
+        self.reveal = reveal
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a credential cannot be pickled; create the provider in the other process")
+
+
+@contextmanager
+def hiding_locals() -> Iterator[None]:
     """A `with` block whose exceptions have no local variables in the frames below it."""
-
-    def __enter__(self) -> Self:
-        # An error that the caller is already handling keeps its frames.
-        self._outer = sys.exception()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            _clear(error, self._outer)
+    # An error that the caller is already handling keeps its frames.
+    outer = sys.exception()
+    try:
+        yield
+    except BaseException as error:
+        _clear(error, outer)
+        raise
 
 
 def without_locals(function: Callable[P, T]) -> Callable[P, T]:

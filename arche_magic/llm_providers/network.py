@@ -1,18 +1,62 @@
-"""Checking this machine's variables for proxies and certificates before they are used.
+"""Addresses of services, and this machine's variables for proxies and certificates.
 
-The HTTP library reads the same variables, and its errors do not say which one is wrong.
+The HTTP library reads the same variables, and its errors do not say which one is wrong, so they are
+checked here before they are used.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+if TYPE_CHECKING:
+    import ssl
+
+# Every parser must find the same host. Parsers disagree about user names, backslashes, control
+# characters and letters of other scripts, so these are not allowed.
+_BASE_URL = re.compile(
+    r"https?://(?:[a-z0-9](?:[\w.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w./~%+-]*)?",
+    re.IGNORECASE | re.ASCII,
+)
+_PORTS = {"http": 80, "https": 443}
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def is_base_url(text: str) -> bool:
+    """Return whether a text is an http or https address without user name, query and fragment."""
+    return _BASE_URL.fullmatch(text) is not None and origin(text) != ""
+
+
+def origin(url: str) -> str:
+    """`https://host:443`, the part of an address that decides who receives requests; else ""."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return ""
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def is_loopback(url: str | None) -> bool:
+    """Return whether the address is on this machine's loopback interface.
+
+    Names below `localhost` do not count, since some resolvers send them to other machines.
+    """
+    try:
+        host = urlsplit(url or "").hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def variables() -> tuple[str | None, ...]:
@@ -57,6 +101,9 @@ def proxy_problems() -> Iterator[str]:
 
 def certificate_problem() -> str:
     """Return what is wrong with the file or folder of trusted certificates; "" if nothing."""
+    # Imported when it is needed: an import of this package does not load it.
+    import ssl
+
     name = certificate_variable()
     if not name:
         return ""
@@ -80,6 +127,8 @@ def trusted_certificates() -> ssl.SSLContext:
     Raises:
         OSError: they cannot be read (`ssl.SSLError`: there are none).
     """
+    import ssl
+
     name = certificate_variable()
     if name == "SSL_CERT_FILE":
         return ssl.create_default_context(cafile=os.environ[name])
@@ -98,6 +147,8 @@ def _name_of(name: str) -> str:
 
 
 def _proxy_problem(address: str) -> str:
+    import ssl
+
     import httpx
 
     scheme = address.partition("://")[0].lower()[:20]

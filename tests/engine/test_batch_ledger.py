@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.attempt_log import AttemptLog
+from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
@@ -30,7 +31,6 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage
 from arche_magic.llm_providers.storage.file_text import parse
 from arche_magic.llm_providers.storage.kernel_lock import kernel_lock
-from arche_magic.llm_providers.together import Together
 from arche_magic.llm_providers.types import Usage
 
 if TYPE_CHECKING:
@@ -47,15 +47,17 @@ T = TypeVar("T")
 HUNDRED = replace(RPM, amount=100)
 
 
-def several(tracker: QuotaTracker, requests: list[Request], path: Path | None = None) -> Together:
-    """A `Together` for requests that come one after another."""
-    return Together(tracker, AttemptLog(path), lambda: requests)
+def several(
+    tracker: QuotaTracker, requests: list[Request], path: Path | None = None
+) -> BatchLedger:
+    """A `BatchLedger` for requests that come one after another."""
+    return BatchLedger(tracker, AttemptLog(path), lambda: requests)
 
 
-def opens_at(together: Together, route: Route, request: Request) -> float:
+def opens_at(ledger: BatchLedger, route: Route, request: Request) -> float:
     """When the request finds the route open."""
-    now = together.configuration.clock.time()
-    return together.states_for(request, now)(route).opens_at
+    now = ledger.configuration.clock.time()
+    return ledger.states_for(request, now)(route).opens_at
 
 
 def charged(tracker: QuotaTracker) -> float:
@@ -87,14 +89,14 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
     tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))
     route, requests = a_route(configuration), [ask() for _ in range(8)]
     before = revision(path)
-    together = several(tracker, requests)
+    ledger = several(tracker, requests)
     for number, request in enumerate(requests):
-        assert opens_at(together, route, request) <= clock.now
-        hold = together.hold(route, request)
+        assert opens_at(ledger, route, request) <= clock.now
+        hold = ledger.hold(route, request)
         assert isinstance(hold, Hold)
         assert on_hold(tracker) == 8
-        together.settle(hold, Usage(10 * number, 5))
-    together.close()
+        ledger.settle(hold, Usage(10 * number, 5))
+    ledger.close()
     assert revision(path) == before + 2
     assert on_hold(tracker) == 0
     assert used(tracker) == 8
@@ -104,12 +106,12 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
 def test_attempts_are_recorded_in_order(tracker_of: Build, tmp_path: Path) -> None:
     """Written at the end, all at once."""
     tracker, path = tracker_of(HUNDRED), tmp_path / "llm_calls.jsonl"
-    together = several(tracker, [], path)
+    ledger = several(tracker, [], path)
     for number in range(3):
         attempt = Attempt("groq", "groq_key_1", "model-a", "served", at=1.0, request=f"r{number}")
-        together.append([attempt])
+        ledger.append([attempt])
     assert not path.exists()
-    together.book()
+    ledger.book()
     assert [a.request for a in AttemptLog(path).since(0.0)] == ["r0", "r1", "r2"]
 
 
@@ -117,32 +119,32 @@ def test_a_nearly_spent_limit_is_not_exceeded(tracker_of: Build) -> None:
     """With room for three, the fourth finds the route closed, and the three are charged."""
     tracker = tracker_of(replace(RPM, amount=3))
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    now, together = tracker.configuration.clock.time(), several(tracker, requests)
+    now, ledger = tracker.configuration.clock.time(), several(tracker, requests)
     for request in requests[:3]:
-        assert opens_at(together, route, request) <= now
-        hold = together.hold(route, request)
+        assert opens_at(ledger, route, request) <= now
+        hold = ledger.hold(route, request)
         assert isinstance(hold, Hold)
-        together.settle(hold, Usage(5, 5))
+        ledger.settle(hold, Usage(5, 5))
     assert on_hold(tracker) == 3
-    assert opens_at(together, route, requests[3]) > now
+    assert opens_at(ledger, route, requests[3]) > now
     assert used(tracker) == 3
     assert on_hold(tracker) == 0
-    assert isinstance(together.hold(route, requests[3]), RouteState)
+    assert isinstance(ledger.hold(route, requests[3]), RouteState)
 
 
 def test_a_failure_releases_the_other_holds(tracker_of: Build) -> None:
     """The failed call closes the route as usual; requests that were not sent are not charged."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    together = several(tracker, requests)
-    first, second = (together.hold(route, request) for request in requests[:2])
+    ledger = several(tracker, requests)
+    first, second = (ledger.hold(route, request) for request in requests[:2])
     assert isinstance(first, Hold)
     assert isinstance(second, Hold)
-    together.settle(first, Usage(5, 5))
-    state = together.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
+    ledger.settle(first, Usage(5, 5))
+    state = ledger.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
     assert state.opens_at > tracker.configuration.clock.time()
     assert on_hold(tracker) == 0
-    assert isinstance(together.hold(route, requests[2]), RouteState)
+    assert isinstance(ledger.hold(route, requests[2]), RouteState)
     assert used(tracker) == 1
 
 
@@ -150,14 +152,14 @@ def test_stopping_early_releases_the_holds(tracker_of: Build) -> None:
     """A job that stops half way leaves only its calls in progress reserved."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    together = several(tracker, requests)
-    first, second = (together.hold(route, request) for request in requests[:2])
+    ledger = several(tracker, requests)
+    first, second = (ledger.hold(route, request) for request in requests[:2])
     assert isinstance(first, Hold)
     assert isinstance(second, Hold)
-    together.settle(first, Usage(5, 5))
-    together.close()
+    ledger.settle(first, Usage(5, 5))
+    ledger.close()
     assert on_hold(tracker) == 1
-    together.settle(second, Usage(5, 5))
+    ledger.settle(second, Usage(5, 5))
     assert on_hold(tracker) == 0
     assert used(tracker) == 2
 
@@ -166,11 +168,11 @@ def test_an_unused_hold_is_released(tracker_of: Build, monkeypatch: pytest.Monke
     """Others may need it while the request waits for something else."""
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
-    together = several(tracker, requests)
-    assert isinstance(together.hold(route, requests[0]), Hold)
+    ledger = several(tracker, requests)
+    assert isinstance(ledger.hold(route, requests[0]), Hold)
     assert on_hold(tracker) == 8
-    monkeypatch.setattr("arche_magic.llm_providers.together._FRESH_SECONDS", 0.0)
-    together.book()
+    monkeypatch.setattr("arche_magic.llm_providers.batch_ledger._FRESH_SECONDS", 0.0)
+    ledger.book()
     assert on_hold(tracker) == 1
 
 
@@ -180,12 +182,12 @@ def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock
     configuration = custom_configuration([HUNDRED], clock=clock)
     tracker = proven(QuotaTracker(JsonFileStorage(path), configuration))
     route, requests = a_route(configuration), [ask() for _ in range(8)]
-    before, together = revision(path), several(tracker, [])
+    before, ledger = revision(path), several(tracker, [])
     barrier = Barrier(len(requests))
 
     def hold(request: Request) -> Hold | RouteState:
         barrier.wait()
-        return together.hold(route, request)
+        return ledger.hold(route, request)
 
     lock = kernel_lock(f"{path}.lock")
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -217,13 +219,13 @@ def test_an_account_that_cannot_be_booked_does_not_hold_up_the_others(
     configuration, storage = custom_configuration([HUNDRED], clock=clock), OneDocumentRefused()
     tracker = QuotaTracker(storage, configuration)
     first, second = (a_route(configuration, key) for key in (1, 2))
-    together = several(tracker, [])
-    holds = [together.hold(route, ask()) for route in (first, second)]
+    ledger = several(tracker, [])
+    holds = [ledger.hold(route, ask()) for route in (first, second)]
     for hold in holds:
         assert isinstance(hold, Hold)
-        together.settle(hold, Usage(5, 5))
+        ledger.settle(hold, Usage(5, 5))
     storage.refused = f"groq:{first.key.account}"
-    together.close()
+    ledger.close()
     assert "the ledger refused a call (OSError)" in caplog.text
     booked = storage.read(f"groq:{second.key.account}")["models"]["model-a"]
     assert not booked.get("holds")
@@ -235,15 +237,15 @@ def test_another_route_is_reserved_alone(tracker_of: Build) -> None:
     tracker = tracker_of(HUNDRED)
     route, requests = a_route(tracker.configuration), [ask() for _ in range(3)]
     other = replace(route, model="model-b")
-    together = several(tracker, requests)
-    hold = together.hold(route, requests[0])
+    ledger = several(tracker, requests)
+    hold = ledger.hold(route, requests[0])
     assert isinstance(hold, Hold)
-    together.settle(hold, Usage(5, 5))
-    elsewhere = together.hold(other, requests[1])
+    ledger.settle(hold, Usage(5, 5))
+    elsewhere = ledger.hold(other, requests[1])
     assert isinstance(elsewhere, Hold)
     assert elsewhere.route == other
-    together.settle(elsewhere, Usage(5, 5))
-    together.close()
+    ledger.settle(elsewhere, Usage(5, 5))
+    ledger.close()
     assert on_hold(tracker) == 0
     assert used(tracker) == 1
 
@@ -271,7 +273,7 @@ def test_the_holds_of_a_killed_kernel_are_charged(
     st.integers(1, 14),
     st.integers(300, 4000),
 )
-def test_together_equals_one_by_one(
+def test_a_batch_equals_one_by_one(
     calls: list[tuple[int, int]], most_requests: int, most_tokens: int
 ) -> None:
     """The same requests get a hold, and the same amounts are charged, as for single requests."""

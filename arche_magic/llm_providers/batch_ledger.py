@@ -54,7 +54,7 @@ class _Held:
         return time.monotonic() < self.at + _FRESH_SECONDS
 
 
-class Together:
+class BatchLedger:
     """Replaces the ledger and the attempt log for many requests of several threads.
 
     A request without a hold gets one in one change with the requests of other threads that wait
@@ -68,10 +68,7 @@ class Together:
     """
 
     def __init__(
-        self,
-        tracker: QuotaTracker,
-        log: AttemptLog,
-        coming: Callable[[], Iterable[Request]] = tuple,
+        self, tracker: QuotaTracker, log: AttemptLog, coming: Callable[[], Iterable[Request]]
     ) -> None:
         self._tracker, self._log, self._coming = tracker, log, coming
         # Held while the ledger is changed.

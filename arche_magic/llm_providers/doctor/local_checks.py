@@ -1,23 +1,85 @@
-"""Checks `.env` and the settings file."""
+"""Checks of this machine: packages, network variables, `.env` and the settings file."""
 
 from __future__ import annotations
 
 import difflib
 import re
-import shlex
 import stat
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Literal
 
 from ..catalog import Provider, known_services
-from ..config import is_given, own_settings_folder
-from ..config.env_file import candidates, others_reach, parse_env_file
-from ..config.sources import SETTINGS_FILE
-from .finding import Finding
+from ..config import is_given
+from ..config.env_file import parse_env_file
+from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
+from ..network import certificate_variable, problems, proxy_variable
 
+State = Literal["ok", "look", "wrong"]
+SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 _KEY_NAME = re.compile(r"API_?KEY(_?\d+)?$", re.IGNORECASE)
 # All these names end alike, so that others than misspelt ones are near each other too.
 _NEAR = 0.88
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was examined.
+
+    Attributes:
+        state: `ok`; `look` if the user may want to look at it; `wrong` if it does not work.
+        about: what it is about: a file, a provider, a key's label, a route.
+        found: what was found, in words.
+        advice: what to do, in one sentence; "" if nothing.
+    """
+
+    state: State
+    about: str
+    found: str
+    advice: str = ""
+
+
+def packages() -> Iterator[Finding]:
+    """Check that the SDKs are installed in versions that are new enough."""
+    try:
+        needs = requires("arche_magic") or []
+        own = version("arche_magic")
+    except PackageNotFoundError:
+        needs, own = [], "from its source"
+    lowest = {m[1]: m[2] for need in needs if (m := re.match(r"([\w-]+)>=([\d.]+)$", need))}
+    found = []
+    for name in SDKS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding("wrong", "packages", f"{name} is missing", f"pip install {name}")
+            continue
+        if name in lowest and _numbers(version(name)) < _numbers(lowest[name]):
+            yield Finding(
+                "wrong",
+                "packages",
+                f"{name} {version(name)} is older than {lowest[name]}",
+                f"pip install --upgrade {name}",
+            )
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "packages", f"arche_magic {own}, Python {python}, {', '.join(found)}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)[:3]]
+
+
+def network() -> Iterator[Finding]:
+    """Yield what this machine's variables say about proxies and certificates, if anything."""
+    advice = "correct it, or remove it from the environment"
+    wrong = [Finding("wrong", "network", problem, advice) for problem in problems()]
+    yield from wrong
+    names = [proxy_variable("https:"), certificate_variable()]
+    if not wrong and any(names):
+        yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
 
 
 def configuration_files(directory: Path | None) -> Iterator[Finding]:
@@ -29,7 +91,7 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
             "set by the program or the sandbox; keys and limits in files are not used",
         )
         return
-    own = own_settings_folder() / SETTINGS_FILE
+    own = own_settings_file()
     if directory is None:
         advice = "change to another folder (%cd), or restart the kernel in one"
         found = "the working directory was removed or cannot be read, so no file there is used"
@@ -72,8 +134,7 @@ def _env_file(path: Path) -> Iterator[Finding]:
             several = len(numbers) > 1
             line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
             yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
-    if others_reach(path):
-        advice = f"chmod 600 {shlex.quote(str(path))}"
+    if advice := how_to_hide(path):
         yield Finding("look", ".env", f"{path}, which other users can read", advice)
     elif not found.unused:
         pipe = ", a named pipe, read once per process" if path.is_fifo() else ""

@@ -1,4 +1,7 @@
-"""uvicorn in a thread of its own, on a port of 127.0.0.1."""
+"""An HTTP server on 127.0.0.1 in a thread of its own, for the sandbox and for the OpenAI API.
+
+This needs uvicorn, which the extras `sandbox` and `server` install.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,35 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .request_thread import THREAD_NAME
-
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-# How long a connection may stay without a request; the next one can take as long to arrive.
-_IDLE_SECONDS = 20.0
 _MOST_CONNECTIONS = 512
-# How long stopping waits for requests that end.
+# How long stopping waits for requests to end.
 _STOP_SECONDS = 3.0
-_POLL_SECONDS = 0.01
 
 
-class Listener:
-    """An open port, and the thread that serves it once `serve` is called.
+class LocalServer:
+    """An open port of 127.0.0.1, and the thread that serves it once `serve` is called.
+
+    Args:
+        port: the port; 0 for any free one.
+        name: of the thread.
+        idle_seconds: how long a connection may stay without a request; the next one can take as
+            long to arrive.
 
     Raises:
         OSError: the port is in use.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, name: str, idle_seconds: int) -> None:
+        self._name, self._idle_seconds = name, idle_seconds
         # With protocol 0 asyncio would not set TCP_NODELAY: 40 ms more for every response.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
@@ -50,18 +54,25 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
 
-    def serve(self, make_app: Callable[[], ASGIApp]) -> None:
-        """Serve an application, which is made in the event loop of the thread."""
-        # Without a handler, Python prints uvicorn's warnings on malformed requests.
+    @property
+    def url(self) -> str:
+        """The address, like "http://127.0.0.1:40123"."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def serve(self, app: ASGIApp) -> None:
+        """Serve an application in a new thread.
+
+        The scope of a request has its connection as `scope["state"]["connection"]`, so that the
+        application can break it.
+        """
+        # Without a handler, Python prints uvicorn's warnings, such as on malformed requests.
         logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
-        self._thread = threading.Thread(
-            target=self._run, args=(make_app,), name="arche-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
         self._thread.start()
         self._ready.wait()
 
     def close(self) -> None:
-        """Close the port, break the connections, and wait until their requests have ended."""
+        """Close the port, break the connections, and cancel their requests and wait for them."""
         if self._thread is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -71,16 +82,22 @@ class Listener:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _run(self, make_app: Callable[[], ASGIApp]) -> None:
+    def _run(self, app: ASGIApp) -> None:
         try:
-            asyncio.run(self._serve(make_app))
+            asyncio.run(self._serve(app))
         finally:
             self._ready.set()
 
-    async def _serve(self, make_app: Callable[[], ASGIApp]) -> None:
+    async def _serve(self, app: ASGIApp) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+
+        async def until_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
+            # uvicorn would log the cancellation as an error.
+            with suppress(asyncio.CancelledError):
+                await app(scope, receive, send)
+
         config = uvicorn.Config(
-            make_app(),
+            until_cancelled,
             http=_Connection,
             ws="none",
             lifespan="off",
@@ -89,35 +106,32 @@ class Listener:
             proxy_headers=False,
             server_header=False,
             limit_concurrency=_MOST_CONNECTIONS,
+            timeout_keep_alive=self._idle_seconds,
         )
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve(sockets=[self._socket]))
         self._ready.set()
         await self._stopping.wait()
-        # uvicorn's own shutdown waits for streams to end. Here each request is told to stop.
+        # uvicorn's own shutdown waits for streams to end.
         for listening in getattr(server, "servers", ()):
             listening.close()
         for connection in list(server.server_state.connections):
             connection.transport.abort()
-        for _ in range(int(_STOP_SECONDS / _POLL_SECONDS)):
-            if not self._is_busy(server):
-                break
-            await asyncio.sleep(_POLL_SECONDS)
+        if tasks := set(server.server_state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
 
-    def _is_busy(self, server: uvicorn.Server) -> bool:
-        threads = (thread.name for thread in threading.enumerate())
-        return bool(server.server_state.tasks) or THREAD_NAME in threads
-
 
 class _Connection(H11Protocol):
-    """A connection that ends if no whole request arrives in time, and that the app can break."""
+    """A connection that the application can break, and that ends if no whole request arrives."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.app_state = self.app_state | {"abort": transport.abort}
+        self.app_state = self.app_state | {"connection": transport}
         self._look: asyncio.TimerHandle | None = None
         self._check(object())
 
@@ -133,4 +147,4 @@ class _Connection(H11Protocol):
             self.transport.abort()
             return
         now = self.cycle if is_idle else object()
-        self._look = self.loop.call_later(_IDLE_SECONDS, self._check, now)
+        self._look = self.loop.call_later(self.timeout_keep_alive, self._check, now)

@@ -12,6 +12,13 @@ from typing import Any
 _DEALING_SECONDS = 1.0
 
 
+class CellInterrupted(KeyboardInterrupt):
+    """The user interrupted a cell; the text so far stays visible and is counted."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
 @contextmanager
 def one_interrupt() -> Iterator[None]:
     """In this context an interrupt always ends the current request.

@@ -1,0 +1,88 @@
+"""The bounds of a job: what it may spend, how often it may fail, and how long it waits."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.types import Route
+
+
+class JobStopped(LLMProviderError):
+    """A job ended before its last row: at one of its bounds, or because every row was refused.
+
+    Attributes:
+        frame: the finished rows, if the job returns a frame. They are also on disk: the same call
+            continues from there.
+        at_bound: whether it stopped at `max_cost` or `max_tokens_total`.
+    """
+
+    frame: Any = None
+    at_bound: bool = False
+
+
+def at_most(name: str, value: Any, least: float = 0) -> float:
+    """A bound as a number; None is inf.
+
+    Raises:
+        InvalidRequest: it is not a number, or less than `least`.
+    """
+    if value is None:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
+    return float(value)
+
+
+class Patience:
+    """How long a job waits for routes, all its rows together.
+
+    Args:
+        seconds: the most; inf for no bound.
+        now: the clock, in epoch seconds.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float]) -> None:
+        self._left, self._now = seconds, now
+        self._counted_until = -math.inf
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Seconds that it still waits."""
+        return max(0.0, self._left)
+
+    def wait(self, seconds: float) -> None:
+        """Count a wait of a row, in seconds from now; rows that wait together count once."""
+        with self._lock:
+            began = max(self._now(), self._counted_until)
+            self._counted_until = max(self._now() + seconds, began)
+            self._left -= self._counted_until - began
+
+
+def costs_extra(route: Route, preferred: str | None) -> bool:
+    """Whether a route costs money and does not belong to the preferred provider."""
+    return route.paid and route.provider != preferred
+
+
+def pays_after_waiting(routes: Iterable[Route], preferred: str | None) -> bool:
+    """Whether there are both paid and free routes, so that the job waits for free ones first."""
+    return len({costs_extra(route, preferred) for route in routes}) == 2
+
+
+def why_stopped(bound: str, requests: int) -> str:
+    """Why the job ends at a bound, in a line."""
+    if not bound.startswith("max_"):
+        return f"stopped: {bound}"
+    # Other parts of the job, in other processes, may have sent requests.
+    if requests or not bound.endswith(": 0 spent"):
+        return f"stopped before it would exceed {bound}"
+    # Such as "max_cost (USD) of 0.001: 0 spent".
+    name, amount = bound.partition(" ")[0], bound.partition(":")[0].rpartition(" ")[2]
+    return (
+        f"nothing was sent, because a single request may exceed {name}={amount}: raise it, or "
+        "lower max_tokens (--max-tokens)"
+    )

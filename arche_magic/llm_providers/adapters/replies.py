@@ -1,0 +1,350 @@
+"""The parts of a reply as they arrive, and whether they form a complete answer.
+
+The words for how a reply ended are those of the four providers, and of Anthropic, Cohere, Hugging
+Face, Fireworks, Together, DeepSeek, Zhipu and Bedrock, from their references of 2025 and 2026.
+Brokers pass them on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import sys
+from array import array
+from codecs import getincrementaldecoder
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
+from ..text.characters import whole_characters
+from ..text.reasoning import without_reasoning
+from ..tools import ToolCall, thought_signature
+from ..types import Usage
+from .error_bodies import is_code, mapping, said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..request import Request
+    from ..types import Vectors
+
+# Searched in this order, in words reduced to their letters. If no pattern fits, the reply is
+# complete: the text is there, and servers often invent new words for "done".
+_PATTERNS = {
+    "content_filter": re.compile(
+        "filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
+        "|sensitive|moderat|toxic|policy|violat|modelarmor|censor|escalation|flagged|copyright"
+    ),
+    "error": re.compile(
+        "error|fail|cancel|abort|timeout|timedout|interrupt|malformed|unexpected|toomany|missing"
+        "|overload|capacity|insufficient|unavailable|exception|disconnect|disabled|preempt"
+        "|quota|noimage|(?:rate|usage|spend)limit|other$|^language$|^continuation$"
+    ),
+    "length": re.compile(
+        "length|truncat|incomplete|max(?:imum)?(?:new|output|completion)?tokens?|contextwindow"
+        "|maxtime"
+        "|limit(?:reached|exceeded|hit)?$"
+    ),
+    "tool_calls": re.compile("^(?:tool|function)(?:call|use)?s?$"),
+}
+_NOT_YET = ("null", "none", "finishreasonunspecified")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a reply in one object of an SDK.
+
+    `finish_reason` is as `finish_kind` gives it; `reason` is the provider's own word for it.
+    `tool_calls` are whole calls, and `call_pieces` are those of a stream, see `whole_calls`;
+    `choices` are as in `Reply`.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    reason: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_pieces: tuple[Mapping[str, Any], ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
+
+
+def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
+    """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
+    counted_input, *counts = map(as_count, (input_tokens, *output_tokens))
+    counted_output = -1 if -1 in counts else sum(counts)
+    return Usage(counted_input, counted_output) if counted_input or counted_output else None
+
+
+def as_count(figure: Any) -> int:
+    """A figure as a whole number: 0 for None, -1 for what is not a count."""
+    if figure is None:
+        return 0
+    if isinstance(figure, float) and figure.is_integer():
+        figure = int(figure)
+    is_count = isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
+    return int(figure) if is_count else -1
+
+
+class Received:
+    """The parts of one reply so far."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        # A stream may split a character that JSON writes as two surrogates between its events.
+        self._characters = getincrementaldecoder("utf-16-le")("replace")
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, part: Part) -> None:
+        """Add the next part."""
+        self._parts.append(part)
+
+    def whole(self, text: str) -> str:
+        """The whole characters of a streamed text; a half one is kept until its rest arrives."""
+        return self._characters.decode(text.encode("utf-16-le", "surrogatepass"))
+
+    def rest(self) -> str:
+        """The incomplete character that is left when the stream has ended."""
+        return self._characters.decode(b"", final=True)
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return whole_characters("".join(part.text for part in self._parts))
+
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's last count, or None."""
+        return next((part.usage for part in reversed(self._parts) if part.usage), None)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the reply ended, or None if no part says so."""
+        reasons = (part.finish_reason for part in reversed(self._parts))
+        return next(filter(None, reasons), None)
+
+    @cached_property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that it asks for, once everything has arrived."""
+        whole = [call for part in self._parts for call in part.tool_calls]
+        pieces = [piece for part in self._parts for piece in part.call_pieces]
+        return distinct_calls([*whole, *whole_calls(pieces)])
+
+    @property
+    def choices(self) -> tuple[Mapping[str, Any], ...]:
+        """The provider's own choices, of a reply in one piece."""
+        return self._parts[-1].choices if self._parts else ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a stream has come to its end, with an answer, and said so."""
+        last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
+        return (
+            last is not None
+            and last.finish_reason in ("stop", "length", "tool_calls")
+            and bool(self.tool_calls or without_reasoning(self.text).strip())
+            and not any(part.refusal for part in self._parts)
+        )
+
+    def checked_finish(self, request: Request, stream: bool) -> str:
+        """`stop`, `length` or `tool_calls`.
+
+        Raises:
+            AttemptFailed: what was received is not an answer.
+        """
+        finish_reason = self.finish_reason
+        reason = next((part.reason for part in reversed(self._parts) if part.reason), "")
+        reason = "" if reason.casefold() == finish_reason else reason
+        named = f" ({reason})" if is_code(reason) else ""
+        words = "" if named else reason
+
+        def failed(summary: str, remedy: Remedy) -> AttemptFailed:
+            return AttemptFailed(ProviderFailure(f"{summary}{named}", remedy, words))
+
+        if refusal := "".join(part.refusal for part in self._parts):
+            summary = "the model refused to answer"
+            raise AttemptFailed(ProviderFailure(summary, Remedy.CHANGE_PROMPT, text=refusal))
+        if finish_reason == "content_filter":
+            raise failed("the provider filtered the reply", Remedy.CHANGE_PROMPT)
+        if finish_reason is None and stream:
+            raise stream_ended_early()
+        if finish_reason == "error":
+            raise failed("the reply ended without an answer", Remedy.RETRY_LATER)
+        if self.tool_calls:
+            # What was cut may be the arguments of the last call.
+            return "length" if finish_reason == "length" else "tool_calls"
+        text = self.text
+        if finish_reason == "length" and not without_reasoning(text).strip():
+            summary = self._all_reasoning(request)
+            raise AttemptFailed(ProviderFailure(summary, Remedy.RAISE_MAX_TOKENS))
+        # A model that must reply in JSON may put all of it between its reasoning tags; the reader
+        # of the schema looks there.
+        answer = text if request.schema else without_reasoning(text)
+        if not answer.strip():
+            summary = "the reply ended without an answer" if reason else "an empty reply"
+            raise failed(summary, Remedy.RETRY_LATER)
+        return "length" if finish_reason == "length" else "stop"
+
+    def _all_reasoning(self, request: Request) -> str:
+        tokens = (self.usage.output_tokens if self.usage else 0) or request.max_tokens
+        spent = f"all {tokens:,} tokens" if tokens else "all its tokens"
+        return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
+
+
+def stream_ended_early() -> AttemptFailed:
+    """A stream without its end."""
+    return AttemptFailed(ProviderFailure("the stream ended early", Remedy.RETRY_LATER))
+
+
+def finish_kind(word: str) -> str | None:
+    """`stop`, `length`, `tool_calls`, `content_filter` or `error`; None for "not yet"."""
+    if not word or word == "stop":
+        # The usual case, without the patterns.
+        return word or None
+    letters = re.sub("[^a-z]", "", word.casefold())
+    if letters in _NOT_YET:
+        return None
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.search(letters)), "stop")
+
+
+def new_call_id() -> str:
+    """Return an id for a call that came without one."""
+    return f"call_{os.urandom(12).hex()}"
+
+
+class _Growing:
+    """A call as far as it has arrived."""
+
+    def __init__(self) -> None:
+        self.id = self.name = self.signature = ""
+        self._arguments: list[str] = []
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._arguments)
+
+    def add(self, call_id: str, name: str, arguments: Any, signature: str) -> None:
+        self.id = self.id or call_id
+        self.name = self.name or name
+        self.signature = self.signature or signature
+        if arguments is not None:
+            # Mistral's reference also allows an object.
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            self._arguments.append(text)
+
+    def is_whole(self) -> bool:
+        """Return whether it came in one piece, with arguments that are complete."""
+        if len(self._arguments) != 1:
+            return False
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
+    """Return the calls that a stream asks for, from their pieces.
+
+    OpenAI sends the id and the name once and the arguments in pieces, with the call's index.
+    Compatible services also send whole calls that all have the index 0, or no index at all, or
+    calls without an id, or repeat id and name with each piece. A call without a name is left out,
+    and one without an id gets one.
+    """
+    calls: list[_Growing] = []
+    # By index, and by id where a piece has no index.
+    at: dict[int | str, _Growing] = {}
+    for delta in deltas:
+        function = mapping(delta.get("function"))
+        # Mistral's SDK writes a missing id as "null".
+        call_id = "" if delta.get("id") == "null" else said(delta, "id")
+        name, index = said(function, "name"), delta.get("index")
+        place = index if isinstance(index, int) else call_id
+        call = at.get(place) if place != "" else calls[-1] if calls else None
+        if call is None or _begins_another(call, call_id, name):
+            call = _Growing()
+            calls.append(call)
+        at[place] = call
+        call.add(call_id, name, function.get("arguments"), thought_signature(delta))
+    return tuple(
+        ToolCall(
+            whole_characters(call.id) or new_call_id(),
+            whole_characters(call.name),
+            whole_characters(call.arguments) or "{}",
+            call.signature,
+        )
+        for call in calls
+        if call.name
+    )
+
+
+def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
+    """Return whether a piece with this id and name begins another call than that in its place."""
+    if not name or not call.name:
+        return False
+    if call_id and call.id:
+        return call_id != call.id
+    return call.is_whole()
+
+
+def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    """Return the calls, each with an id of its own."""
+    by_id: dict[str, ToolCall] = {}
+    for call in calls:
+        one = replace(call, id=new_call_id()) if call.id in by_id else call
+        by_id[one.id] = one
+    return tuple(by_id.values())
+
+
+def read_vectors(values: Sequence[Any], count: int) -> Vectors:
+    """Return one vector per text, in 32-bit floats.
+
+    Args:
+        values: each a list of numbers, or a base64 text of little-endian 32-bit floats.
+        count: the number of texts.
+
+    Raises:
+        ValueError: another number of vectors, vectors of different lengths, empty ones, or values
+            that are not finite numbers.
+    """
+    if len(values) != count:
+        raise ValueError(f"{len(values)} vectors for {count} texts")
+    vectors = tuple(map(_read, values))
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise ValueError("vectors of different lengths, or empty ones")
+    # 32-bit floats do not overflow a sum of 64-bit ones, so only infinities and NaN remain.
+    if not all(math.isfinite(sum(vector)) for vector in vectors):
+        raise ValueError("a vector with infinite or missing numbers")
+    return vectors
+
+
+def in_order(data: Sequence[Any]) -> list[Any]:
+    """Return the vectors of OpenAI's and Mistral's `data`, in the order of the texts.
+
+    Raises:
+        TypeError, KeyError: an entry is not an embedding.
+    """
+    by_place = {entry.get("index"): entry["embedding"] for entry in data}
+    places = range(len(data))
+    # Some services number them wrongly; they are then in order.
+    in_place = by_place.keys() == set(places)
+    return [by_place[n] if in_place else data[n]["embedding"] for n in places]
+
+
+def _read(value: Any) -> array[float]:
+    if not isinstance(value, str):
+        try:
+            return array("f", value)
+        except (TypeError, OverflowError):
+            raise ValueError("a vector that is not a list of numbers") from None
+    vector = array("f")
+    vector.frombytes(base64.b64decode(value, validate=True))
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return vector

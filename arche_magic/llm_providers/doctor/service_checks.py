@@ -1,0 +1,214 @@
+"""Checks that ask services: their answers to keys, their models and clocks, and prompts.
+
+Services are asked for their lists of models, which spends no quota; only `answers` spends any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from statistics import median
+
+from ..adapters import build_adapter
+from ..catalog import Provider
+from ..config import Configuration
+from ..config.keys import is_stand_in
+from ..errors import LLMProviderError
+from ..network import is_loopback
+from ..orchestrator import IntelligentLLMOrchestrator
+from ..provider_failure import AttemptFailed, Remedy
+from ..quota_tracker import QuotaTracker
+from ..text.hints import did_you_mean
+from ..types import Key, RouteId, in_seconds
+from .local_checks import Finding
+
+# Seconds within which a service has to list its models.
+_TIMEOUT = 15.0
+_NO_LIST = "it lists no models"
+# A service without a list of models answers with one of these, or with a 404 or 405.
+_NO_LIST_REMEDIES = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
+# Services state the time in whole seconds, and an answer may take a few.
+_CLOCK_SECONDS = 10.0
+_PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS = "Reply with the word ok.", 16, 60.0
+_CHECKS_AT_ONCE, _PROMPTS_AT_ONCE = 8, 4
+_SHOWN_MODELS = 6
+
+
+@dataclass(frozen=True)
+class KeyCheck:
+    """A provider's answer to a key.
+
+    Attributes:
+        key: the key.
+        works: True if the key is accepted, False if it is refused, None if that is unknown.
+        models: the models that the key may use.
+        reason: why the key does not work, or why that is unknown.
+        clock_ahead: seconds by which our clock was ahead of the provider's, if it stated the time.
+    """
+
+    key: Key
+    works: bool | None
+    models: tuple[str, ...] = ()
+    reason: str = ""
+    clock_ahead: float | None = None
+
+
+def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
+    """Request the list of models with each key, and record the results in the ledger.
+
+    A key that was refused and is accepted now is open again. So is a missing model that is listed
+    now.
+    """
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE, thread_name_prefix="arche-check") as pool:
+        return list(pool.map(lambda key: _check(key, tracker), keys))
+
+
+def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
+    provider = tracker.configuration.providers[key.provider]
+    summary = ""
+    adapter = build_adapter(provider.wire, key, provider.url)
+    clock = tracker.configuration.clock
+    began = clock.time()
+
+    def ahead() -> float | None:
+        return None if adapter.served_at is None else clock.time() - adapter.served_at
+
+    try:
+        models = adapter.models(_TIMEOUT)
+        check = KeyCheck(key, True, models, clock_ahead=ahead())
+    except AttemptFailed as error:
+        failure = error.failure
+        if failure.remedy is not Remedy.REPLACE_KEY:
+            no_address = failure.summary.startswith("no such address")
+            reason = _NO_LIST if failure.remedy in _NO_LIST_REMEDIES or no_address else str(failure)
+            return KeyCheck(key, None, reason=reason, clock_ahead=ahead())
+        check = KeyCheck(key, False, reason=str(failure), clock_ahead=ahead())
+        summary = failure.summary
+    finally:
+        adapter.close()
+    if check.works:
+        tracker.note_check(key, began, None, adapter.account, check.models)
+    else:
+        tracker.note_check(key, began, summary)
+    return check
+
+
+def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
+    """Return what a check of a key, and the ledger, say about the key."""
+    key = check.key
+    source = key.source if is_stand_in(key) else f"from {key.source}"
+    if check.works is False:
+        advice = f"replace it{f': {provider.key_page}' if provider.key_page else ''}"
+        if is_stand_in(key):
+            advice = f"the server asks for a key: put it into {provider.key_variables[0]}"
+        return Finding("wrong", key.label, f"{check.reason}, {source}", advice)
+    if check.works is None:
+        found = f"unknown whether it works: {check.reason}, {source}"
+        return Finding("look", key.label, found, _unreached(check, provider))
+    closed = tracker.closure(key)
+    if closed:
+        until = "" if closed.until is None else f", {_when(closed.until, tracker)}"
+        found = f"accepted, but closed by the ledger: {closed.reason}"
+        return Finding(
+            "look", key.label, found, f"python -m arche_magic quota reset {key.label}{until}"
+        )
+    shared = tracker.shared_keys().get(key.label)
+    if shared:
+        found = f"works, but shares its account with {shared}"
+        return Finding("look", key.label, found, "it adds no quota; one key per account is enough")
+    return Finding("ok", key.label, f"works, {source}")
+
+
+def _when(until: float, tracker: QuotaTracker) -> str:
+    return f"or wait: it is tried again {in_seconds(until - tracker.configuration.clock.time())}"
+
+
+def _unreached(check: KeyCheck, provider: Provider) -> str:
+    if check.reason == _NO_LIST:
+        return f"is {provider.url} right? one short prompt will show it (--send)"
+    if is_loopback(provider.url):
+        return f"is the server running at {provider.url}?"
+    return "check the network and its proxy, or try again later"
+
+
+def models(
+    checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
+) -> Iterator[Finding]:
+    """Check that the models that are asked by default are in the service's list, if it has one."""
+    working = [check for check in checks if check.works]
+    if not working:
+        return
+    listed = list(dict.fromkeys(model for check in working for model in check.models))
+    about = f"{provider.name} models"
+    if not listed:
+        yield Finding("look", about, "it lists no models", "does the server have a model yet?")
+        return
+    asked = [
+        model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
+    ]
+    absent = [model for model in asked if model not in listed]
+    for model in absent:
+        hint = did_you_mean(model, listed).removeprefix("; ")
+        some = ", ".join(listed[:_SHOWN_MODELS]) + (", …" if len(listed) > _SHOWN_MODELS else "")
+        advice = hint or f"name others in [providers.{provider.name}] models; there are {some}"
+        yield Finding("look", about, f"{model} is not among the {len(listed)} it lists", advice)
+    if present := [model for model in asked if model not in absent]:
+        yield Finding("ok", about, f"{', '.join(present)}, of {len(listed)} it lists")
+
+
+def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
+    """Check that this machine's clock agrees with those of the services."""
+    ahead = [check.clock_ahead for check in checks if check.clock_ahead is not None]
+    if not ahead:
+        yield Finding("ok", "clock", "not compared: no service stated the time")
+        return
+    seconds = median(ahead)
+    if abs(seconds) <= _CLOCK_SECONDS:
+        yield Finding("ok", "clock", f"within {_CLOCK_SECONDS:g} s of the services'")
+        return
+    side = "ahead of" if seconds > 0 else "behind"
+    amount = in_seconds(abs(seconds)).removeprefix("in ")
+    advice = "turn on automatic time; until then, limits seem to reset at the wrong time"
+    yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
+
+
+def answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
+    """Return the outcome of one short prompt to each model, with the first key that may work."""
+    keys: dict[str, Key] = {}
+    for check in checks:
+        if check.works is not False:
+            keys.setdefault(check.key.provider, check.key)
+    tried = [
+        (keys[name], model)
+        for name, provider in configuration.providers.items()
+        for model in provider.models
+        if name in keys and configuration.is_on(keys[name], model)
+    ]
+    with ThreadPoolExecutor(_PROMPTS_AT_ONCE, thread_name_prefix="arche-doctor") as pool:
+        return list(pool.map(lambda pair: _answer(pair[0], pair[1], configuration), tried))
+
+
+def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
+    about = str(RouteId(key.provider, key.label, model))
+    try:
+        asker = IntelligentLLMOrchestrator(
+            providers=[key.provider],
+            configuration=replace(configuration, keys=(key,), replay="off"),
+        )
+        reply = asker.generate(
+            _PROMPT,
+            model=f"{key.provider}/{model}",
+            max_tokens=_PROMPT_TOKENS,
+            patience=0,
+            timeout=_PROMPT_SECONDS,
+        )
+    except LLMProviderError as error:
+        reasons = (attempt.error for attempt in reversed(error.attempts) if attempt.error)
+        opens = error.next_available_at
+        left = opens.timestamp() - configuration.clock.time() if opens else 0.0
+        advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
+        return Finding("wrong", about, f"no answer: {next(reasons, str(error))}", advice)
+    cost = f", {reply.cost:.6f} USD" if reply.cost else ""
+    found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"
+    return Finding("ok", about, found)
