@@ -236,7 +236,7 @@ def _show(provider: str | None, as_json: bool) -> int:
         from .notebook import quota
 
         view = quota.look(provider)
-        _print(quota.bundle(view, *quota.forecast(view).notes())["text/plain"])
+        _print(quota.bundle(view, *quota.forecast_of(view).notes())["text/plain"])
     except LLMProviderError as error:
         return _failed(str(error))
     return 0

@@ -46,10 +46,10 @@ class Reason:
 
     route: RouteId
     verdict: str
-    headroom: float | None
-    opens_at: float | None
-    why: str
-    would_change: str
+    headroom: float | None = None
+    opens_at: float | None = None
+    why: str = ""
+    would_change: str = ""
 
 
 def reasons(
@@ -70,32 +70,26 @@ def reasons(
     looked = {entry.name: (entry, d) for d in decisions for entry in d.considered}
     first = decisions[0]
     offered = [*(entry.name for entry in first.considered), *first.later]
+    last = {entry.name for entry in decisions[-1].considered}
     explained = []
     for route in offered:
-        if route in looked and route in {entry.name for entry in decisions[-1].considered}:
+        if route in last or (route in looked and _was_spared(*looked[route])):
             explained.append(_considered(*looked[route], tried.get(route, [])))
         elif route in tried:
             explained.append(_tried(route, looked[route][0], tried[route][-1]))
-        elif route in looked and (passed := _spared(*looked[route])):
-            explained.append(passed)
         else:
-            later, change = (
-                "comes later in the order",
-                f"-p {route.provider} uses only this provider",
-            )
-            explained.append(Reason(route, "not needed", None, None, later, change))
-    unmarked = [route.id for route in routes if route not in private]
-    others = [route.id for route in routes if route.id not in offered]
-    explained += [
-        _left_out(
-            route, "not marked private", f"{route.provider} in [private] routes, or no --private"
-        )
-        if first.private and route in unmarked
-        else _left_out(route, "another model", "no --same-model")
-        if first.same_model
-        else _not_offered(route, offered)
-        for route in others
-    ]
+            why, change = "comes later in the order", f"-p {route.provider} uses only this provider"
+            explained.append(Reason(route, "not needed", why=why, would_change=change))
+    unmarked = {route.id for route in routes if route not in private}
+    for route in (route.id for route in routes if route.id not in offered):
+        if first.private and route in unmarked:
+            why = "not marked private"
+            change = f"{route.provider} in [private] routes, or no --private"
+        elif first.same_model:
+            why, change = "another model", "no --same-model"
+        else:
+            why, change = _not_offered(route, offered)
+        explained.append(Reason(route, "not offered", why=why, would_change=change))
     costs = _costs(decisions, attempts, routes)
     return [
         replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.route)))))
@@ -233,13 +227,10 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     return "equally good, but later in the order", f"{route} being closed"
 
 
-def _spared(entry: Considered, decision: Decision) -> Reason | None:
-    """A paid route that was open while the request waited for a free one."""
+def _was_spared(entry: Considered, decision: Decision) -> bool:
+    """Whether a paid route was open while the request waited for a free one."""
     choice = decision.choice()
-    if entry.state.opens_at > decision.at or choice.opens_at <= decision.at or choice.route is None:
-        return None
-    why, change = _open_but_skipped(entry, decision)
-    return Reason(entry.name, "open", entry.state.headroom, None, why, change)
+    return choice.route is not None and entry.state.opens_at <= decision.at < choice.opens_at
 
 
 def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
@@ -270,12 +261,7 @@ def _is_key_of(entry: Considered, other: Considered) -> bool:
     return (entry.provider, entry.model) == (other.provider, other.model)
 
 
-def _left_out(route: RouteId, why: str, change: str) -> Reason:
-    """A route that an option of the request left out."""
-    return Reason(route, "not offered", None, None, why, change)
-
-
-def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> Reason:
+def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> tuple[str, str]:
     """A configured route that the request could not use."""
     providers = {other.provider for other in offered}
     if route.provider not in providers:
@@ -285,4 +271,4 @@ def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> Reason:
         why, change = "the request named another model", f"-m {route.model}, or no -m"
     else:
         why, change = "it was not available then", ""
-    return Reason(route, "not offered", None, None, why, change)
+    return why, change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
-from arche_magic.notebook.outlook import look_ahead
+from arche_magic.notebook.quota import look_ahead
 
 NOW = 1_795_000_000.0
 FREE, PAID = "mistral", "openai"

@@ -37,7 +37,7 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
         get_configuration().provider(provider)
     require_keys()
     view = quota.look(provider)
-    log, outlook = attempt_log(view.configuration.store), quota.forecast(view)
+    log, outlook = attempt_log(view.configuration.store), quota.forecast_of(view)
     if view.on and typed.options.plot and can_draw():
         since = last_midnight(view.now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]

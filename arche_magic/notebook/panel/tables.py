@@ -9,7 +9,7 @@ from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, sum
 from ..quota_words import Limits
 from ..tables import notes_html
 from . import redraw
-from .parts import Parts
+from .parts import Parts, widgets
 
 
 class Tables:
@@ -50,10 +50,14 @@ class _Group:
     """The routes of one provider: a line that opens to a table."""
 
     def __init__(self, parts: Parts, title: str, is_open: bool) -> None:
-        self._open = parts.toggle(title, is_open, f"Show or hide the routes of {title}")
-        self._every = parts.toggle(
-            f"All limits of {title}", False, "Show every limit, not only the tightest of each route"
-        )
+        self._open = parts.make(
+            widgets.ToggleButton, {"width": "auto"}, value=is_open,
+            description=title, tooltip=f"Show or hide the routes of {title}",
+        )  # fmt: skip
+        self._every = parts.make(
+            widgets.ToggleButton, {"width": "auto"}, description=f"All limits of {title}",
+            tooltip="Show every limit, not only the tightest of each route",
+        )  # fmt: skip
         self._summary, self._table = parts.html(), parts.html()
         self._head = parts.row([self._open, self._summary])
         self.box = parts.column([self._head])

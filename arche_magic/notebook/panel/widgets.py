@@ -21,7 +21,7 @@ from ..reply_formats import bundle as reply_bundle
 from ..styles import QUIET
 from . import closed, lock, open_panels, opened, redraw
 from .asking import Asking, Draft
-from .parts import Parts
+from .parts import Parts, widgets
 from .tables import Tables
 from .view import attempts_html, next_html, prompt_options
 
@@ -36,6 +36,7 @@ _RECORD_SECONDS = 30.0
 # How long after a click on an arrow it is given the focus back.
 _FOCUS_SECONDS = 3.0
 _NOBODY = "no provider"
+_HEADING = f'<div style="{QUIET};margin-top:6px">'
 
 
 class Panel:
@@ -133,17 +134,26 @@ class Panel:
         parts = self._parts
         self._next, self._tables, self._attempts = parts.html(), Tables(parts), parts.html()
         self._order = parts.column()
-        self._preferred = parts.dropdown("Prefer", "Asked before all others, paid or not", _NOBODY)
-        self._patience = parts.seconds(
-            "Patience, seconds", "How long to wait for a route rather than fail or pay"
-        )
-        self._prompt = parts.text("Prompt", "Type a prompt; Tab moves to Send")
+        self._preferred = parts.make(
+            widgets.Dropdown, {"width": "180px", "margin": "2px 18px 2px 2px"}, options=[_NOBODY],
+            description="Prefer", tooltip="Asked before all others, paid or not",
+        )  # fmt: skip
+        self._patience = parts.make(
+            widgets.BoundedFloatText, {"width": "190px"}, min=0, max=86_400, step=5,
+            description="Patience, seconds",
+            tooltip="How long to wait for a route rather than fail or pay",
+        )  # fmt: skip
+        self._prompt = parts.make(
+            widgets.Textarea, {"width": "auto"}, rows=3,
+            description="Prompt", placeholder="Type a prompt; Tab moves to Send",
+        )  # fmt: skip
         # Never disabled: a button that is loses the focus of the keyboard.
-        self._send = parts.button("Send", button_style="primary")
-        self._stop = parts.button("Stop")
-        everything = parts.button("Turn everything on", tooltip="Ask all keys and models again")
+        self._send = parts.make(widgets.Button, description="Send", button_style="primary")
+        self._stop = parts.make(widgets.Button, description="Stop")
+        about = "Ask all keys and models again"
+        everything = parts.make(widgets.Button, description="Turn everything on", tooltip=about)
         everything.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
-        self._line, self._reply = parts.html(), parts.output()
+        self._line, self._reply = parts.html(), parts.make(widgets.Output)
         self._patience.observe(self._wait, "value")
         self._prompt.observe(lambda _: redraw(), "value")
         self._send.on_click(lambda _: self._ask())
@@ -151,11 +161,11 @@ class Panel:
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
         switches = [
-            parts.heading("Order and switches"),
+            parts.html(f"{_HEADING}Order and switches</div>"),
             self._order,
             parts.row([self._preferred, self._patience, everything]),
         ]
-        attempts = [parts.heading("Last attempts"), self._attempts]
+        attempts = [parts.html(f"{_HEADING}Last attempts</div>"), self._attempts]
         self._root = parts.column(
             [
                 hide,
@@ -188,9 +198,12 @@ class Panel:
                 f"{name}/{model}": f"{title} {model.rpartition('/')[2]}" for model in models
             }
             boxes = {
-                switch: self._parts.checkbox(words, switch not in view.configuration.off)
+                switch: self._parts.make(
+                    widgets.Checkbox, {"width": "auto", "margin": "0 14px 0 0"}, indent=False,
+                    description=words, value=switch not in view.configuration.off,
+                )
                 for switch, words in switches.items()
-            }
+            }  # fmt: skip
             for switch, box in boxes.items():
                 box.observe(self._switcher(switch), "value")
             self._switches |= boxes
@@ -210,7 +223,9 @@ class Panel:
         self._preferred.observe(self._prefer, "value")
 
     def _mover(self, name: str, by: int, way: str, words: str) -> Any:
-        button = self._parts.arrow(way, words)
+        # The tooltip is its name for screen readers.
+        icon = {"icon": f"arrow-{way}", "tooltip": words}
+        button = self._parts.make(widgets.Button, {"width": "32px"}, **icon)
         button.on_click(lambda _: self._move(name, by, button))
         # Pages count their views of it.
         button._view_count = 0
