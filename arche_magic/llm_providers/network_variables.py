@@ -13,12 +13,12 @@ from pathlib import Path
 
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_VARIABLES = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
 
 
 def variables() -> tuple[str | None, ...]:
     """Return the values of all variables that connections depend on."""
-    names = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
-    return tuple(os.environ.get(name) for name in names)
+    return tuple(map(os.environ.get, _VARIABLES))
 
 
 def proxy_variable(url: str) -> str:

@@ -63,6 +63,11 @@ class QuotaTracker:
         take_over_older_counts(storage, configuration)
 
     @property
+    def may_hang(self) -> bool:
+        """Whether the storage may be behind a network that hangs."""
+        return self.storage.may_hang
+
+    @property
     def job(self) -> Purse | None:
         """The bounds of the job whose calls are held here; None without a job."""
         return self._spending.job

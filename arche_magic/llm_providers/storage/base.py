@@ -42,6 +42,11 @@ class Storage(Protocol):
     """Named JSON documents."""
 
     @property
+    def may_hang(self) -> bool:
+        """Whether a call can take minutes although no lock is in its way, as in a network."""
+        ...
+
+    @property
     def trouble(self) -> str:
         """Why the documents are in memory for now; "" if they are in their storage."""
         ...

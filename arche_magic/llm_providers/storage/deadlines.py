@@ -1,12 +1,15 @@
-"""Deadlines for storage calls that wait for a lock which another thread or process holds."""
+"""How long storage calls may take: deadlines for locks, and disks that may hang."""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _local = threading.local()
@@ -38,3 +41,19 @@ def acquire(lock: Any) -> bool:
     if math.isinf(left):
         return bool(lock.acquire())
     return bool(lock.acquire(timeout=min(left, threading.TIMEOUT_MAX)))
+
+
+def may_hang(path: Path) -> bool:
+    """Whether a file may be on a network drive, where each step can take minutes.
+
+    On Linux, a file system on a disk of the machine has the number of its device; NFS, SMB and
+    FUSE have none (and neither has the root of a container). Elsewhere this cannot be told.
+    """
+    if sys.platform != "linux":
+        return True
+    for folder in path.parents:
+        try:
+            return os.major(folder.stat().st_dev) == 0
+        except OSError:
+            continue
+    return True

@@ -11,6 +11,7 @@ from .base import Change, Document, T
 class MemoryStorage:
     """Documents of this process only."""
 
+    may_hang = False
     trouble = refusal = ""
 
     def __init__(self) -> None:

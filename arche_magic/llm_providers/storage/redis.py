@@ -83,6 +83,8 @@ class RedisStorage:
         ConfigurationError: redis-py is missing, or it does not accept the URL.
     """
 
+    may_hang = True
+
     def __init__(self, url: str, merge: Merge, mend: Mend = only_mappings) -> None:
         try:
             for name in ("redis", "redis.backoff", "redis.retry"):
