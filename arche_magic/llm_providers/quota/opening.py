@@ -72,11 +72,10 @@ class Outlook:
     input_tokens: float
     output_tokens: float
 
-    def holds_for(self, input_tokens: int, output_tokens: int, now: float) -> bool:
+    def holds_for(self, input_tokens: int, output_tokens: int) -> bool:
         """Whether a request of these tokens finds the route in this state."""
         return (
-            self.at <= now < self.until
-            and input_tokens <= self.input_tokens
+            input_tokens <= self.input_tokens
             and output_tokens <= self.output_tokens
             and input_tokens + output_tokens <= self.tokens
         )

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ..catalog import parse_limits, split_limit_name
+from ..catalog import parse_limits
 from ..config import Configuration
 from ..processes import is_dead
 from ..storage import Storage, StorageTimeout, lock_deadline
@@ -172,12 +172,8 @@ class RouteRecords:
         `refused` are the units of the request, if it was refused.
         """
         catalog = self._configuration.providers[record.route.provider]
-
-        def window_of(name: str) -> Limit:
-            metric, period = split_limit_name(name)
-            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
-
-        ledger.learn(record.model, record.limits, window_of, seen, now, alone, refused)
+        usual = catalog.window, catalog.time_zone
+        ledger.learn(record.model, record.limits, usual, seen, now, alone, refused)
         return self._with_limits(record)
 
     def doubt(self, record: RouteRecord, began: float) -> RouteRecord:

@@ -42,8 +42,8 @@ class _Known:
     longest_prompt: float = -1.0
     last: tuple[Amounts, float, float, float, RouteState] | None = None
 
-    def look(self, now: float) -> None:
-        """Work out the outlook."""
+    def look(self, now: float) -> Outlook | None:
+        """Work out the outlook, and return it."""
         self.outlook = found = opening.outlook(self.record, now)
         self.longest_prompt = -1.0
         if found and self.usual_output <= found.output_tokens:
@@ -51,6 +51,7 @@ class _Known:
             # Estimates are whole tokens.
             room = room if math.isinf(room) else math.floor(room)
             self.longest_prompt = room / self.input_ratio
+        return found
 
 
 class RouteStates:
@@ -91,15 +92,17 @@ class RouteStates:
             if known is None or known.account is not account or known.provider is not provider:
                 known = known_routes[route.id] = self._find(route, account, provider, now)
             outlook = known.outlook
+            if outlook and not outlook.at <= now < outlook.until:
+                outlook = known.look(now)
             if outlook is None:
                 pass
             elif has_usual_reply:
-                if plain < known.longest_prompt and outlook.at <= now < outlook.until:
+                if plain < known.longest_prompt:
                     return outlook.state
             elif counts_once:
                 tokens = math.ceil(plain * known.input_ratio)
                 output = math.ceil(ledger.output_tokens(request, known.usual_output))
-                if outlook.holds_for(tokens, output, now):
+                if outlook.holds_for(tokens, output):
                     return outlook.state
             return self._work_out(known, request, now)
 
@@ -128,8 +131,6 @@ class RouteStates:
             record = self._records.read(record.route, now)
             amounts = ledger.estimate(record.model, request)
             return opening.route_state(record, amounts, now, reserve)
-        if known.outlook and not known.outlook.at <= now < known.outlook.until:
-            known.look(now)
         amounts = ledger.estimate(record.model, request)
         if known.last and known.last[:2] == (amounts, reserve):
             _, _, at, until, state = known.last

@@ -82,20 +82,22 @@ def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
 
 def tightest(record: RouteRecord, now: float) -> str:
     """Say what is left of the limit that is most used; holds count as used."""
-    best: tuple[float, str] = (2.0, "")
     held = opening.on_hold(record.model, now)
+    found: tuple[Limit, int] | None = None
+    smallest = math.inf
     for name, limit in record.limits.items():
         state = record.model.limits.get(name)
         if limit.amount <= 0 or state is None:
             continue
         used = windows.used(limit, state.counter, now) + held.get(limit.metric, 0.0)
         left = math.floor(max(0.0, limit.amount - used) + 1e-3)
-        if left / limit.amount > best[0]:
-            continue
-        words = f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')}"
-        when = "today" if limit.period == "day" else f"this {limit.period}"
-        best = min(best, (left / limit.amount, f"{words} left {when}"))
-    return best[1]
+        if left / limit.amount < smallest:
+            smallest, found = left / limit.amount, (limit, left)
+    if found is None:
+        return ""
+    limit, left = found
+    when = "today" if limit.period == "day" else f"this {limit.period}"
+    return f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')} left {when}"
 
 
 def _known_since(limit: Limit, state: LimitState, now: float) -> float:
