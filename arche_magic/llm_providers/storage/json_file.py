@@ -18,11 +18,14 @@ from .base import (
     StorageTimeout,
     T,
     Upgrade,
+    acquire,
+    lock_deadline,
+    may_hang,
     only_mappings,
+    seconds_left,
     warn,
     warn_of_file,
 )
-from .deadlines import acquire, lock_deadline, may_hang, seconds_left
 from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split
 from .kernel_lock import kernel_lock
 from .ledger_file import BeingWritten, LedgerFile
