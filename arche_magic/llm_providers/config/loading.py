@@ -7,6 +7,7 @@ environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,8 @@ def _with_base_urls(providers: dict[str, Provider], sources: Sources) -> dict[st
 
 def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> dict[str, str]:
     for label in table:
-        owner, _, number = label.rpartition("_key_")
-        if owner not in providers or not number.isdigit():
+        match = re.fullmatch(r"(.+)_key_[1-9][0-9]*", label)
+        if not match or match[1] not in providers:
             example = next(iter(providers))
             raise ValueError(f"[accounts]: {label!r} is not a key label such as {example}_key_1")
     return {label: str(name) for label, name in table.items()}

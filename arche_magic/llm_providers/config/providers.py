@@ -17,7 +17,8 @@ from ..urls import is_base_url, is_loopback, origin
 from .base_url_policy import check_key_variable
 from .sources import SETTINGS_FILE, Sources
 
-_RESERVED = ("intelligent", "orchestrator")
+# Names that mean all providers.
+ALL_PROVIDERS = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENDPOINT = "/chat/completions"
 
@@ -42,6 +43,12 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
     for name in order:
         if name not in providers:
             raise ValueError(f"order: unknown provider {name!r}{hint_for(name, providers)}")
+    default = sources.settings.get("default_provider", "")
+    known = ["intelligent", *providers]
+    if default.strip().lower() not in ("", *ALL_PROVIDERS, *known):
+        raise ValueError(
+            f"default_provider: unknown provider {default!r}{hint_for(default, known)}"
+        )
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
 
 
@@ -113,10 +120,10 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
 
 
 def _unknown_service(name: str) -> Provider:
-    if not _NAME.fullmatch(name) or "_key_" in name or name in _RESERVED:
+    if not _NAME.fullmatch(name) or "_key_" in name or name in ALL_PROVIDERS:
         raise ValueError(
             "a provider's name has small letters, digits, - and _, such as my-server, and is "
-            f"neither {' nor '.join(_RESERVED)}"
+            f"neither {' nor '.join(ALL_PROVIDERS)}"
         )
     variable = f"{name.upper().replace('-', '_')}_API_KEY"
     return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")

@@ -278,6 +278,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         settings = tomllib.loads(text)
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {getattr(error, 'strerror', None) or error}"
+    except RecursionError:
+        return {}, " cannot be read: its values are nested too deeply"
     try:
         check_settings(settings)
     except ValueError as error:
