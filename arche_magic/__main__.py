@@ -167,7 +167,8 @@ def _startup(options: argparse.Namespace) -> int:
         reason = "was not written by arche_magic, or was changed; move it or delete it"
         return _failed(f"{error} {reason}")
     except OSError as error:
-        return _failed(str(error))
+        what = "written" if wanted else "removed"
+        return _failed(f"{error.filename} cannot be {what}: {error.strerror}")
     if wanted:
         print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
     else:
@@ -234,10 +235,10 @@ def _quota(options: argparse.Namespace) -> int:
         return 0
     provider = words[0] if words else None
     configuration = get_configuration()
-    if provider:
+    if provider is not None:
         configuration.provider(provider)
     if not any(provider in (None, key.provider) for key in configuration.keys):
-        return _failed(_NO_KEY if not provider else f"no key of {provider} is configured")
+        return _failed(_NO_KEY if provider is None else f"no key of {provider} is configured")
     tracker = get_quota_tracker(configuration)
     if options.json:
         print(json.dumps(tracker.get_usage_summary(provider), indent=2, allow_nan=False))

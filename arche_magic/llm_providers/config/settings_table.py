@@ -99,6 +99,7 @@ _SECONDS = Setting(
 )
 _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
 _PERIOD = _one_of(*PERIOD_SECONDS)
+REPLAY_MODE = _one_of(*get_args(ReplayMode))
 
 _MODELS = Setting(
     "must be a list of model names",
@@ -146,7 +147,7 @@ SETTINGS: Table = {
     "accounts": {
         ANY_NAME: Setting("must be a name", lambda value: _is_filled(value) or type(value) is int)
     },
-    "replay": {"mode": _one_of(*get_args(ReplayMode))},
+    "replay": {"mode": REPLAY_MODE},
     "budget": {entry.name: _USD for entry in fields(Budget)},
     "on_store_failure": _one_of(*get_args(OnStoreFailure)),
     PRIVATE: {
