@@ -85,7 +85,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
 
 
 def readable(html: str) -> str:
-    """Return the text of a page: its title, headings, paragraphs and lists, one block a line.
+    """Return the text of a page: its title, headings, paragraphs and lists, one block per line.
 
     Scripts, styles, navigation and footers are left out.
     """

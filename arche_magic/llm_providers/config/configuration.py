@@ -170,7 +170,7 @@ class Configuration:
         owner = match[1] if match else scope
         if owner not in self.providers:
             raise ValueError(
-                "write a provider, provider/model, a key's label, or label/model"
+                "the name must be a provider, provider/model, a key's label, or label/model"
                 f"{did_you_mean(owner, self.providers)}"
             )
         return owner

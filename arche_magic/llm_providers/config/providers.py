@@ -80,7 +80,7 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     else:
         known = [*published_providers(), *known_services()]
         raise ValueError(
-            f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
+            f"unknown provider{did_you_mean(name, known)}; to add another service, set its base_url"
         )
     provider = _with_address(provider, entry, sources)
     # An empty list counts as none.
@@ -96,7 +96,7 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     }
     if "token_limit" in entry and provider.wire != "openai":
         raise ValueError(
-            f"token_limit cannot be set for {provider.name}, which always uses the same name"
+            f"token_limit cannot be set for {provider.name}, which always uses the same parameter"
         )
     # If one of the models costs money, all of them count as paid.
     costs = any(map(provider.costs_money, models))
@@ -122,8 +122,8 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
 def _unknown_service(name: str) -> Provider:
     if not _NAME.fullmatch(name) or "_key_" in name or name in ALL_PROVIDERS:
         raise ValueError(
-            "a provider's name has small letters, digits, - and _, such as my-server, and is "
-            f"neither {' nor '.join(ALL_PROVIDERS)}"
+            "a provider's name can have lowercase letters, digits, - and _, such as my-server, and "
+            f"cannot be {' or '.join(ALL_PROVIDERS)}"
         )
     variable = f"{name.upper().replace('-', '_')}_API_KEY"
     return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")
@@ -173,8 +173,8 @@ def _filled_in(provider: Provider, variables: Mapping[str, str]) -> str:
         if not re.fullmatch(r"[\w-]{1,64}", value, re.ASCII):
             problem = "has a value that cannot be part of an address" if value else "is not set"
             raise ValueError(
-                f"{name} {problem}; {provider.title} has it in its address, so set it in the "
-                "environment or in .env, or write the whole address as base_url"
+                f"{name} {problem}; it is part of the address of {provider.title}, so set it in "
+                "the environment or in .env, or set base_url to the whole address"
             )
         url = url.replace(f"{{{name}}}", value)
     return url

@@ -127,7 +127,7 @@ def find_sources(directory: Path | None) -> Sources:
         for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
             if name in settings:
                 raise ConfigurationError(
-                    f"{file}: {name} counts only in your own settings, {own_file}"
+                    f"{file}: {name} is only allowed in your own settings, {own_file}"
                 )
         private = combined(private, _private(settings, file), file, own_file)
     trusted = own.get(TRUST_BASE_URLS, False)
