@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Sources:
     private: Private = field(default_factory=Private)
     of_process: bool = False
 
-    @property
+    @cached_property
     def variables(self) -> Variables:
         """The variables of the environment and of `.env`."""
         return Variables({**self.dotenv.variables, **self.environment})
