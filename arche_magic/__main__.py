@@ -99,18 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what is left of each limit of every key and model, when it can be used "
         "again, and which limits will run out at the current pace.",
     )
-    quota.add_argument(
-        "words",
-        nargs="*",
-        metavar="PROVIDER | reset KEY",
-        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
-        "added credit, replaced it or regained access",
-    )
-    quota.add_argument(
-        "--json",
-        action="store_true",
-        help="print the usage summary as JSON: provider, key, limit, and the amount used",
-    )
+    _add_quota_arguments(quota)
     doctor = add(
         "doctor",
         _doctor,
@@ -135,26 +124,45 @@ def _parser() -> argparse.ArgumentParser:
         "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
         epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
     )
-    serve.add_argument(
+    _add_serve_arguments(serve)
+    return parser
+
+
+def _add_quota_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="PROVIDER | reset KEY",
+        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
+        "added credit, replaced it or regained access",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the usage summary as JSON: provider, key, limit, and the amount used",
+    )
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--port",
         type=int,
         metavar="N",
         help="port to listen on (default: 8377, or any free one if that is in use)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="URL",
         help="let web pages of this origin use it, such as https://app.example.org",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--token-file",
         metavar="PATH",
         help="store the token in this file, and reuse it at later starts (default: a new token at "
         "every start, in your settings folder)",
     )
-    return parser
 
 
 def _startup(options: argparse.Namespace) -> int:

@@ -64,25 +64,7 @@ def hint_for(name: str, known: Iterable[str]) -> str:
 
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
-    if name in published_providers():
-        provider = published_providers()[name]
-        if "key_variable" in entry:
-            variable = provider.key_variables[0]
-            raise ValueError(
-                f"key_variable cannot be set for a built-in provider; it uses {variable}"
-            )
-    elif name in known_services() and not (known_services()[name].retired and "base_url" in entry):
-        provider = known_services()[name]
-        if provider.retired:
-            raise ValueError(f"{provider.title} was retired on {provider.retired}")
-    elif "base_url" in entry:
-        provider = _unknown_service(name)
-    else:
-        known = [*published_providers(), *known_services()]
-        raise ValueError(
-            f"unknown provider{did_you_mean(name, known)}; to add another service, set its base_url"
-        )
-    provider = _with_address(provider, entry, sources)
+    provider = _with_address(_known_or_new(name, entry), entry, sources)
     # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
     embedding_models = dict(provider.embedding_models)
@@ -119,7 +101,29 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     )
 
 
-def _unknown_service(name: str) -> Provider:
+def _known_or_new(name: str, entry: Mapping[str, Any]) -> Provider:
+    """Return what is known about the provider that a table names."""
+    if provider := published_providers().get(name):
+        if "key_variable" in entry:
+            variable = provider.key_variables[0]
+            raise ValueError(
+                f"key_variable cannot be set for a built-in provider; it uses {variable}"
+            )
+        return provider
+    service = known_services().get(name)
+    if service and not service.retired:
+        return service
+    if "base_url" in entry:
+        return _new_provider(name)
+    if service:
+        raise ValueError(f"{service.title} was retired on {service.retired}")
+    known = [*published_providers(), *known_services()]
+    raise ValueError(
+        f"unknown provider{did_you_mean(name, known)}; to add another service, set its base_url"
+    )
+
+
+def _new_provider(name: str) -> Provider:
     if not _NAME.fullmatch(name) or "_key_" in name or name in ALL_PROVIDERS:
         raise ValueError(
             "a provider's name can have lowercase letters, digits, - and _, such as my-server, and "
