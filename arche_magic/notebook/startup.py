@@ -6,6 +6,9 @@ without reading or changing the user's configuration.
 
 from __future__ import annotations
 
+import errno
+import os
+import warnings
 from pathlib import Path
 
 _NAME = "50-arche_magic.py"
@@ -57,7 +60,15 @@ def disable() -> tuple[Path, bool]:
 def _path() -> Path:
     from IPython.paths import get_ipython_dir
 
-    return Path(get_ipython_dir(), "profile_default", "startup", _NAME)
+    with warnings.catch_warnings():
+        # If its folder cannot be written, IPython warns and returns a temporary one.
+        warnings.filterwarnings("error", message=".*using a temp directory")
+        try:
+            folder = get_ipython_dir()
+        except UserWarning:
+            where = os.environ.get("IPYTHONDIR") or str(Path.home())
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), where) from None
+    return Path(folder, "profile_default", "startup", _NAME)
 
 
 def _is_there(path: Path) -> bool:

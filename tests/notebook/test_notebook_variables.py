@@ -130,6 +130,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ('{{Path("a").read_text()}}', "does not call functions; assign the value to a name first"),
         ("{{lines}}", "lines is of type generator, which has no text form"),
         ("{{rude}}", "rude cannot be shown as text: ZeroDivisionError"),
+        ("{{touchy}}", "touchy cannot be shown as text: ZeroDivisionError"),
         ("{{frame.describe}}", "frame.describe is a function; {{…}} does not call functions"),
         ("{{name | upper}}", "takes a name, name.attr, name"),
         ("{{name, xs}}", "takes a name, name.attr, name"),
@@ -152,6 +153,10 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         def __str__(self) -> str:
             return str(1 / 0)
 
+    class Touchy:
+        def __getattr__(self, name: str) -> object:
+            return 1 / 0
+
     names: dict[str, Any] = {
         "name": "Ada",
         "xs": [1],
@@ -162,6 +167,7 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         "anything": object(),
         "broken": Broken(),
         "rude": Rude(),
+        "touchy": Touchy(),
         "data": b"\x00\x01",
         "lines": (line for line in "ab"),
     }

@@ -193,7 +193,7 @@ def lacking(
             reason = "takes no images"
     if request.uses_tools and lacks(record, "tools", now):
         reason = "takes no tools"
-    if request.inputs and closures.lacks(record, "embeddings", now):
+    if request.inputs and lacks(record, "embeddings", now):
         reason = "makes no embeddings"
     if not reason:
         return None

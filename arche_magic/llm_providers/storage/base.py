@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import LLMProviderError
 from ..files import NotOurs
-from ..forks import new_rlock
+from ..processes import new_rlock
 
 T = TypeVar("T")
 Document = dict[str, Any]
