@@ -11,9 +11,8 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts.tables import is_arrow, library_of
 
-from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitted
+from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, arrow_columns, columns_of, fitted
 from .comparison import Quality, quality
-from .file_writer import arrow_columns
 from .job import Job
 from .progress import SPENT
 from .rows import Row

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.bulk import Job
-    from arche_magic.bulk.chunks import FileJob
+    from arche_magic.bulk.file_job import FileJob
 
 
 class PendingFrame(Pending["pd.DataFrame"]):

@@ -12,7 +12,7 @@ import pytest
 from bulk_parts import prompts
 
 import arche_magic
-from arche_magic.bulk import Job, Replies, chunks
+from arche_magic.bulk import Job, Replies, file_job
 from arche_magic.bulk.agreement import PackingWarning
 from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
@@ -420,7 +420,7 @@ def test_a_job_stopped_after_a_disagreement_shows_no_discarded_replies(start: St
 
 def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that were written before the disagreement are corrected too."""
-    monkeypatch.setattr(chunks, "ROWS", 16)
+    monkeypatch.setattr(file_job, "ROWS", 16)
     asked = 0
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:
