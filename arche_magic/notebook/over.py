@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, Plan, cluster, planning
-from arche_magic.bulk.chunks import FileJob
+from arche_magic.bulk.file_job import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
