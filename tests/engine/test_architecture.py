@@ -123,8 +123,8 @@ ALLOWED = {
     "processes": set(),
     "forks": set(),
     "adapters": {
-        "bounded", "errors", "network_variables", "provider_failure", "redaction", "request",
-        "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
+        "bounded", "errors", "forks", "network_variables", "provider_failure", "redaction",
+        "request", "stopping", "text", "tools", "tracebacks", "types", "urls", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {

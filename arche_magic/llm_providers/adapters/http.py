@@ -36,9 +36,9 @@ from .bodies import (
     read_json,
     rewritten,
 )
+from .connections import IDLE_SECONDS, Allowance, keep_time, uses_proxy
 from .formats import Asked
 from .logs import calling_with
-from .network import Allowance, keep_time, uses_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -236,8 +236,7 @@ class HttpClient:
                 follow_redirects=False,
                 trust_env=is_remote,
                 verify=network_variables.trusted_certificates() if is_secure else False,
-                # Each thread may have a connection; a hundred stay open when they are idle.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
                 event_hooks={"request": [self._before]},
             )
