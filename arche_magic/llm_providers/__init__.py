@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from .pending import Pending, PendingReply
     from .preview import Preview
     from .quota_tracker import get_quota_tracker
-    from .reply import Attempt, Reply
-    from .reply_stream import ReplyStream
+    from .reply import Attempt, Reply, ReplyStream
     from .routing import Considered, Decision
     from .tools import Tool, ToolCall, ToolRun
 
@@ -81,7 +80,7 @@ _LATER = {
     "PendingReply": "pending",
     "Preview": "preview",
     "Reply": "reply",
-    "ReplyStream": "reply_stream",
+    "ReplyStream": "reply",
     "Tool": "tools",
     "ToolCall": "tools",
     "ToolRun": "tools",

@@ -10,17 +10,16 @@ from .attempt_log import Tally, attempt_log
 from .config import Configuration, get_configuration
 from .config.keys import labelled
 from .errors import ConfigurationError, NoKeys
+from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, Reply
-from .reply_stream import OnWait, ReplyStream, reply_of
+from .reply import Event, OnWait, Reply, ReplyStream, reply_of
 from .request import Request
 from .together import Together
-from .tool_rounds import with_functions
 from .tracebacks import without_locals
 from .types import Route
 
@@ -333,18 +332,19 @@ class IntelligentLLMOrchestrator:
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
-        options, _ = with_functions(given, self.configuration.keys)
+        options, _, _ = read_functions(given)
         return build_request(prompt, self.configuration, **options)
 
     def _rounds(
         self, prompt: str | Messages, given: Mapping[str, Any], stream: bool
     ) -> Generator[Event, None, Reply]:
         """The events of a request, and of those that follow its calls of functions."""
-        options, rounds = with_functions(given, self.configuration.keys)
+        options, functions, most = read_functions(given)
         request = build_request(prompt, self.configuration, **options)
-        if rounds is None:
+        if not functions:
             return self._events(request, stream)
-        return rounds.events(request, lambda one: self._events(one, stream))
+        keys = self.configuration.keys
+        return in_rounds(request, lambda one: self._events(one, stream), functions, most, keys)
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)

@@ -28,16 +28,15 @@ ALLOWED = {
         "types", "urls",
     },
     "tools": set(),
-    "functions": {"bounded", "errors", "schemas", "text", "tools"},
-    "tool_rounds": {
-        "errors", "functions", "redaction", "reply", "request", "stopping", "tools", "types",
+    "functions": {
+        "bounded", "errors", "redaction", "reply", "request", "schemas", "stopping", "text",
+        "tools", "types",
     },
     "types": {"hidden", "tools"},
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
     "pending": {"reply"},
-    "reply_stream": {"errors", "reply"},
     "errors": {"reply?", "text", "types?"},
     "catalog": {"errors", "types", "urls"},
     "urls": set(),
@@ -147,7 +146,7 @@ ALLOWED = {
         "wire_fields",
     },
     "options": {
-        "config", "errors", "redaction", "reply_stream?", "request", "schemas", "text", "tools",
+        "config", "errors", "redaction", "reply?", "request", "schemas", "text", "tools",
         "types",
     },
     "wire_fields": {"request?"},

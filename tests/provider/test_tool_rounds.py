@@ -18,10 +18,9 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.functions import Function
+from arche_magic.llm_providers.functions import Function, in_rounds
 from arche_magic.llm_providers.reply import Attempt, Event, Piece, Started
 from arche_magic.llm_providers.request import Message, Request
-from arche_magic.llm_providers.tool_rounds import ToolRounds
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 if TYPE_CHECKING:
@@ -318,8 +317,8 @@ def calling(name: str = "weather", arguments: str = '{"city": "Oslo"}', text: st
 
 
 def run(model: Model, most: int = 8) -> Reply:
-    rounds = ToolRounds({"weather": Function.of(weather)}, most, ())
-    events = rounds.events(Request((Message("user", ASKED),)), model.ask)
+    functions = {"weather": Function.of(weather)}
+    events = in_rounds(Request((Message("user", ASKED),)), model.ask, functions, most, ())
     while True:
         try:
             next(events)
@@ -350,7 +349,7 @@ def test_a_key_in_a_reply_with_calls_ends_the_request(sandbox: Sandbox, place: s
     secret = keys[0].secret()
     model = Model(calling(**{place: f'{{"city": "{secret}"}}'}), Reply("Done."))
     functions = {"weather": Function.of(weather)}
-    events = ToolRounds(functions, 8, keys).events(Request((Message("user", ASKED),)), model.ask)
+    events = in_rounds(Request((Message("user", ASKED),)), model.ask, functions, 8, keys)
     with pytest.raises(LLMProviderError, match=f"contains the key {keys[0].label}") as caught:
         list(events)
     assert secret not in str(caught.value)

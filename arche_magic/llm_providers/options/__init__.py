@@ -25,7 +25,7 @@ from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
 
 if TYPE_CHECKING:
-    from ..reply_stream import OnWait
+    from ..reply import OnWait
 
 _LONGEST_TAG = 100
 
