@@ -542,15 +542,18 @@ def test_fields_have_the_names_and_types_of_the_value() -> None:
                 "word": {"oneOf": [{"const": "a"}, {"const": "b"}, {"type": "null"}]},
                 "shared": {"$ref": "#/definitions/share"},
                 "looped": {"$ref": "#/definitions/loop"},
+                "escaped": {"$ref": "#/definitions/yes~1no"},
                 "anything": True,
             },
             "definitions": {
                 "share": {"type": ["number", "null"]},
+                "yes/no": {"enum": ["yes", "no"]},
                 "loop": {"anyOf": [{"$ref": "#/definitions/loop"}, {"type": "string"}]},
             },
         }
     )
     kinds = {name: field.kind for name, field in described.fields.items()}
     assert kinds == {
-        "day": "text", "word": "choice", "shared": "number", "looped": "other", "anything": "other",
+        "day": "text", "word": "choice", "shared": "number", "looped": "other",
+        "escaped": "choice", "anything": "other",
     }  # fmt: skip

@@ -17,9 +17,8 @@ from ..errors import ConfigurationError, InvalidRequest
 from ..request import Field, Message, Request, Schema
 from ..text.characters import whole_characters
 from ..text.json_values import Misfit, Problem, json_in, reader
-from .fields import fields_in
+from .json_schema import as_object, fields_in, strict_form
 from .short import fields_of
-from .strict import as_object, strict_form
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

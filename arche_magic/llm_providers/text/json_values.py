@@ -143,7 +143,7 @@ def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Return the value, if it fits.
 
     A null that the schema does not allow counts as a missing field, because strict schemas require
-    every field (see `strict`).
+    every field (see `schemas.json_schema`).
     """
     try:
         return validate(value)
