@@ -298,13 +298,9 @@ class IntelligentLLMOrchestrator:
     def _events(
         self, request: Request, stream: bool, together: Together | None = None
     ) -> Generator[Event, None, Reply]:
-        if request.replay == "off":
-            return self._ask(request, stream, together)
-        return self._replayed(request, stream)
-
-    def _ask(
-        self, request: Request, stream: bool, together: Together | None = None
-    ) -> Generator[Event, None, Reply]:
+        """The events of a request, whose reply may be a kept one."""
+        if request.replay != "off":
+            return self._replayed(request, stream)
         return RequestRun(
             request=request,
             routes=self.routes(request),
@@ -323,7 +319,7 @@ class IntelligentLLMOrchestrator:
             request,
             self._addresses(request),
             self._replies(),
-            lambda left: self._ask(replace(request, timeout=left), stream),
+            lambda left: self._events(replace(request, timeout=left, replay="off"), stream),
             self.configuration.clock.time,
         )
         if reply.from_memory:

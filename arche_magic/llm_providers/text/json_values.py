@@ -76,8 +76,8 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
             if found := list(_json_objects(place)):
                 if not _BEGINS_WITH_OBJECT.match(place):
                     found.reverse()
-                    found.sort(key=lambda one: one.is_labelled, reverse=True)
-                return _first_fitting((one.value for one in found), validate)
+                    found.sort(key=lambda one: one[1], reverse=True)
+                return _first_fitting((value for value, _ in found), validate)
         raise Misfit([Problem((), f"it is not JSON ({problem})")])
 
     return read
@@ -87,18 +87,11 @@ json_in = reader(lambda value: value)
 """The JSON in a text, of any type. Raises Misfit, which is a ValueError."""
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An object in a text, and whether it is in a fence labelled as JSON."""
-
-    value: dict[str, Any]
-    is_labelled: bool
-
-
-def _json_objects(text: str) -> Iterator[_Found]:
+def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
     """Yield the complete JSON objects in a text, in order, up to a token that ends the reply.
 
-    Objects inside a cut or broken object do not count.
+    Each comes with whether it is in a fence labelled as JSON. Objects inside a cut or broken object
+    do not count.
     """
     at = 0
     for _ in range(_MOST_OBJECTS):
@@ -116,7 +109,7 @@ def _json_objects(text: str) -> Iterator[_Found]:
         else:
             before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
             labelled = _LABEL.search(before) is not None
-            yield _Found(_in_whole_characters(value, text), labelled)
+            yield _in_whole_characters(value, text), labelled
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
