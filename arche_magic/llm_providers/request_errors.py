@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .config.keys import is_stand_in
 from .errors import (
@@ -17,28 +18,35 @@ from .errors import (
 from .provider_failure import Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
-from .request import Request
 from .types import Route, in_seconds, utc
+
+if TYPE_CHECKING:
+    from .request_progress import RequestProgress
 
 # Routes that were not asked are named only while a message has fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4
 
 
 def no_route(
-    states: Mapping[Route, RouteState], out: Collection[Route], attempts: Sequence[Attempt],
-    now: float, timeout: float | None, cause: str, request: Request,
-) -> NoRouteAvailable:  # fmt: skip
+    progress: RequestProgress,
+    states: Mapping[Route, RouteState],
+    out: Collection[Route],
+    now: float,
+    cause: str,
+    *,
+    is_late: bool,
+) -> NoRouteAvailable:
     """Return the error of a request that no route answered.
 
     Args:
+        progress: its attempts so far; the options of its request may exclude routes.
         states: of all its routes, as the ledger sees them now.
         out: routes that cannot answer it even when they open.
-        attempts: its attempts.
         now: epoch seconds.
-        timeout: the request's timeout in seconds if it has passed, else None.
         cause: another reason why the request ends, or "".
-        request: what was asked; its options may exclude routes.
+        is_late: whether its timeout has passed.
     """
+    request, attempts = progress.request, progress.attempts
     openings = {
         route: state.opens_at
         for route, state in states.items()
@@ -64,8 +72,8 @@ def no_route(
         else:
             lines.append(f"{route}: {why}")
     limited = all(state.remedy == LIMIT for state in states.values())
-    if timeout is not None:
-        head = f"No reply within {timeout:g} s"
+    if is_late:
+        head = f"No reply within {request.timeout:g} s"
     elif limited and len(openings) == len(states) and {r.provider for r in states} == {"groq"}:
         head = "All Groq API keys have hit rate limits"
     else:
