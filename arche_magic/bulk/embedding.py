@@ -29,7 +29,6 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.reply import Waiting
 from arche_magic.llm_providers.reply_cache.replay import vector_addresses
 from arche_magic.llm_providers.reply_cache.store import reply_store
-from arche_magic.llm_providers.reply_cache.vector_store import vector_addresses
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas

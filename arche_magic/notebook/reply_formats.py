@@ -100,6 +100,7 @@ def _inner(text: str) -> str:
 
 
 def _fenced(code: str, language: str) -> str:
-    longest = max((len(run) for run in re.findall("`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
+    from arche_magic.llm_providers.text.markdown import fence_around
+
+    fence = fence_around(code)
     return f"{fence}{language}\n{code}\n{fence}"

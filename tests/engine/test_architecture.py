@@ -144,7 +144,8 @@ ALLOWED = {
         "types",
     },
     "request_errors": {
-        "config", "errors", "provider_failure", "quota.opening", "reply", "request", "types",
+        "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
+        "types",
     },
     "remaining": {
         "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request_errors",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import httpcore
 
 from ..bounded import TookTooLong, within
-from ..forks import new_lock
+from ..processes import new_lock
 
 if TYPE_CHECKING:
     import ssl
