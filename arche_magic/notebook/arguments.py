@@ -14,6 +14,8 @@ from IPython.core.error import UsageError
 # A word, including quoted parts. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
+# A dash at the beginning of a word.
+_DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
@@ -90,6 +92,21 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
         reason = str(error).removeprefix("argument ")
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
+
+
+def options_in_text(magic: Any, text: str) -> str:
+    """The options at the end of a magic's text, where they are part of it; "" if there are none."""
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    for dash in _DASH.finditer(text):
+        end = text[dash.start() :]
+        try:
+            options, rest = parse_line(magic, end)
+        except (HelpWanted, InvalidRequest):
+            continue
+        if not rest and options != parse_line(magic, "")[0]:
+            return end.rstrip()
+    return ""
 
 
 def read_unfinished(magic: Any, line: str) -> Unfinished | None:
@@ -220,7 +237,8 @@ def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
 
     known = [name for action in magic.parser._actions for name in action.option_strings]
     long = [name for name in known if name.startswith("--")]
-    hint = did_you_mean(flag, long) if flag.startswith("--") else ""
-    if not hint and any("TEXT" in words for words in usage(magic)):
+    if hint := did_you_mean(flag, long) if flag.startswith("--") else "":
+        return InvalidRequest(f"{name}: unknown option {flag}{hint}")
+    if any("TEXT" in words for words in usage(magic)):
         hint = "; put -- before a text that starts with a dash"
     return InvalidRequest(f"{name}: unknown option {flag}{hint}; {name} --help lists the options")

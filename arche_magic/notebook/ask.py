@@ -17,6 +17,7 @@ from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
+from .arguments import options_in_text
 from .cell_options import (
     check_together,
     check_variable,
@@ -27,6 +28,7 @@ from .cell_options import (
 )
 from .cell_prompt import system_prompt, text_of, with_attachments
 from .command import Asked
+from .commands.llm import llm as llm_magic
 from .display import ReplyDisplay
 from .dry_run import rehearse
 from .first_steps import require_keys
@@ -64,6 +66,9 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     images = [image_of(source, names) for source in options.image or ()]
     with_values(options, names)
     prompt = replace(prompt, images=(*prompt.images, *images))
+    if typed.cell is None and (late := options_in_text(llm_magic, text)):
+        note = f"{late!r} is part of the prompt; options come before it"
+        prompt = replace(prompt, notes=(*prompt.notes, note))
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare:
         return _compare(session, options, prompt)
@@ -101,7 +106,10 @@ def send(
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
-    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
+    log, events = (
+        attempt_log(llm.configuration.store),
+        llm.events(messages, **request),
+    )
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(

@@ -30,8 +30,8 @@ from .tables import as_pandas
 
 _PLAIN = (str, int, float, complex, bool, type(None))
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# The text of a generator, for example, is only its address.
-_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
+# The text of a generator, for example, is only its type and its address.
+_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?)( at 0x[0-9A-Fa-f]+)?>")
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
 

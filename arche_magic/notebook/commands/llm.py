@@ -107,7 +107,9 @@ OPTIONS = (
         help="Use only the first model in the order, with all keys and providers that have it.",
     ),
     argument(
-        "--tag", metavar="NAME", help="Add the cost to this name; %%llm_stats --by tag shows it."
+        "--tag",
+        metavar="NAME",
+        help="Label of the request; %%llm_stats --by tag has a row per label.",
     ),
     argument(
         "--fallback-on-filter",
