@@ -35,7 +35,6 @@ from .first_steps import require_keys
 from .interrupts import CellInterrupted, one_interrupt
 from .live_line import follow
 from .reply_formats import ASKS
-from .sums import notebook_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +167,7 @@ def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
         NoKeys: no key is configured.
     """
     check_together(options, session.defaults)
-    name_notebook(notebook_name(session.shell.user_ns))
+    name_notebook(session.notebook)
     if options.output is not None:
         check_variable("-o", options.output)
     require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))

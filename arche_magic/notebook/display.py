@@ -18,16 +18,17 @@ from .cards import beside
 from .live_line import LiveLine, TerminalLine
 from .out import is_captured
 from .receipt import (
+    call_line,
     interrupted_reply,
     receipt_bundle,
     receipt_line,
     reply_metadata,
     request_metadata,
+    run_bundle,
 )
 from .reply_formats import bundle, is_json
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
-from .tool_calls import call_line, run_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -14,21 +14,6 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers import Pending, Reply
 
-# `%llm_explain` has these options too.
-PRIVATE = argument(
-    "--private",
-    action=BooleanOptionalAction,
-    default=None,
-    help="Use only routes that are marked under [private]: those that do not train on prompts.",
-)
-WITHOUT_SENDING = (
-    argument("--show-prompt", action="store_true", help="Print the whole prompt; send nothing."),
-    argument(
-        "--dry-run",
-        action="store_true",
-        help="Print which route would answer, when, and for how many tokens; send nothing.",
-    ),
-)
 OPTIONS = (
     argument(
         "-p",
@@ -100,7 +85,12 @@ OPTIONS = (
         default=None,
         help="Answer repeated prompts with the kept reply, and keep new replies on disk.",
     ),
-    PRIVATE,
+    argument(
+        "--private",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Use only routes that are marked under [private]: those that do not train on prompts.",
+    ),
     argument(
         "--same-model",
         action="store_true",
@@ -176,7 +166,12 @@ OPTIONS = (
         "or page (default: no maximum).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
-    *WITHOUT_SENDING,
+    argument("--show-prompt", action="store_true", help="Print the whole prompt; send nothing."),
+    argument(
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens; send nothing.",
+    ),
 )
 _OVER_OPTIONS = (
     argument(
