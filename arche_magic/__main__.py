@@ -163,9 +163,8 @@ def _load_always(wanted: bool) -> int:
 
     try:
         path, is_new = startup.enable() if wanted else startup.disable()
-    except (startup.NotOurs, OSError) as error:
-        reason = f"{error} was not written by arche_magic, or was changed; move it or delete it"
-        return _failed(reason if isinstance(error, startup.NotOurs) else str(error))
+    except OSError as error:
+        return _failed(str(error))
     if wanted:
         print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
     else:

@@ -20,10 +20,6 @@ _DASH = re.compile(r"(?<=\s)-")
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
 
-class HelpWanted(Exception):
-    """Raised when `--help` is among the options."""
-
-
 class _HelpFormatter(argparse.HelpFormatter):
     """Writes `-p, --provider PROVIDER`, the style of Python 3.13, on every Python."""
 
@@ -51,15 +47,14 @@ class Unfinished:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
-    """The options of a magic's line, and the text after them, verbatim.
+def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
+    """The options of a magic's line, and the text after them, verbatim; None if they ask for help.
 
     Options end at the first word that is not an option, or after `--`. Quotes around a value are
     removed; within double quotes a backslash escapes a quote or a backslash.
 
     Raises:
         InvalidRequest: an unknown option, a missing or wrong value, an unclosed quote.
-        HelpWanted: help was asked for.
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -72,7 +67,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         if word == "--":
             break
         if word in ("--help", "-h"):
-            raise HelpWanted
+            return None
         flag, equals, value = _split(word)
         action = _option(parser, flag)
         if action is None:
@@ -101,10 +96,10 @@ def options_in_text(magic: Any, text: str) -> str:
     for dash in _DASH.finditer(text):
         end = text[dash.start() :]
         try:
-            options, rest = parse_line(magic, end)
-        except (HelpWanted, InvalidRequest):
+            parsed = parse_line(magic, end)
+        except InvalidRequest:
             continue
-        if not rest and options != parse_line(magic, "")[0]:
+        if parsed is not None and not parsed[1] and parsed != parse_line(magic, ""):
             return end.rstrip()
     return ""
 

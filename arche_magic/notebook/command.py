@@ -20,7 +20,7 @@ from IPython.core.inputtransformer2 import HelpEnd
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from .arguments import HelpWanted, help_text, parse_line, usage
+from .arguments import help_text, parse_line, usage
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -155,17 +155,17 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
-            try:
-                parsed, text = parse_line(magic, line)
-            except HelpWanted:
+            parsed = parse_line(magic, line)
+            if parsed is None:
                 print(magic.__doc__)
                 return None
+            given, text = parsed
             if text.strip() and not any(usage(magic)):
                 from arche_magic.llm_providers.errors import InvalidRequest
 
                 raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
-            return body(magics.session, Typed(line, parsed, text, cell, names))
+            return body(magics.session, Typed(line, given, text, cell, names))
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import HelpWanted, parse_line
+from ..arguments import parse_line
 from ..command import Session, Typed, command
 from .llm import llm
 
@@ -94,8 +94,8 @@ def _prompts(source: str) -> Iterator[str]:
         return
     for line in _LINE.findall(source):
         try:
-            _, text = parse_line(llm, line)
-        except (HelpWanted, InvalidRequest):
+            parsed = parse_line(llm, line)
+        except InvalidRequest:
             continue
-        if text.strip():
-            yield text
+        if parsed is not None and parsed[1].strip():
+            yield parsed[1]
