@@ -34,7 +34,7 @@ from .dry_run import rehearse
 from .first_steps import require_keys
 from .interrupts import CellInterrupted, one_interrupt
 from .live_line import follow
-from .reply_formats import ASKS
+from .reply_formats import ASKS, STRUCTURED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,9 +111,7 @@ def send(
     )
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
-    show = ReplyDisplay(
-        session.shell, options.quiet, form, structured=options.schema is not None, old=old
-    )
+    show = ReplyDisplay(session.shell, options.quiet, form, old)
     for note in notes:
         show.note(note)
     reply = _show(events, show, log, partial(_bind, session, options))
@@ -187,14 +185,14 @@ def _request(
     """The form in which the reply is shown, and the arguments of the request."""
     if options.schema is not None and options.format:
         raise InvalidRequest("%llm: --schema cannot be combined with --format: the reply is JSON")
-    form = (
-        "markdown" if options.schema is not None else first_given(options.format, defaults.format)
-    )
+    form = first_given(options.format, defaults.format)
+    if options.schema is not None:
+        form = STRUCTURED
     request = typed_or_default(
         options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
     )
     system = first_given(options.system, chat and chat.system, defaults.system)
-    request["system"] = "\n\n".join(filter(None, (system, ASKS[form]))) or None
+    request["system"] = "\n\n".join(filter(None, (system, ASKS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
