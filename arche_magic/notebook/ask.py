@@ -69,7 +69,7 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
         note = f"{late!r} is part of the prompt; options come before it"
         prompt = replace(prompt, notes=(*prompt.notes, note))
     prompt = with_attachments(session.shell, options, prompt, names)
-    if options.compare:
+    if options.compare is not None:
         return _compare(session, options, prompt)
     return send(session, options, prompt)
 

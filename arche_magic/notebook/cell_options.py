@@ -95,7 +95,7 @@ def check_variable(option: str, name: str) -> None:
     elif hasattr(builtins, name):
         problem = f"would hide the builtin {name}; choose another name"
     if problem:
-        raise InvalidRequest(f"%llm: {option} {name!r} {problem}")
+        raise InvalidRequest(f"{option} {name!r} {problem}")
 
 
 def with_values(options: Namespace, names: Mapping[str, Any]) -> None:

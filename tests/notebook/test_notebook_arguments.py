@@ -125,6 +125,8 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ),
         ("%llm --compare groq,mistral -o list hi", "-o 'list' would hide the builtin list"),
         ("%%llm what is\nthis", "'what' is not an option; the prompt goes in the lines below"),
+        ('%llm --compare "" hi', "--compare takes 1 to 8 names"),
+        ("%llm_last -o 1a", "InvalidRequest: -o '1a' is not a valid variable name"),
         ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),
         ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),
