@@ -171,9 +171,8 @@ def _startup(options: argparse.Namespace) -> int:
     wanted = options.command == "enable"
     try:
         path, is_new = startup.enable() if wanted else startup.disable()
-    except startup.NotOurs as error:
-        reason = "was not written by arche_magic, or was changed; move it or delete it"
-        return _failed(f"{error} {reason}")
+    except FileExistsError as error:
+        return _failed(str(error))
     except OSError as error:
         what = "written" if wanted else "removed"
         return _failed(f"{error.filename} cannot be {what}: {error.strerror}")

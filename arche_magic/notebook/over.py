@@ -27,7 +27,6 @@ from .cell_prompt import system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .styles import quiet_line
-from .sums import notebook_name
 from .tables import Cell, notes_html, table_bundle
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         refuse_with("--background", options, "plan", "dry_run")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
-    name_notebook(notebook_name(shell.user_ns))
+    name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")

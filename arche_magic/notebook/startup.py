@@ -19,10 +19,6 @@ _LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
 """
 
 
-class NotOurs(Exception):
-    """The file was not written by us, or was changed; the message is its path."""
-
-
 def enable() -> tuple[Path, bool]:
     """Load the extension in every notebook.
 
@@ -30,7 +26,7 @@ def enable() -> tuple[Path, bool]:
         The file in the profile, and whether it was written now; False if it was there already.
 
     Raises:
-        NotOurs: there is another file of that name.
+        FileExistsError: there is another file of that name.
         OSError: it cannot be written.
     """
     path = _path()
@@ -48,7 +44,7 @@ def disable() -> tuple[Path, bool]:
         The file in the profile, and whether it was removed now; False if there was none.
 
     Raises:
-        NotOurs: there is another file of that name.
+        FileExistsError: there is another file of that name.
         OSError: it cannot be removed.
     """
     path = _path()
@@ -75,5 +71,7 @@ def _is_there(path: Path) -> bool:
     if not path.exists():
         return False
     if not path.read_text("utf-8", errors="replace").startswith(_MARK):
-        raise NotOurs(str(path))
+        raise FileExistsError(
+            f"{path} was not written by arche_magic, or was changed; move it or delete it"
+        )
     return True

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
-
-from arche_magic.llm_providers.secrets import without_locals
 
 from .costs import price_text
 from .tables import Cell, table_bundle
@@ -25,19 +21,6 @@ _NAMELESS = defaultdict(
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"
-_LONGEST_NAME = 100
-
-
-def notebook_name(variables: Mapping[str, Any]) -> str:
-    """The name of the notebook's file, without its folder; "" if it is not known.
-
-    VS Code sets a variable of the notebook, Jupyter's server an environment variable.
-    """
-    told = variables.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
-        "JPY_SESSION_NAME", ""
-    )
-    name = re.split(r"[/\\]", str(told))[-1]
-    return name[:_LONGEST_NAME] if name.isprintable() else ""
 
 
 def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:

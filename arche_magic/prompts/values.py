@@ -33,8 +33,8 @@ from .tables import (
 )
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# The text of a generator, for example, is only its address.
-_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
+# The text of a generator, for example, is only its type and its address.
+_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?)( at 0x[0-9A-Fa-f]+)?>")
 
 
 def as_text(value: Any, name: str, budget: int) -> Shown:

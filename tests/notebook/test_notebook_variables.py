@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.display import HTML
 
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.prompts import fill
@@ -137,6 +138,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{thing.__class__}}", "names that start with _ are private"),
         ("{{math}}", "math is a module"),
         ("{{anything}}", "anything is of type object, which has no text form"),
+        ("{{page}}", "page is of type HTML, which has no text form"),
         ("{{broken.value}}", "cannot be read: ZeroDivisionError"),
         ("{{data}}", "data is bytes, but not an image"),
     ],
@@ -170,6 +172,7 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         "touchy": Touchy(),
         "data": b"\x00\x01",
         "lines": (line for line in "ab"),
+        "page": HTML("<b>text</b>"),
     }
     with pytest.raises(InvalidRequest, match=said):
         fill(text, names, 100)
