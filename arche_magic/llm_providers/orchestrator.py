@@ -10,7 +10,7 @@ from .attempt_log import Tally, attempt_log
 from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
 from .config.keys import with_keys
-from .errors import ConfigurationError, NoKeys
+from .errors import NoKeys
 from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys

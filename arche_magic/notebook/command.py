@@ -80,7 +80,7 @@ class Session:
 
         VS Code sets a variable of the notebook, Jupyter's server an environment variable.
         """
-        from arche_magic.llm_providers.tracebacks import without_locals
+        from arche_magic.llm_providers.secrets import without_locals
 
         told = self.shell.user_ns.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
             "JPY_SESSION_NAME", ""

@@ -17,7 +17,7 @@ import httpx
 
 from .. import network
 from ..network import is_loopback, origin
-from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
+from ..provider_failure import AttemptFailed
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,
