@@ -109,7 +109,7 @@ ALLOWED = {
     "bounded": set(),
     "processes": set(),
     "adapters": {
-        "bounded", "errors", "network", "provider_failure", "redaction", "request",
+        "bounded", "errors", "network", "processes", "provider_failure", "redaction", "request",
         "secrets", "stopping", "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
