@@ -24,7 +24,7 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from . import __version__
@@ -45,127 +45,137 @@ _PLAIN = str.maketrans({"█": "#", "░": ".", "·": "-", "…": ".", "→": ">
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser, quota = _parsers()
-    options = parser.parse_args(arguments)
-    if options.command == "doctor":
-        warnings.showwarning = _warn
-        return _doctor(options.send)
-    if options.command in ("enable", "disable"):
-        return _load_always(options.command == "enable")
-    if options.command == "services":
-        return _services()
-    if options.command == "serve":
-        warnings.showwarning = _warn
-        return _serve(options.port, options.allow_origin, options.token_file)
-    words, reset = options.words, options.words[:1] == ["reset"]
-    if reset and len(words) != 2:
-        quota.error("reset takes one KEY, such as groq_key_2" + _labels())
-    if reset and options.json:
-        quota.error("reset cannot be combined with --json")
-    if not reset and len(words) > 1:
-        quota.error(f"one PROVIDER at most, not {' '.join(words)!r}")
-    warnings.showwarning = _warn
+    from .llm_providers.errors import LLMProviderError
+
+    options = _parser().parse_args(arguments)
     try:
-        return _reset(words[1]) if reset else _show(words[0] if words else None, options.json)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status: int = options.run(options)
+    except LLMProviderError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted")
     except BrokenPipeError:
         # The reader has closed the pipe; Python would raise again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return status
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    shared: dict[str, Any] = {
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "epilog": _ENDING,
-    }
-    parser = argparse.ArgumentParser(prog="python -m arche_magic", description=__doc__, **shared)
+def _parser() -> argparse.ArgumentParser:
+    shared: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(
+        prog="python -m arche_magic", description=__doc__, epilog=_ENDING, **shared
+    )
     parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    commands.add_parser(
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], **texts: Any
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, **{"epilog": _ENDING, **shared, **texts})
+        command.set_defaults(run=run, error=command.error)
+        return command
+
+    add(
         "enable",
+        _startup,
         help="load the extension in every notebook",
         description="Write a file into your IPython profile that loads the extension in every "
         "notebook and IPython terminal, in environments that have the package.",
-        **shared,
     )
-    commands.add_parser(
+    add(
         "disable",
+        _startup,
         help="undo enable",
         description="Remove the file that enable has written into your IPython profile.",
-        **shared,
     )
-    quota = commands.add_parser(
+    quota = add(
         "quota",
+        _quota,
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
         help="show what is left of every limit",
         description="Show what is left of each limit of every key and model, when it can be used "
         "again, and which limits will run out at the current pace.",
-        **shared,
     )
-    quota.add_argument(
-        "words",
-        nargs="*",
-        metavar="PROVIDER | reset KEY",
-        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
-        "added credit, replaced it or regained access",
-    )
-    quota.add_argument(
-        "--json",
-        action="store_true",
-        help="print the usage summary as JSON: provider, key, limit, and the amount used",
-    )
-    doctor = commands.add_parser(
+    _add_quota_arguments(quota)
+    doctor = add(
         "doctor",
+        _doctor,
         help="check the configuration, and say how to fix it",
         description="Check packages, files, addresses, keys, models, clock and ledger. Requests "
         "the services' lists of models, which uses no quota.",
         epilog="exit status: 0 if nothing is wrong, 1 otherwise",
     )
     doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
-    commands.add_parser(
+    add(
         "services",
+        _services,
         help="list services with free tiers, and where to get a key",
         description="List providers and known services: what is free, what is configured, where to "
         "get a key, and the source and date of each figure. Sends nothing.",
-        **shared,
     )
-    serve = commands.add_parser(
+    serve = add(
         "serve",
+        _serve,
         help="serve the OpenAI API to programs on this machine",
         description="Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 until "
         "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
         epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
     )
-    serve.add_argument(
+    _add_serve_arguments(serve)
+    return parser
+
+
+def _add_quota_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="PROVIDER | reset KEY",
+        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
+        "added credit, replaced it or regained access",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the usage summary as JSON: provider, key, limit, and the amount used",
+    )
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--port",
         type=int,
         metavar="N",
         help="port to listen on (default: 8377, or any free one if that is in use)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="URL",
         help="let web pages of this origin use it, such as https://app.example.org",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--token-file",
         metavar="PATH",
         help="store the token in this file, and reuse it at later starts (default: a new token at "
         "every start, in your settings folder)",
     )
-    return parser, quota
 
 
-def _load_always(wanted: bool) -> int:
+def _startup(options: argparse.Namespace) -> int:
     from .notebook import startup
 
+    wanted = options.command == "enable"
     try:
         path, is_new = startup.enable() if wanted else startup.disable()
-    except (startup.NotOurs, OSError) as error:
-        reason = f"{error} was not written by arche_magic, or was changed; move it or delete it"
-        return _failed(reason if isinstance(error, startup.NotOurs) else str(error))
+    except FileExistsError as error:
+        return _failed(str(error))
+    except OSError as error:
+        what = "written" if wanted else "removed"
+        return _failed(f"{error.filename} cannot be {what}: {error.strerror}")
     if wanted:
         print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
     else:
@@ -173,42 +183,36 @@ def _load_always(wanted: bool) -> int:
     return 0
 
 
-def _services() -> int:
+def _services(options: argparse.Namespace) -> int:
     from .llm_providers.config import list_services
-    from .llm_providers.errors import LLMProviderError
     from .notebook.services import services_text
 
-    try:
-        _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)
-    except LLMProviderError as error:
-        return _failed(str(error))
+    _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)
     return 0
 
 
-def _doctor(send: bool) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from .llm_providers.doctor import examine
     from .notebook.findings import text
 
-    findings = examine(send=send)
+    findings = examine(send=options.send)
     _print(text(findings))
     return int(any(finding.state == "wrong" for finding in findings))
 
 
-def _serve(port: int | None, allow_origins: list[str], token_file: str | None) -> int:
+def _serve(options: argparse.Namespace) -> int:
     from .llm_providers.config import get_configuration
-    from .llm_providers.errors import LLMProviderError
     from .openai_api.server import Server
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        if not get_configuration().keys:
-            print(f"Warning: {_NO_KEY}", file=sys.stderr)
-        server = Server(port=port, allow_origins=allow_origins, token_file=token_file).start()
-    except LLMProviderError as error:
-        return _failed(str(error))
-    with server:
+    if not get_configuration().keys:
+        print(f"Warning: {_NO_KEY}", file=sys.stderr)
+    server = Server(
+        port=options.port, allow_origins=options.allow_origin, token_file=options.token_file
+    )
+    with server.start():
         print("# Serving programs on this machine; Ctrl+C stops it. For their shell:")
         # A file or a pipe is often kept, or read by others.
         print(server.shell_lines(show_token=sys.stdout.isatty()), flush=True)
@@ -218,42 +222,38 @@ def _serve(port: int | None, allow_origins: list[str], token_file: str | None) -
     return 0
 
 
-def _show(provider: str | None, as_json: bool) -> int:
+def _quota(options: argparse.Namespace) -> int:
     from .llm_providers.config import get_configuration
-    from .llm_providers.errors import LLMProviderError
     from .llm_providers.quota_tracker import get_quota_tracker
 
-    try:
-        configuration = get_configuration()
-        if provider:
-            configuration.provider(provider)
-        if not any(provider in (None, key.provider) for key in configuration.keys):
-            return _failed(_NO_KEY if not provider else f"no key of {provider} is configured")
-        if as_json:
-            usage = get_quota_tracker(configuration).get_usage_summary(provider)
-            print(json.dumps(usage, indent=2, allow_nan=False))
-            return 0
-        from .notebook import quota
+    words, reset = options.words, options.words[:1] == ["reset"]
+    if reset and len(words) != 2:
+        options.error("reset takes one KEY, such as groq_key_2" + _labels())
+    if reset and options.json:
+        options.error("reset cannot be combined with --json")
+    if not reset and len(words) > 1:
+        options.error(f"one PROVIDER at most, not {' '.join(words)!r}")
+    if reset:
+        get_quota_tracker().reopen(words[1])
+        print(
+            f"{words[1]} was reset: its counts start at zero, and it is open; "
+            "the next reply shows what is left"
+        )
+        return 0
+    provider = words[0] if words else None
+    configuration = get_configuration()
+    if provider is not None:
+        configuration.provider(provider)
+    if not any(provider in (None, key.provider) for key in configuration.keys):
+        return _failed(_NO_KEY if provider is None else f"no key of {provider} is configured")
+    if options.json:
+        usage = get_quota_tracker(configuration).get_usage_summary(provider)
+        print(json.dumps(usage, indent=2, allow_nan=False))
+        return 0
+    from .notebook import quota
 
-        view = quota.look(provider)
-        _print(quota.bundle(view, *quota.forecast_of(view).notes())["text/plain"])
-    except LLMProviderError as error:
-        return _failed(str(error))
-    return 0
-
-
-def _reset(key: str) -> int:
-    from .llm_providers.errors import LLMProviderError
-    from .llm_providers.quota_tracker import get_quota_tracker
-
-    try:
-        get_quota_tracker().reopen(key)
-    except LLMProviderError as error:
-        return _failed(str(error))
-    print(
-        f"{key} was reset: its counts start at zero, and it is open; "
-        "the next reply shows what is left"
-    )
+    view = quota.look(provider)
+    _print(quota.bundle(view, *quota.forecast_of(view).notes())["text/plain"])
     return 0
 
 

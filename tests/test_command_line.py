@@ -99,6 +99,7 @@ def test_the_table_is_followed_by_the_forecast(sandbox_env: Sandbox, tmp_path: P
         (["quota", "reset", "groq_key_1", "--json"], 2, "cannot be combined with --json"),
         (["quota", "reset", "groq_key_9"], 1, "no key is called 'groq_key_9'"),
         (["quota", "grok"], 1, "did you mean 'groq'"),
+        (["quota", ""], 1, "unknown provider ''"),
         (["doctor", "--help"], 0, "usage: python -m arche_magic doctor [-h] [--send]"),
         (["doctor"], 0, "nothing wrong"),
         (["doctor", "groq"], 2, "unrecognized arguments: groq"),

@@ -18,7 +18,6 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from arche_magic.llm_providers.config import (
-    added_keys,
     get_configuration,
     remove_key,
     use_configuration,
@@ -77,8 +76,9 @@ def shell(
     shell.run_line_magic("unload_ext", "arche_magic")
     InteractiveShell.clear_instance()
     use_configuration(None)
-    for key in added_keys():
-        remove_key(get_configuration(), key.label)
+    for key in get_configuration().keys:
+        if key.source == "this session":
+            remove_key(get_configuration(), key.label)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -12,9 +12,9 @@ from arche_magic.llm_providers.errors import InvalidRequest
 
 from . import cluster
 from .bounds import JobStopped
-from .chunks import FileJob
 from .comparison import Quality, quality
 from .embedding import embed
+from .file_job import FileJob
 from .files import is_file
 from .job import Job
 from .planning import plan

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.types import Route
+
+if TYPE_CHECKING:
+    from .capacity import Capacity
 
 
 class JobStopped(LLMProviderError):
@@ -63,7 +66,7 @@ class Patience:
             self._left -= self._counted_until - began
 
 
-def costs_extra(route: Route, preferred: str | None) -> bool:
+def costs_extra(route: Route | Capacity, preferred: str | None) -> bool:
     """Whether a route costs money and does not belong to the preferred provider."""
     return route.paid and route.provider != preferred
 

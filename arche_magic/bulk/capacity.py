@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
 
+from .bounds import costs_extra
+
 # A job that takes longer than a year has no finish time.
 HORIZON_SECONDS = 366 * 86_400.0
 _SHORT_PERIODS = ("second", "minute", "hour")
@@ -138,11 +140,7 @@ def paid_after(
     Rows start to wait when the limits of free ones are reached. Paid ones open after `patience`
     seconds of waiting, or sooner if free ones allow no more requests in that time.
     """
-
-    def is_extra(capacity: Capacity) -> bool:
-        return capacity.paid and capacity.provider != preferred
-
-    free = [capacity for capacity in capacities if not is_extra(capacity)]
+    free = [capacity for capacity in capacities if not costs_extra(capacity, preferred)]
     if not free or len(free) == len(capacities):
         return list(capacities)
 
@@ -159,7 +157,7 @@ def paid_after(
     opens_at = _first(lambda at: rows(at) >= most, begin, begin + patience)
     return [
         replace(capacity, opens_at=max(capacity.opens_at, opens_at))
-        if is_extra(capacity)
+        if costs_extra(capacity, preferred)
         else capacity
         for capacity in capacities
     ]

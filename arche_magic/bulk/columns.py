@@ -1,10 +1,15 @@
-"""Names and types of the columns that a job adds to its data; they do not depend on its rows."""
+"""The columns that a job adds to its data: their names, and their types in pandas and Arrow.
+
+They do not depend on the rows of the data.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +18,7 @@ from arche_magic.llm_providers.request import Field, Kind, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 REPLY = "reply"
 SECOND = "second_"
@@ -28,6 +34,7 @@ _DTYPES: dict[Kind, str] = {
     "text": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean",
 }  # fmt: skip
 _MOST_INTEGER = 2**63
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -153,3 +160,145 @@ def _converted(value: Any, field: Field) -> Any:
             return float(value)
         case _:
             return value if isinstance(value, datetime.date) else None
+
+
+def arrow_columns(
+    frame: pd.DataFrame, columns: Sequence[Column], kinds: Mapping[str, pa.DataType] | None = None
+) -> pa.Table:
+    """The added columns in Arrow's types, which do not depend on the rows.
+
+    If a column cannot hold a value, the row's error says so.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    kinds = kinds or arrow_kinds(columns)
+    error = next(column for column in columns if column.of == "error" and not column.is_field)
+    shown = frame[[column.name for column in columns]].reset_index(drop=True)
+    errors = [plain(value) for value in shown[error.name]]
+    for column in columns:
+        if column.field.kind == "other":
+            fitting = _fitting(column.name, shown[column.name], kinds[column.name], errors)
+            shown[column.name] = pd.Series(fitting, dtype=object)
+    shown[error.name] = error.series(errors)
+    return pa.Table.from_pandas(shown, pa.schema(kinds.items()), preserve_index=False)
+
+
+def arrow_kinds(columns: Sequence[Column]) -> dict[str, pa.DataType]:
+    """The types of the added columns; a column without a type of its own is text."""
+    return {column.name: _arrow_kind(column) for column in columns}
+
+
+def _fitting(
+    name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
+) -> list[Any]:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(_fit(value, kind))
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            found.append(None)
+            shown = as_text(value)[:_LONGEST_SHOWN]
+            error = f"{name}: {shown} does not fit the file's column of type {kind}"
+            errors[row] = "; ".join(filter(None, (errors[row], error)))
+    return found
+
+
+def _arrow_kind(column: Column) -> pa.DataType:
+    import pyarrow as pa
+
+    simple = {
+        "text": pa.string(),
+        "choice": pa.dictionary(pa.int32(), pa.string()),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "date": pa.date32(),
+    }
+    definition = column.field.definition
+    return simple.get(column.field.kind) or arrow_type(definition, definition)
+
+
+def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataType:
+    """The type of a column that holds what a JSON Schema describes; text where none fits."""
+    import pyarrow as pa
+
+    if reference := schema.get("$ref"):
+        target: Any = root
+        for step in str(reference).removeprefix("#/").split("/"):
+            target = target.get(step, {})
+        # Arrow has no recursive types.
+        return pa.string() if target is root else arrow_type(target, {**root, "$defs": {
+            name: entry for name, entry in root.get("$defs", {}).items() if entry is not target
+        }})  # fmt: skip
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    others = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    if len(others) == 1:
+        return arrow_type(others[0], root)
+    kinds = [kind for kind in kinds if kind != "null"]
+    simple = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    if len(kinds) == 1 and kinds[0] in simple:
+        return simple[kinds[0]]
+    if kinds == ["array"]:
+        return pa.list_(arrow_type(schema.get("items", {}), root))
+    properties = schema.get("properties")
+    if kinds == ["object"] and properties:
+        return pa.struct(
+            [pa.field(name, arrow_type(entry, root)) for name, entry in properties.items()]
+        )
+    return pa.string()
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    """A value in its column's type; raises ValueError or a similar error if it does not fit."""
+    import pyarrow as pa
+
+    value = plain(value)
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return as_text(value)
+    if pa.types.is_list(kind):
+        return [_fit(entry, kind.value_type) for entry in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _fit(value.get(field.name), field.type) for field in kind}
+    return pa.scalar(value, kind).as_py()
+
+
+def plain(value: Any) -> Any:
+    """None for what pandas marks as missing."""
+    import pandas as pd
+
+    return None if pd.isna(value) is True else value
+
+
+def as_text(value: Any) -> str:
+    """A value as text; nested values become JSON."""
+    if isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist"):
+        return as_json_text(value)
+    return str(_json_value(value)) if isinstance(value, bytes) else str(value)
+
+
+def as_json_text(value: Any) -> str:
+    """A value as JSON that every reader takes."""
+    return json.dumps(_json_value(value), ensure_ascii=False, allow_nan=False)
+
+
+def _json_value(value: Any) -> Any:
+    """A value in the types of JSON; NaN, infinities and what is missing become None."""
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _json_value(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, str | int) or plain(value) is None:
+        return plain(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.bounded import library
@@ -18,22 +20,35 @@ from arche_magic.llm_providers.embeddings import (
     embedding_request,
     in_batches,
 )
-from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.errors import (
+    ContentFiltered,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+)
+from arche_magic.llm_providers.reply import Waiting
 from arche_magic.llm_providers.reply_cache.replay import vector_addresses
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
-from .batch_calls import BatchCalls, TextsFailed, VectorsOfTexts
 from .bounds import Patience, at_most
 from .progress import Counts, LineBar
 from .rows import Row
 
 if TYPE_CHECKING:
+    from array import array
+
     import numpy as np
     import pandas as pd
 
+_Vectors: TypeAlias = "Mapping[str, array[float]]"
+
+_THREADS = 8
+_NAP_SECONDS, _SHORTEST_NAP_SECONDS = 0.5, 0.05
+# How often a batch is sent if the provider has temporary failures.
+_TRIES = 5
 _LONGEST_WAIT_IN_ENGINE = 120.0
 _LOOKED_UP_AT_ONCE = 1000
 _PLACES_IN_A_MESSAGE = 5
@@ -89,11 +104,10 @@ def embed(
         NotKept: replay is set to only, and some vectors are not kept.
     """
     index, values = _values(texts)
-    job = _Embedding(
-        values, llm or get_llm_provider(), model, dimensions, at_most("patience", patience), fresh
-    )
     options = {"reserve": reserve, "private": private, "tag": tag}
-    matrix = job.run(allow_paid, progress, options)
+    longest = at_most("patience", patience)
+    job = _Embedding(values, llm or get_llm_provider(), model, dimensions, longest, fresh, options)
+    matrix = job.run(allow_paid, progress)
     if index is None:
         return matrix
     import pandas as pd
@@ -101,8 +115,16 @@ def embed(
     return pd.DataFrame(matrix, index=index)
 
 
+class _TextsFailed(Exception):
+    """A batch has no vectors; its arguments are the reason and the texts."""
+
+
+class _Ended(Exception):
+    """The call has ended, so this thread ends too."""
+
+
 class _Embedding:
-    """One call of `embed`.
+    """One call of `embed`. Its threads each ask for a batch of texts at a time.
 
     Args:
         values: the texts, some of them missing.
@@ -110,12 +132,19 @@ class _Embedding:
         model, dimensions: as for `embed`.
         patience: seconds; inf for no bound.
         fresh: whether kept vectors are asked for again.
+        options: further options of each request.
     """
 
     def __init__(
-        self, values: Sequence[Any], llm: IntelligentLLMOrchestrator, model: str | None,
-        dimensions: int | None, patience: float, fresh: bool,
-    ) -> None:  # fmt: skip
+        self,
+        values: Sequence[Any],
+        llm: IntelligentLLMOrchestrator,
+        model: str | None,
+        dimensions: int | None,
+        patience: float,
+        fresh: bool,
+        options: Mapping[str, Any],
+    ) -> None:
         configuration = llm.configuration
         self._llm, self._configuration, self._clock = llm, configuration, configuration.clock
         self._provider, self._model = choose_model(configuration, model, among=llm.providers)
@@ -133,24 +162,30 @@ class _Embedding:
             self._places.setdefault(whole_characters(value), []).append(place)
         self._total = len(values)
         self._counts = Counts(self._total, self._clock.time, "text")
-        self._patience = Patience(patience, self._clock.time)
+        self._patience, self._options = Patience(patience, self._clock.time), options
         self._address = vector_addresses(self._provider, self._model, dimensions)
         self._store = reply_store(configuration.replies)
         self._matrix: np.ndarray[Any, Any] | None = None
+        # The threads share it: `next` of a list's iterator is a single step.
+        self._batches: Iterator[Sequence[str]] = iter(())
+        self._ended = threading.Event()
+        # What came: vectors, an error, or None when a thread ends.
+        self._out: queue.SimpleQueue[_Vectors | BaseException | None] = queue.SimpleQueue()
 
-    def run(
-        self, allow_paid: bool, progress: bool, options: Mapping[str, Any]
-    ) -> np.ndarray[Any, Any]:
+    def run(self, allow_paid: bool, progress: bool) -> np.ndarray[Any, Any]:
         """The vectors, one row per value; for what it raises see `embed`."""
         self._count(self._missing, resumed=True)
         missing = self._take_kept()
         bar = LineBar(self._counts.progress, self._clock.time) if progress else nullcontext()
         with bar:
             if missing:
-                sample = self._request(missing[:1], options)
-                self._check_cost(sample, allow_paid)
-                routes, tracker = self._llm.routes(sample), self._llm.quota_tracker
-                self._ask(in_batches(missing, sample, routes, tracker), options)
+                sample = self._request(missing[:1])
+                routes = self._llm.routes(sample)
+                if not allow_paid and all(route.paid for route in routes):
+                    raise InvalidRequest(
+                        f"{self._provider} costs money; embed uses it only with allow_paid=True"
+                    )
+                self._ask_all(in_batches(missing, sample, routes, self._llm.quota_tracker))
         return self._filled(self._dimensions or self._about.dimensions)
 
     def _take_kept(self) -> list[str]:
@@ -166,7 +201,7 @@ class _Embedding:
             missing += [text for address, text in part.items() if address not in found]
         return missing
 
-    def _request(self, texts: Sequence[str], options: Mapping[str, Any]) -> Request:
+    def _request(self, texts: Sequence[str]) -> Request:
         return embedding_request(
             texts,
             self._configuration,
@@ -174,36 +209,111 @@ class _Embedding:
             self._model,
             dimensions=self._dimensions,
             patience=min(self._patience.left, _LONGEST_WAIT_IN_ENGINE),
-            **options,
+            **self._options,
         )
 
-    def _check_cost(self, sample: Request, allow_paid: bool) -> None:
-        if not allow_paid and all(route.paid for route in self._llm.routes(sample)):
-            raise InvalidRequest(
-                f"{self._provider} costs money; embed uses it only with allow_paid=True"
-            )
+    def _ask_all(self, batches: Iterable[Sequence[str]]) -> None:
+        """Ask for all batches, and take the vectors as they arrive.
 
-    def _ask(self, batches: Iterable[Sequence[str]], options: Mapping[str, Any]) -> None:
-        """Request the vectors of all batches, and take them when they arrive."""
-
-        def keep(vectors: VectorsOfTexts) -> None:
-            by_address = {self._address(text): vector for text, vector in vectors.items()}
-            self._store.keep_vectors(by_address, self._clock.time())
-
-        calls = BatchCalls(
-            self._llm, partial(self._request, options=options), keep, self._counts, self._patience
-        )
+        After a failure no further calls are sent; it is raised when those under way have ended. If
+        the user interrupts, these continue: their vectors are kept when they arrive.
+        """
+        batches = list(batches)
+        self._batches, running = iter(batches), min(_THREADS, len(batches))
+        for _ in range(running):
+            threading.Thread(target=self._work, name="arche-embed", daemon=True).start()
+        failures: list[BaseException] = []
         try:
-            for found in calls.run(batches):
-                self._take(found)
-        except TextsFailed as failed:
-            explained = self._explained(failed)
-        else:
-            return
-        # Outside of the handler, so that a traceback shows this error alone.
-        raise explained
+            while running:
+                try:
+                    # An interrupt does not reach an endless wait on every system.
+                    item = self._out.get(timeout=_NAP_SECONDS)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    running -= 1
+                elif isinstance(item, BaseException):
+                    failures.append(item)
+                else:
+                    self._take(item)
+        finally:
+            self._ended.set()
+        if failures and isinstance(failures[0], _TextsFailed):
+            raise self._explained(*failures[0].args)
+        if failures:
+            raise failures[0]
 
-    def _take(self, vectors: VectorsOfTexts, *, resumed: bool = False) -> None:
+    def _work(self) -> None:
+        """Ask for batches until none is left; one of the threads."""
+        try:
+            while (batch := next(self._batches, None)) and not self._ended.is_set():
+                self._ask(batch)
+        except _Ended:
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+            self._ended.set()
+            self._out.put(error)
+        finally:
+            self._out.put(None)
+
+    def _ask(self, texts: Sequence[str]) -> None:
+        """Request the vectors of some texts; if the texts are refused, halve the batch."""
+        failed = 0
+        while not self._ended.is_set():
+            request = self._request(texts)
+            try:
+                reply = self._llm.ask(request, self._note_wait)
+            except LLMProviderError as error:
+                self._counts.spend(error.attempts)
+                failed += any(attempt.outcome == "failed" for attempt in error.attempts)
+                if len(texts) > 1 and self._is_about_texts(error):
+                    half = len(texts) // 2
+                    self._ask(texts[:half])
+                    self._ask(texts[half:])
+                    return
+                if failed >= _TRIES or not self._wait(error, request):
+                    raise _TextsFailed(error, texts) from None
+            else:
+                self._counts.spend(reply.attempts)
+                found = dict(zip(texts, reply.vectors, strict=True))
+                by_address = {self._address(text): vector for text, vector in found.items()}
+                self._store.keep_vectors(by_address, self._clock.time())
+                self._out.put(found)
+                return
+
+    def _is_about_texts(self, error: LLMProviderError) -> bool:
+        """Whether the refusal is about the texts, so that other texts may be accepted."""
+        if isinstance(error, InvalidRequest | ContentFiltered):
+            return True
+        if not isinstance(error, NoRouteAvailable) or error.next_available_at is not None:
+            return False
+        short, now = self._request(["?"]), self._clock.time()
+        state = self._llm.quota_tracker.state
+        opens = (state(route, short, now).opens_at for route in self._llm.routes(short))
+        return min(opens, default=math.inf) < math.inf
+
+    def _note_wait(self, waiting: Waiting) -> None:
+        if self._ended.is_set():
+            raise _Ended
+        self._counts.wait(waiting)
+        self._patience.wait(min(waiting.seconds, _NAP_SECONDS))
+
+    def _wait(self, error: LLMProviderError, request: Request) -> bool:
+        """Wait until the first route opens; False if none does within the patience."""
+        if error.next_available_at is None:
+            return False
+        opens, route = error.next_available_at.timestamp(), self._llm.routes(request)[0]
+        while self._patience.left > 0:
+            left = max(0.0, opens - self._clock.time())
+            if left > self._patience.left:
+                return False
+            self._note_wait(Waiting(route, left))
+            self._clock.sleep(min(max(left, _SHORTEST_NAP_SECONDS), _NAP_SECONDS))
+            if left <= _NAP_SECONDS:
+                return True
+        return False
+
+    def _take(self, vectors: _Vectors, *, resumed: bool = False) -> None:
         """Put the vectors of texts into the rows that have these texts."""
         import numpy as np
 
@@ -231,20 +341,16 @@ class _Embedding:
         for row in rows:
             self._counts.hand_out(row)
 
-    def _explained(self, failed: TextsFailed) -> BaseException:
+    def _explained(self, error: LLMProviderError, texts: Sequence[str]) -> LLMProviderError:
         """The error for some texts, with their positions and what to do next."""
-        error, texts = failed.error, failed.texts
-        if not isinstance(error, LLMProviderError) or not texts:
-            return error
         places = sorted(self._places[text][0] for text in texts)
         shown = ", ".join(map(str, places[:_PLACES_IN_A_MESSAGE]))
         more = len(places) - _PLACES_IN_A_MESSAGE
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
-        done = self._counts.progress().done
         return type(error)(
-            f"no vectors for {which}: {error}. {done:,} of {self._total:,} texts are done; "
-            "run the same call again for the others",
+            f"no vectors for {which}: {error}. {self._counts.progress().done:,} of "
+            f"{self._total:,} texts are done; run the same call again for the others",
             attempts=error.attempts,
             next_available_at=error.next_available_at,
         )

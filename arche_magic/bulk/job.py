@@ -243,6 +243,11 @@ class Job:
         progress = replace(self._counts.progress(), finish_at=self._workers.finish_at(later))
         return progress if self._second is None else self._second.added_to(progress)
 
+    @property
+    def asked_again(self) -> frozenset[int]:
+        """Positions of rows whose replies were discarded, and that have no other reply yet."""
+        return self._counts.asked_again
+
     def cancel(self) -> None:
         """End soon: no more rows are asked, and what is finished is kept.
 

@@ -18,9 +18,9 @@ from arche_magic.llm_providers.types import utc, without_vendor
 
 from .bounds import at_most
 from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
-from .chunks import ROWS
 from .columns import columns_of
 from .estimate import RowEstimate, count_work, served_lately
+from .file_job import ROWS
 from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
 from .job import rows_per_request

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from ..llm_providers.errors import InvalidRequest
 from ..llm_providers.types import in_seconds, without_vendor
 from .capacity import Capacity, Share
-from .progress import counted
+from .progress import counted, local_time
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,7 @@ def moment(by: str | datetime, now: float) -> float:
 
 def _clock(then: datetime, now: datetime) -> str:
     """The local time to the minute, rounded up, with the day if it is not today."""
-    local = datetime.fromtimestamp(math.ceil(then.timestamp() / 60) * 60).astimezone()
-    days = (local.date() - now.astimezone().date()).days
-    if not days:
-        return f"{local:%H:%M}"
-    return f"{local:%a %H:%M}" if 0 < days < 7 else f"{local.day} {local:%b %H:%M}"
+    return local_time(math.ceil(then.timestamp() / 60) * 60, now.timestamp())
 
 
 def _rounded(tokens: int) -> str:

@@ -91,7 +91,6 @@ class Counts:
 
     Attributes:
         total: as above.
-        asked_again: rows that are asked again because their replies were discarded.
         served, failed: prompts that were answered in this run, and that failed in it.
         input_tokens, output_tokens: of the prompts that were answered.
     """
@@ -105,7 +104,7 @@ class Counts:
         self._numbers = [total] + [0] * (FINISHED + _RESUMED + FAILED + _DONE)
         self._pace: deque[tuple[float, int]] = deque()
         self._waiting: tuple[Waiting, float] | None = None
-        self.asked_again: set[int] = set()
+        self._asked_again: set[int] = set()
         self.served = self.failed = 0
         self.requests, self.tokens, self.cost_usd = 0, 0, 0.0
         self.input_tokens = self.output_tokens = 0
@@ -118,6 +117,12 @@ class Counts:
         """Rows that are not finished."""
         return self._numbers[_OPEN]
 
+    @property
+    def asked_again(self) -> frozenset[int]:
+        """Rows whose replies were discarded, and that were not handed out again."""
+        with self._lock:
+            return frozenset(self._asked_again)
+
     def finish(self, rows: Iterable[Row]) -> None:
         """Note rows that are on disk or have failed; `spend` counts their usage."""
         asked = 0
@@ -125,7 +130,6 @@ class Counts:
             for row in rows:
                 failed = row.error is not None
                 self._set(row.position, FINISHED + _RESUMED * row.resumed + FAILED * failed)
-                self.asked_again.discard(row.position)
                 asked += not row.resumed
             if asked:
                 self._forget_older(now := self._now())
@@ -136,13 +140,14 @@ class Counts:
         with self._lock:
             if state := self._states[row.position]:
                 self._set(row.position, state | _DONE)
+                self._asked_again.discard(row.position)
 
     def ask_again(self, positions: Iterable[int]) -> None:
         """Count finished rows as unfinished again."""
         with self._lock:
             for position in positions:
                 self._set(position, _OPEN)
-                self.asked_again.add(position)
+                self._asked_again.add(position)
 
     def _set(self, position: int, state: int) -> None:
         self._numbers[self._states[position]] -= 1

@@ -11,9 +11,8 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts.tables import is_arrow, library_of
 
-from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, columns_of, fitted
+from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, arrow_columns, columns_of, fitted
 from .comparison import Quality, quality
-from .file_writer import arrow_columns
 from .job import Job
 from .progress import SPENT
 from .rows import Row
@@ -145,8 +144,10 @@ class Replies:
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
-        if not all(self._finished):
-            frame = frame[pd.Series(self._finished, index=data.index, dtype=bool).to_numpy()]
+        asked_again = self._job.asked_again
+        is_shown = [row and at not in asked_again for at, row in enumerate(self._finished)]
+        if not all(is_shown):
+            frame = frame[pd.Series(is_shown, index=data.index, dtype=bool).to_numpy()]
         if self._job.twice or self._job.gold:
             names = {column.of: column.name for column in self._fields} or {
                 REPLY: self._ours[REPLY].name

@@ -113,19 +113,20 @@ def get_llm_provider(
     """
     from . import orchestrator
     from .config.keys import with_keys
+    from .config.providers import ALL_PROVIDERS, hint_for
 
     configuration = get_configuration()
+    # The settings file is checked when it is read, so a wrong default comes from the variable.
+    where = "" if name else "ARCHE_LLM_PROVIDER: "
     name = (name or configuration.default_provider).strip().lower()
-    if name in ("intelligent", "orchestrator"):
+    if name in ALL_PROVIDERS:
         if api_key:
             raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
-        from .config.providers import hint_for
-
         known = ["intelligent", *configuration.providers]
         raise ConfigurationError(
-            f"unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
+            f"{where}unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
         )
     if api_key:
         configuration = with_keys(configuration, name, [api_key])

@@ -108,7 +108,7 @@ class RouteAttempt:
                 attempt = self._progress.note(route, "failed", answer, usage, error)
                 return Result(attempt, answer, misfit=str(misfit))
         attempt = self._progress.note(route, "served", answer, usage)
-        left = self._settle(usage, account, is_last=True)
+        left = self._settle(usage, account)
         return Result(attempt, answer, parsed=parsed, left=left)
 
     def _failed(self, failure: ProviderFailure, account: str | None) -> Result:
@@ -154,26 +154,13 @@ class RouteAttempt:
         # A reply in one piece may have been generated and charged before it arrived.
         spent = answer.spent() if streamed else answer.spent_at_most(None)
         self._progress.note(self._hold.route, "interrupted", answer, spent, "interrupted")
-        self._settle(spent if streamed else None, account, is_whole=False, is_last=True)
+        self._settle(spent if streamed else None, account, is_whole=False)
 
-    def _settle(
-        self,
-        usage: Usage | None,
-        account: str | None,
-        *,
-        is_whole: bool = True,
-        is_last: bool = False,
-    ) -> str:
-        """Settle the call and return what is left, in words; the last one records the attempts."""
-        progress, answer = self._progress, self._answer
-        progress.is_recorded = is_last
+    def _settle(self, usage: Usage | None, account: str | None, *, is_whole: bool = True) -> str:
+        """Settle the call and return what is left, in words."""
+        seen = self._answer.observations
+        # A call that ended before anything arrived proves nothing about the route.
+        answered = self._answer.answered
         return self._ledger.settle(
-            self._hold,
-            usage,
-            answer.observations,
-            account,
-            # A call that ended before anything arrived proves nothing about the route.
-            answered=answer.answered,
-            is_whole=is_whole,
-            ended=(progress.attempts, progress.decisions) if is_last else None,
+            self._hold, usage, seen, account, answered=answered, is_whole=is_whole
         )

@@ -89,6 +89,11 @@ class BatchLedger:
         return self._tracker.configuration
 
     @property
+    def may_hang(self) -> bool:
+        """As `QuotaTracker.may_hang`."""
+        return self._tracker.may_hang
+
+    @property
     def job(self) -> Purse | None:
         """As `QuotaTracker.job`."""
         return self._tracker.job

@@ -120,8 +120,7 @@ class RequestRun:
             finally:
                 if progress.is_ours():
                     self._tally.add(progress.attempts)
-                    if not progress.is_recorded:
-                        self._ledger.append(progress.attempts, self.decisions)
+                    self._ledger.append(progress.attempts, self.decisions)
 
     def _line_name(self) -> Hashable:
         names = self.routes.ids if isinstance(self.routes, Routes) else frozenset(self.routes)

@@ -26,6 +26,7 @@ _BASE_URL = re.compile(
 _PORTS = {"http": 80, "https": 443}
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_VARIABLES = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
 
 
 def is_base_url(text: str) -> bool:
@@ -61,8 +62,7 @@ def is_loopback(url: str | None) -> bool:
 
 def variables() -> tuple[str | None, ...]:
     """Return the values of all variables that connections depend on."""
-    names = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
-    return tuple(os.environ.get(name) for name in names)
+    return tuple(map(os.environ.get, _VARIABLES))
 
 
 def proxy_variable(url: str) -> str:

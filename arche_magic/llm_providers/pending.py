@@ -27,9 +27,7 @@ class Pending(Generic[Value]):
 
     _what = "result"
 
-    def __init__(
-        self, about: Callable[[], str] = str, on_wait: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, about: Callable[[], str], on_wait: Callable[[], None]) -> None:
         self._about, self._on_wait = about, on_wait
         self._ended = threading.Event()
         self._end: Value | Exception | None = None

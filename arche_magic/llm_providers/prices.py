@@ -25,16 +25,8 @@ def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
         return spent / 1_000_000
     if not (load or _table.cache_info().currsize):
         return None
-    table = _table()
-    try:
-        price = table.calc_price(
-            table.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
-            route.model,
-            provider_id=route.provider,
-        )
-    except (LookupError, ValueError):
-        return None
-    return float(price.total_price)
+    price = _price(route.provider, route.model, usage)
+    return float(price.total_price) if price else None
 
 
 def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
@@ -42,17 +34,9 @@ def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
 
     None where the price is not known. Loads the table; see `cost_usd`.
     """
-    table = _table()
     # A short prompt: long ones cost more per token with some models.
-    tokens = 1000
-    try:
-        price = table.calc_price(
-            table.Usage(input_tokens=tokens, output_tokens=tokens), model, provider_id=provider
-        )
-    except (LookupError, ValueError):
-        return None
-    scale = 1_000_000 / tokens
-    return float(price.input_price) * scale, float(price.output_price) * scale
+    price = _price(provider, model, Usage(1000, 1000))
+    return (float(price.input_price) * 1000, float(price.output_price) * 1000) if price else None
 
 
 def load_soon(route: Route) -> None:
@@ -60,6 +44,16 @@ def load_soon(route: Route) -> None:
     if route.paid and not route.price and not _table.cache_info().currsize:
         with suppress(TookTooLong):
             within(0.0, _table)
+
+
+def _price(provider: str, model: str, usage: Usage) -> Any:
+    """The table's price of these tokens, or None if it has none."""
+    table = _table()
+    tokens = table.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    try:
+        return table.calc_price(tokens, model, provider_id=provider)
+    except (LookupError, ValueError):
+        return None
 
 
 @cache

@@ -17,22 +17,20 @@ from .catalog import parse_limits
 from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
 from .provider_failure import NOT_SENT, ProviderFailure
-from .quota import booking, capabilities, codec, failing, ledger, opening, views
+from .quota import booking, codec, key_states, ledger, opening
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
-from .quota.key_states import Closure as Closure
-from .quota.key_states import KeyStates
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
 from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
-from .quota.route_states import RouteStates
 from .quota.spending import Shares, Spending, later_of
-from .quota.standings import standings
+from .quota.standings import standings, usage_summary
 from .quota.state import AccountState, Amounts, ProviderState
+from .quota.state import Closure as Closure
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
 from .types import Key, Observation, Route, Standing, Usage
@@ -57,10 +55,13 @@ class QuotaTracker:
         # Other generators give the same numbers in a forked child.
         self._jitter = random.SystemRandom()
         self._records = RouteRecords(storage, configuration)
-        self._states = RouteStates(self._records)
-        self._keys = KeyStates(self._records.accounts, configuration)
         self._spending = Spending(storage, configuration)
         take_over_older_counts(storage, configuration)
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether the storage may be behind a network that hangs."""
+        return self.storage.may_hang
 
     @property
     def job(self) -> Purse | None:
@@ -95,7 +96,7 @@ class QuotaTracker:
     def state(self, route: Route, request: Request, now: float) -> RouteState:
         """When the route can take this request, and why not earlier."""
         record = self._records.read(route, now)
-        if unfit := capabilities.lacking(record, request, self.configuration, now):
+        if unfit := opening.lacking(record, request, self.configuration, now):
             return unfit
         amounts = ledger.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
@@ -108,14 +109,14 @@ class QuotaTracker:
         The ledger is read once per provider. A state is worked out when it is asked for, and again
         only after a change. A headroom can be up to one second old.
         """
-        state_of = self._states.of(request, now)
+        state_of = self._records.states(request, now)
         bound_of = self._spending.bound_of(request, now)
         if bound_of is None and not may_be_unsuitable(request):
             return state_of
 
         def of_request(route: Route) -> RouteState:
-            state, record = state_of(route), self._states.record(route)
-            unfit = capabilities.lacking(record, request, self.configuration, now)
+            state, record = state_of(route), self._records.known(route)
+            unfit = opening.lacking(record, request, self.configuration, now)
             if unfit or bound_of is None:
                 return unfit or state
             return later_of(state, bound_of(route, ledger.estimate(record.model, request)))
@@ -236,7 +237,7 @@ class QuotaTracker:
 
         `account` is the account that the reply named, if any. Returns the route's new state.
         """
-        spent = failing.spent(hold.amounts, failure)
+        spent = booking.failed_units(hold.amounts, failure)
         jitter = self._jitter.uniform(0.8, 1.2)
         state = booking.fail(self._records, hold, failure, spent, account, jitter)
         self._pay(hold, spent, counted=failure.usage_is_known)
@@ -262,11 +263,14 @@ class QuotaTracker:
             models: the models that it listed. They, and the address, are open again.
         """
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
-            self._keys.note_check(key, began, refusal, account, models)
+            key_states.note_check(
+                self._records.accounts, self.configuration, key, began, refusal, account, models
+            )
 
     def missing_models(self) -> dict[str, list[str]]:
         """The models, by provider, that the provider did not have when they were last asked."""
-        return self._keys.missing_models(self._clock.time())
+        now = self._clock.time()
+        return key_states.missing_models(self._records.accounts, self.configuration, now)
 
     def budget(self) -> list[BudgetUse]:
         """The cost of paid routes, per budget; [] if no budget is set."""
@@ -277,7 +281,8 @@ class QuotaTracker:
 
         The provider rejects the key, or its account has no credit.
         """
-        return self._keys.closure(key, self._clock.time())
+        now = self._clock.time()
+        return key_states.closure(self._records.accounts, self.configuration, key, now)
 
     def account(self, key: Key) -> str | None:
         """Return the account whose quota the key uses, or None if it is not known yet."""
@@ -362,7 +367,7 @@ class QuotaTracker:
         if provider is not None:
             self.configuration.provider(provider)
         now = self._clock.time()
-        return views.usage_summary(self.standings(provider, now), now)
+        return usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
         """Return the keys that add no quota, each with the first key of the same account.

@@ -116,16 +116,14 @@ class Remaining:
             return refused_by_all(attempts)
         if self._unreachable and self._left.issuperset(self._routes):
             return wrong_setup(self._setup, attempts)
-        timeout = progress.request.timeout if cause or progress.time_left() <= 0 else None
+        is_late = bool(cause) or progress.time_left() <= 0
         causes = [cause] if cause else []
         if self._calls.total() >= _CALLS_PER_REQUEST:
             causes.append(f"{_CALLS_PER_REQUEST} calls were sent")
         # A problem of this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
-        return no_route(
-            others, self._left, attempts, now, timeout, "; ".join(causes), progress.request
-        )
+        return no_route(progress, others, self._left, now, "; ".join(causes), is_late=is_late)
 
     def _leave_model(self, attempt: Attempt) -> set[Route]:
         """Leave the model of an attempt with all its keys, which would answer in the same way."""

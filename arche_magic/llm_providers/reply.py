@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ from .errors import InvalidRequest
 from .files import expanded
 from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of
-from .text.markdown import harmless_markdown
+from .text.markdown import fence_around, harmless_markdown
 from .tools import ToolCall, ToolRun
 from .types import Route, RouteId, Usage, Vectors, in_seconds
 
@@ -251,9 +250,7 @@ class Reply(str):
 def _shown_calls(calls: Sequence[ToolCall]) -> str:
     """Calls of tools as a block of code, one a line."""
     lines = [f"{call.name}({' '.join(call.arguments.split())})" for call in calls]
-    # A fence that no run of backticks in the arguments can end.
-    longest = max((len(run) for run in re.findall("`+", "".join(lines))), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = fence_around("".join(lines))
     return "\n".join(["The model asks to run:", "", fence, *lines, fence])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .config.keys import is_stand_in
 from .errors import (
@@ -17,70 +18,79 @@ from .errors import (
 from .provider_failure import Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
-from .request import Request
 from .types import Route, in_seconds, utc
+
+if TYPE_CHECKING:
+    from .request_progress import RequestProgress
 
 # Routes that were not asked are named only while a message has fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4
 
 
 def no_route(
-    states: Mapping[Route, RouteState], out: Collection[Route], attempts: Sequence[Attempt],
-    now: float, timeout: float | None, cause: str, request: Request,
-) -> NoRouteAvailable:  # fmt: skip
+    progress: RequestProgress,
+    states: Mapping[Route, RouteState],
+    out: Collection[Route],
+    now: float,
+    cause: str,
+    *,
+    is_late: bool,
+) -> NoRouteAvailable:
     """Return the error of a request that no route answered.
 
     Args:
+        progress: its attempts so far; the options of its request may exclude routes.
         states: of all its routes, as the ledger sees them now.
         out: routes that cannot answer it even when they open.
-        attempts: its attempts.
         now: epoch seconds.
-        timeout: the request's timeout in seconds if it has passed, else None.
         cause: another reason why the request ends, or "".
-        request: what was asked; its options may exclude routes.
+        is_late: whether its timeout has passed.
     """
+    request = progress.request
     openings = {
         route: state.opens_at
         for route, state in states.items()
         if route not in out and now < state.opens_at < math.inf
     }
-    lines, omitted = [cause] if cause else [], 0
-    shown: dict[Route, RouteState] = {}
-    asked = {
-        route
-        for route in states
-        if any(a.is_on(route) and a.outcome != "skipped" for a in attempts)
-    }
-    for route, state in states.items():
-        if route not in asked and len(lines) >= _ROUTES_IN_A_MESSAGE:
-            omitted += 1
-            continue
-        errors = [a.error for a in attempts if a.is_on(route) and a.error]
-        # The latest error includes the server's own words, which the ledger does not store.
-        why = (errors[-1] if errors and route in asked else state.reason) or "not asked"
-        shown[route] = state
+    shown = _shown(states, progress.attempts)
+    lines = [cause] if cause else []
+    for route, why in shown.items():
         if route in openings:
-            lines.append(f"{route} opens {in_seconds(state.opens_at - now)} ({why})")
+            lines.append(f"{route} opens {in_seconds(openings[route] - now)} ({why})")
         else:
             lines.append(f"{route}: {why}")
     limited = all(state.remedy == LIMIT for state in states.values())
-    if timeout is not None:
-        head = f"No reply within {timeout:g} s"
+    if is_late:
+        head = f"No reply within {request.timeout:g} s"
     elif limited and len(openings) == len(states) and {r.provider for r in states} == {"groq"}:
         head = "All Groq API keys have hit rate limits"
     else:
         head = "No available LLM providers"
-    if omitted:
+    if omitted := len(states) - len(shown):
         lines.append(f"and {omitted} more")
     if request.private:
         lines.append("routes that are not marked private were not asked")
     if request.same_model:
         lines.append("other models were not asked")
+    lines += _next_steps({route: states[route] for route in shown})
     return NoRouteAvailable(
-        f"{head}: {'; '.join([*lines, *_next_steps(shown)])}",
-        attempts=attempts,
+        f"{head}: {'; '.join(lines)}",
+        attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
+
+
+def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
+    """Why each route that a message names did not answer: all that were asked, and a few others."""
+    shown: dict[Route, str] = {}
+    for route, state in states.items():
+        own = [attempt for attempt in attempts if attempt.is_on(route)]
+        asked = any(attempt.outcome != "skipped" for attempt in own)
+        if asked or len(shown) < _ROUTES_IN_A_MESSAGE:
+            # The latest error includes the server's own words, which the ledger does not store.
+            errors = [attempt.error for attempt in own if attempt.error]
+            shown[route] = (errors[-1] if errors and asked else state.reason) or "not asked"
+    return shown
 
 
 def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:

@@ -41,7 +41,6 @@ class RequestProgress:
         attempts: its attempts so far.
         decisions: how its routes were chosen.
         waited: seconds that it has waited for routes.
-        is_recorded: whether the attempts have been passed to the attempt log.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class RequestProgress:
         self.attempts: list[Attempt] = []
         self.decisions: list[Decision] = []
         self.waited = 0.0
-        self.is_recorded = False
         self._ledger = ledger
         self._clock = configuration.clock
         # Seconds that the reader of the stream took for itself.

@@ -6,10 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .bounded import TookTooLong, within
+from .bounded import TookTooLong, shielded, within
 from .provider_failure import NOT_SENT, ProviderFailure
 from .storage import StorageTimeout, lock_deadline
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 # A call that books something may take this long even if the request's time is up, and no longer
 # than this: the reply is more important.
 _LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
+# Where no disk can hang, a call waits this long for a lock before it moves to a helper thread.
+_MOMENT_SECONDS = 0.02
 
 
 class Ledger(Protocol):
@@ -37,6 +40,10 @@ class Ledger(Protocol):
     @property
     def configuration(self) -> Configuration:
         """The configuration whose clock and providers count."""
+
+    @property
+    def may_hang(self) -> bool:
+        """See `QuotaTracker.may_hang`."""
 
     @property
     def job(self) -> Purse | None:
@@ -78,8 +85,8 @@ class LedgerTimeout(Exception):
 class TimedLedger:
     """The ledger and the attempt log of one request.
 
-    Their files may be on a disk or behind a network that hangs. A call that takes too long is left
-    to finish in a helper thread, and the request goes on without its result.
+    They may be behind a network that hangs, or locked by a kernel that was stopped. A call that
+    takes too long is left to finish in a helper thread, and the request goes on without its result.
 
     Args:
         ledger: the quota tracker, or what stands in for it.
@@ -135,23 +142,13 @@ class TimedLedger:
         *,
         answered: bool = True,
         is_whole: bool = True,
-        ended: tuple[Sequence[Attempt], Sequence[Decision]] | None = None,
     ) -> str:
-        """As `QuotaTracker.settle`; "" if the ledger takes too long.
-
-        `ended` is for the last call of a request: its attempts and decisions, which are recorded.
-        """
-
-        def book() -> str:
-            try:
-                return self._ledger.settle(
-                    hold, usage, observations, account, answered=answered, is_whole=is_whole
-                )
-            finally:
-                if ended:
-                    self._log.append(*ended)
-
-        return self._book(book, "")
+        """As `QuotaTracker.settle`; "" if the ledger takes too long."""
+        settle = partial(
+            self._ledger.settle, hold, usage, observations, account,
+            answered=answered, is_whole=is_whole,
+        )  # fmt: skip
+        return self._book(settle, "")
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
         """As `QuotaTracker.fail`; None if the ledger takes too long."""
@@ -194,5 +191,8 @@ class TimedLedger:
     ) -> T:
         if not self._has_deadline:
             return work()
+        if not self._ledger.may_hang:
+            with suppress(StorageTimeout), lock_deadline(_MOMENT_SECONDS):
+                return shielded(work, unclaimed)
         left = max(self._ends - time.monotonic(), _LATE_SECONDS)
         return within(min(left, longest), work, unclaimed)

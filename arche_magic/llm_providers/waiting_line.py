@@ -55,7 +55,8 @@ class WaitingLine:
 def waiting_line(routes: Hashable, ticket: object) -> Iterator[WaitingLine]:
     """The line of a set of routes; the ticket leaves it at the end of the `with`."""
     with _lock:
-        line = _lines.setdefault(routes, WaitingLine())
+        if (line := _lines.get(routes)) is None:
+            line = _lines[routes] = WaitingLine()
     try:
         yield line
     finally:

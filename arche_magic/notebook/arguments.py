@@ -14,12 +14,10 @@ from IPython.core.error import UsageError
 # A word, including quoted parts. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
+# A dash at the beginning of a word.
+_DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
-
-
-class HelpWanted(Exception):
-    """Raised when `--help` is among the options."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -49,15 +47,14 @@ class Unfinished:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
-    """The options of a magic's line, and the text after them, verbatim.
+def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
+    """The options of a magic's line, and the text after them, verbatim; None if they ask for help.
 
     Options end at the first word that is not an option, or after `--`. Quotes around a value are
     removed; within double quotes a backslash escapes a quote or a backslash.
 
     Raises:
         InvalidRequest: an unknown option, a missing or wrong value, an unclosed quote.
-        HelpWanted: help was asked for.
     """
     from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -70,7 +67,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         if word == "--":
             break
         if word in ("--help", "-h"):
-            raise HelpWanted
+            return None
         flag, equals, value = _split(word)
         action = _option(parser, flag)
         if action is None:
@@ -90,6 +87,21 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str]:
         # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
         reason = str(error).removeprefix("argument ")
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
+
+
+def options_in_text(magic: Any, text: str) -> str:
+    """The options at the end of a magic's text, where they are part of it; "" if there are none."""
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    for dash in _DASH.finditer(text):
+        end = text[dash.start() :]
+        try:
+            parsed = parse_line(magic, end)
+        except InvalidRequest:
+            continue
+        if parsed is not None and not parsed[1] and parsed != parse_line(magic, ""):
+            return end.rstrip()
+    return ""
 
 
 def read_unfinished(magic: Any, line: str) -> Unfinished | None:
@@ -220,7 +232,8 @@ def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
 
     known = [name for action in magic.parser._actions for name in action.option_strings]
     long = [name for name in known if name.startswith("--")]
-    hint = did_you_mean(flag, long) if flag.startswith("--") else ""
-    if not hint and any("TEXT" in words for words in usage(magic)):
+    if hint := did_you_mean(flag, long) if flag.startswith("--") else "":
+        return InvalidRequest(f"{name}: unknown option {flag}{hint}")
+    if any("TEXT" in words for words in usage(magic)):
         hint = "; put -- before a text that starts with a dash"
     return InvalidRequest(f"{name}: unknown option {flag}{hint}; {name} --help lists the options")

@@ -17,6 +17,7 @@ from arche_magic.llm_providers.reply import Event, Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
+from .arguments import options_in_text
 from .cell_options import (
     check_together,
     check_variable,
@@ -27,13 +28,13 @@ from .cell_options import (
 )
 from .cell_prompt import system_prompt, text_of, with_attachments
 from .command import Asked
+from .commands.llm import llm as llm_magic
 from .display import ReplyDisplay
 from .dry_run import rehearse
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .live_line import follow
-from .reply_formats import ASKS
-from .stats import notebook_name
+from .reply_formats import ASKS, STRUCTURED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +65,11 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     images = [image_of(source, names) for source in options.image or ()]
     with_values(options, names)
     prompt = replace(prompt, images=(*prompt.images, *images))
+    if typed.cell is None and (late := options_in_text(llm_magic, text)):
+        note = f"{late!r} is part of the prompt; options come before it"
+        prompt = replace(prompt, notes=(*prompt.notes, note))
     prompt = with_attachments(session.shell, options, prompt, names)
-    if options.compare:
+    if options.compare is not None:
         return _compare(session, options, prompt)
     return send(session, options, prompt)
 
@@ -101,12 +105,13 @@ def send(
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
-    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
+    log, events = (
+        attempt_log(llm.configuration.store),
+        llm.events(messages, **request),
+    )
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
-    show = ReplyDisplay(
-        session.shell, options.quiet, form, structured=options.schema is not None, old=old
-    )
+    show = ReplyDisplay(session.shell, options.quiet, form, old)
     for note in notes:
         show.note(note)
     reply = _show(events, show, log, partial(_bind, session, options))
@@ -160,7 +165,7 @@ def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
         NoKeys: no key is configured.
     """
     check_together(options, session.defaults)
-    name_notebook(notebook_name(session.shell.user_ns))
+    name_notebook(session.notebook)
     if options.output is not None:
         check_variable("-o", options.output)
     require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
@@ -180,14 +185,14 @@ def _request(
     """The form in which the reply is shown, and the arguments of the request."""
     if options.schema is not None and options.format:
         raise InvalidRequest("%llm: --schema cannot be combined with --format: the reply is JSON")
-    form = (
-        "markdown" if options.schema is not None else first_given(options.format, defaults.format)
-    )
+    form = first_given(options.format, defaults.format)
+    if options.schema is not None:
+        form = STRUCTURED
     request = typed_or_default(
         options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
     )
     system = first_given(options.system, chat and chat.system, defaults.system)
-    request["system"] = "\n\n".join(filter(None, (system, ASKS[form]))) or None
+    request["system"] = "\n\n".join(filter(None, (system, ASKS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)

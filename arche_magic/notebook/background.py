@@ -215,9 +215,7 @@ class ReplyJob(BackgroundJob):
         options = asked.options
         super().__init__(session.shell, asked.prompt.text, options.output, options.quiet)
         self.pending: PendingReply = PendingReply(self.about, self._draw_again)
-        self.view = _JobDisplay(
-            session.shell, self._unseen, form, options.schema is not None, self._below
-        )
+        self.view = _JobDisplay(session.shell, self._unseen, form, self._below)
         self._above = self.view.place
         self._session, self._asked, self._form, self._ask = session, asked, form, ask
 
@@ -258,10 +256,8 @@ class ReplyJob(BackgroundJob):
 class _JobDisplay(ReplyDisplay):
     """The view of a reply whose cell has ended: the reply, and its receipt in another output."""
 
-    def __init__(
-        self, shell: InteractiveShell, quiet: bool, form: str, structured: bool, below: Place
-    ) -> None:
-        super().__init__(shell, quiet, form, structured)
+    def __init__(self, shell: InteractiveShell, quiet: bool, form: str, below: Place) -> None:
+        super().__init__(shell, quiet, form)
         self._below = below
 
     @property

@@ -95,7 +95,7 @@ def check_variable(option: str, name: str) -> None:
     elif hasattr(builtins, name):
         problem = f"would hide the builtin {name}; choose another name"
     if problem:
-        raise InvalidRequest(f"%llm: {option} {name!r} {problem}")
+        raise InvalidRequest(f"{option} {name!r} {problem}")
 
 
 def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
@@ -124,8 +124,8 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     if first not in names:
         fitting = [name for name, value in names.items() if isinstance(value, type | dict)]
         raise InvalidRequest(
-            f"%llm: --schema {text!r} is not a variable{did_you_mean(first, fitting)}; "
-            "a short line has a type after each name, such as 'score float'"
+            f"%llm: --schema {text!r} is not a variable; a short line has a type after each name, "
+            f"such as 'score float'{did_you_mean(first, fitting)}"
         )
     return _attribute(text, names, "--schema")
 

@@ -96,15 +96,12 @@ def with_attachments(
         InvalidRequest: one cannot be read.
         CellInterrupted: the user stopped it.
     """
-    place, terminal = Place(shell), TerminalLine()
+    place = Place(shell)
 
     def draw(line: str) -> None:
-        if not hasattr(shell, "kernel"):
-            terminal.write(line)
-        else:
-            place.draw(quiet_line(line) if line else {"text/plain": ""})
+        place.draw(quiet_line(line) if line else {"text/plain": ""})
 
-    line = LiveLine(draw)
+    line = LiveLine(draw if hasattr(shell, "kernel") else TerminalLine().write)
     try:
         attachments = [read_file(source, names) for source in options.file or ()]
         for url in options.url or ():

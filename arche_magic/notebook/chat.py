@@ -1,4 +1,4 @@
-"""Named conversations: their turns, cut to what a model accepts, and the `%llm_chat` commands.
+"""Named conversations: their turns, cut to what a model accepts, and their files.
 
 They live in the kernel's memory. A turn is added once its reply is complete; a turn that failed or
 was interrupted is not added.
@@ -9,33 +9,19 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shlex
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, read_image
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.hints import did_you_mean
-from arche_magic.llm_providers.text.markdown import harmless_markdown
 from arche_magic.llm_providers.types import utc
 
-from .styles import one_line
-from .tables import Cell, table_bundle
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 _NAME = re.compile(r"[\w.-]+")
-_VERBS = ("list", "show", "export", "load", "fork", "undo", "clear")
-_TYPES = {
-    "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
-    "last": "datetime64[ms, UTC]", "system": "str",
-}  # fmt: skip
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
 
@@ -51,6 +37,11 @@ class Turn:
     tokens: int = 0
     at: float = 0.0
 
+    @property
+    def who(self) -> str:
+        """The provider and the model that answered, in short."""
+        return f"{self.provider} · {self.model.rpartition('/')[2]}"
+
 
 @dataclass
 class Chat:
@@ -63,6 +54,11 @@ class Chat:
     system: str | None = None
     turns: list[Turn] = field(default_factory=list)
     private: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all turns."""
+        return sum(turn.tokens for turn in self.turns)
 
     def messages(self, question: Message, room: float) -> tuple[tuple[Message, ...], str]:
         """The messages that continue with a question, and a note about turns left out, if any.
@@ -112,7 +108,7 @@ class Chat:
             lines = [*turn.question.content.strip("\n").split("\n"), *images]
             parts.append("\n".join(f"> {line}".rstrip() for line in lines))
             parts.append(turn.answer.strip("\n"))
-            parts.append(f"*{_model(turn)} · {turn.tokens:,} tokens · {_clock(turn.at)}*")
+            parts.append(f"*{turn.who} · {turn.tokens:,} tokens · {clock(turn.at)}*")
         return "\n\n".join(parts)
 
     def to_json(self) -> str:
@@ -190,127 +186,51 @@ class Chats(dict[str, Chat]):
             )
         return self[name]
 
-    def run(self, text: str) -> dict[str, str] | str:
-        """Run a line of `%llm_chat`; returns a bundle or a sentence to show.
+    def add_new(self, name: str, chat: Chat, verb: str, hint: str = "") -> None:
+        """Add a conversation under a name of its own.
 
         Raises:
-            InvalidRequest: the line cannot be understood, or a file cannot be used.
+            InvalidRequest: there is one of that name, or the name has other characters than those
+                that `named` allows; `verb` is what the user typed.
         """
-        try:
-            verb, *words = shlex.split(text) or ["list"]
-        except ValueError as error:
-            raise InvalidRequest(f"%llm_chat: {error}") from None
-        if verb not in _VERBS and verb in self and not words:
-            verb, words = "show", [verb]
-        usage = {
-            "list": (0, 0, ""), "show": (1, 1, "NAME"), "export": (2, 2, "NAME FILE"),
-            "load": (1, 2, "FILE [NAME]"), "fork": (2, 2, "NAME NEW"), "undo": (1, 1, "NAME"),
-            "clear": (1, 1, "NAME"),
-        }.get(verb)  # fmt: skip
-        if usage is None:
-            hint = did_you_mean(verb, [*_VERBS, *self])
-            raise InvalidRequest(
-                f"%llm_chat: {verb!r} is neither a conversation nor one of "
-                f"{', '.join(_VERBS)}{hint}"
-            )
-        least, most, form = usage
-        if not least <= len(words) <= most:
-            raise InvalidRequest(f"usage: %llm_chat {verb} {form}".rstrip())
-        done: dict[str, str] | str = getattr(self, f"_{verb}")(*words)
-        return done
-
-    def frame(self) -> pd.DataFrame:
-        """A row per conversation.
-
-        Columns: `chat, turns, tokens, provider, model, last, system`; `tokens` is the sum over all
-        turns, `provider` and `model` answered last, `last` is when (aware, UTC).
-        """
-        from .frames import typed_frame
-
-        rows = [
-            (
-                chat.name, len(chat.turns), sum(turn.tokens for turn in chat.turns),
-                chat.turns[-1].provider, chat.turns[-1].model, utc(chat.turns[-1].at),
-                chat.system,
-            )
-            for chat in self.values()
-        ]  # fmt: skip
-        return typed_frame(_TYPES, rows)
-
-    def _list(self) -> dict[str, str] | str:
-        if not self:
-            return "no conversation yet; %%llm --chat NAME starts one"
-        rows = []
-        for chat in self.values():
-            last = chat.turns[-1]
-            rows.append(
-                (
-                    Cell(chat.name),
-                    Cell(f"{len(chat.turns)}", right=True),
-                    Cell(f"{sum(turn.tokens for turn in chat.turns):,}", right=True),
-                    Cell(_model(last)),
-                    Cell(_clock(last.at)),
-                    Cell(one_line(last.question.content, 48)),
-                )
-            )
-        return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
-
-    def _show(self, name: str) -> dict[str, str]:
-        transcript = self.known(name).transcript()
-        clean = without_controls(transcript)
-        return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
-
-    def _export(self, name: str, file: str) -> str:
-        chat, path = self.known(name), expanded(file)
-        if path.suffix not in (".md", ".json"):
-            raise InvalidRequest("%llm_chat export: the file's name ends in .md or .json")
-        text = chat.transcript() if path.suffix == ".md" else chat.to_json()
-        try:
-            path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest(f"%llm_chat export: {path}: {error.strerror}") from None
-        return f"{name} ({_turns(chat)}) is in {path}"
-
-    def _load(self, file: str, name: str | None = None) -> str:
-        path = expanded(file)
-        try:
-            chat = Chat.from_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise InvalidRequest(
-                f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
-            ) from None
-        chat.name = self.named(name or chat.name).name
-        self._refuse_known(chat.name, "load", f" {file} NAME gives it another")
-        self[chat.name] = chat
-        return f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues"
-
-    def _fork(self, name: str, new: str) -> str:
-        chat = self.known(name)
-        self._refuse_known(self.named(new).name, "fork")
-        self[new] = replace(chat, name=new, turns=list(chat.turns))
-        return f"{new} has the {_turns(chat)} of {name}; both continue separately"
-
-    def _undo(self, name: str) -> str:
-        chat = self.known(name)
-        gone = chat.turns.pop()
-        if not chat.turns:
-            del self[name]
-        left = _turns(chat) if chat.turns else "no turn"
-        return f"removed: {one_line(gone.question.content, 60)!r}; {name} has {left} left"
-
-    def _clear(self, name: str) -> str:
-        chat = self.known(name)
-        del self[name]
-        return f"{name} ({_turns(chat)}) is removed"
-
-    def _refuse_known(self, name: str, verb: str, hint: str = "") -> None:
+        chat.name = self.named(name).name
         if name in self:
-            raise InvalidRequest(
-                f"%llm_chat {verb}: a conversation {name!r} already exists"
-                + (f"; %llm_chat {verb}{hint}" if hint else "")
-            )
+            raise InvalidRequest(f"%llm_chat {verb}: a conversation {name!r} already exists{hint}")
+        self[name] = chat
+
+
+def export(chat: Chat, file: str) -> Path:
+    """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
+
+    Raises:
+        InvalidRequest: the file's name ends differently, or the file cannot be written.
+    """
+    path = expanded(file)
+    if path.suffix not in (".md", ".json"):
+        raise InvalidRequest("%llm_chat export: the file's name ends in .md or .json")
+    text = chat.transcript() if path.suffix == ".md" else chat.to_json()
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"%llm_chat export: {path}: {error.strerror}") from None
+    return path
+
+
+def load(file: str) -> Chat:
+    """The conversation that was exported to a JSON file.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or has something else.
+    """
+    path = expanded(file)
+    try:
+        return Chat.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InvalidRequest(
+            f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
+        ) from None
 
 
 def _text(value: object) -> str:
@@ -319,13 +239,6 @@ def _text(value: object) -> str:
     return value
 
 
-def _turns(chat: Chat) -> str:
-    return f"{len(chat.turns)} turn{'' if len(chat.turns) == 1 else 's'}"
-
-
-def _model(turn: Turn) -> str:
-    return f"{turn.provider} · {turn.model.rpartition('/')[2]}"
-
-
-def _clock(moment: float) -> str:
+def clock(moment: float) -> str:
+    """The local day and time."""
     return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M}"

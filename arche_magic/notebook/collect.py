@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, JobStopped, Quality, Replies, Row
-from arche_magic.bulk.chunks import FileJob
+from arche_magic.bulk.file_job import FileJob
 from arche_magic.bulk.progress import count
 from arche_magic.bulk.results import like
 from arche_magic.llm_providers import Pending

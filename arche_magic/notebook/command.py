@@ -6,6 +6,8 @@ with the extension, so they import the engine, and modules that need it, inside 
 
 from __future__ import annotations
 
+import os
+import re
 import tokenize
 from argparse import Namespace
 from collections import ChainMap
@@ -18,7 +20,7 @@ from IPython.core.inputtransformer2 import HelpEnd
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from .arguments import HelpWanted, help_text, parse_line, usage
+from .arguments import help_text, parse_line, usage
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -37,6 +39,7 @@ __all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
+_LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -73,6 +76,20 @@ class Session:
     asked: Asked | None = None
     reply: Reply | None = None
     server: Server | None = None
+
+    @property
+    def notebook(self) -> str:
+        """The name of the notebook's file, without its folder; "" if it is not known.
+
+        VS Code sets a variable of the notebook, Jupyter's server an environment variable.
+        """
+        from arche_magic.llm_providers.secrets import without_locals
+
+        told = self.shell.user_ns.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
+            "JPY_SESSION_NAME", ""
+        )
+        name = re.split(r"[/\\]", str(told))[-1]
+        return name[:_LONGEST_NAME] if name.isprintable() else ""
 
     def last_reply(self, command: str) -> Reply:
         """The last reply of this kernel.
@@ -141,17 +158,17 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
-            try:
-                parsed, text = parse_line(magic, line)
-            except HelpWanted:
+            parsed = parse_line(magic, line)
+            if parsed is None:
                 print(magic.__doc__)
                 return None
+            given, text = parsed
             if text.strip() and not any(usage(magic)):
                 from arche_magic.llm_providers.errors import InvalidRequest
 
                 raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
-            return body(magics.session, Typed(line, parsed, text, cell, names))
+            return body(magics.session, Typed(line, given, text, cell, names))
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__

@@ -18,16 +18,17 @@ from .cards import beside
 from .live_line import LiveLine, TerminalLine
 from .out import is_captured
 from .receipt import (
+    call_line,
     interrupted_reply,
     receipt_bundle,
     receipt_line,
     reply_metadata,
     request_metadata,
+    run_bundle,
 )
-from .reply_formats import bundle, is_json
+from .reply_formats import STRUCTURED, bundle, is_json
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
-from .tool_calls import call_line, run_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -80,14 +81,12 @@ class ReplyDisplay:
         shell: InteractiveShell,
         quiet: bool = False,
         form: str = "markdown",
-        structured: bool = False,
         old: Reply | None = None,
     ) -> None:
         self._shell = shell
         self._old = old
         self._quiet = quiet
         self._form = form
-        self._structured = structured
         self._redraws = hasattr(shell, "kernel")
         self._place = Place(shell)
         # `_before` is the text of a reply that broke off, until another one has replaced it.
@@ -138,7 +137,7 @@ class ReplyDisplay:
             return
         if not self._redraws:
             # A part of a JSON is of no use.
-            if not self._structured:
+            if self._form != STRUCTURED:
                 self._line.silence()
                 self._printed = True
                 text = self._held + text
@@ -193,8 +192,8 @@ class ReplyDisplay:
             more = (*more, "not valid JSON")
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
-        structured = reply.parsed is not None
-        shown = structured_bundle(reply) if structured else bundle(str(reply), self._form)
+        has_fields = reply.parsed is not None
+        shown = structured_bundle(reply) if has_fields else bundle(str(reply), self._form)
         metadata = {"arche_magic": reply_metadata(reply)}
         self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
@@ -232,7 +231,7 @@ class ReplyDisplay:
             print(without_controls(self._held))
 
     def _growing(self) -> dict[str, str]:
-        if self._structured:
+        if self._form == STRUCTURED:
             return unread_bundle(self._text)
         shown = bundle(self._text, self._form, complete=False)
         if (rest := self._before[len(self._text) :]) and "text/markdown" in shown:

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, Plan, cluster, planning
-from arche_magic.bulk.chunks import FileJob
+from arche_magic.bulk.file_job import FileJob
 from arche_magic.bulk.files import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
@@ -26,7 +26,6 @@ from .cell_options import refuse_with, sampling, schema_named, typed_or_default
 from .cell_prompt import system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
-from .stats import notebook_name
 from .styles import quiet_line
 from .tables import Cell, notes_html, table_bundle
 
@@ -60,7 +59,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         refuse_with("--background", options, "plan", "dry_run")
     if options.keep is False:
         raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
-    name_notebook(notebook_name(shell.user_ns))
+    name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")

@@ -1,4 +1,4 @@
-"""The receipt below a reply, and what the saved notebook keeps about its request."""
+"""The receipt of a reply, its calls of functions, and what the saved notebook keeps of both."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
-from .styles import QUIET, quiet_line
-from .tool_calls import rounds_text
+from .styles import QUIET, RED, one_line, quiet_line
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -27,6 +27,10 @@ _SELECTABLE = (
     "max-height:240px;overflow:auto;margin:2px 0;padding:4px 6px;"
     "border:1px solid rgba(128,128,128,.35)"
 )
+
+# Characters of a call's line, and of its arguments and result when it is unfolded.
+_LONGEST_CALL, _LONGEST_RESULT, _LONGEST_PART = 120, 80, 2_000
+_PART = "white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0 2px 14px;font-size:95%"
 
 
 def receipt_line(reply: Reply) -> str:
@@ -42,7 +46,7 @@ def receipt_line(reply: Reply) -> str:
         parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
     else:
         parts = [route, tokens, _time(reply)]
-        if rounds := rounds_text(reply):
+        if rounds := _rounds_text(reply):
             parts.append(rounds)
         if was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
@@ -54,6 +58,14 @@ def receipt_line(reply: Reply) -> str:
         parts.append(reply.standing)
     parts += _started_again(reply)
     return " · ".join(parts)
+
+
+def _rounds_text(reply: Reply) -> str:
+    """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
+    if not reply.tool_runs:
+        return ""
+    calls = len(reply.tool_runs)
+    return f"{reply.tool_runs[-1].round + 1} rounds, {calls} call{'s' if calls > 1 else ''}"
 
 
 def _time(reply: Reply) -> str:
@@ -186,3 +198,41 @@ def interrupted_reply(text: str, ended: Ended | None) -> Reply:
         cost=total_cost(attempts),
         decisions=ended.decisions,
     )
+
+
+def call_line(call: ToolCall) -> str:
+    """`lookup(city="Oslo", days=3)`."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+        shown = ", ".join(f"{name}={_json(value)}" for name, value in arguments.items())
+    except (ValueError, AttributeError, RecursionError):
+        shown = call.arguments
+    return one_line(f"{call.name}({shown})", _LONGEST_CALL)
+
+
+def run_bundle(run: ToolRun) -> dict[str, str]:
+    """A call and its result: a grey line that unfolds to all of both."""
+    line = call_line(run.call)
+    result = one_line(run.result, _LONGEST_RESULT)
+    error = "error: " if run.failed else ""
+    mark = f'<b style="color:{RED}">error</b>: ' if run.failed else ""
+    parts = [f"{run.call.name}({run.call.arguments})", run.result, f"{run.seconds:.2f} s"]
+    inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
+    return {
+        "text/plain": f"{line} → {error}{result}",
+        "text/html": (
+            f'<details style="{QUIET}"><summary style="cursor:pointer">'
+            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code></summary>"
+            f"{inside}</details>"
+        ),
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONGEST_PART:
+        return text
+    return f"{text[:_LONGEST_PART]}\n[the first {_LONGEST_PART:,} of {len(text):,} characters]"

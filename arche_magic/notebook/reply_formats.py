@@ -18,6 +18,8 @@ ASKS = {
     "math": "Answer with LaTeX formulas only, without a document around them.",
 }
 FORMATS = tuple(ASKS)
+# The form of a reply to a prompt with a schema, which `-f` does not take.
+STRUCTURED = "structured"
 _DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
@@ -34,7 +36,7 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     clean = without_controls(text)
-    if form == "text":
+    if form in ("text", STRUCTURED):
         return {"text/plain": clean}
     if form == "math":
         return {"text/plain": clean, "text/markdown": harmless_markdown(_in_dollars(clean))}
@@ -100,6 +102,7 @@ def _inner(text: str) -> str:
 
 
 def _fenced(code: str, language: str) -> str:
-    longest = max((len(run) for run in re.findall("`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
+    from arche_magic.llm_providers.text.markdown import fence_around
+
+    fence = fence_around(code)
     return f"{fence}{language}\n{code}\n{fence}"

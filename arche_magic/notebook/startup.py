@@ -6,6 +6,9 @@ without reading or changing the user's configuration.
 
 from __future__ import annotations
 
+import errno
+import os
+import warnings
 from pathlib import Path
 
 _NAME = "50-arche_magic.py"
@@ -16,10 +19,6 @@ _LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
 """
 
 
-class NotOurs(Exception):
-    """The file was not written by us, or was changed; the message is its path."""
-
-
 def enable() -> tuple[Path, bool]:
     """Load the extension in every notebook.
 
@@ -27,7 +26,7 @@ def enable() -> tuple[Path, bool]:
         The file in the profile, and whether it was written now; False if it was there already.
 
     Raises:
-        NotOurs: there is another file of that name.
+        FileExistsError: there is another file of that name.
         OSError: it cannot be written.
     """
     path = _path()
@@ -45,7 +44,7 @@ def disable() -> tuple[Path, bool]:
         The file in the profile, and whether it was removed now; False if there was none.
 
     Raises:
-        NotOurs: there is another file of that name.
+        FileExistsError: there is another file of that name.
         OSError: it cannot be removed.
     """
     path = _path()
@@ -57,12 +56,22 @@ def disable() -> tuple[Path, bool]:
 def _path() -> Path:
     from IPython.paths import get_ipython_dir
 
-    return Path(get_ipython_dir(), "profile_default", "startup", _NAME)
+    with warnings.catch_warnings():
+        # If its folder cannot be written, IPython warns and returns a temporary one.
+        warnings.filterwarnings("error", message=".*using a temp directory")
+        try:
+            folder = get_ipython_dir()
+        except UserWarning:
+            where = os.environ.get("IPYTHONDIR") or str(Path.home())
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), where) from None
+    return Path(folder, "profile_default", "startup", _NAME)
 
 
 def _is_there(path: Path) -> bool:
     if not path.exists():
         return False
     if not path.read_text("utf-8", errors="replace").startswith(_MARK):
-        raise NotOurs(str(path))
+        raise FileExistsError(
+            f"{path} was not written by arche_magic, or was changed; move it or delete it"
+        )
     return True

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import defaultdict
 from dataclasses import astuple, fields
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.types import RouteId
 
 from .costs import price_text
@@ -30,19 +27,6 @@ _KINDS: Mapping[type, str] = {str: "str", int: "int64", float: "float64"}
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"
-_LONGEST_NAME = 100
-
-
-def notebook_name(variables: Mapping[str, Any]) -> str:
-    """The name of the notebook's file, without its folder; "" if it is not known.
-
-    VS Code sets a variable of the notebook, Jupyter's server an environment variable.
-    """
-    told = variables.get("__vsc_ipynb_file__") or without_locals(os.environ.get)(
-        "JPY_SESSION_NAME", ""
-    )
-    name = re.split(r"[/\\]", str(told))[-1]
-    return name[:_LONGEST_NAME] if name.isprintable() else ""
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:

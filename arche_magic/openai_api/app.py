@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from arche_magic.llm_providers.config import get_configuration
@@ -22,7 +23,7 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from .errors import Problem
 from .handler import LARGEST_BODY, handle
 from .replies import HttpReply
-from .request_thread import MOST_THREADS, RequestStopped, RequestThread
+from .request_thread import RequestThread
 from .requests import TAG_HEADER
 
 if TYPE_CHECKING:
@@ -100,7 +101,6 @@ class _Application:
 
     def __init__(self, port: int, token: str) -> None:
         self._port, self._token = port, token.encode()
-        self._threads = asyncio.Semaphore(MOST_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -123,8 +123,8 @@ class _Application:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                body = await _body(Headers(scope=scope), receive)
-        except RequestStopped:
+                body = await _body(Request(scope, receive))
+        except ClientDisconnect:
             return
         except TimeoutError:
             await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
@@ -133,30 +133,16 @@ class _Application:
             message = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
             await _refusal(413, message, "body_too_large")(scope, receive, send)
             return
+        ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
+        answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
         gone = asyncio.ensure_future(_disconnect(receive))
         try:
-            await self._wait_for_thread(gone)
-            ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
-            thread = RequestThread(ask, self._threads.release, _MOST_WAITING)
-            gone.add_done_callback(lambda _: thread.stop())
-            try:
-                await _send(thread, scope, receive, send)
-            finally:
-                # Also when the server stops, which cancels this.
-                await thread.aclose()
-        except RequestStopped:
-            pass
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # The client has left, or the server stops.
+            answering.cancel()
             gone.cancel()
-
-    async def _wait_for_thread(self, gone: asyncio.Future[None]) -> None:
-        """Take the place of one thread, which gives it back when it ends."""
-        turn = asyncio.ensure_future(self._threads.acquire())
-        await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
-            if not turn.cancel():
-                self._threads.release()
-            raise RequestStopped
+            await asyncio.wait((answering,))
 
 
 def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
@@ -181,14 +167,14 @@ def _asks_itself(port: int) -> bool:
     return False
 
 
-async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass the reply of a thread on to the client, as fast as the client reads it."""
+async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:
+    """Ask in a thread, and pass the reply on to the client, as fast as the client reads it."""
 
     async def put(message: Message) -> None:
         async with asyncio.timeout(_UNREAD_SECONDS):
             await send(message)
 
-    is_begun = False
+    thread, is_begun = RequestThread(ask, _MOST_WAITING), False
     try:
         reply = await thread.reply()
         headers = {name.lower(): value for name, value in reply.headers.items()}
@@ -199,43 +185,35 @@ async def _send(thread: RequestThread, scope: Scope, receive: Receive, send: Sen
         async for chunk in thread.chunks():
             await put({"type": _BODY, "body": chunk, "more_body": True})
         await put({"type": _BODY, "body": b""})
-    except RequestStopped:
-        raise
     except Exception as error:
         if not isinstance(error, TimeoutError):
             logger.exception("a request of the server failed (%s)", type(error).__name__)
         if is_begun:
-            await _abort(scope, receive)
+            # Otherwise, the client would treat half a reply as complete.
+            scope["state"]["connection"].abort()
         else:
             await _refusal(500, "the server failed", "internal_error")(scope, receive, send)
+    finally:
+        await thread.aclose()
 
 
-async def _abort(scope: Scope, receive: Receive) -> None:
-    """Break the connection, so that the client does not treat half a reply as complete."""
-    scope["state"]["connection"].abort()
-    await _disconnect(receive)
-
-
-async def _body(headers: Headers, receive: Receive) -> bytes | None:
+async def _body(request: Request) -> bytes | None:
     """Return the body; None if it is too long, which is decided before or while it is read.
 
     uvicorn discards what arrives after that, so that the client can read the refusal.
 
     Raises:
-        RequestStopped: the client has left.
+        ClientDisconnect: the client has left.
     """
-    length = headers.get("content-length", "0")
+    length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > LARGEST_BODY:
         return None
     body = bytearray()
-    while len(body) <= LARGEST_BODY:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestStopped
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(body)
-    return None
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            return None
+    return bytes(body)
 
 
 async def _disconnect(receive: Receive) -> None:

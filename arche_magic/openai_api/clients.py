@@ -9,12 +9,10 @@ are the same, so one transport serves both: it answers in the classes of the lib
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakKeyDictionary
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
@@ -22,7 +20,7 @@ from arche_magic.llm_providers.config import get_configuration
 from .errors import TIMEOUT
 from .handler import handle
 from .replies import HttpReply
-from .request_thread import MOST_THREADS, RequestThread
+from .request_thread import RequestThread
 from .requests import check_defaults
 
 if TYPE_CHECKING:
@@ -34,8 +32,6 @@ _NO_KEY = "not-needed"
 # The official client's default timeout (openai 2.0 to 3.57, `_constants.py`). Users who keep it
 # have not asked for a limit.
 _DEFAULT_SECONDS = 600.0
-# By event loop: how many more requests it may have under way; others wait.
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def openai_client(**defaults: Any) -> OpenAI:
@@ -135,9 +131,7 @@ class Transport:
         """
         timeout = _seconds(request)
         body = await request.aread()
-        turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MOST_THREADS))
-        await turns.acquire()
-        thread = RequestThread(lambda: self._handle(request, body, timeout), turns.release)
+        thread = RequestThread(lambda: self._handle(request, body, timeout))
         try:
             reply = await thread.reply()
         except BaseException:

@@ -71,6 +71,9 @@ def _answer(
 ) -> HttpReply:
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
+    if path == "/v1/responses":
+        message = "the Responses API is not served; set your library to chat completions"
+        raise Problem(404, message, code="not_found")
     if path not in (*_ASKED, _MODELS) and not name:
         raise Problem(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
     allowed = "POST" if path in _ASKED else "GET"

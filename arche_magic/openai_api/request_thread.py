@@ -8,90 +8,85 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
+
+from .replies import HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .replies import HttpReply
-
 THREAD_NAME = "arche-request"
-MOST_THREADS = 64
-"""Requests of one event loop at the same time; others wait. Threads wait for the network."""
+# Requests of one event loop at the same time; others wait. Threads wait for the network.
+_MOST_THREADS = 64
 # How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1
 # Maximum time for a stopped request to drop its connection and book what it spent.
 _CLOSE_SECONDS = 2.0
-
-
-class RequestStopped(Exception):
-    """The request was stopped before its reply was complete."""
+# By event loop: how many more requests it may have under way.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class RequestThread:
     """Runs a request and passes its reply on, in parts, to the event loop that created it.
 
     The engine is synchronous, and a request can be stopped only through the thread that runs it:
-    so the thread that asks is the one that reads the stream, to its end.
+    so the thread that asks is the one that reads the stream, to its end. Call `aclose` in the end,
+    also after a failure or a cancellation.
 
     Args:
         ask: calls `handle`.
-        ended: called in the event loop when the thread ends.
         most_waiting: chunks that may wait for a slow reader before the thread waits too; any
             number if not given.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[], HttpReply],
-        ended: Callable[[], object],
-        most_waiting: int | None = None,
-    ) -> None:
-        self._ask, self._ended = ask, ended
+    def __init__(self, ask: Callable[[], HttpReply], most_waiting: int | None = None) -> None:
+        self._ask = ask
         self._loop = asyncio.get_running_loop()
+        self._turn = _turns.setdefault(self._loop, asyncio.Semaphore(_MOST_THREADS))
         self._stop, self._over = threading.Event(), asyncio.Event()
+        self._over.set()
         self._room = threading.Semaphore(most_waiting) if most_waiting else None
         # The reply itself, the chunks of its body, and then None or the exception that ended it.
         self._news: asyncio.Queue[HttpReply | bytes | Exception | None] = asyncio.Queue()
+
+    async def aclose(self) -> None:
+        """Stop the request if it still runs, and wait until it is booked, at most two seconds.
+
+        The connection to the service is dropped.
+        """
+        self._stop.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), _CLOSE_SECONDS)
+
+    async def reply(self) -> HttpReply:
+        """Ask when its turn comes, and return the status, the headers, and the body or its chunks.
+
+        Raises:
+            Exception: what `ask` raised, or the process has reached its limit of threads.
+        """
+        await self._turn.acquire()
+        self._over.clear()
         # A daemon: a request that hangs in a name lookup must not keep the process alive.
         run = contextvars.copy_context().run
         thread = threading.Thread(target=run, args=(self._run,), name=THREAD_NAME, daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:
-            # The process has reached its limit of threads.
-            self._news.put_nowait(error)
+        except RuntimeError:
             self._end()
-
-    def stop(self) -> None:
-        """Stop the request: the connection to the service is dropped, and the quota is settled."""
-        self._stop.set()
-        self._news.put_nowait(RequestStopped())
-
-    async def aclose(self) -> None:
-        """Stop the request and wait until its quota is settled, but at most two seconds."""
-        self.stop()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), _CLOSE_SECONDS)
-
-    async def reply(self) -> HttpReply:
-        """Return the status, the headers, and the body or an iterator of its chunks.
-
-        Raises:
-            RequestStopped: the request was stopped.
-            Exception: what `ask` raised.
-        """
+            raise
         first = await self._news.get()
         if isinstance(first, Exception):
             raise first
-        return cast("HttpReply", first)
+        if not isinstance(first, HttpReply):
+            raise asyncio.CancelledError  # closed meanwhile
+        return first
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body; chunks that arrived meanwhile come together.
 
         Raises:
-            RequestStopped: the request was stopped.
             Exception: what reading the body raised.
         """
         while True:
@@ -130,8 +125,8 @@ class RequestThread:
                 for chunk in body:
                     self._wait_for_room()
                     self._tell(chunk)
-        except KeyboardInterrupt:
-            return RequestStopped()
+        except KeyboardInterrupt:  # `aclose` was called
+            return None
         except Exception as error:  # noqa: BLE001  # raised again where the reply is read
             return error
         return None
@@ -147,7 +142,7 @@ class RequestThread:
 
     def _end(self) -> None:
         self._over.set()
-        self._ended()
+        self._turn.release()
 
     def _call(self, work: Callable[[], object]) -> None:
         try:

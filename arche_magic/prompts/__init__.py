@@ -204,7 +204,7 @@ def image_of(source: str, names: Mapping[str, Any]) -> Image:
         return read_image(source)
     name = _NAME.match(source)
     if name is None or name[0] not in names:
-        hint = did_you_mean(source, _own(names))
+        hint = did_you_mean(source, (name for name in _own(names) if not callable(names[name])))
         raise InvalidRequest(f"--image {source}: there is no such file, and no such variable{hint}")
     value = look_up(source, names)
     if image := as_image(value):

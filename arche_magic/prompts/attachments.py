@@ -40,7 +40,7 @@ def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
     path = _path(source, names)
     name = " ".join(path.name.split())
     if path.is_dir():
-        raise InvalidRequest(f"--file {source} is a folder; name its files")
+        raise InvalidRequest(f"--file {source or '.'} is a folder; name its files")
     try:
         if not path.is_file():
             raise InvalidRequest(f"--file {source} is not a regular file")

@@ -75,6 +75,8 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     except httpx.HTTPError as error:
         reason = without_controls(str(error)) or type(error).__name__
         raise InvalidRequest(f"--url {name} cannot be fetched: {reason}") from None
+    except UnicodeError:
+        raise InvalidRequest(f"--url {name}: the name of the host is not valid") from None
     except ValueError as error:
         raise InvalidRequest(f"--url {name} {error}") from None
     if not text:
@@ -83,7 +85,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
 
 
 def readable(html: str) -> str:
-    """Return the text of a page: its title, headings, paragraphs and lists, one block a line.
+    """Return the text of a page: its title, headings, paragraphs and lists, one block per line.
 
     Scripts, styles, navigation and footers are left out.
     """

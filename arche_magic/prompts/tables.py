@@ -112,7 +112,7 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
     left = [
         f"the first {_count(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
         f"the first {_count(shown, 'column')}" if shown < columns else "",
-        f"{longest:,} characters a text" if texts_cut else "",
+        f"{longest:,} characters per text" if texts_cut else "",
     ]
     return _stated("\n".join(lines), name, size, *left)
 
@@ -128,7 +128,7 @@ def _columns_that_fit(frame: Any, budget: float) -> int:
 
 
 def array_text(array: Any, name: str, budget: int) -> Shown:
-    """Return an array: its first numbers, or its first rows, one a line."""
+    """Return an array: its first numbers, or its first rows, one per line."""
     if array.ndim == 0:
         return Shown(str(array.item()))
     # A number takes more than half a token.

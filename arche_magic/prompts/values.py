@@ -27,13 +27,14 @@ from .tables import (
     as_pandas,
     collection_text,
     cut_text,
+    library_of,
     table_text,
     text_of,
 )
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# The text of a generator, for example, is only its address.
-_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?) at 0x[0-9A-Fa-f]+>")
+# The text of a generator, for example, is only its type and its address.
+_ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?)( at 0x[0-9A-Fa-f]+)?>")
 
 
 def as_text(value: Any, name: str, budget: int) -> Shown:
@@ -111,10 +112,11 @@ def as_image(value: Any) -> Image | None:
             return read_image(bytes(value))
         except InvalidRequest:
             return None
-    maker = type(value).__module__.partition(".")[0]
-    figure: Any = value if hasattr(value, "savefig") else getattr(value, "figure", None)
-    if maker in ("matplotlib", "seaborn") and hasattr(figure, "savefig"):
-        return _drawn(lambda file: figure.savefig(file, format="png", bbox_inches="tight"))
+    maker = library_of(value)
+    if maker in ("matplotlib", "seaborn"):
+        figure: Any = value if hasattr(value, "savefig") else getattr(value, "figure", None)
+        if hasattr(figure, "savefig"):
+            return _drawn(lambda file: figure.savefig(file, format="png", bbox_inches="tight"))
     if maker == "PIL" and hasattr(value, "save"):
         kind = "JPEG" if getattr(value, "format", "") == "JPEG" else "PNG"
         return _drawn(lambda file: value.save(file, format=kind))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .models import MODELS, PROVIDERS
-from .types import Breach, LimitState
+from .types import Breach
 from .windows import KINDS, OF_PROVIDER, SECONDS, Window
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class Accounts:
             merged.update(self._limits.get(target, {}))
         return {name: limit for name, limit in merged.items() if limit is not None}
 
-    def _of(self, key: Key, model: str) -> dict[str, Window]:
+    def windows(self, key: Key, model: str) -> dict[str, Window]:
+        """The windows of the key's account for a model, by the names of their limits."""
         place = (key.provider, key.account, model)
         windows = self._windows.get(place)
         if windows is None:
@@ -149,13 +150,6 @@ class Accounts:
                     windows[name].add(self._started, max(0, limit - left[name]))
         return windows
 
-    def state(self, key: Key, model: str, now: float) -> dict[str, LimitState]:
-        """The state at `now` of every limit of the key's account for `model`."""
-        return {
-            name: LimitState(window.limit, window.used(now), window.reset(now))
-            for name, window in self._of(key, model).items()
-        }
-
     def admit(
         self, key: Key, model: str, input_tokens: int, now: float, requests: int = 1
     ) -> tuple[Breach, ...]:
@@ -165,7 +159,7 @@ class Accounts:
         the limits that refuse it, the longest wait first. Output is charged afterwards with
         `settle` and may exceed a limit, as in the real services.
         """
-        windows = self._of(key, model)
+        windows = self.windows(key, model)
         found = []
         for name, window in windows.items():
             requested = _admitted(name, input_tokens, requests)
@@ -184,7 +178,7 @@ class Accounts:
 
     def settle(self, key: Key, model: str, output_tokens: int, now: float) -> None:
         """Charge the output tokens of an admitted request."""
-        for name, window in self._of(key, model).items():
+        for name, window in self.windows(key, model).items():
             if name.startswith(("tokens_", "output_tokens_")):
                 window.add(now, output_tokens)
         self.count(key, model, "output_tokens", output_tokens)

@@ -201,7 +201,7 @@ def spoil(answer: Answer, kind: str | None, wire: Wire) -> Answer:
     if kind in ("malformed_event", "malformed_body"):
         return replace(answer, events=[*first, b'data: {"choices": [{"del\n\n'])
     if kind == "stream_error":
-        return replace(answer, events=[*first, *wire.broken_off()])
-    if kind == "tool_use_failed" and (error := wire.failed_call()):
+        return replace(answer, events=[*first, *wire.error_events("server_error")])
+    if kind == "tool_use_failed" and (error := wire.error_events(kind)):
         return replace(answer, events=[answer.events[0], *error])
     return answer

@@ -78,7 +78,7 @@ def schema_in(messages: Iterable[Message]) -> dict[str, Any] | None:
     """The JSON schema in a system message, used for models without the parameter; or None."""
     decoder = json.JSONDecoder()
     for message in messages:
-        if message.role != "system" or "JSON Schema" not in message.text:
+        if message.role != "system" or "schema" not in message.text.lower():
             continue
         for brace in re.finditer(r"\{", message.text):
             try:

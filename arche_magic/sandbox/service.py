@@ -79,7 +79,11 @@ class Service:
                 kind, to = self.failures.next(provider, key.label, now)
                 refused = raw(kind, to, stream=stream)
                 if refused is None:
-                    call = self._admit(key, path, body, model, kind, stream, now)
+                    if kind == "stream_error" and not stream:
+                        raise self._scripted("server_error", key, model, now)
+                    if kind and kind in REFUSALS and kind != "no_json_schema":
+                        raise self._scripted(kind, key, model, now)
+                    call = self._admit(key, body, path, kind, now)
                     finish = partial(self._finish, call, key, kind)
             except Refusal as refusal:
                 refused = wire.refuse(refusal, model, self._caller(key, text, model, now))
@@ -103,20 +107,9 @@ class Service:
         return finish if refused is None else lambda: refused
 
     def _admit(
-        self,
-        key: Key,
-        path: str,
-        body: Mapping[str, Any],
-        model: str,
-        kind: str | None,
-        stream: bool,
-        now: float,
+        self, key: Key, body: Mapping[str, Any], path: str, kind: str | None, now: float
     ) -> Call:
-        """Read, check and charge a request. Raises Refusal, also for a requested failure."""
-        if kind == "stream_error" and not stream:
-            kind = "server_error"
-        if kind is not None and kind in REFUSALS and kind != "no_json_schema":
-            raise self._scripted(kind, key, model, now)
+        """Read, check and charge a request. Raises Refusal."""
         call = _read(key.provider, body, path)
         if kind == "no_json_schema" and call.json_schema is not None:
             raise Refusal("no_json_schema")
@@ -138,7 +131,7 @@ class Service:
             if never := tuple(breach for breach in breaches if breach.limit == 0):
                 raise Refusal("limit_zero", breaches=never)
             raise Refusal("too_large" if breaches[0].too_large else "limit", breaches=breaches)
-        if kind == "tool_use_failed" and key.provider == "groq" and call.tools and not stream:
+        if kind == "tool_use_failed" and key.provider == "groq" and call.tools and not call.stream:
             # The model has written its call, so the request is charged.
             text = f"<function={call.tools[0].name}>{{"
             raise Refusal("tool_use_failed", failed_generation=text)
@@ -222,7 +215,7 @@ class Service:
             account=key.account if key else "unknown",
             request_id=f"req_sandbox_{self._number:08d}",
             now=now,
-            limits=self.accounts.state(key, model, now) if known and key else {},
+            limits=self.accounts.windows(key, model) if known and key else {},
         )
 
 

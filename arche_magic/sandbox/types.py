@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .windows import Window
 
 # Writes a reply to a model's name and messages, which are dicts of role and content.
 Writer = Callable[[str, list[dict[str, str]]], str]
@@ -122,21 +125,6 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitState:
-    """One limit of an account at one moment; `reset_seconds` is the time until it is unused."""
-
-    limit: int
-    used: float
-    reset_seconds: float
-
-    @property
-    def remaining(self) -> int:
-        """What is left, in requests or tokens, never below 0."""
-        # The small term prevents 998.9999999 (rounding errors of a refill) from becoming 998.
-        return max(0, int(self.limit - self.used + 1e-6))
-
-
-@dataclass(frozen=True, slots=True)
 class Breach:
     """A limit without room for a request, and the seconds until it has room."""
 
@@ -164,13 +152,16 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks and what is left: the data for headers and error texts."""
+    """Who asks and what is left: the data for headers and error texts.
+
+    `limits` are those of the account for the model.
+    """
 
     key: str
     account: str
     request_id: str
     now: float
-    limits: Mapping[str, LimitState] = field(default_factory=dict)
+    limits: Mapping[str, Window] = field(default_factory=dict)
 
 
 class Refusal(Exception):

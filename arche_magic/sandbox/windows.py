@@ -161,6 +161,14 @@ class Fixed(Calendar):
 
 
 Window = Bucket | Calendar | Rolling | Fixed
+
+
+def remaining(window: Window, now: float) -> int:
+    """What is left of a limit, in requests or tokens, never below 0."""
+    # The small term prevents 998.9999999 (rounding errors of a refill) from becoming 998.
+    return max(0, int(window.limit - window.used(now) + 1e-6))
+
+
 KINDS: Mapping[str, type[Window]] = {
     "bucket": Bucket, "calendar": Calendar, "fixed": Fixed, "rolling": Rolling,
 }  # fmt: skip

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import httpcore
 import httpx
 import pytest
 
-from arche_magic.llm_providers.adapters.network import keep_time
+from arche_magic.llm_providers.adapters.connections import keep_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BODY = b"x" * 100_000
+MOST_IDLE = 256
 ANOTHER_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"
 
 
@@ -59,11 +59,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/together":
             self.server.together.wait()
+        body = BODY[:10] if self.path == "/short" else BODY
         self.send_response(200)
-        self.send_header("content-length", str(len(BODY)))
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
         # Some of these bytes arrive together with the end of the body.
-        self.wfile.write(BODY + (ANOTHER_RESPONSE if self.path == "/more" else b""))
+        self.wfile.write(body + (ANOTHER_RESPONSE if self.path == "/more" else b""))
         # Without the header that would announce it.
         self.close_connection = self.path == "/last"
 
@@ -133,21 +134,38 @@ def test_data_after_a_response_is_not_read_as_the_next_response(
     assert server.connections == 3
 
 
-def test_other_threads_may_take_all_connections_while_one_is_given_back(
-    server: Server, client: httpx.Client
+def test_all_clients_together_keep_a_limited_number_of_idle_connections(server: Server) -> None:
+    """Many keys with many threads each would reach the limit of open files of a process."""
+    clients = [httpx.Client(base_url=server.url, trust_env=False, timeout=30) for _ in range(3)]
+    for client in clients:
+        keep_time(client)
+        opened = [
+            client.send(client.build_request("GET", "/short"), stream=True) for _ in range(100)
+        ]
+        for response in opened:
+            assert response.read() == BODY[:10]
+    try:
+        for _ in range(300 - MOST_IDLE):
+            assert server.closed.acquire(timeout=10)
+        assert not server.closed.acquire(timeout=0.1)
+        # Those that were used last are open.
+        before = server.connections
+        assert clients[-1].get("/short").content == BODY[:10]
+        assert server.connections == before
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_connections_that_were_idle_for_long_are_closed(
+    server: Server, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class TakenByOthers(deque[httpcore.ConnectionInterface]):
-        """Is emptied after each look at its length."""
-
-        def __len__(self) -> int:
-            length = super().__len__()
-            self.clear()
-            return length
-
-    connections = client._transport._pool  # type: ignore[attr-defined]  # httpx has no public name
-    connections._idle = TakenByOthers()
-    with client.stream("GET", "/") as response:
-        origin = httpcore.Origin(b"http", b"127.0.0.1", server.server_port)
-        connections._idle.append(connections._pool.create_connection(origin))
-        assert response.read() == BODY
-    assert server.connections == 1
+    """Also those of adapters that are not used any more."""
+    with httpx.Client(base_url=server.url, trust_env=False) as other:
+        keep_time(other)
+        assert other.get("/").content == BODY
+        later = time.monotonic() + 60
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert client.get("/").content == BODY
+        assert server.closed.acquire(timeout=10)
+        assert not server.closed.acquire(timeout=0.1)

@@ -102,7 +102,7 @@ def test_a_job_that_just_fits_is_finished() -> None:
 
 def test_a_file_has_one_bound_for_all_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of chunks does not matter."""
-    monkeypatch.setattr("arche_magic.bulk.chunks.ROWS", 5)
+    monkeypatch.setattr("arche_magic.bulk.file_job.ROWS", 5)
     pd.DataFrame({"text": TEXTS}).to_csv("rows.csv", index=False)
     with paid_service(answer=lambda number: Answer(100), seconds=0.0) as service:
         use(service, Path.cwd())

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import arche_magic
-from arche_magic.bulk import JobStopped, Row, chunks
+from arche_magic.bulk import JobStopped, Row, file_job
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.sandbox import Sandbox
 
@@ -38,7 +38,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of seven rows, so that small files have several."""
-    monkeypatch.setattr(chunks, "ROWS", 7)
+    monkeypatch.setattr(file_job, "ROWS", 7)
 
 
 def frame(rows: int = 20) -> pd.DataFrame:
@@ -160,9 +160,9 @@ def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
 @pytest.mark.usefixtures("sandbox")
 def test_progress_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has all rows from the start, and the finished rows of every chunk."""
-    monkeypatch.setattr(chunks, "ROWS", 5)
+    monkeypatch.setattr(file_job, "ROWS", 5)
     frame(12).to_csv("in.csv", index=False)
-    job = chunks.FileJob("in.csv", "out.csv", TEMPLATE)
+    job = file_job.FileJob("in.csv", "out.csv", TEMPLATE)
     assert len(job) == 12
     seen = [job.progress().done for _ in job]
     assert seen[-1] == 12

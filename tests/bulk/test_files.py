@@ -19,7 +19,7 @@ from bulk_parts import prompts
 from pydantic import BaseModel, Field
 
 import arche_magic
-from arche_magic.bulk import chunks, files
+from arche_magic.bulk import file_job, files
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.errors import ConfigurationError
 
@@ -213,7 +213,7 @@ def test_a_folder_of_parquet_files_is_read_as_one(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files come in the order of their numbers, with the values in the names of folders."""
-    monkeypatch.setattr(chunks, "ROWS", 7)
+    monkeypatch.setattr(file_job, "ROWS", 7)
     for year, part, rows in ((2025, 2, 5), (2025, 10, 12), (2026, 0, 3)):
         folder = Path("in", f"year={year}")
         folder.mkdir(parents=True, exist_ok=True)

@@ -363,6 +363,27 @@ def test_leaving_ends_the_job_at_once(start: Start) -> None:
     assert len(sandbox.requests) == asked
 
 
+def test_a_stopped_job_counts_the_rows_of_its_frame(sandbox: Sandbox) -> None:
+    """Rows that are finished, but not taken yet, are neither lost nor counted too early."""
+    job = Job(list(map(str, range(60))), pack=1)
+    replies, go_on = Replies(job), threading.Event()
+
+    def collect() -> None:
+        for row in job:
+            replies.add(row)
+            go_on.wait(10)
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    while len(sandbox.requests) < 60:
+        time.sleep(0.01)
+    assert job.progress().done == 1
+    job.cancel()
+    go_on.set()
+    collector.join()
+    assert job.progress().done == len(replies.frame()) > 1
+
+
 def test_the_reply_of_a_call_under_way_is_kept(start: Start) -> None:
     """The job does not wait for it, and the next run does not pay for it again."""
     sandbox = start()

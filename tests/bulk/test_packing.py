@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 from bulk_parts import prompts
 
 import arche_magic
-from arche_magic.bulk import Job, chunks
+from arche_magic.bulk import Job, Replies, file_job
 from arche_magic.bulk.agreement import PackingWarning
 from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
@@ -389,9 +390,37 @@ def test_labels_of_neighbours_are_corrected(start: Start) -> None:
     assert result.mood.tolist() == [mood(text) for text in texts]
 
 
+def test_a_job_stopped_after_a_disagreement_shows_no_discarded_replies(start: Start) -> None:
+    """Its rows are asked again, so they are not finished."""
+    is_first_written = threading.Event()
+
+    def reply(model: str, messages: list[dict[str, str]]) -> str:
+        if len(sandbox.requests) > 1:
+            is_first_written.wait(10)
+        if job.progress().discarded:
+            job.cancel()
+        return labelling(model, messages)
+
+    sandbox = start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
+    job = Job(DISTINCT, pack=8, schema="mood good|bad|calm|loud")
+    replies = Replies(job)
+
+    def collect() -> None:
+        for row in job:
+            replies.add(row)
+            is_first_written.set()
+
+    with pytest.warns(PackingWarning):
+        collect()
+    frame = replies.frame()
+    assert job.progress().discarded >= 8
+    assert job.progress().done == len(frame) < len(DISTINCT)
+    assert frame.mood.tolist() == [mood(text) for text in frame.prompt]
+
+
 def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that were written before the disagreement are corrected too."""
-    monkeypatch.setattr(chunks, "ROWS", 16)
+    monkeypatch.setattr(file_job, "ROWS", 16)
     asked = 0
 
     def reply(model: str, messages: list[dict[str, str]]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from provider_parts import Clock, FastClock
 
 import arche_magic
-from arche_magic.bulk import chunks
+from arche_magic.bulk import file_job
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_the_parts_of_a_file_wait_once(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its chunks do not wait again."""
-    monkeypatch.setattr(chunks, "ROWS", 20)
+    monkeypatch.setattr(file_job, "ROWS", 20)
     clock = Clock()
     start(
         keys={"groq": 1, "openai": 1},

@@ -393,7 +393,7 @@ def test_a_file_has_the_same_columns(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     """It has several chunks, and the figures come from the written file."""
-    for module in ("chunks", "planning"):
+    for module in ("file_job", "planning"):
         monkeypatch.setattr(f"arche_magic.bulk.{module}.ROWS", 16)
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[ending]
     if ending == "csv":

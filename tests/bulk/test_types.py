@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 import arche_magic
-from arche_magic.bulk import chunks
+from arche_magic.bulk import file_job
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.config import get_configuration
 
@@ -87,7 +87,7 @@ def test_types_are_those_of_the_schema(
     assert types_of(frame) == TYPES
     if "one" in rows:
         assert {name: frame[name][0] for name in VALUES} == VALUES
-    monkeypatch.setattr(chunks, "ROWS", 1)
+    monkeypatch.setattr(file_job, "ROWS", 1)
     data.to_parquet("in.parquet")
     arche_magic.map("in.parquet", TEMPLATE, schema=LINE, pack=1, to="out.parquet")
     written = pd.read_parquet("out.parquet")

@@ -54,18 +54,12 @@ ALLOWED = {
     "quota.windows": {"quota.state", "types"},
     "quota.closures": {"quota.state", "types"},
     "quota.opening": {
-        "quota", "quota.budget_state", "quota.closures", "quota.state", "quota.windows", "types",
+        "config", "provider_failure", "quota", "quota.budget_state", "quota.closures",
+        "quota.state", "quota.windows", "request", "types", "wire_fields",
     },
     "quota.ledger": {
         "quota", "quota.closures", "quota.opening", "quota.state", "quota.windows", "request",
         "types",
-    },
-    "quota.failing": {
-        "errors", "provider_failure", "quota", "quota.closures", "quota.ledger", "quota.opening",
-        "quota.state", "quota.windows",
-    },
-    "quota.views": {
-        "quota", "quota.closures", "quota.opening", "quota.state", "quota.windows", "types",
     },
     "quota.forecast": {"quota.ledger", "quota.state", "quota.windows", "reply", "types"},
     "quota.budget": {
@@ -85,19 +79,15 @@ ALLOWED = {
     },
     "quota.route_records": {
         "catalog", "config", "processes", "quota", "quota.accounts", "quota.budget?",
-        "quota.ledger", "quota.state", "storage", "types",
-    },
-    "quota.route_states": {
-        "quota", "quota.accounts", "quota.ledger", "quota.opening", "quota.route_records",
-        "quota.state", "request", "types",
+        "quota.ledger", "quota.opening", "quota.state", "request", "storage", "types",
     },
     "quota.spending": {
         "config", "prices", "quota", "quota.budget", "quota.ledger", "quota.opening",
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {
-        "errors", "processes", "provider_failure", "quota", "quota.closures", "quota.failing",
-        "quota.ledger", "quota.opening", "quota.route_records", "quota.state", "quota.views",
+        "errors", "processes", "provider_failure", "quota", "quota.closures", "quota.ledger",
+        "quota.opening", "quota.route_records", "quota.standings", "quota.state", "quota.windows",
         "request", "types",
     },
     "quota.key_states": {
@@ -105,21 +95,21 @@ ALLOWED = {
         "quota.state", "types",
     },
     "quota.standings": {
-        "config", "quota", "quota.ledger", "quota.route_records", "quota.spending", "quota.views",
-        "request", "types",
+        "config", "quota", "quota.closures", "quota.ledger", "quota.opening",
+        "quota.route_records", "quota.spending", "quota.state", "quota.windows", "request",
+        "types",
     },
     "quota_tracker": {
         "catalog", "config", "errors", "provider_failure", "quota", "quota.booking",
-        "quota.budget", "quota.capabilities", "quota.closures", "quota.codec", "quota.failing",
-        "quota.key_states", "quota.ledger", "quota.merging", "quota.older_package",
-        "quota.opening", "quota.route_records", "quota.route_states", "quota.spending",
-        "quota.standings", "quota.state", "quota.views", "request", "storage", "types",
+        "quota.budget", "quota.closures", "quota.codec", "quota.key_states", "quota.ledger",
+        "quota.merging", "quota.older_package", "quota.opening", "quota.route_records",
+        "quota.spending", "quota.standings", "quota.state", "request", "storage", "types",
         "wire_fields",
     },
     "bounded": set(),
     "processes": set(),
     "adapters": {
-        "bounded", "errors", "network", "provider_failure", "redaction", "request",
+        "bounded", "errors", "network", "processes", "provider_failure", "redaction", "request",
         "secrets", "stopping", "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
@@ -147,10 +137,6 @@ ALLOWED = {
         "types",
     },
     "wire_fields": {"request?"},
-    "quota.capabilities": {
-        "config", "provider_failure", "quota", "quota.closures", "quota.opening", "quota.state",
-        "request", "wire_fields",
-    },
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "calls": {
@@ -158,7 +144,8 @@ ALLOWED = {
         "types",
     },
     "request_errors": {
-        "config", "errors", "provider_failure", "quota.opening", "reply", "request", "types",
+        "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
+        "types",
     },
     "remaining": {
         "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request_errors",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pytest
 
     from arche_magic.llm_providers.request import Request
-    from arche_magic.llm_providers.storage.base import Change
+    from arche_magic.llm_providers.storage import Change
     from arche_magic.llm_providers.types import Route
 
 T = TypeVar("T")

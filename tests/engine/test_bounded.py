@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from arche_magic.llm_providers.bounded import TookTooLong, uninterrupted, within
+from arche_magic.llm_providers.bounded import TookTooLong, shielded, uninterrupted, within
 
 
 def test_the_caller_gets_the_result_or_the_error() -> None:
@@ -52,6 +52,30 @@ def test_an_interrupt_ends_the_wait_but_not_the_work() -> None:
     assert not finished.is_set()
     release.set()
     assert finished.wait(5)
+
+
+def test_shielded_work_ends_before_an_interrupt_takes_effect() -> None:
+    """A change of the ledger is whole, and a hold that nobody will use is given back."""
+    given_back: list[str] = []
+
+    def work() -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "a hold"
+
+    with pytest.raises(KeyboardInterrupt):
+        shielded(work, given_back.append)
+    assert given_back == ["a hold"]
+
+    def failing() -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        shielded(failing)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert shielded(lambda: 6 * 7, given_back.append) == 42
+    assert given_back == ["a hold"]
 
 
 def test_helper_threads_are_reused() -> None:

@@ -577,7 +577,12 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ('order = "groq"', "list of provider names"),
         ("patience = -1", "patience"),
         ("patience = true", "patience"),
+        (f"patience = {10**400}", "patience is 1000"),
+        (f"[timeouts]\nconnect = {10**400}", "connect is 1000"),
+        (f"[budget]\nper_day = {10**400}", "per_day is 1000"),
+        ("patience = " + 2000 * "[" + 2000 * "]", "its values are nested too deeply"),
         ("default_provider = 3", "default_provider"),
+        ("default_provider = 'grok'", "default_provider: unknown provider 'grok'; did you mean"),
         ("[timeouts]\ntotall = 3", "did you mean 'total'"),
         ("[timeouts]\nsilence = 0", "silence is 0; it must be a number of seconds greater than 0"),
         ("[timeouts]\nsilence = inf", "silence is inf"),
@@ -596,7 +601,11 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[limits.groq]\nrequests_per_minute = -1", "must be a number"),
         ("[limits.groq]\nwindow = 'open'", "bucket, calendar or rolling"),
         ("[limits.groq]\ntime_zone = 'Mars/Olympus'\nrequests_per_day = 1", "time_zone"),
+        ("[limits.groq_key_x]\nrequests_per_minute = 1", "a key's label"),
         ("[accounts]\ngrok_key_1 = 'team'", "key label"),
+        ("[accounts]\ngroq_key_0 = 'team'", "key label"),
+        ("[accounts]\ngroq_key_1 = ['team']", "groq_key_1 is ['team']; it must be a name"),
+        ("[accounts]\ngroq_key_1 = ' '", "it must be a name"),
         ("order = [", "cannot be read"),
     ],
 )
@@ -608,6 +617,7 @@ def test_an_invalid_setting_is_an_error_that_names_the_file(
         load(toml=toml)
     assert words in str(caught.value)
     assert str(project / "arche_magic.toml") in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_the_users_own_settings_apply_if_a_project_has_none(project: Path, tmp_path: Path) -> None:

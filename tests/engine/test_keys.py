@@ -10,13 +10,13 @@ import pytest
 from arche_magic.llm_providers import MultiKeyGroqProvider, get_llm_provider, get_quota_tracker
 from arche_magic.llm_providers.config import (
     add_key,
-    added_keys,
     get_configuration,
     remove_key,
     use_configuration,
 )
 from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.types import Key
 from arche_magic.sandbox import Sandbox
 
 
@@ -24,8 +24,12 @@ from arche_magic.sandbox import Sandbox
 def _session() -> Iterator[None]:
     yield
     use_configuration(None)
-    for key in added_keys():
+    for key in keys_of_session():
         remove_key(get_configuration(), key.label)
+
+
+def keys_of_session() -> list[Key]:
+    return [key for key in get_configuration().keys if key.source == "this session"]
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_an_invalid_key_is_refused_without_repeating_it(sandbox_env, text: str) 
     with pytest.raises(InvalidRequest, match=r"that is not a key|no key was given") as error:
         add_key(get_configuration(), "groq", text)
     assert not text.strip(' "') or text not in str(error.value)
-    assert added_keys() == ()
+    assert keys_of_session() == []
 
 
 def test_no_frame_of_the_traceback_holds_a_refused_key(sandbox_env: Sandbox) -> None:

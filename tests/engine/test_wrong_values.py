@@ -29,7 +29,7 @@ from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.codec import mend
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota.views import usage_summary
+from arche_magic.llm_providers.quota.standings import usage_summary
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning, MemoryStorage
 from arche_magic.llm_providers.types import Budget, Limit, Observation, Usage

@@ -65,6 +65,26 @@ def test_values_may_be_quoted(
     assert sent == [system, prompt]
 
 
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        ("hi -t 0 -o answer", "'-t 0 -o answer' is part of the prompt; options come before it"),
+        ("hi --quiet", "'--quiet' is part of the prompt; options come before it"),
+        ("hi -t warm", ""),
+        ("a - b -- c --", ""),
+        ("What does -t mean?", ""),
+    ],
+)
+def test_options_after_the_text_are_named_above_the_reply(
+    kernel: Kernel, sandboxed, line: str, note: str
+) -> None:
+    """They are sent as typed."""
+    sandbox = sandboxed(keys={"groq": 1})
+    cell = kernel.run(f"%llm {line}")
+    assert sandbox.requests[0].body["messages"][-1]["content"] == line
+    assert [text for text in cell.data() if "part of the prompt" in text] == [note] * bool(note)
+
+
 def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
     """-p, -m, -t and --max-tokens set the route and the parameters of the request."""
     sandbox = sandboxed()
@@ -105,6 +125,8 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ),
         ("%llm --compare groq,mistral -o list hi", "-o 'list' would hide the builtin list"),
         ("%%llm what is\nthis", "'what' is not an option; the prompt goes in the lines below"),
+        ('%llm --compare "" hi', "--compare takes 1 to 8 names"),
+        ("%llm_last -o 1a", "InvalidRequest: -o '1a' is not a valid variable name"),
         ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),
         ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),

@@ -258,6 +258,7 @@ def test_other_features_accept_files(kernel: Kernel, sandbox: Sandbox) -> None:
         ("--url example.org", "--url 'example.org' must begin with http:// or https://"),
         ("--url http://u:" + "secret@x.org/", "the address contains a password"),
         ("--url http://:80/", "must begin with http://"),
+        (f"--url http://{70 * 'a'}.org/", "the name of the host is not valid"),
         ("--url http://127.0.0.1:9/", "--url http://127.0.0.1:9/ cannot be fetched: "),
         ("--url {site}/nowhere", "/nowhere answered 404 Not Found"),
         ("--url {site}/picture", "/picture is image/png, not a page"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,8 +19,10 @@ from arche_magic.llm_providers.catalog import published_providers
 from arche_magic.llm_providers.doctor import Finding, KeyCheck
 from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.types import Key, RouteId, Standing
-from arche_magic.notebook.chat import Chats
+from arche_magic.notebook.chat import Chat, Chats, Turn
+from arche_magic.notebook.commands.llm_chat import chats_frame
 from arche_magic.notebook.compare import Column, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame
@@ -46,13 +47,7 @@ GROQ = published_providers()["groq"]
 LIMITS = [limit.name for limit in GROQ.published_limits(GROQ.models[0])]
 
 
-def chats(*rows: Any) -> pd.DataFrame:
-    return Chats.frame(dict(enumerate(rows)))  # type: ignore[arg-type]  # reads its values alone
-
-
-def turn(**facts: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{"tokens": 3, "provider": "groq", "model": "m", "at": NOW} | facts)
-
+TURN = Turn(Message("user", "hi"), "Hello", "groq", "m", 3, NOW)
 
 FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     "quota": (lambda *rows: quota_frame(rows, {(): Spent()}, NOW), STANDING, CLOSED),
@@ -88,9 +83,9 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
         Column("groq"),
     ),
     "chats": (
-        chats,
-        SimpleNamespace(name="a", turns=[turn()], system="Be brief."),
-        SimpleNamespace(name="a", turns=[turn()], system=None),
+        lambda *rows: chats_frame(Chats(enumerate(rows))),
+        Chat("a", "Be brief.", [TURN]),
+        Chat("a", None, [TURN]),
     ),
 }
 

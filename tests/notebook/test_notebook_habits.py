@@ -212,7 +212,9 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     ]  # fmt: skip
     assert kernel.value("[p for p in found.provider if p == p and p]") == ["groq", "groq"]
     assert kernel.value("[In[n][:5] for n in found.cell][2]") == "get_i"
-    assert kernel.run("%llm_history giraffe").data() == []
+    cell = kernel.run("%llm_history giraffe")
+    assert cell.data() == []
+    assert cell.printed == "no prompt of this session contains 'giraffe'\n"
     assert kernel.value("len(get_ipython().run_line_magic('llm_history', ''))") >= 4
 
 

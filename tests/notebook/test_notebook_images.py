@@ -93,6 +93,7 @@ def test_routes_without_vision_are_skipped(kernel: Kernel, sandboxed) -> None:
     [
         ("rde.png", "there is no such file, and no such variable"),
         ("pictur", "did you mean 'picture'?"),
+        ("nope.png", "there is no such file, and no such variable"),
         ("number", "--image number is of type int, not an image"),
         ("https://example.com/a.png", "images are not downloaded"),
         ("notes.txt", "is not a PNG, JPEG, WebP or GIF"),
@@ -105,5 +106,6 @@ def test_an_invalid_image_fails_the_cell(kernel: Kernel, sandboxed, source: str,
     cell = kernel.run(f"%llm --image {source} What is it?")
     assert cell.status == "error"
     assert said in cell.message
+    assert "'open'" not in cell.message, "IPython's function is not an image"
     assert "\n" not in cell.message
     assert sandbox.requests == ()

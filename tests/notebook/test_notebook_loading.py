@@ -232,3 +232,7 @@ def test_a_command_loads_it_in_every_notebook(tmp_path: Path) -> None:
             f"{path} was not written by arche_magic, or was changed; move it or delete it"
         )
     assert path.read_text() == "print('mine')"
+    environment["IPYTHONDIR"] = str(path / "below-a-file")
+    assert arche_magic("enable") == (
+        1, f"python -m arche_magic: {path / 'below-a-file'} cannot be written: Permission denied",
+    )  # fmt: skip

@@ -106,7 +106,7 @@ def test_a_schema_can_be_named_in_several_ways(
     [
         (
             "--schema Vist",
-            "--schema 'Vist' is not a variable; did you mean 'Visit'?; a short line has",
+            "a type after each name, such as 'score float'; did you mean 'Visit'?",
         ),
         ("--schema shapes.Pint", "has no attribute 'Pint'"),
         ("--schema json", "schema is of type module; a schema is a pydantic model"),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.display import HTML
 
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.prompts import fill
@@ -130,12 +131,14 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ('{{Path("a").read_text()}}', "does not call functions; assign the value to a name first"),
         ("{{lines}}", "lines is of type generator, which has no text form"),
         ("{{rude}}", "rude cannot be shown as text: ZeroDivisionError"),
+        ("{{touchy}}", "touchy cannot be shown as text: ZeroDivisionError"),
         ("{{frame.describe}}", "frame.describe is a function; {{…}} does not call functions"),
         ("{{name | upper}}", "takes a name, name.attr, name"),
         ("{{name, xs}}", "takes a name, name.attr, name"),
         ("{{thing.__class__}}", "names that start with _ are private"),
         ("{{math}}", "math is a module"),
         ("{{anything}}", "anything is of type object, which has no text form"),
+        ("{{page}}", "page is of type HTML, which has no text form"),
         ("{{broken.value}}", "cannot be read: ZeroDivisionError"),
         ("{{data}}", "data is bytes, but not an image"),
     ],
@@ -152,6 +155,10 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         def __str__(self) -> str:
             return str(1 / 0)
 
+    class Touchy:
+        def __getattr__(self, name: str) -> object:
+            return 1 / 0
+
     names: dict[str, Any] = {
         "name": "Ada",
         "xs": [1],
@@ -162,8 +169,10 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         "anything": object(),
         "broken": Broken(),
         "rude": Rude(),
+        "touchy": Touchy(),
         "data": b"\x00\x01",
         "lines": (line for line in "ab"),
+        "page": HTML("<b>text</b>"),
     }
     with pytest.raises(InvalidRequest, match=said):
         fill(text, names, 100)

@@ -122,7 +122,7 @@ def test_an_error_may_quote_a_lone_surrogate(
     ("method", "path", "status", "says"),
     [
         ("POST", "/v1/completions", 404, "POST /v1/chat/completions, POST /v1/embeddings, GET"),
-        ("POST", "/v1/responses", 404, "unknown path /v1/responses"),
+        ("POST", "/v1/responses", 404, "set your library to chat completions"),
         ("GET", "/", 404, "unknown path /; available"),
         ("GET", CHAT, 405, "/v1/chat/completions accepts POST, not GET"),
         ("DELETE", "/v1/models/auto", 405, "accepts GET, not DELETE"),

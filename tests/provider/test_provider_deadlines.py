@@ -303,22 +303,24 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading
 
 
 def test_a_disk_that_hangs_below_the_ledger(
-    start: Start, hang: Callable[[Path], threading.Event]
+    start: Start, network_drive: Path, hang: Callable[[Path], threading.Event]
 ) -> None:
     """The request ends in time, and the error says why."""
-    start()
+    start(settings={"store": str(network_drive / "ledger.json")})
     provider = get_llm_provider()
     provider.generate("Hello")
-    hang(Path(get_configuration().store))
+    release = hang(Path(get_configuration().store))
     error = expect_late(provider)
     assert "the ledger does not answer" in str(error)
+    release.set()
+    assert provider.generate("Hello").provider == "groq"
 
 
 def test_a_disk_that_hangs_after_the_reply_has_arrived(
-    start: Start, hang: Callable[[Path], threading.Event]
+    start: Start, network_drive: Path, hang: Callable[[Path], threading.Event]
 ) -> None:
     """The reply is returned, and recorded when the disk works again."""
-    start()
+    start(settings={"store": str(network_drive / "ledger.json")})
     provider = get_llm_provider()
     provider.generate("Hello")
     path = Path(get_configuration().store).with_name("llm_calls.jsonl")

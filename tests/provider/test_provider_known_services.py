@@ -182,7 +182,11 @@ def test_a_paid_service_is_used_after_free_ones(
 @pytest.mark.parametrize(
     ("settings", "value", "words"),
     [
-        ("[providers.cloudflare]", "", "CLOUDFLARE_ACCOUNT_ID is not set; Cloudflare Workers AI"),
+        (
+            "[providers.cloudflare]",
+            "",
+            "CLOUDFLARE_ACCOUNT_ID is not set; it is part of the address of Cloudflare",
+        ),
         ("[providers.cloudflare]", "a/../b", "has a value that cannot be part of an address"),
         ("[providers.github-models]", ACCOUNT, "GitHub Models was retired on 2026-07-30"),
         ("order = ['github-models']", ACCOUNT, "GitHub Models was retired on 2026-07-30"),

@@ -152,7 +152,7 @@ def test_marks_come_from_the_users_own_settings(tmp_path: Path) -> None:
 def test_a_project_cannot_set_marks(tmp_path: Path) -> None:
     """A cloned repository must not decide where private prompts go."""
     write(tmp_path / "arche_magic.toml", '[private]\nroutes = ["google"]\n')
-    with pytest.raises(ConfigurationError, match="counts only in your own settings"):
+    with pytest.raises(ConfigurationError, match="is only allowed in your own settings"):
         load_configuration()
 
 
@@ -226,7 +226,7 @@ def test_a_mark_applies_to_an_address_set_by_the_user(
             '[private]\nroutes = ["Groq!"]',
             "'Groq!' is not a provider, provider/model or p",
         ),
-        ('[private]\nroutes = ["groq_key_2"]', "may be another key in another folder"),
+        ('[private]\nroutes = ["groq_key_2"]', "can be another key in another folder"),
         ('[private]\nalways = "yes"', "it must be true or false"),
         ("private = []", "it must be a table"),
     ],

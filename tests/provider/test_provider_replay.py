@@ -343,6 +343,8 @@ def test_an_invalid_variable_is_an_error() -> None:
     """It names the variable."""
     with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLAY is 'yes'; it can be off, keep"):
         load_configuration({"ARCHE_REPLAY": "yes"})
+    with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLIES must be the path of a file"):
+        load_configuration({"ARCHE_REPLIES": "redis://:password@host"})
 
 
 @pytest.mark.parametrize("options", [{"keep": "yes"}, {"fresh": 1}])

@@ -234,8 +234,11 @@ def test_a_server_that_is_not_running_is_skipped(
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ("[providers.olama]\nmodels = ['m']", "did you mean 'ollama'?; another service needs"),
-        ("[providers.mine]\nmodels = ['m']", "unknown provider; another service needs its base_ur"),
+        ("[providers.olama]\nmodels = ['m']", "did you mean 'ollama'?; to add another service"),
+        (
+            "[providers.mine]\nmodels = ['m']",
+            "unknown provider; to add another service, set its base_ur",
+        ),
         ("[providers.mine]\nbase_url = 'http://localhost:1/v1'", "models is missing; write models"),
         ("[providers.ollama]\nmodels = []", "models is missing"),
         ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
@@ -248,9 +251,12 @@ def test_a_server_that_is_not_running_is_skipped(
             "[providers.mine]\nbase_url = 'http://localhost:1/v1/chat/completions'",
             "base_url must not end with /chat/completions",
         ),
-        ("[providers.Mine]\nbase_url = 'http://localhost:1'", "has small letters, digits, - and _"),
-        ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "neither intelligent nor"),
-        ("[providers.a_key_b]\nbase_url = 'http://localhost:1'", "a provider's name has"),
+        (
+            "[providers.Mine]\nbase_url = 'http://localhost:1'",
+            "can have lowercase letters, digits, - and _",
+        ),
+        ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "cannot be intelligent or"),
+        ("[providers.a_key_b]\nbase_url = 'http://localhost:1'", "a provider's name can have"),
         ("[providers.ollama]\nmodels = ['m']\nkey_variable = 'MY KEY'", "the name of a variable"),
         (
             "[providers.ollama]\nmodels = ['m']\nkey_variable = 'u_pkey7'",

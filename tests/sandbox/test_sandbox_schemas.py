@@ -181,10 +181,11 @@ def test_replies_can_break_the_schema(start, connect, provider, kind):
     assert client.ask("Hello").text.startswith("*Simulated reply")
 
 
+@pytest.mark.parametrize("words", ["JSON that fits this JSON Schema", "the following json_schema"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema_in_the_system_prompt_is_followed(shared, connect, provider):
-    """Models without schemas follow a schema in the prompt."""
-    told = f"Reply with JSON that fits this JSON Schema:\n{json.dumps(SCHEMA)}"
+def test_a_schema_in_the_system_prompt_is_followed(shared, connect, provider, words):
+    """Models without schemas follow a schema in the prompt, in whatever words a library writes."""
+    told = f"Reply with {words}:\n{json.dumps(SCHEMA)}"
     client = connect(shared, provider)
     if provider == "google":
         reply = client.ask("Hello", system_instruction=told)

@@ -115,7 +115,7 @@ def test_following_the_error_message_solves_it(
     assert configuration.providers["groq"].url == ELSEWHERE
     assert messages == [
         (
-            f"prompts and keys for Groq go to https://gateway.example "
+            f"prompts and keys for Groq are sent to https://gateway.example "
             f"(GROQ_BASE_URL in {folder / '.env'})"
         )
     ]
@@ -458,7 +458,7 @@ def test_a_project_cannot_send_arbitrary_variables_as_keys(
     assert [key.provider for key in configuration.keys] == ["groq", "helper"]
     assert messages == [
         (
-            f"{variable} goes to http://127.0.0.1:8000 "
+            f"{variable} is sent to http://127.0.0.1:8000 "
             f"([providers.helper] base_url in {folder / 'arche_magic.toml'})"
         )
     ]
@@ -481,7 +481,7 @@ def test_a_referenced_key_goes_to_its_own_service(
 def test_a_project_cannot_allow_a_variable(folder: Path, load: Load) -> None:
     """Only the user's own settings can."""
     (folder / "arche_magic.toml").write_text(f'trust_key_variables = ["{SECRET}"]')
-    assert "trust_key_variables counts only in your own settings" in refusal(load)
+    assert "trust_key_variables is only allowed in your own settings" in refusal(load)
 
 
 def test_a_projects_own_key_may_go_to_its_service(folder: Path, load: Load) -> None:

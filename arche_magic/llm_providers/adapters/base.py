@@ -19,10 +19,16 @@ from ..request import Request
 from ..secrets import hiding_locals, without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
-from .failures import Refusal, without_capability
+from .failures import (
+    Refusal,
+    delay_of,
+    transport_failure,
+    with_observations,
+    without_capability,
+)
 from .formats import Format, formats_of
-from .http import Call, HttpClient, transport_failure
-from .limits import parse_date, served_at, stated_delay
+from .http import Call, HttpClient
+from .limits import parse_date
 from .logs import clean_logs
 from .replies import Part, Received, read_vectors, stream_ended_early
 
@@ -34,7 +40,6 @@ logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
 # `org-…/proj_…`, `org_…`, `projects/123`; a sentence is not a name.
 _ACCOUNT = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
-_TEMPORARY = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 _reported: set[tuple[str, str]] = set()
 
 
@@ -276,7 +281,7 @@ class Adapter(ABC):
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
             failure = self._refused(Refusal(call, call.status, fields, model), request)
-            failure = _with_observations(failure, self._observe(call))
+            failure = with_observations(failure, self._observe(call))
         elif broken := transport_failure(error, call):
             failure = broken
         elif call.status is None:
@@ -303,7 +308,7 @@ class Adapter(ABC):
             failure,
             summary=summary,
             said=shortened(redacted(failure.said, secret), room),
-            retry_after=_retry_after(failure, call, fields),
+            retry_after=delay_of(failure, call, fields),
             text=failure.text or received.text,
             usage=failure.usage or received.usage if is_final else failure.usage,
             at_least=None if is_final else received.usage,
@@ -371,32 +376,5 @@ def _malformed(call: Call) -> AttemptFailed:
     return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
 
 
-def _with_observations(
-    failure: ProviderFailure, in_headers: tuple[Observation, ...]
-) -> ProviderFailure:
-    """A refusal with what its headers say of limits, where its body does not say it."""
-    named = {observation.name for observation in failure.observations}
-    seen = tuple(o for o in in_headers if o.name not in named)
-    limit, usage = failure.limit, failure.usage
-    if failure.remedy is Remedy.WAIT_FOR_LIMIT and limit is None:
-        limit = next((o.name for o in seen if o.remaining == 0), None)
-    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
-        # The provider may have counted the request, but it generated no tokens.
-        usage = Usage()
-    observations = (*failure.observations, *seen)
-    return replace(failure, observations=observations, limit=limit, usage=usage)
-
-
 def _fits_a_header(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _retry_after(failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> float | None:
-    """The delay in seconds, from the text of a refusal if its headers and fields state none."""
-    if failure.retry_after is not None or failure.remedy not in _TEMPORARY:
-        return failure.retry_after
-    # Gemini also states seconds for a limit per day, which stays closed until midnight.
-    if (failure.limit or "").endswith(("_per_day", "_per_month")):
-        return None
-    said_in = call.body if call.refused else fields
-    return stated_delay(str(said_in), served_at(call.headers, time.time()))

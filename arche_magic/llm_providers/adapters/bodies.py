@@ -109,65 +109,56 @@ def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
         heard: called for each chunk that has more than comments. Comments only keep the connection
             open, and the model may never answer.
     """
-    reader = _EventReader()
+    data: list[bytes] = []
+    size, is_json = 0, False
+    for line in _lines(chunks, heard):
+        if not line:
+            if any(data):
+                yield b"".join(b"data: %b\n" % value for value in data) + b"\n"
+            data, size, is_json = [], 0, False
+            continue
+        is_json = is_json or (not data and line.lstrip().startswith((b"{", b"[")))
+        name, _, value = line.partition(b":")
+        if is_json or name == b"data":
+            data.append((line if is_json else value).removeprefix(b" "))
+            size = _checked(size + len(line))
+        elif name and name not in _FIELDS and b"{" in line:
+            raise Unreadable("the stream has JSON that is not an event")
+
+
+def _lines(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes]:
+    """The lines of a stream without their ends, and a blank one after the last."""
+    line, after_return = bytearray(), False
     for chunk in chunks:
-        found = list(reader.read(chunk))
-        if reader.heard:
+        found, is_comment = [], True
+        # The second half of a line's end.
+        text = chunk.removeprefix(b"\n") if after_return else chunk
+        after_return = text.endswith(b"\r")
+        for part in text.splitlines(keepends=True):
+            line += part
+            _checked(len(line))
+            is_comment = is_comment and line.startswith((b":", b"\r", b"\n"))
+            if part.endswith((b"\r", b"\n")):
+                found.append(_without_marks(line))
+                line.clear()
+        if not is_comment:
             heard()
         yield from found
-    yield from reader.end()
+    yield from (_without_marks(line), b"")
 
 
-class _EventReader:
-    """Reads the lines of a stream. `heard`: whether the last chunk had more than comments."""
+def _without_marks(line: bytearray) -> bytes:
+    """A line without its end, and without the byte order marks that joined files leave in it."""
+    bare = bytes(line).rstrip(b"\r\n")
+    while bare.startswith(_BYTE_ORDER_MARK):
+        bare = bare.removeprefix(_BYTE_ORDER_MARK)
+    return bare
 
-    def __init__(self) -> None:
-        self._line = bytearray()
-        self._data: list[bytes] = []
-        self._size = 0
-        self._after_return = self._is_json = False
-        self.heard = False
 
-    def read(self, chunk: bytes) -> Iterator[bytes]:
-        self.heard = False
-        if self._after_return and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-        self._after_return = chunk.endswith(b"\r") if chunk else False
-        for part in chunk.splitlines(keepends=True):
-            self._line += part
-            if self._size + len(self._line) > MOST_OF_A_REPLY:
-                raise Unreadable(f"an event is longer than {MOST_OF_A_REPLY / 1e6:g} MB")
-            self.heard = self.heard or not self._line.startswith((b":", b"\r", b"\n"))
-            if part.endswith((b"\r", b"\n")):
-                yield from self._take_line()
-
-    def end(self) -> Iterator[bytes]:
-        yield from self._take_line()
-        yield from self._take_line()
-
-    def _take_line(self) -> Iterator[bytes]:
-        """Take the line that is complete; a blank one ends an event."""
-        line = bytes(self._line).rstrip(b"\r\n")
-        self._line.clear()
-        # Servers that join files leave a byte order mark before each of them.
-        while line.startswith(_BYTE_ORDER_MARK):
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        if not line:
-            if any(self._data):
-                yield b"".join(b"data: %b\n" % data for data in self._data) + b"\n"
-            self._data, self._size, self._is_json = [], 0, False
-            return
-        begins_json = not self._data and line.lstrip().startswith((b"{", b"["))
-        self._is_json = self._is_json or begins_json
-        name, _, value = line.partition(b":")
-        if self._is_json:
-            value = line
-        elif name != b"data":
-            if name and name not in _FIELDS and b"{" in line:
-                raise Unreadable("the stream has JSON that is not an event")
-            return
-        self._data.append(value.removeprefix(b" "))
-        self._size += len(line)
+def _checked(size: int) -> int:
+    if size > MOST_OF_A_REPLY:
+        raise Unreadable(f"an event is longer than {MOST_OF_A_REPLY / 1e6:g} MB")
+    return size
 
 
 def read_json(text: str | bytes) -> Any:
@@ -177,6 +168,14 @@ def read_json(text: str | bytes) -> Any:
         ValueError, RecursionError: it is not JSON.
     """
     return json.loads(text, parse_int=_whole_number)
+
+
+def parse_body(text: str) -> Any:
+    """JSON if it is JSON, else the text."""
+    try:
+        return read_json(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _whole_number(digits: str) -> int:
@@ -202,17 +201,3 @@ def rewritten(
             continue
         form = b"data: %b\n\n" if events else b"%b"
         yield form % json.dumps(keep(value) if keep else value).encode()
-
-
-class Body(httpx.SyncByteStream):
-    """The bytes of an answer as an SDK gets them, and how to close it."""
-
-    def __init__(self, chunks: Iterable[bytes], close: Callable[[], None]) -> None:
-        self._chunks, self._close = chunks, close
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-
-    def close(self) -> None:
-        """Drop the connection if the body was not read to its end."""
-        self._close()

@@ -1,4 +1,8 @@
-"""Open connections that calls share: a call takes one that is idle, or opens one.
+"""The connections of an adapter: calls share them, and they end when the time of a call is over.
+
+httpx understands a timeout as seconds of silence. A server that sends a byte now and then, a host
+with many addresses or a name lookup without an answer can extend it without limit. This module
+checks the remaining time of the call before each step.
 
 httpcore's pool looks at all of its connections, and for each idle one at all others, whenever a
 request begins or ends (`_assign_requests_to_connections`, httpcore 1.0.9). With 128 threads that is
@@ -7,14 +11,215 @@ three quarters of a call's time. Each pool here has one origin, so any idle conn
 
 from __future__ import annotations
 
-from collections import deque
+import ipaddress
+import math
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Self, cast
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import httpcore
 
-# As many as a job has threads.
-_MOST_IDLE = 256
+from ..bounded import TookTooLong, within
+from ..processes import new_lock
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 5.0
+"""How long an idle connection stays open."""
+
+# The time is checked after this many bytes are sent.
+_BYTES_PER_WRITE = 65_536
+# How often a reader checks whether another thread has stopped its call.
+_WATCH_SECONDS = 0.1
+
+
+def _most_idle() -> int:
+    """As many as a job has threads, and at most a quarter of the files that may be open."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return 256
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 256 if allowed == resource.RLIM_INFINITY else max(1, min(256, allowed // 4))
+
+
+# Of all adapters together: with many keys, each could keep as many as there are threads.
+_MOST_IDLE = _most_idle()
+# The idle connections, with those of the same adapter, and since when each is idle; the one that is
+# idle for longest is first.
+_idle: dict[httpcore.ConnectionInterface, tuple[dict[Any, None], float]] = {}
+_idle_lock = new_lock()
+
+
+class Allowance(float):
+    """A timeout that is computed again before each step.
+
+    httpx and httpcore pass it on as a number of seconds.
+
+    Attributes:
+        left: returns the seconds that are left.
+        watched: whether another thread may end it at any moment, so that it is also checked while a
+            step waits.
+    """
+
+    left: Callable[[], float]
+    watched: bool
+
+    def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Self:
+        """The value of `left()` now; the steps call it again."""
+        allowance = super().__new__(cls, max(0.0, left()))
+        allowance.left, allowance.watched = left, watched
+        return allowance
+
+
+def keep_time(client: httpx.Client) -> None:
+    """Make every connection of a client keep to the allowances of its calls."""
+    backend = _Network()
+    transports: list[Any] = [client._transport, *client._mounts.values()]
+    for transport in transports:
+        # httpcore's pools accept a backend, but httpx has no parameter for it.
+        if pool := getattr(transport, "_pool", None):
+            pool._network_backend = backend
+            transport._pool = Connections(pool)
+
+
+def uses_proxy(client: httpx.Client, url: str) -> bool:
+    """Whether requests of a client to an address go through a proxy."""
+    address = client.build_request("GET", url).url
+    mounts = client._mounts.items()
+    return next((proxy for pattern, proxy in mounts if pattern.matches(address)), None) is not None
+
+
+class _Network(httpcore.SyncBackend):
+    """Opens connections; the name lookup and all addresses of a host share the time."""
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A connection to the first address that answers."""
+        failure: Exception = httpcore.ConnectError("the host has no address")
+        addresses = _addresses(host, port, timeout)
+        for tried, address in enumerate(addresses):
+            share = _seconds(timeout, httpcore.ConnectTimeout)
+            if share is not None:
+                share /= len(addresses) - tried
+            connect = partial(
+                super().connect_tcp, address, port, share, local_address, socket_options
+            )
+            try:
+                connection = _watched(connect, timeout, httpcore.ConnectTimeout, _close)
+                return _Stream(connection)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose steps keep to the remaining time."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        watched = isinstance(timeout, Allowance) and timeout.watched
+        while (seconds := _seconds(timeout, httpcore.ReadTimeout)) is not None and watched:
+            with suppress(httpcore.ReadTimeout):
+                return self._stream.read(max_bytes, min(seconds, _WATCH_SECONDS))
+        return self._stream.read(max_bytes, seconds)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _BYTES_PER_WRITE):
+            part = buffer[start : start + _BYTES_PER_WRITE]
+            seconds = _seconds(timeout, httpcore.WriteTimeout)
+            _watched(partial(self._stream.write, part, seconds), timeout, httpcore.WriteTimeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        seconds = _seconds(timeout, httpcore.ConnectTimeout)
+        start = partial(self._stream.start_tls, ssl_context, server_hostname, seconds)
+        return _Stream(_watched(start, timeout, httpcore.ConnectTimeout, _close))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _watched(
+    step: Callable[[], T],
+    timeout: float | None,
+    late: type[Exception],
+    unclaimed: Callable[[T], object] | None = None,
+) -> T:
+    """A step that keeps its own time, and that is abandoned if another thread stops the call.
+
+    In the main thread an interrupt ends the step itself, and leaves no connection behind.
+    """
+    watched = isinstance(timeout, Allowance) and timeout.watched
+    if not watched or threading.current_thread() is threading.main_thread():
+        return step()
+    try:
+        return within(math.inf, step, unclaimed, stopped=lambda: _is_over(timeout))
+    except TookTooLong:
+        raise late("the time is up") from None
+
+
+def _is_over(timeout: float | None) -> bool:
+    return isinstance(timeout, Allowance) and timeout.left() <= 0
+
+
+def _close(stream: httpcore.NetworkStream) -> None:
+    stream.close()
+
+
+def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
+    """The seconds that are left of a timeout; raises `late` if there are none."""
+    if not isinstance(timeout, Allowance):
+        return timeout
+    left = timeout.left()
+    if left <= 0:
+        raise late("the time is up")
+    return left
+
+
+def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
+    """The addresses of a host. A lookup takes no timeout, and may hang for minutes."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass
+    seconds = _seconds(timeout, httpcore.ConnectTimeout)
+    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        found = (
+            lookup()
+            if seconds is None
+            else within(seconds, lookup, stopped=lambda: _is_over(timeout))
+        )
+    except TookTooLong:
+        raise httpcore.ConnectTimeout("no answer to the name lookup") from None
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Connections:
@@ -26,8 +231,8 @@ class Connections:
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
-        # Used last on the right. Both ends of a deque are safe to use from several threads.
-        self._idle: deque[httpcore.ConnectionInterface] = deque()
+        # Its part of `_idle`; a dictionary gives back what was added last.
+        self._own: dict[httpcore.ConnectionInterface, None] = {}
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; the connection is idle again once the response is closed."""
@@ -61,26 +266,31 @@ class Connections:
         return self._pool.create_connection(origin)
 
     def _pop(self) -> httpcore.ConnectionInterface | None:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
+        with _idle_lock:
+            if not self._own:
+                return None
+            connection, _ = self._own.popitem()
+            # An interrupt may have come when it was in one of the two.
+            _idle.pop(connection, None)
+            return connection
 
     def _give_back(self, connection: httpcore.ConnectionInterface) -> None:
         if not connection.is_idle() or _has_more_data(connection):
             connection.close()
             return
-        self._idle.append(connection)
-        if len(self._idle) > 1:
-            try:
-                # The one that is idle for longest.
-                oldest = self._idle.popleft()
-            except IndexError:  # other threads took them all meanwhile
-                return
-            if len(self._idle) >= _MOST_IDLE or oldest.has_expired():
-                oldest.close()
-            else:
-                self._idle.appendleft(oldest)
+        now, unused = time.monotonic(), []
+        with _idle_lock:
+            self._own[connection] = None
+            _idle[connection] = self._own, now
+            while True:
+                oldest, (own, since) = next(iter(_idle.items()))
+                if len(_idle) <= _MOST_IDLE and now - since < IDLE_SECONDS:
+                    break
+                del _idle[oldest]
+                own.pop(oldest, None)
+                unused.append(oldest)
+        for oldest in unused:
+            oldest.close()
 
 
 def _has_more_data(connection: object) -> bool:

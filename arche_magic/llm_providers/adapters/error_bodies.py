@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from .http import parse_body
+from .bodies import parse_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

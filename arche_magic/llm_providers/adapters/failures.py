@@ -1,18 +1,27 @@
-"""Classifies refusals: one table of status, field and remedy, which every wire uses in the end."""
+"""Why a call failed: a table of refusals, which every wire uses in the end, and network errors."""
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
+from .. import network
 from ..provider_failure import ProviderFailure, Remedy
+from ..types import Usage
+from .bodies import Unreadable
 from .error_bodies import MOST_READ, label, said, words_of
-from .limits import retry_delay
+from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
     from ..request import Request
+    from ..types import Observation
     from .http import Call
 
 Words = Mapping[str, tuple[str, Remedy]]
@@ -270,3 +279,97 @@ def without_capability(failure: ProviderFailure, request: Request) -> ProviderFa
 
 def _lacks_tools(words: str) -> bool:
     return _NO_TOOLS.search(words) is not None and not _ONE_WAY.search(words)
+
+
+def with_observations(
+    failure: ProviderFailure, in_headers: tuple[Observation, ...]
+) -> ProviderFailure:
+    """Return a refusal with what its headers say of limits, where its body does not say it."""
+    named = {observation.name for observation in failure.observations}
+    seen = tuple(o for o in in_headers if o.name not in named)
+    limit, usage = failure.limit, failure.usage
+    if failure.remedy is Remedy.WAIT_FOR_LIMIT and limit is None:
+        limit = next((o.name for o in seen if o.remaining == 0), None)
+    if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
+        # The provider may have counted the request, but it generated no tokens.
+        usage = Usage()
+    observations = (*failure.observations, *seen)
+    return replace(failure, observations=observations, limit=limit, usage=usage)
+
+
+def delay_of(failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> float | None:
+    """Return the delay in seconds, from the text if the headers and fields state none."""
+    if failure.retry_after is not None or failure.remedy not in _DELAYED:
+        return failure.retry_after
+    # Gemini also states seconds for a limit per day, which stays closed until midnight.
+    if (failure.limit or "").endswith(("_per_day", "_per_month")):
+        return None
+    said_in = call.body if call.refused else fields
+    return stated_delay(str(said_in), served_at(call.headers, time.time()))
+
+
+def transport_failure(error: BaseException, call: Call) -> ProviderFailure | None:
+    """The failure if the error comes from the network, else None."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    host, proxy = (call.client.host, call.client.proxy) if call.client else ("", "")
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            return _tls_failure(link, host)
+    for link in links:
+        if isinstance(link, httpx.ConnectTimeout):
+            return _unsent(f"no connection within {in_words(call.timeouts.connect)}")
+        if isinstance(link, httpx.TimeoutException):
+            return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
+        if isinstance(link, httpx.ProxyError):
+            if re.match("5[0-9][0-9]", str(link)):
+                return _unsent(f"the proxy of {proxy} cannot connect to {host} ({link})")
+            return setup_failure(f"the proxy of {proxy} refused the connection ({link})")
+        if isinstance(link, httpx.ConnectError):
+            if proxy:
+                return setup_failure(f"no connection to the proxy of {proxy}")
+            return _unsent("no connection")
+        if isinstance(link, Unreadable):
+            return ProviderFailure(str(link), Remedy.RETRY_LATER)
+        if isinstance(link, httpx.TransportError | httpx.StreamError):
+            return ProviderFailure("connection lost", Remedy.RETRY_LATER)
+    return None
+
+
+# OpenSSL's codes for a certificate without a trusted issuer.
+_UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+
+
+def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code not in _UNKNOWN_ISSUER:
+            return setup_failure(f"the certificate of {host} is not valid ({error.verify_message})")
+        variable = network.certificate_variable()
+        trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
+        return setup_failure(
+            f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "
+            f"its CA's certificate in SSL_CERT_FILE{trusted}"
+        )
+    reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return ProviderFailure(
+            f"{host} does not speak TLS; is its address http://?", Remedy.CHECK_ADDRESS, sent=False
+        )
+    return _unsent(f"the TLS connection to {host} failed ({reason})")
+
+
+def setup_failure(problem: str) -> ProviderFailure:
+    """A failure of this machine's settings: nothing was sent."""
+    return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
+
+
+def in_words(seconds: float) -> str:
+    """`2.5 s`."""
+    return f"{round(seconds, 1) or seconds:g} s"
+
+
+def _unsent(message: str) -> ProviderFailure:
+    return ProviderFailure(message, Remedy.RETRY_LATER, sent=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
-from ..types import Key, Metric, Observation, Period, Usage
+from ..types import Metric, Observation, Period, Usage
 from .base import Adapter
 from .error_bodies import is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
@@ -80,6 +80,8 @@ _RULES = (
 )  # fmt: skip
 # Seen: "Invalid thought signature" (github.com/lbjlaq/Antigravity-Manager/pull/3342, 2026-08).
 _ABOUT_SIGNATURE = re.compile("thought.?signature", re.IGNORECASE)
+# Thought signatures that were refused, and are not sent again.
+_stale: set[str] = set()
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -88,17 +90,6 @@ class GoogleAdapter(Adapter):
     """Gemini's generateContent; it sends no limit headers at all."""
 
     _used = "models"
-
-    def __init__(
-        self,
-        key: Key,
-        base_url: str,
-        periods: Mapping[str, Period] | None = None,
-        token_limit: str = "",
-    ) -> None:
-        super().__init__(key, base_url, periods, token_limit)
-        # Thought signatures that were refused, and are not sent again.
-        self._stale: set[str] = set()
 
     @staticmethod
     def _keep(answer: Any) -> Any:
@@ -146,7 +137,7 @@ class GoogleAdapter(Adapter):
         # With either of these the SDK would send requests that the ledger does not count.
         given["automatic_function_calling"] = {"disable": True}
         given["automatic_continuation"] = False
-        contents = contents_of(request, model, self._stale)
+        contents = contents_of(request, model, _stale)
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
@@ -184,8 +175,8 @@ class GoogleAdapter(Adapter):
         # A conversation can have signatures of another model or service.
         if request and refusal.status == 400 and _ABOUT_SIGNATURE.search(refusal.words):
             calls = (call for message in request.messages for call in message.tool_calls)
-            if fresh := {call.signature for call in calls if call.signature} - self._stale:
-                self._stale |= fresh
+            if fresh := {call.signature for call in calls if call.signature} - _stale:
+                _stale.update(fresh)
                 summary = f"{refusal.model} does not take the signatures of earlier calls"
                 return refusal.failure(summary, Remedy.ASK_DIFFERENTLY, said="")
         return super()._refused(refusal, request)

@@ -7,9 +7,6 @@ google-genai do not wrap transport errors, and return no headers with a reply).
 from __future__ import annotations
 
 import math
-import os
-import re
-import ssl
 import threading
 import time
 from contextlib import contextmanager
@@ -20,25 +17,24 @@ import httpx
 
 from .. import network
 from ..network import is_loopback, origin
-from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
+from ..provider_failure import AttemptFailed
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,
     MOST_OF_A_REPLY,
     MOST_OF_A_STREAM,
     MOST_OF_AN_ERROR,
-    Body,
-    Unreadable,
     beginning,
     bounded,
     decompressed,
     events,
-    read_json,
+    parse_body,
     rewritten,
 )
+from .connections import IDLE_SECONDS, Allowance, keep_time, uses_proxy
+from .failures import in_words, setup_failure
 from .formats import Asked
 from .logs import calling_with
-from .network import Allowance, keep_time, uses_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,7 +81,6 @@ class Call:
         self.body: Any = None
         self.asked = Asked()
         self.client: HttpClient | None = None
-        self.request: httpx.Request | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
         self.interrupts = KeptInterrupts()
@@ -96,14 +91,18 @@ class Call:
         return self.interrupts.noted or (self._stop is not None and self._stop.is_set())
 
     def steps(self, parts: Iterable[T]) -> Iterator[T]:
-        """The parts as an SDK reads them from the answer; an interrupt ends a step at once."""
+        """The parts as an SDK reads them from the answer; an answer in one piece is one part.
+
+        An interrupt ends each step at once.
+        """
         step = iter(parts)
         while True:
             with self.interrupts:
                 part = next(step, _END)
-            if part is _END:
+            if part is not _END:
+                yield cast("T", part)
+            if part is _END or not self.stream:
                 return
-            yield cast("T", part)
 
     @property
     def refused(self) -> bool:
@@ -150,9 +149,7 @@ class Call:
             body = events(body, self.hear)
         body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
-        return httpx.Response(
-            self.status, headers={"content-type": kind}, stream=Body(body, response.close)
-        )
+        return httpx.Response(self.status, headers={"content-type": kind}, content=body)
 
     def hear(self, *, text: bool = False) -> None:
         """Note that data arrived; before the first text, an event never shortens the time."""
@@ -177,20 +174,14 @@ class Call:
     def lateness(self) -> str:
         """Which part did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
-            return f"no answer within {_in_words(self.timeouts.total)}"
-        return f"{self._late} {_in_words(self._allowed)}"
+            return f"no answer within {in_words(self.timeouts.total)}"
+        return f"{self._late} {in_words(self._allowed)}"
 
     def close(self) -> None:
-        """Drop the connection if the answer was not read to its end.
-
-        The headers of the request are removed, and the response, which refers to them.
-        """
+        """Drop the connection if the answer was not read to its end."""
         if self._response is not None:
             self._response.close()
             self._response = None
-        if self.request is not None:
-            # Replaced, because clearing them takes a tenth of a millisecond.
-            self.request.headers = httpx.Headers()
 
 
 class HttpClient:
@@ -229,24 +220,28 @@ class HttpClient:
         is_secure = self._base_url.lower().startswith("https:")
         problem = next(network.proxy_problems(), "") if is_remote else ""
         if problem := problem or (network.certificate_problem() if is_secure else ""):
-            raise AttemptFailed(_setup(problem))
+            raise AttemptFailed(setup_failure(problem))
         try:
-            client = _Client(
+            client = httpx.Client(
                 # A redirect could carry the key to another host.
                 follow_redirects=False,
                 trust_env=is_remote,
                 verify=network.trusted_certificates() if is_secure else False,
-                # Each thread may have a connection; a hundred stay open when they are idle.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
-                event_hooks={"request": [self._before]},
             )
         # Proxy settings of the operating system, if no variable names a proxy.
         except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
             problem = f"this machine's proxy settings cannot be used: {error}"
-            raise AttemptFailed(_setup(problem)) from None
+            raise AttemptFailed(setup_failure(problem)) from None
         keep_time(client)
-        client.give_answers_to(self._current)
+        # No API needs cookies, and looking for them takes a tenth of a call.
+        client._cookies = _NoCookies()
+        # If a transport is passed to httpx, it ignores the proxies of the environment.
+        client._transport = _CallTransport(client._transport, self)
+        for pattern, transport in client._mounts.items():
+            if transport is not None:
+                client._mounts[pattern] = _CallTransport(transport, self)
         if uses_proxy(client, self._base_url):
             self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
@@ -279,7 +274,10 @@ class HttpClient:
         """The variable or setting that names the proxy; "" without one."""
         return self._proxy
 
-    def _before(self, request: httpx.Request) -> None:
+    def send(
+        self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]
+    ) -> httpx.Response:
+        """Send the request of this thread's call with the key; returns what the SDK gets."""
         call: Call = self._current.call
         # Retries and follow-ups are off in every SDK. A second request would spend quota that the
         # ledger does not count.
@@ -289,13 +287,20 @@ class HttpClient:
             raise RuntimeError(
                 "the SDK sent the request to another address than the configured one"
             )
-        call.request = request
-        for name, value in request.headers.multi_items():
-            if STAND_IN in value:
-                request.headers[name] = value.replace(STAND_IN, self._key.secret())
         # The time starts here, because the first call of an adapter also imports an SDK. Mistral's
         # SDK takes whole milliseconds and Google's a single figure, so all timeouts are set here.
         request.extensions = {**request.extensions, "timeout": call.send()}
+        stand_in = request.headers
+        request.headers = httpx.Headers(
+            [
+                (name, value.replace(STAND_IN, self._key.secret()))
+                for name, value in stand_in.multi_items()
+            ]
+        )
+        try:
+            return call.take(send(request))
+        finally:
+            request.headers = stand_in
 
 
 class _NoCookies(httpx.Cookies):
@@ -306,110 +311,13 @@ class _NoCookies(httpx.Cookies):
 
 
 class _CallTransport(httpx.BaseTransport):
-    """Gives each answer to its call before httpx and the SDK can see or log any of it."""
+    """Below httpx and the SDK, so that they see no key and can log nothing of an answer."""
 
-    def __init__(self, transport: httpx.BaseTransport, current: threading.local) -> None:
-        self._transport, self._current = transport, current
+    def __init__(self, transport: httpx.BaseTransport, client: HttpClient) -> None:
+        self._transport, self._client = transport, client
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        call: Call = self._current.call
-        return call.take(self._transport.handle_request(request))
+        return self._client.send(request, self._transport.handle_request)
 
     def close(self) -> None:
         self._transport.close()
-
-
-class _Client(httpx.Client):
-    """A client that keeps no cookies."""
-
-    _jar = _NoCookies()
-
-    def give_answers_to(self, current: threading.local) -> None:
-        """Give every answer to the call of its thread first, also with a proxy."""
-        # If a transport is passed to httpx, it ignores the proxies of the environment.
-        self._transport = _CallTransport(self._transport, current)
-        for pattern, transport in self._mounts.items():
-            if transport is not None:
-                self._mounts[pattern] = _CallTransport(transport, current)
-
-    @property
-    def cookies(self) -> httpx.Cookies:
-        """An empty jar."""
-        return self._jar
-
-    @cookies.setter
-    def cookies(self, cookies: object) -> None:
-        raise AttributeError("this client keeps no cookies")
-
-
-def parse_body(text: str) -> Any:
-    """JSON if it is JSON, else the text."""
-    try:
-        return read_json(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def transport_failure(error: BaseException, call: Call) -> ProviderFailure | None:
-    """The failure if the error comes from the network, else None."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    host, proxy = (call.client.host, call.client.proxy) if call.client else ("", "")
-    for link in links:
-        if isinstance(link, ssl.SSLError):
-            return _tls_failure(link, host)
-    for link in links:
-        if isinstance(link, httpx.ConnectTimeout):
-            return _unsent(f"no connection within {_in_words(call.timeouts.connect)}")
-        if isinstance(link, httpx.TimeoutException):
-            return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
-        if isinstance(link, httpx.ProxyError):
-            if re.match("5[0-9][0-9]", str(link)):
-                return _unsent(f"the proxy of {proxy} cannot connect to {host} ({link})")
-            return _setup(f"the proxy of {proxy} refused the connection ({link})")
-        if isinstance(link, httpx.ConnectError):
-            if proxy:
-                return _setup(f"no connection to the proxy of {proxy}")
-            return _unsent("no connection")
-        if isinstance(link, Unreadable):
-            return ProviderFailure(str(link), Remedy.RETRY_LATER)
-        if isinstance(link, httpx.TransportError | httpx.StreamError):
-            return ProviderFailure("connection lost", Remedy.RETRY_LATER)
-    return None
-
-
-# OpenSSL's codes for a certificate without a trusted issuer.
-_UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
-
-
-def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code not in _UNKNOWN_ISSUER:
-            return _setup(f"the certificate of {host} is not valid ({error.verify_message})")
-        variable = network.certificate_variable()
-        trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
-        return _setup(
-            f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "
-            f"its CA's certificate in SSL_CERT_FILE{trusted}"
-        )
-    reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
-    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return ProviderFailure(
-            f"{host} does not speak TLS; is its address http://?", Remedy.CHECK_ADDRESS, sent=False
-        )
-    return _unsent(f"the TLS connection to {host} failed ({reason})")
-
-
-def _setup(problem: str) -> ProviderFailure:
-    return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
-
-
-def _in_words(seconds: float) -> str:
-    return f"{round(seconds, 1) or seconds:g} s"
-
-
-def _unsent(message: str) -> ProviderFailure:
-    return ProviderFailure(message, Remedy.RETRY_LATER, sent=False)

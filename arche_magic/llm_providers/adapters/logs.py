@@ -20,21 +20,15 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-class _Calls(threading.local):
-    """The keys of this thread's calls in progress."""
-
-    def __init__(self) -> None:
-        self.keys: list[Key] = []
-
-
-_calls = _Calls()
+# `keys` are those of this thread's calls in progress.
+_calls = threading.local()
 
 
 class _Cleaner(logging.Filter):
     """Changes records that quote a key; drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        for key in _calls.keys:
+        for key in getattr(_calls, "keys", ()):
             if record.exc_info and record.exc_info[0]:
                 text = "".join(traceback.format_exception(record.exc_info[1]))
                 if quotes(text, key.secret()):
@@ -58,10 +52,10 @@ def clean_logs() -> None:
 @contextmanager
 def calling_with(key: Key) -> Iterator[None]:
     """Keep the key out of what is logged during a call of this thread."""
-    _calls.keys.append(key)
+    keys: list[Key] = _calls.__dict__.setdefault("keys", [])
+    keys.append(key)
     try:
         yield
     finally:
         # Streams of one thread may end in any order, and in another thread than they began.
-        if key in _calls.keys:
-            _calls.keys.remove(key)
+        keys.remove(key)

@@ -75,6 +75,7 @@ class MistralAdapter(Adapter):
 
     def _build(self) -> Any:
         from mistralai.client import Mistral
+        from mistralai.client.utils.logger import NoOpLogger
 
         # Its retries are off unless a retry_config is given. Its own debug log prints prompts,
         # replies, and error bodies that quote the key.
@@ -84,7 +85,7 @@ class MistralAdapter(Adapter):
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
             # Unused; the default client would read the machine's certificates and proxies.
             async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
-            debug_logger=_NoLog(),
+            debug_logger=NoOpLogger(),
         )
 
     def _send(
@@ -177,11 +178,6 @@ def _called(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     is_known = isinstance(arguments, str | dict)
     return {"name": said(function, "name"), "arguments": arguments if is_known else ""}
-
-
-class _NoLog:
-    def debug(self, *_: Any, **__: Any) -> None:
-        """Say nothing."""
 
 
 def _events(stream: Any) -> Iterable[Part | None]:

@@ -17,7 +17,7 @@ from .current import (
     use_choices,
     use_configuration,
 )
-from .keys import add_key, added_keys, find_key, forget_secrets, label_keys, remove_key
+from .keys import add_key, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
 from .services import Service, how_to_turn_on, list_services
 from .sources import own_settings_folder
@@ -29,7 +29,6 @@ __all__ = [
     "Service",
     "SystemClock",
     "add_key",
-    "added_keys",
     "find_key",
     "forget_secrets",
     "get_choices",

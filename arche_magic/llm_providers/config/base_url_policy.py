@@ -35,7 +35,8 @@ def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
         exported = [name for name in names if not sources.where_set(name)]
         if exported and is_loopback(provider.url) and provider.name not in published_providers():
             warn_once(
-                f"{', '.join(exported)} goes to {origin(provider.url)} ({provider.base_url_from})"
+                f"{', '.join(exported)} is sent to {origin(provider.url)} "
+                f"({provider.base_url_from})"
             )
 
 
@@ -78,7 +79,7 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     trusted = sources.trusted
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
     if trusted is True or (trusted and place in trusted):
-        warn_once(f"prompts and keys for {provider.title} go to {shown} ({where})")
+        warn_once(f"prompts and keys for {provider.title} are sent to {shown} ({where})")
         return
     elsewhere = f" or set {provider.base_url_variable} in the environment"
     setting = TRUST_BASE_URLS

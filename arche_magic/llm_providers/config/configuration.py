@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .providers import hint_for
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
+# A provider or the label of its key, and perhaps a model.
+_SCOPE = re.compile(r"([^/]+?)(?:_key_[1-9][0-9]*)?(?:/.+)?")
 
 
 class Clock(Protocol):
@@ -163,10 +166,11 @@ class Configuration:
         Raises:
             ValueError: it belongs to none; the message says what such a name can be.
         """
-        owner = scope.partition("/")[0].partition("_key_")[0]
+        match = _SCOPE.fullmatch(scope)
+        owner = match[1] if match else scope
         if owner not in self.providers:
             raise ValueError(
-                "write a provider, provider/model, a key's label, or label/model"
+                "the name must be a provider, provider/model, a key's label, or label/model"
                 f"{did_you_mean(owner, self.providers)}"
             )
         return owner

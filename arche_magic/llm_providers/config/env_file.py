@@ -9,7 +9,7 @@ import select
 import stat
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,6 @@ from ..secrets import Hidden, without_locals
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A value with NAME=value on a later line: its quote was never closed.
 _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
-
-
 # References that python-dotenv expands, `${NAME}` and `${NAME:-default}`, and those that it does
 # not: of a shell, and of 1Password's `op run`.
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
@@ -146,8 +144,6 @@ def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> 
 
 
 def _parse(path: Path, environment: Variables) -> EnvFile:
-    from dotenv.parser import parse_stream
-
     # The frames of an error hold the file's text, so only its message leaves this function.
     try:
         text = read_text(path)
@@ -157,6 +153,25 @@ def _parse(path: Path, environment: Variables) -> EnvFile:
         return EnvFile(problem=str(error))
     variables, unused, unusable = Variables(), {}, {}
     borrowed: dict[str, frozenset[str]] = {}
+    for number, name, text_of_value in _assignments(text):
+        if text_of_value is None:
+            unused[number] = "not NAME=value in UTF-8"
+            continue
+        try:
+            value, sources = _expanded(text_of_value, variables, borrowed, environment)
+        except ValueError as error:
+            variables.pop(name, None)
+            unused[number], unusable[name] = str(error), number
+            continue
+        unusable.pop(name, None)
+        variables[name], borrowed[name] = clean(value), sources
+    return EnvFile(variables, unused, unusable, borrowed)
+
+
+def _assignments(text: str) -> Iterator[tuple[int, str, str | None]]:
+    """Yield the lines with their numbers, names and values; None for an invalid value or line."""
+    from dotenv.parser import parse_stream
+
     for binding in parse_stream(io.StringIO(text)):
         if not binding.error and not _ASSIGNMENT.search(binding.value or ""):
             lines = [(binding.original.line, binding)]
@@ -168,24 +183,10 @@ def _parse(path: Path, environment: Variables) -> EnvFile:
                 for parsed in parse_stream(io.StringIO(re.sub(f"[{_QUOTES}]", "", line)))
             ]
         for number, parsed in lines:
-            if not parsed.key or parsed.value is None or not is_text(parsed.key + parsed.value):
-                if parsed.error or parsed.key:
-                    unused[number] = "not NAME=value in UTF-8"
-                continue
-            name = clean(parsed.key)
-            value, sources = _expanded(parsed.value, variables, borrowed, environment)
-            variables.pop(name, None)
-            if value is None:
-                unused[number] = (
-                    "it is a reference, and only ${NAME} is expanded"
-                    if _UNKNOWN_REFERENCE.fullmatch(clean(parsed.value))
-                    else "it refers to a variable that is not set"
-                )
-                unusable[name] = number
-                continue
-            unusable.pop(name, None)
-            variables[name], borrowed[name] = clean(value), sources
-    return EnvFile(variables, unused, unusable, borrowed)
+            if parsed.key and parsed.value is not None and is_text(parsed.key + parsed.value):
+                yield number, clean(parsed.key), parsed.value
+            elif parsed.error or parsed.key:
+                yield number, "", None
 
 
 def _expanded(
@@ -193,15 +194,16 @@ def _expanded(
     variables: Variables,
     borrowed: Mapping[str, frozenset[str]],
     environment: Variables,
-) -> tuple[str | None, frozenset[str]]:
+) -> tuple[str, frozenset[str]]:
     """Replace the references in a value; also return the variables of the environment it refers to.
 
-    None instead of the value if a reference is to a variable that is not set.
+    Raises:
+        ValueError: a reference is to a variable that is not set, or of another kind; the message
+            does not contain the value.
     """
     if _UNKNOWN_REFERENCE.fullmatch(clean(value)):
-        return None, frozenset()
+        raise ValueError("it is a reference, and only ${NAME} is expanded")
     taken: set[str] = set()
-    missing: list[str] = []
 
     def replaced(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
@@ -210,12 +212,12 @@ def _expanded(
             return environment[name]
         taken.update(borrowed.get(name, ()))
         if (name not in variables and default is None) or "${" in (default or ""):
-            missing.append(name)
+            raise ValueError("it refers to a variable that is not set")
         return variables.get(name, default or "")
 
     expanded = _REFERENCE.sub(replaced, value)
-    if missing or "${" in _REFERENCE.sub("", value):
-        return None, frozenset()
+    if "${" in _REFERENCE.sub("", value):
+        raise ValueError("it refers to a variable that is not set")
     return expanded, frozenset(taken)
 
 

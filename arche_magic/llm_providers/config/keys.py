@@ -198,11 +198,6 @@ def find_key(configuration: Configuration, label: str) -> Key:
     raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
 
 
-def added_keys() -> tuple[Key, ...]:
-    """Return the keys of this session, in the order in which they were added."""
-    return _added
-
-
 def keys_of_session() -> tuple[object, ...]:
     """Return what changes when keys come or go that are in no file and no variable."""
     return _added, _secrets, "google.colab" in sys.modules

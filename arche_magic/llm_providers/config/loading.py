@@ -7,10 +7,11 @@ environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from ..catalog import Provider, parse_limits
 from ..errors import ConfigurationError, InvalidRequest
@@ -25,6 +26,7 @@ from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
 from .env_file import Variables, warn_once
 from .keys import find_keys, numbered_names
 from .providers import read_providers
+from .settings_table import REPLAY_MODE
 from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 
 _STORE, _REPLIES, _REPLAY = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES", "ARCHE_REPLAY"
@@ -128,8 +130,8 @@ def _with_base_urls(providers: dict[str, Provider], sources: Sources) -> dict[st
 
 def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> dict[str, str]:
     for label in table:
-        owner, _, number = label.rpartition("_key_")
-        if owner not in providers or not number.isdigit():
+        match = re.fullmatch(r"(.+)_key_[1-9][0-9]*", label)
+        if not match or match[1] not in providers:
             example = next(iter(providers))
             raise ValueError(f"[accounts]: {label!r} is not a key label such as {example}_key_1")
     return {label: str(name) for label, name in table.items()}
@@ -153,10 +155,11 @@ def _numbers(table: Mapping[str, float]) -> dict[str, float]:
 
 
 def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
-    named, known = variables.get(_REPLAY), get_args(ReplayMode)
-    if named and named not in known:
-        raise ConfigurationError(f"{_REPLAY} is {str(named)!r}; it can be {', '.join(known)}")
-    return cast("ReplayMode", named or settings.get("replay", {}).get("mode", "off"))
+    if named := variables.get(_REPLAY):
+        if not REPLAY_MODE.allows(named):
+            raise ConfigurationError(f"{_REPLAY} is {str(named)!r}; it {REPLAY_MODE.rule}")
+        return cast("ReplayMode", str(named))
+    return cast("ReplayMode", settings.get("replay", {}).get("mode", Configuration.replay))
 
 
 def _limits(
@@ -197,6 +200,8 @@ def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: b
         ConfigurationError: a project's file names a path outside the project.
     """
     if named := sources.variables.get(_REPLIES):
+        if "://" in named:
+            raise ConfigurationError(f"{_REPLIES} must be the path of a file, not a URL")
         return _named(named, _REPLIES, sources)
     # Somebody who received only the file of replies has no `.env` that marks the project's folder.
     if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):

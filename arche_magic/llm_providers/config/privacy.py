@@ -53,7 +53,7 @@ def read_private(table: Mapping[str, Any]) -> Private:
     for mark in routes:
         if isinstance(mark, str) and _LABEL.fullmatch(mark):
             raise ValueError(
-                f"[private]: {mark!r} may be another key in another folder; write its provider "
+                f"[private]: {mark!r} can be another key in another folder; write its provider "
                 "and fingerprint, such as 'google:4f0c2a91b7de' (%llm_keys shows it)"
             )
         if not isinstance(mark, str) or not _MARK.fullmatch(mark):
@@ -71,8 +71,8 @@ def combined(own: Private, project: Private, file: Path, own_file: Path) -> Priv
     """
     if project.routes:
         raise ConfigurationError(
-            f"{file}: [private] routes counts only in your own settings, {own_file}, because a "
-            "mark is about your accounts and holds in every folder"
+            f"{file}: [private] routes is only allowed in your own settings, {own_file}, because "
+            "it describes your accounts, not this project"
         )
     return replace(own, always=own.always or project.always)
 

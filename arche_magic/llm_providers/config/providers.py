@@ -17,7 +17,8 @@ from ..text.hints import did_you_mean
 from .base_url_policy import check_key_variable
 from .sources import SETTINGS_FILE, Sources
 
-_RESERVED = ("intelligent", "orchestrator")
+# Names that mean all providers.
+ALL_PROVIDERS = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENDPOINT = "/chat/completions"
 
@@ -42,6 +43,12 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
     for name in order:
         if name not in providers:
             raise ValueError(f"order: unknown provider {name!r}{hint_for(name, providers)}")
+    default = sources.settings.get("default_provider", "")
+    known = ["intelligent", *providers]
+    if default.strip().lower() not in ("", *ALL_PROVIDERS, *known):
+        raise ValueError(
+            f"default_provider: unknown provider {default!r}{hint_for(default, known)}"
+        )
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
 
 
@@ -57,25 +64,7 @@ def hint_for(name: str, known: Iterable[str]) -> str:
 
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
-    if name in published_providers():
-        provider = published_providers()[name]
-        if "key_variable" in entry:
-            variable = provider.key_variables[0]
-            raise ValueError(
-                f"key_variable cannot be set for a built-in provider; it uses {variable}"
-            )
-    elif name in known_services() and not (known_services()[name].retired and "base_url" in entry):
-        provider = known_services()[name]
-        if provider.retired:
-            raise ValueError(f"{provider.title} was retired on {provider.retired}")
-    elif "base_url" in entry:
-        provider = _unknown_service(name)
-    else:
-        known = [*published_providers(), *known_services()]
-        raise ValueError(
-            f"unknown provider{did_you_mean(name, known)}; another service needs its base_url"
-        )
-    provider = _with_address(provider, entry, sources)
+    provider = _with_address(_known_or_new(name, entry), entry, sources)
     # An empty list counts as none.
     models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
     embedding_models = dict(provider.embedding_models)
@@ -89,7 +78,7 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     }
     if "token_limit" in entry and provider.wire != "openai":
         raise ValueError(
-            f"token_limit cannot be set for {provider.name}, which always uses the same name"
+            f"token_limit cannot be set for {provider.name}, which always uses the same parameter"
         )
     # If one of the models costs money, all of them count as paid.
     costs = any(map(provider.costs_money, models))
@@ -112,11 +101,33 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     )
 
 
-def _unknown_service(name: str) -> Provider:
-    if not _NAME.fullmatch(name) or "_key_" in name or name in _RESERVED:
+def _known_or_new(name: str, entry: Mapping[str, Any]) -> Provider:
+    """Return what is known about the provider that a table names."""
+    if provider := published_providers().get(name):
+        if "key_variable" in entry:
+            variable = provider.key_variables[0]
+            raise ValueError(
+                f"key_variable cannot be set for a built-in provider; it uses {variable}"
+            )
+        return provider
+    service = known_services().get(name)
+    if service and not service.retired:
+        return service
+    if "base_url" in entry:
+        return _new_provider(name)
+    if service:
+        raise ValueError(f"{service.title} was retired on {service.retired}")
+    known = [*published_providers(), *known_services()]
+    raise ValueError(
+        f"unknown provider{did_you_mean(name, known)}; to add another service, set its base_url"
+    )
+
+
+def _new_provider(name: str) -> Provider:
+    if not _NAME.fullmatch(name) or "_key_" in name or name in ALL_PROVIDERS:
         raise ValueError(
-            "a provider's name has small letters, digits, - and _, such as my-server, and is "
-            f"neither {' nor '.join(_RESERVED)}"
+            "a provider's name can have lowercase letters, digits, - and _, such as my-server, and "
+            f"cannot be {' or '.join(ALL_PROVIDERS)}"
         )
     variable = f"{name.upper().replace('-', '_')}_API_KEY"
     return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")
@@ -166,8 +177,8 @@ def _filled_in(provider: Provider, variables: Mapping[str, str]) -> str:
         if not re.fullmatch(r"[\w-]{1,64}", value, re.ASCII):
             problem = "has a value that cannot be part of an address" if value else "is not set"
             raise ValueError(
-                f"{name} {problem}; {provider.title} has it in its address, so set it in the "
-                "environment or in .env, or write the whole address as base_url"
+                f"{name} {problem}; it is part of the address of {provider.title}, so set it in "
+                "the environment or in .env, or set base_url to the whole address"
             )
         url = url.replace(f"{{{name}}}", value)
     return url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
@@ -22,6 +23,7 @@ from ..types import (
 ANY_NAME = "*"
 """Stands in a table for every name that the user chooses."""
 
+_SHOWN_CHARACTERS = 100
 TRUST_BASE_URLS, TRUST_KEY_VARIABLES, PRIVATE = "trust_base_urls", "trust_key_variables", "private"
 
 
@@ -46,8 +48,9 @@ Table = Mapping[str, Union[Setting, "Table"]]
 
 
 def _is_number(value: Any) -> bool:
-    # In Python, True is a number.
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # In Python, True is a number. Larger integers cannot be converted to floats.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (value <= sys.float_info.max or value == math.inf)
 
 
 def _is_price(value: Any) -> bool:
@@ -96,6 +99,7 @@ _SECONDS = Setting(
 )
 _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
 _PERIOD = _one_of(*PERIOD_SECONDS)
+REPLAY_MODE = _one_of(*get_args(ReplayMode))
 
 _MODELS = Setting(
     "must be a list of model names",
@@ -140,8 +144,10 @@ SETTINGS: Table = {
     },
     # `catalog.parse_limits` checks what is in it, as it does for the catalog.
     "limits": {ANY_NAME: {ANY_NAME: _ANYTHING}},
-    "accounts": {ANY_NAME: _ANYTHING},
-    "replay": {"mode": _one_of(*get_args(ReplayMode))},
+    "accounts": {
+        ANY_NAME: Setting("must be a name", lambda value: _is_filled(value) or type(value) is int)
+    },
+    "replay": {"mode": REPLAY_MODE},
     "budget": {entry.name: _USD for entry in fields(Budget)},
     "on_store_failure": _one_of(*get_args(OnStoreFailure)),
     PRIVATE: {
@@ -175,13 +181,15 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
     for name, value in settings.items():
         setting = table.get(name, table.get(ANY_NAME))
         if setting is None:
-            raise ValueError(f"{where}unknown setting {name!r}{_hint(name, table)}")
+            raise ValueError(f"{where}unknown setting {_shown(name)}{_hint(name, table)}")
         if isinstance(setting, Mapping):
             if not isinstance(value, dict):
-                raise ValueError(f"{where}{name} is {value!r}; it must be a table")
+                raise ValueError(f"{where}{name} is {_shown(value)}; it must be a table")
             check_settings(value, setting, *path, name)
         elif not setting.allows(value):
-            is_wrong = f"is {value!r}{_near(value, setting)}; it " if setting.shows_value else ""
+            is_wrong = (
+                f"is {_shown(value)}{_near(value, setting)}; it " if setting.shows_value else ""
+            )
             raise ValueError(f"{where}{name} {is_wrong}{setting.rule}")
 
 
@@ -194,6 +202,11 @@ def _hint(name: str, table: Table) -> str:
     if "API_KEY" in name or ("key" in name.lower() and not near):
         return "; keys go into the environment or into .env"
     return near or f"; known settings: {', '.join(table)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def _quoted(name: str) -> str:

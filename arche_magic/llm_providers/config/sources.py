@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Sources:
     private: Private = field(default_factory=Private)
     of_process: bool = False
 
-    @property
+    @cached_property
     def variables(self) -> Variables:
         """The variables of the environment and of `.env`."""
         return Variables({**self.dotenv.variables, **self.environment})
@@ -127,7 +128,7 @@ def find_sources(directory: Path | None) -> Sources:
         for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
             if name in settings:
                 raise ConfigurationError(
-                    f"{file}: {name} counts only in your own settings, {own_file}"
+                    f"{file}: {name} is only allowed in your own settings, {own_file}"
                 )
         private = combined(private, _private(settings, file), file, own_file)
     trusted = own.get(TRUST_BASE_URLS, False)
@@ -278,6 +279,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         settings = tomllib.loads(text)
     except (OSError, ValueError) as error:
         return {}, f" cannot be read: {getattr(error, 'strerror', None) or error}"
+    except RecursionError:
+        return {}, " cannot be read: its values are nested too deeply"
     try:
         check_settings(settings)
     except ValueError as error:

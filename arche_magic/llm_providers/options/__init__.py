@@ -197,7 +197,7 @@ def _messages(
     if isinstance(prompt, str):
         turns.append(Message("user", whole_characters(prompt), images))
     elif images:
-        raise InvalidRequest("in a conversation, put images into its messages")
+        raise InvalidRequest("in a conversation, put the images into the messages")
     elif isinstance(prompt, Iterable):
         turns.extend(read_messages(prompt))
     else:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..request import Request, text_tokens
-from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Route, Usage
+from ..types import (
+    MOST_UNITS,
+    PERIOD_SECONDS,
+    Limit,
+    Observation,
+    Route,
+    Usage,
+    WindowRule,
+)
 from . import windows
 from .closures import reopen
 from .opening import is_expired, note_level, on_hold
@@ -23,6 +31,7 @@ from .state import (
     LimitState,
     ModelState,
     RouteRecord,
+    limit_named,
 )
 
 _OUTPUT_GUESS = 300.0
@@ -233,7 +242,7 @@ def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
 
 
 def learn(
-    model: ModelState, limits: Mapping[str, Limit], window_of: Callable[[str], Limit],
+    model: ModelState, limits: Mapping[str, Limit], usual: tuple[WindowRule, str],
     observations: Iterable[Observation], now: float, alone: bool, refused: Amounts | None = None,
 ) -> None:  # fmt: skip
     """Correct limits, their windows, and what is used of them by a response.
@@ -241,7 +250,7 @@ def learn(
     Args:
         model: the model that was asked.
         limits: the limits in force, by name.
-        window_of: the provider's usual window for the name of a limit.
+        usual: the window and the time zone that the provider's limits usually have.
         observations: what the response says.
         now: epoch seconds.
         alone: True if no other call of the model was under way at any time during this one. Only
@@ -262,16 +271,16 @@ def learn(
         if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
         remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
-        usual = window_of(seen.name)
-        rule = limit or usual
+        usually = limit_named(seen.name, 0.0, *usual, "published")
+        rule = limit or usually
         if wish:
             # The user's smaller limit stays; only what is left of the real one may be less.
             amount, evidence = wish.amount, wish.evidence
             remaining = None if remaining is None else min(remaining, amount)
         elif seen.amount is not None:
             learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
-            rule = learned(rule, usual, amount, seen, now)
-        limit = Limit(rule.metric, rule.period, amount, rule.window, rule.time_zone, evidence)
+            rule = learned(rule, usually, amount, seen, now)
+        limit = limit_named(seen.name, amount, rule.window, rule.time_zone, evidence)
         since = before.evidence_at if before and seen.amount is None else now
         known[seen.name] = limit
         if before and before.counts(limit):

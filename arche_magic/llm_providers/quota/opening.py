@@ -1,4 +1,4 @@
-"""When a route opens: its limits, its closures, and calls whose outcome must be awaited.
+"""When a route opens: its limits, its closures, what its model lacks, and calls under way.
 
 A key or a model that was never answered is tried by one call at a time, as is anything that was
 closed and may be open again. Other calls go to the next route meanwhile, or wait.
@@ -11,14 +11,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..config import Configuration
+from ..provider_failure import Remedy
+from ..request import Request
 from ..types import Limit
+from ..wire_fields import may_be_unsuitable, unsuitable
 from . import windows
 from .budget_state import HeldShare
-from .closures import RECHECK_SECONDS, from_a_wrong_clock, latest_closure
+from .closures import RECHECK_SECONDS, from_a_wrong_clock, lacks, latest_closure
 from .closures import opens as closure_opens
 from .state import Amounts, HeldCall, LimitState, ModelState, RouteRecord
 
-LIMIT = "WAIT_FOR_LIMIT"
+LIMIT = Remedy.WAIT_FOR_LIMIT.name
 """Name of the remedy of a limit that is spent."""
 
 # A request before its tokens are known.
@@ -72,11 +76,10 @@ class Outlook:
     input_tokens: float
     output_tokens: float
 
-    def holds_for(self, input_tokens: int, output_tokens: int, now: float) -> bool:
+    def holds_for(self, input_tokens: int, output_tokens: int) -> bool:
         """Whether a request of these tokens finds the route in this state."""
         return (
-            self.at <= now < self.until
-            and input_tokens <= self.input_tokens
+            input_tokens <= self.input_tokens
             and output_tokens <= self.output_tokens
             and input_tokens + output_tokens <= self.tokens
         )
@@ -174,6 +177,27 @@ def route_state(
         if moment > now:
             return RouteState(min(moment, now + _SOON_SECONDS), reason, headroom, on_trial=True)
     return RouteState(opens, reason, headroom, remedy=remedy)
+
+
+def lacking(
+    record: RouteRecord, request: Request, configuration: Configuration, now: float
+) -> RouteState | None:
+    """A state that says what the route cannot take of the request; None if nothing is known."""
+    if not may_be_unsuitable(request):
+        return None
+    route = record.route
+    reason = unsuitable(configuration.providers[route.provider].wire, request)
+    if request.images:
+        takes_images = configuration.takes_images(route)
+        if not takes_images or lacks(record, "images", now):
+            reason = "takes no images"
+    if request.uses_tools and lacks(record, "tools", now):
+        reason = "takes no tools"
+    if request.inputs and lacks(record, "embeddings", now):
+        reason = "makes no embeddings"
+    if not reason:
+        return None
+    return RouteState(math.inf, reason, 0.0, remedy=Remedy.FIX_REQUEST.name)
 
 
 def outlook(record: RouteRecord, now: float) -> Outlook | None:

@@ -1,4 +1,8 @@
-"""Reads and changes all that the ledger knows of a route, by the limits that are in force."""
+"""Reads and changes all that the ledger knows of a route, by the limits that are in force.
+
+The state of a route is kept until the documents that it came from change, so that a choice among
+hundreds of routes costs little more than a choice between two.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ..catalog import parse_limits, split_limit_name
+from ..catalog import parse_limits
 from ..config import Configuration
 from ..processes import is_dead
+from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
-from ..types import Limit, Observation, Route, Usage
-from . import ledger
+from ..types import Limit, Observation, Route, RouteId, Usage
+from . import ledger, opening
 from .accounts import Accounts, Reading
+from .opening import Outlook, RouteState
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
@@ -66,6 +72,39 @@ class Settlement:
     sent: bool = True
 
 
+@dataclass
+class _Known:
+    """What is known of a route until its account or its provider changes.
+
+    Attributes:
+        record: all that the ledger knows.
+        input_ratio, usual_output: of its model; see `Calibration`.
+        outlook: its state for many requests, if it can be told.
+        longest_prompt: the outlook holds for shorter prompts (in tokens by their length alone) with
+            a reply of the usual length.
+        last: the state for the request that was asked about last, with its amounts, its reserve,
+            and the time in which it is true.
+    """
+
+    record: RouteRecord
+    input_ratio: float
+    usual_output: int
+    outlook: Outlook | None = None
+    longest_prompt: float = -1.0
+    last: tuple[Amounts, float, float, float, RouteState] | None = None
+
+    def look(self, now: float) -> Outlook | None:
+        """Work out the outlook, and return it."""
+        self.outlook = found = opening.outlook(self.record, now)
+        self.longest_prompt = -1.0
+        if found and self.usual_output <= found.output_tokens:
+            room = min(found.input_tokens, found.tokens - self.usual_output)
+            # Estimates are whole tokens.
+            room = room if math.isinf(room) else math.floor(room)
+            self.longest_prompt = room / self.input_ratio
+        return found
+
+
 class RouteRecords:
     """Reads and changes the records of routes.
 
@@ -79,6 +118,7 @@ class RouteRecords:
         self._configuration = configuration
         self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
+        self._known: dict[RouteId, _Known] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
         """The record of a route, not to be changed.
@@ -87,6 +127,82 @@ class RouteRecords:
         """
         account, provider = self.accounts.read(route.key)
         return self._charged(account, provider, route, now)
+
+    def states(self, request: Request, now: float) -> Callable[[Route], RouteState]:
+        """The state of a route for a request at that moment, without the bounds of its cost.
+
+        The ledger is read once for all routes of a provider. A headroom may be a second old.
+        """
+        plain = ledger.plain_tokens(request)
+        counts_once = request.counts_as == 1 and not request.reserve
+        # Its length is the model's usual one, which `longest_prompt` takes into account.
+        has_usual_reply = counts_once and not (
+            request.inputs
+            or request.expected_tokens
+            or request.max_tokens
+            or request.reply_count > 1
+        )
+        read_all, known_routes = self.accounts.read_all, self._known
+        by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+
+        def state_of(route: Route) -> RouteState:
+            found = by_provider.get(route.provider)
+            if found is None:
+                found = by_provider[route.provider] = read_all(route.provider)
+            readings, provider = found
+            account = readings[route.key.label].account
+            known = known_routes.get(route.id)
+            if (
+                known is None
+                or known.record.account is not account
+                or known.record.provider is not provider
+            ):
+                record = self.record(account, provider, route, now)
+                usual = ledger.calibration(record.model)
+                known = _Known(record, usual.input_ratio, math.ceil(usual.output_tokens))
+                known_routes[route.id] = known
+                known.look(now)
+            outlook = known.outlook
+            if outlook and not outlook.at <= now < outlook.until:
+                outlook = known.look(now)
+            if outlook is None:
+                pass
+            elif has_usual_reply:
+                if plain < known.longest_prompt:
+                    return outlook.state
+            elif counts_once:
+                tokens = math.ceil(plain * known.input_ratio)
+                output = math.ceil(ledger.output_tokens(request, known.usual_output))
+                if outlook.holds_for(tokens, output):
+                    return outlook.state
+            return self._state_for(known, request, now)
+
+        return state_of
+
+    def known(self, route: Route) -> RouteRecord:
+        """The record of a route whose state was computed last."""
+        return self._known[route.id].record
+
+    def _state_for(self, known: _Known, request: Request, now: float) -> RouteState:
+        """The state for this very request."""
+        record, reserve = known.record, request.reserve
+        if any(model.holds for model in record.account.models.values()):
+            # Calls that never ended are charged first.
+            record = self.read(record.route, now)
+            amounts = ledger.estimate(record.model, request)
+            return opening.route_state(record, amounts, now, reserve)
+        amounts = ledger.estimate(record.model, request)
+        if known.last and known.last[:2] == (amounts, reserve):
+            _, _, at, until, state = known.last
+            if at <= now < until:
+                return state
+        state = opening.route_state(record, amounts, now, reserve)
+        # Without an outlook, the state depends on calls of others that try the route.
+        until = now + opening.FRESH_SECONDS if known.outlook else now
+        if state.opens_at > now:
+            until = min(until, state.opens_at)
+        known.last = amounts, reserve, now, until, state
+        return state
 
     def reading(self, now: float) -> Callable[[Route], RouteRecord]:
         """`read` for many routes of the configuration: the ledger is read once per provider."""
@@ -172,12 +288,8 @@ class RouteRecords:
         `refused` are the units of the request, if it was refused.
         """
         catalog = self._configuration.providers[record.route.provider]
-
-        def window_of(name: str) -> Limit:
-            metric, period = split_limit_name(name)
-            return Limit(metric, period, 0.0, catalog.window, catalog.time_zone)
-
-        ledger.learn(record.model, record.limits, window_of, seen, now, alone, refused)
+        usual = catalog.window, catalog.time_zone
+        ledger.learn(record.model, record.limits, usual, seen, now, alone, refused)
         return self._with_limits(record)
 
     def doubt(self, record: RouteRecord, began: float) -> RouteRecord:

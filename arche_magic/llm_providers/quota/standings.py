@@ -1,13 +1,19 @@
-"""The standings of all routes: every limit as routing sees it."""
+"""What the ledger displays: each limit of each route, the usage summary, what is left in words."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import Any
+
 from ..config import Configuration
 from ..request import Message, Request
-from ..types import Route, RouteId, Standing
-from . import ledger, views
+from ..types import Limit, Route, RouteId, Standing, iso
+from . import closures, ledger, opening, windows
+from .opening import RouteState
 from .route_records import RouteRecords
 from .spending import Spending
+from .state import Amounts, LimitState, RouteRecord
 
 # The request that standings are about: a route that is shown as open takes at least this.
 _SHORT_PROMPT = Request((Message("user", "Hello"),))
@@ -26,7 +32,7 @@ def standings(
         account = records.accounts.account(route.key)
         amounts = ledger.estimate(record.model, _SHORT_PROMPT)
         bound = bound_of(route, amounts) if bound_of else None
-        rows += views.standings_of(record, account, amounts, now, bound)
+        rows += _standings_of(record, account, amounts, now, bound)
     return rows
 
 
@@ -45,3 +51,108 @@ def _all_routes(
                 if used not in routes and configuration.is_on(key, model):
                     routes[used] = configuration.route(key, model)
     return list(routes.values())
+
+
+def _standings_of(
+    record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
+) -> list[Standing]:
+    """List every limit of a route, as routing sees it for a request of these amounts.
+
+    `account` is the account's name, and `bound` is the route's state by a budget.
+    """
+    route, model = record.route, record.model
+    held = opening.on_hold(model, now)
+    state = opening.route_state(record, amounts, now)
+    closed, closed_by = closures.closed_until(record, now)
+    if state.on_trial:
+        closed, closed_by = state.opens_at, state.reason
+    if bound and bound.opens_at > max(closed, now):
+        closed, closed_by = bound.opens_at, bound.reason
+    rows = []
+    for limit in record.limits.values():
+        counted = model.limits[limit.name]
+        room = opening.room_of(limit, counted, amounts, held, now)
+        rows.append(
+            Standing(
+                provider=route.provider,
+                key=route.key.label,
+                account=account,
+                model=route.model,
+                limit=limit.name,
+                amount=limit.amount,
+                used=room.used,
+                opens_at=max(room.opens_at, closed),
+                resets_at=opening.resets_at(limit, counted, held, now),
+                evidence=limit.evidence,
+                evidence_at=_known_since(limit, counted, now),
+                closed_by=closed_by,
+                window=limit.window,
+                time_zone=limit.time_zone,
+                source=_source(limit),
+                charged_at=model.last_charged or 0.0,
+                reason=room.reason,
+            )
+        )
+    return rows
+
+
+def usage_summary(rows: Iterable[Standing], now: float) -> dict[str, Any]:
+    """Sum up usage per provider, key and limit; for several models, that of the tightest one."""
+    tightest_rows: dict[tuple[str, str, str], Standing] = {}
+    for row in rows:
+        name = row.provider, row.key, row.limit
+        known = tightest_rows.get(name)
+        if known is None or row.usage_percent > known.usage_percent:
+            tightest_rows[name] = row
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for (provider, key, limit), row in tightest_rows.items():
+        summary.setdefault(provider, {}).setdefault(key, {})[limit] = {
+            "used": row.used_units,
+            "limit": row.allowed_units,
+            "remaining": row.remaining_units,
+            "usage_percent": row.usage_percent,
+            "available": row.opens_at <= now,
+            "reset_time": iso(row.resets_at),
+            "last_updated": iso(row.charged_at or row.evidence_at),
+            "model": row.model,
+            "evidence": row.evidence,
+            "source": row.source,
+        }
+    return summary
+
+
+def tightest(record: RouteRecord, now: float) -> str:
+    """Say what is left of the limit that is most used; holds count as used."""
+    held = opening.on_hold(record.model, now)
+    found: tuple[Limit, int] | None = None
+    smallest = math.inf
+    for name, limit in record.limits.items():
+        state = record.model.limits.get(name)
+        if limit.amount <= 0 or state is None:
+            continue
+        used = windows.used(limit, state.counter, now) + held.get(limit.metric, 0.0)
+        left = math.floor(max(0.0, limit.amount - used) + 1e-3)
+        if left / limit.amount < smallest:
+            smallest, found = left / limit.amount, (limit, left)
+    if found is None:
+        return ""
+    limit, left = found
+    when = "today" if limit.period == "day" else f"this {limit.period}"
+    return f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')} left {when}"
+
+
+def _known_since(limit: Limit, state: LimitState, now: float) -> float:
+    if limit.evidence == "published":
+        return limit.read_at or now
+    return state.evidence_at
+
+
+def _source(limit: Limit) -> str:
+    if limit.source:
+        return limit.source
+    return {
+        "published": "published by the provider",
+        "configured": "set by you",
+        "header": "a header of the provider's reply",
+        "error": "the provider's own error message",
+    }[limit.evidence]

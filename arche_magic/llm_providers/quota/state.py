@@ -114,13 +114,14 @@ class LimitState:
 
     def limit(self, name: str) -> Limit:
         """The limit of that name, such as `requests_per_minute`."""
-        return _limit(name, self.amount, self.window, self.time_zone, self.evidence)
+        return limit_named(name, self.amount, self.window, self.time_zone, self.evidence)
 
 
 @lru_cache(maxsize=4096)
-def _limit(
+def limit_named(
     name: str, amount: float, window: WindowRule, time_zone: str, evidence: Evidence
 ) -> Limit:
+    """The limit of that name, made once."""
     metric, period = name.split("_per_")
     return Limit(
         metric,  # type: ignore[arg-type]  # the codec accepts only names of limits

@@ -12,20 +12,20 @@ from .base import (
     Change,
     Document,
     LedgerWarning,
+    MemoryStorage,
     Mend,
     Merge,
     Storage,
     StorageTimeout,
     T,
     Upgrade,
+    lock_deadline,
     only_mappings,
     warn_of_file,
     warn_once,
 )
-from .deadlines import lock_deadline
 from .file_text import FILE_VERSION
 from .json_file import JsonFileStorage
-from .memory import MemoryStorage
 
 __all__ = [
     "FILE_VERSION",

@@ -1,4 +1,4 @@
-"""The interface of all storages, and their warnings and errors.
+"""What all storages share: their interface, the simplest one, deadlines, warnings and errors.
 
 A storage reads named JSON documents, and changes one or several of them atomically. It does not
 know what they mean; the ledger does.
@@ -6,13 +6,21 @@ know what they mean; the ledger does.
 
 from __future__ import annotations
 
+import math
+import os
+import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import LLMProviderError
 from ..files import NotOurs
+from ..processes import new_rlock
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -40,6 +48,11 @@ class StorageTimeout(LLMProviderError):
 
 class Storage(Protocol):
     """Named JSON documents."""
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether a call can take minutes although no lock is in its way, as in a network."""
+        ...
 
     @property
     def trouble(self) -> str:
@@ -78,6 +91,90 @@ class Storage(Protocol):
             StorageTimeout: the `lock_deadline` of this thread passed while it waited for the lock.
         """
         ...
+
+
+class MemoryStorage:
+    """Documents of this process only."""
+
+    may_hang = False
+    trouble = refusal = ""
+
+    def __init__(self) -> None:
+        self.findings: list[str] = []
+        # Each document is replaced and never changed, since readers keep what they got.
+        self._documents: dict[str, Document] = {}
+        self._lock = new_rlock()
+
+    def read(self, name: str) -> Document:
+        """The document, empty if there is none yet. Callers must not change it."""
+        return self._documents.get(name, {})
+
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents, all as they were at one moment."""
+        with self._lock:
+            return [self.read(name) for name in names]
+
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the documents, atomically; return its result."""
+        with self._lock:
+            documents = {each: dict(self.read(each)) for each in (name, *others)}
+            result = change(*documents.values())
+            for each, document in documents.items():
+                if document != self.read(each):
+                    self._documents[each] = document
+            return result
+
+    def put(self, name: str, document: Document) -> None:
+        """Set a document as a whole."""
+        with self._lock:
+            self._documents[name] = deepcopy(document)
+
+
+_local = threading.local()
+
+
+@contextmanager
+def lock_deadline(seconds: float) -> Iterator[None]:
+    """Within the `with`, storage calls of this thread wait at most `seconds` for locks, in total.
+
+    A call that does not get its lock in time changes nothing and raises `StorageTimeout`. Without a
+    deadline, a change waits until it has the lock. Of nested deadlines, the earliest counts.
+    """
+    before: float = getattr(_local, "ends", math.inf)
+    _local.ends = min(before, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _local.ends = before
+
+
+def seconds_left() -> float:
+    """Seconds until this thread's deadline: 0 if it has passed, inf if there is none."""
+    return max(0.0, getattr(_local, "ends", math.inf) - time.monotonic())
+
+
+def acquire(lock: Any) -> bool:
+    """Acquire a thread lock before this thread's deadline; False if another thread holds it."""
+    left = seconds_left()
+    if math.isinf(left):
+        return bool(lock.acquire())
+    return bool(lock.acquire(timeout=min(left, threading.TIMEOUT_MAX)))
+
+
+def may_hang(path: Path) -> bool:
+    """Whether a file may be on a network drive, where each step can take minutes.
+
+    On Linux, a file system on a disk of the machine has the number of its device; NFS, SMB and
+    FUSE have none (and neither has the root of a container). Elsewhere this cannot be told.
+    """
+    if sys.platform != "linux":
+        return True
+    for folder in path.parents:
+        try:
+            return os.major(folder.stat().st_dev) == 0
+        except OSError:
+            continue
+    return True
 
 
 _refusing: set[Path] = set()

@@ -22,7 +22,7 @@ _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
 _TAIL_BYTES, _LONGEST_NUMBER = 64, 400
 # Room in an entry, in bytes.
-_SPARE_SPACES, _MOST_SPACES = 256, 4096
+_SPARE_SPACES, _MOST_SPACES = 512, 4096
 # This is only between two documents: lines inside a document begin with three spaces or more.
 _SEPARATOR, _BETWEEN = b",\n", b',\n  "'
 # The end of a mapping, and the quote before the next key. If the quote ends a text instead, one of
@@ -129,7 +129,7 @@ def entry_of(name: str, document: Document, before: int = 0) -> bytes:
     """The name and the JSON of a document, with a line break after each mapping inside it.
 
     Spaces keep its length as it was `before` (in bytes), so that the documents after it stay where
-    they are in the file. Where it has become longer, there are a few more for the next time.
+    they are in the file. Where it is new or has become longer, some more are for the next time.
     """
     try:
         text: bytes = _fast_json().to_json(document)
@@ -139,7 +139,7 @@ def entry_of(name: str, document: Document, before: int = 0) -> bytes:
     entry = b"%b%b" % (_before(name), _MAPPING_ENDS.sub(b'},\n   "', text))
     if len(entry) <= before <= len(entry) + _MOST_SPACES:
         return entry.ljust(before)
-    return entry.ljust(len(entry) + _SPARE_SPACES) if 0 < before < len(entry) else entry
+    return entry.ljust(len(entry) + _SPARE_SPACES) if before < len(entry) else entry
 
 
 def read_entry(name: str, entry: bytes) -> Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from .base import (
     StorageTimeout,
     T,
     Upgrade,
+    acquire,
+    lock_deadline,
+    may_hang,
     only_mappings,
+    seconds_left,
     warn,
     warn_of_file,
 )
-from .deadlines import acquire, lock_deadline, seconds_left
 from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split
 from .kernel_lock import kernel_lock
 from .ledger_file import BeingWritten, LedgerFile
@@ -30,8 +33,6 @@ from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
-# After a disk has answered, it is trusted this long not to hang, and read without a helper thread.
-_TRUSTED_SECONDS = 0.005
 # A reader waits this long for a disk that hangs; then it uses the last contents.
 _LONGEST_LOOK_SECONDS = 1.0
 
@@ -85,12 +86,19 @@ class JsonFileStorage:
     def _know_nothing(self) -> None:
         self._file = LedgerFile(self.path, self._copy)
         self._changing = self._rescuing = self._hangs = False
-        self._answered_at = -_TRUSTED_SECONDS
         # Replaced and never changed, since readers take no lock.
         self._documents: dict[str, Document] = {}
         self._entries: dict[str, bytes] = {}
         # The documents that changed since the file was read or written.
         self._unsaved: set[str] = set()
+
+    @cached_property
+    def may_hang(self) -> bool:
+        """Whether the file is, or may be, on a network drive."""
+        try:
+            return within(_LONGEST_LOOK_SECONDS, partial(may_hang, self.path))
+        except TookTooLong:
+            return True
 
     @property
     def findings(self) -> list[str]:
@@ -117,10 +125,10 @@ class JsonFileStorage:
         # While this process makes a change, no other process can change the file.
         if self._on_disk and not self._changing and not self._hangs:
             try:
-                if time.monotonic() < self._answered_at + _TRUSTED_SECONDS:
-                    self._load()
-                else:
+                if self.may_hang:
                     within(_LONGEST_LOOK_SECONDS, self._load)
+                else:
+                    self._load()
             except TookTooLong:
                 self._hangs = self._look_lock.locked()
             except OSError as error:
@@ -237,7 +245,7 @@ class JsonFileStorage:
                 if self._on_disk and not self._changing:
                     self._look(locked=locked)
             finally:
-                self._hangs, self._answered_at = False, time.monotonic()
+                self._hangs = False
             if locked:
                 # From here on, readers get the previous documents until the file is written.
                 self._changing = True

@@ -12,6 +12,7 @@ outage: `refusal` says why, and the user of the storage decides what happens to 
 from __future__ import annotations
 
 import atexit
+import re
 import threading
 import time
 import uuid
@@ -30,18 +31,19 @@ from ..types import Location
 from .base import (
     Change,
     Document,
+    MemoryStorage,
     Mend,
     Merge,
     StorageTimeout,
     T,
+    acquire,
     only_mappings,
     warn,
 )
-from .deadlines import acquire
-from .memory import MemoryStorage
 from .redis_documents import Base, Stored, lacks
 
 _PREFIX = "arche_magic:"
+_NO_ENTRY = "it does not accept the user name or the password"
 _TIMEOUT_SECONDS = 2.0
 _ASKED_AGAIN_SECONDS = 1.0
 # The end of a process waits this long for a Redis that does not have all counts yet.
@@ -83,6 +85,8 @@ class RedisStorage:
         ConfigurationError: redis-py is missing, or it does not accept the URL.
     """
 
+    may_hang = True
+
     def __init__(self, url: str, merge: Merge, mend: Mend = only_mappings) -> None:
         try:
             for name in ("redis", "redis.backoff", "redis.retry"):
@@ -90,8 +94,6 @@ class RedisStorage:
             import redis
             from redis.backoff import NoBackoff
             from redis.retry import Retry
-
-            from .redis_errors import refusal
         except ImportError:
             raise ConfigurationError(
                 "a ledger in Redis needs one more package: pip install 'arche_magic[redis]'"
@@ -122,7 +124,7 @@ class RedisStorage:
                 "the ledger's place must be a Redis URL such as redis://localhost:6379/0"
             )
         self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
-        self._failures, self._refusal_in = redis.RedisError, refusal
+        self._failures = redis.RedisError
         self._merge, self._mend = merge, mend
         self.findings: list[str] = []
         # Threads of one process wait for each other here, instead of repeating their changes.
@@ -133,9 +135,6 @@ class RedisStorage:
         self._is_probed = self._outrun = False
         self.refusal = ""
         call_in_children(self.begin_child)
-
-    def __repr__(self) -> str:
-        return "RedisStorage()"
 
     @property
     def trouble(self) -> str:
@@ -289,7 +288,7 @@ class RedisStorage:
 
     def _leave(self, error: Exception) -> MemoryStorage:
         """Continue in memory, from what was read last."""
-        self.refusal = self._refusal_in(error)
+        self.refusal = _refusal(error)
         if self._away is None:
             self._away = MemoryStorage()
             for name, stored in self._seen.items():
@@ -326,7 +325,7 @@ class RedisStorage:
                     self._changed_away.discard(name)
                 self._away, self._is_probed, self.refusal = None, True, ""
         except self._failures as error:
-            self.refusal = self._refusal_in(error)
+            self.refusal = _refusal(error)
             return False
         _away.discard(self)
         return True
@@ -375,3 +374,26 @@ def _interruptible(call: Callable[[], T]) -> T:
     except KeyboardInterrupt:
         pass
     raise KeyboardInterrupt
+
+
+def _refusal(error: Exception) -> str:
+    """Why Redis refuses, in our words and not the server's; "" for an outage, which passes."""
+    from redis import exceptions
+
+    for kind, words in (
+        (exceptions.AuthenticationError, _NO_ENTRY),
+        (exceptions.AuthorizationError, _NO_ENTRY),
+        (exceptions.NoPermissionError, "its user may not read and write the keys arche_magic:*"),
+        (exceptions.ReadOnlyError, "it is a read-only replica; name its primary"),
+        (exceptions.OutOfMemoryError, "its memory is full (maxmemory)"),
+    ):
+        if isinstance(error, kind):
+            return words
+    # The server is starting, or its primary or slot is changing.
+    passing = (exceptions.TryAgainError, exceptions.MasterDownError)
+    if not isinstance(error, exceptions.ResponseError) or isinstance(error, passing):
+        return ""
+    code = re.match(r"[A-Z]{3,20}\b", str(error))
+    if code and code[0] in ("NOAUTH", "WRONGPASS"):
+        return _NO_ENTRY
+    return f"it refuses the change ({code[0] if code else type(error).__name__})"

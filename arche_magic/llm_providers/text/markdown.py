@@ -89,10 +89,15 @@ def _tangled(text: str) -> bool:
     return sum(steps) > _MOST_STEPS
 
 
+def fence_around(text: str) -> str:
+    """Return a fence of backticks that no run of backticks in the text can end."""
+    longest = max(map(len, _BACKTICKS.findall(text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
 def _fenced(prefix: str, language: str, lines: list[str]) -> str:
     """Return a fenced block, separated so that all dialects agree on its lines."""
-    longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = fence_around("\n".join(lines))
     margin = " " * len(prefix)
     inner = [margin + line for line in (*lines, fence)]
     return "\n".join(["", prefix + fence + language, *inner, ""])

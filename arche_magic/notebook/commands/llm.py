@@ -14,21 +14,6 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers import Pending, Reply
 
-# `%llm_explain` has these options too.
-PRIVATE = argument(
-    "--private",
-    action=BooleanOptionalAction,
-    default=None,
-    help="Use only routes that are marked under [private]: those that do not train on prompts.",
-)
-WITHOUT_SENDING = (
-    argument("--show-prompt", action="store_true", help="Print the whole prompt; send nothing."),
-    argument(
-        "--dry-run",
-        action="store_true",
-        help="Print which route would answer, when, and for how many tokens; send nothing.",
-    ),
-)
 OPTIONS = (
     argument(
         "-p",
@@ -100,14 +85,21 @@ OPTIONS = (
         default=None,
         help="Answer repeated prompts with the kept reply, and keep new replies on disk.",
     ),
-    PRIVATE,
+    argument(
+        "--private",
+        action=BooleanOptionalAction,
+        default=None,
+        help="Use only routes that are marked under [private]: those that do not train on prompts.",
+    ),
     argument(
         "--same-model",
         action="store_true",
         help="Use only the first model in the order, with all keys and providers that have it.",
     ),
     argument(
-        "--tag", metavar="NAME", help="Add the cost to this name; %%llm_stats --by tag shows it."
+        "--tag",
+        metavar="NAME",
+        help="Label of the request; %%llm_stats --by tag has a row per label.",
     ),
     argument(
         "--fallback-on-filter",
@@ -174,7 +166,12 @@ OPTIONS = (
         "or page (default: no maximum).",
     ),
     argument("--raw", action="store_true", help="Send {{…}} unchanged."),
-    *WITHOUT_SENDING,
+    argument("--show-prompt", action="store_true", help="Print the whole prompt; send nothing."),
+    argument(
+        "--dry-run",
+        action="store_true",
+        help="Print which route would answer, when, and for how many tokens; send nothing.",
+    ),
 )
 _OVER_OPTIONS = (
     argument(

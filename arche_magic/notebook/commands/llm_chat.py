@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..command import Session, Typed, command
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..chat import Chat, Chats
+
+# What follows each word.
+_VERBS = {
+    "list": "", "show": "NAME", "export": "NAME FILE", "load": "FILE [NAME]", "fork": "NAME NEW",
+    "undo": "NAME", "clear": "NAME",
+}  # fmt: skip
+_TYPES = {
+    "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
+    "last": "datetime64[ms, UTC]", "system": "str",
+}  # fmt: skip
 
 
 @command()
@@ -28,7 +41,108 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_chat show tutor
       %llm_chat export tutor tutor.md
     """
-    from ..display import show
+    import shlex
 
-    show(session.chats.run(typed.text))
-    return session.out.shown(session.chats.frame())
+    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.text.hints import did_you_mean
+
+    from ..chat import export, load
+    from ..display import show
+    from ..styles import one_line
+
+    chats = session.chats
+    try:
+        words = shlex.split(typed.text)
+    except ValueError as error:
+        raise InvalidRequest(f"%llm_chat: {error}") from None
+    match words:
+        case [] | ["list"]:
+            show(_table(chats))
+        case ["show", name]:
+            show(_transcript(chats.known(name)))
+        case ["export", name, file]:
+            chat = chats.known(name)
+            show(f"{name} ({_turns(chat)}) is in {export(chat, file)}")
+        case ["load", file, *names] if len(names) <= 1:
+            chat = load(file)
+            again = f"; %llm_chat load {file} NAME gives it another"
+            chats.add_new(names[0] if names else chat.name, chat, "load", again)
+            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues")
+        case ["fork", name, new]:
+            chat = chats.known(name)
+            chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork")
+            show(f"{new} has the {_turns(chat)} of {name}; both continue separately")
+        case ["undo", name]:
+            chat = chats.known(name)
+            question = chat.turns.pop().question
+            if not chat.turns:
+                del chats[name]
+            left = _turns(chat) if chat.turns else "no turn"
+            show(f"removed: {one_line(question.content, 60)!r}; {name} has {left} left")
+        case ["clear", name]:
+            show(f"{name} ({_turns(chats.known(name))}) is removed")
+            del chats[name]
+        case [verb, *_] if verb in _VERBS:
+            raise InvalidRequest(f"usage: %llm_chat {verb} {_VERBS[verb]}".rstrip())
+        case [name] if name in chats:
+            show(_transcript(chats[name]))
+        case [verb, *_]:
+            hint = did_you_mean(verb, [*_VERBS, *chats])
+            raise InvalidRequest(
+                f"%llm_chat: {verb!r} is neither a conversation nor one of "
+                f"{', '.join(_VERBS)}{hint}"
+            )
+    return session.out.shown(chats_frame(chats))
+
+
+def _table(chats: Chats) -> dict[str, str] | str:
+    """A row per conversation, for people."""
+    from ..chat import clock
+    from ..styles import one_line
+    from ..tables import Cell, table_bundle
+
+    if not chats:
+        return "no conversation yet; %%llm --chat NAME starts one"
+    rows = [
+        (
+            Cell(chat.name),
+            Cell(f"{len(chat.turns)}", right=True),
+            Cell(f"{chat.tokens:,}", right=True),
+            Cell(chat.turns[-1].who),
+            Cell(clock(chat.turns[-1].at)),
+            Cell(one_line(chat.turns[-1].question.content, 48)),
+        )
+        for chat in chats.values()
+    ]
+    return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
+
+
+def chats_frame(chats: Chats) -> pd.DataFrame:
+    """A row per conversation.
+
+    `tokens` is the sum over all turns, `provider` and `model` answered last, `last` is when (aware,
+    UTC).
+    """
+    from arche_magic.llm_providers.types import utc
+
+    from ..frames import typed_frame
+
+    rows = [
+        (chat.name, len(chat.turns), chat.tokens, last.provider, last.model, utc(last.at),
+         chat.system)
+        for chat in chats.values()
+        for last in chat.turns[-1:]
+    ]  # fmt: skip
+    return typed_frame(_TYPES, rows)
+
+
+def _transcript(chat: Chat) -> dict[str, str]:
+    from arche_magic.llm_providers.text.characters import without_controls
+    from arche_magic.llm_providers.text.markdown import harmless_markdown
+
+    clean = without_controls(chat.transcript())
+    return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
+
+
+def _turns(chat: Chat) -> str:
+    return f"{len(chat.turns)} turn{'' if len(chat.turns) == 1 else 's'}"

@@ -6,37 +6,27 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
 from ..command import Session, Typed, argument, command
-from ..reply_formats import FORMATS
-from .llm import PRIVATE, WITHOUT_SENDING, llm
+from .llm import OPTIONS, llm
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
+_TAKEN = (
+    "--provider", "--model", "--max-tokens", "--patience", "--private", "--output", "--quiet",
+    "--format", "--chat", "--show-prompt", "--dry-run",
+)  # fmt: skip
+
 
 @command(
-    argument("-p", "--provider", metavar="PROVIDER", help="Use only this provider."),
-    argument(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="Model, with or without its provider: MODEL or PROVIDER/MODEL.",
-    ),
-    argument("--max-tokens", type=int, metavar="TOKENS", help="Maximum length of the reply."),
-    argument("--patience", type=float, metavar="SECONDS", help="Seconds to wait for a route."),
-    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
-    argument("-q", "--quiet", action="store_true", help="Show nothing; for use with -o."),
-    argument("-f", "--format", choices=FORMATS, help="`code` puts the fix into a new cell."),
-    argument("--chat", metavar="CHAT", help="Continue this conversation, or start it."),
-    PRIVATE,
+    *(option for option in OPTIONS if option.args[-1] in _TAKEN),
     argument("--locals", action="store_true", help="Also send the values of the variables used."),
-    *WITHOUT_SENDING,
     needs="ask",
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
     """Explain the last error and how to fix it; returns the reply.
 
     It sends the failed cell, the notebook's own frames of the traceback and the error message, and
-    the values of variables only with --locals.
+    the values of variables only with --locals. `-f code` puts the fix into a new cell.
 
     Usage:
       %llm_explain [OPTIONS] [TEXT]    TEXT is your question about the error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import HelpWanted, parse_line
+from ..arguments import parse_line
 from ..command import Session, Typed, command
 from .llm import llm
 
@@ -43,7 +43,8 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
     from ..styles import one_line
     from ..tables import Cell, table_bundle
 
-    found = list(_find(session.shell, typed.text.strip()))
+    words = typed.text.strip()
+    found = list(_find(session.shell, words))
     rows = [
         (
             Cell(f"{cell}", right=True),
@@ -52,7 +53,7 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
         )
         for cell, prompt, reply in found
     ]
-    none = "no prompt of this session contains that"
+    none = f"no prompt of this session contains {words!r}" if words else "no prompt yet"
     show(table_bundle(("cell", "prompt", "answered by"), rows) if rows else none)
     values = [
         (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
@@ -93,8 +94,8 @@ def _prompts(source: str) -> Iterator[str]:
         return
     for line in _LINE.findall(source):
         try:
-            _, text = parse_line(llm, line)
-        except (HelpWanted, InvalidRequest):
+            parsed = parse_line(llm, line)
+        except InvalidRequest:
             continue
-        if text.strip():
-            yield text
+        if parsed is not None and parsed[1].strip():
+            yield parsed[1]

@@ -7,6 +7,7 @@ import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..windows import remaining
 from . import base
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ def limit_headers(caller: Caller, shown: Mapping[str, str]) -> base.Headers:
     """The headers of OpenAI and Groq for limits; `shown` has the limit for each header's name."""
     headers = []
     for what, name in shown.items():
-        if state := caller.limits.get(name):
+        if window := caller.limits.get(name):
+            left, reset = remaining(window, caller.now), window.reset(caller.now)
             headers += [
-                (f"x-ratelimit-limit-{what}", str(state.limit)),
-                (f"x-ratelimit-remaining-{what}", str(state.remaining)),
-                (f"x-ratelimit-reset-{what}", base.go_duration(state.reset_seconds)),
+                (f"x-ratelimit-limit-{what}", str(window.limit)),
+                (f"x-ratelimit-remaining-{what}", str(left)),
+                (f"x-ratelimit-reset-{what}", base.go_duration(reset)),
             ]
     return headers
 

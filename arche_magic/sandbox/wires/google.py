@@ -185,13 +185,11 @@ class Google:
             more = [{"@type": f"{_TYPE}BadRequest", "fieldViolations": [violation]}]
         return json_answer(_error_body(error.status, text, more), _HEADERS, error.status)
 
-    def broken_off(self) -> list[bytes]:
-        """The events of an error in the middle of a stream."""
+    def error_events(self, kind: str) -> list[bytes]:
+        """The events of an error in the middle of a stream, if there is one of this kind."""
+        if kind == "tool_use_failed":
+            return []  # it has its own finish reason
         return [event(_error_body(500, "An internal error has occurred.", []))]
-
-    def failed_call(self) -> list[bytes]:
-        """Nothing: a call that cannot be read has its own finish reason."""
-        return []
 
 
 def _response(

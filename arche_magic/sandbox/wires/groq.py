@@ -219,16 +219,11 @@ class Groq(OpenAI):
         }
         return {"error": {name: value for name, value in body.items() if value is not None}}
 
-    def broken_off(self) -> list[bytes]:
-        """The events of an error in the middle of a stream."""
-        error = Error("Internal server error", _INTERNAL, 500, _INTERNAL)
-        return self._error_event(error, {})
-
-    def failed_call(self) -> list[bytes]:
-        """The events of an error in a stream whose call of a tool cannot be read, as recorded."""
-        return self._error_event(_ERRORS["tool_use_failed"], {"failed_generation": ""})
-
-    def _error_event(self, error: Error, details: Mapping[str, Any]) -> list[bytes]:
+    def error_events(self, kind: str) -> list[bytes]:
+        """The events of an error in the middle of a stream, as recorded."""
+        error, details = _ERRORS[kind], {"failed_generation": ""}
+        if kind == "server_error":
+            error, details = Error("Internal server error", _INTERNAL, 500, _INTERNAL), {}
         body = self.error_body(error, details)
         body["error"]["status_code"] = error.status
         return [b"event: error\n" + base.event(body)]

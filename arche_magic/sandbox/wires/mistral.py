@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
+from ..windows import remaining
 from . import base, chat_replies, embeddings
 from .base import Error, invalid
 from .chat_requests import read_chat
@@ -237,17 +238,17 @@ class Mistral(OpenAI):
             "raw_status_code": error.status,
         }
 
-    def broken_off(self) -> list[bytes]:
-        """The events of an error in the middle of a stream."""
+    def error_events(self, kind: str) -> list[bytes]:
+        """The events of an error in the middle of a stream, if there is one of this kind."""
         # Not recorded: this assumes that Mistral sends its usual error as an event.
-        return [base.event(self.error_body(_ERRORS["server_error"], {}))]
+        return super().error_events(kind)[:1]
 
 
 def _limit_headers(name: str, caller: Caller) -> base.Headers:
     if name not in caller.limits:
         return []
-    state, shown = caller.limits[name], _SHOWN[name]
+    window, shown = caller.limits[name], _SHOWN[name]
     return [
-        (f"x-ratelimit-limit-{shown}", str(state.limit)),
-        (f"x-ratelimit-remaining-{shown}", str(state.remaining)),
+        (f"x-ratelimit-limit-{shown}", str(window.limit)),
+        (f"x-ratelimit-remaining-{shown}", str(remaining(window, caller.now))),
     ]

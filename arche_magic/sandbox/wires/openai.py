@@ -360,13 +360,14 @@ class OpenAI:
             }
         }
 
-    def broken_off(self) -> list[bytes]:
-        """The events of an error in the middle of a stream."""
-        return [base.event(self.error_body(_ERRORS["server_error"], {})), base.DONE]
+    def error_events(self, kind: str) -> list[bytes]:
+        """The events of an error in the middle of a stream, if there is one of this kind.
 
-    def failed_call(self) -> list[bytes]:
-        """The events of an error in a stream whose call of a tool cannot be read, if any."""
-        return []
+        `kind` is "server_error", or "tool_use_failed" for a tool call that cannot be read.
+        """
+        if kind == "tool_use_failed":
+            return []
+        return [base.event(self.error_body(self.errors[kind], {})), base.DONE]
 
 
 def _check_model(body: Mapping[str, Any], model: str) -> None:
