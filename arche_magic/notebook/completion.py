@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
+    from arche_magic.llm_providers.config import Configuration
+
     from .arguments import Unfinished
 
 Given = Mapping[str, str]
@@ -249,43 +251,25 @@ def _in_braces(
     ]
 
 
-def _providers(shell: InteractiveShell, given: Given) -> Iterable[str]:
+def _configuration() -> Configuration:
     from arche_magic.llm_providers.config import get_configuration
 
-    return get_configuration().providers
+    return get_configuration()
+
+
+def _session(shell: InteractiveShell) -> Any:
+    return shell.magics_manager.registry["ArcheMagics"].session
 
 
 def _models(shell: InteractiveShell, given: Given) -> Iterable[str]:
     """Models of the provider that the line names, or aliases and all models; defaults first."""
-    from arche_magic.llm_providers.config import get_configuration
-
-    configuration = get_configuration()
+    configuration = _configuration()
     providers = configuration.providers
     asked = given.get("provider", "")
     entries = [providers[asked]] if asked in providers else list(providers.values())
     first = [] if asked in providers else list(configuration.aliases)
     first += [model for entry in entries for model in entry.models]
     return dict.fromkeys([*first, *sorted(m for entry in entries for m in entry.known_models)])
-
-
-def _keys(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    from arche_magic.llm_providers.config import get_configuration
-
-    return [key.label for key in get_configuration().keys]
-
-
-def _chats(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    chats: dict[str, Any] = shell.magics_manager.registry["ArcheMagics"].session.chats
-    return list(chats)
-
-
-def _jobs(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    session = shell.magics_manager.registry["ArcheMagics"].session
-    return [str(job.number) for job in session.jobs]
-
-
-def _scopes(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    return [*_providers(shell, given), *_keys(shell, given)]
 
 
 def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
@@ -353,12 +337,12 @@ def _variables(shell: InteractiveShell) -> Iterable[tuple[str, Any]]:
 
 
 KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
-    "PROVIDER": _providers,
+    "PROVIDER": lambda shell, given: _configuration().providers,
     "MODEL": _models,
-    "KEY": _keys,
-    "CHAT": _chats,
-    "JOB": _jobs,
-    "SCOPE": _scopes,
+    "KEY": lambda shell, given: [key.label for key in _configuration().keys],
+    "SCOPE": lambda shell, given: [*KINDS["PROVIDER"](shell, given), *KINDS["KEY"](shell, given)],
+    "CHAT": lambda shell, given: _session(shell).chats,
+    "JOB": lambda shell, given: [str(job.number) for job in _session(shell).jobs],
     "LIMIT": _limits,
     "REPLY": _replies,
     "FRAME": _frames,
