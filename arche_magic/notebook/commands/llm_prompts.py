@@ -61,4 +61,4 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
     values = [
         (one.name, ", ".join(one.fields), one.prompt, one.system, one.source) for one in saved
     ]
-    return session.out.shown(typed_frame(dict.fromkeys(columns, "str"), values))
+    return typed_frame(dict.fromkeys(columns, "str"), values)

@@ -65,4 +65,4 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
         show({"text/plain": f"no key {f'of {provider} ' if provider else ''}is configured"})
     frame = quota_frame(standings, log.spent(), now)
     frame.attrs["outlook"] = outlook.to_dict()
-    return session.out.shown(frame)
+    return frame
