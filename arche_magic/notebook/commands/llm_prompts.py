@@ -44,9 +44,7 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
             Cell(one.name),
             Cell(", ".join(one.fields)),
             Cell("yes" if one.system else ""),
-            Cell(
-                one_line((one.prompt or one.system).strip().partition("\n")[0], _LONGEST), long=True
-            ),
+            Cell(one_line(first_line(one), _LONGEST), long=True),
             Cell(one.source, long=True),
         )
         for one in saved
