@@ -58,4 +58,4 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
         print(serving.status())
     else:
         print(serving.start(options.port, options.allow_origin or []))
-    return serving.running()
+    return session.out.shown(serving.running())
