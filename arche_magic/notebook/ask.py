@@ -30,7 +30,8 @@ from .cell_prompt import system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
 from .display import ReplyDisplay
-from .dry_run import rehearse
+from .dry_run import print_preview
+from .first_steps import require_keys
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .live_line import follow
@@ -99,7 +100,7 @@ def send(
         messages, left_out = chat.messages(question, room)
         notes = (*notes, left_out) if left_out else notes
     if options.show_prompt or options.dry_run:
-        rehearse(options, llm, messages, request, notes)
+        print_preview(options, llm, messages, request, notes)
         return None
     if options.background and get_configuration().keys:
         # A wrong option is an error of this cell.

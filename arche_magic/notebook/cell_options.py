@@ -7,6 +7,7 @@ import keyword
 import re
 from argparse import Namespace
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import Function
@@ -164,11 +165,8 @@ def _attribute(text: str, names: Mapping[str, Any], option: str) -> Any:
     Raises:
         InvalidRequest: a value has no such attribute.
     """
-    first, *attributes = text.split(".")
-    value = names[first]
-    for attribute in attributes:
-        try:
-            value = getattr(value, attribute)
-        except AttributeError as error:
-            raise InvalidRequest(f"%llm: {option} {text!r}: {error}") from None
-    return value
+    first, _, attributes = text.partition(".")
+    try:
+        return attrgetter(attributes)(names[first]) if attributes else names[first]
+    except AttributeError as error:
+        raise InvalidRequest(f"%llm: {option} {text!r}: {error}") from None

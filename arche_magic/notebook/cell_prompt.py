@@ -96,6 +96,8 @@ def with_attachments(
         InvalidRequest: one cannot be read.
         CellInterrupted: the user stopped it.
     """
+    if not options.file and not options.url:
+        return prompt
     place = Place(shell)
 
     def draw(line: str) -> None:

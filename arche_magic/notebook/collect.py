@@ -87,7 +87,7 @@ class FrameRows:
         where = (
             f"{self.target}.wait() returns the frame"
             if background
-            else (f"in the variable {self.target}")
+            else f"in the variable {self.target}"
         )
         bar.finish(_note(where, self._replies.quality))
         return frame

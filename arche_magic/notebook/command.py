@@ -138,7 +138,7 @@ class Typed:
 
 
 def command(
-    *options: argument, needs: str = "display"
+    *options: argument, needs: str = "display", shows_result: bool = True
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
     """Make a function of the session and of what was typed into a magic with these options.
 
@@ -148,6 +148,8 @@ def command(
     Args:
         options: declared as for argparse.
         needs: the module of the notebook layer that is imported first, with its part of the engine.
+        shows_result: whether the function has always shown its result, so that IPython does not
+            repeat it as `Out`.
     """
 
     def declare(body: Callable[[Session, Typed], Any]) -> Any:
@@ -168,7 +170,8 @@ def command(
 
                 raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
-            return body(magics.session, Typed(line, given, text, cell, names))
+            result = body(magics.session, Typed(line, given, text, cell, names))
+            return magics.session.out.shown(result) if shows_result else result
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__

@@ -90,16 +90,6 @@ class Column:
         return self.reply is not None or self.error is not None
 
     @property
-    def part(self) -> str | None:
-        """The part of an interrupted reply that had arrived."""
-        return None if self.ended else self.text or None
-
-    @property
-    def why(self) -> str:
-        """Why the reply is missing or incomplete."""
-        return str(self.error) if self.error else "interrupted"
-
-    @property
     def name(self) -> str:
         """The route that answered, or who was asked."""
         reply = self.reply
@@ -278,11 +268,14 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
     for column in columns:
         reply = column.reply
         provider, _, model = column.asked.partition("/")
+        # The part of an interrupted reply that had arrived.
+        part = None if column.error else column.text or None
+        why = str(column.error or "interrupted")
         rows.append(
             (reply.provider, reply.key, reply.model, str(reply), reply.usage.total_tokens,
              reply.seconds, reply.cost, None)
             if reply is not None
-            else (provider, None, model or None, column.part, None, None, None, column.why)
+            else (provider, None, model or None, part, None, None, None, why)
         )  # fmt: skip
     return typed_frame(_TYPES, rows)
 

@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
-def rehearse(
+def print_preview(
     options: Namespace,
     llm: IntelligentLLMOrchestrator,
     messages: Sequence[Message],

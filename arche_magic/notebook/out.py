@@ -35,6 +35,8 @@ class OutHook:
         With `itself` the magic has displayed the value itself, so a variable that holds it need not
         be shown in this cell either.
         """
+        if value is None:
+            return value
         if self._cell != self._shell.execution_count:
             self._cell, self._shown, self._shown_itself = self._shell.execution_count, [], []
         if itself:

@@ -65,3 +65,11 @@ def test_an_invalid_request_fails_a_dry_run(kernel: Kernel, sandboxed) -> None:
     sandboxed(keys={"groq": 1})
     assert "temperature is 9.0" in kernel.run("%llm --dry-run -t 9 hi").message
     assert "the prompt is empty" in kernel.run("%%llm --show-prompt\n ").message
+
+
+def test_the_last_result_stays_after_a_dry_run(kernel: Kernel, sandboxed) -> None:
+    """It has no result, so `_` is still that of the cell before."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("40 + 2")
+    assert kernel.run("%llm --dry-run hi").status == "ok"
+    assert kernel.value("_") == 42

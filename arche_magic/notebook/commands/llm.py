@@ -271,7 +271,7 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
+@command(*OPTIONS, *_OVER_OPTIONS, needs="ask", shows_result=False)
 def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it arrives; returns the reply.
 

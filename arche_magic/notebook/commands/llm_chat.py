@@ -92,7 +92,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
                 f"%llm_chat: {verb!r} is neither a conversation nor one of "
                 f"{', '.join(_VERBS)}{hint}"
             )
-    return session.out.shown(chats_frame(chats))
+    return chats_frame(chats)
 
 
 def _table(chats: Chats) -> dict[str, str] | str:

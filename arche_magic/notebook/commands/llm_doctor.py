@@ -31,4 +31,4 @@ def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
 
     findings = examine(send=typed.options.send)
     show(findings_bundle(findings))
-    return session.out.shown(findings_frame(findings))
+    return findings_frame(findings)

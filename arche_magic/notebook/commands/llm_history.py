@@ -59,7 +59,7 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
         (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
         for cell, prompt, reply in found
     ]
-    return session.out.shown(typed_frame(_TYPES, values))
+    return typed_frame(_TYPES, values)
 
 
 def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply | None]]:

@@ -57,7 +57,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
             show(f"job {number} stopped")
         case _:
             raise InvalidRequest("usage: %llm_jobs, or %llm_jobs show JOB, stop JOB, or stop all")
-    return session.out.shown(_frame(jobs))
+    return _frame(jobs)
 
 
 def _table(jobs: BackgroundJobs) -> dict[str, str] | str:

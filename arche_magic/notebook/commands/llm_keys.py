@@ -56,4 +56,4 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
             raise InvalidRequest(
                 "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]"
             )
-    return session.out.shown(frame)
+    return frame

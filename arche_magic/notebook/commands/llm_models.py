@@ -30,4 +30,4 @@ def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
 
     bundle, frame = models(typed.text)
     show(bundle)
-    return session.out.shown(frame)
+    return frame

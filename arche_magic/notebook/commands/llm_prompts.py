@@ -44,9 +44,7 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
             Cell(one.name),
             Cell(", ".join(one.fields)),
             Cell("yes" if one.system else ""),
-            Cell(
-                one_line((one.prompt or one.system).strip().partition("\n")[0], _LONGEST), long=True
-            ),
+            Cell(one_line(first_line(one), _LONGEST), long=True),
             Cell(one.source, long=True),
         )
         for one in saved
@@ -61,4 +59,4 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
     values = [
         (one.name, ", ".join(one.fields), one.prompt, one.system, one.source) for one in saved
     ]
-    return session.out.shown(typed_frame(dict.fromkeys(columns, "str"), values))
+    return typed_frame(dict.fromkeys(columns, "str"), values)

@@ -46,4 +46,4 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
         show(quota.bundle(view, *outlook.notes()))
     frame = quota_frame(view.on, log.spent(), view.now)
     frame.attrs["outlook"] = outlook.to_dict()
-    return session.out.shown(frame)
+    return frame

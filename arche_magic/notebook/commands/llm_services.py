@@ -30,4 +30,4 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
 
     services = list_services()
     show(services_bundle(services, get_configuration().clock.time()))
-    return session.out.shown(services_frame(services))
+    return services_frame(services)

@@ -49,14 +49,14 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     if options.by and options.plot:
         raise InvalidRequest("%llm_stats: --by cannot be combined with --plot")
     if options.by:
-        return session.out.shown(_sums(options.by))
+        return _sums(options.by)
     frame = session_attempts()
     if options.plot and can_draw():
         attempts = attempt_log(get_configuration().store).session()
         show(pictures_bundle(attempt_pictures(attempts)))
     else:
         show(stats_bundle(frame))
-    return session.out.shown(frame)
+    return frame
 
 
 def _sums(by: str) -> pd.DataFrame:

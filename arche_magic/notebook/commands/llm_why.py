@@ -46,7 +46,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
         raise InvalidRequest("%llm_why: no request has been made yet")
     if not asked.decisions:
         show({"text/plain": "the reply came from memory; no route was asked"})
-        return session.out.shown(why_frame([]))
+        return why_frame([])
     routes = configuration.routes()
     private = [route for route in routes if configuration.is_private(route)]
     attempts = asked.attempts
@@ -55,4 +55,4 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
         attempts = tuple(attempt for attempt in attempts if attempt.request == asked.request)
     explained = reasons(asked.decisions, attempts, routes, private)
     show(why_bundle(explained, summary(asked.decisions, attempts)))
-    return session.out.shown(why_frame(explained))
+    return why_frame(explained)
