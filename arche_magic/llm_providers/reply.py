@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .errors import InvalidRequest
 from .files import expanded
 from .text.characters import whole_characters, without_controls
-from .text.code_blocks import blocks_of, code_of
-from .text.markdown import fence_around, harmless_markdown
+from .text.code_blocks import blocks_of, code_of, fence_around
+from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
 from .types import Route, RouteId, Usage, Vectors, in_seconds
 
