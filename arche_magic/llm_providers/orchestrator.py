@@ -18,7 +18,7 @@ from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, OnWait, Reply, ReplyStream, reply_of
+from .reply import Event, OnWait, Reply, ReplyStream, Waiting, reply_of
 from .request import Request
 from .secrets import without_locals
 from .types import Route
@@ -127,7 +127,7 @@ class IntelligentLLMOrchestrator:
 
         `ledger` is for background threads that ask many requests; see `batch_ledger`.
         """
-        return reply_of(self._events(request, False, ledger), on_wait)
+        return _reply_of(self._events(request, False, ledger), on_wait)
 
     def events_of(self, request: Request) -> Generator[Event, None, Reply]:
         """`events` of a request that was built before."""
@@ -344,7 +344,7 @@ class IntelligentLLMOrchestrator:
 
     def _finish(self, prompt: str | Messages, given: dict[str, Any]) -> Reply:
         on_wait: OnWait | None = given.pop("on_wait", None)
-        return reply_of(self._rounds(prompt, given, stream=False), on_wait)
+        return _reply_of(self._rounds(prompt, given, stream=False), on_wait)
 
 
 def _given(
@@ -353,6 +353,14 @@ def _given(
     """What the caller asked for, as one mapping; `build_request` checks it."""
     settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
     return {**settings, **options}
+
+
+def _reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None) -> Reply:
+    def on_event(event: Event) -> None:
+        if on_wait and isinstance(event, Waiting):
+            on_wait(event)
+
+    return reply_of(events, on_event)
 
 
 class MultiKeyGroqProvider(IntelligentLLMOrchestrator):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .errors import InvalidRequest
 from .files import expanded
 from .text.characters import whole_characters, without_controls
-from .text.code_blocks import blocks_of, code_of
-from .text.markdown import fence_around, harmless_markdown
+from .text.code_blocks import blocks_of, code_of, fence_around
+from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
 from .types import Route, RouteId, Usage, Vectors, in_seconds
 
@@ -372,13 +372,12 @@ class ReplyStream(Iterator[str]):
         self._events.close()
 
 
-def reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None = None) -> Reply:
-    """Return the reply at the end of a request; `on_wait` is called for each wait."""
+def reply_of(events: Generator[Event, None, Reply], on_event: Callable[[Event], object]) -> Reply:
+    """Run a request to its end and return the reply; `on_event` is called with each event."""
     while True:
         try:
             event = next(events)
         except StopIteration as end:
             reply: Reply = end.value
             return reply
-        if on_wait and isinstance(event, Waiting):
-            on_wait(event)
+        on_event(event)

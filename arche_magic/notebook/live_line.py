@@ -14,7 +14,7 @@ from contextvars import copy_context
 from typing import Protocol
 
 from arche_magic.llm_providers import ToolCall, ToolRun
-from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting
+from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting, reply_of
 from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import in_seconds
@@ -59,24 +59,22 @@ def follow(
     `on_tool` is told of calls of functions, before and after each. However it ends, the connection
     is closed and what was spent is booked.
     """
+
+    def show(event: Event) -> None:
+        if isinstance(event, Waiting):
+            view.waiting(event)
+        elif isinstance(event, Started):
+            view.started(event)
+        elif isinstance(event, Discarded):
+            view.start_over(event)
+        elif isinstance(event, ToolCall | ToolRun):
+            if on_tool:
+                on_tool(event)
+        else:
+            view.add(event.text)
+
     with closing(events):
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
-            if isinstance(event, Waiting):
-                view.waiting(event)
-            elif isinstance(event, Started):
-                view.started(event)
-            elif isinstance(event, Discarded):
-                view.start_over(event)
-            elif isinstance(event, ToolCall | ToolRun):
-                if on_tool:
-                    on_tool(event)
-            else:
-                view.add(event.text)
+        return reply_of(events, show)
 
 
 class LiveLine:

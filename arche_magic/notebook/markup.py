@@ -11,8 +11,9 @@ from html import escape
 from itertools import groupby
 
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.code_blocks import CodeBlock, parts_of
 from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.text.markdown import CodeBlock, harmless_formula, parts_of
+from arche_magic.llm_providers.text.markdown import harmless_formula
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")

@@ -31,8 +31,8 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     Markdown until its code block starts.
     """
     from arche_magic.llm_providers.text.characters import without_controls
-    from arche_magic.llm_providers.text.code_blocks import code_of
-    from arche_magic.llm_providers.text.markdown import fenced_blocks, harmless_markdown
+    from arche_magic.llm_providers.text.code_blocks import code_of, fenced_blocks
+    from arche_magic.llm_providers.text.markdown import harmless_markdown
     from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     clean = without_controls(text)
@@ -61,8 +61,8 @@ def is_json(text: str) -> bool:
 def _json_in(text: str) -> str | None:
     """The JSON in a reply, indented: all of it, a block, or the object at its end; else None."""
     from arche_magic.llm_providers.text.characters import whole_characters
+    from arche_magic.llm_providers.text.code_blocks import fenced_blocks
     from arche_magic.llm_providers.text.json_values import json_in
-    from arche_magic.llm_providers.text.markdown import fenced_blocks
     from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     answer = without_reasoning(text)
@@ -79,8 +79,8 @@ def _json_in(text: str) -> str | None:
 
 def _in_dollars(text: str) -> str:
     """The reply with dollar signs around its formulas; without any, all of it is one formula."""
+    from arche_magic.llm_providers.text.code_blocks import parts_of
     from arche_magic.llm_providers.text.formulas import has_formula
-    from arche_magic.llm_providers.text.markdown import parts_of
     from arche_magic.llm_providers.text.reasoning import without_reasoning
 
     answer = without_reasoning(text)
@@ -96,13 +96,13 @@ def _in_dollars(text: str) -> str:
 
 def _inner(text: str) -> str:
     """The content of the first block, or the text itself if it has no block."""
-    from arche_magic.llm_providers.text.markdown import fenced_blocks
+    from arche_magic.llm_providers.text.code_blocks import fenced_blocks
 
     return next((code for _, code in fenced_blocks(text) if code), text.strip())
 
 
 def _fenced(code: str, language: str) -> str:
-    from arche_magic.llm_providers.text.markdown import fence_around
+    from arche_magic.llm_providers.text.code_blocks import fence_around
 
     fence = fence_around(code)
     return f"{fence}{language}\n{code}\n{fence}"

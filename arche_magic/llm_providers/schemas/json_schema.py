@@ -27,10 +27,6 @@ _IN_WORDS = (
 _DEFINITIONS = ("$defs", "definitions")
 
 
-class _Open(Exception):
-    """A part of the schema is not specific enough for strict mode."""
-
-
 def as_object(definition: dict[str, Any]) -> dict[str, Any]:
     """Return the schema with an object at its root.
 
@@ -165,14 +161,19 @@ def strict_form(definition: dict[str, Any]) -> dict[str, Any] | None:
             for place in _DEFINITIONS
             for name, entry in definition.get(place, {}).items()
         }
-    except _Open:
+    except ValueError:
         return None
     return {**form, "$defs": shared} if shared else form
 
 
 def _node(node: Any) -> dict[str, Any]:
+    """Return a part in strict form.
+
+    Raises:
+        ValueError: it is not specific enough.
+    """
     if not isinstance(node, dict):
-        raise _Open
+        raise ValueError("a part is not a schema")
     node = _merged(node)
     form: dict[str, Any] = _described(node)
     if "$ref" in node:
@@ -185,14 +186,14 @@ def _node(node: Any) -> dict[str, Any]:
         return {**form, **kind, "enum": list(node.get("enum", [node.get("const")]))}
     kinds = node.get("type")
     if not kinds:
-        raise _Open
+        raise ValueError("a part has no type")
     form["type"] = kinds
     listed = kinds if isinstance(kinds, list) else [kinds]
     if "object" in listed:
         form |= _object(node)
     if "array" in listed:
         if "prefixItems" in node:
-            raise _Open
+            raise ValueError("an array has several types of items")
         form["items"] = _node(node.get("items"))
     return form
 
@@ -208,9 +209,9 @@ def _object(node: dict[str, Any]) -> dict[str, Any]:
     properties = node.get("properties")
     # Arbitrary names, as in a dict.
     if not properties or isinstance(node.get("additionalProperties"), dict):
-        raise _Open
+        raise ValueError("an object takes any names")
     if node.get("patternProperties"):
-        raise _Open
+        raise ValueError("an object takes names by a pattern")
     required = node.get("required", ())
     return {
         "properties": {
@@ -238,7 +239,7 @@ def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
     """Return a reference. Nothing else is allowed beside it."""
     place, _, name = str(reference).rpartition("/")
     if place.removeprefix("#/") not in _DEFINITIONS:
-        raise _Open
+        raise ValueError("a reference leads out of the definitions")
     target = {"$ref": f"#/$defs/{name}"}
     return {**form, "anyOf": [target]} if form else target
 
@@ -250,5 +251,5 @@ def _merged(node: dict[str, Any]) -> dict[str, Any]:
         return node
     rest = {name: value for name, value in node.items() if name != "allOf"}
     if len(parts) != 1 or not isinstance(parts[0], dict):
-        raise _Open
+        raise ValueError("a part combines several schemas")
     return {**parts[0], **rest}

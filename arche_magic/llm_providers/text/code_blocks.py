@@ -3,11 +3,81 @@
 from __future__ import annotations
 
 import ast
+import re
 
-from .markdown import fenced_blocks
 from .reasoning import without_reasoning
 
+# A line that opens a fenced block: quotes, indentation and list markers; fence; language.
+OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
 _PYTHON = {"python", "python3", "py", "ipython", "ipython3"}
+
+
+class CodeBlock:
+    """A fenced block of a reply: its language, and its code by lines.
+
+    Args:
+        prefix: the text before its fence: indentation, list markers, quote signs.
+        fence: the backticks or tildes that open it.
+        info: the rest of that line, which names the language.
+    """
+
+    def __init__(self, prefix: str, fence: str, info: str) -> None:
+        self.prefix = prefix
+        # Later lines of a list item have spaces where the first has its marker.
+        self.margin = re.sub(r"[^>\s]", " ", prefix)
+        self.fence = fence
+        word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
+        self.language = word[1] if word else ""
+        # JupyterLab draws Mermaid diagrams and loads the pictures they name.
+        self.is_diagram = "mermaid" in info.lower()
+        self.lines: list[str] = []
+
+    def closes(self, line: str) -> bool:
+        """Return whether the line ends the block.
+
+        In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
+        not end it (spec.commonmark.org/0.31.2, section 4.5).
+        """
+        mark = self._inner(line).expandtabs(4)
+        indentation = len(mark) - len(mark.lstrip(" "))
+        mark = mark.strip()
+        return indentation < 4 and len(mark) >= len(self.fence) and not mark.strip(self.fence[0])
+
+    @property
+    def code(self) -> list[str]:
+        """Its lines without the indentation and quote signs of a list or quote around it."""
+        return [self._inner(line) for line in self.lines]
+
+    def _inner(self, line: str) -> str:
+        depth = len(self.margin)
+        return line[depth:] if not line[:depth].strip(" \t>") else line.lstrip()
+
+
+def parts_of(text: str) -> list[str | CodeBlock]:
+    """Return the text, split into fenced blocks and the text between them."""
+    parts: list[str | CodeBlock] = []
+    between: list[str] = []
+    block: CodeBlock | None = None
+    for line in text.split("\n"):
+        opening = OPENING.match(line)
+        if block is not None:
+            if block.closes(line):
+                block = None
+            else:
+                block.lines.append(line)
+        elif opening and "`" not in opening[3]:
+            block = CodeBlock(opening[1], opening[2], opening[3])
+            parts += ["\n".join(between), block] if between else [block]
+            between = []
+        else:
+            between.append(line)
+    return [*parts, "\n".join(between)] if between else parts
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Return the language (in lower case, or "") and the code of each fenced block of a reply."""
+    blocks = (part for part in parts_of(text) if isinstance(part, CodeBlock))
+    return [(block.language.lower(), "\n".join(block.code).strip("\n")) for block in blocks]
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:
@@ -62,3 +132,9 @@ def _is_use(node: ast.AST, text: str) -> bool:
     source = ast.get_source_segment(text, node) or ""
     name = ast.get_source_segment(text, used) or ""
     return source[len(name) : len(name) + 1] in ("(", "[")
+
+
+def fence_around(text: str) -> str:
+    """Return a fence of backticks that no run of backticks in the text can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 import re
 
+from .code_blocks import OPENING, CodeBlock, fence_around, parts_of
 from .formulas import FORMULA, has_open_formula, with_dollar_formulas, with_plain_dollars
 
-# A line that opens a fenced block: quotes, indentation and list markers; fence; language.
-_OPENING = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
 # A block whose language needs a check: a diagram, or a disguised name.
 _ODD_LANGUAGE = re.compile(
     r"^[ \t>*+\-\d.)]*(?:`{3,}+|~{3,}+)[^\n]*?(?:mermaid|[&\\])", re.IGNORECASE | re.MULTILINE
@@ -75,7 +74,7 @@ def harmless_markdown(text: str) -> str:
     return "\n".join(
         _inline(_calm(_without_fences(part)), dollars)
         if isinstance(part, str)
-        else part.markdown(colours)
+        else _shown_block(part, colours)
         for part in parts
     )
 
@@ -89,12 +88,6 @@ def _tangled(text: str) -> bool:
     return sum(steps) > _MOST_STEPS
 
 
-def fence_around(text: str) -> str:
-    """Return a fence of backticks that no run of backticks in the text can end."""
-    longest = max(map(len, _BACKTICKS.findall(text)), default=0)
-    return "`" * max(3, longest + 1)
-
-
 def _fenced(prefix: str, language: str, lines: list[str]) -> str:
     """Return a fenced block, separated so that all dialects agree on its lines."""
     fence = fence_around("\n".join(lines))
@@ -103,83 +96,15 @@ def _fenced(prefix: str, language: str, lines: list[str]) -> str:
     return "\n".join(["", prefix + fence + language, *inner, ""])
 
 
-class CodeBlock:
-    """A fenced block of a reply: its language, and its code by lines.
-
-    Args:
-        prefix: the text before its fence: indentation, list markers, quote signs.
-        fence: the backticks or tildes that open it.
-        info: the rest of that line, which names the language.
-    """
-
-    def __init__(self, prefix: str, fence: str, info: str) -> None:
-        self.prefix = prefix
-        # Later lines of a list item have spaces where the first has its marker.
-        self.margin = re.sub(r"[^>\s]", " ", prefix)
-        self.fence = fence
-        word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
-        self.language = word[1] if word else ""
-        # JupyterLab draws Mermaid diagrams and loads the pictures they name.
-        self.is_diagram = "mermaid" in info.lower()
-        self.lines: list[str] = []
-
-    def closes(self, line: str) -> bool:
-        """Return whether the line ends the block.
-
-        In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
-        not end it (spec.commonmark.org/0.31.2, section 4.5).
-        """
-        mark = self._inner(line).expandtabs(4)
-        indentation = len(mark) - len(mark.lstrip(" "))
-        mark = mark.strip()
-        return indentation < 4 and len(mark) >= len(self.fence) and not mark.strip(self.fence[0])
-
-    @property
-    def code(self) -> list[str]:
-        """Its lines without the indentation and quote signs of a list or quote around it."""
-        return [self._inner(line) for line in self.lines]
-
-    def markdown(self, colours: bool) -> str:
-        """Return the block as a separate fence, or as `<code>`."""
-        if not self.prefix.strip(" -*+.)0123456789") and colours:
-            language = "" if self.is_diagram else self.language
-            return _fenced(self.prefix, language, self.code)
-        depth = len(self.margin)
-        code = [self.margin + _spelled(line) for line in self.code]
-        first = code[0][depth:] if code else ""
-        rest = "".join("\n" + line for line in code[1:])
-        return f"{self.prefix}<pre><code>{first}{rest}\n{self.margin}</code></pre>"
-
-    def _inner(self, line: str) -> str:
-        depth = len(self.margin)
-        return line[depth:] if not line[:depth].strip(" \t>") else line.lstrip()
-
-
-def fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """Return the language (in lower case, or "") and the code of each fenced block of a reply."""
-    blocks = (part for part in parts_of(text) if isinstance(part, CodeBlock))
-    return [(block.language.lower(), "\n".join(block.code).strip("\n")) for block in blocks]
-
-
-def parts_of(text: str) -> list[str | CodeBlock]:
-    """Return the text, split into fenced blocks and the text between them."""
-    parts: list[str | CodeBlock] = []
-    between: list[str] = []
-    block: CodeBlock | None = None
-    for line in text.split("\n"):
-        opening = _OPENING.match(line)
-        if block is not None:
-            if block.closes(line):
-                block = None
-            else:
-                block.lines.append(line)
-        elif opening and "`" not in opening[3]:
-            block = CodeBlock(opening[1], opening[2], opening[3])
-            parts += ["\n".join(between), block] if between else [block]
-            between = []
-        else:
-            between.append(line)
-    return [*parts, "\n".join(between)] if between else parts
+def _shown_block(block: CodeBlock, colours: bool) -> str:
+    """Return a block as a separate fence, or as `<code>`."""
+    if not block.prefix.strip(" -*+.)0123456789") and colours:
+        return _fenced(block.prefix, "" if block.is_diagram else block.language, block.code)
+    depth = len(block.margin)
+    code = [block.margin + _spelled(line) for line in block.code]
+    first = code[0][depth:] if code else ""
+    rest = "".join("\n" + line for line in code[1:])
+    return f"{block.prefix}<pre><code>{first}{rest}\n{block.margin}</code></pre>"
 
 
 def _without_fences(text: str) -> str:
@@ -191,7 +116,7 @@ def _without_fences(text: str) -> str:
         return text
     lines = text.split("\n")
     for number, line in enumerate(lines):
-        if opening := _OPENING.match(line):
+        if opening := OPENING.match(line):
             lines[number] = opening[1] + _spelled(line[len(opening[1]) :])
     return "\n".join(lines)
 
