@@ -89,23 +89,20 @@ def shielded(work: Callable[[], T], unclaimed: Callable[[T], object] | None = No
     if not callable(handler):  # an interrupt is ignored, or ends the process
         return work()
     came: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda *interrupt: came.append(interrupt))
+    results: list[T] = []
     try:
-        result = work()
-    except BaseException:
+        signal.signal(signal.SIGINT, lambda *interrupt: came.append(interrupt))
+        results.append(work())
+    finally:
         signal.signal(signal.SIGINT, handler)
         if came:
-            handler(*came[0])
-        raise
-    signal.signal(signal.SIGINT, handler)
-    if came:
-        try:
-            handler(*came[0])
-        except BaseException:
-            if unclaimed is not None:
-                unclaimed(result)
-            raise
-    return result
+            try:
+                handler(*came[0])
+            except BaseException:
+                if results and unclaimed is not None:
+                    unclaimed(results[0])
+                raise
+    return results[0]
 
 
 class _Job:

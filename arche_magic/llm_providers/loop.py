@@ -20,7 +20,7 @@ from .request import Request
 from .request_progress import RequestProgress
 from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
-from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
+from .timed_ledger import LedgerTimeout, TimedLedger
 from .types import Route
 from .waiting_line import WaitingLine, waiting_line
 
@@ -40,10 +40,8 @@ class RequestRun:
         routes: the routes that it may take, in order.
         stream: whether the reply is to come in pieces.
         preferred_provider: the provider that is asked first, if any.
-        quota_tracker: the ledger.
-        log: where its attempts are recorded.
+        ledger: the ledger, and where its attempts are recorded.
         tally: the counts of the provider object that asks.
-        has_deadline: False for background threads: ledger calls have no deadline.
     """
 
     def __init__(
@@ -52,17 +50,14 @@ class RequestRun:
         routes: Sequence[Route],
         stream: bool,
         preferred_provider: str | None,
-        quota_tracker: Ledger,
-        log: Log,
+        ledger: TimedLedger,
         tally: Tally,
-        has_deadline: bool = True,
     ) -> None:
         self.routes, self.preferred_provider = routes, preferred_provider
-        self.quota_tracker, self._tally = quota_tracker, tally
-        configuration = quota_tracker.configuration
+        self._ledger, self._tally = ledger, tally
+        self.quota_tracker, configuration = ledger.ledger, ledger.ledger.configuration
         self._clock = configuration.clock
-        self._ledger = TimedLedger(quota_tracker, log, has_deadline=has_deadline)
-        self._progress = RequestProgress(request, stream, configuration, self._ledger)
+        self._progress = RequestProgress(request, stream, configuration, ledger)
         self.decisions = self._progress.decisions
         self._remaining = Remaining(routes, self._progress)
         self._refused: dict[Route, RouteState] = {}

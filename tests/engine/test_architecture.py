@@ -139,10 +139,6 @@ ALLOWED = {
     "wire_fields": {"request?"},
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
-    "calls": {
-        "adapters", "config", "network", "processes", "quota_tracker", "request", "tools",
-        "types",
-    },
     "request_errors": {
         "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
         "types",
@@ -152,16 +148,17 @@ ALLOWED = {
         "request_progress?", "schemas", "types",
     },
     "timed_ledger": {
-        "bounded", "config?", "errors", "provider_failure", "quota.opening?", "quota_tracker?",
-        "reply?", "request?", "routing?", "storage", "types?",
+        "attempt_log?", "bounded", "errors", "provider_failure", "quota.opening?",
+        "quota_tracker?", "reply?", "request?", "routing?", "storage", "batch_ledger?", "types?",
     },
     "request_progress": {
-        "attempt_log", "calls?", "config?", "errors", "prices", "reply", "request?", "routing?",
+        "attempt?", "attempt_log", "config?", "errors", "prices", "reply", "request?", "routing?",
         "timed_ledger?", "types",
     },
     "attempt": {
-        "calls", "errors", "prices", "provider_failure", "quota_tracker?", "reply",
-        "request_progress?", "timed_ledger?", "types?",
+        "adapters", "config", "errors", "network", "prices", "processes",
+        "provider_failure", "quota_tracker?", "reply", "request?", "request_progress?",
+        "timed_ledger?", "tools", "types",
     },
     "waiting_line": {"processes"},
     "batch_ledger": {
