@@ -90,10 +90,6 @@ ALLOWED = {
         "quota.opening", "quota.route_records", "quota.standings", "quota.state", "quota.windows",
         "request", "types",
     },
-    "quota.key_states": {
-        "config", "errors", "provider_failure", "quota", "quota.accounts", "quota.closures",
-        "quota.state", "types",
-    },
     "quota.standings": {
         "config", "quota", "quota.closures", "quota.ledger", "quota.opening",
         "quota.route_records", "quota.spending", "quota.state", "quota.windows", "request",
@@ -101,7 +97,7 @@ ALLOWED = {
     },
     "quota_tracker": {
         "catalog", "config", "errors", "provider_failure", "quota", "quota.booking",
-        "quota.budget", "quota.closures", "quota.codec", "quota.key_states", "quota.ledger",
+        "quota.budget", "quota.closures", "quota.codec", "quota.ledger",
         "quota.merging", "quota.older_package", "quota.opening", "quota.route_records",
         "quota.spending", "quota.standings", "quota.state", "request", "storage", "types",
         "wire_fields",
@@ -160,7 +156,6 @@ ALLOWED = {
         "provider_failure", "quota_tracker?", "reply", "request?", "request_progress?",
         "timed_ledger?", "tools", "types",
     },
-    "waiting_line": {"processes"},
     "batch_ledger": {
         "attempt_log", "config?", "errors", "provider_failure", "quota.opening", "quota_tracker",
         "reply", "request", "routing?", "types",
