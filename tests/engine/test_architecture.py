@@ -102,7 +102,7 @@ ALLOWED = {
         "quota.spending", "quota.standings", "quota.state", "request", "storage", "types",
         "wire_fields",
     },
-    "bounded": set(),
+    "bounded": {"stopping"},
     "processes": set(),
     "adapters": {
         "bounded", "errors", "network", "processes", "provider_failure", "redaction", "request",
