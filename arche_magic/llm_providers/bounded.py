@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+from .stopping import handle_interrupts, interrupt_handler, is_main_thread
 
 logger = logging.getLogger("arche_magic.bounded")
 
@@ -84,28 +85,24 @@ def shielded(work: Callable[[], T], unclaimed: Callable[[T], object] | None = No
     For work of a moment, which is done in this thread. If an interrupt came, the result is passed
     to `unclaimed`.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    handler = interrupt_handler() if is_main_thread() else None
     if not callable(handler):  # an interrupt is ignored, or ends the process
         return work()
     came: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda *interrupt: came.append(interrupt))
+    results: list[T] = []
     try:
-        result = work()
-    except BaseException:
-        signal.signal(signal.SIGINT, handler)
+        handle_interrupts(lambda *interrupt: came.append(interrupt))
+        results.append(work())
+    finally:
+        handle_interrupts(handler)
         if came:
-            handler(*came[0])
-        raise
-    signal.signal(signal.SIGINT, handler)
-    if came:
-        try:
-            handler(*came[0])
-        except BaseException:
-            if unclaimed is not None:
-                unclaimed(result)
-            raise
-    return result
+            try:
+                handler(*came[0])
+            except BaseException:
+                if results and unclaimed is not None:
+                    unclaimed(results[0])
+                raise
+    return results[0]
 
 
 class _Job:

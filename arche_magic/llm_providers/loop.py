@@ -1,17 +1,22 @@
 """The loop: offer a request to its routes in order until one answers.
 
-Rotation between keys and fallback between providers are both this: the next open route.
+Rotation between keys and fallback between providers are both this: the next open route. Threads
+that wait for the same routes continue in the order in which they came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
+import os
+import threading
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
 from .attempt import Result, RouteAttempt
 from .attempt_log import Tally
+from .processes import new_lock
 from .quota.opening import RouteState
 from .quota_tracker import Hold
 from .remaining import Remaining
@@ -20,9 +25,8 @@ from .request import Request
 from .request_progress import RequestProgress
 from .routing import Choice, Decision, Routes, choose
 from .stopping import raise_if_stopped
-from .timed_ledger import Ledger, LedgerTimeout, Log, TimedLedger
+from .timed_ledger import LedgerTimeout, TimedLedger
 from .types import Route
-from .waiting_line import WaitingLine, waiting_line
 
 # A wait is divided into naps. After each nap the ledger is read again, because another kernel may
 # have returned quota.
@@ -30,6 +34,8 @@ _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
 # A route that was open when it was chosen and closed when it was held is not tried for this long.
 _CONTENDED_SECONDS = 0.05
+_lines: dict[Hashable, WaitingLine] = {}
+_lines_lock = new_lock()
 
 
 class RequestRun:
@@ -40,10 +46,8 @@ class RequestRun:
         routes: the routes that it may take, in order.
         stream: whether the reply is to come in pieces.
         preferred_provider: the provider that is asked first, if any.
-        quota_tracker: the ledger.
-        log: where its attempts are recorded.
+        ledger: the ledger, and where its attempts are recorded.
         tally: the counts of the provider object that asks.
-        has_deadline: False for background threads: ledger calls have no deadline.
     """
 
     def __init__(
@@ -52,17 +56,14 @@ class RequestRun:
         routes: Sequence[Route],
         stream: bool,
         preferred_provider: str | None,
-        quota_tracker: Ledger,
-        log: Log,
+        ledger: TimedLedger,
         tally: Tally,
-        has_deadline: bool = True,
     ) -> None:
         self.routes, self.preferred_provider = routes, preferred_provider
-        self.quota_tracker, self._tally = quota_tracker, tally
-        configuration = quota_tracker.configuration
+        self._ledger, self._tally = ledger, tally
+        self.quota_tracker, configuration = ledger.ledger, ledger.ledger.configuration
         self._clock = configuration.clock
-        self._ledger = TimedLedger(quota_tracker, log, has_deadline=has_deadline)
-        self._progress = RequestProgress(request, stream, configuration, self._ledger)
+        self._progress = RequestProgress(request, stream, configuration, ledger)
         self.decisions = self._progress.decisions
         self._remaining = Remaining(routes, self._progress)
         self._refused: dict[Route, RouteState] = {}
@@ -227,3 +228,58 @@ class RequestRun:
             route: self._seen.get(route, RouteState(now)) for route in self.routes
         }
         raise self._remaining.error(states, now, cause) from None
+
+
+class WaitingLine:
+    """The requests of this process that wait for one set of routes."""
+
+    def __init__(self) -> None:
+        # The key is the identity of the ticket; its event is set when it is first in line.
+        self._turns: dict[int, threading.Event] = {}
+        self._lock = new_lock()
+
+    def may_go(self, ticket: object) -> bool:
+        """Return whether the line is empty, or the ticket is first in it."""
+        with self._lock:
+            return next(iter(self._turns), id(ticket)) == id(ticket)
+
+    def join(self, ticket: object) -> None:
+        """Take a place at the end of the line; no effect if the ticket already has a place."""
+        with self._lock:
+            self._turns.setdefault(id(ticket), threading.Event())
+            self._call_first()
+
+    def leave(self, ticket: object) -> None:
+        """Leave the line."""
+        with self._lock:
+            self._turns.pop(id(ticket), None)
+            self._call_first()
+
+    def await_turn(self, ticket: object, seconds: float) -> None:
+        """Sleep until the ticket is first in line, for at most `seconds`."""
+        with self._lock:
+            turn = self._turns.get(id(ticket))
+        if turn:
+            turn.wait(seconds)
+
+    def _call_first(self) -> None:
+        for turn in self._turns.values():
+            turn.set()
+            return
+
+
+@contextmanager
+def waiting_line(routes: Hashable, ticket: object) -> Iterator[WaitingLine]:
+    """The line of a set of routes; the ticket leaves it at the end of the `with`."""
+    with _lines_lock:
+        if (line := _lines.get(routes)) is None:
+            line = _lines[routes] = WaitingLine()
+    try:
+        yield line
+    finally:
+        line.leave(ticket)
+
+
+if hasattr(os, "register_at_fork"):
+    # The waiting threads exist only in the parent process.
+    os.register_at_fork(after_in_child=_lines.clear)

@@ -21,6 +21,7 @@ from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, OnWait, Reply, ReplyStream, Waiting, reply_of
 from .request import Request
 from .secrets import without_locals
+from .timed_ledger import TimedLedger
 from .types import Route
 
 if TYPE_CHECKING:
@@ -301,16 +302,11 @@ class IntelligentLLMOrchestrator:
         """The events of a request, whose reply may be a kept one."""
         if request.replay != "off":
             return self._replayed(request, stream)
-        return RequestRun(
-            request=request,
-            routes=self.routes(request),
-            stream=stream,
-            preferred_provider=self.preferred_provider,
-            quota_tracker=batch or self.quota_tracker,
-            log=batch or self._log,
-            tally=self._tally,
-            has_deadline=batch is None,
-        ).events()
+        ledger = TimedLedger(
+            batch or self.quota_tracker, batch or self._log, has_deadline=batch is None
+        )
+        routes, preferred = self.routes(request), self.preferred_provider
+        return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         from .reply_cache.replay import replayed

@@ -17,7 +17,7 @@ from .catalog import parse_limits
 from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
 from .provider_failure import NOT_SENT, ProviderFailure
-from .quota import booking, codec, key_states, ledger, opening
+from .quota import booking, codec, ledger, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import Purse as Purse
 from .quota.codec import Document, mend
@@ -28,7 +28,6 @@ from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
 from .quota.spending import Shares, Spending, later_of
-from .quota.standings import standings, usage_summary
 from .quota.state import AccountState, Amounts, ProviderState
 from .quota.state import Closure as Closure
 from .request import Request
@@ -263,14 +262,11 @@ class QuotaTracker:
             models: the models that it listed. They, and the address, are open again.
         """
         with suppress(StorageTimeout), lock_deadline(_NOTE_SECONDS):
-            key_states.note_check(
-                self._records.accounts, self.configuration, key, began, refusal, account, models
-            )
+            booking.note_check(self._records, key, began, refusal, account, models)
 
     def missing_models(self) -> dict[str, list[str]]:
         """The models, by provider, that the provider did not have when they were last asked."""
-        now = self._clock.time()
-        return key_states.missing_models(self._records.accounts, self.configuration, now)
+        return standings.missing_models(self._records, self._clock.time())
 
     def budget(self) -> list[BudgetUse]:
         """The cost of paid routes, per budget; [] if no budget is set."""
@@ -281,8 +277,7 @@ class QuotaTracker:
 
         The provider rejects the key, or its account has no credit.
         """
-        now = self._clock.time()
-        return key_states.closure(self._records.accounts, self.configuration, key, now)
+        return standings.closure_of_key(self._records, key, self._clock.time())
 
     def account(self, key: Key) -> str | None:
         """Return the account whose quota the key uses, or None if it is not known yet."""
@@ -351,7 +346,7 @@ class QuotaTracker:
         under way hold counts as used.
         """
         now = self._clock.time() if now is None else now
-        return standings(self._records, self._spending, self.configuration, provider, now)
+        return standings.standings(self._records, self._spending, provider, now)
 
     def get_usage_summary(self, provider: str | None = None) -> dict[str, Any]:
         """Return the usage per provider, key and limit, of all providers or only one.
@@ -367,7 +362,7 @@ class QuotaTracker:
         if provider is not None:
             self.configuration.provider(provider)
         now = self._clock.time()
-        return usage_summary(self.standings(provider, now), now)
+        return standings.usage_summary(self.standings(provider, now), now)
 
     def shared_keys(self) -> dict[str, str]:
         """Return the keys that add no quota, each with the first key of the same account.

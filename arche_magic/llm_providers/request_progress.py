@@ -17,7 +17,7 @@ from .reply import Attempt, Event, Outcome, Piece
 from .types import Timeouts, Usage
 
 if TYPE_CHECKING:
-    from .calls import Answer
+    from .attempt import Answer
     from .config import Configuration
     from .request import Request
     from .routing import Decision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# What `signal` is made of; its own functions also build enums, which takes ten times as long.
+import _signal  # type: ignore[import-not-found]
 import contextvars
 import signal
 import threading
@@ -18,6 +20,7 @@ T = TypeVar("T")
 # Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
 
+_INTERRUPT = int(signal.SIGINT)
 _here = threading.local()
 
 
@@ -67,14 +70,14 @@ class KeptInterrupts:
 
     def __enter__(self) -> None:
         if is_main_thread():
-            handler = signal.getsignal(signal.SIGINT)
+            handler = interrupt_handler()
             if callable(handler):
                 self._handler = handler
-                signal.signal(signal.SIGINT, self._note)
+                handle_interrupts(self._note)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+            handle_interrupts(self._handler)
             self._handler = None
         if self.noted and (kind is None or issubclass(kind, Exception)):
             raise KeyboardInterrupt from None
@@ -86,8 +89,18 @@ class KeptInterrupts:
         except KeyboardInterrupt:
             self.noted = True
             # Here, because the exception may come just before `__exit__` would do so.
-            signal.signal(signal.SIGINT, self._handler)
+            handle_interrupts(self._handler)
             raise
+
+
+def interrupt_handler() -> Any:
+    """Return what handles an interrupt; not callable if none does in Python."""
+    return _signal.getsignal(_INTERRUPT)
+
+
+def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle interrupts by this function; only the main thread may set it."""
+    _signal.signal(_INTERRUPT, handler)
 
 
 def is_main_thread() -> bool:

@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .bounded import TookTooLong, shielded, within
 from .provider_failure import NOT_SENT, ProviderFailure
 from .storage import StorageTimeout, lock_deadline
 
 if TYPE_CHECKING:
-    from .config import Configuration
+    from .attempt_log import AttemptLog
+    from .batch_ledger import BatchLedger
     from .quota.opening import RouteState
-    from .quota_tracker import Hold, Purse
+    from .quota_tracker import Hold, QuotaTracker
     from .reply import Attempt
     from .request import Request
     from .routing import Decision
@@ -34,50 +35,6 @@ _LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
 _MOMENT_SECONDS = 0.02
 
 
-class Ledger(Protocol):
-    """The ledger's methods that a request uses, of a `QuotaTracker` or a `BatchLedger`."""
-
-    @property
-    def configuration(self) -> Configuration:
-        """The configuration whose clock and providers count."""
-
-    @property
-    def may_hang(self) -> bool:
-        """See `QuotaTracker.may_hang`."""
-
-    @property
-    def job(self) -> Purse | None:
-        """See `QuotaTracker.job`."""
-
-    def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
-        """See `QuotaTracker.states_for`."""
-
-    def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """See `QuotaTracker.hold`."""
-
-    def settle(
-        self,
-        hold: Hold,
-        usage: Usage | None,
-        observations: Iterable[Observation] = (),
-        account: str | None = None,
-        *,
-        answered: bool = True,
-        is_whole: bool = True,
-    ) -> str:
-        """See `QuotaTracker.settle`."""
-
-    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """See `QuotaTracker.fail`."""
-
-
-class Log(Protocol):
-    """The methods of the attempt log that a request uses."""
-
-    def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
-        """See `AttemptLog.append`."""
-
-
 class LedgerTimeout(Exception):
     """The ledger did not answer before the request's deadline."""
 
@@ -89,13 +46,19 @@ class TimedLedger:
     takes too long is left to finish in a helper thread, and the request goes on without its result.
 
     Args:
-        ledger: the quota tracker, or what stands in for it.
+        ledger: the quota tracker, or what stands in for it in a job.
         log: where the attempts are recorded.
         has_deadline: False for background threads: their calls take as long as they need.
     """
 
-    def __init__(self, ledger: Ledger, log: Log, *, has_deadline: bool = True) -> None:
-        self._ledger, self._log, self._has_deadline = ledger, log, has_deadline
+    def __init__(
+        self,
+        ledger: QuotaTracker | BatchLedger,
+        log: AttemptLog | BatchLedger,
+        *,
+        has_deadline: bool = True,
+    ) -> None:
+        self.ledger, self._log, self._has_deadline = ledger, log, has_deadline
         self._ends = math.inf
 
     def start(self, seconds: float) -> None:
@@ -127,7 +90,7 @@ class TimedLedger:
         """As `QuotaTracker.hold`, for use in `offer`; waits for locks until the deadline."""
         left = self._ends - time.monotonic() if self._has_deadline else math.inf
         with lock_deadline(left):
-            return self._ledger.hold(route, request)
+            return self.ledger.hold(route, request)
 
     def give_back(self, hold: Hold) -> None:
         """Release a hold for which nothing was sent."""
@@ -145,14 +108,14 @@ class TimedLedger:
     ) -> str:
         """As `QuotaTracker.settle`; "" if the ledger takes too long."""
         settle = partial(
-            self._ledger.settle, hold, usage, observations, account,
+            self.ledger.settle, hold, usage, observations, account,
             answered=answered, is_whole=is_whole,
         )  # fmt: skip
         return self._book(settle, "")
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
         """As `QuotaTracker.fail`; None if the ledger takes too long."""
-        return self._book(partial(self._ledger.fail, hold, failure, account), None)
+        return self._book(partial(self.ledger.fail, hold, failure, account), None)
 
     def states(
         self, routes: Iterable[Route], request: Request, now: float
@@ -160,7 +123,7 @@ class TimedLedger:
         """The state of each route; empty if the ledger takes too long."""
 
         def look() -> Mapping[Route, RouteState]:
-            state_of = self._ledger.states_for(request, now)
+            state_of = self.ledger.states_for(request, now)
             return {route: state_of(route) for route in routes}
 
         return self._book(look, {})
@@ -170,7 +133,7 @@ class TimedLedger:
         self._book(partial(self._log.append, attempts, decisions), None)
 
     def _give_back(self, hold: Hold) -> None:
-        self._ledger.fail(hold, NOT_SENT)
+        self.ledger.fail(hold, NOT_SENT)
 
     def _book(self, work: Callable[[], T], otherwise: T) -> T:
         """Return the result of `work`, or `otherwise` if it fails or takes too long."""
@@ -191,7 +154,7 @@ class TimedLedger:
     ) -> T:
         if not self._has_deadline:
             return work()
-        if not self._ledger.may_hang:
+        if not self.ledger.may_hang:
             with suppress(StorageTimeout), lock_deadline(_MOMENT_SECONDS):
                 return shielded(work, unclaimed)
         left = max(self._ends - time.monotonic(), _LATE_SECONDS)

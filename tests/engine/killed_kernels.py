@@ -23,7 +23,7 @@ from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage
-from arche_magic.llm_providers.storage.file_text import parse
+from arche_magic.llm_providers.storage.ledger_file import parse
 from arche_magic.llm_providers.types import Limit, Usage
 
 # The first of a month. Each kill moves the clock on by twenty minutes, so that all holds end.

@@ -90,10 +90,6 @@ ALLOWED = {
         "quota.opening", "quota.route_records", "quota.standings", "quota.state", "quota.windows",
         "request", "types",
     },
-    "quota.key_states": {
-        "config", "errors", "provider_failure", "quota", "quota.accounts", "quota.closures",
-        "quota.state", "types",
-    },
     "quota.standings": {
         "config", "quota", "quota.closures", "quota.ledger", "quota.opening",
         "quota.route_records", "quota.spending", "quota.state", "quota.windows", "request",
@@ -101,12 +97,12 @@ ALLOWED = {
     },
     "quota_tracker": {
         "catalog", "config", "errors", "provider_failure", "quota", "quota.booking",
-        "quota.budget", "quota.closures", "quota.codec", "quota.key_states", "quota.ledger",
+        "quota.budget", "quota.closures", "quota.codec", "quota.ledger",
         "quota.merging", "quota.older_package", "quota.opening", "quota.route_records",
         "quota.spending", "quota.standings", "quota.state", "request", "storage", "types",
         "wire_fields",
     },
-    "bounded": set(),
+    "bounded": {"stopping"},
     "processes": set(),
     "adapters": {
         "bounded", "errors", "network", "processes", "provider_failure", "redaction", "request",
@@ -139,10 +135,6 @@ ALLOWED = {
     "wire_fields": {"request?"},
     "schemas": {"bounded", "config", "errors", "request", "text", "types"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
-    "calls": {
-        "adapters", "config", "network", "processes", "quota_tracker", "request", "tools",
-        "types",
-    },
     "request_errors": {
         "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
         "types",
@@ -152,18 +144,18 @@ ALLOWED = {
         "request_progress?", "schemas", "types",
     },
     "timed_ledger": {
-        "bounded", "config?", "errors", "provider_failure", "quota.opening?", "quota_tracker?",
-        "reply?", "request?", "routing?", "storage", "types?",
+        "attempt_log?", "bounded", "errors", "provider_failure", "quota.opening?",
+        "quota_tracker?", "reply?", "request?", "routing?", "storage", "batch_ledger?", "types?",
     },
     "request_progress": {
-        "attempt_log", "calls?", "config?", "errors", "prices", "reply", "request?", "routing?",
+        "attempt?", "attempt_log", "config?", "errors", "prices", "reply", "request?", "routing?",
         "timed_ledger?", "types",
     },
     "attempt": {
-        "calls", "errors", "prices", "provider_failure", "quota_tracker?", "reply",
-        "request_progress?", "timed_ledger?", "types?",
+        "adapters", "config", "errors", "network", "prices", "processes",
+        "provider_failure", "quota_tracker?", "reply", "request?", "request_progress?",
+        "timed_ledger?", "tools", "types",
     },
-    "waiting_line": {"processes"},
     "batch_ledger": {
         "attempt_log", "config?", "errors", "provider_failure", "quota.opening", "quota_tracker",
         "reply", "request", "routing?", "types",

@@ -9,12 +9,12 @@ from collections.abc import Generator
 from engine_parts import Clock, a_route, ask, custom_configuration, proven, served
 
 from arche_magic.llm_providers.attempt_log import AttemptLog, Tally
-from arche_magic.llm_providers.loop import RequestRun
+from arche_magic.llm_providers.loop import RequestRun, waiting_line
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.reply import Event, Reply, Waiting
 from arche_magic.llm_providers.storage import MemoryStorage
+from arche_magic.llm_providers.timed_ledger import TimedLedger
 from arche_magic.llm_providers.types import Limit
-from arche_magic.llm_providers.waiting_line import waiting_line
 
 
 def test_the_first_thread_in_line_goes_first() -> None:
@@ -106,7 +106,7 @@ def test_a_request_waits_behind_an_earlier_one_for_an_open_route() -> None:
 
     def events() -> Generator[Event, None, Reply]:
         routes, log = [route], AttemptLog(None)
-        return RequestRun(ask(), routes, False, None, tracker, log, Tally()).events()
+        return RequestRun(ask(), routes, False, None, TimedLedger(tracker, log), Tally()).events()
 
     earlier, later = events(), events()
     first = next(earlier)

@@ -34,7 +34,7 @@ with warnings.catch_warnings():
 from IPython.core.ultratb import VerboseTB
 
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider, get_quota_tracker
-from arche_magic.llm_providers import calls as engine_calls
+from arche_magic.llm_providers import attempt as engine_attempt
 
 _DEEPEST = 12
 _shown: set[str] = set()
@@ -160,7 +160,7 @@ def main() -> None:
         for streamed in (False, True):
             fail(control, name, kind, streamed)
     provider, tracker = get_llm_provider(name), get_quota_tracker()
-    adapters = list(engine_calls._adapters.values())
+    adapters = list(engine_attempt._adapters.values())
     for value in (provider, tracker, provider.configuration, adapters, provider.get_stats()):
         show_parts(value)
         pprint.pprint(vars(value) if hasattr(value, "__dict__") else value)

@@ -17,7 +17,7 @@ from leaks import PLANTED, keys_of, leaks_in
 from arche_magic.llm_providers import (
     LLMProviderError,
     MultiKeyGroqProvider,
-    calls,
+    attempt,
     get_llm_provider,
     get_quota_tracker,
     secrets,
@@ -85,7 +85,7 @@ def check() -> None:
 
 def ask(provider: str, *, streamed: bool = False, fresh: bool = False) -> None:
     if fresh:
-        calls._adapters.clear()
+        attempt._adapters.clear()
     llm = get_llm_provider(provider)
     for key in llm.configuration.keys:
         llm.quota_tracker.reopen(key.label)

@@ -25,7 +25,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 logging.basicConfig(level=logging.DEBUG, filename="debug.log")
 from everything_shown import copies_of, show_error, show_parts
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker, LLMProviderError
-from arche_magic.llm_providers import attempt_log, storage, waiting_line
+from arche_magic.llm_providers import attempt_log, loop, storage
 from arche_magic.llm_providers.config import get_configuration
 import arche_magic.__main__ as command_line
 
@@ -44,7 +44,7 @@ try:
 except (LLMProviderError, KeyboardInterrupt) as error:
     print(type(error).__name__)
     show_error(error)
-for module in (attempt_log, storage, waiting_line):
+for module in (attempt_log, loop, storage):
     show_parts(vars(module))
 print("shown everything")
 """

@@ -1,4 +1,4 @@
-"""The changes that a call makes to the ledger: hold, then settle or fail.
+"""The changes that a call makes to the ledger: hold, then settle or fail; and a check of a key.
 
 Also how a failed call is charged, what it closes, and for how long.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..processes import this_process
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
-from ..types import Route
+from ..types import Key, Route
 from . import closures, ledger, opening, standings, windows
 from .closures import Closable
 from .opening import RouteState
@@ -123,6 +123,37 @@ def fail(
         return opening.route_state(record, held.amounts, now)
 
     return records.settle([held], change)
+
+
+def note_check(
+    records: RouteRecords, key: Key, began: float, refusal: str | None, account: str | None,
+    models: Iterable[str],
+) -> None:  # fmt: skip
+    """See `QuotaTracker.note_check`.
+
+    Raises:
+        StorageTimeout: the ledger was locked until this thread's deadline.
+    """
+    address = records.configuration.providers[key.provider].base_url or ""
+    listed = frozenset(models)
+
+    def change(account_state: AccountState, provider: ProviderState) -> None:
+        account_state.provider = key.provider
+        entry = account_state.key(key.fingerprint)
+        entry.label = key.label
+        if refusal is None:
+            closures.reopen(entry, began)
+            closures.reopen(provider, began)
+            for model, at_provider in provider.models.items():
+                # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
+                if not listed.isdisjoint((model, f"{model}:latest")):
+                    closures.reopen(at_provider, began)
+        else:
+            remedy = Remedy.REPLACE_KEY.name
+            closures.close(entry, refusal, records.clock.time(), None, began, remedy, address)
+
+    records.accounts.learn(key, account, "header")
+    records.accounts.update(key, change)
 
 
 def spent(call: Settlement) -> Amounts:

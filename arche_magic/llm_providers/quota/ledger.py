@@ -104,17 +104,18 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     other figures say nothing about it.
     """
     limits = {limit.name: limit for limit in defaults}
-    learned = {}
+    learned, has_other_plan = {}, False
     for name, state in model.limits.items():
         # Ignore stored copies of published and configured limits: the settings may be newer.
-        if state.evidence in _LEARNED and not _is_wish(limits.get(name), state.amount):
-            learned[name] = state.limit(name)
-    if any(
-        name in limits
-        and limits[name].evidence == "published"
-        and limit.amount > _OTHER_PLAN * limits[name].amount
-        for name, limit in learned.items()
-    ):
+        if state.evidence not in _LEARNED:
+            continue
+        known = limits.get(name)
+        if _is_wish(known, state.amount):
+            continue
+        learned[name] = state.limit(name)
+        if known and known.evidence == "published":
+            has_other_plan = has_other_plan or state.amount > _OTHER_PLAN * known.amount
+    if has_other_plan:
         limits = {name: x for name, x in limits.items() if x.evidence != "published"}
     return limits | learned
 

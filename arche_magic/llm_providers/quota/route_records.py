@@ -115,7 +115,7 @@ class RouteRecords:
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.accounts = Accounts(storage, configuration)
-        self._configuration = configuration
+        self.configuration = configuration
         self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
         self._known: dict[RouteId, _Known] = {}
@@ -287,7 +287,7 @@ class RouteRecords:
 
         `refused` are the units of the request, if it was refused.
         """
-        catalog = self._configuration.providers[record.route.provider]
+        catalog = self.configuration.providers[record.route.provider]
         usual = catalog.window, catalog.time_zone
         ledger.learn(record.model, record.limits, usual, seen, now, alone, refused)
         return self._with_limits(record)
@@ -309,13 +309,13 @@ class RouteRecords:
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
         if route not in self._defaults:
-            self._defaults[route] = self._configuration.default_limits(route)
+            self._defaults[route] = self.configuration.default_limits(route)
         defaults = self._defaults[route]
         if not provider.limits:
             return defaults
-        catalog = self._configuration.providers[route.provider]
+        catalog = self.configuration.providers[route.provider]
         limits = {limit.name: limit for limit in defaults}
-        for scope in self._configuration.limit_scopes(route):
+        for scope in self.configuration.limit_scopes(route):
             table = provider.limits.get(scope, {})
             parsed = parse_limits(table, catalog.window, catalog.time_zone)
             limits.update({limit.name: limit for limit in parsed})

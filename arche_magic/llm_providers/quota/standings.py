@@ -1,4 +1,4 @@
-"""What the ledger displays: each limit of each route, the usage summary, what is left in words."""
+"""What the ledger displays: each limit of each route, sums of them, and what is closed."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..config import Configuration
 from ..request import Message, Request
-from ..types import Limit, Route, RouteId, Standing, iso
+from ..types import Key, Limit, Route, RouteId, Standing, iso
 from . import closures, ledger, opening, windows
 from .opening import RouteState
 from .route_records import RouteRecords
 from .spending import Spending
-from .state import Amounts, LimitState, RouteRecord
+from .state import Amounts, Closure, LimitState, RouteRecord
 
 # The request that standings are about: a route that is shown as open takes at least this.
 _SHORT_PROMPT = Request((Message("user", "Hello"),))
 
 
 def standings(
-    records: RouteRecords, spending: Spending, configuration: Configuration,
-    provider: str | None, now: float,
-) -> list[Standing]:  # fmt: skip
+    records: RouteRecords, spending: Spending, provider: str | None, now: float
+) -> list[Standing]:
     """Every limit of every route; with `provider`, of that provider's routes."""
     rows = []
     record_of = records.reading(now)
     bound_of = spending.bound_of(_SHORT_PROMPT, now)
-    for route in _all_routes(records, configuration, provider):
+    for route in _all_routes(records, provider):
         record = record_of(route)
         account = records.accounts.account(route.key)
         amounts = ledger.estimate(record.model, _SHORT_PROMPT)
@@ -36,10 +34,9 @@ def standings(
     return rows
 
 
-def _all_routes(
-    records: RouteRecords, configuration: Configuration, provider: str | None
-) -> list[Route]:
+def _all_routes(records: RouteRecords, provider: str | None) -> list[Route]:
     """The routes of the configuration, and those to models that were used besides."""
+    configuration = records.configuration
     routes = {
         route.id: route for route in configuration.routes() if provider in (None, route.provider)
     }
@@ -51,6 +48,33 @@ def _all_routes(
                 if used not in routes and configuration.is_on(key, model):
                     routes[used] = configuration.route(key, model)
     return list(routes.values())
+
+
+def missing_models(records: RouteRecords, now: float) -> dict[str, list[str]]:
+    """By provider, the models that were missing when they were last asked for."""
+    missing: dict[str, list[str]] = {}
+    for key in records.configuration.keys:
+        _, provider = records.accounts.read(key)
+        for model, state in provider.models.items():
+            closed = closures.closure_of(state, _address(records, key))
+            if closed and closed.remedy == closures.MISSING and closed.ends > now:
+                names = missing.setdefault(key.provider, [])
+                names += [model] if model not in names else []
+    return missing
+
+
+def closure_of_key(records: RouteRecords, key: Key, now: float) -> Closure | None:
+    """See `QuotaTracker.closure`."""
+    account, _ = records.accounts.read(key)
+    for part in (account.keys.get(key.fingerprint), account):
+        closed = closures.closure_of(part, _address(records, key)) if part else None
+        if closed and closed.ends > now:
+            return closed
+    return None
+
+
+def _address(records: RouteRecords, key: Key) -> str:
+    return records.configuration.providers[key.provider].base_url or ""
 
 
 def _standings_of(

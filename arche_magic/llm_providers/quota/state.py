@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le, MaxLen, Predicate
@@ -49,7 +49,10 @@ Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
 # The year 5138: some later moments do not fit into a `datetime`.
 Moment = Annotated[float, Ge(0.0), Le(1e11)]
 Text = Annotated[str, MaxLen(10_000)]
-LimitName = Annotated[str, Predicate(_LIMIT_NAMES.__contains__)]
+if TYPE_CHECKING:
+    LimitName = str
+else:
+    LimitName = Literal[tuple(sorted(_LIMIT_NAMES))]
 
 
 def _rounded_up(units: float) -> float:

@@ -24,8 +24,8 @@ from .base import (
     warn_of_file,
     warn_once,
 )
-from .file_text import FILE_VERSION
 from .json_file import JsonFileStorage
+from .ledger_file import FILE_VERSION
 
 __all__ = [
     "FILE_VERSION",

@@ -26,9 +26,17 @@ from .base import (
     warn,
     warn_of_file,
 )
-from .file_text import entry_of, is_a_ledger, is_ours, parse, read_entry, split
 from .kernel_lock import kernel_lock
-from .ledger_file import BeingWritten, LedgerFile
+from .ledger_file import (
+    BeingWritten,
+    LedgerFile,
+    entry_of,
+    is_a_ledger,
+    is_ours,
+    parse,
+    read_entry,
+    split,
+)
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.

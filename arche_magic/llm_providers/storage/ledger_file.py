@@ -1,14 +1,36 @@
-"""The bytes of a ledger's file and of its copy: what is where, and what must be written."""
+"""The ledger's file and its copy: their format, one line per limit, and how they are written.
+
+A file begins and ends with its revision, so that part of a file is never mistaken for all of it.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
+from ..bounded import library
 from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_unchanging
-from .file_text import head_of, places_of, tail_of, whole_file
+from .base import Document, Upgrade
 
+FILE_VERSION = 3
+# Documents of older versions are read as they are; see `quota.older_versions`.
+_READABLE = (1, 2, FILE_VERSION)
+_HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
+_TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
+_TAIL_BYTES, _LONGEST_NUMBER = 64, 400
+# Room in an entry, in bytes.
+_SPARE_SPACES, _MOST_SPACES = 512, 4096
+# This is only between two documents: lines inside a document begin with three spaces or more.
+_SEPARATOR, _BETWEEN = b",\n", b',\n  "'
+# The end of a mapping, and the quote before the next key. If the quote ends a text instead, one of
+# these characters follows.
+_MAPPING_ENDS = re.compile(rb'\},"(?![:,}\]])')
 # The first bytes of the file, which contain its version and revision.
 _HEAD_BYTES = 64
 # Writing a smaller file as a whole takes less time than writing parts of it.
@@ -149,3 +171,144 @@ class LedgerFile:
         # would close a descriptor that another file has by then.
         if stamp is not None:
             os.close(self._descriptor)
+
+
+def whole_file(entries: Iterable[bytes], revision: int) -> bytes:
+    """The content of a file with these documents, as `entry_of` writes them."""
+    return b"".join((head_of(revision), _SEPARATOR.join(entries), tail_of(revision)))
+
+
+def head_of(revision: int) -> bytes:
+    """The beginning of a file of that revision, up to its first document."""
+    head = f'{{\n "version": {FILE_VERSION},\n "revision": {revision},\n "documents": {{\n'
+    return head.encode()
+
+
+def tail_of(revision: int) -> bytes:
+    """The end of a file of that revision, after its last document."""
+    return f'\n }},\n "complete": {revision}\n}}\n'.encode()
+
+
+def places_of(entries: Mapping[str, bytes], revision: int) -> dict[str, tuple[int, int]]:
+    """Where each document begins in the file that `whole_file` writes, and its length, in bytes."""
+    places, place = {}, len(head_of(revision))
+    for name, entry in entries.items():
+        places[name] = place, len(entry)
+        place += len(entry) + len(_SEPARATOR)
+    return places
+
+
+def split(content: bytes) -> tuple[dict[str, bytes], int] | None:
+    """The documents as entries, not parsed, and the revision of a file that `whole_file` wrote.
+
+    None for any other file.
+    """
+    head, tail = _HEAD.match(content), _TAIL.search(content, max(0, len(content) - _TAIL_BYTES))
+    if not head or not tail or head[1] != tail[1]:
+        return None
+    entries = {}
+    for part in content[head.end() : tail.start()].split(_BETWEEN):
+        name, colon, _ = part.partition(b'": ')
+        if b"\\" in name or not colon:
+            return None
+        entries[name.decode()] = b'  "' + part
+    return entries, int(head[1])
+
+
+def parse(content: bytes) -> tuple[dict[str, Document], int] | None:
+    """The documents, not yet mended, and the revision of a file of ours, even if it was edited.
+
+    None for a file in another layout and for half a file.
+    """
+    try:
+        data = json.loads(content.decode("utf-8-sig"), parse_int=_whole_number)
+    except (ValueError, RecursionError):
+        return None
+    if data == {}:
+        return {}, 0
+    if not isinstance(data, dict):
+        return None
+    version, documents = data.get("version"), data.get("documents")
+    revision, complete = data.get("revision", 0), data.get("complete", 0)
+    # True equals 1 and 2.0 equals 2, but we write neither.
+    if not all(type(number) is int for number in (version, revision, complete)):
+        return None
+    if version not in _READABLE or not isinstance(documents, dict):
+        return None
+    return (documents, revision) if complete == revision >= 0 else None
+
+
+def _whole_number(digits: str) -> float:
+    """Python refuses numbers of more than 4,300 digits; as inf, only that value is wrong."""
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else math.inf
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether a file that cannot be read begins like one of ours, as far as it goes."""
+    heads = (f'{{\n "version": {version},\n'.encode() for version in _READABLE)
+    return any(content[: len(head)] == head[: len(content)] for head in heads)
+
+
+def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
+    """Whether a file is a ledger in any layout, or begins like one.
+
+    Args:
+        content: the content of the file.
+        upgrade: turns files in the layouts of other packages into documents.
+    """
+    if content.startswith(b'{\n "version": ') and is_ours(content):
+        return True
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(data, dict):
+        return False
+    versioned = isinstance(data.get("version"), int) and isinstance(data.get("documents"), dict)
+    return data == {} or versioned or bool(upgrade and upgrade(data))
+
+
+def entry_of(name: str, document: Document, before: int = 0) -> bytes:
+    """The name and the JSON of a document, with a line break after each mapping inside it.
+
+    Spaces keep its length as it was `before` (in bytes), so that the documents after it stay where
+    they are in the file. Where it is new or has become longer, some more are for the next time.
+    """
+    try:
+        text: bytes = _fast_json().to_json(document)
+    except ValueError:  # half a character, which only the standard library writes
+        text = json.dumps(document, separators=(",", ":")).encode()
+    # The `indent` of json.dumps is ten times slower.
+    entry = b"%b%b" % (_before(name), _MAPPING_ENDS.sub(b'},\n   "', text))
+    if len(entry) <= before <= len(entry) + _MOST_SPACES:
+        return entry.ljust(before)
+    return entry.ljust(len(entry) + _SPARE_SPACES) if before < len(entry) else entry
+
+
+def read_entry(name: str, entry: bytes) -> Document:
+    """A new document from its entry.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    text = entry[len(_before(name)) :]
+    try:
+        document: Document = _fast_json().from_json(text)
+    except ValueError:
+        document = json.loads(text)
+    return document
+
+
+@cache
+def _fast_json() -> Any:
+    """The JSON functions of pydantic, which take half the time of the standard library's.
+
+    Loaded when a ledger is first used, and not when this package is imported.
+    """
+    return library("pydantic_core")
+
+
+@lru_cache(maxsize=1024)
+def _before(name: str) -> bytes:
+    """What comes before the JSON of a document."""
+    return f"  {json.dumps(name)}: ".encode()

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files import open_ours, read_ours
 from .base import Document, Mend, Upgrade, warn
-from .file_text import FILE_VERSION, is_ours, parse
+from .ledger_file import FILE_VERSION, is_ours, parse
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3
