@@ -113,18 +113,21 @@ def chat_part(item: Any) -> Part | None:
         TypeError: it is not a JSON object.
         ErrorInReply: it describes an error.
     """
+    if isinstance(item, str):
+        raise ErrorInReply(item)
     if not isinstance(item, dict):
         raise TypeError("JSON that is not an object")
     extra = mapping(item.get("x_groq"))
     usage = mapping(extra.get("usage")) or mapping(item.get("usage"))
     count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
     choices = mappings(item.get("choices"))
+    choice = choices[0] if choices else {}
+    # Mistral's error in a stream, and those of OpenRouter, FastAPI's servers and Cloudflare.
+    signs = ("error",) if choices else ("error", "detail", "errors")
+    if any(map(item.get, signs)) or item.get("object") == "error" or choice.get("error"):
+        raise ErrorInReply(choice if choice.get("error") else item)
     if not choices:
-        # Mistral's error in a stream, or the error of a service behind a broker (OpenRouter).
-        if item.get("error") or item.get("object") == "error":
-            raise ErrorInReply(item)
         return Part(usage=count) if count else None
-    choice = choices[0]
     whole = mapping(choice.get("message"))
     message = whole or mapping(choice.get("delta"))
     calls = mappings(message.get("tool_calls"))

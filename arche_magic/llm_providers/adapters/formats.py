@@ -132,7 +132,9 @@ class Formats:
             asked = Asked(form, schema.text)
         if all(message.role != "system" for message in request.messages):
             return request, asked
-        if is_plain or model in self._without_system:
+        # Gemini needs a turn of the user.
+        has_no_turn = self._is_gemini and all(m.role == "system" for m in request.messages)
+        if is_plain or has_no_turn or model in self._without_system:
             return _without_system(request), asked
         return request, replace(asked, system=True)
 

@@ -11,7 +11,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .base import Adapter
-from .error_bodies import is_code, mapping, mappings, said
+from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format
 from .google_parts import (
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 # The parts of a reply that are read. The SDK prints each word that it does not know in a warning,
 # exactly as the server wrote it: with terminal escapes, or the key.
 _READ: Any = {
-    "error": ...,
     "models": [{"name": ...}],
     "promptFeedback": {"blockReason": "BlockedReason"},
     "candidates": [
@@ -93,8 +92,9 @@ class GoogleAdapter(Adapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        if not isinstance(answer, dict):
-            raise TypeError("JSON that is not an object")
+        if not isinstance(answer, dict) or answer.get("error"):
+            # The SDK finds errors in streams alone.
+            raise ErrorInReply(answer)
         kept = _only(answer, _READ)
         if word := _unknown_word(answer, kept):
             # The SDK does not check the id, and nothing else reads it.
@@ -246,9 +246,9 @@ def _part(response: Any) -> Part | None:
     count = usage and counted(
         usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count
     )
-    block = getattr(getattr(response, "prompt_feedback", None), "block_reason", None)
-    if block:
-        word = response.response_id or _word(block)
+    block = _word(getattr(getattr(response, "prompt_feedback", None), "block_reason", None))
+    word = response.response_id or block
+    if block and not word.endswith("UNSPECIFIED"):
         return Part(finish_reason="content_filter", usage=count or None, reason=word)
     if not response.candidates:
         return Part(usage=count) if count else None
