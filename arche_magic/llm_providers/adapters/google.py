@@ -79,8 +79,6 @@ _RULES = (
 )  # fmt: skip
 # Seen: "Invalid thought signature" (github.com/lbjlaq/Antigravity-Manager/pull/3342, 2026-08).
 _ABOUT_SIGNATURE = re.compile("thought.?signature", re.IGNORECASE)
-# Thought signatures that were refused, and are not sent again.
-_stale: set[str] = set()
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -137,7 +135,7 @@ class GoogleAdapter(Adapter):
         # With either of these the SDK would send requests that the ledger does not count.
         given["automatic_function_calling"] = {"disable": True}
         given["automatic_continuation"] = False
-        contents = contents_of(request, model, _stale)
+        contents = contents_of(request, model, self._formats.stale_signatures)
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
@@ -175,8 +173,9 @@ class GoogleAdapter(Adapter):
         # A conversation can have signatures of another model or service.
         if request and refusal.status == 400 and _ABOUT_SIGNATURE.search(refusal.words):
             calls = (call for message in request.messages for call in message.tool_calls)
-            if fresh := {call.signature for call in calls if call.signature} - _stale:
-                _stale.update(fresh)
+            stale = self._formats.stale_signatures
+            if fresh := {call.signature for call in calls if call.signature} - stale:
+                stale |= fresh
                 summary = f"{refusal.model} does not take the signatures of earlier calls"
                 return refusal.failure(summary, Remedy.ASK_DIFFERENTLY, said="")
         return super()._refused(refusal, request)
