@@ -125,6 +125,17 @@ def test_an_error_in_an_answer_that_says_200_is_told_in_its_own_words(
     assert str(failure).endswith(": Too many guests.")
 
 
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_error_instead_of_vectors_is_told_in_its_own_words(
+    script: Script, build: Build, wire: str
+) -> None:
+    script.answer(200, {"error": OVERLOADED})
+    request = Request((Message("user", "One"),), inputs=("One",))
+    failure = failure_of(build(wire), GEMINI, request)
+    assert failure.remedy is Remedy.RETRY_LATER
+    assert str(failure).endswith(": Too many guests.")
+
+
 @pytest.mark.parametrize("wire", CHATS)
 @pytest.mark.parametrize(
     "event",

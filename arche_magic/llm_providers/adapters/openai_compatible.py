@@ -12,7 +12,7 @@ from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
-from .error_bodies import mapping, mappings, said
+from .error_bodies import ErrorInReply, mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
@@ -150,6 +150,8 @@ class OpenAIAdapter(Adapter):
             body={name: value for name, value in parameters.items() if value is not None},
             cast_to=object,
         )
+        if not answer.get("data"):
+            raise ErrorInReply(answer)
         usage = mapping(answer.get("usage"))
         return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
