@@ -12,6 +12,7 @@ from tool_answers import ASKED
 from arche_magic.llm_providers.adapters.limits import retry_delay
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Usage
 
 CHATS = ("groq", "openai", "mistral")
 GEMINI = "gemini-3.8-flash"
@@ -86,6 +87,39 @@ def test_odd_replies_are_read(script: Script, build: Build, wire: str, body: Any
 def test_odd_streams_are_read(script: Script, build: Build, wire: str, events: list[Any]) -> None:
     script.events(*events)
     assert text_of(complete(build(wire), "m", stream=True)) == "Hi"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", CHATS)
+@pytest.mark.parametrize(
+    ("prompt", "completion", "total", "counted"),
+    [
+        (20, 30, 50, Usage(20, 30)),
+        # github.com/UKGovernmentBEIS/inspect_ai/issues/5528
+        (32, 9, 135, Usage(32, 103)),
+        # github.com/router-for-me/CLIProxyAPI/issues/5733
+        (21, 0, 81, Usage(21, 60)),
+        (20, 30, None, Usage(20, 30)),
+        (20, 30, 0, Usage(20, 30)),
+        (None, None, None, None),
+    ],
+)
+def test_reasoning_that_is_only_in_the_total_is_counted(
+    script: Script,
+    build: Build,
+    wire: str,
+    prompt: int | None,
+    completion: int | None,
+    total: int | None,
+    counted: Usage | None,
+    stream: bool,
+) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    if stream:
+        script.events(HI, END, EMPTY | {"usage": usage})
+    else:
+        script.answer(200, message("Hi") | {"usage": usage})
+    assert complete(build(wire), "m", stream=stream)[-1].usage == counted
 
 
 @pytest.mark.parametrize("stream", [False, True])
