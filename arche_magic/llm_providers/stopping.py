@@ -69,7 +69,8 @@ class KeptInterrupts:
         self._handler: Any = None
 
     def __enter__(self) -> None:
-        if is_main_thread():
+        # In a notebook's cell, the handler of the cell notes it.
+        if is_main_thread() and stop_of_this_thread() is None:
             handler = interrupt_handler()
             if callable(handler):
                 self._handler = handler

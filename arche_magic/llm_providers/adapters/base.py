@@ -289,7 +289,8 @@ class Adapter(ABC):
             failure = ProviderFailure(summary, Remedy.FIX_REQUEST)
         else:
             # google-genai keeps an error event in `details`, the others in `body`.
-            fields = error_fields(getattr(error, "details", None) or getattr(error, "body", None))
+            body = getattr(error, "details", None) or getattr(error, "body", None)
+            fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
             if any(said(fields, name) for name in ("message", "code", "type", "detail")):
                 failure = self._refused(Refusal(call, status or 500, fields, model), request)

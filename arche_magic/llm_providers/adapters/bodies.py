@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from ..text.characters import whole_characters
+
 ACCEPTED_ENCODINGS = "gzip, deflate"
 MOST_OF_AN_ERROR = 65_536
 """Maximum bytes that are read of an error, before and after decompression."""
@@ -200,4 +202,6 @@ def rewritten(
             yield text
             continue
         form = b"data: %b\n\n" if events else b"%b"
-        yield form % json.dumps(keep(value) if keep else value).encode()
+        kept = json.dumps(keep(value) if keep else value, ensure_ascii=events)
+        # Mistral's SDK refuses a reply with half a character; a stream sends the other half later.
+        yield form % whole_characters(kept).encode()

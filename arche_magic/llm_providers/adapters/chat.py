@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .error_bodies import ErrorInReply, mapping, mappings, said
-from .replies import Part, counted, finish_kind, whole_calls
+from .replies import Part, as_count, counted, finish_kind, whole_calls
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..request import Message, Request
+    from ..types import Usage
 
 # Google documents this value for calls that another model made: Gemini 3 refuses the first call of
 # a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
@@ -113,18 +116,21 @@ def chat_part(item: Any) -> Part | None:
         TypeError: it is not a JSON object.
         ErrorInReply: it describes an error.
     """
+    if isinstance(item, str):
+        raise ErrorInReply(item)
     if not isinstance(item, dict):
         raise TypeError("JSON that is not an object")
     extra = mapping(item.get("x_groq"))
     usage = mapping(extra.get("usage")) or mapping(item.get("usage"))
-    count = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    count = _counted(usage)
     choices = mappings(item.get("choices"))
+    choice = choices[0] if choices else {}
+    # Mistral's error in a stream, and those of OpenRouter, FastAPI's servers and Cloudflare.
+    signs = ("error",) if choices else ("error", "detail", "errors")
+    if any(map(item.get, signs)) or item.get("object") == "error" or choice.get("error"):
+        raise ErrorInReply(choice if choice.get("error") else item)
     if not choices:
-        # Mistral's error in a stream, or the error of a service behind a broker (OpenRouter).
-        if item.get("error") or item.get("object") == "error":
-            raise ErrorInReply(item)
         return Part(usage=count) if count else None
-    choice = choices[0]
     whole = mapping(choice.get("message"))
     message = whole or mapping(choice.get("delta"))
     calls = mappings(message.get("tool_calls"))
@@ -143,6 +149,19 @@ def chat_part(item: Any) -> Part | None:
         call_pieces=() if whole else tuple(calls),
         choices=tuple(choices) if whole else (),
     )
+
+
+def _counted(usage: Mapping[str, Any]) -> Usage | None:
+    """The provider's own count.
+
+    xAI, and Google's service on this wire, leave reasoning out of the completion's tokens, but not
+    out of the total (github.com/UKGovernmentBEIS/inspect_ai/issues/5528).
+    """
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, completion, total = (as_count(usage.get(name)) for name in names)
+    if prompt > 0 and completion >= 0:
+        completion = max(completion, total - prompt)
+    return counted(prompt, completion)
 
 
 def _text(content: Any) -> str:

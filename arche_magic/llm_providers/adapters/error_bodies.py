@@ -27,8 +27,9 @@ def error_fields(body: Any) -> Mapping[str, Any]:
     """Return the mapping that describes the error, in any of the shapes providers wrap it into.
 
     Seen: `{"error": {…}}`, `[{"error": {…}}]` (Google's OpenAI-compatible endpoint), the bare
-    mapping, `{"detail": "…"}`, `{"detail": […]}` and `{"message": {"detail": […]}}` (Mistral), and
-    plain text. Empty if there is none.
+    mapping, `{"errors": [{…}]}` (Cloudflare), `{"detail": "…"}`, `{"detail": […]}` and
+    `{"message": {"detail": […]}}` (Mistral), `{"detail": {…}}`, and plain text. Empty if there is
+    none.
     """
     for _ in range(4):
         if isinstance(body, str):
@@ -37,7 +38,9 @@ def error_fields(body: Any) -> Mapping[str, Any]:
             body = body[0] if body else {}
         if not isinstance(body, dict):
             return {}
-        wrapped = (body.get(name) for name in ("error", "data"))
+        wrapped = [body.get(name) for name in ("error", "data", "errors")]
+        if isinstance(body.get("detail"), dict):
+            wrapped.append(body["detail"])
         inner = next((w for w in wrapped if w and isinstance(w, dict | list | str)), None)
         if inner is None:
             return body

@@ -166,7 +166,8 @@ _NO_MODEL = (
 _BLOCKED = "access blocked between this machine and the provider"
 _PAGE = r"^\s*<"
 _INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405)
-_OUTAGES = (408, 409, 424, 425, 498, *range(500, 1000))
+# 499: Google's CANCELLED, and a proxy whose client left.
+_OUTAGES = (408, 409, 424, 425, 498, 499, *range(500, 1000))
 _FORBIDDEN_PLACE = "access from this region or network refused"
 
 # The first rule that fits counts.

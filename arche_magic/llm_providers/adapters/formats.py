@@ -72,6 +72,12 @@ class Formats:
     Args:
         is_gemini: whether the service is the Gemini API.
         is_groq: whether it is Groq.
+
+    Attributes:
+        token_limits: the parameter that limits a reply's tokens, by model, where the usual one was
+            refused.
+        without_stream_options: the models that refused `stream_options`.
+        stale_signatures: thought signatures that were refused, and are not sent again.
     """
 
     def __init__(self, is_gemini: bool = False, is_groq: bool = False) -> None:
@@ -79,6 +85,9 @@ class Formats:
         self._without_system: set[str] = set()
         # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
+        self.token_limits: dict[str, str] = {}
+        self.without_stream_options: set[str] = set()
+        self.stale_signatures: set[str] = set()
 
     def refused(
         self, model: str, asked: Asked, status: int, message: str, what: str
@@ -132,7 +141,9 @@ class Formats:
             asked = Asked(form, schema.text)
         if all(message.role != "system" for message in request.messages):
             return request, asked
-        if is_plain or model in self._without_system:
+        # Gemini needs a turn of the user.
+        has_no_turn = self._is_gemini and all(m.role == "system" for m in request.messages)
+        if is_plain or has_no_turn or model in self._without_system:
             return _without_system(request), asked
         return request, replace(asked, system=True)
 

@@ -11,7 +11,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .base import Adapter
-from .error_bodies import is_code, mapping, mappings, said
+from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format
 from .google_parts import (
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 # The parts of a reply that are read. The SDK prints each word that it does not know in a warning,
 # exactly as the server wrote it: with terminal escapes, or the key.
 _READ: Any = {
-    "error": ...,
     "models": [{"name": ...}],
     "promptFeedback": {"blockReason": "BlockedReason"},
     "candidates": [
@@ -80,8 +79,6 @@ _RULES = (
 )  # fmt: skip
 # Seen: "Invalid thought signature" (github.com/lbjlaq/Antigravity-Manager/pull/3342, 2026-08).
 _ABOUT_SIGNATURE = re.compile("thought.?signature", re.IGNORECASE)
-# Thought signatures that were refused, and are not sent again.
-_stale: set[str] = set()
 API_VERSION = "v1beta"
 """Set, because the SDK's default moved to v1, and nearly all known behaviour is v1beta's."""
 
@@ -93,8 +90,9 @@ class GoogleAdapter(Adapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        if not isinstance(answer, dict):
-            raise TypeError("JSON that is not an object")
+        if not isinstance(answer, dict) or answer.get("error"):
+            # The SDK finds errors in streams alone.
+            raise ErrorInReply(answer)
         kept = _only(answer, _READ)
         if word := _unknown_word(answer, kept):
             # The SDK does not check the id, and nothing else reads it.
@@ -137,7 +135,7 @@ class GoogleAdapter(Adapter):
         # With either of these the SDK would send requests that the ledger does not count.
         given["automatic_function_calling"] = {"disable": True}
         given["automatic_continuation"] = False
-        contents = contents_of(request, model, _stale)
+        contents = contents_of(request, model, self._formats.stale_signatures)
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
@@ -175,8 +173,9 @@ class GoogleAdapter(Adapter):
         # A conversation can have signatures of another model or service.
         if request and refusal.status == 400 and _ABOUT_SIGNATURE.search(refusal.words):
             calls = (call for message in request.messages for call in message.tool_calls)
-            if fresh := {call.signature for call in calls if call.signature} - _stale:
-                _stale.update(fresh)
+            stale = self._formats.stale_signatures
+            if fresh := {call.signature for call in calls if call.signature} - stale:
+                stale |= fresh
                 summary = f"{refusal.model} does not take the signatures of earlier calls"
                 return refusal.failure(summary, Remedy.ASK_DIFFERENTLY, said="")
         return super()._refused(refusal, request)
@@ -246,9 +245,9 @@ def _part(response: Any) -> Part | None:
     count = usage and counted(
         usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count
     )
-    block = getattr(getattr(response, "prompt_feedback", None), "block_reason", None)
-    if block:
-        word = response.response_id or _word(block)
+    block = _word(getattr(getattr(response, "prompt_feedback", None), "block_reason", None))
+    word = response.response_id or block
+    if block and not word.endswith("UNSPECIFIED"):
         return Part(finish_reason="content_filter", usage=count or None, reason=word)
     if not response.candidates:
         return Part(usage=count) if count else None

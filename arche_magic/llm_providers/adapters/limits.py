@@ -118,7 +118,10 @@ def retry_delay(headers: Mapping[str, str], now: float) -> float | None:
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds) and float(milliseconds) / 1000 <= LONGEST_DELAY:
         return float(milliseconds) / 1000
-    return parse_duration(headers.get("retry-after", ""), served_at(headers, now))
+    stated, now = headers.get("retry-after", ""), served_at(headers, now)
+    # A proxy may have added another such header.
+    delays = [parse_duration(part, now) for part in (stated, *stated.split(","))]
+    return max((delay for delay in delays if delay is not None), default=None)
 
 
 def served_at(headers: Mapping[str, str], now: float) -> float:

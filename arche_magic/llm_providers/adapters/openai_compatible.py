@@ -12,7 +12,7 @@ from ..types import TOKEN_LIMIT_NAMES
 from . import google
 from .base import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
-from .error_bodies import mapping, mappings, said
+from .error_bodies import ErrorInReply, mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
@@ -91,10 +91,6 @@ _UNKNOWN_NAME = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_CALL_ID = 40
-# By provider, base URL and model, where the usual name was refused.
-_token_limits: dict[tuple[str, str, str], str] = {}
-# As above, where `stream_options` was refused.
-_without_options: set[tuple[str, str, str]] = set()
 
 
 class OpenAIAdapter(Adapter):
@@ -154,6 +150,8 @@ class OpenAIAdapter(Adapter):
             body={name: value for name, value in parameters.items() if value is not None},
             cast_to=object,
         )
+        if not answer.get("data"):
+            raise ErrorInReply(answer)
         usage = mapping(answer.get("usage"))
         return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
@@ -163,7 +161,7 @@ class OpenAIAdapter(Adapter):
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
-        takes_options = (self._key.provider, self._base_url, model) not in _without_options
+        takes_options = model not in self._formats.without_stream_options
         extra = dict(request.extra)
         # The others count for streams alone, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
@@ -192,7 +190,7 @@ class OpenAIAdapter(Adapter):
         # OpenAI's reference calls max_tokens deprecated, and its reasoning models refuse it; some
         # compatible services accept only max_tokens.
         usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
-        learned = _token_limits.get((self._key.provider, self._base_url, model))
+        learned = self._formats.token_limits.get(model)
         return learned or self._token_limit_name or usual or "max_tokens"
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
@@ -239,22 +237,22 @@ class OpenAIAdapter(Adapter):
     def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
         """Learn, once per model, to omit a parameter of ours or to use its other name."""
         model, param = refusal.model, refusal.said("param")
-        place = (self._key.provider, self._base_url, model)
+        formats = self._formats
 
         def is_refused(name: str) -> bool:
             named = param == name or (not param and re.search(rf"\b{name}\b", refusal.words))
             return bool(named and _UNKNOWN_NAME.search(refusal.words))
 
-        if is_refused("stream_options") and place not in _without_options:
-            _without_options.add(place)
+        if is_refused("stream_options") and model not in formats.without_stream_options:
+            formats.without_stream_options.add(model)
             return refusal.failure(
                 f"{model} does not take stream_options", Remedy.ASK_DIFFERENTLY, said=""
             )
         name = self._token_limit(model)
-        if not is_refused(name) or place in _token_limits:
+        if not is_refused(name) or model in formats.token_limits:
             return None
         other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
-        _token_limits[place] = other
+        formats.token_limits[model] = other
         return refusal.failure(
             f"{model} takes {other} instead of {name}", Remedy.ASK_DIFFERENTLY, said=""
         )

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 # complete: the text is there, and servers often invent new words for "done".
 _PATTERNS = {
     "content_filter": re.compile(
-        "filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
+        # Not Google's "function_call_filter: MALFORMED_FUNCTION_CALL" on OpenAI's wire.
+        "(?<!call)filter|safety|unsafe|prohibited|blocklist|blocked|spii|recitation|refus|guardrail"
         "|sensitive|moderat|toxic|policy|violat|modelarmor|censor|escalation|flagged|copyright"
     ),
     "error": re.compile(
