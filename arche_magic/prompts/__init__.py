@@ -32,7 +32,7 @@ _STEP = re.compile(
 )
 _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
-_AS_IT_STANDS = r"(\{{ sends braces unchanged, and so does --raw)"
+_UNCHANGED = r"(\{{ sends braces unchanged, and so does --raw)"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def name_in(reference: str, names: Container[str] = ()) -> str:
     ends = [step.start() for step in re.finditer(r"[.\[]", reference)]
     for end in (len(reference), *reversed(ends)):
         name, rest = reference[:end], reference[end:]
-        # After `a.b`, another dot is rather part of a name that does not exist.
+        # A name such as `a.b` has no attributes: `a.b.c` is more likely misspelt.
         follows = name.isidentifier() or not rest.startswith(".")
         if name in names and follows and _STEPS.fullmatch(rest):
             return name
@@ -141,7 +141,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
     name = name_in(reference, names)
     steps = steps_in(reference, name)
     if name not in names:
-        hint = did_you_mean(name, _own(names)) or f" {_AS_IT_STANDS}"
+        hint = did_you_mean(name, _own(names)) or f" {_UNCHANGED}"
         raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
     value = names[name]
     for step in steps:
@@ -165,9 +165,7 @@ def steps_in(reference: str, name: str) -> list[re.Match[str]]:
         steps.append(step)
         end = step.end()
     if end < len(reference):
-        raise InvalidRequest(
-            f"{{{{{reference}}}}}: {{{{…}}}} {_why_not(reference)} {_AS_IT_STANDS}"
-        )
+        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {_why_not(reference)} {_UNCHANGED}")
     return steps
 
 

@@ -98,7 +98,7 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
         part, note = _part(attachment, budget)
         parts.append(part)
         notes.append(note)
-    # Nothing attached leaves an empty prompt empty, which is an error of its own.
+    # An empty prompt stays empty, which is an error: attachments alone ask nothing.
     text = "\n\n".join([*parts, prompt.text]) if prompt.text.strip() else ""
     return replace(prompt, text=text, notes=(*prompt.notes, *notes))
 
@@ -116,7 +116,7 @@ def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
 
 
 def _first(text: str, budget: int) -> str:
-    """As much of the beginning as fits, whole lines if that leaves more than half of it."""
+    """Return as much of the beginning as fits, whole lines if that leaves more than half of it."""
     kept = text[: 4 * budget]
     while len(kept) > 1 and _tokens(kept) > budget:
         kept = kept[: len(kept) * 9 // 10]

@@ -140,7 +140,7 @@ def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None
 
 
 def _asked(request: Request, providers: Sequence[str]) -> bytes:
-    """Everything that was asked, as JSON with sorted names."""
+    """Return everything that was asked, as JSON with sorted names."""
     asked = {name: value for name, value in _plain(request).items() if name not in _HOW}
     asked["providers"] = sorted(set(providers))
     return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode("ascii")
