@@ -208,7 +208,8 @@ def file_or_value(option: str, source: str, names: Mapping[str, Any]) -> Any:
         near = []
     if is_reference(source, names):
         return look_up(source, names)
-    hint = did_you_mean(source, [*near, *_own(names)])
+    variables = (name for name in _own(names) if not callable(names[name]))
+    hint = did_you_mean(source, [*near, *variables])
     raise InvalidRequest(f"{option} {source}: there is no such file, and no such variable{hint}")
 
 
