@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .config import Configuration
-from .config.privacy import none_marked
+from .config.configuration import none_marked
 from .config.sources import own_settings_file
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request

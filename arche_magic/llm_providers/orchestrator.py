@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
@@ -18,7 +19,7 @@ from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, OnWait, Reply, ReplyStream, Waiting, reply_of
+from .reply import Event, OnWait, Piece, Reply, ReplyStream, Waiting, reply_of
 from .request import Request
 from .secrets import without_locals
 from .timed_ledger import TimedLedger
@@ -309,18 +310,19 @@ class IntelligentLLMOrchestrator:
         return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
-        from .reply_cache.replay import replayed
+        from .reply_cache.replay import keep, kept, not_kept
 
-        reply = yield from replayed(
-            request,
-            self._addresses(request),
-            self._replies(),
-            lambda left: self._events(replace(request, timeout=left, replay="off"), stream),
-            self.configuration.clock.time,
-        )
-        if reply.from_memory:
+        began, store, addresses = time.monotonic(), self._replies(), self._addresses(request)
+        if (reply := kept(request, addresses, store)) is not None:
+            yield Piece(str(reply), None)
             self._tally.add_from_memory()
             self._log.append(())
+            return reply
+        if request.replay == "only":
+            raise not_kept(request, store)
+        left = request.timeout - (time.monotonic() - began)
+        reply = yield from self._events(replace(request, timeout=left, replay="off"), stream)
+        keep(reply, addresses[0], store, self.configuration.clock.time())
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:

@@ -32,7 +32,8 @@ _STEP = re.compile(
 )
 _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
-_AS_IT_STANDS = r"(\{{ sends braces unchanged, and so does --raw)"
+_SHOWN_CHARACTERS = 100
+_UNCHANGED = r"(\{{ sends braces unchanged, and so does --raw)"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def name_in(reference: str, names: Container[str] = ()) -> str:
     ends = [step.start() for step in re.finditer(r"[.\[]", reference)]
     for end in (len(reference), *reversed(ends)):
         name, rest = reference[:end], reference[end:]
-        # After `a.b`, another dot is rather part of a name that does not exist.
+        # A name such as `a.b` has no attributes: `a.b.c` is more likely misspelt.
         follows = name.isidentifier() or not rest.startswith(".")
         if name in names and follows and _STEPS.fullmatch(rest):
             return name
@@ -141,7 +142,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
     name = name_in(reference, names)
     steps = steps_in(reference, name)
     if name not in names:
-        hint = did_you_mean(name, _own(names)) or f" {_AS_IT_STANDS}"
+        hint = did_you_mean(name, _own(names)) or f" {_UNCHANGED}"
         raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
     value = names[name]
     for step in steps:
@@ -165,9 +166,7 @@ def steps_in(reference: str, name: str) -> list[re.Match[str]]:
         steps.append(step)
         end = step.end()
     if end < len(reference):
-        raise InvalidRequest(
-            f"{{{{{reference}}}}}: {{{{…}}}} {_why_not(reference)} {_AS_IT_STANDS}"
-        )
+        raise InvalidRequest(f"{{{{{reference}}}}}: {{{{…}}}} {_why_not(reference)} {_UNCHANGED}")
     return steps
 
 
@@ -194,24 +193,45 @@ def is_reference(text: str, names: Mapping[str, Any]) -> bool:
     )
 
 
+def file_or_value(option: str, source: str, names: Mapping[str, Any]) -> Any:
+    """Return the path of the file that an option names, or the value of the variable.
+
+    Raises:
+        InvalidRequest: there is neither.
+    """
+    path = expanded(source)
+    try:
+        if path.exists():
+            return path
+        near = [str(path.with_name(other.name)) for other in path.parent.iterdir()]
+    except (OSError, ValueError):
+        near = []
+    if is_reference(source, names):
+        return look_up(source, names)
+    variables = (name for name in _own(names) if not callable(names[name]))
+    hint = did_you_mean(source, [*near, *variables])
+    raise InvalidRequest(f"{option} {source}: there is no such file, and no such variable{hint}")
+
+
 def image_of(source: str, names: Mapping[str, Any]) -> Image:
     """Return the image that `--image` names: a file, or a variable with an image or its path.
 
     Raises:
         InvalidRequest: there is no such image.
     """
-    if os.path.isfile(expanded(source)) or "://" in source:  # noqa: PTH113  # raises nothing
-        return read_image(source)
-    name = _NAME.match(source)
-    if name is None or name[0] not in names:
-        hint = did_you_mean(source, (name for name in _own(names) if not callable(names[name])))
-        raise InvalidRequest(f"--image {source}: there is no such file, and no such variable{hint}")
-    value = look_up(source, names)
+    value = source if "://" in source else file_or_value("--image", source, names)
     if image := as_image(value):
         return image
     if isinstance(value, str | Path):
+        if "://" not in str(value) and not os.path.isfile(expanded(value)):  # noqa: PTH113
+            raise InvalidRequest(f"--image {source}: {one_line(value)} is not a file")
         return read_image(value)
     raise InvalidRequest(f"--image {source} is of type {type(value).__name__}, not an image")
+
+
+def one_line(value: object) -> str:
+    """Return the beginning of a value's text in one line, for a message."""
+    return " ".join(str(value)[:_SHOWN_CHARACTERS].split())
 
 
 def _own(names: Iterable[str]) -> list[str]:

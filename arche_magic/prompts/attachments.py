@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,8 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, marked_encoding
 from arche_magic.llm_providers.request import Message
-from arche_magic.llm_providers.text.hints import did_you_mean
 
-from . import Prompt, is_reference, look_up
+from . import Prompt, file_or_value, one_line
 from .values import IMAGES
 
 MOST_BYTES = 5_000_000
@@ -98,7 +98,7 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
         part, note = _part(attachment, budget)
         parts.append(part)
         notes.append(note)
-    # Nothing attached leaves an empty prompt empty, which is an error of its own.
+    # An empty prompt stays empty, which is an error: attachments alone ask nothing.
     text = "\n\n".join([*parts, prompt.text]) if prompt.text.strip() else ""
     return replace(prompt, text=text, notes=(*prompt.notes, *notes))
 
@@ -116,7 +116,7 @@ def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
 
 
 def _first(text: str, budget: int) -> str:
-    """As much of the beginning as fits, whole lines if that leaves more than half of it."""
+    """Return as much of the beginning as fits, whole lines if that leaves more than half of it."""
     kept = text[: 4 * budget]
     while len(kept) > 1 and _tokens(kept) > budget:
         kept = kept[: len(kept) * 9 // 10]
@@ -125,25 +125,15 @@ def _first(text: str, budget: int) -> str:
 
 
 def _path(source: str, names: Mapping[str, Any]) -> Path:
-    path = expanded(source)
-    try:
-        if path.exists():
-            return path
-        near = [str(path.with_name(other.name)) for other in path.parent.iterdir()]
-    except (OSError, ValueError):
-        near = []
-    if not is_reference(source, names):
-        hint = did_you_mean(source, near)
-        raise InvalidRequest(f"--file {source}: there is no such file, and no such variable{hint}")
-    value = look_up(source, names)
+    value = file_or_value("--file", source, names)
     if not isinstance(value, str | Path):
         kind = type(value).__name__
         raise InvalidRequest(
             f"--file {source} is of type {kind}, not a path; {{{{{source}}}}} inserts its value"
         )
-    path = expanded(str(value))
-    if not path.exists():
-        raise InvalidRequest(f"--file {source}: there is no file {value}")
+    path = expanded(value)
+    if not os.path.exists(path):  # noqa: PTH110  # also for texts that cannot be paths
+        raise InvalidRequest(f"--file {source}: there is no file {one_line(value)}")
     return path
 
 

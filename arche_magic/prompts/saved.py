@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from arche_magic.llm_providers.config import get_configuration
@@ -15,7 +14,9 @@ from arche_magic.llm_providers.text.hints import did_you_mean
 
 from . import references
 
-FOLDER, _PROMPT, _SYSTEM = "prompts", ".md", ".system.md"
+FOLDER = "prompts"
+# The texts of a saved prompt by part, `prompt` or `system`, or the files that contain them.
+Parts = Mapping[str, str | Path]
 # Where the text of the cell goes.
 _TEXT = re.compile(r"(?<!\\)\{\{[ \t]*text[ \t]*\}\}")
 
@@ -58,7 +59,7 @@ def saved_prompts() -> list[SavedPrompt]:
     Raises:
         InvalidRequest: the file of one cannot be read.
     """
-    return [read() for _, read in sorted(_found().items())]
+    return [_read(name, parts) for name, parts in sorted(_found().items())]
 
 
 def saved_prompt(name: str) -> SavedPrompt:
@@ -73,7 +74,7 @@ def saved_prompt(name: str) -> SavedPrompt:
             f"; there are {', '.join(sorted(found))}" if found else ""
         )
         raise InvalidRequest(f"there is no saved prompt {name!r}{hint}")
-    return found[name]()
+    return _read(name, found[name])
 
 
 def saved_names() -> list[str]:
@@ -81,43 +82,44 @@ def saved_names() -> list[str]:
     return sorted(_found())
 
 
-def _found() -> dict[str, Callable[[], SavedPrompt]]:
-    """Return what reads each saved prompt. The folder beside the notebook comes first."""
+def _found() -> dict[str, Parts]:
+    """Return the parts of all saved prompts. The folder beside the notebook comes first."""
     configuration = get_configuration()
-    found: dict[str, Callable[[], SavedPrompt]] = {}
-    for name, texts in configuration.prompts.items():
-        prompt, system = texts.get("prompt", ""), texts.get("system", "")
-        found[name] = partial(SavedPrompt, name, prompt, system, "[prompts]")
+    found: dict[str, Parts] = dict(configuration.prompts)
     for folder in dict.fromkeys((configuration.settings_folder, working_directory())):
-        for name, paths in _in(folder / FOLDER if folder else None):
-            found[name] = partial(_read, name, paths)
+        if folder:
+            found |= _in(folder / FOLDER)
     return found
 
 
-def _in(folder: Path | None) -> Iterator[tuple[str, dict[str, Path]]]:
-    """Yield the names of a folder's prompts, each with its files by their endings."""
+def _in(folder: Path) -> dict[str, Parts]:
+    """Return the prompts in a folder by their names, each with its files."""
     try:
-        paths = sorted(folder.glob(f"*{_PROMPT}")) if folder else []
+        paths = sorted(folder.glob("*.md"))
     except OSError:
-        return
-    found: dict[str, dict[str, Path]] = {}
+        return {}
+    found: dict[str, dict[str, str | Path]] = {}
     for path in paths:
-        ending = _SYSTEM if path.name.endswith(_SYSTEM) else _PROMPT
-        if path.is_file() and (name := path.name.removesuffix(ending)):
-            found.setdefault(name, {})[ending] = path
-    yield from found.items()
+        name, part = path.name.removesuffix(".md"), "prompt"
+        if name.endswith(".system"):
+            name, part = name.removesuffix(".system"), "system"
+        if name and path.is_file():
+            found.setdefault(name, {})[part] = path
+    return {**found}
 
 
-def _read(name: str, paths: dict[str, Path]) -> SavedPrompt:
-    texts = {}
-    for ending, path in paths.items():
+def _read(name: str, parts: Parts) -> SavedPrompt:
+    texts, sources = {"prompt": "", "system": ""}, []
+    for part, value in parts.items():
         try:
-            texts[ending] = path.read_text("utf-8-sig").strip("\n")
+            texts[part] = value if isinstance(value, str) else value.read_text("utf-8-sig")
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-            raise InvalidRequest(f"{path} cannot be read: {reason}") from None
-    source = ", ".join(_shown(path) for path in paths.values())
-    return SavedPrompt(name, texts.get(_PROMPT, ""), texts.get(_SYSTEM, ""), source)
+            raise InvalidRequest(f"{value} cannot be read: {reason}") from None
+        if isinstance(value, Path):
+            texts[part] = texts[part].strip("\n")
+            sources.append(_shown(value))
+    return SavedPrompt(name, **texts, source=", ".join(sources) or "[prompts]")
 
 
 def _shown(path: Path) -> str:

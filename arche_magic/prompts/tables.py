@@ -261,11 +261,11 @@ def _tokens(text: str) -> float:
 
 
 def text_of(value: Any) -> str:
-    """Return `str(value)`, also of integers with more digits than Python converts."""
+    """Return `str(value)`, also for integers that are too long for Python to convert."""
     try:
         return str(value)
     except ValueError:
-        # Python converts no integer of more than 4,300 digits; Decimal has no such limit.
+        # Python does not convert integers of more than 4,300 digits to text; Decimal does.
         if isinstance(value, int):
             return str(Decimal(value))
         raise

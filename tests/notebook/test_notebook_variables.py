@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from IPython.display import HTML
 
 from arche_magic.llm_providers import InvalidRequest
-from arche_magic.prompts import fill
+from arche_magic.prompts import fill, image_of
+from arche_magic.prompts.attachments import read_file
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel
@@ -468,3 +470,16 @@ def test_a_key_in_a_variable_is_not_sent(kernel: Kernel, sandboxed) -> None:
         assert cell.message.startswith("InvalidRequest: the request contains the key groq_key_1")
         assert sandbox.environment()["GROQ_API_KEY"] not in cell.message + cell.printed
     assert sandbox.requests == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe would never end, and a long text cannot be a path."""
+    os.mkfifo(tmp_path / "pipe")
+    names = {"essay": "One\n" + "a" * 5000, "pipe": tmp_path / "pipe"}
+    for read in (image_of, read_file):
+        for source in (*names, str(tmp_path / "pipe")):
+            with pytest.raises(InvalidRequest, match=r"there is no file|is not a") as caught:
+                read(source, names)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 500

@@ -9,8 +9,7 @@ from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.config import get_configuration, load_configuration
-from arche_magic.llm_providers.config.privacy import Private
+from arche_magic.llm_providers.config import Private, get_configuration, load_configuration
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoRouteAvailable
 
@@ -221,12 +220,12 @@ def test_a_mark_applies_to_an_address_set_by_the_user(
     [
         ('[private]\nroute = ["groq"]', "unknown setting 'route'"),
         ('[private]\nroutes = "groq"', "it must be a list"),
-        ("[private]\nroutes = [1]", "1 is not a provider"),
+        ("[private]\nroutes = [1]", "routes is .1.; it must be a list of providers"),
         (
             '[private]\nroutes = ["Groq!"]',
-            "'Groq!' is not a provider, provider/model or p",
+            "routes is .'Groq!'.; it must be a list of providers",
         ),
-        ('[private]\nroutes = ["groq_key_2"]', "can be another key in another folder"),
+        ('[private]\nroutes = ["groq_key_2"]', "labels differ between folders"),
         ('[private]\nalways = "yes"', "it must be true or false"),
         ("private = []", "it must be a table"),
     ],

@@ -8,7 +8,7 @@ providers and known services with what is configured of each.
 
 from __future__ import annotations
 
-from .configuration import Clock, Configuration, SystemClock
+from .configuration import Clock, Configuration, Private, SystemClock
 from .current import (
     Choices,
     get_choices,
@@ -26,6 +26,7 @@ __all__ = [
     "Choices",
     "Clock",
     "Configuration",
+    "Private",
     "Service",
     "SystemClock",
     "add_key",

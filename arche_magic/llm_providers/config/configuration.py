@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,6 @@ from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
-from .privacy import Private
 from .providers import hint_for
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
@@ -45,6 +44,32 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Wait that many seconds."""
         time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Private:
+    """The user's settings for private prompts.
+
+    Whether a provider trains on prompts depends on the plan and the settings of an account, and no
+    reply says so. So only the user can mark routes, in their own settings file.
+
+    Attributes:
+        routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys
+            (`google:4f0c2a91b7de`, by fingerprint) that do not train on prompts.
+        always: every prompt is private unless its cell or call says otherwise.
+    """
+
+    routes: frozenset[str] = frozenset()
+    always: bool = False
+
+    def marks(self, route: Route) -> bool:
+        """Return whether a private prompt may take this route."""
+        names = (
+            route.provider,
+            f"{route.provider}/{route.model}",
+            f"{route.provider}:{route.key.fingerprint}",
+        )
+        return not self.routes.isdisjoint(names)
 
 
 @dataclass(frozen=True)
@@ -224,3 +249,13 @@ def _full_name(provider: Provider, model: str) -> str | None:
         return model
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
     return next(ends, None)
+
+
+def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
+    """Return the error for a private prompt that has no route."""
+    names = list(dict.fromkeys(route.provider for route in routes))
+    return ConfigurationError(
+        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
+        f"nothing was sent. If you know that they do not train on prompts, write [private] "
+        f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
+    )

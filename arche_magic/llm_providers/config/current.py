@@ -151,7 +151,7 @@ def _settings_stamp(directory: Path | None) -> _Stamp | None:
 
 
 def _links_of(folders: Iterable[Path]) -> dict[Path, str]:
-    """Return where folders lead to by symbolic links; our files must not leave the project by one.
+    """Return where folders lead; our files must not leave the project through symbolic links.
 
     Relative ones are left out: only the user's own environment can name those.
     """

@@ -32,7 +32,7 @@ _NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
 
 
 class ConfigurationWarning(UserWarning):
-    """Something about a configuration file that the user should know; its other lines count."""
+    """A problem in a configuration file; the rest of the file is used."""
 
 
 class Variables(dict[str, str]):
@@ -287,7 +287,7 @@ def _read_alone(path: Path) -> bytes:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock it, unless another process holds the lock for too long."""
+    """Lock the folder, unless another process holds the lock for too long."""
     import fcntl
 
     ends = time.monotonic() + _WRITER_SECONDS

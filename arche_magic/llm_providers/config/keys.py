@@ -199,7 +199,7 @@ def find_key(configuration: Configuration, label: str) -> Key:
 
 
 def keys_of_session() -> tuple[object, ...]:
-    """Return what changes when keys come or go that are in no file and no variable."""
+    """Return a value that changes when keys of the session, or of Colab, come or go."""
     return _added, _secrets, "google.colab" in sys.modules
 
 

@@ -22,7 +22,7 @@ from ..types import Budget, Limit, Location, ReplayMode, Timeouts
 from .base_url_policy import (
     check_addresses,
 )
-from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
+from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
 from .env_file import Variables, warn_once
 from .keys import find_keys, numbered_names
 from .providers import read_providers
@@ -102,7 +102,7 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
         replay=_replay(variables, settings),
         replies=_replies_place(sources, store, home, bool(keys)),
         budget=Budget(**_numbers(budget)) if (budget := settings.get("budget")) else None,
-        private=sources.private,
+        private=Private(sources.private_routes, sources.always_private),
         aliases=settings.get("aliases", {}),
         prompts={
             name: {"prompt": saved} if isinstance(saved, str) else saved

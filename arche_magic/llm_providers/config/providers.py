@@ -53,7 +53,7 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
 
 
 def hint_for(name: str, known: Iterable[str]) -> str:
-    """Return a hint at what an unknown name of a provider may mean; "" if there is none."""
+    """Return a hint about an unknown name of a provider; "" if there is none."""
     if service := known_services().get(name):
         if service.retired:
             return f"; {service.title} was retired on {service.retired}"

@@ -24,7 +24,7 @@ ANY_NAME = "*"
 """Stands in a table for every name that the user chooses."""
 
 _SHOWN_CHARACTERS = 100
-TRUST_BASE_URLS, TRUST_KEY_VARIABLES, PRIVATE = "trust_base_urls", "trust_key_variables", "private"
+TRUST_BASE_URLS, TRUST_KEY_VARIABLES = "trust_base_urls", "trust_key_variables"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ def _is_prompt(value: Any) -> bool:
 
 def _is_filled(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_mark(text: str) -> bool:
+    # The label of a key can be another key in another folder.
+    label = r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?"
+    mark = r"[a-z][a-z0-9_-]{0,31}(?:/[!-~]+|:[0-9a-f]{12})?"
+    return bool(re.fullmatch(mark, text)) and not re.fullmatch(label, text)
 
 
 def _list_of(is_right: Callable[[str], Any]) -> Callable[[Any], bool]:
@@ -150,8 +157,12 @@ SETTINGS: Table = {
     "replay": {"mode": REPLAY_MODE},
     "budget": {entry.name: _USD for entry in fields(Budget)},
     "on_store_failure": _one_of(*get_args(OnStoreFailure)),
-    PRIVATE: {
-        "routes": Setting("must be a list", lambda value: isinstance(value, list)),
+    "private": {
+        "routes": Setting(
+            "must be a list of providers, models as provider/model, and keys as "
+            "provider:fingerprint (%llm_keys shows it; labels differ between folders)",
+            _list_of(_is_mark),
+        ),
         "always": _YES_OR_NO,
     },
     TRUST_BASE_URLS: Setting(

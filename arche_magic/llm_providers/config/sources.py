@@ -29,8 +29,7 @@ from .env_file import (
     read_text,
     warn_once,
 )
-from .privacy import Private, combined, read_private
-from .settings_table import PRIVATE, TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
+from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
 
 SETTINGS_FILE = "arche_magic.toml"
 
@@ -47,7 +46,8 @@ class Sources:
         settings_file: the settings file that was read, if any.
         trusted: the origins of the base URLs that the user trusts; True for all.
         trusted_variables: variables that a project's files may use as keys.
-        private: what the user and the project say about private prompts.
+        private_routes: the routes that the user has marked for private prompts.
+        always_private: whether the user or the project wants every prompt to be private.
         of_process: whether they are those of this process; its session and Colab's secrets then
             count as well.
     """
@@ -59,7 +59,8 @@ class Sources:
     settings_file: Path | None = None
     trusted: bool | tuple[str, ...] = False
     trusted_variables: frozenset[str] = frozenset()
-    private: Private = field(default_factory=Private)
+    private_routes: frozenset[str] = frozenset()
+    always_private: bool = False
     of_process: bool = False
 
     @cached_property
@@ -120,17 +121,22 @@ def find_sources(directory: Path | None) -> Sources:
     own_file = own_settings_file()
     settings = own = _own_settings(own_file)
     settings_file = own_file if own else None
-    private = _private(own, own_file)
+    private = own.get("private", {})
+    always_private = private.get("always", False)
     file = nearest(SETTINGS_FILE, directory) if directory else None
     if file and file != own_file.resolve():
         settings = _read_settings(file)
         settings_file = file
-        for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES):
-            if name in settings:
-                raise ConfigurationError(
-                    f"{file}: {name} is only allowed in your own settings, {own_file}"
-                )
-        private = combined(private, _private(settings, file), file, own_file)
+        # A project's file is often somebody else's. It can only ask for more privacy.
+        table = settings.get("private", {})
+        always_private = always_private or table.get("always", False)
+        own_only = [name for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES) if name in settings]
+        if table.get("routes"):
+            own_only.append("[private] routes")
+        if own_only:
+            raise ConfigurationError(
+                f"{file}: {own_only[0]} is only allowed in your own settings, {own_file}"
+            )
     trusted = own.get(TRUST_BASE_URLS, False)
     return Sources(
         environment,
@@ -140,7 +146,8 @@ def find_sources(directory: Path | None) -> Sources:
         settings_file,
         trusted if isinstance(trusted, bool) else tuple(map(origin, trusted)),
         frozenset(own.get(TRUST_KEY_VARIABLES, [])),
-        private,
+        frozenset(private.get("routes", [])),
+        always_private,
         of_process=True,
     )
 
@@ -253,13 +260,6 @@ def _own_settings(path: Path) -> Mapping[str, Any]:
         warn_once(f"your own settings {path} cannot be read and are ignored ({error.strerror})")
         return {}
     return _read_settings(path) if path.is_file() and _is_trusted(path, path.parent) else {}
-
-
-def _private(settings: Mapping[str, Any], path: Path) -> Private:
-    try:
-        return read_private(settings.get(PRIVATE, {}))
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:

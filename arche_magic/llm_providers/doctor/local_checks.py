@@ -21,7 +21,7 @@ from ..network import certificate_variable, problems, proxy_variable
 State = Literal["ok", "look", "wrong"]
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 _KEY_NAME = re.compile(r"API_?KEY(_?\d+)?$", re.IGNORECASE)
-# All these names end alike, so that others than misspelt ones are near each other too.
+# These names all end alike, so even unrelated ones are similar.
 _NEAR = 0.88
 
 
@@ -142,7 +142,7 @@ def _env_file(path: Path) -> Iterator[Finding]:
 
 
 def unread_keys(providers: Iterable[Provider], directory: Path | None) -> Iterator[Finding]:
-    """Yield a finding for each, with the name that was probably meant.
+    """Yield variables in `.env` that look like keys but are not read, with the name to use.
 
     Names of known services count as read even while they are off.
     """

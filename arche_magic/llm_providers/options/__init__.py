@@ -176,7 +176,7 @@ def with_prompt(
 
 
 def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Sequence[Key]:
-    """The keys for `with_prompt`: none if no prompt contains one, which is found out faster."""
+    """Return the keys that `with_prompt` must check: none if no prompt contains one."""
     return configuration.keys if key_in(prompts, configuration.keys) else ()
 
 
@@ -219,7 +219,7 @@ def _number(name: str, value: object, high: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
     if abs(value) > sys.float_info.max:
-        # Python converts no larger integer to a float, and the largest not even to text.
+        # Python cannot convert larger integers to floats, nor the largest ones to text.
         value = math.inf if value > 0 else -math.inf
     if not 0 <= value <= high:
         raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
@@ -289,7 +289,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
-    # It promises that nothing is sent during the whole run, so a single call cannot override it.
+    # `only` promises that nothing is sent in the whole run, so a call cannot override it.
     if keep is None or configured == "only":
         return configured
     return "keep" if _flag("keep", keep) else "off"

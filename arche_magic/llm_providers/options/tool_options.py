@@ -17,7 +17,7 @@ _FIELDS = ("name", "description", "parameters", "strict")
 
 
 def read_tools(value: object) -> tuple[Tool, ...]:
-    """Tools from OpenAI's definitions and `Tool` objects; () for None.
+    """Return tools from OpenAI's definitions and `Tool` objects; () for None.
 
     Raises:
         InvalidRequest: one is neither, or has an invalid name or schema, or two have the same name.
@@ -35,7 +35,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
 
 
 def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
-    """`auto`, `none`, `required`, the name of a tool, or "" for the provider's default.
+    """Return `auto`, `none`, `required`, the name of a tool, or "" for the provider's default.
 
     Raises:
         InvalidRequest: it is none of these, names an unknown tool, or there are no tools.

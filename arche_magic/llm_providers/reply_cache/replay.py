@@ -1,17 +1,16 @@
-"""Answering a request with the kept reply to the same request."""
+"""Finding and keeping the reply to a request, by the address of everything that was asked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..errors import NotKept
-from ..reply import Event, Piece, Reply, default_of
+from ..reply import Reply, default_of
 from ..request import Request
 from .store import ReplyStore
 
@@ -87,35 +86,6 @@ def vector_addresses(provider: str, model: str, dimensions: int | None) -> Calla
     return address
 
 
-def replayed(
-    request: Request,
-    at: Sequence[str],
-    store: ReplyStore,
-    ask: Callable[[float], Generator[Event, None, Reply]],
-    now: Callable[[], float],
-) -> Generator[Event, None, Reply]:
-    """Yield the reply kept at one of the addresses, or a new reply from `ask`.
-
-    A new reply is kept at the first address. `ask` gets the seconds left of the request's timeout.
-
-    Raises:
-        NotKept: only kept replies may be used, and there is none.
-    """
-    began = time.monotonic()
-    if (reply := kept(request, at, store)) is not None:
-        yield Piece(str(reply), None)
-        return reply
-    if request.replay == "only":
-        raise NotKept(_not_kept(request, store))
-    reply = yield from ask(request.timeout - (time.monotonic() - began))
-    whole, moment = reply, now()
-    try:
-        within(_LONGEST_SECONDS, lambda: store.finish({at[0]: whole}, moment))
-    except TookTooLong:
-        store.complain(_SILENT)
-    return reply
-
-
 def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None:
     """Return the reply kept at the first of the addresses that has one, with its parsed value.
 
@@ -139,8 +109,35 @@ def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None
         return None
 
 
+def keep(reply: Reply, address: str, store: ReplyStore, now: float) -> None:
+    """Keep a new reply at this address; a disk that hangs delays the request only a while."""
+    try:
+        within(_LONGEST_SECONDS, lambda: store.finish({address: reply}, now))
+    except TookTooLong:
+        store.complain(_SILENT)
+
+
+def not_kept(request: Request, store: ReplyStore) -> NotKept:
+    """Return the error for a request that only a kept reply may answer, if there is none."""
+    prompt = " ".join(request.messages[-1].content.split())
+    if len(prompt) > _SHOWN_CHARACTERS:
+        prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
+    where = f"there is no kept reply for {prompt!r} in {store.path}"
+    if store.problem:
+        where += f", which cannot be read ({store.problem})"
+    elif not store.path.exists():
+        where = (
+            f"there are no kept replies: the file {store.path} does not exist "
+            "(ARCHE_REPLIES sets another path)"
+        )
+    return NotKept(
+        f"{where}; replay is set to only, so nothing was sent. "
+        "Run it once with a key and replay set to keep"
+    )
+
+
 def _asked(request: Request, providers: Sequence[str]) -> bytes:
-    """Everything that was asked, as JSON with sorted names."""
+    """Return everything that was asked, as JSON with sorted names."""
     asked = {name: value for name, value in _plain(request).items() if name not in _HOW}
     asked["providers"] = sorted(set(providers))
     return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode("ascii")
@@ -161,21 +158,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _not_kept(request: Request, store: ReplyStore) -> str:
-    prompt = " ".join(request.messages[-1].content.split())
-    if len(prompt) > _SHOWN_CHARACTERS:
-        prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
-    where = f"there is no kept reply for {prompt!r} in {store.path}"
-    if store.problem:
-        where += f", which cannot be read ({store.problem})"
-    elif not store.path.exists():
-        where = (
-            f"there are no kept replies: the file {store.path} does not exist "
-            "(ARCHE_REPLIES sets another path)"
-        )
-    return (
-        f"{where}; replay is set to only, so nothing was sent. "
-        "Run it once with a key and replay set to keep"
-    )

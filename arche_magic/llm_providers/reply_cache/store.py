@@ -234,7 +234,7 @@ class ReplyStore:
         try:
             yield
         except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
-            # The last three: a lone surrogate, or a number that SQLite cannot store.
+            # The last three are raised for lone surrogates and numbers that SQLite cannot store.
             self.complain(error)
 
     def _connect(self) -> sqlite3.Connection:
@@ -246,7 +246,7 @@ class ReplyStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection for reading; None if nothing is kept yet."""
+        """Yield a connection for reading; None if nothing is kept yet."""
         if not self.path.exists():
             yield None
             return
@@ -255,7 +255,7 @@ class ReplyStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, which is rolled back if it does not complete."""
+        """Yield a connection in a transaction, which is rolled back if it does not complete."""
         check_sqlite(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Threads wait here, because SQLite polls its lock only at intervals.
