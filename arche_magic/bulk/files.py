@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded
+from arche_magic.prompts import name_in, references
 
 from .file_readers import (
     CsvReader,
@@ -134,6 +135,24 @@ class SourceFile:
         """
         with self._readable():
             return self._reader.count()
+
+    def check_separator(self, template: str) -> None:
+        """Check that a CSV was not read as one column because its fields have another separator.
+
+        Raises:
+            InvalidRequest: the prompt names a part of the only column's name.
+        """
+        if len(self.first_row.columns) != 1 or not self.path.name.endswith(_CSV):
+            return
+        whole = str(self.first_row.columns[0])
+        sep = next((sign for sign in ";\t|" if sign in whole), "")
+        parts = {part.strip().strip('"') for part in whole.split(sep)} if sep else set()
+        if any(name_in(reference) in parts for reference in references(template)):
+            shown = r"\t" if sep == "\t" else sep
+            raise InvalidRequest(
+                f"{self.path.name} has one column, {whole!r}; add --sep '{shown}' (in Python, "
+                f"sep={shown!r}) to read it as several"
+            )
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The file as frames of at most `rows` rows, numbered on from one to the next.
