@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +71,7 @@ class FileJob:
         self._source = SourceFile(source, encoding, sep, sheet)
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
+        self._source.check_separator(template or "")
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
@@ -80,6 +81,7 @@ class FileJob:
         wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
         self._read = list(dict.fromkeys(wanted))
         self._sep = separator(self.to, sep)
+        # Columns that a file cannot have are refused too.
         self._writer(self.to)
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
@@ -120,7 +122,6 @@ class FileJob:
         self.quality = Quality()
         start, refutations = 0, self._agreement.refutations
         with closing(self._writer(part)) as writer:
-            copy = self._source.copy()
             for frame in self._source.frames(ROWS, self._read):
                 self._job = Job(frame, self._template, **self._left())
                 replies = Replies(self._job, always_raw=True)
@@ -134,7 +135,7 @@ class FileJob:
                     self._before = replace(self.progress(), done=0, resumed=0, errors=0)
                     return False
                 refutations = self._agreement.refutations
-                writer.write(replies.frame(), copy.take(len(frame)) if copy else None)
+                writer.write(replies.frame())
                 self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
                 start += len(frame)
@@ -155,7 +156,10 @@ class FileJob:
         self._job.cancel()
 
     def _writer(self, path: Path) -> FileWriter:
-        return FileWriter(path, self.to.name, self._columns, self._sep, self._source.kinds)
+        source = self._source
+        return FileWriter(
+            path, self.to.name, self._columns, source.tables(), source.kinds, self._sep
+        )
 
     def _left(self) -> dict[str, Any]:
         """Return the options for the next chunk, which shares bounds and the count of failures."""
@@ -207,8 +211,9 @@ class FileWriter:
         path: where to write.
         name: the name that the file will have, which decides its format.
         columns: those that are added to the data.
+        tables: the data, in pieces of any length; None if the frames have it.
+        kinds: the kinds of values in the data's columns; see `RecordReader`.
         sep: what separates the fields of a CSV.
-        kinds: the kinds of values in the data's columns; see `FileReader`.
     """
 
     def __init__(
@@ -216,11 +221,14 @@ class FileWriter:
         path: Path,
         name: str,
         columns: Sequence[Column],
-        sep: str = ",",
-        kinds: Mapping[str, str] | None = None,
+        tables: Iterator[pa.Table] | None,
+        kinds: Mapping[str, str],
+        sep: str,
     ) -> None:
         self._path, self._name, self._columns, self._sep = path, name, columns, sep
-        self._data_kinds = kinds or {}
+        self._tables, self._data_kinds = tables, kinds
+        # What is left of a table after the rows of the last frame.
+        self._rest: pa.Table | None = None
         self._parquet: Any = None
         self._begun = False
         # Computed before anything is asked; columns without their own type are text.
@@ -228,28 +236,30 @@ class FileWriter:
         if name.endswith(".parquet"):
             self._kinds = arrow_kinds(columns)
 
-    def write(self, frame: pd.DataFrame, tables: Iterable[pa.Table] | None = None) -> None:
-        """Append a chunk of rows.
-
-        Args:
-            frame: the added columns and, without tables, those of the data.
-            tables: the data of the same rows, in pieces.
-        """
+    def write(self, frame: pd.DataFrame) -> None:
+        """Append a chunk of rows: the added columns and, without tables, those of the data."""
         if self._kinds:
-            self._write_parquet(frame, tables)
-        elif tables is None:
+            self._write_parquet(frame)
+        elif self._tables is None:
             self._write_text(frame)
         else:
-            for table, added in self._pieces(tables, frame):
+            for table, added in self._pieces(self._tables, frame):
                 data = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
                 self._write_text(data.join(added.set_axis(data.index)))
 
     def _pieces(
-        self, tables: Iterable[pa.Table], frame: pd.DataFrame
+        self, tables: Iterator[pa.Table], frame: pd.DataFrame
     ) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
-        """Each piece of the data, with the added columns of its rows."""
+        """The data of a frame's rows in pieces, each with the added columns of its rows.
+
+        There is one piece even if there are no rows.
+        """
         added, start = frame[[column.name for column in self._columns]], 0
-        for table in tables:
+        while start < len(added) or self._rest is None:
+            if not self._rest:
+                self._rest = next(tables)
+            table = self._rest.slice(0, len(added) - start)
+            self._rest = self._rest.slice(len(table))
             yield table, added.iloc[start : start + len(table)]
             start += len(table)
 
@@ -287,10 +297,12 @@ class FileWriter:
         if self._parquet is not None:
             self._parquet.close()
 
-    def _write_parquet(self, frame: pd.DataFrame, tables: Iterable[pa.Table] | None) -> None:
+    def _write_parquet(self, frame: pd.DataFrame) -> None:
         import pyarrow.parquet as pq
 
-        for table, part in self._pieces(tables or [self._table_of(frame)], frame):
+        tables = self._tables
+        pieces = self._pieces(tables, frame) if tables else [(self._table_of(frame), frame)]
+        for table, part in pieces:
             added, whole = arrow_columns(part, self._columns, self._kinds), table
             for name in added.column_names:
                 whole = whole.append_column(added.schema.field(name), added[name])

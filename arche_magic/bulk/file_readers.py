@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,53 +27,7 @@ _SAMPLE_BYTES = 1_000_000
 _MOST_ROWS = 100_000
 
 
-class FileReader:
-    """Reads one kind of file."""
-
-    @property
-    def kinds(self) -> Mapping[str, str] | None:
-        """The kind of values in each column.
-
-        "string", "integer", "number", "boolean", "time" or "other"; None if the file itself has
-        types, or all values are texts.
-        """
-        return None
-
-    def count(self) -> int:
-        """Number of rows. An error in the file is found here."""
-        raise NotImplementedError
-
-    def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The file as frames of at most `rows` rows, numbered on from one to the next.
-
-        Frames of a file with types have only the named columns; those of others have all.
-        """
-        raise NotImplementedError
-
-    def tables(self) -> Iterator[pa.Table] | None:
-        """Read all columns a second time, to write them; None if the frames have all columns."""
-        return None
-
-
-class Tables:
-    """Arrow tables, returned in pieces with as many rows as the next frame."""
-
-    def __init__(self, tables: Iterable[pa.Table]) -> None:
-        self._tables = iter(tables)
-        self._rest: pa.Table | None = None
-
-    def take(self, rows: int) -> Iterator[pa.Table]:
-        """The next rows; there is one table even if there are no rows."""
-        while rows or self._rest is None:
-            if not self._rest:
-                self._rest = next(self._tables)
-            table = self._rest.slice(0, rows)
-            self._rest = self._rest.slice(rows)
-            rows -= len(table)
-            yield table
-
-
-class ParquetReader(FileReader):
+class ParquetReader:
     """A Parquet file, or a folder of them, whose names may hold values (`year=2026/`).
 
     Row groups are never in memory as a whole: columns are read through small buffers.
@@ -113,7 +67,7 @@ class ParquetReader(FileReader):
         return sum(int(pq.read_metadata(file).num_rows) for file, _ in self._parts)
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """See `FileReader`."""
+        """The rows, with the named columns alone, numbered on from one frame to the next."""
         import pandas as pd
 
         began = 0
@@ -124,7 +78,7 @@ class ParquetReader(FileReader):
             yield frame
 
     def tables(self) -> Iterator[pa.Table]:
-        """See `FileReader`."""
+        """All columns of all rows, as Arrow tables of any length."""
         return self._tables(_MOST_ROWS)
 
     def _tables(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -182,7 +136,7 @@ def _with_schema(table: pa.Table, schema: pa.Schema, keys: Mapping[str, Any]) ->
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-class CsvReader(FileReader):
+class CsvReader:
     """A CSV or TSV file. All cells are texts; empty ones are missing."""
 
     def __init__(self, path: Path, encoding: str, sep: str) -> None:
@@ -201,7 +155,7 @@ class CsvReader(FileReader):
         return sum(len(frame) for frame in self.frames(_MOST_ROWS))
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """See `FileReader`."""
+        """The rows with all columns, numbered on from one frame to the next."""
         import pandas as pd
 
         chunks = pd.read_csv(
@@ -218,23 +172,27 @@ class CsvReader(FileReader):
                 yield frame
 
 
-class RecordReader(FileReader):
+Record = tuple[dict[str, Any], int]
+"""A row as a mapping, and its approximate size in bytes."""
+
+
+class RecordReader:
     """Rows of typed values: JSON lines and Excel sheets.
 
     It reads the file once to find all columns and their types.
+
+    Args:
+        records: reads the file from its beginning.
+        names: the first columns, which may have no values.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the rows as mappings, each with its approximate size in bytes."""
-        raise NotImplementedError
+    def __init__(self, records: Callable[[], Iterator[Record]], names: Iterable[str] = ()) -> None:
+        self._records, self._first_names = records, names
 
     @cached_property
     def _scan(self) -> tuple[int, dict[str, set[str]]]:
-        count, found = 0, {name: set[str]() for name in self._header()}
-        for record, _ in self.records():
+        count, found = 0, {name: set[str]() for name in self._first_names}
+        for record, _ in self._records():
             count += 1
             for name, value in record.items():
                 kinds = found.setdefault(name, set())
@@ -244,7 +202,10 @@ class RecordReader(FileReader):
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """See `FileReader`."""
+        """The kind of values in each column.
+
+        It is "string", "integer", "number", "boolean", "time" or "other".
+        """
         merged = {frozenset({"integer", "number"}): "number", frozenset[str](): "string"}
         return {
             name: merged.get(frozenset(kinds), next(iter(kinds)) if len(kinds) == 1 else "other")
@@ -256,7 +217,7 @@ class RecordReader(FileReader):
         return self._scan[0]
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """See `FileReader`."""
+        """The rows with all columns, numbered on from one frame to the next."""
         import pandas as pd
 
         names, began, size = list(self._scan[1]), 0, 0
@@ -267,7 +228,7 @@ class RecordReader(FileReader):
             values = {name: [record.get(name) for record in records] for name in names}
             return pd.DataFrame(values, index=index, dtype=object)
 
-        for record, length in self.records():
+        for record, length in self._records():
             records.append(record)
             size += length
             if len(records) >= rows or size >= _CHUNK_BYTES:
@@ -276,8 +237,8 @@ class RecordReader(FileReader):
         if records or not began:
             yield frame()
 
-    def _header(self) -> Iterable[str]:
-        return ()
+
+FileReader = ParquetReader | CsvReader | RecordReader
 
 
 def _kind(value: Any) -> str:
@@ -292,48 +253,32 @@ def _kind(value: Any) -> str:
     return "string" if isinstance(value, str) else "other"
 
 
-class JsonLinesReader(RecordReader):
-    """A JSON object in each line; empty lines are skipped."""
-
-    def __init__(self, path: Path, encoding: str) -> None:
-        super().__init__(path)
-        self._encoding = encoding
-
-    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the rows as mappings, each with its approximate size in bytes."""
-        with opened(self._path, self._encoding) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    why = getattr(error, "msg", str(error))
-                    raise InvalidRequest(
-                        f"{self._path.name}: line {number} is not JSON ({why})"
-                    ) from None
-                if not isinstance(record, dict):
-                    raise InvalidRequest(f"{self._path.name}: line {number} is not a JSON object")
-                yield record, len(line)
+def json_lines(path: Path, encoding: str) -> Iterator[Record]:
+    """The objects in the lines of a file; empty lines are skipped."""
+    with opened(path, encoding) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                why = getattr(error, "msg", str(error))
+                raise InvalidRequest(f"{path.name}: line {number} is not JSON ({why})") from None
+            if not isinstance(record, dict):
+                raise InvalidRequest(f"{path.name}: line {number} is not a JSON object")
+            yield record, len(line)
 
 
-class ExcelReader(RecordReader):
-    """A sheet of an Excel file; its first row has the names of the columns.
+def sheet_reader(path: Path, sheet: str | None) -> RecordReader:
+    """Reads a sheet of an Excel file, by default the first one; its first row has the names."""
+    first = next(_sheet_rows(path, sheet, 1), ())
+    names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InvalidRequest(f"{path.name}: two columns have the name {twice[0]!r}")
 
-    Args:
-        path: the file.
-        sheet: its name; the first one if not given.
-    """
-
-    def __init__(self, path: Path, sheet: str | None) -> None:
-        super().__init__(path)
-        self._sheet = sheet
-
-    def records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the rows as mappings, each with its approximate size in bytes."""
-        names = self._header()
+    def records() -> Iterator[Record]:
         empty = 0
-        for row in self._rows(2):
+        for row in _sheet_rows(path, sheet, 2):
             # Sheets often end with rows that have a format but no values.
             if all(value is None for value in row):
                 empty += 1
@@ -343,26 +288,22 @@ class ExcelReader(RecordReader):
             empty = 0
             yield dict(zip(names, row, strict=False)), sum(len(str(value)) for value in row)
 
-    def _header(self) -> list[str]:
-        first = next(self._rows(1), ())
-        names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise InvalidRequest(f"{self._path.name}: two columns have the name {twice[0]!r}")
-        return names
+    return RecordReader(records, names)
 
-    def _rows(self, first: int) -> Iterator[tuple[Any, ...]]:
-        from openpyxl import load_workbook
 
-        book = load_workbook(self._path, read_only=True, data_only=True)
-        try:
-            sheets = [sheet.title for sheet in book.worksheets]
-            name = sheets[0] if self._sheet is None else self._sheet
-            if name not in sheets:
-                hint = did_you_mean(str(name), sheets) or f"; there are {', '.join(sheets)}"
-                raise InvalidRequest(f"{self._path.name} has no sheet {name!r}{hint}")
-            yield from book[name].iter_rows(min_row=first, values_only=True)
-        finally:
-            book.close()
+def _sheet_rows(path: Path, sheet: str | None, first: int) -> Iterator[tuple[Any, ...]]:
+    from openpyxl import load_workbook
+
+    book = load_workbook(path, read_only=True, data_only=True)
+    try:
+        sheets = [sheet.title for sheet in book.worksheets]
+        name = sheets[0] if sheet is None else sheet
+        if name not in sheets:
+            hint = did_you_mean(str(name), sheets) or f"; there are {', '.join(sheets)}"
+            raise InvalidRequest(f"{path.name} has no sheet {name!r}{hint}")
+        yield from book[name].iter_rows(min_row=first, values_only=True)
+    finally:
+        book.close()
 
 
 def opened(path: Path, encoding: str | None = None) -> Any:

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded
+from arche_magic.prompts import name_in, references
 
 from .file_readers import (
     CsvReader,
-    ExcelReader,
     FileReader,
-    JsonLinesReader,
     ParquetReader,
-    Tables,
+    RecordReader,
+    json_lines,
     opened,
+    sheet_reader,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class SourceFile:
     Attributes:
         path: where it is.
         sep: what separates its fields; "," where it has none.
+        kinds: the kind of values in each column, where neither the file nor all its values say it.
         first_row: its first row with all columns, as a frame; it may be empty.
 
     Raises:
@@ -124,7 +127,7 @@ class SourceFile:
         with self._readable():
             self._reader = self._reader_for(sheet)
             self.first_row: pd.DataFrame = next(self._reader.frames(1))
-            self.kinds = self._reader.kinds
+            self.kinds = self._reader.kinds if isinstance(self._reader, RecordReader) else {}
 
     def count(self) -> int:
         """Number of rows. A text file is read to its end for that, so an error in it is found.
@@ -134,6 +137,24 @@ class SourceFile:
         """
         with self._readable():
             return self._reader.count()
+
+    def check_separator(self, template: str) -> None:
+        """Check that a CSV was not read as one column because its fields have another separator.
+
+        Raises:
+            InvalidRequest: the prompt names a part of the only column's name.
+        """
+        if len(self.first_row.columns) != 1 or not self.path.name.endswith(_CSV):
+            return
+        whole = str(self.first_row.columns[0])
+        sep = next((sign for sign in ";\t|" if sign in whole), "")
+        parts = {part.strip().strip('"') for part in whole.split(sep)} if sep else set()
+        if any(name_in(reference) in parts for reference in references(template)):
+            shown = r"\t" if sep == "\t" else sep
+            raise InvalidRequest(
+                f"{self.path.name} has one column, {whole!r}; add --sep '{shown}' (in Python, "
+                f"sep={shown!r}) to read it as several"
+            )
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The file as frames of at most `rows` rows, numbered on from one to the next.
@@ -148,23 +169,22 @@ class SourceFile:
         with self._readable():
             yield from self._reader.frames(rows, columns)
 
-    def copy(self) -> Tables | None:
+    def tables(self) -> Iterator[pa.Table] | None:
         """Read all columns a second time, to write them; None if the frames have all columns."""
-        tables = self._reader.tables()
-        return None if tables is None else Tables(self._guarded(tables))
+        return self._tables(self._reader) if isinstance(self._reader, ParquetReader) else None
 
-    def _guarded(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def _tables(self, reader: ParquetReader) -> Iterator[pa.Table]:
         with self._readable():
-            yield from tables
+            yield from reader.tables()
 
     def _reader_for(self, sheet: str | None) -> FileReader:
         if self._is_parquet:
             return ParquetReader(self.path)
         if self._is_excel:
-            return ExcelReader(self.path, sheet)
+            return sheet_reader(self.path, sheet)
         self.encoding = self.encoding or self._encoding_by_mark()
         if self.path.name.endswith(_JSON_LINES):
-            return JsonLinesReader(self.path, self.encoding)
+            return RecordReader(partial(json_lines, self.path, self.encoding))
         return CsvReader(self.path, self.encoding, self.sep)
 
     def _check_options(self, encoding: str | None, sep: str | None, sheet: str | None) -> None:

@@ -43,7 +43,6 @@ from .job_records import JobRecord, new_job_id, note_job
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reader import Reader
 from .rows import CHUNK, Row, Rows
-from .scheduler import Scheduler
 from .twice import Second, check_other_model, other_model, share_of
 from .workers import Workers
 from .writer import Writer
@@ -129,54 +128,41 @@ class Job:
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
-        self.prefix = prefix
+        self.prefix, self.details, self.twice = prefix, details, share_of(twice)
         self._llm = llm or get_llm_provider()
-        self._is_noted = job_id is not None
-        self.id: str = job_id or (part_of if isinstance(part_of, str) else "") or new_job_id()
-        again = {**options, "schema": schema, "pack": pack, "llm": llm}
-        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
-        again |= {"reserve": reserve}
         configuration = self._llm.configuration
         longest = at_most("patience", patience)
-        # The job keeps replies itself, many at once.
-        fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
-        sample = build_request("…", configuration, **{**options, **fixed})
-        self.schema: Schema | None = sample.schema
-        self._tag = sample.tag
-        self._counts = Counts(len(self.rows), configuration.clock.time)
-        self._scheduler = Scheduler(configuration.clock)
-        cost, tokens = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
-        most_failed = at_most("stop_after", stop_after, least=1)
-        if isinstance(part_of, str):
-            self.shared_bounds = self._llm.quota_tracker.job_purse(cost, tokens, part_of)
-        else:
-            self.shared_bounds = part_of
         if before_paying is None:
             before_paying = configuration.patience if patience is None else longest
-        allowed, agreement = self._allowed(sample, allow_paid), agreement or Agreement()
-        self.details = details
-        self.twice = share_of(twice)
+        # The job keeps replies itself, many at once.
+        fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
+        self._sample = sample = build_request("…", configuration, **{**options, **fixed})
+        self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = self._gold(gold)
+        cost, tokens = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
+        most_failed = at_most("stop_after", stop_after, least=1)
+        name = part_of if isinstance(part_of, str) else ""
+        self.shared_bounds = (
+            self._llm.quota_tracker.job_purse(cost, tokens, part_of)
+            if isinstance(part_of, str)
+            else part_of
+        )
+        self.id: str = job_id or name or new_job_id()
+        self._is_noted, self._noted = job_id is not None, JobRecord()
+        self._counts = Counts(len(self.rows), configuration.clock.time)
+        self._workers = Workers(
+            self._allowed(allow_paid), self._counts, self.shared_bounds, longest, before_paying,
+            rows_per_request(pack, sample), agreement or Agreement(),
+        )  # fmt: skip
+        self._scheduler = self._workers.scheduler
         self._second: Second | None = None
         if self.twice:
             other = partial(other_model, self._llm, sample, allow_paid)
             check_other_model(self._llm, sample, other)
-            self._second = Second(
-                self.twice,
-                self.rows,
-                other,
-                partial(self._ask_again_on, {**again, "agreement": agreement}),
-            )
-        self._workers = Workers(
-            allowed,
-            self._scheduler,
-            self._counts,
-            self.shared_bounds,
-            longest,
-            before_paying,
-            rows_per_request(pack, sample),
-            agreement,
-        )
+            again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
+            again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
+            ask = partial(self._ask_again_on, again)
+            self._second = Second(self.twice, self.rows, other, ask)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = Reader(
@@ -189,7 +175,6 @@ class Job:
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._noted: JobRecord | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -273,8 +258,9 @@ class Job:
         frame = self.rows.frame.iloc[positions]
         named = {"model": model, "provider": None, "same_model": False}
         left = {"patience": self.patience_left, "before_paying": self.before_paying_left}
+        shared = {"agreement": self._workers.agreement, "job_id": None}
         part_of = {} if self.shared_bounds is None else {"part_of": self.shared_bounds}
-        return Job(frame, self.rows.template, **{**again, **named, **left, **part_of}, job_id=None)
+        return Job(frame, self.rows.template, **{**again, **named, **left, **shared, **part_of})
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
@@ -282,11 +268,11 @@ class Job:
         configuration = self._llm.configuration
         record = JobRecord(
             at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
-            tag=self._tag, rows=len(self),
+            tag=self._sample.tag, rows=len(self),
             done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
-        new = record if self._noted is None else record.plus(self._noted, -1)
+        new = record.plus(self._noted, -1)
         if self._is_noted and new.requests:
             self._noted = record
             note_job(configuration.store, new)
@@ -356,7 +342,7 @@ class Job:
                 continue
             return
 
-    def _allowed(self, sample: Request, allow_paid: bool) -> IntelligentLLMOrchestrator:
+    def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
         """The orchestrator of the job, with only free routes unless paid ones are allowed.
 
         Raises:
@@ -368,7 +354,7 @@ class Job:
         providers = llm.configuration.providers
         free = [name for name in llm.providers if not providers[name].paid]
         try:
-            routes = llm.routes(sample)
+            routes = llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
             routes = ()

@@ -218,6 +218,7 @@ def _parts(
         columns_of(rows.frame, schema, prefix)
         return [rows]
     source = SourceFile(data, **read)
+    source.check_separator(template or "")
     columns_of(source.first_row, schema, prefix)
     columns = Rows(source.first_row, template).columns
     return (Rows(frame, template) for frame in source.frames(ROWS, columns))

@@ -141,6 +141,7 @@ class Replies:
         if levels := data.columns.nlevels - 1:
             # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
+        added.columns.names = data.columns.names
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress()
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}

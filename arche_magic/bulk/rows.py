@@ -20,6 +20,7 @@ from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
 from .agreement import Check, Model
+from .files import ENDINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +168,7 @@ class Rows:
                 continue
             for name, value in zip(names, row, strict=True):
                 if not isinstance(value, str) and pd.isna(value) is True:
-                    yield label, f"{name!r} has no value in this row (use fillna('') to ask anyway)"
+                    yield label, f"{name!r} has no value in this row (fill it to ask anyway)"
                     break
             else:
                 try:
@@ -235,6 +236,8 @@ class Rows:
                 steps_in(reference, name)
             else:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
+                if name in self.index.names:
+                    hint = f", only an index of that name; frame.reset_index({name!r}) makes one"
                 raise InvalidRequest(
                     f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
                     f"(\\{{{{{reference}}}}} sends the braces unchanged)"
@@ -281,7 +284,14 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     if isinstance(data, pd.Series):
         named = template is not None and data.name is not None
         return data.to_frame(data.name if named else PROMPT)
-    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+    if getattr(data, "ndim", 0) == 1 and hasattr(data, "tolist"):
+        data = data.tolist()
+    if isinstance(data, str):
+        raise InvalidRequest(
+            f"the data is of type str, and {data[:80]!r} is no file of rows, whose name ends with "
+            f"{', '.join(ENDINGS)}; for a single prompt, call generate"
+        )
+    if isinstance(data, Sequence) and not isinstance(data, bytes):
         wrong = next((value for value in data if not isinstance(value, str | None)), "")
         if wrong:
             raise InvalidRequest(

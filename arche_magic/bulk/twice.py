@@ -7,14 +7,12 @@ bounds and the patience of the first, and its replies are kept in the same way.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from copy import copy
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
@@ -28,49 +26,15 @@ from .rows import CHUNK, Row, Rows
 if TYPE_CHECKING:
     from .job import Job
 
-T = TypeVar("T")
 
+def draw_number(position: int, prompt: str) -> int:
+    """A random number of a row; those with the lowest numbers are drawn.
 
-class Sample(Generic[T]):
-    """A random sample of rows, always the same one for the same rows.
-
-    A hash of position and prompt replaces the random number. So a run that continues another one
-    draws the same rows, and a larger share includes a smaller one.
-
-    Args:
-        share: of all rows, 0 to 1; at least one row if it is more than 0.
-        rows: how many rows there are.
+    It is a hash, so a run that continues another one draws the same rows, and a larger share of
+    rows includes a smaller one.
     """
-
-    def __init__(self, share: float, rows: int) -> None:
-        self.count = math.ceil(share * rows)
-        self._heap: list[tuple[int, int]] = []
-        self._drawn: dict[int, T] = {}
-
-    def note(self, position: int, prompt: str, value: Callable[[], T]) -> None:
-        """Offer a row; if it was offered before, the new value replaces the old one.
-
-        `value` makes the value that `drawn` returns; it is called only if the row is drawn.
-        """
-        if not self.count:
-            return
-        if position in self._drawn:
-            self._drawn[position] = value()
-            return
-        text = f"{position} {prompt}".encode("utf-8", "replace")
-        entry = -int.from_bytes(hashlib.sha256(text).digest()[:8]), position
-        if len(self._heap) < self.count:
-            heapq.heappush(self._heap, entry)
-        else:
-            _, out = heapq.heappushpop(self._heap, entry)
-            if out == position:
-                return
-            del self._drawn[out]
-        self._drawn[position] = value()
-
-    def drawn(self) -> dict[int, T]:
-        """The drawn rows by position, in their order."""
-        return dict(sorted(self._drawn.items()))
+    text = f"{position} {prompt}".encode("utf-8", "replace")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
 class Second:
@@ -94,15 +58,32 @@ class Second:
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._other, self._ask = other, ask
-        self._sample: Sample[Row] = Sample(share, len(rows))
+        # At least one row.
+        self._wanted = math.ceil(share * len(rows))
+        # By position; rows that are surely not drawn are dropped now and then.
+        self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
         self._answered = 0
         self._cancelled = False
 
     def note(self, row: Row) -> None:
         """Offer a finished row."""
-        if row.reply is not None:
-            self._sample.note(row.position, row.prompt, partial(_without_attempts, row))
+        if row.reply is None:
+            return
+        # The attempts and decisions of a reply take much room.
+        slim = row.reply.changed(attempts=(), decisions=())
+        self._rows[row.position] = replace(row, reply=slim)
+        if len(self._rows) >= 2 * self._wanted + CHUNK:
+            self._rows = self._drawn()
+
+    def _drawn(self) -> dict[int, Row]:
+        """The drawn rows by position, in their order."""
+        rows = nsmallest(
+            self._wanted,
+            self._rows.values(),
+            key=lambda row: draw_number(row.position, row.prompt),
+        )
+        return {row.position: row for row in sorted(rows, key=lambda row: row.position)}
 
     def rows(self) -> Iterator[Row]:
         """The drawn rows again, each with its `second` reply, as far as one came.
@@ -111,7 +92,7 @@ class Second:
             JobStopped: at one of the bounds of the whole job.
             LLMProviderError: no row can be asked.
         """
-        drawn = self._sample.drawn()
+        drawn = self._drawn()
         by_model: defaultdict[str, list[int]] = defaultdict(list)
         for position, row in drawn.items():
             if row.reply is not None and (model := self._other(row.reply.model)):
@@ -154,13 +135,9 @@ class Second:
             ends = [end for end in (first.finish_at, now.finish_at) if end is not None]
             sums |= {"waiting": now.waiting, "finish_at": max(ends, default=None)}
             sums |= {"rows_per_second": now.rows_per_second}
-        answered, wanted = self._answered, self._sample.count
-        return replace(first, **sums, routes=dict(routes), twice=answered, to_ask_twice=wanted)
-
-
-def _without_attempts(row: Row) -> Row:
-    """The row without the attempts and decisions of its reply, which take much room."""
-    return replace(row, reply=row.reply and row.reply.changed(attempts=(), decisions=()))
+        return replace(
+            first, **sums, routes=dict(routes), twice=self._answered, to_ask_twice=self._wanted
+        )
 
 
 def share_of(twice: Any) -> float:
@@ -236,13 +213,18 @@ def asked_twice(
     store = reply_store(llm.configuration.replies)
     count, models = 0, dict[str, None]()
     for rows in parts:
-        sample: Sample[Request] = Sample(share, len(rows))
-        for start in range(0, len(rows), CHUNK):
-            found = rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, asked)
-            for position, (_, prompt, request) in enumerate(found, start):
-                if not isinstance(request, str):
-                    sample.note(position, prompt, partial(copy, request))
-        drawn = [(llm.address(request), request) for request in sample.drawn().values()]
+        requests = (
+            (draw_number(position, prompt), position, request)
+            for start in range(0, len(rows), CHUNK)
+            for position, (_, prompt, request) in enumerate(
+                rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, asked), start
+            )
+            if not isinstance(request, str)
+        )
+        drawn = [
+            (llm.address(request), request)
+            for _, _, request in nsmallest(math.ceil(share * len(rows)), requests)
+        ]
         count += len(drawn)
         if fresh:
             continue

@@ -51,7 +51,6 @@ class Workers:
 
     Args:
         llm: may ask on all routes that the job may use.
-        scheduler: gives tasks to workers.
         counts: what is spent so far.
         bounds: the most that all its calls may take together; None without any.
         patience: seconds that the job waits for routes, all its rows together.
@@ -61,6 +60,8 @@ class Workers:
         agreement: how packed replies agree with others.
 
     Attributes:
+        scheduler: gives tasks to workers.
+        counts, agreement, patience: as above.
         put_off: why the rows that are left are not asked in this run, or "".
         sample: the request of the first row, by which all are estimated; None before it is known.
         before_paying: what is left of that; None if there are not both free and paid routes.
@@ -69,7 +70,6 @@ class Workers:
     def __init__(
         self,
         llm: IntelligentLLMOrchestrator,
-        scheduler: Scheduler,
         counts: Counts,
         bounds: Purse | None,
         patience: float,
@@ -77,9 +77,10 @@ class Workers:
         pack: int | None,
         agreement: Agreement,
     ) -> None:
-        self.scheduler, self.counts, self.agreement = scheduler, counts, agreement
+        self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
+        self.agreement = agreement
         self._bounds, self._pack = bounds, pack
-        clock = scheduler.clock
+        clock = self.scheduler.clock
         self.patience = Patience(patience, clock.time)
         self._before_paying = Patience(before_paying, clock.time)
         self.before_paying: Patience | None = None

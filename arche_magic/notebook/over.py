@@ -74,9 +74,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if options.background and hasattr(data, "iloc"):
         # Other cells may change the frame in place while the job runs.
         data = data.copy()
-    head = SourceFile(data, **read).first_row if from_file else data
-    if from_file and options.sep is None:
-        _check_separator(data, head, text)
+    head = data
+    if from_file:
+        source = SourceFile(data, **read)
+        source.check_separator(text)
+        head = source.first_row
     columns = _columns(head)
     template = _with_variables(text, columns, names, defaults.budget)
     if system := system_prompt(options, names, defaults.budget, columns):
@@ -157,24 +159,6 @@ def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
 def _columns(data: Any) -> set[str]:
     """Names of the row's values; the texts of a list are called `prompt`."""
     return set(columns_by_name(getattr(data, "columns", (getattr(data, "name", ""), "prompt"))))
-
-
-def _check_separator(file: str, head: pd.DataFrame, template: str) -> None:
-    """Check that a CSV was not read as one column because its fields have another separator.
-
-    Raises:
-        InvalidRequest: the prompt names a part of the only column's name.
-    """
-    if len(head.columns) != 1:
-        return
-    whole = str(head.columns[0])
-    sep = next((sign for sign in ";	|" if sign in whole), "")
-    parts = {part.strip().strip('"') for part in whole.split(sep)} if sep else set()
-    if any(name_in(reference) in parts for reference in references(template)):
-        shown = r"\t" if sep == "\t" else sep
-        raise InvalidRequest(
-            f"%llm: {file} has one column, {whole!r}; add --sep '{shown}' to read it as several"
-        )
 
 
 def _with_variables(

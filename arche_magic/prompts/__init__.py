@@ -245,6 +245,8 @@ def _attribute(value: Any, name: str, path: str) -> Any:
         return getattr(value, name)
     except AttributeError:
         hint = did_you_mean(name, _own(dir(value)))
+        if isinstance(value, Mapping) and name in value:
+            hint = f"; write {{{{{path}[{name!r}]}}}}"
         raise InvalidRequest(f"{{{{{path}.{name}}}}}: {path} has no {name!r}{hint}") from None
     except Exception as error:  # noqa: BLE001  # a property runs its owner's code
         raise InvalidRequest(f"{{{{{path}.{name}}}}} cannot be read: {error!r}") from None

@@ -8,6 +8,7 @@ import warnings
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provider_parts import Start
 
     from arche_magic.sandbox import Sandbox
@@ -124,6 +127,17 @@ def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
         arche_magic.map(frame, TEMPLATE, encoding="cp1252")
     with pytest.raises(InvalidRequest, match="are only for files"):
         arche_magic.plan(frame, TEMPLATE, sep=";")
+
+
+@pytest.mark.parametrize("ask", [arche_magic.plan, partial(arche_magic.map, to="out.csv")])
+def test_a_csv_with_another_separator_is_not_read_as_one_column(
+    sandbox: Sandbox, ask: Callable[..., object]
+) -> None:
+    """The message names the separator that splits the name of the only column."""
+    Path("in.csv").write_text("text;stars\nsoup;5\n")
+    with pytest.raises(InvalidRequest, match=r"one column, 'text;stars'; .* sep=';'"):
+        ask("in.csv", TEMPLATE)
+    ask("in.csv", TEMPLATE, sep=";")
 
 
 ROWS: list[dict[str, Any]] = [

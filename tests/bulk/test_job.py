@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 from bulk_parts import prompts
@@ -161,6 +162,8 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, 5, {}, "the template is of type int"),
         (5, "{{text}}", {}, "the data is of type int"),
         ("text", None, {}, "the data is of type str"),
+        ("in.txt", "{{text}}", {}, r"'in.txt' is no file of rows, whose name ends with \.parquet,"),
+        (REVIEWS.set_index("text"), "{{text}}", {}, r"no column 'text', .*reset_index\('text'\)"),
         ([1, 2], None, {}, "the list holds a value of type int"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns have the name 'a'"),
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
@@ -187,13 +190,58 @@ def test_mistakes_are_reported_before_anything_is_spent(
     assert not sandbox.requests
 
 
+LEVELS = pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["one", "two"])
+DAYS = [pd.Timestamp("2026-11-29"), pd.NaT]
+
+
+@pytest.mark.parametrize(
+    ("data", "template", "asked"),
+    [
+        (pd.DataFrame({"t": ["a", "b"]}, index=[1, 1]), "{{t}}", ["a", "b"]),
+        (pd.DataFrame({"t": ["a", "b"]}, index=LEVELS), "{{t}}", ["a", "b"]),
+        (pd.DataFrame([["a", "b"]], columns=LEVELS), "{{x.1}} {{y.2}}", ["a b"]),
+        (pd.DataFrame({"t": pd.Categorical(["a", None])}), "{{t}}", ["a"]),
+        (pd.DataFrame({"t": pd.array([1, None], "Int64")}), "{{t}}", ["1"]),
+        (pd.DataFrame({"t": pd.array([True, None], "boolean")}), "{{t}}", ["True"]),
+        (pd.DataFrame({"t": [0.5, float("nan")]}), "{{t}}", ["0.5"]),
+        (pd.DataFrame({"t": DAYS}), "{{t}}", ["2026-11-29 00:00:00"]),
+        (pd.DataFrame({"t": pd.array(["a", None], "string[pyarrow]")}), "{{t}}", ["a"]),
+        (pd.DataFrame({"t": [{"k": [1]}, ["b"]]}), "{{t}}", ['["b"]', '{"k": [1]}']),
+        (pd.DataFrame({"t": pd.Series(["👩‍👩‍👧 🇩🇪"], dtype=object)}), "{{t}}", ["👩‍👩‍👧 🇩🇪"]),
+        (pd.DataFrame({"t": pd.Series(["\ud83d"], dtype=object)}), "{{t}}", ["�"]),
+        (pd.DataFrame({"t": []}), "{{t}}", []),
+        (np.array(["a", "b"]), None, ["a", "b"]),
+    ],
+)  # fmt: skip
+def test_unusual_data_is_asked_and_returned_unchanged(
+    sandbox: Sandbox, data: Any, template: str | None, asked: list[str]
+) -> None:
+    """Its own columns, types and labels stay, and each row without a value says so."""
+    result = arche_magic.map(data, template)
+    assert prompts(sandbox) == sorted(asked)
+    missing = result[result.reply.isna()].error
+    assert len(missing) == len(result) - len(asked)
+    assert (missing == "'t' has no value in this row (fill it to ask anyway)").all()
+    if isinstance(data, pd.DataFrame):
+        pd.testing.assert_frame_equal(result[data.columns], data, check_column_type=False)
+
+
+def test_a_field_of_a_nested_value_is_written_in_brackets(sandbox: Sandbox) -> None:
+    """Parquet, polars and JSON lines give dicts, which have keys."""
+    nested = pd.DataFrame({"who": [{"name": "Ada"}]})
+    arche_magic.map(nested, "{{who['name']}}")
+    assert prompts(sandbox) == ["Ada"]
+    result = arche_magic.map(nested, "{{who.name}}")
+    assert result.error[0] == "{{who.name}}: who has no 'name'; write {{who['name']}}"
+
+
 def test_a_missing_value_is_not_asked(sandbox: Sandbox) -> None:
     """NaN, None, NaT and NA would be words in a prompt; the error names the column."""
     frame = pd.DataFrame({"text": ["Hi", None, float("nan"), pd.NA, pd.NaT], "n": [1, 2, 3, 4, 5]})
     result = arche_magic.map(frame, "{{n}} {{text}}")
     assert prompts(sandbox) == ["1 Hi"]
     assert result.error.isna().tolist() == [True, False, False, False, False]
-    assert result.error[1] == "'text' has no value in this row (use fillna('') to ask anyway)"
+    assert result.error[1] == "'text' has no value in this row (fill it to ask anyway)"
 
 
 def test_an_empty_prompt_is_an_error_of_its_row(sandbox: Sandbox) -> None:
