@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.reply import Discarded, Event, Piece, Reply
 from arche_magic.llm_providers.types import Route
@@ -15,43 +14,31 @@ from .errors import problem_of
 from .replies import DONE, Chunks, HttpReply, completion, event, json_reply, route_header
 from .requests import ChatCall, read_chat, read_json
 
-# The provider object of the configuration in use. It keeps the routes that it has found.
-_asked: IntelligentLLMOrchestrator | None = None
-
 
 def chat_completions(
-    body: bytes, configuration: Configuration, options: Mapping[str, Any]
+    body: bytes, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
 ) -> HttpReply:
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
     Raises:
         Problem: the request is wrong, or no route answered it.
     """
-    fields = read_json(body)
+    fields, configuration = read_json(body), llm.configuration
     clock = configuration.clock
     began, seconds = clock.time(), configuration.timeouts.total
     try:
         call = read_chat(fields, configuration, options)
         seconds = call.request.timeout
-        provider = _provider(configuration)
         # Choices come with the end of a reply, so such a reply has nothing to stream before.
         if call.stream and not call.request.needs_choices:
-            return _streamed(call, provider)
-        reply = provider.ask(call.request)
+            return _streamed(call, llm)
+        reply = llm.ask(call.request)
     except LLMProviderError as error:
         now = clock.time()
         raise problem_of(error, now, fields, is_late=now - began >= seconds) from None
     if call.stream:
         return _events_of(reply, call)
     return json_reply(completion(reply), headers=route_header(reply.route))
-
-
-def _provider(configuration: Configuration) -> IntelligentLLMOrchestrator:
-    global _asked
-    provider = _asked
-    if provider is None or provider.configuration is not configuration:
-        provider = _asked = IntelligentLLMOrchestrator(configuration=configuration)
-    return provider
 
 
 def _stream_reply(chunks: Iterator[bytes], route: dict[str, str]) -> HttpReply:
@@ -70,13 +57,13 @@ def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
     return _stream_reply(chunks(), route_header(reply.route))
 
 
-def _streamed(call: ChatCall, provider: IntelligentLLMOrchestrator) -> HttpReply:
+def _streamed(call: ChatCall, llm: IntelligentLLMOrchestrator) -> HttpReply:
     """Return the response of a streamed request, once its first text has arrived.
 
     Raises:
         LLMProviderError: no text will arrive.
     """
-    events = provider.events_of(call.request)
+    events = llm.events_of(call.request)
     try:
         while True:
             first = next(events)
@@ -85,14 +72,14 @@ def _streamed(call: ChatCall, provider: IntelligentLLMOrchestrator) -> HttpReply
             # A kept reply is one piece, and its route comes with its end.
     except StopIteration as end:
         return _events_of(end.value, call)
-    chunks = _chunks(call, provider, first.text, first.route, events)
+    chunks = _chunks(call, llm, first.text, first.route, events)
     # Started, so that closing it before the first chunk is read also closes the request.
     next(chunks)
     return _stream_reply(chunks, route_header(first.route.id))
 
 
 def _chunks(
-    call: ChatCall, provider: IntelligentLLMOrchestrator, text: str, route: Route,
+    call: ChatCall, llm: IntelligentLLMOrchestrator, text: str, route: Route,
     events: Generator[Event, None, Reply],
 ) -> Iterator[bytes]:  # fmt: skip
     """Yield the events of a streamed request, from its first text on."""
@@ -114,7 +101,7 @@ def _chunks(
                 yield event(chunk)
             yield DONE
     except LLMProviderError as error:
-        now = provider.configuration.clock.time()
+        now = llm.configuration.clock.time()
         yield event(problem_of(error, now, call.fields).body())
     finally:
         events.close()

@@ -30,7 +30,9 @@ _MOST_TEXTS = 2048
 _OPTIONS = ("patience", "timeout", "private", "tag", "reserve")
 
 
-def embeddings(body: bytes, configuration: Configuration, options: Mapping[str, Any]) -> HttpReply:
+def embeddings(
+    body: bytes, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
+) -> HttpReply:
     """Answer `POST /v1/embeddings`; see `handler.handle`.
 
     All vectors come from one model of one provider, in as many requests as its limits demand.
@@ -38,7 +40,7 @@ def embeddings(body: bytes, configuration: Configuration, options: Mapping[str, 
     Raises:
         Problem: the request is wrong, or the model did not answer it.
     """
-    fields = read_json(body)
+    fields, configuration = read_json(body), llm.configuration
     given = {name: value for name, value in fields.items() if value is not None}
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
@@ -53,7 +55,7 @@ def embeddings(body: bytes, configuration: Configuration, options: Mapping[str, 
     clock = configuration.clock
     began, seconds = clock.time(), options.get("timeout", configuration.timeouts.total)
     try:
-        replies = _ask(texts, configuration, provider, model, given.get("dimensions"), options)
+        replies = _ask(texts, llm, provider, model, given.get("dimensions"), options)
     except LLMProviderError as error:
         now = clock.time()
         problem = problem_of(error, now, fields, is_late=now - began >= seconds)
@@ -101,7 +103,7 @@ def _model(
 
 def _ask(
     texts: Sequence[str],
-    configuration: Configuration,
+    llm: IntelligentLLMOrchestrator,
     provider: str,
     model: str,
     dimensions: Any,
@@ -112,11 +114,11 @@ def _ask(
     Raises:
         LLMProviderError: a text is wrong, or the model did not answer.
     """
+    configuration, clock = llm.configuration, llm.configuration.clock
     # A text that is wrong keeps all of them from being sent.
     whole = embedding_request(
         texts, configuration, provider, model, dimensions=dimensions, **options
     )
-    llm, clock = IntelligentLLMOrchestrator(configuration=configuration), configuration.clock
     ends, replies = clock.time() + whole.timeout, []
     for batch in in_batches(whole.inputs, whole, llm.routes(whole), llm.quota_tracker):
         left = {"timeout": max(0.001, ends - clock.time())}

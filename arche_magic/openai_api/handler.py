@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
@@ -28,6 +29,8 @@ LARGEST_BODY = 20_000_000
 _CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
+# The provider object of the configuration in use. It keeps the routes that it has found.
+_kept: IntelligentLLMOrchestrator | None = None
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -86,12 +89,20 @@ def _answer(
             413, f"the body has {size:.0f} MB; the limit is {most:.0f} MB", code="body_too_large"
         )
     try:
-        configuration = get_configuration()
+        llm = _llm()
     except LLMProviderError as error:
         raise problem_of(error, 0.0) from None
     if ask := _ASKED.get(path):
         tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
         if tag := next(tags, ""):
             options["tag"] = tag
-        return ask(body, configuration, options)
-    return one_model(name, configuration) if name else model_list(configuration)
+        return ask(body, llm, options)
+    return one_model(name, llm.configuration) if name else model_list(llm.configuration)
+
+
+def _llm() -> IntelligentLLMOrchestrator:
+    global _kept
+    llm, configuration = _kept, get_configuration()
+    if llm is None or llm.configuration is not configuration:
+        llm = _kept = IntelligentLLMOrchestrator(configuration=configuration)
+    return llm

@@ -25,9 +25,17 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _number(text: str, place: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        message = f"{place} must be a whole number, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
 def _count(text: str) -> tuple[str, int]:
     name, value = _pair(text)
-    return name, int(value)
+    return name, _number(value, name)
 
 
 def _limit(text: str) -> tuple[str, str, int | None]:
@@ -36,7 +44,7 @@ def _limit(text: str) -> tuple[str, str, int | None]:
     target, dot, name = place.rpartition(".")
     if not dot:
         raise argparse.ArgumentTypeError(f"expected TARGET.LIMIT=NUMBER, got {text!r}")
-    return target, name, None if value == "none" else int(value)
+    return target, name, None if value == "none" else _number(value, place)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,10 +56,16 @@ def _known(what: str, name: str, names: Collection[str]) -> None:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")
 
 
+def _not_negative(what: str, number: int) -> None:
+    if number < 0:
+        raise ValueError(f"{what} must be at least 0, not {number}")
+
+
 class Accounts:
     """Every account's windows, and the count per key. Not thread-safe: the service locks.
 
-    Raises ValueError for an unknown provider, model, key label, limit name or kind of window.
+    Raises ValueError for an unknown provider, model, key label, limit name or kind of window, and
+    for a negative number.
     """
 
     def __init__(
@@ -72,8 +78,10 @@ class Accounts:
         windows: Mapping[str, str],
         now: float,
     ) -> None:
-        for provider in keys:
+        for provider, given in keys.items():
             _known("provider", provider, PROVIDERS)
+            if isinstance(given, int):
+                _not_negative(f"the number of keys of {provider}", given)
         self.keys = tuple(
             key
             for provider in PROVIDERS
@@ -98,8 +106,9 @@ class Accounts:
         labels = {key.label for key in self.keys}
         models = {f"{provider}/{model}" for provider in PROVIDERS for model in MODELS[provider]}
         for target, values in [*limits.items(), *left.items()]:
-            for name in values:
+            for name, number in values.items():
                 _known("limit", name, LIMIT_NAMES)
+                _not_negative(f"{target}.{name}", number or 0)
             if target not in PROVIDERS and target not in models:
                 _known("key, provider or model", target, labels)
         for target in left:

@@ -51,7 +51,8 @@ class Sandbox:
     `time_scale` makes it run faster. `latency` and `seconds_per_chunk` are in real seconds.
     `reply`: a function of the model and the messages that writes the replies instead.
 
-    Raises ValueError for an unknown provider, model, key label, limit or kind of window.
+    Raises ValueError for an unknown provider, model, key label, limit or kind of window, and for a
+    number that is out of range.
     """
 
     def __init__(
@@ -70,8 +71,13 @@ class Sandbox:
         port: int = 0,
         reply: Callable[[str, list[dict[str, str]]], str] | None = None,
     ) -> None:
-        if time_scale <= 0:
-            raise ValueError("time_scale must be greater than 0")
+        if not 0 < time_scale < math.inf:
+            raise ValueError(f"time_scale must be greater than 0, not {time_scale}")
+        for name, seconds in (("latency", latency), ("seconds_per_chunk", seconds_per_chunk)):
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"{name} must be at least 0, not {seconds}")
+        if not 0 <= port <= 65_535:
+            raise ValueError(f"port must be 0 to 65,535, not {port}")
         self.latency = latency
         self.seconds_per_chunk = seconds_per_chunk
         self._clock = clock or time.time

@@ -167,3 +167,23 @@ def test_wrong_settings_are_refused_by_name(options):
     """An unknown name raises a ValueError that lists the known names."""
     with pytest.raises(ValueError, match="known: "):
         Sandbox(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keys": {"groq": -1}}, "the number of keys of groq must be at least 0"),
+        (
+            {"limits": {"groq": {"requests_per_day": -5}}},
+            "groq.requests_per_day must be at least 0",
+        ),
+        ({"left": {"groq": {"requests_per_day": -5}}}, "groq.requests_per_day must be at least 0"),
+        ({"latency": -1}, "latency must be at least 0"),
+        ({"time_scale": float("nan")}, "time_scale must be greater than 0"),
+        ({"port": 70_000}, "port must be 0 to 65,535"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, words):
+    """Before anything starts."""
+    with pytest.raises(ValueError, match=words):
+        Sandbox(**options)

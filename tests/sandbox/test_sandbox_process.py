@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from arche_magic.sandbox import Sandbox
+from arche_magic.sandbox.__main__ import main
 
 GROQ = "openai/gpt-oss-120b"
 
@@ -255,9 +256,16 @@ def test_ctrl_c_stops_it_without_a_traceback(alone):
     assert process.stderr.read() == ""
 
 
-def test_wrong_arguments_are_explained():
-    """A misspelt limit is a usage error that names the known ones."""
-    command = [sys.executable, "-m", "arche_magic.sandbox", "--limit", "groq.requests=5"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "known: " in result.stderr
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--limit", "groq.requests=5"], "unknown limit 'requests'; known: "),
+    (["--limit", "groq=5"], "expected TARGET.LIMIT=NUMBER, got 'groq=5'"),
+    (["--limit", "groq.requests_per_day=x"], "groq.requests_per_day must be a whole number, got"),
+    (["--keys", "groq=two"], "groq must be a whole number, got 'two'"),
+    (["--port", "99999"], "port must be 0 to 65,535, not 99999"),
+])  # fmt: skip
+def test_wrong_arguments_are_explained(arguments, words, capsys):
+    """They are usage errors in one line."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]

@@ -11,9 +11,10 @@ from ..windows import remaining
 from . import base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..types import Breach, Call, Caller, Reply, ToolCall
+    from .openai import OpenAI
 
 _PIECE = 6  # the number of characters of arguments in a chunk
 _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"}
@@ -92,29 +93,18 @@ def _chunk(call: Call, caller: Caller, choices: list[Any], extra: dict[str, Any]
     }
 
 
-def events(
-    call: Call,
-    reply: Reply,
-    caller: Caller,
-    *,
-    first: dict[str, Any],
-    last: dict[str, Any],
-    every: dict[str, Any],
-    call_deltas: Callable[[Sequence[ToolCall]], list[dict[str, Any]]],
-    closing: dict[str, Any] | None = None,
-    calls_at_end: bool = False,
-) -> list[bytes]:
-    """All events of a streamed reply.
-
-    `first`, `last` and `every` are extra fields of chunks; `closing` are those of a final chunk
-    without choices. `call_deltas` makes the deltas of tool calls; `calls_at_end` puts the last of
-    them into the chunk with the finish reason. Several replies come one after the other.
-    """
+def events(call: Call, reply: Reply, caller: Caller, wire: OpenAI) -> list[bytes]:
+    """All events of a streamed reply. Several replies come one after the other."""
+    fields = wire.chunk_fields(call, reply, caller)
+    every = fields.get("every", {})
     result: list[bytes] = []
     for index, one in enumerate((reply, *reply.others)):
         event = partial(_event, call, caller, index)
-        start = {"role": "assistant", "content": None if one.calls and not calls_at_end else ""}
-        result.append(event(start, first))
+        start = {
+            "role": "assistant",
+            "content": None if one.calls and not wire.calls_at_end else "",
+        }
+        result.append(event(start, fields.get("first", {})))
         if call.top_logprobs is None:
             # The thousands of chunks of a long reply differ only in their text.
             before, after = event({"content": "\x00"}, every).split(rb'"\u0000"')
@@ -123,12 +113,12 @@ def events(
             for piece in one.pieces:
                 likely = logprobs((piece,), call.top_logprobs)
                 result.append(event({"content": piece}, every, logprobs=likely))
-        deltas = call_deltas(one.calls)
-        end = deltas.pop() if deltas and calls_at_end else {}
+        deltas = wire.call_deltas(one.calls)
+        end = deltas.pop() if deltas and wire.calls_at_end else {}
         result += [event(delta, every) for delta in deltas]
-        result.append(event(end, last, finish_reason=one.finish))
-    if closing is not None:
-        result.append(base.event(_chunk(call, caller, [], closing)))
+        result.append(event(end, fields.get("last", {}), finish_reason=one.finish))
+    if "closing" in fields:
+        result.append(base.event(_chunk(call, caller, [], fields["closing"])))
     return [*result, base.DONE]
 
 

@@ -134,6 +134,7 @@ class Groq(OpenAI):
     minute = "minute"
     roles = ("system", "user", "assistant", "tool", "function", "developer")
     most_choices = 1
+    call_deltas = staticmethod(chat_replies.calls_one_by_one)
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
@@ -172,22 +173,14 @@ class Groq(OpenAI):
         value["service_tier"] = "on_demand"
         return base.json_answer(value, self.headers(caller))
 
-    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The response to a call that streams, with all its events."""
+    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
+        """This provider's own fields of chunks."""
         own, usage = {"id": caller.request_id}, _usage(reply)
-        return base.event_answer(
-            self.headers(caller),
-            chat_replies.events(
-                call,
-                reply,
-                caller,
-                first={"x_groq": own},
-                last={"x_groq": {**own, "usage": usage}},
-                every={},
-                closing={"usage": usage, "x_groq": own} if call.usage_wanted else None,
-                call_deltas=chat_replies.calls_one_by_one,
-            ),
-        )
+        last = {"x_groq": {**own, "usage": usage}}
+        fields: dict[str, dict[str, Any]] = {"first": {"x_groq": own}, "last": last}
+        if call.usage_wanted:
+            fields["closing"] = {"usage": usage, "x_groq": own}
+        return fields
 
     def model_fields(self, name: str) -> dict[str, Any]:
         """What the list of models says about a model of this provider only."""

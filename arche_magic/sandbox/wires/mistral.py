@@ -132,6 +132,8 @@ class Mistral(OpenAI):
     highest_temperature = 1.5
     most_stops = 16
     strict = False
+    call_deltas = staticmethod(chat_replies.calls_together)
+    calls_at_end = True
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; the user or a tool must speak last. Raises Refusal."""
@@ -144,7 +146,10 @@ class Mistral(OpenAI):
         return call
 
     def headers(self, caller: Caller) -> base.Headers:
-        """The headers of a response except its content type, without those for limits."""
+        """The headers of a response except its content type.
+
+        Those for limits are missing in streams, since mid 2025.
+        """
         return [
             ("mistral-correlation-id", caller.request_id),
             ("x-kong-request-id", caller.request_id),
@@ -166,20 +171,10 @@ class Mistral(OpenAI):
         cost = value["usage"]["total_tokens"]
         return base.json_answer(value, self._headers_with_limits(caller, cost))
 
-    def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
-        """The response to a call that streams, with all its events."""
-        # Since mid 2025, streams have no rate-limit headers, and always report usage.
-        sent = chat_replies.events(
-            call,
-            reply,
-            caller,
-            first={},
-            last={"usage": chat_replies.usage_of(reply)},
-            every={"p": "abcdef"},  # a padding field that real chunks have too
-            call_deltas=chat_replies.calls_together,
-            calls_at_end=True,
-        )
-        return base.event_answer(self.headers(caller), sent)
+    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
+        """This provider's own fields of chunks. Streams always report the usage."""
+        # "p" is a padding field that real chunks have too.
+        return {"every": {"p": "abcdef"}, "last": {"usage": chat_replies.usage_of(reply)}}
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""

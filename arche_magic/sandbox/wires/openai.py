@@ -222,6 +222,10 @@ class OpenAI:
     most_stops = 4
     most_choices = 128
     strict = True
+    # How streams bring tool calls: as which deltas, and whether the last of them has the reason
+    # for the end.
+    call_deltas = staticmethod(chat_replies.calls_in_pieces)
+    calls_at_end = False
 
     def key_text(self, headers: Mapping[str, str]) -> str | None:
         """The key in a request's headers, or None."""
@@ -279,21 +283,19 @@ class OpenAI:
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that streams, with all its events."""
-        every: dict[str, Any] = {"usage": None} if call.usage_wanted else {}
-        closing = {"usage": chat_replies.usage_of(reply)} if call.usage_wanted else None
-        return base.event_answer(
-            self.headers(caller),
-            chat_replies.events(
-                call,
-                reply,
-                caller,
-                first=every,
-                last=every,
-                every=every,
-                closing=closing,
-                call_deltas=chat_replies.calls_in_pieces,
-            ),
-        )
+        events = chat_replies.events(call, reply, caller, self)
+        return base.event_answer(self.headers(caller), events)
+
+    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
+        """This provider's own fields of the "first", the "last" and "every" other chunk.
+
+        Those of "closing" come in a chunk of their own, without choices, at the end.
+        """
+        if not call.usage_wanted:
+            return {}
+        none = {"usage": None}
+        usage = {"usage": chat_replies.usage_of(reply)}
+        return {"first": none, "every": none, "last": none, "closing": usage}
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""
