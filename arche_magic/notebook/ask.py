@@ -31,7 +31,6 @@ from .command import Asked
 from .commands.llm import llm as llm_magic
 from .display import ReplyDisplay
 from .dry_run import print_preview
-from .first_steps import require_keys
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .live_line import follow
