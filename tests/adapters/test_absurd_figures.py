@@ -85,7 +85,7 @@ def test_an_absurd_count_is_replaced_by_the_estimate(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The reply is returned, the key stays open, and there is one warning."""
-    monkeypatch.setattr("arche_magic.llm_providers.calls._warned_of", set())
+    monkeypatch.setattr("arche_magic.llm_providers.attempt._warned_of", set())
     llm = use(wire, script, tmp_path, clock)
     with caplog.at_level(logging.WARNING, "arche_magic.attempts"):
         for absurd in ABSURD:
