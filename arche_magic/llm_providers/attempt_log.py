@@ -116,7 +116,8 @@ class AttemptLog:
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
         self.began: float = math.inf
         self._spent: dict[RouteId, Spent] = {}
-        self._month = ""
+        # The last day on which the file was checked, in days since the epoch.
+        self._day = -1.0
         self._lock = new_lock()
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
@@ -192,12 +193,12 @@ class AttemptLog:
         self._spent[route] = self._spent.get(route, Spent()).plus(attempt)
 
     def _write(self, path: Path, lines: bytes, now: float) -> None:
-        month = month_of(now)
-        if month != self._month:
+        day = now // 86_400
+        if day != self._day:
             path.parent.mkdir(parents=True, exist_ok=True)
             check_record(path)
-            put_aside(path, month)
-            self._month = month
+            put_aside(path, month_of(now))
+            self._day = day
         append_lines(path, lines)
 
 

@@ -136,7 +136,7 @@ class RequestRun:
                 return choice, None
             if self._patience_left() > 0 and not line.may_go(self):
                 return choice, None
-            hold = self._ledger.hold(choice.route, self.request)
+            hold = self.quota_tracker.hold(choice.route, self.request)
             if isinstance(hold, Hold):
                 return choice, hold
             # Another thread or kernel was faster. The request tries other routes now.

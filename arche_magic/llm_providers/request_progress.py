@@ -55,7 +55,6 @@ class RequestProgress:
         self._clock = configuration.clock
         # Seconds that the reader of the stream took for itself.
         self._paused = 0.0
-        self.start()
 
     def start(self) -> None:
         """Begin to count the time, in the process that asks."""

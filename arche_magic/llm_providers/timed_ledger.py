@@ -76,21 +76,20 @@ class TimedLedger:
         Raises:
             LedgerTimeout: the deadline has passed, or the ledger was locked until then.
         """
+        left = self._ends - time.monotonic() if self._has_deadline else math.inf
+
+        def offer_in_time() -> tuple[T, Hold | None]:
+            with lock_deadline(left):
+                return offer()
 
         def give_back_late(offered: tuple[T, Hold | None]) -> None:
             if offered[1] is not None:
                 self._give_back(offered[1])
 
         try:
-            return self._timed(offer, math.inf, give_back_late)
+            return self._timed(offer_in_time, math.inf, give_back_late)
         except (TookTooLong, StorageTimeout):
             raise LedgerTimeout from None
-
-    def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """As `QuotaTracker.hold`, for use in `offer`; waits for locks until the deadline."""
-        left = self._ends - time.monotonic() if self._has_deadline else math.inf
-        with lock_deadline(left):
-            return self.ledger.hold(route, request)
 
     def give_back(self, hold: Hold) -> None:
         """Release a hold for which nothing was sent."""

@@ -150,13 +150,10 @@ def calls_with_routes(counts: list[int]) -> None:
     """A plain call with this number of keys, each with its own account.
 
     First, the first key takes every call. Then, after each key has answered, all take turns: with
-    fewer
-    requests a day, each call changes the headroom.
+    fewer requests a day, each call changes the headroom.
     """
     print(
-        "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one, and"
-    )
-    print(
+        "generate by the number of routes, ledger and attempts on disk (target: 1.35 with one,\n"
         "and with 500 at most 1.5 times the time of one); ms wall, and the ratio to the SDK alone"
     )
     for count, per_day in product(counts, (PLENTY, 10_000)):

@@ -82,7 +82,7 @@ ALLOWED = {
         "quota.ledger", "quota.opening", "quota.state", "request", "storage", "types",
     },
     "quota.spending": {
-        "config", "prices", "quota", "quota.budget", "quota.ledger", "quota.opening",
+        "bounded", "config", "prices", "quota", "quota.budget", "quota.ledger", "quota.opening",
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {

@@ -119,7 +119,10 @@ class Accounts:
         directory = self._state(DirectoryState, directory_name(provider), found[0])
         provider_state = self._state(ProviderState, provider, found[1])
         for key, reading, document in zip(self._of(provider), known, found[2:], strict=True):
-            if reading.directory is not directory or not _is_same(reading.document, document):
+            before = reading.document
+            # As in `_is_same`, without a call.
+            is_new = before is not document and (before or document)
+            if is_new or reading.directory is not directory:
                 readings[key.label] = self._read_again(key, reading.name, document, directory)
         return readings, provider_state
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
+from ..bounded import TookTooLong, within
 from ..config import Configuration
 from ..prices import cost_usd
 from ..request import Request
@@ -15,6 +17,9 @@ from . import ledger
 from .budget import BudgetUse, Expected, Purse
 from .opening import RouteState
 from .state import Amounts
+
+# A request that was not sent waits this long for a locked ledger.
+_GIVING_BACK_SECONDS = 0.1
 
 Shares = tuple[tuple[Purse, str], ...]
 """What one call holds of each purse: the purse, and the name of the hold in it."""
@@ -92,8 +97,17 @@ class Spending:
 
     def give_back(self, shares: Iterable[tuple[Purse, str]], now: float) -> None:
         """Release the amounts reserved for a request that was not sent."""
-        for purse, hold in shares:
-            purse.settle(hold, Usage(), 0.0, now)
+        found = tuple(shares)
+
+        def give_back() -> None:
+            for purse, hold in found:
+                purse.settle(hold, Usage(), 0.0, now)
+
+        if found:
+            # In a helper thread, because this thread's deadline for locks may have passed. If the
+            # ledger is locked for longer, the helper waits alone.
+            with suppress(TookTooLong):
+                within(_GIVING_BACK_SECONDS, give_back)
 
     def pay(
         self, route: Route, shares: Shares, spent: Amounts, now: float, *, counted: bool

@@ -125,8 +125,8 @@ class JsonFileStorage:
 
     def read_all(self, *names: str) -> list[Document]:
         """Several documents, all as they were at one moment. Callers must not change them."""
-        documents = self._seen()
-        return [documents.get(name, {}) for name in names]
+        documents, none = self._seen(), Document()
+        return [documents.get(name, none) for name in names]
 
     def _seen(self) -> dict[str, Document]:
         """All documents as they are now, or as they were read last if the disk hangs."""
