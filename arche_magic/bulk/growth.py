@@ -54,13 +54,6 @@ class Growth:
         # Processors that this process kept busy, and up to when and what that was measured.
         self._busy, self._measured = 0.0, (now, 0.0)
 
-    @property
-    def rows_per_second(self) -> float:
-        """As measured last; before that, as the first replies suggest; 0.0 without any."""
-        if self.pace is not None:
-            return self.pace[1]
-        return self.threads * self._replies / self._seconds if self._seconds else 0.0
-
     def note_reply(self, began: float, now: float) -> None:
         """Note that a thread asked a row, from `began` until now."""
         if not self._heard and self.threads == THREADS:

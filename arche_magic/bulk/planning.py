@@ -19,7 +19,7 @@ from arche_magic.llm_providers.types import utc, without_vendor
 from .bounds import at_most
 from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
 from .columns import columns_of
-from .estimate import RowEstimate, count_work, served_lately
+from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
 from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
@@ -100,60 +100,19 @@ def plan(
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
-    parts = _parts(data, template, sample.schema, prefix, read)
-    work = count_work(parts, llm, sample, retry_errors, fresh, on_rows)
+    parts = partial(_parts, data, template, sample.schema, prefix, read)
+    work = count_work(parts(), llm, sample, retry_errors, fresh, on_rows)
     estimate = RowEstimate.of(work, llm, options)
-    rows = work.to_ask
     outlook = _Outlook(
-        llm, estimate, _speed(llm, estimate), rows, now, reserve, size, allow_paid, patience
+        llm, estimate, _speed(llm, estimate), work.to_ask, now, reserve, size, allow_paid, patience
     )
-    capacities, every = outlook.capacities(), outlook.capacities(paid=True)
-    end = outlook.finish_at(capacities)
-    # Longer replies are packed otherwise, which may even be faster.
-    late = max(end, outlook.finish_at(outlook.capacities(estimate.heavy())))
-    shared = outlook.shares(capacities, end)
-    with_paid = None
-    if len(every) > len(capacities):
-        with_paid = outlook.way("paid routes as well", every)
-    found = Plan(
-        rows=work.rows,
-        kept=work.kept,
-        failed=work.failed,
-        tokens=estimate.span(rows),
-        input_tokens=round(estimate.input_tokens * rows),
-        output_tokens=round(estimate.output_tokens * rows),
-        basis=estimate.basis,
-        requests=sum(share.requests for share in shared),
-        shares=shared or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
-        at=utc(now),
-        finish_at=_time(end),
-        latest_at=_time(late),
-        cost_usd=_cost(shared),
-        with_paid=with_paid,
-        one_model=_one_model(outlook, shared),
-    )
+    found = _plan_of(work, outlook)
     if share := share_of(twice):
         other = partial(other_model, llm, sample, allow_paid)
         check_other_model(llm, sample, other)
-        parts = _parts(data, template, sample.schema, prefix, read)
-        again, known = asked_twice(parts, llm, sample, share, other, fresh=fresh)
+        again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
         found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
-    if until is None:
-        return found
-    done = min(rows, rows_until(capacities, outlook.speed, now, until)) if until > now else 0
-    found = replace(found, by=utc(until), rows_by=done)
-    if found.in_time:
-        return found
-    ways = [
-        *([] if with_paid is None else [with_paid]),
-        outlook.way(
-            "as many rows per request as the limits suggest", outlook.capacities(pack=None)
-        ),
-        outlook.way("no reserve for other cells", outlook.capacities(reserve=0.0)),
-        *_shorter(outlook, until),
-        *_higher(outlook, capacities, until),
-    ]
-    return replace(found, ways=tuple(way for way in ways if _is_better(way, found)))
+    return found if until is None else _with_deadline(found, outlook, until)
 
 
 @dataclass(frozen=True)
@@ -201,6 +160,53 @@ class _Outlook:
         """A change, with its effect."""
         end = self.finish_at(capacities)
         return Way(what, _time(end), _cost(self.shares(capacities, end)))
+
+
+def _plan_of(work: Work, outlook: _Outlook) -> Plan:
+    """The plan of a job without second questions and without a deadline."""
+    estimate, rows = outlook.estimate, outlook.rows
+    capacities, every = outlook.capacities(), outlook.capacities(paid=True)
+    end = outlook.finish_at(capacities)
+    # Longer replies are packed otherwise, which may even be faster.
+    late = max(end, outlook.finish_at(outlook.capacities(estimate.heavy())))
+    shared = outlook.shares(capacities, end)
+    is_paid_extra = len(every) > len(capacities)
+    return Plan(
+        rows=work.rows,
+        kept=work.kept,
+        failed=work.failed,
+        tokens=estimate.span(rows),
+        input_tokens=round(estimate.input_tokens * rows),
+        output_tokens=round(estimate.output_tokens * rows),
+        basis=estimate.basis,
+        requests=sum(share.requests for share in shared),
+        shares=shared or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
+        at=utc(outlook.now),
+        finish_at=_time(end),
+        latest_at=_time(late),
+        cost_usd=_cost(shared),
+        with_paid=outlook.way("paid routes as well", every) if is_paid_extra else None,
+        one_model=_one_model(outlook, shared),
+    )
+
+
+def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
+    """The same plan with what is finished by then, and what would help if that is not all."""
+    capacities, now = outlook.capacities(), outlook.now
+    done = rows_until(capacities, outlook.speed, now, until) if until > now else 0
+    plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
+    if plan.in_time:
+        return plan
+    ways = [
+        *filter(None, [plan.with_paid]),
+        outlook.way(
+            "as many rows per request as the limits suggest", outlook.capacities(pack=None)
+        ),
+        outlook.way("no reserve for other cells", outlook.capacities(reserve=0.0)),
+        *_shorter(outlook, until),
+        *_higher(outlook, capacities, until),
+    ]
+    return replace(plan, ways=tuple(way for way in ways if _is_better(way, plan)))
 
 
 def _parts(

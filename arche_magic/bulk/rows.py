@@ -116,7 +116,7 @@ class Rows:
     """The rows of a job, and the prompt of each.
 
     Args:
-        data: a DataFrame, a Series, a list of texts, or a table of another library; see
+        data: a DataFrame, a Series, a list or array of texts, or a table of another library; see
             `as_pandas`.
         template: the prompt, with `{{column}}` for the value of a row. A Series is a column under
             its own name, or `prompt`, as is a list; without a template each text is the prompt.

@@ -230,7 +230,7 @@ class Scheduler:
                     continue
                 if self._ready and not self._idle:
                     group.growth.look(now, time.process_time())
-                rows = group.growth.rows_per_second
+                rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
                 self._wanted = max(self._wanted, ready)
                 if not group.growth.is_limited:
