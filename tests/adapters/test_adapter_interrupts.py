@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-INTERRUPTS = 80
+INTERRUPTS = 50
 # Preparing and sending a request takes a few milliseconds at most.
 SECONDS_OF_PREPARING = 0.003
 ONE_SECOND = Timeouts(total=1.0)
