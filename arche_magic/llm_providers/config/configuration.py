@@ -13,7 +13,7 @@ from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
-from .providers import hint_for
+from .providers import unknown_provider
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
@@ -132,10 +132,7 @@ class Configuration:
         try:
             return self.providers[name]
         except KeyError:
-            raise ConfigurationError(
-                f"unknown provider {name!r}{hint_for(name, self.providers)}; "
-                f"known are {', '.join(self.providers)}"
-            ) from None
+            raise ConfigurationError(unknown_provider(name, self.providers)) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
         """Return all routes except those that are off; only those of `models` if it is given."""
@@ -238,8 +235,8 @@ class Configuration:
             raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         raise ConfigurationError(
-            f"unknown model {model!r}{did_you_mean(model, [*self.aliases, *known])}; "
-            "write provider/model to send a name that is not in the catalog"
+            f"unknown model {model!r}; write provider/model to send a name that is not in the "
+            f"catalog{did_you_mean(model, [*self.aliases, *known])}"
         )
 
 
