@@ -211,17 +211,20 @@ class Configuration:
             ConfigurationError: unknown provider or model, or a model of another provider.
         """
         asked = {provider: self.provider(provider)} if provider else dict(self.providers)
+        model = self.without_alias(model)
         if model is None:
             return {name: list(entry.models) for name, entry in asked.items()}
-        model = self.aliases.get(model, model)
         owners = [name for name, entry in self.providers.items() if model in entry.known_models]
         prefix, _, rest = model.partition("/")
         if prefix in asked and rest in asked[prefix].known_models:
             return {prefix: [rest]}
+        # A bare name, which may contain a slash.
         if allowed := [name for name in owners if name in asked]:
             return {name: [model] for name in allowed}
+        # A name that is not in the catalog, or that lacks its vendor, of a named provider.
         if prefix in asked and rest and not owners:
             return {prefix: [_full_name(asked[prefix], rest) or rest]}
+        # A bare name without its vendor.
         short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
         if short:
             return {name: [full] for name, full in short.items()}
