@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +168,23 @@ def test_a_closed_pipe_is_not_an_error(sandbox_env: Sandbox, tmp_path: Path) -> 
     )
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def test_an_interrupt_ends_a_command_in_one_line(tmp_path: Path) -> None:
+    """Ctrl+C while a service does not answer shows no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        variables = {"GROQ_API_KEY": "gsk_one", "GROQ_BASE_URL": url}
+        with subprocess.Popen(
+            [sys.executable, "-m", "arche_magic", "doctor"], cwd=tmp_path,
+            env={**environment(), **variables}, stderr=subprocess.PIPE, text=True,
+        ) as doctor:  # fmt: skip
+            connection, _ = silent.accept()
+            with connection:
+                doctor.send_signal(signal.SIGINT)
+            _, said = doctor.communicate(timeout=60)
+    assert (doctor.returncode, said) == (1, "python -m arche_magic: interrupted\n")
 
 
 def test_a_ledger_that_cannot_be_stored_gives_a_warning_in_one_line(

@@ -113,7 +113,7 @@ def get_llm_provider(
     """
     from . import orchestrator
     from .config.keys import with_keys
-    from .config.providers import ALL_PROVIDERS, hint_for
+    from .config.providers import ALL_PROVIDERS, unknown_provider
 
     configuration = get_configuration()
     # The settings file is checked when it is read, so a wrong default comes from the variable.
@@ -125,9 +125,7 @@ def get_llm_provider(
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         known = ["intelligent", *configuration.providers]
-        raise ConfigurationError(
-            f"{where}unknown provider {name!r}{hint_for(name, known)}; known are {', '.join(known)}"
-        )
+        raise ConfigurationError(f"{where}{unknown_provider(name, known)}")
     if api_key:
         configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)

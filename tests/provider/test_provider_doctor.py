@@ -296,6 +296,7 @@ def test_invalid_settings_are_reported() -> None:
     findings = examine()
     assert findings[-1].state == "wrong"
     assert "did you mean 'groq'" in findings[-1].found
+    assert about(findings, "arche_magic.toml") == []
     assert only(findings, "packages")
 
 

@@ -54,7 +54,7 @@ def test_the_variable_sets_the_default_provider(
 
 def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> None:
     """The message also lists the known ones."""
-    with pytest.raises(ConfigurationError, match=r"'grok'; did you mean 'groq'\?; known are inte"):
+    with pytest.raises(ConfigurationError, match=r"unknown provider 'grok'; did you mean 'groq'\?"):
         get_llm_provider("grok")
     with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
         IntelligentLLMOrchestrator(preferred_provider="grok")

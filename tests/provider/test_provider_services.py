@@ -234,7 +234,7 @@ def test_a_server_that_is_not_running_is_skipped(
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ("[providers.olama]\nmodels = ['m']", "did you mean 'ollama'?; to add another service"),
+        ("[providers.olama]\nmodels = ['m']", "set its base_url; did you mean 'ollama'?"),
         (
             "[providers.mine]\nmodels = ['m']",
             "unknown provider; to add another service, set its base_ur",
@@ -273,7 +273,7 @@ def test_a_server_that_is_not_running_is_skipped(
         ),
         (
             "[providers.ollama]\nmodels = ['m']\nlimit_headers = { requests = 'days' }",
-            "requests is 'days'; did you mean 'day'?; it can be second, minute",
+            "hour, day or month; did you mean 'day'?",
         ),
         (
             "[providers.ollama]\nmodels = ['m']\nlimit_headers = { words = 'day' }",

@@ -13,7 +13,7 @@ from ..catalog import Provider
 from ..errors import ConfigurationError
 from ..text.hints import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
-from .providers import hint_for
+from .providers import unknown_provider
 
 LEDGER_FILE = Path("outputs", "llm_quota_tracker.json")
 REPLIES_FILE = Path("outputs", "llm_replies.sqlite")
@@ -132,10 +132,7 @@ class Configuration:
         try:
             return self.providers[name]
         except KeyError:
-            raise ConfigurationError(
-                f"unknown provider {name!r}{hint_for(name, self.providers)}; "
-                f"known are {', '.join(self.providers)}"
-            ) from None
+            raise ConfigurationError(unknown_provider(name, self.providers)) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
         """Return all routes except those that are off; only those of `models` if it is given."""
@@ -214,17 +211,20 @@ class Configuration:
             ConfigurationError: unknown provider or model, or a model of another provider.
         """
         asked = {provider: self.provider(provider)} if provider else dict(self.providers)
+        model = self.without_alias(model)
         if model is None:
             return {name: list(entry.models) for name, entry in asked.items()}
-        model = self.aliases.get(model, model)
         owners = [name for name, entry in self.providers.items() if model in entry.known_models]
         prefix, _, rest = model.partition("/")
         if prefix in asked and rest in asked[prefix].known_models:
             return {prefix: [rest]}
+        # A bare name, which may contain a slash.
         if allowed := [name for name in owners if name in asked]:
             return {name: [model] for name in allowed}
+        # A name that is not in the catalog, or that lacks its vendor, of a named provider.
         if prefix in asked and rest and not owners:
             return {prefix: [_full_name(asked[prefix], rest) or rest]}
+        # A bare name without its vendor.
         short = {name: full for name, entry in asked.items() if (full := _full_name(entry, model))}
         if short:
             return {name: [full] for name, full in short.items()}
@@ -238,8 +238,8 @@ class Configuration:
             raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         raise ConfigurationError(
-            f"unknown model {model!r}{did_you_mean(model, [*self.aliases, *known])}; "
-            "write provider/model to send a name that is not in the catalog"
+            f"unknown model {model!r}; write provider/model to send a name that is not in the "
+            f"catalog{did_you_mean(model, [*self.aliases, *known])}"
         )
 
 

@@ -42,25 +42,25 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
     order = sources.settings.get("order", list(providers))
     for name in order:
         if name not in providers:
-            raise ValueError(f"order: unknown provider {name!r}{hint_for(name, providers)}")
+            raise ValueError(f"order: {unknown_provider(name, providers)}")
     default = sources.settings.get("default_provider", "")
     known = ["intelligent", *providers]
     if default.strip().lower() not in ("", *ALL_PROVIDERS, *known):
-        raise ValueError(
-            f"default_provider: unknown provider {default!r}{hint_for(default, known)}"
-        )
+        raise ValueError(f"default_provider: {unknown_provider(default, known)}")
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
 
 
-def hint_for(name: str, known: Iterable[str]) -> str:
-    """Return a hint about an unknown name of a provider; "" if there is none."""
+def unknown_provider(name: str, known: Iterable[str]) -> str:
+    """Return the message about an unknown name of a provider."""
+    known = list(known)
+    hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
     if service := known_services().get(name):
+        hint = f"; the line [providers.{name}] in {SETTINGS_FILE} turns it on"
         if service.retired:
-            return f"; {service.title} was retired on {service.retired}"
-        if service.models:
-            return f"; the line [providers.{name}] in {SETTINGS_FILE} turns it on"
-        return f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
-    return did_you_mean(name, known)
+            hint = f"; {service.title} was retired on {service.retired}"
+        elif not service.models:
+            hint = f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
+    return f"unknown provider {name!r}{hint}"
 
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
@@ -119,7 +119,7 @@ def _known_or_new(name: str, entry: Mapping[str, Any]) -> Provider:
         raise ValueError(f"{service.title} was retired on {service.retired}")
     known = [*published_providers(), *known_services()]
     raise ValueError(
-        f"unknown provider{did_you_mean(name, known)}; to add another service, set its base_url"
+        f"unknown provider; to add another service, set its base_url{did_you_mean(name, known)}"
     )
 
 

@@ -198,14 +198,9 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
                 raise ValueError(f"{where}{name} is {_shown(value)}; it must be a table")
             check_settings(value, setting, *path, name)
         elif not setting.allows(value):
-            is_wrong = (
-                f"is {_shown(value)}{_near(value, setting)}; it " if setting.shows_value else ""
-            )
-            raise ValueError(f"{where}{name} {is_wrong}{setting.rule}")
-
-
-def _near(value: Any, setting: Setting) -> str:
-    return did_you_mean(value, setting.names) if isinstance(value, str) else ""
+            is_wrong = f"is {_shown(value)}; it " if setting.shows_value else ""
+            near = did_you_mean(value, setting.names) if isinstance(value, str) else ""
+            raise ValueError(f"{where}{name} {is_wrong}{setting.rule}{near}")
 
 
 def _hint(name: str, table: Table) -> str:

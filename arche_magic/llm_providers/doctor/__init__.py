@@ -38,10 +38,10 @@ def examine(*, send: bool = False) -> list[Finding]:
         configuration = get_configuration()
         tracker = get_quota_tracker(configuration)
     except LLMProviderError as error:
-        return [
-            *findings,
-            Finding("wrong", "settings", str(error), "no request can be sent until this is fixed"),
-        ]
+        problem, advice = str(error), "no request can be sent until this is fixed"
+        # The file that the message begins with is not ok.
+        findings = [finding for finding in findings if not problem.startswith(finding.found)]
+        return [*findings, Finding("wrong", "settings", problem, advice)]
     checks = check_keys(configuration.keys, tracker)
     findings += [*_missing_keys(configuration), *_off(configuration)]
     findings += unread_keys(configuration.providers.values(), working_directory())

@@ -95,14 +95,12 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """Check that options exist.
 
     Raises:
-        InvalidRequest: one is not known; the message offers the nearest and lists all.
+        InvalidRequest: one is not known; the message offers the nearest, or lists all.
     """
     for name in given:
         if name not in known:
-            raise InvalidRequest(
-                f"unknown option {name!r}{did_you_mean(name, known)}; known options: "
-                f"{', '.join(known)}"
-            )
+            hint = did_you_mean(name, known) or f"; known options: {', '.join(known)}"
+            raise InvalidRequest(f"unknown option {name!r}{hint}")
 
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
