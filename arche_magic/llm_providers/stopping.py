@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Maximum time for a cancelled request to close its connection and count its usage.
-_CANCEL_SECONDS = 2.0
 THREAD_NAME = "arche-request"
 # Requests of one event loop at the same time; others wait.
 _MOST_THREADS = 64
 # By event loop: how many more requests it may have under way.
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+# Maximum time for a cancelled request to close its connection and count its usage.
+_CANCEL_SECONDS = 2.0
 
 _here = threading.local()
 
