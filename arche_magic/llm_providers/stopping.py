@@ -8,15 +8,22 @@ import contextvars
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
+    import asyncio
     from types import FrameType
 
 T = TypeVar("T")
 
+THREAD_NAME = "arche-request"
+# Requests of one event loop at the same time; others wait.
+_MOST_THREADS = 64
+# By event loop: how many more requests it may have under way.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 # Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
 
@@ -118,31 +125,75 @@ async def in_a_thread(request: Callable[[], T]) -> T:
     # Imported here: its import takes long, and an interrupt must not leave it half done.
     import asyncio
 
-    stop, begun = threading.Event(), threading.Event()
-
-    def run() -> T:
-        begun.set()
-        with stopped_by(stop):
-            try:
-                return request()
-            except KeyboardInterrupt:
-                # A KeyboardInterrupt would end the event loop, which awaits nothing here any more.
-                raise asyncio.CancelledError from None
-
-    # Not `to_thread`: after cancelling it, nothing could wait for the thread.
-    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-    ended = loop.run_in_executor(None, partial(context.run, run))
-    # Read the exception, or asyncio logs that it was never retrieved.
-    ended.add_done_callback(lambda end: end.cancelled() or end.exception())
+    stop = threading.Event()
     try:
-        return await asyncio.shield(ended)
-    except asyncio.CancelledError:
-        stop.set()
-        if begun.is_set():
-            await asyncio.wait([ended], timeout=_CANCEL_SECONDS)
-        raise
+        ended = await start_in_a_thread(request, stop)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            await end_of(ended, stop)
+            raise
     finally:
         # The event loop may be closed while this waits.
         stop.set()
-        if not loop.is_closed():
-            ended.cancel()
+
+
+async def start_in_a_thread(work: Callable[[], T], stop: threading.Event) -> asyncio.Future[T]:
+    """Start work in a thread of its own when it is its turn, and return the future of its result.
+
+    An event loop has at most 64 such threads; they wait for the network.
+
+    Args:
+        work: what to do; makes requests.
+        stop: ends these requests once it is set; the future is then cancelled.
+
+    Raises:
+        RuntimeError: the process has reached its limit of threads.
+    """
+    import asyncio  # as above
+
+    loop = asyncio.get_running_loop()
+    turn = _turns.setdefault(loop, asyncio.Semaphore(_MOST_THREADS))
+    await turn.acquire()
+    future: asyncio.Future[T] = loop.create_future()
+    # Read the exception, or asyncio logs that it was never retrieved.
+    future.add_done_callback(lambda end: end.cancelled() or end.exception())
+
+    def end(outcome: Callable[[], object]) -> None:
+        turn.release()
+        if not future.done():
+            outcome()
+
+    def run() -> None:
+        outcome: Callable[[], object]
+        with stopped_by(stop):
+            try:
+                outcome = partial(future.set_result, work())
+            except KeyboardInterrupt:
+                # It would end the event loop, which awaits nothing here any more.
+                outcome = partial(future.cancel)
+            except BaseException as error:  # noqa: BLE001  # raised where the future is awaited
+                outcome = partial(future.set_exception, error)
+        with suppress(RuntimeError):  # the event loop was closed
+            loop.call_soon_threadsafe(end, outcome)
+        # An error refers to this frame, which refers to the error.
+        del outcome
+
+    # Not `to_thread`: after cancelling it, nothing could wait for the thread. A daemon: a request
+    # that hangs in a name lookup must not keep the process alive.
+    run_here = partial(contextvars.copy_context().run, run)
+    thread = threading.Thread(target=run_here, name=THREAD_NAME, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        turn.release()
+        raise
+    return future
+
+
+async def end_of(future: asyncio.Future[Any], stop: threading.Event) -> None:
+    """Stop what `start_in_a_thread` has started, and wait for its end, at most two seconds."""
+    import asyncio  # as above
+
+    stop.set()
+    await asyncio.wait([future], timeout=_CANCEL_SECONDS)

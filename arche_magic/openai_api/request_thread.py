@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
-from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
+from arche_magic.llm_providers.stopping import end_of, raise_if_stopped, start_in_a_thread
 
 from .replies import HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-THREAD_NAME = "arche-request"
-# Requests of one event loop at the same time; others wait. Threads wait for the network.
-_MOST_THREADS = 64
 # How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1
-# Maximum time for a stopped request to drop its connection and book what it spent.
-_CLOSE_SECONDS = 2.0
-# By event loop: how many more requests it may have under way.
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class RequestThread:
@@ -44,9 +35,8 @@ class RequestThread:
     def __init__(self, ask: Callable[[], HttpReply], most_waiting: int | None = None) -> None:
         self._ask = ask
         self._loop = asyncio.get_running_loop()
-        self._turn = _turns.setdefault(self._loop, asyncio.Semaphore(_MOST_THREADS))
-        self._stop, self._over = threading.Event(), asyncio.Event()
-        self._over.set()
+        self._stop = threading.Event()
+        self._ended: asyncio.Future[None] | None = None
         self._room = threading.Semaphore(most_waiting) if most_waiting else None
         # The reply itself, the chunks of its body, and then None or the exception that ended it.
         self._news: asyncio.Queue[HttpReply | bytes | Exception | None] = asyncio.Queue()
@@ -56,9 +46,8 @@ class RequestThread:
 
         The connection to the service is dropped.
         """
-        self._stop.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), _CLOSE_SECONDS)
+        if self._ended is not None:
+            await end_of(self._ended, self._stop)
 
     async def reply(self) -> HttpReply:
         """Ask when its turn comes, and return the status, the headers, and the body or its chunks.
@@ -66,16 +55,7 @@ class RequestThread:
         Raises:
             Exception: what `ask` raised, or the process has reached its limit of threads.
         """
-        await self._turn.acquire()
-        self._over.clear()
-        # A daemon: a request that hangs in a name lookup must not keep the process alive.
-        run = contextvars.copy_context().run
-        thread = threading.Thread(target=run, args=(self._run,), name=THREAD_NAME, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            self._end()
-            raise
+        self._ended = await start_in_a_thread(self._run, self._stop)
         first = await self._news.get()
         if isinstance(first, Exception):
             raise first
@@ -106,30 +86,25 @@ class RequestThread:
                 return
 
     def _run(self) -> None:
+        end: Exception | None = None
         try:
-            with stopped_by(self._stop):
-                self._tell(self._pass_on())
-        finally:
-            self._call(self._end)
-
-    def _pass_on(self) -> Exception | None:
-        """Ask, and pass the reply on; returns what ended it too early, or None."""
-        try:
-            reply = self._ask()
-            self._tell(reply)
-            if isinstance(reply.body, bytes):
-                self._tell(reply.body)
-                return None
-            # Closing the iterator of a stream stops its request.
-            with closing(cast("Generator[bytes, None, None]", reply.body)) as body:
-                for chunk in body:
-                    self._wait_for_room()
-                    self._tell(chunk)
+            self._pass_on(self._ask())
         except KeyboardInterrupt:  # `aclose` was called
-            return None
+            pass
         except Exception as error:  # noqa: BLE001  # raised again where the reply is read
-            return error
-        return None
+            end = error
+        self._tell(end)
+
+    def _pass_on(self, reply: HttpReply) -> None:
+        self._tell(reply)
+        if isinstance(reply.body, bytes):
+            self._tell(reply.body)
+            return
+        # Closing the iterator of a stream stops its request.
+        with closing(cast("Generator[bytes, None, None]", reply.body)) as body:
+            for chunk in body:
+                self._wait_for_room()
+                self._tell(chunk)
 
     def _wait_for_room(self) -> None:
         while self._room is not None and not self._stop.is_set():
@@ -138,15 +113,8 @@ class RequestThread:
         raise_if_stopped()
 
     def _tell(self, news: HttpReply | bytes | Exception | None) -> None:
-        self._call(lambda: self._news.put_nowait(news))
-
-    def _end(self) -> None:
-        self._over.set()
-        self._turn.release()
-
-    def _call(self, work: Callable[[], object]) -> None:
         try:
-            self._loop.call_soon_threadsafe(work)
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
         except RuntimeError:
             # The event loop was closed: nobody reads the reply any more.
             self._stop.set()

@@ -18,8 +18,8 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     use_configuration,
 )
+from arche_magic.llm_providers.stopping import THREAD_NAME
 from arche_magic.openai_api.app import client_name
-from arche_magic.openai_api.request_thread import THREAD_NAME
 from arche_magic.openai_api.server import Server
 from arche_magic.sandbox import Sandbox
 

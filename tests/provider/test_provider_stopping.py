@@ -186,15 +186,17 @@ def test_a_cancelled_request_calls_no_other_provider(start: Start, name: str, wa
     assert provider.generate("Hello again").provider == name
 
 
-def test_a_request_cancelled_before_its_thread_started_sends_nothing(start: Start) -> None:
+def test_a_request_cancelled_before_its_thread_started_sends_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If there are more requests than threads, the waiting ones end at once."""
+    monkeypatch.setattr("arche_magic.llm_providers.stopping._MOST_THREADS", 1)
     sandbox = start(keys={"groq": 1})
     provider = get_llm_provider("groq")
     provider.generate("The first call also loads the SDK.")
     sandbox.latency = 30
 
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         tasks = [asyncio.ensure_future(provider.agenerate(f"Hello {n}")) for n in range(3)]
         await until(lambda: len(sandbox.requests) == 2)
         for task in tasks:
@@ -208,6 +210,28 @@ def test_a_request_cancelled_before_its_thread_started_sends_nothing(start: Star
     asyncio.run(main())
     in_time("an interrupt", time.monotonic() - began)
     assert len(sandbox.requests) == 2
+
+
+def test_many_awaited_requests_run_at_the_same_time(start: Start) -> None:
+    """Forty that hang do not hold up the next one, on a machine with few processors too."""
+    sandbox = start(keys={"openai": 1})
+    provider = get_llm_provider("openai")
+    provider.generate("The first call also loads the SDK.")
+    sandbox.latency = 30
+
+    async def main() -> str:
+        hanging = [provider.agenerate("Hello") for _ in range(40)]
+        tasks = [asyncio.ensure_future(request) for request in hanging]
+        await until(lambda: len(sandbox.requests) == 41)
+        sandbox.latency = 0
+        try:
+            return await provider.agenerate("Hello")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert asyncio.run(main())
 
 
 def test_requests_stop_when_their_event_loop_ends(start: Start) -> None:
