@@ -288,9 +288,7 @@ class RouteAttempt:
         state = self._ledger.fail(self._hold, failure, account)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         opens_at = state.opens_at if state else None
-        attempt = self._progress.note(
-            route, outcome, answer, failure.usage, str(failure), opens_at, failure.said
-        )
+        attempt = self._progress.note(route, outcome, answer, failure.usage, failure, opens_at)
         return Result(attempt, answer, failure, is_booked=state is not None)
 
     def _for_other_use(self, failure: ProviderFailure) -> ProviderFailure:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from .attempt_log import AttemptLog, Ended
@@ -113,13 +114,12 @@ class BatchLedger:
             self._seen.states = states
             if self._calls:
                 self.book()
-        of_ledger: list[Callable[[Route], RouteState]] = []
+        # The ledger is read when the first route is not known yet.
+        of_ledger = cache(lambda: self._tracker.states_for(request, now))
 
         def state_of(route: Route) -> RouteState:
             if (state := states.get(route)) is None:
-                if not of_ledger:
-                    of_ledger.append(self._tracker.states_for(request, now))
-                state = states[route] = of_ledger[0](route)
+                state = states[route] = of_ledger()(route)
             return state
 
         return state_of

@@ -20,8 +20,10 @@ from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Event, OnWait, Piece, Reply, ReplyStream, Waiting, reply_of
+from .reply_cache import replay
 from .request import Request
 from .secrets import without_locals
+from .stopping import in_a_thread
 from .timed_ledger import TimedLedger
 from .types import Route
 
@@ -169,9 +171,6 @@ class IntelligentLLMOrchestrator:
         Cancelling it stops the request: the connection is dropped, what was spent is booked, and
         no other route is asked.
         """
-        # Imported here, because asyncio takes a quarter of this package's import time.
-        from .stopping import in_a_thread
-
         return await in_a_thread(
             lambda: self.generate(prompt, model, max_tokens, temperature, **options)
         )
@@ -264,27 +263,19 @@ class IntelligentLLMOrchestrator:
         **options: Unpack[Options],
     ) -> Reply | None:
         """Return the kept reply for the same arguments, if there is one."""
-        from .reply_cache.replay import kept
-
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return kept(request, self._addresses(request), self._replies())
+        return replay.kept(request, self._addresses(request), self._replies())
 
     def address(self, request: Request) -> str:
         """The address of this object's kept reply to a request; see `replay.address`."""
-        from .reply_cache.replay import address
-
-        return address(request, self._only(request))
+        return replay.address(request, self._only(request))
 
     def addresses_like(self, sample: Request) -> Callable[[Request], str]:
         """`address` for many requests that differ from the sample only in their last message."""
-        from .reply_cache.replay import addresses_like
-
-        return addresses_like(sample, self._only(sample))
+        return replay.addresses_like(sample, self._only(sample))
 
     def _addresses(self, request: Request) -> tuple[str, ...]:
-        from .reply_cache.replay import addresses
-
-        return addresses(request, self._only(request))
+        return replay.addresses(request, self._only(request))
 
     def _only(self, request: Request) -> Sequence[str]:
         """The only providers that may answer; empty: any."""
@@ -310,19 +301,17 @@ class IntelligentLLMOrchestrator:
         return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
-        from .reply_cache.replay import keep, kept, not_kept
-
         began, store, addresses = time.monotonic(), self._replies(), self._addresses(request)
-        if (reply := kept(request, addresses, store)) is not None:
+        if (reply := replay.kept(request, addresses, store)) is not None:
             yield Piece(str(reply), None)
             self._tally.add_from_memory()
             self._log.append(())
             return reply
         if request.replay == "only":
-            raise not_kept(request, store)
+            raise replay.not_kept(request, store)
         left = request.timeout - (time.monotonic() - began)
         reply = yield from self._events(replace(request, timeout=left, replay="off"), stream)
-        keep(reply, addresses[0], store, self.configuration.clock.time())
+        replay.keep(reply, addresses[0], store, self.configuration.clock.time())
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .attempt_log import SESSION, notebook
 from .errors import LLMProviderError
 from .prices import cost_usd
+from .provider_failure import ProviderFailure
 from .reply import Attempt, Event, Outcome, Piece
 from .types import Timeouts, Usage
 
@@ -111,11 +112,10 @@ class RequestProgress:
         outcome: Outcome,
         answer: Answer | None = None,
         usage: Usage | None = None,
-        error: str | None = None,
+        error: ProviderFailure | str | None = None,
         opens_at: float | None = None,
-        said: str = "",
     ) -> Attempt:
-        """Add an attempt; `answer` is None if nothing was sent."""
+        """Add an attempt; `answer` is None if nothing was sent, and `error` if it was answered."""
         usage = usage or Usage()
         first_token = answer.first_token_s if answer and self.stream else None
         now = self._clock.time()
@@ -125,7 +125,7 @@ class RequestProgress:
             key=route.key.label,
             model=route.model,
             outcome=outcome,
-            error=error,
+            error=None if error is None else str(error),
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             seconds=round(answer.seconds(), 4) if answer else 0.0,
@@ -139,7 +139,7 @@ class RequestProgress:
             notebook=notebook(),
             tag=self.request.tag,
             opens_at=opens_at if opens_later else None,
-            said=said,
+            said=error.said if isinstance(error, ProviderFailure) else "",
         )
         self.attempts.append(attempt)
         logger.info("%s", attempt)

@@ -148,8 +148,8 @@ ALLOWED = {
         "quota_tracker?", "reply?", "request?", "routing?", "storage", "batch_ledger?", "types?",
     },
     "request_progress": {
-        "attempt?", "attempt_log", "config?", "errors", "prices", "reply", "request?", "routing?",
-        "timed_ledger?", "types",
+        "attempt?", "attempt_log", "config?", "errors", "prices", "provider_failure", "reply",
+        "request?", "routing?", "timed_ledger?", "types",
     },
     "attempt": {
         "adapters", "config", "errors", "network", "prices", "processes",

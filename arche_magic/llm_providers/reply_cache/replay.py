@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bounded import TookTooLong, within
 from ..errors import NotKept
 from ..reply import Reply, default_of
 from ..request import Request
-from .store import ReplyStore
+
+if TYPE_CHECKING:
+    from .store import ReplyStore
 
 # Fields that say how a request is made, not what it asks. All other fields count, even new ones:
 # a question may then be asked twice, but never gets the reply to another question.
