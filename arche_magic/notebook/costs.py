@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from arche_magic.llm_providers.attempt_log import Spent
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Route, RouteId
 
 _HOW_TO_PREVENT = (
     "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
@@ -30,22 +26,6 @@ def price_text(cost: float | None) -> str:
 def paid_text(cost: float | None) -> str:
     """`free`, `paid · $0.0012`, or that the price is not known."""
     return f"paid · {price_text(cost)}" if cost else price_text(cost)
-
-
-def paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """The paid routes, each with its cost in this session, in words."""
-    words = {}
-    for route in routes:
-        if not route.paid:
-            continue
-        bill = spent.get(route.id, Spent())
-        words[route.id] = "paid"
-        if bill.cost_usd:
-            more = " and more" if bill.unpriced else ""
-            words[route.id] = f"{paid_text(bill.cost_usd)}{more} in this session"
-        elif bill.unpriced:
-            words[route.id] = paid_text(None)
-    return words
 
 
 def rate_text(provider: str, model: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from arche_magic.llm_providers import get_quota_tracker
-from arche_magic.llm_providers.attempt_log import attempt_log
+from arche_magic.llm_providers.attempt_log import Spent, attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import RouteId, Standing, Usage, in_seconds, utc
+from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage, in_seconds, utc
 
-from .costs import paid_routes
+from .costs import paid_text
 from .quota_table import quota_bundle
 from .quota_words import Limits, clock
 
@@ -139,9 +139,25 @@ def look(provider: str | None = None) -> View:
         [use.left for use in tracker.budget()],
         # From the end: there may be ten thousand, and other threads append.
         [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))],
-        paid_routes(everything.routes(), log.spent()),
+        _paid_routes(everything.routes(), log.spent()),
         now,
     )
+
+
+def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
+    """The paid routes, each with its cost in this session, in words."""
+    words = {}
+    for route in routes:
+        if not route.paid:
+            continue
+        bill = spent.get(route.id, Spent())
+        words[route.id] = "paid"
+        if bill.cost_usd:
+            more = " and more" if bill.unpriced else ""
+            words[route.id] = f"{paid_text(bill.cost_usd)}{more} in this session"
+        elif bill.unpriced:
+            words[route.id] = paid_text(None)
+    return words
 
 
 def forecast_of(view: View) -> Forecast:
@@ -154,18 +170,18 @@ def forecast_of(view: View) -> Forecast:
 
 def bundle(view: View, *first: str) -> dict[str, str]:
     """The table of the routes that are on, which can be saved, and notes; `first` come first."""
-    free, off = _without_limits(view), sorted(view.configuration.off)
-    if not (view.on or free or off):
+    on, free, off = view.on, _without_limits(view), sorted(view.configuration.off)
+    if not (on or free or off):
         name = f"of {view.provider} " if view.provider else ""
         return {"text/plain": f"no key {name}is configured"}
     none = "nothing is limited so far" if free else "no route can take prompts"
-    lines = [*(first if view.on else ()), *free]
+    lines = [*(first if on else ()), *free]
     if view.budget:
         lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")
     lines += shared_notes(view.shared, view.provider)
     if off:
         lines.append(f"Switched off in this session: {', '.join(off)}")
-    return quota_bundle(view.on, view.now, lines, none, view.paid)
+    return quota_bundle(on, view.now, lines, none, view.paid)
 
 
 def notes(view: View) -> list[str]:

@@ -60,8 +60,10 @@ class Panel:
         self._draft = Draft()
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
+        self._seen = False
         self._record: View | None = None
-        self._build()
+        self._make_controls()
+        self._root = self._lay_out()
         self.draw(self._view)
 
     @property
@@ -129,8 +131,8 @@ class Panel:
         )
         self._record = view
 
-    def _build(self) -> None:
-        self._seen = False
+    def _make_controls(self) -> None:
+        """The widgets whose values change, and what their changes do."""
         parts = self._parts
         self._next, self._tables, self._attempts = parts.html(), Tables(parts), parts.html()
         self._order = parts.column()
@@ -151,22 +153,26 @@ class Panel:
         self._send = parts.make(widgets.Button, description="Send", button_style="primary")
         self._stop = parts.make(widgets.Button, description="Stop")
         about = "Ask all keys and models again"
-        everything = parts.make(widgets.Button, description="Turn everything on", tooltip=about)
-        everything.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
+        self._all_on = parts.make(widgets.Button, description="Turn everything on", tooltip=about)
+        self._all_on.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
         self._line, self._reply = parts.html(), parts.make(widgets.Output)
         self._patience.observe(self._wait, "value")
         self._prompt.observe(lambda _: redraw(), "value")
         self._send.on_click(lambda _: self._ask())
         self._stop.on_click(lambda _: self._stop_asking())
+
+    def _lay_out(self) -> Any:
+        """The box with all widgets."""
+        parts = self._parts
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
         switches = [
             parts.html(f"{_HEADING}Order and switches</div>"),
             self._order,
-            parts.row([self._preferred, self._patience, everything]),
+            parts.row([self._preferred, self._patience, self._all_on]),
         ]
         attempts = [parts.html(f"{_HEADING}Last attempts</div>"), self._attempts]
-        self._root = parts.column(
+        root = parts.column(
             [
                 hide,
                 self._next,
@@ -181,11 +187,12 @@ class Panel:
             ]
         )
         # The extension of JupyterLab finds the box and the button by these names.
-        self._root.add_class("arche-panel")
+        root.add_class("arche-panel")
         self._send.add_class("arche-send")
         # Pages add their views to this count.
-        self._root._view_count = 0
-        self._root.observe(self._count_views, "_view_count")
+        root._view_count = 0
+        root.observe(self._count_views, "_view_count")
+        return root
 
     def _build_switches(self, view: View) -> None:
         """A row of switches per provider that has keys."""
