@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import nbformat
@@ -29,27 +30,50 @@ spent = {"groq": {"requests_per_day": 2}}
 sandbox = Sandbox(keys={"groq": 1}, left=spent, reply=lambda *_: "Fine.").start()
 os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")"""
 LOAD, UNLOAD, ASK = "%load_ext arche_magic", "%unload_ext arche_magic", "%llm Hello"
+# Part of the text of that cell, by which the page finds it.
+START = SETUP.splitlines()[1]
 SLOW = "import time; time.sleep(60)"
 OURS = re.compile("arche_magic|groq")
 # JupyterLab prints this itself when a kernel restarts.
 NOT_OURS = "Could not restore the debugger state"
 
 
-@pytest.fixture(scope="module")
-def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
-    """A notebook that no test has run. Each test leaves the page as the next ones need it."""
+@contextmanager
+def notebook(browser: Browser, lab: Lab, name: str, *to_run: str) -> Iterator[Screen]:
+    """A notebook in which these cells have run; at the end the console must have no errors."""
     sources = (PLAIN, SETUP, LOAD, ASK, SLOW, UNLOAD)
-    lab.write("status.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
-    lab.write("other.ipynb", [nbformat.v4.new_code_cell(OTHER)])
-    with open_notebook(browser, lab, "status.ipynb") as opened:
+    lab.write(name, [nbformat.v4.new_code_cell(source) for source in sources])
+    with open_notebook(browser, lab, name) as opened:
         opened.page.set_default_timeout(20_000)
+        for source in to_run:
+            run(opened, source)
         yield opened
+        assert [error for error in opened.errors if NOT_OURS not in error] == []
+
+
+@pytest.fixture
+def new_screen(browser: Browser, lab: Lab) -> Iterator[Screen]:
+    """A notebook in which nothing has run."""
+    with notebook(browser, lab, "new.ipynb") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def screen(browser: Browser, lab: Lab) -> Iterator[Screen]:
+    """A notebook in which one prompt was sent. Tests leave it so."""
+    with notebook(browser, lab, "status.ipynb", START, LOAD, ASK) as opened:
+        yield opened
+
+
+def item_of(screen: Screen) -> Locator:
+    """The item; hidden ones are not found."""
+    return screen.page.locator("#jp-main-statusbar button:visible").filter(has_text=OURS)
 
 
 @pytest.fixture
 def item(screen: Screen) -> Locator:
-    """The item; hidden ones are not found."""
-    return screen.page.locator("#jp-main-statusbar button:visible").filter(has_text=OURS)
+    """The item of the notebook in which one prompt was sent."""
+    return item_of(screen)
 
 
 def cell(screen: Screen, source: str) -> Locator:
@@ -76,23 +100,19 @@ def run(screen: Screen, source: str) -> None:
     )
 
 
-def test_it_is_absent_without_the_extension(screen: Screen, item: Locator) -> None:
-    """Before and after a cell."""
+def test_it_appears_once_the_extension_is_loaded(new_screen: Screen) -> None:
+    """It is absent before, and it reads no settings and no ledger before the first command."""
+    item = item_of(new_screen)
     assert item.count() == 0
-    run(screen, PLAIN)
-    run(screen, SETUP.splitlines()[1])
+    run(new_screen, PLAIN)
+    run(new_screen, START)
     assert item.count() == 0
-
-
-def test_it_appears_once_the_extension_is_loaded(screen: Screen, item: Locator) -> None:
-    """It reads no settings and no ledger before the first command."""
-    run(screen, LOAD)
+    run(new_screen, LOAD)
     item.get_by_text("arche_magic: nothing asked yet").wait_for()
 
 
 def test_it_shows_what_is_left_of_the_tightest_limit(screen: Screen, item: Locator) -> None:
     """After a prompt, in the words of the receipt; its tooltip has every limit."""
-    run(screen, ASK)
     item.get_by_text("groq 1 of 1,000 requests left today").wait_for()
     assert item.inner_text().startswith("●")
     lines = (item.get_attribute("title") or "").splitlines()
@@ -149,35 +169,41 @@ def test_it_is_readable_in_both_themes(
     screen.page.set_viewport_size({"width": 1200, "height": 700})
 
 
-def test_it_counts_down_when_all_routes_are_closed(screen: Screen, item: Locator) -> None:
+def test_it_counts_down_when_all_routes_are_closed(browser: Browser, lab: Lab) -> None:
     """A word and another sign say so, and the seconds count down without the kernel."""
-    run(screen, ASK)
-    run(screen, ASK)
-    seconds = item.get_by_text(re.compile(r"^waiting: groq opens in \d+ s$"))
-    seconds.wait_for()
-    assert item.inner_text().startswith("◐")
-    before = seconds.inner_text()
-    screen.page.wait_for_function(
-        "([words, before]) => words.innerText !== before", arg=[seconds.element_handle(), before]
-    )
-    number = [int(re.findall(r"\d+", words)[0]) for words in (before, seconds.inner_text())]
-    assert number[1] < number[0]
+    with notebook(browser, lab, "spent.ipynb", START, LOAD, ASK, ASK, ASK) as screen:
+        item = item_of(screen)
+        seconds = item.get_by_text(re.compile(r"^waiting: groq opens in \d+ s$"))
+        seconds.wait_for()
+        assert item.inner_text().startswith("◐")
+        before = seconds.inner_text()
+        screen.page.wait_for_function(
+            "([words, before]) => words.innerText !== before",
+            arg=[seconds.element_handle(), before],
+        )
+        number = [int(re.findall(r"\d+", words)[0]) for words in (before, seconds.inner_text())]
+        assert number[1] < number[0]
 
 
-def test_it_follows_the_active_notebook(screen: Screen, item: Locator) -> None:
+def test_it_follows_the_active_notebook(lab: Lab, screen: Screen, item: Locator) -> None:
     """It is hidden in a notebook without the extension, and appears again in the first one."""
+    lab.write("other.ipynb", [nbformat.v4.new_code_cell(OTHER)])
     page = screen.page
-    page.get_by_role("tab", name=re.compile("File Browser")).first.click()
+    if not page.locator(".jp-DirListing-item").first.is_visible():
+        page.get_by_role("tab", name=re.compile("File Browser")).first.click()
     page.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick()
     page.get_by_text("(ipykernel) | Idle").wait_for()
     run(screen, OTHER)
     assert item.count() == 0
     page.locator(".jp-DirListing-item", has_text="status.ipynb").dblclick()
-    item.get_by_text("waiting: groq").wait_for()
+    item.get_by_text("groq 1 of 1,000").wait_for()
 
 
-def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> None:
+def test_unloading_and_a_restart_remove_it(new_screen: Screen) -> None:
     """It appears again when the extension is loaded again."""
+    screen, item = new_screen, item_of(new_screen)
+    run(screen, LOAD)
+    item.wait_for()
     run(screen, UNLOAD)
     item.wait_for(state="detached")
     run(screen, LOAD)
@@ -188,8 +214,3 @@ def test_unloading_and_a_restart_remove_it(screen: Screen, item: Locator) -> Non
     item.wait_for(state="detached")
     run(screen, LOAD)
     item.get_by_text("nothing asked yet").wait_for()
-
-
-def test_the_console_has_no_errors(screen: Screen) -> None:
-    """The tests above have left no errors there."""
-    assert [error for error in screen.errors if NOT_OURS not in error] == []
