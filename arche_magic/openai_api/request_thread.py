@@ -69,21 +69,25 @@ class RequestThread:
         Raises:
             Exception: what reading the body raised.
         """
-        while True:
-            news = [await self._news.get()]
-            while not self._news.empty():
-                news.append(self._news.get_nowait())
-            chunks = [one for one in news if isinstance(one, bytes)]
-            if chunks:
-                yield b"".join(chunks)
-            if self._room is not None:
-                for _ in chunks:
-                    self._room.release()
-            end = news[-1]
-            if isinstance(end, Exception):
-                raise end
-            if end is None:
-                return
+        try:
+            while True:
+                news = [await self._news.get()]
+                while not self._news.empty():
+                    news.append(self._news.get_nowait())
+                chunks = [one for one in news if isinstance(one, bytes)]
+                if chunks:
+                    yield b"".join(chunks)
+                if self._room is not None:
+                    for _ in chunks:
+                        self._room.release()
+                end = news[-1]
+                if isinstance(end, Exception):
+                    raise end
+                if end is None:
+                    return
+        finally:
+            # Older SDKs leave a stream open that its reader leaves.
+            await self.aclose()
 
     def _run(self) -> None:
         end: Exception | None = None
