@@ -136,9 +136,9 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
         return f"Asked at {when}: no route answered, and none opens by waiting."
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
     return (
-        f"Asked at {when}: no route answered; the first to open was "
-        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}, "
-        f"with {last.patience:.0f} s of patience left."
+        f"Asked at {when}: no route answered. The first to open was "
+        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}; "
+        f"the request could wait for another {last.patience:.0f} s."
     )
 
 
@@ -222,8 +222,11 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:
-        left = f"{100 * entry.state.headroom:.0f} % against {100 * chosen.state.headroom:.0f} %"
-        return f"had less left: {left}", f"{route} having less left"
+        left, most = 100 * entry.state.headroom, 100 * chosen.state.headroom
+        # As many decimals as tell the two apart.
+        digits = next((n for n in range(3) if f"{left:.{n}f}" != f"{most:.{n}f}"), None)
+        shown = "" if digits is None else f": {left:.{digits}f} % against {most:.{digits}f} %"
+        return f"had less left{shown}", f"{route} having less left"
     return "equally good, but later in the order", f"{route} being closed"
 
 

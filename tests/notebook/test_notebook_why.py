@@ -60,8 +60,8 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
     sandbox.fail("mistral", "unauthorized")
     assert kernel.run("%llm --patience 5 hi").status == "error"
     note, rows = explained(kernel)
-    assert "no route answered; the first to open was groq · key 1" in note
-    assert "with 5 s of patience left" in note
+    assert "no route answered. The first to open was groq · key 1" in note
+    assert "the request could wait for another 5 s" in note
     assert {key: row["verdict"] for key, row in rows.items()} == {
         "groq_key_1": "refused",
         "groq_key_2": "refused",
