@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 import arche_magic
+from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.routing import Considered, Decision
+from arche_magic.notebook.why import reasons
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +75,18 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
     assert rows["groq_key_1"]["would_change"] in ("asking 86 s later", "asking 87 s later")
     assert "key refused" in rows["mistral_key_1"]["why"]
     assert rows["mistral_key_1"]["would_change"] == "fixing that; waiting does not help"
+
+
+@pytest.mark.parametrize(
+    ("headroom", "shown"),
+    [(0.4, ": 40 % against 100 %"), (0.999, ": 99.9 % against 100.0 %"), (0.999999, "")],
+)
+def test_why_tells_close_shares_apart(headroom: float, shown: str) -> None:
+    """With as many decimals as that takes, up to two; "100 % against 100 %" explains nothing."""
+    states = {"groq_key_1": RouteState(0, headroom=headroom), "groq_key_2": RouteState(0)}
+    considered = [Considered("groq", key, "gpt-oss-120b", state) for key, state in states.items()]
+    first, _ = reasons([Decision(0, 30, None, considered)], [], [], ())
+    assert first.why == f"had less left{shown}"
 
 
 def test_why_explains_an_interrupted_wait(kernel: Kernel, sandboxed) -> None:
