@@ -78,7 +78,8 @@ def reasons(
         elif route in tried:
             explained.append(_tried(route, looked[route][0], tried[route][-1]))
         else:
-            why, change = "comes later in the order", f"-p {route.provider} uses only this provider"
+            change = _instead(route, decisions[-1].choice().route)
+            why = "comes later in the order"
             explained.append(Reason(route, "not needed", why=why, would_change=change))
     unmarked = {route.id for route in routes if route not in private}
     for route in (route.id for route in routes if route.id not in offered):
@@ -228,6 +229,15 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
         shown = "" if digits is None else f": {left:.{digits}f} % against {most:.{digits}f} %"
         return f"had less left{shown}", f"{route} having less left"
     return "equally good, but later in the order", f"{route} being closed"
+
+
+def _instead(route: RouteId, chosen: Considered | None) -> str:
+    """What would have led to a route that was not looked at."""
+    if chosen is None or chosen.provider != route.provider:
+        return f"-p {route.provider} uses only this provider"
+    if chosen.model != route.model:
+        return f"-m {route.model} uses only this model"
+    return f"{chosen.name} having less left"
 
 
 def _was_spared(entry: Considered, decision: Decision) -> bool:

@@ -89,6 +89,16 @@ def test_why_tells_close_shares_apart(headroom: float, shown: str) -> None:
     assert first.why == f"had less left{shown}"
 
 
+def test_why_says_what_leads_to_a_later_route(kernel: Kernel, sandboxed) -> None:
+    """It is -p for another provider, but not for another key of the same model."""
+    sandboxed(keys={"groq": 2, "mistral": 1})
+    kernel.run("%llm -q hi")
+    _, rows = explained(kernel)
+    changes = {key: row["would_change"] for key, row in rows.items()}
+    assert changes["groq_key_2"] == "groq · key 1 · gpt-oss-120b having less left"
+    assert changes["mistral_key_1"] == "-p mistral uses only this provider"
+
+
 def test_why_explains_an_interrupted_wait(kernel: Kernel, sandboxed) -> None:
     """By the route that it waited for."""
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 0}})
