@@ -72,7 +72,7 @@ def show(cell: Any, total: int) -> None:
         text = output.get("text") or output.get("data", {}).get("text/plain", "")
         if output.output_type == "error":
             text = f"{output.ename}: {output.evalue}"
-        for line in text.strip().splitlines():
+        for line in text.strip("\n").splitlines():
             print(f"    │ {line}", flush=True)
 
 

@@ -157,16 +157,16 @@ class RowEstimate:
         served = [one for one in served_lately(llm) if one.route in names]
         record = len(served) >= _ENOUGH
         output = None
-        span, basis = _OUTPUT_GUESS, "by the length of the prompts"
+        span, basis = _OUTPUT_GUESS, "estimated from the length of the prompts"
         if probe.schema and probe.schema.fields:
-            basis = "by the length of the prompts and by the schema"
+            basis = "estimated from the length of the prompts and the schema"
         if len(work.outputs) >= KNOWN_AFTER:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
             span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
         elif record:
-            span, basis = _OUTPUT_RECORD, "by the replies of the last hour"
+            span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
             probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0
         )

@@ -106,7 +106,7 @@ class Plan:
             each = (self.input_tokens + self.output_tokens) / asked
             low, high = (_rounded(tokens) for tokens in self.tokens)
             span = low if low == high else f"{low} to {high}"
-            lines += [self._when(), f"{span} tokens, likely {each:,.0f} a row ({self.basis})"]
+            lines += [self._when(), f"{span} tokens, about {each:,.0f} a row ({self.basis})"]
         answering = [share.capacity for share in self.shares if share.rows]
         if unknown := [one.name for one in answering if not one.pace_is_known]:
             names = ", ".join(unknown)

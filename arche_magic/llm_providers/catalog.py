@@ -39,7 +39,7 @@ class Training:
     source: str = ""
 
     def __str__(self) -> str:
-        words = f"trains on prompts of free accounts: {self.free}, of paying ones: {self.paid}"
+        words = f"trains on prompts: {self.free} for free accounts, {self.paid} for paying ones"
         source = f" ({self.source})" if self.source else ""
         return "; ".join(filter(None, (words, self.note))) + source
 

@@ -178,7 +178,7 @@ def _state(row: KeyRow, now: float) -> str:
 def _outcome(check: KeyCheck) -> str:
     if check.works:
         return f"works, {len(check.models)} models"
-    return check.reason if check.works is False else f"not known: {check.reason}"
+    return check.reason if check.works is False else f"could not be checked: {check.reason}"
 
 
 def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:

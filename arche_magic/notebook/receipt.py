@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 # Characters of a reply whose source is repeated in its receipt.
 _LONGEST_SOURCE = 20_000
+# Jupyter breaks the lines of a `pre` within words.
+_WRAPPED = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"
 # An untrusted notebook loses `user-select`; its block is selected as any text.
 _SELECTABLE = (
-    "user-select:all;-webkit-user-select:all;white-space:pre-wrap;overflow-wrap:anywhere;"
+    f"user-select:all;-webkit-user-select:all;{_WRAPPED};"
     "max-height:240px;overflow:auto;margin:2px 0;padding:4px 6px;"
     "border:1px solid rgba(128,128,128,.35)"
 )
 
 # Characters of a call's line, and of its arguments and result when it is unfolded.
 _LONGEST_CALL, _LONGEST_RESULT, _LONGEST_PART = 120, 80, 2_000
-_PART = "white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0 2px 14px;font-size:95%"
+_PART = f"{_WRAPPED};margin:2px 0 2px 14px;font-size:95%"
 
 
 def receipt_line(reply: Reply) -> str:
@@ -123,7 +125,7 @@ def _source(text: str) -> str:
     if not text.strip() or len(text) > _LONGEST_SOURCE:
         return ""
     return (
-        '<div style="margin:4px 0 4px 14px">a click selects all of the source, to be copied:'
+        '<div style="margin:4px 0 4px 14px">source; a click selects all of it:'
         f'<pre tabindex="0" style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
     )
 

@@ -106,7 +106,7 @@ def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
             paragraphs = [
                 free_words(service),
                 configured_words(service) + (f"; keys: {page}" if page else ""),
-                f"read in {service.provider.source}",
+                f"source: {service.provider.source}",
             ]
             head = f"  {service.provider.name:{names}}  "
             for paragraph in filter(None, paragraphs):

@@ -78,7 +78,8 @@ def reasons(
         elif route in tried:
             explained.append(_tried(route, looked[route][0], tried[route][-1]))
         else:
-            why, change = "comes later in the order", f"-p {route.provider} uses only this provider"
+            change = _instead(route, decisions[-1].choice().route)
+            why = "comes later in the order"
             explained.append(Reason(route, "not needed", why=why, would_change=change))
     unmarked = {route.id for route in routes if route not in private}
     for route in (route.id for route in routes if route.id not in offered):
@@ -136,9 +137,9 @@ def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
         return f"Asked at {when}: no route answered, and none opens by waiting."
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
     return (
-        f"Asked at {when}: no route answered; the first to open was "
-        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}, "
-        f"with {last.patience:.0f} s of patience left."
+        f"Asked at {when}: no route answered. The first to open was "
+        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}; "
+        f"the request could wait for another {last.patience:.0f} s."
     )
 
 
@@ -222,9 +223,21 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:
-        left = f"{100 * entry.state.headroom:.0f} % against {100 * chosen.state.headroom:.0f} %"
-        return f"had less left: {left}", f"{route} having less left"
+        left, most = 100 * entry.state.headroom, 100 * chosen.state.headroom
+        # As many decimals as tell the two apart.
+        digits = next((n for n in range(3) if f"{left:.{n}f}" != f"{most:.{n}f}"), None)
+        shown = "" if digits is None else f": {left:.{digits}f} % against {most:.{digits}f} %"
+        return f"had less left{shown}", f"{route} having less left"
     return "equally good, but later in the order", f"{route} being closed"
+
+
+def _instead(route: RouteId, chosen: Considered | None) -> str:
+    """What would have led to a route that was not looked at."""
+    if chosen is None or chosen.provider != route.provider:
+        return f"-p {route.provider} uses only this provider"
+    if chosen.model != route.model:
+        return f"-m {route.model} uses only this model"
+    return f"{chosen.name} having less left"
 
 
 def _was_spared(entry: Considered, decision: Decision) -> bool:

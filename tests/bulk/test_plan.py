@@ -163,7 +163,7 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
     (count,) = sandbox.usage()["mistral_key_1"].values()
     assert count["output_tokens"] <= plan.output_tokens <= times * count["output_tokens"]
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
-    assert "by the schema" in str(plan)
+    assert "prompts and the schema)" in str(plan)
 
 
 def test_a_plan_and_its_job_pack_alike(start: Start) -> None:

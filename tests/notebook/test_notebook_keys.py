@@ -170,7 +170,7 @@ def test_a_check_opens_and_closes_keys_without_using_quota(
     assert "works, " in lines["groq_key_1"]
     assert "works, " in lines["google_key_1"]
     assert "key refused (401" in lines["mistral_key_1"]
-    assert "not known: server error (500" in lines["openai_key_1"]
+    assert "could not be checked: server error (500" in lines["openai_key_1"]
     assert kernel.value("frame['works'].isna().tolist()") == [False] * 4 + [True]
     assert kernel.value("'openai/gpt-oss-120b' in frame['models'][0]") is True
     assert service.requests == ()

@@ -60,7 +60,7 @@ def test_the_table_is_narrow_and_names_its_sources(kernel: Kernel) -> None:
     right = head.index("tokens/min") + len("tokens/min")
     assert {line[right - 1] for line in lines if "8,000" in line} == {"0"}
     assert any(line.startswith("groq: https://") for line in lines)
-    assert "trains on prompts of free accounts: unknown" in lines[-2]
+    assert "trains on prompts: unknown for free accounts" in lines[-2]
     assert "https://console.groq.com/docs/your-data" in lines[-2]
     assert "genai-prices" in lines[-1]
     assert cell.data("text/html")[0].count("<tr") == len(lines) - 3 + 1

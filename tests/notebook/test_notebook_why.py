@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 import arche_magic
+from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.routing import Considered, Decision
+from arche_magic.notebook.why import reasons
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +65,8 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
     sandbox.fail("mistral", "unauthorized")
     assert kernel.run("%llm --patience 5 hi").status == "error"
     note, rows = explained(kernel)
-    assert "no route answered; the first to open was groq · key 1" in note
-    assert "with 5 s of patience left" in note
+    assert "no route answered. The first to open was groq · key 1" in note
+    assert "the request could wait for another 5 s" in note
     assert {key: row["verdict"] for key, row in rows.items()} == {
         "groq_key_1": "refused",
         "groq_key_2": "refused",
@@ -70,6 +75,28 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
     assert rows["groq_key_1"]["would_change"] in ("asking 86 s later", "asking 87 s later")
     assert "key refused" in rows["mistral_key_1"]["why"]
     assert rows["mistral_key_1"]["would_change"] == "fixing that; waiting does not help"
+
+
+@pytest.mark.parametrize(
+    ("headroom", "shown"),
+    [(0.4, ": 40 % against 100 %"), (0.999, ": 99.9 % against 100.0 %"), (0.999999, "")],
+)
+def test_why_tells_close_shares_apart(headroom: float, shown: str) -> None:
+    """With as many decimals as that takes, up to two; "100 % against 100 %" explains nothing."""
+    states = {"groq_key_1": RouteState(0, headroom=headroom), "groq_key_2": RouteState(0)}
+    considered = [Considered("groq", key, "gpt-oss-120b", state) for key, state in states.items()]
+    first, _ = reasons([Decision(0, 30, None, considered)], [], [], ())
+    assert first.why == f"had less left{shown}"
+
+
+def test_why_says_what_leads_to_a_later_route(kernel: Kernel, sandboxed) -> None:
+    """It is -p for another provider, but not for another key of the same model."""
+    sandboxed(keys={"groq": 2, "mistral": 1})
+    kernel.run("%llm -q hi")
+    _, rows = explained(kernel)
+    changes = {key: row["would_change"] for key, row in rows.items()}
+    assert changes["groq_key_2"] == "groq · key 1 · gpt-oss-120b having less left"
+    assert changes["mistral_key_1"] == "-p mistral uses only this provider"
 
 
 def test_why_explains_an_interrupted_wait(kernel: Kernel, sandboxed) -> None:

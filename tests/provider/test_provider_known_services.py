@@ -295,7 +295,7 @@ def table() -> str:
     """The table of the page, generated from the data."""
     from arche_magic.notebook.services import free_words
 
-    rows = ["| NAME | service | free | key in | read in |", "|---|---|---|---|---|"]
+    rows = ["| NAME | service | free | key in | source |", "|---|---|---|---|---|"]
     for service in list_services():
         one = service.provider
         if one.name in known_services():

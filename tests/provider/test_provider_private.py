@@ -246,7 +246,7 @@ def test_the_doctor_checks_the_marks(start: Start) -> None:
     assert any("did you mean 'mistral'" in text for text in found)
     terms = next(f for text, f in found.items() if text.startswith("google is marked"))
     assert terms.state == "look"
-    assert "trains on prompts of free accounts: yes" in terms.found
+    assert "trains on prompts: yes for free accounts" in terms.found
     assert "opted out" in terms.advice
     assert found["openai is marked"].state == "ok"
     assert found["google:0123456789ab: no key here"].state == "ok"

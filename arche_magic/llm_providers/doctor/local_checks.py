@@ -79,7 +79,7 @@ def network() -> Iterator[Finding]:
     yield from wrong
     names = [proxy_variable("https:"), certificate_variable()]
     if not wrong and any(names):
-        yield Finding("ok", "network", f"set by {' and '.join(filter(None, names))}")
+        yield Finding("ok", "network", f"uses {' and '.join(filter(None, names))}")
 
 
 def configuration_files(directory: Path | None) -> Iterator[Finding]:

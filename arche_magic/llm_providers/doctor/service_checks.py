@@ -104,7 +104,7 @@ def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> F
             advice = f"the server asks for a key: put it into {provider.key_variables[0]}"
         return Finding("wrong", key.label, f"{check.reason}, {source}", advice)
     if check.works is None:
-        found = f"unknown whether it works: {check.reason}, {source}"
+        found = f"could not be checked: {check.reason}; {source}"
         return Finding("look", key.label, found, _unreached(check, provider))
     closed = tracker.closure(key)
     if closed:

@@ -15,7 +15,7 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     """Show providers and known services: what is free and in use, where to get keys.
 
     Every figure has a date and a source. A service that is not built in is used only if a line in
-    arche_magic.toml turns it on. It sends nothing. Returns a DataFrame.
+    arche_magic.toml turns it on. Nothing is sent. Returns a DataFrame.
 
     Usage:
       %llm_services

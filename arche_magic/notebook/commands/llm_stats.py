@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     """Show this session's attempts per route; returns a DataFrame with every attempt.
 
-    With --by, it shows and returns sums of requests, tokens and cost; per tag and job also how
-    often packed replies agreed with rows that were asked alone.
+    With --by, it shows and returns sums of requests, tokens and cost. By tag or job, it also
+    shows how often packed replies agreed with rows that were asked alone.
 
     Usage:
       %llm_stats [OPTIONS]

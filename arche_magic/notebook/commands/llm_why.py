@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     """Show why a reply came from its route; returns it as a DataFrame.
 
-    It has a row per route: what it had left, why it was skipped, and what would have changed
+    The table has a row per route: what it had left, why it was skipped, and what would have changed
     the choice. Without a name, it explains the last request, even if that failed or was stopped.
 
     Usage:
