@@ -31,7 +31,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provid
 from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.quota_tracker import Purse
+from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request, Schema
 
@@ -121,7 +121,7 @@ class Job:
         twice: float | None = None,
         gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
-        part_of: Purse | str = "",
+        part_of: SpendingBounds | str = "",
         agreement: Agreement | None = None,
         before_paying: float | None = None,
         job_id: str | None = "",
@@ -143,7 +143,7 @@ class Job:
         most_failed = at_most("stop_after", stop_after, least=1)
         name = part_of if isinstance(part_of, str) else ""
         self.shared_bounds = (
-            self._llm.quota_tracker.job_purse(cost, tokens, part_of)
+            self._llm.quota_tracker.job_bounds(cost, tokens, part_of)
             if isinstance(part_of, str)
             else part_of
         )
