@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .attempt_log import AttemptLog, Ended
 from .provider_failure import ProviderFailure
 from .quota.opening import RouteState
-from .quota_tracker import Hold, SpendingBounds, QuotaTracker, Settlement
+from .quota_tracker import Hold, QuotaTracker, Settlement, SpendingBounds
 from .reply import Attempt
 from .request import Request
 from .types import Observation, Route, Usage

@@ -368,7 +368,8 @@ def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> No
     Path("arche_magic.toml").write_text(table.replace("max_completion_tokens", "tokens"))
     use_configuration(None)
     with pytest.raises(
-        LLMProviderError, match="token_limit is 'tokens'; it can be max_tokens or max_completion_tokens; did you mean"
+        LLMProviderError,
+        match="token_limit is 'tokens'; it can be max_tokens or max_completion_tokens; did you",
     ):
         get_llm_provider()
 
