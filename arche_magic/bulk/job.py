@@ -155,14 +155,9 @@ class Job:
             rows_per_request(pack, sample), agreement or Agreement(),
         )  # fmt: skip
         self._scheduler = self._workers.scheduler
-        self._second: Second | None = None
-        if self.twice:
-            other = partial(other_model, self._llm, sample, allow_paid)
-            check_other_model(self._llm, sample, other)
-            again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
-            again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
-            ask = partial(self._ask_again_on, again)
-            self._second = Second(self.twice, self.rows, other, ask)
+        again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
+        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
+        self._second = self._asked_twice(again)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = Reader(
@@ -252,6 +247,14 @@ class Job:
         columns = [str(name) for name in self.rows.frame.columns]
         used = set(map(str, self.rows.columns))
         return gold_columns(gold, fields or ["reply"], columns, used)
+
+    def _asked_twice(self, again: Mapping[str, Any]) -> Second | None:
+        """The rows that another model is asked too, if any; `again` are the job's arguments."""
+        if not self.twice:
+            return None
+        other = partial(other_model, self._llm, self._sample, again["allow_paid"])
+        check_other_model(self._llm, self._sample, other)
+        return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
 
     def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
