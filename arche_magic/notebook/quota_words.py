@@ -12,7 +12,7 @@ from arche_magic.llm_providers.types import RouteId, Standing, in_seconds
 
 _SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
-# The year 5138; a route that opens later never does.
+# The year 5138; later times count as never.
 _NEVER = 1e11
 
 State = Literal["open", "waiting", "closed"]
@@ -110,7 +110,7 @@ def clock(moment: float, now: float, live: bool = False) -> str:
     if live and near:
         return in_seconds(max(0.0, moment - now))
     step = 1 if near else 60
-    # Rounded up, since early is too early; the noise of a window that refills does not count.
+    # Rounded up, so that it is not too early; but not for rounding errors of a refilling window.
     local = datetime.fromtimestamp(math.ceil((moment - 1e-3) / step) * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
     if abs(days) >= 7:

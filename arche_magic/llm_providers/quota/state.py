@@ -46,7 +46,7 @@ def _is_limits_table(table: Mapping[str, Any]) -> bool:
 
 
 Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
-# The year 5138: some later moments do not fit into a `datetime`.
+# Until the year 5138, because some later moments do not fit into a `datetime`.
 Moment = Annotated[float, Ge(0.0), Le(1e11)]
 Text = Annotated[str, MaxLen(10_000)]
 if TYPE_CHECKING:
