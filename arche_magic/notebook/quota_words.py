@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from arche_magic.llm_providers.types import RouteId, Standing, in_seconds
+from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
 
 _SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
-# The year 5138; later times count as never.
-_NEVER = 1e11
 
 State = Literal["open", "waiting", "closed"]
 SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
@@ -30,7 +28,7 @@ def state_at(opens_at: float, now: float) -> State:
     """
     if opens_at <= now:
         return "open"
-    return "waiting" if opens_at < _NEVER else "closed"
+    return "waiting" if opens_at < NEVER else "closed"
 
 
 def state_of(limits: Limits, now: float) -> State:
