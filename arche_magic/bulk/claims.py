@@ -32,7 +32,7 @@ class Claims:
 
     def __init__(self, store: ReplyStore) -> None:
         self._store = store
-        # It has the process in its name.
+        # The name contains the process, so that others see whether it still runs.
         self._owner = f"{this_process()}:{os.urandom(6).hex()}"
         _at_work.add(self._owner)
         self._renewed_at = time.monotonic()
@@ -75,7 +75,7 @@ class Claims:
             threading.Thread(target=self._end_later, name="arche-job", daemon=True).start()
 
     def _end_later(self) -> None:
-        """Release claims that a full disk has kept; another kernel would wait for them."""
+        """Retry to end claims after a full disk; other kernels would wait for them."""
         until = time.monotonic() + _SECONDS
         while not self._store.end_claims(self._owner) and time.monotonic() < until:
             time.sleep(_TRY_AGAIN_SECONDS)

@@ -169,7 +169,7 @@ class Group:
             if error.next_available_at is None:
                 task.give_up(error)
             else:
-                # Its cause passes.
+                # The cause is temporary.
                 self._try_later(task, error)
 
     def _ask_packed(self, left: deque[Task]) -> None:

@@ -31,7 +31,7 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provid
 from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.quota_tracker import Purse
+from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request, Schema
 
@@ -121,7 +121,7 @@ class Job:
         twice: float | None = None,
         gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
-        part_of: Purse | str = "",
+        part_of: SpendingBounds | str = "",
         agreement: Agreement | None = None,
         before_paying: float | None = None,
         job_id: str | None = "",
@@ -143,7 +143,7 @@ class Job:
         most_failed = at_most("stop_after", stop_after, least=1)
         name = part_of if isinstance(part_of, str) else ""
         self.shared_bounds = (
-            self._llm.quota_tracker.job_purse(cost, tokens, part_of)
+            self._llm.quota_tracker.job_bounds(cost, tokens, part_of)
             if isinstance(part_of, str)
             else part_of
         )
@@ -155,14 +155,9 @@ class Job:
             rows_per_request(pack, sample), agreement or Agreement(),
         )  # fmt: skip
         self._scheduler = self._workers.scheduler
-        self._second: Second | None = None
-        if self.twice:
-            other = partial(other_model, self._llm, sample, allow_paid)
-            check_other_model(self._llm, sample, other)
-            again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
-            again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
-            ask = partial(self._ask_again_on, again)
-            self._second = Second(self.twice, self.rows, other, ask)
+        again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
+        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
+        self._second = self._asked_twice(again)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = Reader(
@@ -252,6 +247,14 @@ class Job:
         columns = [str(name) for name in self.rows.frame.columns]
         used = set(map(str, self.rows.columns))
         return gold_columns(gold, fields or ["reply"], columns, used)
+
+    def _asked_twice(self, again: Mapping[str, Any]) -> Second | None:
+        """The rows that another model is asked too, if any; `again` are the job's arguments."""
+        if not self.twice:
+            return None
+        other = partial(other_model, self._llm, self._sample, again["allow_paid"])
+        check_other_model(self._llm, self._sample, other)
+        return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
 
     def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""

@@ -45,7 +45,7 @@ class Scheduler:
     Attributes:
         clock: the same clock; nobody sleeps on it once the job has ended.
         finished: tasks whose outcome is to be written.
-        ending: set when no more is asked.
+        ending: set when no more rows are asked.
         error: why, if something is wrong.
     """
 

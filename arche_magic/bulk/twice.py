@@ -60,7 +60,7 @@ class Second:
         self._other, self._ask = other, ask
         # At least one row.
         self._wanted = math.ceil(share * len(rows))
-        # By position; rows that are surely not drawn are dropped now and then.
+        # By position; rows that cannot be drawn any more are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
         self._answered = 0

@@ -19,7 +19,7 @@ from datetime import datetime
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.quota_tracker import Purse
+from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
@@ -71,7 +71,7 @@ class Workers:
         self,
         llm: IntelligentLLMOrchestrator,
         counts: Counts,
-        bounds: Purse | None,
+        bounds: SpendingBounds | None,
         patience: float,
         before_paying: float,
         pack: int | None,

@@ -7,7 +7,6 @@ computed from attempts, so they cannot disagree.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections import Counter, deque
@@ -35,8 +34,6 @@ from .types import RouteId
 
 if TYPE_CHECKING:
     from .routing import Decision
-
-logger = logging.getLogger("arche_magic.attempts")
 
 # It starts with a letter, so that no program reads it as a number from an exported file.
 SESSION = f"s{os.urandom(4).hex()}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .attempt_log import AttemptLog, Ended
 from .provider_failure import ProviderFailure
 from .quota.opening import RouteState
-from .quota_tracker import Hold, Purse, QuotaTracker, Settlement
+from .quota_tracker import Hold, QuotaTracker, Settlement, SpendingBounds
 from .reply import Attempt
 from .request import Request
 from .types import Observation, Route, Usage
@@ -95,7 +95,7 @@ class BatchLedger:
         return self._tracker.may_hang
 
     @property
-    def job(self) -> Purse | None:
+    def job(self) -> SpendingBounds | None:
         """As `QuotaTracker.job`."""
         return self._tracker.job
 

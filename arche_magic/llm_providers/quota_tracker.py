@@ -19,7 +19,7 @@ from .errors import ConfigurationError
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, codec, ledger, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
-from .quota.budget import Purse as Purse
+from .quota.budget import SpendingBounds as SpendingBounds
 from .quota.codec import Document, mend
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
@@ -63,13 +63,13 @@ class QuotaTracker:
         return self.storage.may_hang
 
     @property
-    def job(self) -> Purse | None:
+    def job(self) -> SpendingBounds | None:
         """The bounds of the job whose calls are held here; None without a job."""
         return self._spending.job
 
     @job.setter
-    def job(self, purse: Purse | None) -> None:
-        self._spending.job = purse
+    def job(self, bounds: SpendingBounds | None) -> None:
+        self._spending.job = bounds
 
     def check_store(self) -> None:
         """Check that the configured store takes changes.
@@ -122,7 +122,9 @@ class QuotaTracker:
 
         return of_request
 
-    def job_purse(self, max_cost: float, max_tokens: float, name: str = "") -> Purse | None:
+    def job_bounds(
+        self, max_cost: float, max_tokens: float, name: str = ""
+    ) -> SpendingBounds | None:
         """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.
 
         Jobs with the same name share their bounds through this ledger's storage, in all processes
@@ -131,7 +133,7 @@ class QuotaTracker:
         if min(max_cost, max_tokens) == math.inf:
             return None
         storage = self.storage if name else MemoryStorage()
-        return Purse(storage, max_cost=max_cost, max_tokens=max_tokens, job=name)
+        return SpendingBounds(storage, max_cost=max_cost, max_tokens=max_tokens, job=name)
 
     def job_refuses(self, route: Route, request: Request) -> str:
         """Why the bounds of the job never admit the request to the route; "" if they do."""

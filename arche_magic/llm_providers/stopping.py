@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-# What `signal` is made of; its own functions also build enums, which takes ten times as long.
-import _signal  # type: ignore[import-not-found]
 import contextvars
 import signal
 import threading
@@ -27,7 +25,6 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 # Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
 
-_INTERRUPT = int(signal.SIGINT)
 _here = threading.local()
 
 
@@ -103,12 +100,12 @@ class KeptInterrupts:
 
 def interrupt_handler() -> Any:
     """Return what handles an interrupt; not callable if none does in Python."""
-    return _signal.getsignal(_INTERRUPT)
+    return signal.getsignal(signal.SIGINT)
 
 
 def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> None:
     """Handle interrupts by this function; only the main thread may set it."""
-    _signal.signal(_INTERRUPT, handler)
+    signal.signal(signal.SIGINT, handler)
 
 
 def is_main_thread() -> bool:

@@ -207,7 +207,7 @@ class Observation:
 # Float noise of windows that refill, in units and in seconds.
 _ROUNDING = 1e-3
 # The year 5138; later times count as never.
-_NEVER = 1e11
+NEVER = 1e11
 
 
 @dataclass(frozen=True)
@@ -348,7 +348,7 @@ def _whole(rounded: Callable[[float], int], units: float) -> int:
 
 def iso(seconds: float) -> str | None:
     """Return epoch seconds as ISO 8601 text in UTC, rounded up to whole seconds; None for never."""
-    if not 0 <= seconds < _NEVER:
+    if not 0 <= seconds < NEVER:
         return None
     return utc(math.ceil(seconds - _ROUNDING)).isoformat()
 

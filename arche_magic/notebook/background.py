@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from datetime import datetime
 from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from arche_magic.llm_providers.types import RouteId
 from .display import Place, ReplyDisplay, show
 from .receipt import attempt_lines
 from .styles import RED, quiet_line
+from .tables import day_and_time
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -115,10 +115,8 @@ class BackgroundJob(ABC):
     def begin(self, number: int) -> None:
         """Make the outputs of the cell; they stay if the kernel ends before the job."""
         self.number = number
-        line = (
-            f"{self.name} was started in the background on {clock(self.since)}; "
-            "%llm_jobs lists and stops it"
-        )
+        since = day_and_time(self.since, seconds=True)
+        line = f"{self.name} was started in the background on {since}; %llm_jobs lists and stops it"
         if not self._unseen:
             self._show_begin()
             self._below.draw(quiet_line(line))
@@ -145,11 +143,11 @@ class BackgroundJob(ABC):
         except KeyboardInterrupt:
             end = self.error = LLMProviderError(f"{self.name} was stopped{self._left}")
             self._close("stopped")
-            self._draw_below(quiet_line(f"{self.name} was stopped at {clock(time.time())}"))
+            self._draw_below(quiet_line(f"{self.name} was stopped at {now_in_words()}"))
         except Exception as error:  # noqa: BLE001  # raised again where the result is used
             end = self.error = error
             self._close("stopped" if isinstance(error, self._bounds) else "failed")
-            self._show_error(error, f"{self.name} {self.state} at {clock(time.time())}")
+            self._show_error(error, f"{self.name} {self.state} at {now_in_words()}")
         else:
             self._close("done")
             self._show_end(end)
@@ -348,9 +346,9 @@ class BackgroundJobs:
             job.run()
 
 
-def clock(moment: float) -> str:
+def now_in_words() -> str:
     """The local day and time, with seconds."""
-    return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M:%S}"
+    return day_and_time(time.time(), seconds=True)
 
 
 def red_line(text: str) -> dict[str, str]:

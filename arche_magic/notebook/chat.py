@@ -21,6 +21,8 @@ from arche_magic.llm_providers.request import Message, read_image
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.llm_providers.types import utc
 
+from .tables import day_and_time
+
 _NAME = re.compile(r"[\w.-]+")
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
@@ -108,7 +110,7 @@ class Chat:
             lines = [*turn.question.content.strip("\n").split("\n"), *images]
             parts.append("\n".join(f"> {line}".rstrip() for line in lines))
             parts.append(turn.answer.strip("\n"))
-            parts.append(f"*{turn.who} · {turn.tokens:,} tokens · {clock(turn.at)}*")
+            parts.append(f"*{turn.who} · {turn.tokens:,} tokens · {day_and_time(turn.at)}*")
         return "\n\n".join(parts)
 
     def to_json(self) -> str:
@@ -237,8 +239,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("text is expected")
     return value
-
-
-def clock(moment: float) -> str:
-    """The local day and time."""
-    return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M}"

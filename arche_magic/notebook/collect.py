@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
 
-from .background import BackgroundJob, clock, red_line
+from .background import BackgroundJob, now_in_words, red_line
 from .bar import Bar, bar_bundle
 from .cell_options import check_variable
 from .display import show
@@ -149,7 +148,7 @@ class RowsJob(BackgroundJob):
         return self._rows.collect(self._bar, background=True)
 
     def _show_end(self, end: Any) -> None:
-        self._draw_below(quiet_line(f"{self.name} ended at {clock(time.time())}"))
+        self._draw_below(quiet_line(f"{self.name} ended at {now_in_words()}"))
 
     def _show_error(self, error: Exception, line: str) -> None:
         self._draw_below(red_line(f"{line}: {type(error).__name__}: {error}"))

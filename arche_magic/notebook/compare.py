@@ -189,16 +189,7 @@ def compare(
     try:
         for thread in threads:
             thread.start()
-        while not all(column.ended for column in columns):
-            try:
-                error = changes.get(timeout=_TICK_SECONDS)
-            except queue.Empty:
-                show.tick()
-                continue
-            raise_if_stopped()
-            if error is not None:
-                raise error
-            show.update()
+        _show_changes(columns, changes, show)
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _FAREWELL
@@ -217,6 +208,22 @@ def compare(
     if all(column.error is not None for column in columns):
         raise _nobody_answered(columns)
     return _frame(columns)
+
+
+def _show_changes(
+    columns: Sequence[Column], changes: queue.SimpleQueue[Exception | None], show: _Columns
+) -> None:
+    """Show each change until all columns have ended, or raise the error that comes instead."""
+    while not all(column.ended for column in columns):
+        try:
+            error = changes.get(timeout=_TICK_SECONDS)
+        except queue.Empty:
+            show.tick()
+            continue
+        raise_if_stopped()
+        if error is not None:
+            raise error
+        show.update()
 
 
 def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:

@@ -33,7 +33,7 @@ def print_preview(
         shown.append(_prompt_text(llm.preview(messages, **request).request))
     if options.dry_run:
         kept = llm.kept(messages, **request)
-        # After a kept call of a function more is asked.
+        # If the kept reply calls a function, another request follows.
         if kept is not None and not kept.tool_calls:
             shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.attempt_log import Spent, records_of
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import MOST_TOKENS, Attempt
-from arche_magic.llm_providers.types import RouteId, Standing
+from arche_magic.llm_providers.types import NEVER, RouteId, Standing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,4 +174,4 @@ def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
 
 def time_of(seconds: float) -> pd.Timestamp | NaTType:
     """Epoch seconds as a UTC timestamp; NaT for a route that does not open by waiting."""
-    return pd.Timestamp(round(seconds * 1000), unit="ms", tz="UTC") if seconds < 1e11 else pd.NaT
+    return pd.Timestamp(round(seconds * 1000), unit="ms", tz="UTC") if seconds < NEVER else pd.NaT

@@ -54,17 +54,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
     shell, defaults, options = session.shell, session.defaults, typed.options
-    refuse_with("--over", options, *_WITHOUT)
-    if options.background:
-        refuse_with("--background", options, "plan", "dry_run")
-    if options.keep is False:
-        raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
+    _check(options)
     name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
         raise InvalidRequest("the prompt is empty")
-    if options.by is not None and not (options.plan or options.dry_run):
-        raise InvalidRequest("%llm: --by needs --plan")
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     from_file = is_file(options.over)
     if any(read.values()) and not from_file:
@@ -104,6 +98,17 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         return background.pending
     frame: pd.DataFrame | None = rows.collect(Bar(shell, options.quiet))
     return frame
+
+
+def _check(options: Namespace) -> None:
+    """Raise InvalidRequest for options that exclude each other."""
+    refuse_with("--over", options, *_WITHOUT)
+    if options.background:
+        refuse_with("--background", options, "plan", "dry_run")
+    if options.keep is False:
+        raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
+    if options.by is not None and not (options.plan or options.dry_run):
+        raise InvalidRequest("%llm: --by needs --plan")
 
 
 def plan_bundle(plan: Plan) -> dict[str, str]:

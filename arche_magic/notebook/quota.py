@@ -23,7 +23,7 @@ _LINES = 4
 
 
 @dataclass(frozen=True)
-class View:
+class QuotaView:
     """The state of the engine at one moment.
 
     Attributes:
@@ -119,7 +119,7 @@ class Forecast:
         }
 
 
-def look(provider: str | None = None) -> View:
+def look(provider: str | None = None) -> QuotaView:
     """The current state of the engine, or of one provider.
 
     Raises:
@@ -131,7 +131,7 @@ def look(provider: str | None = None) -> View:
     tracker = get_quota_tracker(everything)
     log = attempt_log(configuration.store)
     recent = log.recent
-    return View(
+    return QuotaView(
         configuration,
         provider,
         tracker.standings(provider, now),
@@ -160,7 +160,7 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
     return words
 
 
-def forecast_of(view: View) -> Forecast:
+def forecast_of(view: QuotaView) -> Forecast:
     """What the pace of the last hour leads to."""
     log = attempt_log(view.configuration.store)
     earlier = log.since(view.now - forecast.PACE_SECONDS) or log.session()
@@ -168,7 +168,7 @@ def forecast_of(view: View) -> Forecast:
     return look_ahead(view.on, earlier, view.now, paid)
 
 
-def bundle(view: View, *first: str) -> dict[str, str]:
+def bundle(view: QuotaView, *first: str) -> dict[str, str]:
     """The table of the routes that are on, which can be saved, and notes; `first` come first."""
     on, free, off = view.on, _without_limits(view), sorted(view.configuration.off)
     if not (on or free or off):
@@ -184,7 +184,7 @@ def bundle(view: View, *first: str) -> dict[str, str]:
     return quota_bundle(on, view.now, lines, none, view.paid)
 
 
-def notes(view: View) -> list[str]:
+def notes(view: QuotaView) -> list[str]:
     """Lines below a panel's meters: routes without a known limit, and keys that add no quota."""
     return [*_without_limits(view), *shared_notes(view.shared)]
 
@@ -198,7 +198,7 @@ def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list
     ]
 
 
-def _without_limits(view: View) -> list[str]:
+def _without_limits(view: QuotaView) -> list[str]:
     """A line per route without a known limit, with what it costs if it does."""
     limited = {row.route for row in view.standings}
     names = [

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from arche_magic.llm_providers.types import RouteId, Standing, in_seconds
+from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
 
 _SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
-# The year 5138; a route that opens later never does.
-_NEVER = 1e11
 
 State = Literal["open", "waiting", "closed"]
 SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
@@ -30,7 +28,7 @@ def state_at(opens_at: float, now: float) -> State:
     """
     if opens_at <= now:
         return "open"
-    return "waiting" if opens_at < _NEVER else "closed"
+    return "waiting" if opens_at < NEVER else "closed"
 
 
 def state_of(limits: Limits, now: float) -> State:
@@ -110,7 +108,7 @@ def clock(moment: float, now: float, live: bool = False) -> str:
     if live and near:
         return in_seconds(max(0.0, moment - now))
     step = 1 if near else 60
-    # Rounded up, since early is too early; the noise of a window that refills does not count.
+    # Rounded up, so that it is not too early; but not for rounding errors of a refilling window.
     local = datetime.fromtimestamp(math.ceil((moment - 1e-3) / step) * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
     if abs(days) >= 7:

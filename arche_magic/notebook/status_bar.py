@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .defaults import Defaults
-    from .quota import View
+    from .quota import QuotaView
 
 TARGET = "arche_magic.status"
 # How long changes are sent after a page has shown interest. Without an end, a kernel whose page was
@@ -90,7 +90,7 @@ class StatusBar(BaseComm):
         """Whether a page has shown interest in the last minutes."""
         return time.monotonic() < self._watched_until
 
-    def draw(self, view: View) -> None:
+    def draw(self, view: QuotaView) -> None:
         """Send the status, if it has changed."""
         from .panel.view import describe
 

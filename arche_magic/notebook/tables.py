@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 
 from .styles import EDGE, QUIET
@@ -106,3 +107,9 @@ def _html_cell(cell: Cell) -> str:
     space = "normal;min-width:9em;overflow-wrap:break-word" if cell.long else "nowrap"
     style = f"{_CELL};text-align:{side};font-variant-numeric:tabular-nums;white-space:{space}"
     return f'<td style="{style}">{cell.html or escape(cell.text)}</td>'
+
+
+def day_and_time(moment: float, seconds: bool = False) -> str:
+    """The local day and time, as `24 Nov 14:32`."""
+    local = datetime.fromtimestamp(moment).astimezone()
+    return f"{local:%d %b %H:%M:%S}" if seconds else f"{local:%d %b %H:%M}"

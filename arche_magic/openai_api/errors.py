@@ -23,7 +23,7 @@ from arche_magic.llm_providers.errors import (
 from .replies import HttpReply, json_reply
 
 _TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
-# How messages of the engine begin that are about a part of a field.
+# The beginnings of the engine's messages about parts of a field, by field.
 _ABOUT = {
     "messages": (
         "a message", "a part of a message", "an image", "image ", "the content of a message",

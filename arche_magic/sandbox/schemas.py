@@ -118,20 +118,13 @@ def json_for_schema(
         )
 
     if "$ref" in schema:
-        target: Any = root
-        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-            target = target[part] if part else target
-        return inner(target, name, 1)
+        return inner(_target(root, schema["$ref"]), name, 1)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return schema["enum"][number % len(schema["enum"])]
     if schema.get("allOf"):
-        merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
-        for part in schema["allOf"]:
-            properties = {**merged.get("properties", {}), **part.get("properties", {})}
-            merged = {**merged, **part, **({"properties": properties} if properties else {})}
-        return inner(merged, name, 1)
+        return inner(_merged(schema), name, 1)
     for union in ("anyOf", "oneOf", "any_of"):
         if schema.get(union):
             options = schema[union]
@@ -156,6 +149,23 @@ def json_for_schema(
     if kind == "boolean":
         return bool(number % 2)
     return None if kind == "null" else _string(schema, name)
+
+
+def _target(root: Any, reference: Any) -> Any:
+    """The schema that a `$ref` refers to."""
+    target = root
+    for part in str(reference).removeprefix("#").strip("/").split("/"):
+        target = target[part] if part else target
+    return target
+
+
+def _merged(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with `allOf` as one without it."""
+    merged: dict[str, Any] = {key: value for key, value in schema.items() if key != "allOf"}
+    for part in schema["allOf"]:
+        properties = {**merged.get("properties", {}), **part.get("properties", {})}
+        merged = {**merged, **part, **({"properties": properties} if properties else {})}
+    return merged
 
 
 def _number(schema: Mapping[str, Any], number: int, *, whole: bool) -> float | int:

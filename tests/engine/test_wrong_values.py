@@ -329,7 +329,7 @@ def test_invalid_values_in_budgets_and_jobs(tmp_path: Path) -> None:
         budget = Budget(per_day=5.0, per_month=50.0)
         paid = replace(free, providers={"openai": openai}, budget=budget)
         found = QuotaTracker(JsonFileStorage(path, older_documents, mend), paid)
-        found.job = found.job_purse(5.0, 10_000.0, "a job")
+        found.job = found.job_bounds(5.0, 10_000.0, "a job")
         return found
 
     ledger = tracker()

@@ -133,7 +133,7 @@ def _lines(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
     line, after_return = bytearray(), False
     for chunk in chunks:
         found, is_comment = [], True
-        # The second half of a line's end.
+        # A line feed after a carriage return in the chunk before belongs to the same line end.
         text = chunk.removeprefix(b"\n") if after_return else chunk
         after_return = text.endswith(b"\r")
         for part in text.splitlines(keepends=True):

@@ -322,7 +322,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return _tls_failure(link, host)
     for link in links:
         if isinstance(link, httpx.ConnectTimeout):
-            return _unsent(f"no connection within {in_words(call.timeouts.connect)}")
+            return _unsent(f"no connection within {duration_in_words(call.timeouts.connect)}")
         if isinstance(link, httpx.TimeoutException):
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
@@ -367,7 +367,7 @@ def setup_failure(problem: str) -> ProviderFailure:
     return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
 
 
-def in_words(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """`2.5 s`."""
     return f"{round(seconds, 1) or seconds:g} s"
 

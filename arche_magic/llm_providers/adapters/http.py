@@ -32,7 +32,7 @@ from .bodies import (
     rewritten,
 )
 from .connections import IDLE_SECONDS, Allowance, keep_time, uses_proxy
-from .failures import in_words, setup_failure
+from .failures import duration_in_words, setup_failure
 from .formats import Asked
 from .logs import calling_with
 
@@ -174,8 +174,8 @@ class Call:
     def lateness(self) -> str:
         """Which part did not arrive in time, in words."""
         if time.monotonic() >= self._ends:
-            return f"no answer within {in_words(self.timeouts.total)}"
-        return f"{self._late} {in_words(self._allowed)}"
+            return f"no answer within {duration_in_words(self.timeouts.total)}"
+        return f"{self._late} {duration_in_words(self._allowed)}"
 
     def close(self) -> None:
         """Drop the connection if the answer was not read to its end."""

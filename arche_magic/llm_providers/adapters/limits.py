@@ -62,7 +62,7 @@ _ANNOUNCES = (
     r"(?:\b(?:re-?try(?:ing)?|try(?: \w+)? again|wait|resets?|available(?: again)?|allowed)\b"
     r"|cool-?down)"
 )
-# From what announces the delay to the delay, within the sentence.
+# The text between the words that announce a delay and the delay, within a sentence.
 _GAP = r"[^0-9.\n]{0,40}?"
 _UNIT = (
     r"(?:milliseconds?|millis|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)"

@@ -178,7 +178,7 @@ class Received:
         if finish_reason == "error":
             raise failed("the reply ended without an answer", Remedy.RETRY_LATER)
         if self.tool_calls:
-            # What was cut may be the arguments of the last call.
+            # The limit may have cut the arguments of the last call.
             return "length" if finish_reason == "length" else "tool_calls"
         text = self.text
         if finish_reason == "length" and not without_reasoning(text).strip():
@@ -206,7 +206,7 @@ def stream_ended_early() -> AttemptFailed:
 def finish_kind(word: str) -> str | None:
     """`stop`, `length`, `tool_calls`, `content_filter` or `error`; None for "not yet"."""
     if not word or word == "stop":
-        # The usual case, without the patterns.
+        # The usual case needs no patterns.
         return word or None
     letters = re.sub("[^a-z]", "", word.casefold())
     if letters in _NOT_YET:

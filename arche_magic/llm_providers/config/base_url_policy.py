@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ..catalog import Provider, published_providers
 from ..errors import ConfigurationError
 from ..network import is_base_url, is_loopback, origin
-from .env_file import warn_once
+from .env_file import warn_of_configuration
 from .keys import numbered_names
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 from .sources import Sources, own_settings_file
@@ -34,7 +34,7 @@ def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
                 check_key_variable(borrowed, sources.where_set(name), sources)
         exported = [name for name in names if not sources.where_set(name)]
         if exported and is_loopback(provider.url) and provider.name not in published_providers():
-            warn_once(
+            warn_of_configuration(
                 f"{', '.join(exported)} is sent to {origin(provider.url)} "
                 f"({provider.base_url_from})"
             )
@@ -79,7 +79,9 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     trusted = sources.trusted
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
     if trusted is True or (trusted and place in trusted):
-        warn_once(f"prompts and keys for {provider.title} are sent to {shown} ({where})")
+        warn_of_configuration(
+            f"prompts and keys for {provider.title} are sent to {shown} ({where})"
+        )
         return
     elsewhere = f" or set {provider.base_url_variable} in the environment"
     setting = TRUST_BASE_URLS

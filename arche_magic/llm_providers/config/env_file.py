@@ -59,7 +59,7 @@ _warned: set[str] = set()
 _warning_lock = new_lock()
 
 
-def warn_once(message: str) -> None:
+def warn_of_configuration(message: str) -> None:
     """Warn in one line, once per process."""
     with _warning_lock:
         if message in _warned:
@@ -105,9 +105,9 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
     """
     found = parse_env_file(path, environment)
     if found.problem:
-        warn_once(f"{path} cannot be read and was skipped: {found.problem}")
+        warn_of_configuration(f"{path} cannot be read and was skipped: {found.problem}")
     for number, why in found.unused.items():
-        warn_once(f"line {number} of {path} was skipped: {why}")
+        warn_of_configuration(f"line {number} of {path} was skipped: {why}")
     return found
 
 

@@ -23,7 +23,7 @@ from .base_url_policy import (
     check_addresses,
 )
 from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
-from .env_file import Variables, warn_once
+from .env_file import Variables, warn_of_configuration
 from .keys import find_keys, numbered_names
 from .providers import read_providers
 from .settings_table import REPLAY_MODE
@@ -77,7 +77,9 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
     if sources.env_file and any(numbered_names(sources.dotenv.variables, [n]) for n in names):
         if command := how_to_hide(sources.env_file):
             place = sources.env_file
-            warn_once(f"other users of this machine can read the keys in {place}; run: {command}")
+            warn_of_configuration(
+                f"other users of this machine can read the keys in {place}; run: {command}"
+            )
         home = sources.env_file.parent
         folders.append(home)
     # The working directory too: if the ledger is in Redis, the record of attempts is there.
@@ -188,7 +190,7 @@ def _ledger_place(sources: Sources, home: Path | None) -> Location:
     if named := sources.variables.get(_STORE):
         return Location(named if "://" in named else str(_named(named, _STORE, sources)))
     if home is None:
-        warn_once("there is no working directory, so the ledger is kept in memory")
+        warn_of_configuration("there is no working directory, so the ledger is kept in memory")
         return Location("memory://")
     return Location(str(home / LEDGER_FILE))
 
@@ -244,4 +246,4 @@ def _announce_store(store: str, where: str) -> None:
     """Announce that a file places the ledger on another machine."""
     scheme, mark, _ = store.partition("://")
     if where and mark and scheme != "memory" and not is_loopback(store):
-        warn_once(f"the ledger is stored in {store} ({where})")
+        warn_of_configuration(f"the ledger is stored in {store} ({where})")

@@ -27,7 +27,7 @@ from .env_file import (
     process_variables,
     read_env_file,
     read_text,
-    warn_once,
+    warn_of_configuration,
 )
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES, check_settings
 
@@ -176,7 +176,7 @@ def nearest(name: str, directory: Path) -> Path | None:
     for path, problem in candidates(name, directory):
         if not problem:
             return path
-        warn_once(f"{path} {problem}")
+        warn_of_configuration(f"{path} {problem}")
     return None
 
 
@@ -257,7 +257,9 @@ def _own_settings(path: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        warn_once(f"your own settings {path} cannot be read and are ignored ({error.strerror})")
+        warn_of_configuration(
+            f"your own settings {path} cannot be read and are ignored ({error.strerror})"
+        )
         return {}
     return _read_settings(path) if path.is_file() and _is_trusted(path, path.parent) else {}
 

@@ -39,7 +39,7 @@ def examine(*, send: bool = False) -> list[Finding]:
         tracker = get_quota_tracker(configuration)
     except LLMProviderError as error:
         problem, advice = str(error), "no request can be sent until this is fixed"
-        # The file that the message begins with is not ok.
+        # The message begins with the file that is wrong, so that file is not listed as ok.
         findings = [finding for finding in findings if not problem.startswith(finding.found)]
         return [*findings, Finding("wrong", "settings", problem, advice)]
     checks = check_keys(configuration.keys, tracker)

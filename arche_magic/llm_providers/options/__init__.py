@@ -265,7 +265,7 @@ def _stop(name: str, value: object) -> tuple[str, ...]:
     raise InvalidRequest(f"{name} must be a text or a list of texts")
 
 
-# What reads the value of an option that becomes a field of the request with the same name.
+# How to check options that become fields of the request with the same name.
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "provider": _text,
     "model": _text,

@@ -1,4 +1,5 @@
 """The rules of the ledger: how windows reset, what routes have left, which account a key uses.
 
-Pure functions on small JSON documents; `quota_tracker` joins them to a storage and a clock.
+Most of them are pure functions of the state in `state`, which `codec` reads from documents.
+`quota_tracker` joins them to a storage and a clock.
 """

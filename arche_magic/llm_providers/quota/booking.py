@@ -145,7 +145,7 @@ def note_check(
             closures.reopen(entry, began)
             closures.reopen(provider, began)
             for model, at_provider in provider.models.items():
-                # Ollama lists `llama3.2:latest` for what is asked for as `llama3.2`.
+                # Ollama lists the model `llama3.2` as `llama3.2:latest`.
                 if not listed.isdisjoint((model, f"{model}:latest")):
                     closures.reopen(at_provider, began)
         else:

@@ -93,7 +93,7 @@ class _Amounts:
 
 @dataclass(frozen=True)
 class _Bound:
-    """An amount of one unit that one counter of a purse must not exceed."""
+    """An amount of one unit that one counter must not exceed."""
 
     unit: Unit
     amount: float
@@ -101,7 +101,7 @@ class _Bound:
     period: Literal["day", "month"] | None = None
 
 
-class Purse:
+class SpendingBounds:
     """Holds and settles what calls spend, within some bounds.
 
     Args:

@@ -24,7 +24,7 @@ from .opening import Outlook, RouteState
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
-    from .budget import Purse
+    from .budget import SpendingBounds
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Hold:
     """A reservation on one route, to be settled or failed exactly once.
 
     `document` is the name of the document it was made in, `shares` what it holds of the budget and
-    of the bounds of its job: purses, each with the hold in it.
+    of the bounds of its job.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Hold:
     plain_tokens: float
     at: float
     document: str = ""
-    shares: tuple[tuple[Purse, str], ...] = ()
+    shares: tuple[tuple[SpendingBounds, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from ..request import Request
 from ..storage import Storage
 from ..types import Route, Usage
 from . import ledger
-from .budget import BudgetUse, Expected, Purse
+from .budget import BudgetUse, Expected, SpendingBounds
 from .opening import RouteState
 from .state import Amounts
 
 # A request that was not sent waits this long for a locked ledger.
 _GIVING_BACK_SECONDS = 0.1
 
-Shares = tuple[tuple[Purse, str], ...]
-"""What one call holds of each purse: the purse, and the name of the hold in it."""
+Shares = tuple[tuple[SpendingBounds, str], ...]
+"""What one call holds of spending bounds: the bounds, and the name of the hold in them."""
 
 BoundOf = Callable[[Route, Amounts], "RouteState | None"]
 """From a route and the units of a request to what keeps it from being sent there, if anything."""
@@ -40,31 +40,31 @@ class Spending:
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
-        self.job: Purse | None = None
+        self.job: SpendingBounds | None = None
         self._configuration = configuration
         budget = configuration.budget
-        self._budget = Purse(storage, budget) if budget else None
+        self._budget = SpendingBounds(storage, budget) if budget else None
 
     def bounds(self, route: Route) -> bool:
         """Whether a budget or a job limits the cost of calls on the route."""
-        return bool(self._purses(route))
+        return bool(self._applicable(route))
 
     def bound_of(self, request: Request, now: float) -> BoundOf | None:
         """What the bounds say to a request at that moment, per route; None if there are none.
 
-        Each purse is read once, when it is first needed.
+        Each document is read once, when it is first needed.
         """
         if self._budget is None and self.job is None:
             return None
-        states: dict[Purse, Callable[[Expected], RouteState | None]] = {}
+        states: dict[SpendingBounds, Callable[[Expected], RouteState | None]] = {}
 
         def bound(route: Route, amounts: Amounts) -> RouteState | None:
-            purses = self._purses(route)
-            for purse in purses:
-                if purse not in states:
-                    states[purse] = purse.states(now)
-            expected = self._expected(route, request, amounts) if purses else None
-            found = [states[purse](expected) for purse in purses if expected]
+            applicable = self._applicable(route)
+            for bounds in applicable:
+                if bounds not in states:
+                    states[bounds] = bounds.states(now)
+            expected = self._expected(route, request, amounts) if applicable else None
+            found = [states[bounds](expected) for bounds in applicable if expected]
             return max(filter(None, found), key=lambda state: state.opens_at, default=None)
 
         return bound
@@ -80,28 +80,28 @@ class Spending:
     ) -> Shares | RouteState:
         """Hold the request's share of every bound, or of none; then why it cannot be sent."""
         expected = self._expected(route, request, amounts)
-        shares: list[tuple[Purse, str]] = []
+        shares: list[tuple[SpendingBounds, str]] = []
         closed: RouteState | None = None
-        purses = self._purses(route)
+        applicable = self._applicable(route)
         try:
-            for purse in purses:
-                taken = purse.hold(expected, now, expires)
+            for bounds in applicable:
+                taken = bounds.hold(expected, now, expires)
                 if isinstance(taken, RouteState):
                     closed = taken
                     break
-                shares.append((purse, taken))
+                shares.append((bounds, taken))
         finally:
-            if len(shares) < len(purses):
+            if len(shares) < len(applicable):
                 self.give_back(shares, now)
         return closed or tuple(shares)
 
-    def give_back(self, shares: Iterable[tuple[Purse, str]], now: float) -> None:
+    def give_back(self, shares: Iterable[tuple[SpendingBounds, str]], now: float) -> None:
         """Release the amounts reserved for a request that was not sent."""
         found = tuple(shares)
 
         def give_back() -> None:
-            for purse, hold in found:
-                purse.settle(hold, Usage(), 0.0, now)
+            for bounds, hold in found:
+                bounds.settle(hold, Usage(), 0.0, now)
 
         if found:
             # In a helper thread, because this thread's deadline for locks may have passed. If the
@@ -119,17 +119,17 @@ class Spending:
         tokens = (math.ceil(spent.get(name, 0.0)) for name in ("input_tokens", "output_tokens"))
         usage = Usage(*tokens)
         usd = cost_usd(route, usage) if shares else None
-        for purse, share in shares:
-            purse.settle(share, usage, usd, now, counted=counted)
-        return self.uses(now) if any(purse is self._budget for purse, _ in shares) else []
+        for bounds, share in shares:
+            bounds.settle(share, usage, usd, now, counted=counted)
+        return self.uses(now) if any(bounds is self._budget for bounds, _ in shares) else []
 
     def uses(self, now: float) -> list[BudgetUse]:
         """The cost of paid routes for each budget; [] without a budget."""
         return self._budget.uses(now) if self._budget else []
 
-    def _purses(self, route: Route) -> list[Purse]:
+    def _applicable(self, route: Route) -> list[SpendingBounds]:
         found = [self._budget if route.paid else None, self.job]
-        return [purse for purse in found if purse is not None]
+        return [bounds for bounds in found if bounds is not None]
 
     def _expected(self, route: Route, request: Request, amounts: Amounts) -> Expected:
         """The expected usage of a request there."""

@@ -17,7 +17,17 @@ from zoneinfo import ZoneInfo
 from annotated_types import Ge, Le, MaxLen, Predicate
 
 from ..catalog import parse_limits
-from ..types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Route, WindowRule
+from ..types import (
+    METRICS,
+    MOST_UNITS,
+    NEVER,
+    PERIOD_SECONDS,
+    Evidence,
+    Limit,
+    Metric,
+    Route,
+    WindowRule,
+)
 
 Amounts = dict[Metric, float]
 """Units per metric."""
@@ -46,8 +56,8 @@ def _is_limits_table(table: Mapping[str, Any]) -> bool:
 
 
 Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
-# The year 5138: some later moments do not fit into a `datetime`.
-Moment = Annotated[float, Ge(0.0), Le(1e11)]
+# Until the year 5138, because some later moments do not fit into a `datetime`.
+Moment = Annotated[float, Ge(0.0), Le(NEVER)]
 Text = Annotated[str, MaxLen(10_000)]
 if TYPE_CHECKING:
     LimitName = str

@@ -97,9 +97,8 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
 
 def _table(chats: Chats) -> dict[str, str] | str:
     """A row per conversation, for people."""
-    from ..chat import clock
     from ..styles import one_line
-    from ..tables import Cell, table_bundle
+    from ..tables import Cell, day_and_time, table_bundle
 
     if not chats:
         return "no conversation yet; %%llm --chat NAME starts one"
@@ -109,7 +108,7 @@ def _table(chats: Chats) -> dict[str, str] | str:
             Cell(f"{len(chat.turns)}", right=True),
             Cell(f"{chat.tokens:,}", right=True),
             Cell(chat.turns[-1].who),
-            Cell(clock(chat.turns[-1].at)),
+            Cell(day_and_time(chat.turns[-1].at)),
             Cell(one_line(chat.turns[-1].question.content, 48)),
         )
         for chat in chats.values()

@@ -62,9 +62,8 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
 
 def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
     """A row per job, for people."""
-    from ..background import clock
     from ..styles import one_line
-    from ..tables import Cell, table_bundle
+    from ..tables import Cell, day_and_time, table_bundle
 
     if not len(jobs):
         return "no job yet; %%llm --background starts one"
@@ -72,7 +71,7 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
         (
             Cell(f"{job.number}", right=True),
             Cell(job.state),
-            Cell(clock(job.since)),
+            Cell(day_and_time(job.since, seconds=True)),
             Cell(f"{job.seconds:.1f} s", right=True),
             Cell(job.variable or ""),
             Cell(one_line(job.prompt, _LONGEST_PROMPT)),

@@ -38,7 +38,7 @@ class Parts:
         """A widget of this class, with a shared layout and style."""
         style = kind.style.klass if hasattr(kind, "style") else None
         if style is not None:
-            # A description is as wide as its words.
+            # ipywidgets would cut long descriptions.
             fits = "description_width" in style.class_traits()
             traits["style"] = self._one(style, {"description_width": "initial"} if fits else {})
         return kind(layout=self._one(widgets.Layout, layout), **traits)

@@ -16,7 +16,7 @@ from arche_magic.llm_providers.types import Route, Standing
 
 from ..cell_options import typed_or_default
 from ..costs import paid_text
-from ..quota import View
+from ..quota import QuotaView
 from ..quota_table import by_route
 from ..quota_words import State, clock, count, state_at, state_of, tightest
 from ..styles import QUIET, one_line
@@ -41,7 +41,7 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
     return typed_or_default(Namespace(), defaults, *names)
 
 
-def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
+def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:
     """What would happen to a prompt now; an empty one counts as a short prompt.
 
     Raises:
@@ -51,7 +51,7 @@ def preview(view: View, prompt: str, options: Mapping[str, Any]) -> Preview:
     return llm.preview(prompt.strip() or _ANY_PROMPT, **options)
 
 
-def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
+def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
     """The route that would answer a prompt now, and why."""
     try:
         ahead = preview(view, prompt, options)
@@ -70,7 +70,7 @@ def next_html(view: View, prompt: str, options: Mapping[str, Any]) -> str:
     return _status("The next prompt goes to", str(ahead.route), why)
 
 
-def attempts_html(view: View) -> str:
+def attempts_html(view: QuotaView) -> str:
     """The last attempts, newest first."""
     if not view.attempts:
         return f'<span style="{QUIET}">no attempts yet</span>'
@@ -88,7 +88,7 @@ def attempts_html(view: View) -> str:
     return f'<div style="line-height:1.35">{table}</div>'
 
 
-def describe(view: View, defaults: Defaults) -> dict[str, Any]:
+def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     """The status at one moment.
 
     Returns `sign` (open, waiting or closed), `text`, `short` (the text for a narrow window),
@@ -107,7 +107,7 @@ def describe(view: View, defaults: Defaults) -> dict[str, Any]:
     return _not_open(view, ahead)
 
 
-def _open(view: View, route: Route) -> dict[str, Any]:
+def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     limits = [row for row in view.standings if row.route == route.id]
     left = _left(tightest(limits)) if limits else "no limit is known"
     paid = " · paid" if route.paid else ""
@@ -118,7 +118,7 @@ def _open(view: View, route: Route) -> dict[str, Any]:
     return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
 
 
-def _not_open(view: View, ahead: Preview) -> dict[str, Any]:
+def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
     passed = _passed_over(view, ahead)[:_TOOLTIP_REASONS]
     details = [*(one_line(words, _LONGEST_REASON) for words in passed), *_open_routes(view), _CLICK]
@@ -134,7 +134,7 @@ def _not_open(view: View, ahead: Preview) -> dict[str, Any]:
     return _item("waiting", text, short, details, round(opens_at, 1) if counts else None)
 
 
-def _open_routes(view: View) -> list[str]:
+def _open_routes(view: QuotaView) -> list[str]:
     """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
     routes = [limits for limits in by_route(view.standings) if view.is_on(limits)]
     if len(routes) < 2:
@@ -161,7 +161,7 @@ def _item(
     return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
 
 
-def _passed_over(view: View, ahead: Preview) -> list[str]:
+def _passed_over(view: QuotaView, ahead: Preview) -> list[str]:
     """The routes before the one that would answer: `groq · … is waiting (…, opens 14:32)`."""
     passed = []
     for route, opens_at, why in ahead.closed:

@@ -1,4 +1,4 @@
-"""One panel: ipywidgets that show a `View`. Clicks change the settings of the session."""
+"""One panel: ipywidgets that show a `QuotaView`. Clicks change the settings of the session."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.text.characters import without_controls
 
 from ..display import for_frontends
-from ..quota import View, bundle, look
+from ..quota import QuotaView, bundle, look
 from ..receipt import receipt_bundle
 from ..reply_formats import bundle as reply_bundle
 from ..styles import QUIET
 from . import closed, lock, open_panels, opened, redraw
 from .asking import Asking, Draft
+from .meters import Meters
 from .parts import Parts, widgets
-from .tables import Tables
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Panel:
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
         self._seen = False
-        self._record: View | None = None
+        self._record: QuotaView | None = None
         self._make_controls()
         self._root = self._lay_out()
         self.draw(self._view)
@@ -93,7 +93,7 @@ class Panel:
         self._tables.close()
         self._parts.close_shared()
 
-    def draw(self, view: View) -> None:
+    def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._view = view
         replaced: list[Any] = []
@@ -115,14 +115,14 @@ class Panel:
         self._preferred.value = preferred if preferred in view.groups else _NOBODY
         self._patience.value = min(configuration.patience, self._patience.max)
 
-    def _is_record_old(self, view: View) -> bool:
+    def _is_record_old(self, view: QuotaView) -> bool:
         # Counts that recover by themselves do not matter: they would change the notebook all day.
         if self._record is None or view.now - self._record.now < _RECORD_SECONDS:
             return False
         now, then = view.configuration, self._record.configuration
         return (view.attempts, now.off, now.keys) != (self._record.attempts, then.off, then.keys)
 
-    def _keep_record(self, view: View) -> None:
+    def _keep_record(self, view: QuotaView) -> None:
         """Show the static table, or update it."""
         record = bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
@@ -134,7 +134,7 @@ class Panel:
     def _make_controls(self) -> None:
         """The widgets whose values change, and what their changes do."""
         parts = self._parts
-        self._next, self._tables, self._attempts = parts.html(), Tables(parts), parts.html()
+        self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
         self._preferred = parts.make(
             widgets.Dropdown, {"width": "180px", "margin": "2px 18px 2px 2px"}, options=[_NOBODY],
@@ -194,7 +194,7 @@ class Panel:
         root.observe(self._count_views, "_view_count")
         return root
 
-    def _build_switches(self, view: View) -> None:
+    def _build_switches(self, view: QuotaView) -> None:
         """A row of switches per provider that has keys."""
         self._groups, self._rows, self._switches = view.groups, {}, {}
         for name, (labels, models) in view.groups.items():

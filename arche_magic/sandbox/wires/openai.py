@@ -222,8 +222,7 @@ class OpenAI:
     most_stops = 4
     most_choices = 128
     strict = True
-    # How streams bring tool calls: as which deltas, and whether the last of them has the reason
-    # for the end.
+    # The deltas of a streamed tool call, and whether the last one also has the finish reason.
     call_deltas = staticmethod(chat_replies.calls_in_pieces)
     calls_at_end = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..quota import View, notes
+from ..quota import QuotaView, notes
 from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, summary, table
 from ..quota_words import Limits
 from ..tables import notes_html
@@ -12,8 +12,8 @@ from . import redraw
 from .parts import Parts, widgets
 
 
-class Tables:
-    """The tables of one panel.
+class Meters:
+    """The meters of one panel.
 
     Attributes:
         box: the widget that shows them.
@@ -25,7 +25,7 @@ class Tables:
         self._groups: dict[str, _Group] = {}
         self.box = parts.column([self._whole, self._notes])
 
-    def draw(self, view: View) -> None:
+    def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._notes.value = notes_html(notes(view))
         routes = by_route(view.standings)
@@ -65,7 +65,7 @@ class _Group:
         for switch in (self._open, self._every):
             switch.observe(lambda _: redraw(), "value")
 
-    def draw(self, view: View, routes: Sequence[Limits]) -> None:
+    def draw(self, view: QuotaView, routes: Sequence[Limits]) -> None:
         is_open = self._open.value
         self._open.icon = "caret-down" if is_open else "caret-right"
         self._summary.value = summary(routes, view.now, view.is_on)

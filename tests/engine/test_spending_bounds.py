@@ -8,7 +8,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.quota.budget import Expected, Purse
+from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import MOST_UNITS, Budget, Usage
 
@@ -39,9 +39,11 @@ def test_calls_exceed_a_bound_by_one_reply_at_most(
     """Whatever starts while other calls run, if no reply is far longer than all others."""
     storage = MemoryStorage()
     if of_a_budget:
-        purse = Purse(storage, Budget(per_day=bound * usd))
+        bounds = SpendingBounds(storage, Budget(per_day=bound * usd))
     else:
-        purse = Purse(storage, max_cost=bound * usd or math.inf, max_tokens=bound, job="one")
+        bounds = SpendingBounds(
+            storage, max_cost=bound * usd or math.inf, max_tokens=bound, job="one"
+        )
     under_way: list[tuple[str, int | None]] = []
     spent = largest = 0
     for _ in range(data.draw(st.integers(1, 40))):
@@ -49,12 +51,14 @@ def test_calls_exceed_a_bound_by_one_reply_at_most(
             hold, longest = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
             tokens = data.draw(st.integers(0, longest or 8192))
             usage = Usage(PLAIN, tokens)
-            purse.settle(hold, usage, price(usd, usage), NOON)
+            bounds.settle(hold, usage, price(usd, usage), NOON)
             spent += usage.total_tokens
             largest = max(largest, usage.total_tokens)
         else:
             longest = data.draw(st.none() | st.integers(1, 9000))
-            taken = purse.hold(expected(data.draw(st.integers(0, 1)), longest, usd), NOON, NOON + 9)
+            taken = bounds.hold(
+                expected(data.draw(st.integers(0, 1)), longest, usd), NOON, NOON + 9
+            )
             if isinstance(taken, str):
                 under_way.append((taken, longest))
     if not of_a_budget or usd:
@@ -65,29 +69,31 @@ def test_calls_exceed_a_bound_by_one_reply_at_most(
 
 def test_a_call_that_fits_runs_beside_others() -> None:
     """Once the length of replies is known: twelve of the highest length, and a usual one."""
-    purse = Purse(MemoryStorage(), max_tokens=100_000, job="one")
-    first = purse.hold(expected(0, None, 0.0), NOON, NOON + 9)
+    bounds = SpendingBounds(MemoryStorage(), max_tokens=100_000, job="one")
+    first = bounds.hold(expected(0, None, 0.0), NOON, NOON + 9)
     assert isinstance(first, str)
-    waiting = purse.hold(expected(0, None, 0.0), NOON, NOON + 9)
+    waiting = bounds.hold(expected(0, None, 0.0), NOON, NOON + 9)
     assert not isinstance(waiting, str)
     assert waiting.on_trial
-    purse.settle(first, Usage(PLAIN, 100), 0.0, NOON)
-    taken = [purse.hold(expected(0, None, 0.0), NOON, NOON + 9) for _ in range(20)]
+    bounds.settle(first, Usage(PLAIN, 100), 0.0, NOON)
+    taken = [bounds.hold(expected(0, None, 0.0), NOON, NOON + 9) for _ in range(20)]
     assert sum(isinstance(hold, str) for hold in taken) == 13
 
 
 def test_a_finished_job_is_removed_after_a_week() -> None:
     """Counted from its last call."""
     storage, week = MemoryStorage(), 7 * 86_400.0
-    Purse(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
-    Purse(storage, max_tokens=1000, job="new").hold(expected(0, 5, 0.0), NOON + week + 1, NOON)
+    SpendingBounds(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
+    SpendingBounds(storage, max_tokens=1000, job="new").hold(
+        expected(0, 5, 0.0), NOON + week + 1, NOON
+    )
     assert list(storage.read("bounds of jobs")["jobs"]) == ["new"]
 
 
 def test_absurd_counts_keep_the_bound_closed() -> None:
     """The total never exceeds the largest valid count of a document."""
-    purse = Purse(MemoryStorage(), max_tokens=100, job="one")
+    bounds = SpendingBounds(MemoryStorage(), max_tokens=100, job="one")
     for _ in range(2):
-        first = purse.hold(expected(0, 50, 0.0), NOON, NOON + 9)
-        purse.settle(str(first), Usage(0, int(MOST_UNITS)), 0.0, NOON)
-    assert purse.refusal(expected(0, 50, 0.0), NOON)
+        first = bounds.hold(expected(0, 50, 0.0), NOON, NOON + 9)
+        bounds.settle(str(first), Usage(0, int(MOST_UNITS)), 0.0, NOON)
+    assert bounds.refusal(expected(0, 50, 0.0), NOON)
