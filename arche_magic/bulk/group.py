@@ -119,6 +119,7 @@ class Group:
 
         def on_wait(waiting: Waiting) -> None:
             workers.counts.wait(waiting)
+            self.ledger.release()
             now = self._scheduler.clock.time()
             if self._scheduler.ending.is_set() or now - began > longest:
                 raise _HandBack

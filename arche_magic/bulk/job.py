@@ -29,6 +29,7 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.attempt_log import SESSION, notebook
+from arche_magic.llm_providers.bounded import shielded
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
@@ -183,13 +184,9 @@ class Job:
         """
         if self._threads:
             raise RuntimeError("a Job can run only once; create a new one")
-        for work in (self._reader.run, self._write):
-            thread = threading.Thread(
-                target=self._guarded, args=(work,), name="arche-job", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
         try:
+            # An interrupt between the two would leave a job that asks and that nobody ends.
+            shielded(self._start)
             while (rows := self._next()) is not None:
                 for row in rows:
                     self._counts.hand_out(row)
@@ -233,14 +230,25 @@ class Job:
 
         Nobody waits for calls under way; their replies are kept when they arrive.
         """
-        self._left.set()
-        self._scheduler.end()
+        shielded(self._stop)
         if self._second is not None:
             self._second.cancel()
         until = time.monotonic() + _FAREWELL_SECONDS
         for thread in (*self._threads, *self._workers.threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
+
+    def _start(self) -> None:
+        for work in (self._reader.run, self._write):
+            thread = threading.Thread(
+                target=self._guarded, args=(work,), name="arche-job", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def _stop(self) -> None:
+        self._left.set()
+        self._scheduler.end()
 
     def _gold(self, gold: str | Mapping[str, str] | None) -> dict[str, str]:
         fields = list(self.schema.fields) if self.schema else []

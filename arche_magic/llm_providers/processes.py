@@ -63,7 +63,7 @@ def _place() -> str:
     with suppress(OSError):
         numbers = str(Path("/proc/self/ns/pid").readlink())
         # Two machines may have the same name.
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()[:8].decode()
     return f"{socket.gethostname()}{numbers[4:]}{boot}".replace(":", "-")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,6 +84,20 @@ def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack:
     paid = int((result.provider == "openai").sum())
     assert 0 < paid < len(ROWS)
     assert paid == pytest.approx(paid_rows(plan), abs=0.15 * len(ROWS))
+
+
+def test_rows_held_ahead_keep_no_row_waiting(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a day's limit runs out, a row that waits gets the place of one that comes later."""
+    monkeypatch.setattr("arche_magic.llm_providers.batch_ledger._FRESH_SECONDS", 3600.0)
+    start(
+        keys={"groq": 1, "openai": 1},
+        limits=limits({"requests_per_day": 300}),
+        settings={"patience": 20.0},
+    )
+    began = time.monotonic()
+    result = arche_magic.map([f"Row {number}" for number in range(400)], **OPTIONS)
+    assert time.monotonic() - began < 20
+    assert Counter(result.provider) == {"groq": 300, "openai": 100}
 
 
 def test_free_routes_that_keep_up_leave_nothing_to_pay(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -123,6 +124,28 @@ def test_calls_under_way_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sand
     assert record.requests == len(sandbox.requests) == len(attempts) > 1
     assert record.tokens == sum(one.input_tokens + one.output_tokens for one in attempts)
     assert record.done == record.requests
+
+
+def test_an_interrupt_while_a_job_starts_ends_it(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the first thread of the job has started, and before the others."""
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(Job(TEXTS))
+    for thread in started:
+        thread.join(10)
+    assert started
+    assert not any(thread.is_alive() for thread in started)
+    assert len(sandbox.requests) < len(TEXTS)
 
 
 def test_an_interrupted_script_ends_at_once_and_can_continue(start: Start, tmp_path: Path) -> None:

@@ -176,6 +176,17 @@ def test_an_unused_hold_is_released(tracker_of: Build, monkeypatch: pytest.Monke
     assert on_hold(tracker) == 1
 
 
+def test_a_hold_is_found_by_its_request_with_another_patience(tracker_of: Build) -> None:
+    """A job that pays after waiting asks each row with the patience that is left."""
+    tracker = tracker_of(HUNDRED)
+    route, requests = a_route(tracker.configuration), [ask() for _ in range(8)]
+    ledger = several(tracker, requests)
+    for request in requests:
+        assert isinstance(ledger.hold(route, replace(request, patience=1.0)), Hold)
+    assert ledger.held_ahead == 0
+    assert on_hold(tracker) == 8
+
+
 def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock: Clock) -> None:
     """While one thread changes the ledger, requests of the others wait for the next change."""
     path = tmp_path / "ledger.json"

@@ -149,6 +149,37 @@ def test_a_forked_child_shares_no_connections_or_locks(
     assert len({attempt.request for attempt in attempts}) == len(attempts)
 
 
+IMPORTS_WHILE_LOCKED = """
+import fcntl, sys
+from arche_magic.llm_providers import get_llm_provider
+
+locked, found = [], []
+
+def note(event, values):
+    if event == "fcntl.flock":
+        if values[1] == fcntl.LOCK_UN:
+            locked.clear()
+        else:
+            locked.append(values)
+    elif event == "import" and locked:
+        found.append(values[0])
+
+sys.addaudithook(note)
+provider = get_llm_provider("groq")
+provider.generate("Hello")
+provider.generate("Hello")
+print("imported", *found)
+"""
+
+
+@forks
+def test_nothing_is_imported_while_the_ledger_is_locked(start: Start, tmp_path: Path) -> None:
+    """A child forked while another thread imports hangs at an import, and would keep the lock."""
+    sandbox = start(keys={"groq": 1})
+    out, err = run_script(IMPORTS_WHILE_LOCKED, tmp_path, sandbox.environment())
+    assert out.split() == ["imported"], err
+
+
 FORK_IN_A_STREAM = """
 import os, sys
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider

@@ -46,9 +46,11 @@ def hold(
 
     The ledger has one record for all of them, from which each releases its own part.
     """
+    # Its first call imports a module, which must not happen while the ledger is locked.
+    by = this_process()
 
     def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
-        now, by, hold_id = records.clock.time(), this_process(), os.urandom(6).hex()
+        now, hold_id = records.clock.time(), os.urandom(6).hex()
         records.charge_lost(account, provider, route, now)
         holds: list[Hold] = []
         for request in requests:
