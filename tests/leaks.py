@@ -73,8 +73,11 @@ def leaks_in(
         words = np.frombuffer(content, "<u8", count, shift)
         for place in np.flatnonzero(beginnings[words & _BEGINNING]):
             name, at = names.get(int(words[place])), shift + FRAGMENT * int(place)
-            piece = content[at : at + fragment]
-            whole = len(piece) == fragment
+            # Times in nanoseconds contain eight decimal digits of a hexadecimal form by chance.
+            only_digits = content[at : at + FRAGMENT].isdigit()
+            length = max(fragment, 2 * FRAGMENT) if only_digits else fragment
+            piece = content[at : at + length]
+            whole = len(piece) == length
             if name and whole and any(piece in form for form in _forms(planted[name])):
                 found[name] = min(at, found.get(name, at))
     return [
