@@ -86,8 +86,9 @@ class RequestThread:
                 if end is None:
                     return
         finally:
-            # Older SDKs leave a stream open that its reader leaves.
-            await self.aclose()
+            # Older SDKs leave a stream open that its reader leaves. Nothing is awaited here, as an
+            # event loop that ends closes the generators of a stream at the same time.
+            self._stop.set()
 
     def _run(self) -> None:
         end: Exception | None = None
