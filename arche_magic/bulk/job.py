@@ -34,13 +34,14 @@ from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.reply_cache.store import reply_store
-from arche_magic.llm_providers.request import Request, Schema
+from arche_magic.llm_providers.request import Schema
 
 from .agreement import Agreement
 from .bounds import at_most
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, new_job_id, note_job
+from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reader import Reader
 from .rows import CHUNK, Row, Rows
@@ -382,22 +383,3 @@ class Job:
             providers=free,
             configuration=llm.configuration,
         )
-
-
-def rows_per_request(pack: int | str, sample: Request) -> int | None:
-    """Most rows in one request; None: the limits decide.
-
-    Raises:
-        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on, or a row would call
-            tools.
-    """
-    if sample.uses_tools:
-        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
-    if pack == "auto":
-        # A stop text would cut the list, and further fields may be about one reply.
-        return 1 if sample.stop or sample.extra else None
-    if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
-        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
-    if pack > 1 and sample.stop:
-        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
-    return pack

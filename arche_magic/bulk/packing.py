@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request, Schema
 from arche_magic.llm_providers.text.reasoning import after_reasoning
@@ -41,6 +42,25 @@ _MOST_BROKEN = 200
 _DECODER = json.JSONDecoder(strict=False)
 
 Entries = dict[str, dict[str, Any]]
+
+
+def rows_per_request(pack: int | str, sample: Request) -> int | None:
+    """Most rows in one request; None: the limits decide.
+
+    Raises:
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on, or a row would call
+            tools.
+    """
+    if sample.uses_tools:
+        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
+    if pack == "auto":
+        # A stop text would cut the list, and further fields may be about one reply.
+        return 1 if sample.stop or sample.extra else None
+    if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
+        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
+    if pack > 1 and sample.stop:
+        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
+    return pack
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:

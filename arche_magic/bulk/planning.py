@@ -23,7 +23,7 @@ from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
 from .files import SourceFile, is_file
 from .growth import MOST_THREADS, THREADS
-from .job import rows_per_request
+from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
 from .twice import asked_twice, check_other_model, other_model, share_of

@@ -43,7 +43,7 @@ class Row:
         label: its label in the index.
         prompt: the prompt without images; "" if it could not be made.
         reply: the reply, or None.
-        error: why there is no reply, or None.
+        error: why it has no reply, or None.
         resumed: whether it needed no request in this run: its reply was kept, or another row is
             equal.
         tokens: the tokens it used, now or when its reply was kept.
@@ -288,8 +288,8 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
         data = data.tolist()
     if isinstance(data, str):
         raise InvalidRequest(
-            f"the data is of type str, and {data[:80]!r} is no file of rows, whose name ends with "
-            f"{', '.join(ENDINGS)}; for a single prompt, call generate"
+            f"{data[:80]!r} is a str; pass a table, a list of prompts, or the path of a file whose "
+            f"name ends with {', '.join(ENDINGS)}; for a single prompt, call generate"
         )
     if isinstance(data, Sequence) and not isinstance(data, bytes):
         wrong = next((value for value in data if not isinstance(value, str | None)), "")

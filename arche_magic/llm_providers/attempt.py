@@ -198,7 +198,7 @@ class Result:
     Attributes:
         attempt: its record.
         answer: what arrived.
-        failure: why there is no reply, or None.
+        failure: why the call has no reply, or None.
         is_booked: False if the ledger took too long to record the failure.
         misfit: how the reply does not fit the schema, or "".
         parsed: the value of a reply that fits its schema, or None without a schema.

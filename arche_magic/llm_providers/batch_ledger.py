@@ -44,7 +44,7 @@ class _Held:
         states: the routes as they were seen when this one was chosen.
     """
 
-    # It is kept, so that no other request gets its name.
+    # Keeps the request alive, so that no other one gets its identity.
     request: Request
     hold: Hold
     at: float
@@ -74,7 +74,7 @@ class BatchLedger:
         self._tracker, self._log, self._coming = tracker, log, coming
         # Held while the ledger is changed.
         self._lock = threading.Lock()
-        # Both by `_name`. Single steps on a dict or deque need no lock.
+        # Both by `_identity`. Single steps on a dict or deque need no lock.
         self._waiting: dict[int, tuple[Route, Request]] = {}
         self._held: dict[int, _Held] = {}
         # What is booked with the next change.
@@ -106,7 +106,7 @@ class BatchLedger:
 
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """As `QuotaTracker.states_for`; for a request that is held, as they were seen then."""
-        held = self._held.get(_name(request))
+        held = self._held.get(_identity(request))
         states: dict[Route, RouteState] = {}
         if held is not None and held.is_fresh:
             states = held.states
@@ -128,11 +128,11 @@ class BatchLedger:
         """As `QuotaTracker.hold`; also holds for requests that wait for it or come next."""
         if (hold := self._take(route, request)) is not None:
             return hold
-        self._waiting[_name(request)] = route, request
+        self._waiting[_identity(request)] = route, request
         try:
             with self._lock:
                 # The next thread must not hold for it again.
-                self._waiting.pop(_name(request), None)
+                self._waiting.pop(_identity(request), None)
                 # The thread before this one may have held for it.
                 if (hold := self._take(route, request)) is not None:
                     return hold
@@ -143,10 +143,10 @@ class BatchLedger:
                     return held
                 at, states = time.monotonic(), getattr(self._seen, "states", {})
                 for later, hold in zip(requests[1:], held[1:], strict=False):
-                    self._held[_name(later)] = _Held(later, hold, at, states)
+                    self._held[_identity(later)] = _Held(later, hold, at, states)
                 return held[0]
         finally:
-            self._waiting.pop(_name(request), None)
+            self._waiting.pop(_identity(request), None)
 
     def settle(
         self,
@@ -203,7 +203,7 @@ class BatchLedger:
 
     def _take(self, route: Route, request: Request) -> Hold | None:
         """The request's hold on the route, if it has a fresh one."""
-        held = self._held.pop(_name(request), None)
+        held = self._held.pop(_identity(request), None)
         if held is None:
             return None
         if held.hold.route == route and held.is_fresh:
@@ -217,11 +217,11 @@ class BatchLedger:
     def _requests_for(self, route: Route, request: Request) -> Iterator[Request]:
         """The request, those that wait for the same route, and those that come next."""
         yield request
-        known = {_name(request)}
+        known = {_identity(request)}
         waiting = [other for at, other in self._waiting.copy().values() if at == route]
         for other in (*waiting, *(() if self._is_closed else self._coming())):
-            if _name(other) not in known and _name(other) not in self._held:
-                known.add(_name(other))
+            if _identity(other) not in known and _identity(other) not in self._held:
+                known.add(_identity(other))
                 yield other
 
     # --- while the lock is held
@@ -244,8 +244,8 @@ class BatchLedger:
             self._log.append_all(ended)
 
 
-def _name(request: Request) -> int:
-    """Tells a request from others; the same after it got another patience."""
+def _identity(request: Request) -> int:
+    """Return a number that identifies a request, also a copy of it with another patience."""
     return id(request.messages)
 
 

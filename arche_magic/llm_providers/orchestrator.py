@@ -119,7 +119,7 @@ class IntelligentLLMOrchestrator:
             ContentFiltered: the provider refused to answer.
             IncompleteReply: the model used all its tokens for reasoning, and no other model is
                 open.
-            NotKept: replay is set to only, and there is no kept reply.
+            NotKept: replay is set to only, and no reply is kept.
             SchemaMismatch: two replies did not fit the schema.
         """
         return self._finish(prompt, _given(model, max_tokens, temperature, options))

@@ -125,7 +125,7 @@ def _source(text: str) -> str:
     if not text.strip() or len(text) > _LONGEST_SOURCE:
         return ""
     return (
-        '<div style="margin:4px 0 4px 14px">source; a click selects all of it:'
+        '<div style="margin:4px 0 4px 14px">source (click to select all):'
         f'<pre tabindex="0" style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
     )
 

@@ -33,6 +33,14 @@ def delta(ending: str | None = None, **fields: Any) -> dict[str, Any]:
     return {**head, "choices": [{"index": 0, "delta": fields, "finish_reason": ending}]}
 
 
+def answer(script: Script, body: Any, *, stream: bool) -> None:
+    """Answer with this body, or with these events of a stream without an end mark."""
+    if stream:
+        script.events(body, done=False)
+    else:
+        script.answer(200, body)
+
+
 def candidate(ending: str | None, *parts: Any) -> dict[str, Any]:
     """One response of Gemini."""
     return {"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": ending}]}
@@ -149,10 +157,7 @@ ERRORS_UNDER_200 = (
 def test_an_error_in_an_answer_that_says_200_is_told_in_its_own_words(
     script: Script, build: Build, wire: str, stream: bool, body: Any
 ) -> None:
-    if stream:
-        script.events(body, done=False)
-    else:
-        script.answer(200, body)
+    answer(script, body, stream=stream)
     failure = failure_of(build(wire), GEMINI, stream=stream)
     assert failure.remedy is Remedy.RETRY_LATER
     assert str(failure).endswith(": Too many guests.")
@@ -220,10 +225,7 @@ def test_an_error_in_a_stream_is_told_in_its_own_words(
 def test_geminis_answers_without_a_text_are_failures(
     script: Script, build: Build, body: Any, remedy: Remedy, stream: bool
 ) -> None:
-    if stream:
-        script.events(body, done=False)
-    else:
-        script.answer(200, body)
+    answer(script, body, stream=stream)
     assert failure_of(build("google"), GEMINI, ASKED, stream=stream).remedy is remedy
 
 

@@ -84,7 +84,7 @@ def test_everything_works_without_a_settings_folder(
     warned = " ".join(seen["warned"])
     if trouble == "no folder":
         assert [about for _, about, _ in wrong] == ["files"]
-        assert "there is no working directory, so the ledger is kept in memory" in warned
+        assert "the working directory is gone; the ledger is kept in memory" in warned
     elif trouble == "a closed home":
         own = home / ".config" / "arche_magic" / "arche_magic.toml"
         assert wrong == [["look", "arche_magic.toml", f"{own} cannot be read (Permission denied)"]]

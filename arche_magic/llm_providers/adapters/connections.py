@@ -52,7 +52,7 @@ def _most_idle() -> int:
     return 256 if allowed == resource.RLIM_INFINITY else max(1, min(256, allowed // 4))
 
 
-# Of all adapters together: with many keys, each could keep as many as there are threads.
+# Maximum idle connections of all adapters together. Each key has its own adapter.
 _MOST_IDLE = _most_idle()
 # The idle connections, with those of the same adapter, and since when each is idle; the one that is
 # idle for longest is first.
@@ -315,7 +315,7 @@ class _Body:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._stream
-        except BaseException:
+        except BaseException:  # an interrupt must not leave a connection open either
             self.close()
             raise
 

@@ -228,7 +228,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read, or no program writes to the pipe.
-        UnicodeError: the encoding is not UTF-8 and there is no byte order mark.
+        UnicodeError: the file has zero bytes and no byte order mark, so it is not UTF-8.
     """
     content = _read_pipe(path) if stat.S_ISFIFO(path.stat().st_mode) else path.read_bytes()
     if encoding := marked_encoding(content):

@@ -190,7 +190,7 @@ def _ledger_place(sources: Sources, home: Path | None) -> Location:
     if named := sources.variables.get(_STORE):
         return Location(named if "://" in named else str(_named(named, _STORE, sources)))
     if home is None:
-        warn_of_configuration("there is no working directory, so the ledger is kept in memory")
+        warn_of_configuration("the working directory is gone; the ledger is kept in memory")
         return Location("memory://")
     return Location(str(home / LEDGER_FILE))
 

@@ -124,7 +124,7 @@ def not_kept(request: Request, store: ReplyStore) -> NotKept:
     prompt = " ".join(request.messages[-1].content.split())
     if len(prompt) > _SHOWN_CHARACTERS:
         prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
-    where = f"there is no kept reply for {prompt!r} in {store.path}"
+    where = f"{store.path} has no kept reply for {prompt!r}"
     if store.problem:
         where += f", which cannot be read ({store.problem})"
     elif not store.path.exists():
