@@ -54,9 +54,12 @@ class Routes(tuple[Route, ...]):
 class _Deferred(Sequence[T]):
     """A tuple that is built when it is first read, because few decisions are ever explained."""
 
+    # Here, so that the repr in a traceback works if an interrupt came before `__init__`.
+    _build: Callable[[], tuple[T, ...]] | None = None
+    _built: tuple[T, ...] = ()
+
     def __init__(self, build: Callable[[], tuple[T, ...]]) -> None:
-        self._build: Callable[[], tuple[T, ...]] | None = build
-        self._built: tuple[T, ...] = ()
+        self._build = build
 
     def _values(self) -> tuple[T, ...]:
         if build := self._build:
