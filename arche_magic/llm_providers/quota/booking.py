@@ -49,33 +49,36 @@ def hold(
     # Its first call imports a module, which must not happen while the ledger is locked.
     by = this_process()
 
-    def change(account: AccountState, provider: ProviderState) -> list[Hold] | RouteState:
-        now, hold_id = records.clock.time(), os.urandom(6).hex()
+    hold_id = os.urandom(6).hex()
+
+    def change(
+        account: AccountState, provider: ProviderState
+    ) -> list[tuple[Amounts, float, float]] | RouteState:
+        now = records.clock.time()
         records.charge_lost(account, provider, route, now)
-        holds: list[Hold] = []
+        held: list[tuple[Amounts, float, float]] = []
         for request in requests:
             # The first hold may create the model's state; the others only change it.
-            if len(holds) < 2:
+            if len(held) < 2:
                 record = records.record(account, provider, route, now)
             amounts = ledger.estimate(record.model, request)
             state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
-                return holds or state
+                return held or state
             # An image says nothing about what a model counts for text, nor an unusual request
             # about its usual replies.
             unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else ledger.plain_tokens(request)
-            held = Hold(hold_id, route, amounts, plain, now)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS
-            ledger.place_hold(account, route, held.id, amounts, now, expires, by)
+            ledger.place_hold(account, route, hold_id, amounts, now, expires, by)
             closures.note_trial(provider, route, now)
-            holds.append(held)
-        return holds
+            held.append((amounts, plain, now))
+        return held
 
     result, name = records.accounts.update(route.key, change)
     if isinstance(result, RouteState):
         return result
-    return [replace(held, document=name) for held in result]
+    return [Hold(hold_id, route, *held, document=name) for held in result]
 
 
 def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
@@ -89,16 +92,13 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
         model = record.model
         for call in calls:
             held, ended_at = call.hold, min(now, call.ended_at)
-            limits = record.limits.values()
-            alone = ledger.settle(
-                model, limits, held.id, held.amounts, spent(call), ended_at, held.at
-            )
+            alone = ledger.settle(model, held.id, held.amounts, spent(call), ended_at, held.at)
             if call.usage and call.is_whole:
                 ledger.calibrate(model, held.plain_tokens, call.usage)
             closures.end_trial(record, held.at)
             record = records.learn(record, call.observations, ended_at, alone)
             if call.answered:
-                record = records.doubt(record, held.at)
+                record = records.doubt(record, ended_at, held.at)
                 ledger.note_answer(record, ended_at, held.at)
         return standings.tightest(record, now)
 
@@ -117,8 +117,7 @@ def fail(
     records.accounts.learn(held.route.key, account, "error")
 
     def change(record: RouteRecord, now: float) -> RouteState:
-        limits = record.limits.values()
-        alone = ledger.settle(record.model, limits, held.id, held.amounts, units, now, held.at)
+        alone = ledger.settle(record.model, held.id, held.amounts, units, now, held.at)
         closures.end_trial(record, held.at)
         record = records.learn(record, failure.observations, now, alone, held.amounts)
         _close(record, failure, now, held.at, jitter)

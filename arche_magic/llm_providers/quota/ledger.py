@@ -179,9 +179,8 @@ def charge_holds(
 
 
 def settle(
-    model: ModelState, limits: Iterable[Limit], hold_id: str, held: Amounts, spent: Amounts,
-    now: float, began: float,
-) -> bool:  # fmt: skip
+    model: ModelState, hold_id: str, held: Amounts, spent: Amounts, now: float, began: float
+) -> bool:
     """Replace what a call held by what it spent; True if no other call was under way since `began`.
 
     A hold that is not there any more has expired and was charged then, or was forgotten on
@@ -189,7 +188,6 @@ def settle(
     """
     is_held = _release(model, hold_id, held)
     if is_held:
-        keep_limits(model, limits, now)
         _charge(model, spent, now)
     last = -math.inf if model.last_charged is None else model.last_charged
     alone = is_held and not model.holds and last < began

@@ -290,21 +290,24 @@ class RouteRecords:
         catalog = self.configuration.providers[record.route.provider]
         usual = catalog.window, catalog.time_zone
         ledger.learn(record.model, record.limits, usual, seen, now, alone, refused)
-        return self._with_limits(record)
+        return self._with_limits(record, now)
 
-    def doubt(self, record: RouteRecord, began: float) -> RouteRecord:
+    def doubt(self, record: RouteRecord, now: float, began: float) -> RouteRecord:
         """Drop inferred limits of a record that is being changed; a call that began then passed."""
         if not any(state.inferred for state in record.model.limits.values()):
             return record
         defaults = self._default_limits(record.provider, record.route)
         ledger.doubt(record.model, defaults, began)
-        return self._with_limits(record)
+        return self._with_limits(record, now)
 
-    def _with_limits(self, record: RouteRecord) -> RouteRecord:
-        """The record after its model has changed."""
+    def _with_limits(self, record: RouteRecord, now: float) -> RouteRecord:
+        """The record after its model has changed, with a count of each limit."""
         defaults = self._default_limits(record.provider, record.route)
         limits = ledger.limits_of(record.model, defaults)
-        return record if limits == record.limits else replace(record, limits=limits)
+        if limits == record.limits:
+            return record
+        ledger.keep_limits(record.model, limits.values(), now)
+        return replace(record, limits=limits)
 
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
