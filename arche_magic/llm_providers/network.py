@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ def is_base_url(text: str) -> bool:
     return _BASE_URL.fullmatch(text) is not None and origin(text) != ""
 
 
+@lru_cache(maxsize=256)  # each call checks where its request goes
 def origin(url: str) -> str:
     """`https://host:443`, the part of an address that decides who receives requests; else ""."""
     try:

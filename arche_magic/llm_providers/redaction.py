@@ -6,7 +6,7 @@ import base64
 import html
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -146,9 +146,9 @@ def _add_texts(value: Any, texts: list[str]) -> None:
         for entry in value:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
+        for entry in vars(value).values():
             # Most options of a request are not set.
-            if entry := getattr(value, field.name):
+            if entry:
                 _add_texts(entry, texts)
     elif isinstance(value, Mapping):
         for name, entry in value.items():

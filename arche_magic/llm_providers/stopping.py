@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+# `signal` makes an enum of each handler, which takes ten times as long as setting it.
+import _signal  # type: ignore[import-not-found]
 import contextvars
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,12 +101,12 @@ class KeptInterrupts:
 
 def interrupt_handler() -> Any:
     """Return what handles an interrupt; not callable if none does in Python."""
-    return signal.getsignal(signal.SIGINT)
+    return _signal.getsignal(_signal.SIGINT)
 
 
 def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> None:
     """Handle interrupts by this function; only the main thread may set it."""
-    signal.signal(signal.SIGINT, handler)
+    _signal.signal(_signal.SIGINT, handler)
 
 
 def is_main_thread() -> bool:

@@ -335,6 +335,8 @@ class Adapter(ABC):
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
         self._date = call.headers.get("date")
         account = self._account(call, fields)
+        if account == self.account:
+            return
         # The name is stored in the ledger, and a server may send any text as a name: the prompt, or
         # the key.
         is_name = account is not None and _ACCOUNT.fullmatch(account) is not None

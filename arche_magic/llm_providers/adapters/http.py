@@ -52,6 +52,9 @@ an SDK contains the key, and an SDK that asks another address cannot send it the
 """
 
 
+_STAND_IN = STAND_IN.encode()
+
+
 class Call:
     """One call in progress: what has arrived, and how long the next step may take.
 
@@ -130,7 +133,7 @@ class Call:
         """
         self._response = response
         self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.headers = _joined(response.headers)
         encoding = self.headers.get("content-encoding", "")
         most = MOST_OF_A_STREAM if self.stream else MOST_OF_A_REPLY
         if self.refused:
@@ -290,17 +293,25 @@ class HttpClient:
         # The time starts here, because the first call of an adapter also imports an SDK. Mistral's
         # SDK takes whole milliseconds and Google's a single figure, so all timeouts are set here.
         request.extensions = {**request.extensions, "timeout": call.send()}
-        stand_in = request.headers
+        stand_in, secret = request.headers, self._key.secret().encode()
         request.headers = httpx.Headers(
-            [
-                (name, value.replace(STAND_IN, self._key.secret()))
-                for name, value in stand_in.multi_items()
-            ]
+            [(name, value.replace(_STAND_IN, secret)) for name, value in stand_in.raw]
         )
         try:
             return call.take(send(request))
         finally:
             request.headers = stand_in
+
+
+def _joined(headers: httpx.Headers) -> dict[str, str]:
+    """The headers, names in lower case; several of one name are joined by commas, as httpx does."""
+    joined: dict[str, str] = {}
+    for raw_name, raw_value in headers.raw:
+        # httpx tries several encodings for each of them.
+        name = raw_name.decode("ascii", "replace").lower()
+        value = raw_value.decode("utf-8", "replace")
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
 
 
 class _NoCookies(httpx.Cookies):

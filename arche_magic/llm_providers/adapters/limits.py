@@ -141,10 +141,13 @@ def header_observations(
     fit); tokens fall back to the minute, and requests whose period cannot be told are left out.
     """
     found: dict[tuple[Metric, Period | None], dict[str, str]] = {}
-    for name, value in headers.items():
-        if by_size := _HEADER_BY_SIZE.fullmatch(name.lower()):
+    for written, value in headers.items():
+        name = written.lower()
+        if "ratelimit" not in name:
+            continue
+        if by_size := _HEADER_BY_SIZE.fullmatch(name):
             found.setdefault(("tokens", _PERIODS[by_size[2]]), {})[by_size[1]] = value
-        match = _HEADER.fullmatch(name.lower())
+        match = _HEADER.fullmatch(name)
         if match is None:
             continue
         figure, dimension, count, unit = match.groups()
