@@ -242,10 +242,9 @@ class Connections:
         except BaseException:  # an interrupt must not leave a connection open either
             connection.close()
             raise
-        body = _Body(cast("Iterable[bytes]", response.stream), lambda: self._give_back(connection))
-        return httpcore.Response(
-            response.status, headers=response.headers, content=body, extensions=response.extensions
-        )
+        stream = cast("Iterable[bytes]", response.stream)
+        response.stream = _Body(stream, lambda: self._give_back(connection))
+        return response
 
     def close(self) -> None:
         """Close the idle connections."""

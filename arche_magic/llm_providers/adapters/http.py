@@ -238,7 +238,6 @@ class HttpClient:
             problem = f"this machine's proxy settings cannot be used: {error}"
             raise AttemptFailed(setup_failure(problem)) from None
         keep_time(client)
-        # No API needs cookies, and looking for them takes a tenth of a call.
         client._cookies = _NoCookies()
         # If a transport is passed to httpx, it ignores the proxies of the environment.
         client._transport = _CallTransport(client._transport, self)
@@ -315,10 +314,13 @@ def _joined(headers: httpx.Headers) -> dict[str, str]:
 
 
 class _NoCookies(httpx.Cookies):
-    """An empty jar."""
+    """Stays empty: no API needs cookies, and looking for them takes a tenth of a call."""
+
+    def __bool__(self) -> bool:
+        return False
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Store none: no API needs cookies, and looking for them takes a tenth of a call."""
+        """Store none."""
 
 
 class _CallTransport(httpx.BaseTransport):
