@@ -114,18 +114,21 @@ def get_llm_provider(
     from . import orchestrator
     from .config.keys import with_keys
     from .config.providers import ALL_PROVIDERS, unknown_provider
+    from .redaction import without_key_like
 
     configuration = get_configuration()
     # The settings file is checked when it is read, so a wrong default comes from the variable.
-    where = "" if name else "ARCHE_LLM_PROVIDER: "
-    name = (name or configuration.default_provider).strip().lower()
+    where = "" if name else f"{configuration.set_by.get('default_provider', 'default_provider')}: "
+    given = (name or configuration.default_provider).strip()
+    name = given.lower()
     if name in ALL_PROVIDERS:
         if api_key:
             raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         known = ["intelligent", *configuration.providers]
-        raise ConfigurationError(f"{where}{unknown_provider(name, known)}")
+        # A key in the place of a name is not shown.
+        raise ConfigurationError(without_key_like(f"{where}{unknown_provider(given, known)}"))
     if api_key:
         configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)

@@ -393,5 +393,6 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
     try:
         storage = open_storage(configuration.store, older_documents, merge_copies, mend)
     except ValueError as error:
-        raise ConfigurationError(f"ARCHE_QUOTA_STORE: {error}") from None
+        store = configuration.set_by.get("store", "store")
+        raise ConfigurationError(f"{store}: {error}") from None
     return QuotaTracker(storage, configuration)

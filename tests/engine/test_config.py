@@ -450,10 +450,37 @@ def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: st
     assert os.path.normpath(found) == str(project / "ledger.json")
 
 
-def test_an_unknown_kind_of_store_is_refused(load: Load) -> None:
-    """The message names the variable."""
-    with pytest.raises(ConfigurationError, match=r"ARCHE_QUOTA_STORE.*ftp"):
-        get_quota_tracker(load("ARCHE_QUOTA_STORE=ftp://host/ledger\n"))
+@pytest.mark.parametrize("place", ["environment", ".env"])
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ARCHE_QUOTA_STORE", "ftp://:hunter2@host/x", ": ftp:// is not supported; use a path"),
+        ("ARCHE_QUOTA_STORE", "redis:host", ": a Redis URL begins with redis:// and a host"),
+        ("ARCHE_QUOTA_STORE", "redis://:hunter2@host/0?x=y", ": the Redis URL has an invalid host"),
+        ("ARCHE_LLM_PROVIDER", "opnai", ": unknown provider 'opnai'; did you mean 'openai'?"),
+        ("ARCHE_LLM_PROVIDER", "gsk_hunter2hunter2hunter2hunter2", ": unknown provider '[key]'"),
+        ("ARCHE_REPLAY", "yes", " is 'yes'; it can be off, keep or only"),
+        ("ARCHE_REPLAY", "gsk_hunter2hunter2hunter2hunter2", " is '[key]'; it can be"),
+        ("ARCHE_REPLIES", "redis://:hunter2@host", " is a URL; it must be the path of a file"),
+        ("GROQ_BASE_URL", "//:hunter2@host", " must be an address such as https://host/path"),
+    ],
+)
+def test_an_invalid_variable_is_named_with_its_source(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: str, variable: str, value: str, says: str
+) -> None:
+    """The message says where the variable is set and what is allowed, and repeats no secret."""
+    lines, source = "GROQ_API_KEY=gsk_made_up\n", "the environment"
+    if place == ".env":
+        lines, source = f"{lines}{variable}={value}\n", str(project / ".env")
+    else:
+        monkeypatch.setenv(variable, value)
+    (project / ".env").write_text(lines)
+    monkeypatch.chdir(project)
+    use = get_llm_provider if variable == "ARCHE_LLM_PROVIDER" else get_quota_tracker
+    with pytest.raises(ConfigurationError) as caught:
+        use()
+    assert str(caught.value).startswith(f"{variable} in {source}{says}")
+    assert "hunter2" not in str(caught.value)
 
 
 # --- arche_magic.toml
@@ -586,7 +613,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[timeouts]\ntotall = 3", "did you mean 'total'"),
         ("[timeouts]\nsilence = 0", "silence is 0; it must be a number of seconds greater than 0"),
         ("[timeouts]\nsilence = inf", "silence is inf"),
-        ("[timeouts]\nconnect = true", "connect is True"),
+        ("[timeouts]\nconnect = true", "connect is true"),
         ("timeouts = 3", "must be a table"),
         ("[providers.grok]\nmodels = ['x']", "did you mean 'groq'"),
         ("[providers]\ngroq = 3", "must be a table"),

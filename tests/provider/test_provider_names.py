@@ -67,7 +67,7 @@ def test_an_unknown_default_is_an_error_only_if_it_is_used(
     use_configuration(None)
     write_env_file(tmp_path, sandbox)
     monkeypatch.setenv("ARCHE_LLM_PROVIDER", "opnai")
-    with pytest.raises(ConfigurationError, match=r"ARCHE_LLM_PROVIDER: .* did you mean 'openai'"):
+    with pytest.raises(ConfigurationError, match=r"ARCHE_LLM_PROVIDER in .* mean 'openai'"):
         get_llm_provider()
     assert get_llm_provider("groq").generate("Hello")
 

@@ -343,7 +343,7 @@ def test_an_invalid_variable_is_an_error() -> None:
     """It names the variable."""
     with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLAY is 'yes'; it can be off, keep"):
         load_configuration({"ARCHE_REPLAY": "yes"})
-    with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLIES must be the path of a file"):
+    with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLIES is a URL; it must be the path"):
         load_configuration({"ARCHE_REPLIES": "redis://:password@host"})
 
 

@@ -242,11 +242,11 @@ def test_a_server_that_is_not_running_is_skipped(
         ("[providers.mine]\nbase_url = 'http://localhost:1/v1'", "models is missing; write models"),
         ("[providers.ollama]\nmodels = []", "models is missing"),
         ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
-        ("[providers.ollama]\nmodels = 'm'", "models must be a list of model names"),
+        ("[providers.ollama]\nmodels = 'm'", "models is text; it must be a list of model names"),
         ("[providers.ollama]\nsecret_key = 'x'", "'secret_key'; keys go into the environment"),
         ("[providers.mine]\nbase_url = 'localhost:1'", "base_url must be an address such as http"),
         ("[providers.mine]\nbase_url = 'http://u:p@localhost'", "without a user name or password"),
-        ("[providers.mine]\nbase_url = 7", "base_url must be an address"),
+        ("[providers.mine]\nbase_url = 7", "base_url is a number; it must be an address"),
         (
             "[providers.mine]\nbase_url = 'http://localhost:1/v1/chat/completions'",
             "base_url must not end with /chat/completions",

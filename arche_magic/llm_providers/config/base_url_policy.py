@@ -68,8 +68,11 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     url, where = provider.base_url, provider.base_url_from
     if url is None:
         return
-    named = where or provider.base_url_variable or f"base_url of {provider.name}"
     if not is_base_url(url):
+        variable = provider.base_url_variable
+        named = f"[providers.{provider.name}] base_url in {sources.settings_file}"
+        if variable and variable in sources.variables:
+            named = sources.named(variable)
         raise ConfigurationError(
             f"{named} must be an address such as https://host/path, without a user name or password"
         )

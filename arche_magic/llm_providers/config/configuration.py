@@ -98,6 +98,7 @@ class Configuration:
         aliases: the user's own names for models.
         prompts: the user's saved prompts by name, each with a `prompt`, a `system` prompt or both.
         settings_folder: where the settings file is; None if there is none.
+        set_by: the variables that set `default_provider` and `store`, for messages.
     """
 
     providers: Mapping[str, Provider]
@@ -119,6 +120,7 @@ class Configuration:
     aliases: Mapping[str, str] = field(default_factory=dict)
     prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     settings_folder: Path | None = None
+    set_by: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Location(self.store))

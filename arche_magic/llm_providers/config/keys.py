@@ -59,7 +59,7 @@ def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str])
     taken = {key.number for key in of_session}
     labelled = label_keys(provider.name, (variables[name] for name in names), accounts, taken)
     keys = [
-        replace(key, source=_source(name, sources, in_colab) if own else name)
+        replace(key, source=f"{name} in {COLAB}" if name in in_colab else sources.named(name))
         for key, name in zip(labelled, names, strict=True)
     ]
     if not keys and not of_session and provider.needs_no_key:
@@ -238,9 +238,3 @@ def _secret(name: str) -> str:
         except Exception:  # noqa: BLE001  # without a secret, the other sources of keys still count
             _secrets[name] = ""
     return _secrets[name]
-
-
-def _source(variable: str, sources: Sources, in_colab: Mapping[str, str]) -> str:
-    if variable in in_colab:
-        return f"{variable} in {COLAB}"
-    return sources.where_set(variable) or f"{variable} in the environment"

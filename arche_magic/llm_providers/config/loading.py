@@ -19,17 +19,18 @@ from ..files import absolute, expanded, keep_inside, working_directory
 from ..network import is_loopback
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from .base_url_policy import (
-    check_addresses,
-)
+from .base_url_policy import check_addresses
 from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
 from .env_file import Variables, warn_of_configuration
 from .keys import find_keys, numbered_names
-from .providers import read_providers
-from .settings_table import REPLAY_MODE
+from .providers import ALL_PROVIDERS, read_providers, unknown_provider
+from .settings_table import REPLAY_MODE, quoted
 from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 
-_STORE, _REPLIES, _REPLAY = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES", "ARCHE_REPLAY"
+_DEFAULT, _STORE = "ARCHE_LLM_PROVIDER", "ARCHE_QUOTA_STORE"
+_REPLIES, _REPLAY = "ARCHE_REPLIES", "ARCHE_REPLAY"
+# How a Redis URL begins, even one whose slashes are missing.
+_REDIS = ("redis:", "rediss:", "unix:")
 
 
 @without_locals
@@ -53,10 +54,10 @@ def load_configuration(
     del environment
     try:
         configuration = _build(sources, directory)
+    except ConfigurationError as error:
+        problem = str(error)
     except ValueError as error:
-        from ..redaction import without_key_like
-
-        problem = without_key_like(str(error))
+        problem = f"{sources.settings_file or SETTINGS_FILE}: {error}"
     else:
         owners = {key.provider for key in configuration.keys}
         # Without a key, nothing is sent.
@@ -66,11 +67,13 @@ def load_configuration(
         return configuration
     # Raised outside the handler, so that the first error, whose frames hold the text, is not its
     # context.
-    raise ConfigurationError(f"{sources.settings_file or SETTINGS_FILE}: {problem}")
+    from ..redaction import without_key_like
+
+    raise ConfigurationError(without_key_like(problem))
 
 
 def _build(sources: Sources, home: Path | None) -> Configuration:
-    variables, settings = sources.variables, sources.settings
+    settings = sources.settings
     providers = _with_base_urls(read_providers(sources), sources)
     names = [name for entry in providers.values() for name in entry.key_variables]
     folders = [home] if home else []
@@ -95,15 +98,13 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
         keys=keys,
         store=store,
         on_store_failure=settings.get("on_store_failure", Configuration.on_store_failure),
-        default_provider=variables.get("ARCHE_LLM_PROVIDER")
-        or settings.get("default_provider")
-        or Configuration.default_provider,
-        patience=float(settings.get("patience", Configuration.patience)),
-        timeouts=Timeouts(**_numbers(settings.get("timeouts", {}))),
+        default_provider=_default_provider(sources, providers),
+        patience=settings.get("patience", Configuration.patience),
+        timeouts=Timeouts(**settings.get("timeouts", {})),
         directory=home,
-        replay=_replay(variables, settings),
+        replay=_replay(sources),
         replies=_replies_place(sources, store, home, bool(keys)),
-        budget=Budget(**_numbers(budget)) if (budget := settings.get("budget")) else None,
+        budget=Budget(**budget) if (budget := settings.get("budget")) else None,
         private=Private(sources.private_routes, sources.always_private),
         aliases=settings.get("aliases", {}),
         prompts={
@@ -111,6 +112,7 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
             for name, saved in settings.get("prompts", {}).items()
         },
         settings_folder=sources.settings_file.parent if sources.settings_file else None,
+        set_by={"default_provider": sources.named(_DEFAULT), "store": sources.named(_STORE)},
     )
     _check_aliases(configuration)
     return replace(configuration, limits=_limits(settings.get("limits", {}), configuration))
@@ -151,17 +153,24 @@ def _check_aliases(configuration: Configuration) -> None:
             raise ValueError(f"[aliases]: {name}: {error}") from None
 
 
-def _numbers(table: Mapping[str, float]) -> dict[str, float]:
-    """Return the same numbers as floats; a file may have `5` for `5.0`."""
-    return {name: float(number) for name, number in table.items()}
+def _default_provider(sources: Sources, providers: Mapping[str, Provider]) -> str:
+    if named := sources.variables.get(_DEFAULT):
+        return named
+    default: str = sources.settings.get("default_provider") or Configuration.default_provider
+    if default.strip().lower() not in (*ALL_PROVIDERS, *providers):
+        problem = unknown_provider(default, ["intelligent", *providers])
+        raise ValueError(f"default_provider: {problem}")
+    return default
 
 
-def _replay(variables: Mapping[str, str], settings: Mapping[str, Any]) -> ReplayMode:
-    if named := variables.get(_REPLAY):
+def _replay(sources: Sources) -> ReplayMode:
+    if named := sources.variables.get(_REPLAY):
         if not REPLAY_MODE.allows(named):
-            raise ConfigurationError(f"{_REPLAY} is {str(named)!r}; it {REPLAY_MODE.rule}")
+            raise ConfigurationError(
+                f"{sources.named(_REPLAY)} is {str(named)!r}; it {REPLAY_MODE.rule}"
+            )
         return cast("ReplayMode", str(named))
-    return cast("ReplayMode", settings.get("replay", {}).get("mode", Configuration.replay))
+    return cast("ReplayMode", sources.settings.get("replay", {}).get("mode", Configuration.replay))
 
 
 def _limits(
@@ -173,7 +182,7 @@ def _limits(
             provider = configuration.providers[configuration.scope_owner(scope)]
             limits[scope] = parse_limits(entry, provider.window, provider.time_zone)
         except ValueError as error:
-            raise ValueError(f"[limits.{scope!r}]: {error}") from None
+            raise ValueError(f"[limits.{quoted(scope)}]: {error}") from None
     return limits
 
 
@@ -188,7 +197,8 @@ def _ledger_place(sources: Sources, home: Path | None) -> Location:
         ConfigurationError: a project's file names a path outside the project.
     """
     if named := sources.variables.get(_STORE):
-        return Location(named if "://" in named else str(_named(named, _STORE, sources)))
+        is_url = "://" in named or named.startswith(_REDIS)
+        return Location(named if is_url else str(_named(named, _STORE, sources)))
     if home is None:
         warn_of_configuration("the working directory is gone; the ledger is kept in memory")
         return Location("memory://")
@@ -203,7 +213,9 @@ def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: b
     """
     if named := sources.variables.get(_REPLIES):
         if "://" in named:
-            raise ConfigurationError(f"{_REPLIES} must be the path of a file, not a URL")
+            raise ConfigurationError(
+                f"{sources.named(_REPLIES)} is a URL; it must be the path of a file"
+            )
         return _named(named, _REPLIES, sources)
     # Somebody who received only the file of replies has no `.env` that marks the project's folder.
     if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
@@ -226,7 +238,7 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     try:
         path = expanded(named)
     except InvalidRequest as error:
-        raise ConfigurationError(f"{where or variable}: {error}") from None
+        raise ConfigurationError(f"{sources.named(variable)}: {error}") from None
     if not where or env_file is None:
         keep_inside(path.parent, None)
         return path

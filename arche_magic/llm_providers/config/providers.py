@@ -43,10 +43,6 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
     for name in order:
         if name not in providers:
             raise ValueError(f"order: {unknown_provider(name, providers)}")
-    default = sources.settings.get("default_provider", "")
-    known = ["intelligent", *providers]
-    if default.strip().lower() not in ("", *ALL_PROVIDERS, *known):
-        raise ValueError(f"default_provider: {unknown_provider(default, known)}")
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
 
 
@@ -144,7 +140,7 @@ def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources
     variable = entry.get("key_variable", provider.key_variables[0])
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
-    base_url = base_url or _filled_in(provider, sources.variables)
+    base_url = base_url or _filled_in(provider, sources)
     if not is_base_url(base_url):
         raise ValueError(
             "base_url must be an address such as https://host/v1, without a user name or password"
@@ -169,15 +165,17 @@ def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources
     )
 
 
-def _filled_in(provider: Provider, variables: Mapping[str, str]) -> str:
+def _filled_in(provider: Provider, sources: Sources) -> str:
     """Return the provider's address, with the values of the variables that are parts of it."""
     url = provider.url
     for name in provider.address_variables:
-        value = variables.get(name, "")
+        value = sources.variables.get(name, "")
         if not re.fullmatch(r"[\w-]{1,64}", value, re.ASCII):
-            problem = "has a value that cannot be part of an address" if value else "is not set"
+            problem = f"{name} is not set"
+            if value:
+                problem = f"{sources.named(name)} has a value that cannot be part of an address"
             raise ValueError(
-                f"{name} {problem}; it is part of the address of {provider.title}, so set it in "
+                f"{problem}; it is part of the address of {provider.title}, so set it in "
                 "the environment or in .env, or set base_url to the whole address"
             )
         url = url.replace(f"{{{name}}}", value)

@@ -34,7 +34,8 @@ class Setting:
     Attributes:
         rule: what a message says of a wrong value, such as "must be true or false".
         allows: whether a value is right.
-        shows_value: whether a message may repeat a wrong value; False where it may be a secret.
+        shows_value: whether a message may repeat a wrong value; False where it may be a secret, so
+            that only its type is shown.
         names: all values, where they are names.
     """
 
@@ -188,7 +189,7 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
         ValueError: a name is unknown or a value is wrong; the message names the table, the setting
             and what is allowed.
     """
-    where = f"[{'.'.join(_quoted(name) for name in path)}]: " if path else ""
+    where = f"[{'.'.join(map(quoted, path))}]: " if path else ""
     for name, value in settings.items():
         setting = table.get(name, table.get(ANY_NAME))
         if setting is None:
@@ -198,9 +199,9 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
                 raise ValueError(f"{where}{name} is {_shown(value)}; it must be a table")
             check_settings(value, setting, *path, name)
         elif not setting.allows(value):
-            is_wrong = f"is {_shown(value)}; it " if setting.shows_value else ""
+            shown = _shown(value) if setting.shows_value else _kind(value)
             near = did_you_mean(value, setting.names) if isinstance(value, str) else ""
-            raise ValueError(f"{where}{name} {is_wrong}{setting.rule}{near}")
+            raise ValueError(f"{where}{name} is {shown}; it {setting.rule}{near}")
 
 
 def _hint(name: str, table: Table) -> str:
@@ -211,9 +212,18 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[\w-]+", name) else repr(name)
+def _kind(value: Any) -> str:
+    """Return the type of a value, in words."""
+    if isinstance(value, bool):
+        return _shown(value)
+    kinds = {str: "text", int: "a number", float: "a number", list: "a list", dict: "a table"}
+    return kinds.get(type(value), "a date or time")
+
+
+def quoted(name: str) -> str:
+    """Return a name as TOML has it in the header of a table."""
+    return name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'

@@ -78,6 +78,13 @@ class Sources:
         from_file = name in self.dotenv.variables and name not in self.environment
         return f"{name} in {self.env_file}" if from_file else ""
 
+    def named(self, name: str) -> str:
+        """Return a variable's name and where it is set, for messages.
+
+        Only its name if a program passed the variables.
+        """
+        return self.where_set(name) or (f"{name} in the environment" if self.of_process else name)
+
     def borrowed(self, name: str) -> frozenset[str]:
         """Return the variables of the environment to which a variable of `.env` refers."""
         return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()

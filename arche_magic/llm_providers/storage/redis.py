@@ -120,8 +120,8 @@ class RedisStorage:
             # Their messages quote the URL, or a part of it.
             pass
         if not taken:
-            raise ConfigurationError(
-                "the ledger's place must be a Redis URL such as redis://localhost:6379/0"
+            raise ValueError(
+                "the Redis URL has an invalid host, port or option; write redis://localhost:6379/0"
             )
         self._write = self._client.register_script(_WRITE_IF_UNCHANGED)
         self._failures = redis.RedisError
