@@ -242,3 +242,16 @@ def test_the_exit_status_of_the_doctor_is_1_if_something_is_wrong(
         for name, value in sandbox_env.environment().items()
         if name.endswith(("KEY", "1", "2", "3"))
     )
+
+
+@pytest.mark.parametrize("command", ["enable", "disable", "quota", "doctor", "services", "serve"])
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The list of commands names it, and its own help states the exit status."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert f"\n    {command} " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m arche_magic {command}")
+    assert "exit status: 0" in shown
