@@ -11,7 +11,7 @@ from arche_magic.llm_providers.reply import Discarded, Event, Piece, Reply
 from arche_magic.llm_providers.types import Route
 
 from .errors import problem_of
-from .replies import DONE, Chunks, HttpReply, completion, event, json_reply, route_header
+from .replies import Chunks, HttpReply, completion, event, json_reply, route_header
 from .requests import ChatCall, read_chat, read_json
 
 
@@ -48,13 +48,8 @@ def _stream_reply(chunks: Iterator[bytes], route: dict[str, str]) -> HttpReply:
 
 def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
     """Return the stream of a reply that has arrived."""
-
-    def chunks() -> Iterator[bytes]:
-        for chunk in Chunks(reply.model, include_usage=call.include_usage).whole(reply):
-            yield event(chunk)
-        yield DONE
-
-    return _stream_reply(chunks(), route_header(reply.route))
+    chunks = Chunks(reply.model, include_usage=call.include_usage)
+    return _stream_reply(chunks.whole(reply), route_header(reply.route))
 
 
 def _streamed(call: ChatCall, llm: IntelligentLLMOrchestrator) -> HttpReply:
@@ -86,20 +81,18 @@ def _chunks(
     chunks = Chunks(route.model, include_usage=call.include_usage)
     try:
         yield b""
-        yield event(chunks.first())
-        yield event(chunks.text(text))
+        yield chunks.first()
+        yield chunks.text(text)
         try:
             while True:
                 got = next(events)
                 if isinstance(got, Piece):
-                    yield event(chunks.text(got.text))
+                    yield chunks.text(got.text)
                 elif isinstance(got, Discarded):
                     # Text that was sent cannot be taken back, so the reply ends here.
                     raise got.error
         except StopIteration as end:
-            for chunk in chunks.end(end.value):
-                yield event(chunk)
-            yield DONE
+            yield from chunks.end(end.value)
     except LLMProviderError as error:
         now = llm.configuration.clock.time()
         yield event(problem_of(error, now, call.fields).body())

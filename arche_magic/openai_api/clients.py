@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
-from .errors import TIMEOUT
+from .errors import TIMED_OUT
 from .handler import handle
 from .replies import HttpReply
 from .request_thread import RequestThread
@@ -180,31 +180,21 @@ def _seconds(request: Any) -> float | None:
     return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
 
 
-def _library(request: Any) -> Any:
-    """Return the library that defines the class of a request."""
-    return sys.modules[type(request).__module__.partition(".")[0]]
-
-
 def _response(
     request: Any,
     reply: HttpReply,
     timeout: float | None,
     thread: RequestThread | None = None,
 ) -> Any:
-    library = _library(request)
+    """Return a reply in the classes of the library that defines the class of the request."""
+    library = sys.modules[type(request).__module__.partition(".")[0]]
     if isinstance(reply.body, bytes):
         response = library.Response(reply.status, headers=reply.headers, content=reply.body)
-        if reply.status == 504 and timeout is not None and _code(response) == TIMEOUT:
-            message = response.json()["error"]["message"]
-            raise library.ReadTimeout(message, request=request)
+        if reply.status == TIMED_OUT and timeout is not None:
+            raise library.ReadTimeout(response.json()["error"]["message"], request=request)
         return response
     body = _body_class(library)(thread or reply.body)
     return library.Response(reply.status, headers=reply.headers, stream=body)
-
-
-def _code(response: Any) -> str | None:
-    code: str | None = response.json()["error"]["code"]
-    return code
 
 
 @lru_cache

@@ -36,8 +36,8 @@ _WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
 # Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
 # has waited and tried every route.
 _NO_RETRY = {"x-should-retry": "false"}
-TIMEOUT = "timeout"
-"""The code of a request that was not answered within its timeout."""
+TIMED_OUT = 504
+"""The status of a request that was not answered within its timeout, and of no other."""
 
 
 @dataclass(eq=False)
@@ -119,7 +119,7 @@ def problem_of(
         case NoRouteAvailable() if _is_too_large(error):
             return problem(413, "invalid_request_error", "context_length_exceeded", "messages")
         case NoRouteAvailable() if is_late:
-            return problem(504, "timeout_error", TIMEOUT)
+            return problem(TIMED_OUT, "timeout_error", "timeout")
         case NoRouteAvailable() if error.next_available_at is not None:
             return problem(429, "rate_limit_error", "rate_limit_exceeded")
     return problem(503, "server_error", "no_route_available")

@@ -18,9 +18,6 @@ from arche_magic.llm_providers.types import RouteId
 ROUTE_HEADER = "x-arche-route"
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
-DONE = b"data: [DONE]\n\n"
-"""The last event of every complete stream."""
-
 
 @dataclass(frozen=True)
 class HttpReply:
@@ -70,7 +67,7 @@ def completion(reply: Reply) -> dict[str, Any]:
 
 
 class Chunks:
-    """Builds the chunks of one streamed completion.
+    """Builds the events of one streamed completion.
 
     Args:
         model: the model that answers.
@@ -82,50 +79,52 @@ class Chunks:
         # With the usage at the end, all other chunks say that they have none.
         self._usage = {"usage": None} if include_usage else {}
 
-    def first(self) -> dict[str, Any]:
+    def first(self) -> bytes:
         """Return the chunk that opens the message."""
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
 
-    def text(self, text: str) -> dict[str, Any]:
+    def text(self, text: str) -> bytes:
         """Return a piece of the text."""
         return self._chunk({"content": text})
 
-    def end(self, reply: Reply) -> Iterator[dict[str, Any]]:
-        """Yield the chunks that follow the text of a reply: tool calls, the end, and the usage."""
-        if calls := tool_calls(reply):
-            numbered = [{"index": index, **call} for index, call in enumerate(calls)]
-            yield self._chunk({"tool_calls": numbered})
-        yield self._chunk({}, reply.finish_reason) | {"arche": route_details(reply)}
-        yield from self._with_usage(reply)
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        """Yield what follows the text of a reply: tool calls, the finish reason, and the usage."""
+        if calls := _tool_calls(reply):
+            yield self._chunk({"tool_calls": _numbered(calls)})
+        yield self._chunk({}, {"finish_reason": reply.finish_reason}, arche=route_details(reply))
+        yield from self._close(reply)
 
-    def whole(self, reply: Reply) -> Iterator[dict[str, Any]]:
+    def whole(self, reply: Reply) -> Iterator[bytes]:
         """Yield all chunks of a reply that has arrived: one per choice, its end, and the usage."""
         for choice in _choices(reply):
-            message = dict(choice["message"])
-            calls = message.pop("tool_calls", None)
-            if calls:
-                message["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
-            more = {"index": choice["index"], "logprobs": choice.get("logprobs")}
-            yield self._chunk(message, None, **more)
-            yield self._chunk({}, choice["finish_reason"], index=choice["index"]) | {
-                "arche": route_details(reply)
-            }
-        yield from self._with_usage(reply)
+            message, index = dict(choice["message"]), choice["index"]
+            if calls := message.pop("tool_calls", None):
+                message["tool_calls"] = _numbered(calls)
+            yield self._chunk(message, {"index": index, "logprobs": choice["logprobs"]})
+            end = {"index": index, "finish_reason": choice["finish_reason"]}
+            yield self._chunk({}, end, arche=route_details(reply))
+        yield from self._close(reply)
 
-    def _with_usage(self, reply: Reply) -> Iterator[dict[str, Any]]:
+    def _close(self, reply: Reply) -> Iterator[bytes]:
         if self._usage:
-            yield self._head | {"choices": [], "usage": _usage(reply)}
+            yield event(self._head | {"choices": [], "usage": _usage(reply)})
+        yield b"data: [DONE]\n\n"
 
     def _chunk(
-        self, delta: Mapping[str, Any], finish_reason: str | None = None, **more: Any
-    ) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._head | {"choices": [choice | more]} | self._usage
+        self, delta: Mapping[str, Any], choice: Mapping[str, Any] | None = None, **more: Any
+    ) -> bytes:
+        whole = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        return event(self._head | {"choices": [whole | dict(choice or {})]} | self._usage | more)
 
 
-def tool_calls(reply: Reply) -> list[dict[str, Any]]:
+def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
     """Return the tool calls of a reply, as OpenAI has them."""
     return [_tool_call(call) for call in reply.tool_calls]
+
+
+def _numbered(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return tool calls as a stream has them."""
+    return [{"index": index, **call} for index, call in enumerate(calls)]
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def _choices(reply: Reply) -> list[dict[str, Any]]:
             {"index": index, "logprobs": None, "finish_reason": reply.finish_reason, **choice}
             for index, choice in enumerate(reply.choices)
         ]
-    calls = tool_calls(reply)
+    calls = _tool_calls(reply)
     message: dict[str, Any] = {"role": "assistant", "content": str(reply), "refusal": None}
     if calls:
         message |= {"content": str(reply) or None, "tool_calls": calls}

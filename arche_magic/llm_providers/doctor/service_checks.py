@@ -17,7 +17,7 @@ from ..config.keys import is_stand_in
 from ..errors import LLMProviderError
 from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
-from ..provider_failure import AttemptFailed, Remedy
+from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..quota_tracker import QuotaTracker
 from ..text.hints import did_you_mean
 from ..types import Key, RouteId, in_seconds
@@ -65,33 +65,26 @@ def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
 
 
 def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
-    provider = tracker.configuration.providers[key.provider]
-    summary = ""
-    adapter = build_adapter(provider.wire, key, provider.url)
-    clock = tracker.configuration.clock
-    began = clock.time()
-
-    def ahead() -> float | None:
-        return None if adapter.served_at is None else clock.time() - adapter.served_at
-
+    provider, clock = tracker.configuration.providers[key.provider], tracker.configuration.clock
+    adapter, began = build_adapter(provider.wire, key, provider.url), clock.time()
+    models: tuple[str, ...] = ()
+    failure: ProviderFailure | None = None
     try:
         models = adapter.models(_TIMEOUT)
-        check = KeyCheck(key, True, models, clock_ahead=ahead())
     except AttemptFailed as error:
         failure = error.failure
-        if failure.remedy is not Remedy.REPLACE_KEY:
-            no_address = failure.summary.startswith("no such address")
-            reason = _NO_LIST if failure.remedy in _NO_LIST_REMEDIES or no_address else str(failure)
-            return KeyCheck(key, None, reason=reason, clock_ahead=ahead())
-        check = KeyCheck(key, False, reason=str(failure), clock_ahead=ahead())
-        summary = failure.summary
     finally:
         adapter.close()
-    if check.works:
-        tracker.note_check(key, began, None, adapter.account, check.models)
-    else:
-        tracker.note_check(key, began, summary)
-    return check
+    ahead = None if adapter.served_at is None else clock.time() - adapter.served_at
+    if failure is None:
+        tracker.note_check(key, began, None, adapter.account, models)
+        return KeyCheck(key, True, models, clock_ahead=ahead)
+    if failure.remedy is Remedy.REPLACE_KEY:
+        tracker.note_check(key, began, failure.summary)
+        return KeyCheck(key, False, reason=str(failure), clock_ahead=ahead)
+    no_address = failure.summary.startswith("no such address")
+    reason = _NO_LIST if failure.remedy in _NO_LIST_REMEDIES or no_address else str(failure)
+    return KeyCheck(key, None, reason=reason, clock_ahead=ahead)
 
 
 def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
@@ -142,7 +135,7 @@ def models(
     listed = list(dict.fromkeys(model for check in working for model in check.models))
     about = f"{provider.name} models"
     if not listed:
-        yield Finding("look", about, "it lists no models", "does the server have a model yet?")
+        yield Finding("look", about, _NO_LIST, "does the server have a model yet?")
         return
     asked = [
         model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
