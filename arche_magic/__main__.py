@@ -1,6 +1,6 @@
 """Show quota, problems and services, and serve other programs, outside notebooks.
 
-python -m arche_magic enable             load the extension in every notebook of yours
+python -m arche_magic enable             load the extension in all your notebooks
 python -m arche_magic disable            stop doing that
 python -m arche_magic quota              every route, limit by limit
 python -m arche_magic quota groq         one provider

@@ -126,6 +126,12 @@ class LocalServer:
             await serving
 
 
+async def until_disconnected(receive: Receive) -> None:
+    """Wait until the client of a request has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class _Connection(H11Protocol):
     """A connection that the application can break, and that ends if no whole request arrives."""
 

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
+from ..local_server import until_disconnected
 from .errors import Problem
 from .handler import LARGEST_BODY, handle
 from .replies import HttpReply
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arche_magic.openai_api")
 
 _BODY_SECONDS = 60.0
-# How long a client may read nothing of its reply.
+# How long a client may leave its reply unread.
 _UNREAD_SECONDS = 60.0
 # Chunks that may wait for a client that reads slowly; then the request's thread waits too.
 _MOST_WAITING = 100
@@ -135,7 +136,7 @@ class _Application:
             return
         ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
         answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
-        gone = asyncio.ensure_future(_disconnect(receive))
+        gone = asyncio.ensure_future(until_disconnected(receive))
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -214,11 +215,6 @@ async def _body(request: Request) -> bytes | None:
         if len(body) > LARGEST_BODY:
             return None
     return bytes(body)
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
+from ..local_server import until_disconnected
 from .service import hide_secrets
 from .types import Answer, ReceivedRequest
 
@@ -30,7 +31,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close with a reset
 
 
 class Application:
-    """The application of a sandbox. A request that is cancelled has been charged for its part."""
+    """The application of a sandbox. A cancelled stream is charged for what was sent of it."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -73,7 +74,7 @@ class Application:
             return Response(status_code=400)
         path = request.path_params.get("name", path)
         finish = self._sandbox.service.begin(provider, path, dict(request.headers), content)
-        await self._pause(self._sandbox.latency)
+        await asyncio.sleep(self._sandbox.latency)
         return partial(self._send, finish())
 
     async def _models(self, provider: str, request: Request) -> ASGIApp:
@@ -99,10 +100,6 @@ class Application:
         )
         return JSONResponse({"hello": 1})
 
-    async def _pause(self, seconds: float) -> None:
-        if seconds > 0:
-            await asyncio.sleep(seconds)
-
     async def _send(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a response and end it as its failure says; a stream is charged for what was sent."""
         body = {"type": "http.response.body", "body": answer.body}
@@ -121,7 +118,7 @@ class Application:
             await send({**body, "more_body": True})
         if answer.ending != "stall":
             _break(scope["state"]["connection"], reset=answer.ending == "reset")
-        await _wait_for_disconnect(receive)
+        await until_disconnected(receive)
 
     async def _send_events(self, answer: Answer, receive: Receive, send: Send) -> bool:
         """Send the events, and charge for what was sent. Returns False if the client has gone."""
@@ -129,7 +126,7 @@ class Application:
         pause = self._sandbox.seconds_per_chunk
         size = 1 if pause > 0 else _BATCH
         share = 0.0
-        gone = asyncio.ensure_future(_wait_for_disconnect(receive))
+        gone = asyncio.ensure_future(until_disconnected(receive))
         try:
             await send(self._start(answer, []))
             for first in range(0, len(events), size):
@@ -139,7 +136,7 @@ class Application:
                     # Before the last bytes: a client that has read them can rely on the charge.
                     answer.charge(share)
                 await send({"type": "http.response.body", "body": batch, "more_body": True})
-                await (self._pause(pause) if pause > 0 else asyncio.sleep(0))
+                await asyncio.sleep(pause)
                 if gone.done():
                     return False
             return True
@@ -164,11 +161,6 @@ def _break(connection: asyncio.Transport, *, reset: bool) -> None:
     if reset:
         connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     connection.abort()
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _control(sandbox: Sandbox) -> list[Route]:

@@ -52,26 +52,17 @@ _FILLER = (
 )
 
 
-def count_tokens(messages: Iterable[Message]) -> int:
-    """Input tokens of a prompt: a quarter of its UTF-8 bytes, 4 per message, 3, and images.
-
-    Providers count an image as 258 to 2,048 tokens, most by its size; here all count the same.
-    """
-    return 3 + sum(
-        text_tokens(m.text) + calls_tokens(m.calls) + 4 + _TOKENS_PER_IMAGE * m.images
-        for m in messages
-    )
-
-
 def calls_tokens(calls: Iterable[ToolCall]) -> int:
     """Tokens of tool calls: their names and arguments, and 4 for each."""
     return sum(text_tokens(made.name + made.arguments) + 4 for made in calls)
 
 
 def input_tokens(call: Call) -> int:
-    """Input tokens of a request: its prompt, and its schema and tools, which providers count too.
+    """Input tokens of a request: its messages, and its schema and tools, which providers count too.
 
-    For embeddings: the tokens of all texts.
+    Each message counts 4 tokens, and the request 3, besides their texts. Providers count an image
+    as 258 to 2,048 tokens, most by its size; here all count the same. For embeddings: the tokens of
+    all texts.
     """
     if call.embedding is not None:
         return sum(call.embedding.tokens)
@@ -80,7 +71,11 @@ def input_tokens(call: Call) -> int:
         text_tokens(tool.name + tool.description + json.dumps(tool.schema)) + 4
         for tool in call.tools
     )
-    return count_tokens(call.messages) + text_tokens(schema) + tools
+    messages = sum(
+        text_tokens(m.text) + calls_tokens(m.calls) + 4 + _TOKENS_PER_IMAGE * m.images
+        for m in call.messages
+    )
+    return 3 + messages + text_tokens(schema) + tools
 
 
 def text_tokens(text: str) -> int:

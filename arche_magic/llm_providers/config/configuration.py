@@ -246,9 +246,7 @@ class Configuration:
 
 
 def _full_name(provider: Provider, model: str) -> str | None:
-    """Return the provider's name for a model, which users may write without its vendor."""
-    if model in provider.known_models:
-        return model
+    """Return the provider's name for a model that the user wrote without its vendor, if any."""
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
     return next(ends, None)
 

@@ -1,4 +1,4 @@
-"""Providers and known services: which are in use, which have a key and are off, which there are."""
+"""Providers and known services: which exist, which are in use, and which have a key but are off."""
 
 from __future__ import annotations
 
