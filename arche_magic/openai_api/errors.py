@@ -23,14 +23,6 @@ from arche_magic.llm_providers.errors import (
 from .replies import HttpReply, json_reply
 
 _TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
-# The beginnings of the engine's messages about parts of a field, by field.
-_ABOUT = {
-    "messages": (
-        "a message", "a part of a message", "an image", "image ", "the content of a message",
-        "the name of a message", "the prompt ", "the result of a tool", "tool_calls ",
-    ),
-    "tools": ("a tool ", "two tools "),
-}  # fmt: skip
 _QUOTED = re.compile(r"['`](\w+)['`]")
 _WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
 # Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
@@ -139,5 +131,4 @@ def _field_in(message: str, fields: Collection[str]) -> str | None:
     # Providers quote the name of a field.
     named = (first, *re.findall(r"takes no (\w+)", message), *_QUOTED.findall(message))
     found = next((name for name in named if name in fields), None)
-    about = (field for field, starts in _ABOUT.items() if message.startswith(starts))
-    return found or next(about, None)
+    return found or ("messages" if message.startswith("the prompt ") else None)

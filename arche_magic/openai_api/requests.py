@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import ConfigurationError
-from arche_magic.llm_providers.options import build_request, check_names
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.options import (
+    build_request,
+    check_names,
+    read_messages,
+    read_tools,
+)
 from arche_magic.llm_providers.request import Request
 
 from .errors import Problem
@@ -95,7 +100,10 @@ def read_chat(
         # The engine reads paths there, and a client must not name files of this machine.
         message = "images is not a field of a message; use parts of the type image_url"
         raise Problem(400, message, param="messages")
+    messages = _read("messages", read_messages, messages)
     options = {**options, **{name: given[name] for name in _OURS if name in given}}
+    if "tools" in given:
+        options["tools"] = _read("tools", read_tools, given["tools"])
     if "max_completion_tokens" in given:
         most = given["max_completion_tokens"]
         if given.get("max_tokens", most) != most:
@@ -160,6 +168,18 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
     except Problem as problem:
         raise ConfigurationError(problem.message) from None
     build_request("any", configuration, **(options | who))
+
+
+def _read(name: str, read: Callable[[Any], Sequence[Any]], value: object) -> Sequence[Any]:
+    """Return a field, read by the engine, whose errors do not name the field.
+
+    Raises:
+        Problem: the value is wrong.
+    """
+    try:
+        return read(value)
+    except InvalidRequest as error:
+        raise Problem(400, str(error), param=name) from None
 
 
 def _flag(name: str, value: object) -> bool:

@@ -55,6 +55,18 @@ def body(**fields: Any) -> bytes:
             "the result of a tool has the tool_call_id 'x'",
         ),
         (body(tools=[{"type": "function", "function": {}}]), 400, "tools", "a tool has the name"),
+        (
+            body(messages=[{"role": "assistant", "tool_calls": ["x"]}]),
+            400,
+            "messages",
+            "a tool call is a dict",
+        ),
+        (
+            body(tools=[{"type": "function", "function": {"name": "f", "description": 5}}]),
+            400,
+            "tools",
+            "the description of the tool f must be text",
+        ),
         (body(tools=[{"type": "web_search"}]), 400, "tools", "not a dict with the type 'web_se"),
         (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
         (body(temperature="hot"), 400, "temperature", "it must be a number"),

@@ -29,6 +29,16 @@ from .tool_options import read_parallel, read_tool_choice, read_tools
 if TYPE_CHECKING:
     from ..reply import OnWait
 
+__all__ = [
+    "Options",
+    "build_request",
+    "check_names",
+    "keys_to_check",
+    "read_messages",
+    "read_tools",
+    "with_prompt",
+]
+
 _LONGEST_TAG = 100
 # No service takes an integer of more than 64 bits.
 _TOO_LARGE = 2**63
