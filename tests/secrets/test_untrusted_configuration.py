@@ -132,11 +132,17 @@ def test_a_project_cannot_trust_itself(folder: Path, load: Load, own_settings: P
     assert str(own_settings) in refusal(load)
 
 
-@pytest.mark.parametrize("value", ["1", '"https://gateway.example"', '["gateway.example"]'])
-def test_an_invalid_trust_setting_is_an_error(load: Load, own_settings: Path, value: str) -> None:
-    """It must be true or a list of addresses."""
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("1", "a number"), ('"https://gateway.example"', "text"), ('["gateway.example"]', "a list")],
+)
+def test_an_invalid_trust_setting_is_an_error(
+    load: Load, own_settings: Path, value: str, kind: str
+) -> None:
+    """The message says what kind of value it is, but not the value, which may be a key."""
     own_settings.write_text(f"trust_base_urls = {value}")
-    assert refusal(load).startswith(f"{own_settings}: trust_base_urls must be true, or a list")
+    said = f"{own_settings}: trust_base_urls is {kind}; it must be true, or a list of addresses"
+    assert refusal(load).startswith(said)
 
 
 def test_the_environment_is_trusted(

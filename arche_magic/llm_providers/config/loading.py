@@ -74,7 +74,14 @@ def load_configuration(
 
 def _build(sources: Sources, home: Path | None) -> Configuration:
     settings = sources.settings
-    providers = _with_base_urls(read_providers(sources), sources)
+    providers = read_providers(sources)
+    addresses = [
+        name
+        for entry in providers.values()
+        for name in (*entry.address_variables, entry.base_url_variable)
+        if name
+    ]
+    sources.check_references([_STORE, _REPLIES, *addresses])
     names = [name for entry in providers.values() for name in entry.key_variables]
     folders = [home] if home else []
     if sources.env_file and any(numbered_names(sources.dotenv.variables, [n]) for n in names):
@@ -116,20 +123,6 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
     )
     _check_aliases(configuration)
     return replace(configuration, limits=_limits(settings.get("limits", {}), configuration))
-
-
-def _with_base_urls(providers: dict[str, Provider], sources: Sources) -> dict[str, Provider]:
-    """Return the providers with the addresses that variables set."""
-    places = [_STORE, _REPLIES]
-    for name, provider in providers.items():
-        places += provider.address_variables
-        if variable := provider.base_url_variable:
-            places.append(variable)
-            if url := sources.variables.get(variable):
-                where = sources.where_set(variable)
-                providers[name] = replace(provider, base_url=url, base_url_from=where)
-    sources.check_references(places)
-    return providers
 
 
 def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> dict[str, str]:

@@ -39,6 +39,11 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
         if sources.project_file and "key_variable" in entry:
             where = f"[providers.{name}] key_variable in {sources.project_file}"
             check_key_variable(entry["key_variable"], where, sources)
+    for name, provider in providers.items():
+        variable = provider.base_url_variable or ""
+        if url := sources.variables.get(variable):
+            where = sources.where_set(variable)
+            providers[name] = replace(provider, base_url=url, base_url_from=where)
     order = sources.settings.get("order", list(providers))
     for name in order:
         if name not in providers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -212,7 +213,8 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    # Booleans and dates as TOML has them.
+    text = repr(value) if isinstance(value, str | list | dict) else str(value).lower()
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
@@ -226,4 +228,4 @@ def _kind(value: Any) -> str:
 
 def quoted(name: str) -> str:
     """Return a name as TOML has it in the header of a table."""
-    return name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
+    return name if re.fullmatch(r"[\w-]+", name) else json.dumps(name, ensure_ascii=False)
