@@ -64,7 +64,7 @@ def input_tokens(call: Call) -> int:
     as 258 to 2,048 tokens, most by its size; here all count the same. For embeddings: the tokens of
     all texts.
     """
-    if call.embedding is not None:
+    if call.embedding.texts:
         return sum(call.embedding.tokens)
     schema = json.dumps(call.json_schema) if call.json_schema is not None else ""
     tools = sum(

@@ -116,16 +116,17 @@ class Service:
         entry = MODELS[key.provider].get(call.model)
         if entry is None:
             raise Refusal("model_not_found")
-        if call.embedding is None and entry.dimensions:
+        texts = call.embedding.texts
+        if entry.dimensions and not texts:
             raise Refusal("not_for_chat")
-        if call.embedding is not None and not entry.dimensions:
+        if texts and not entry.dimensions:
             raise Refusal("not_for_embeddings")
         if call.images and not entry.images:
             raise Refusal("type", param="messages.content", expected="a string")
         if call.tools and not entry.tools:
             raise Refusal("no_tools", param="tools")
         tokens, window = input_tokens(call), entry.context_window
-        if call.embedding is None and tokens > window:
+        if tokens > window and not texts:
             raise Refusal("context_too_long", tokens=tokens, window=window)
         if breaches := self.accounts.admit(key, call.model, tokens, now, call.requests):
             if never := tuple(breach for breach in breaches if breach.limit == 0):
@@ -143,7 +144,7 @@ class Service:
         `kind` is the failure that was requested for it, if any.
         """
         wire = WIRES[call.provider]
-        if call.embedding is not None:
+        if call.embedding.texts:
             found = vectors(call) if kind != "empty_reply" else []
             self._settle(call, key, kind, 0)
             answer = wire.embeddings(call, found, self._caller_of(call, key))

@@ -51,12 +51,14 @@ class Message:
 class EmbeddingInputs:
     """The texts of a request for embeddings, and the tokens that each of them counts.
 
+    A request for a reply has none.
+
     `dimensions` is the length of vectors that the request asks for, or None. `base64` asks for
     vectors as base64 of 32-bit floats. `single` is true for Gemini's method for one text.
     """
 
-    texts: tuple[str, ...]
-    tokens: tuple[int, ...]
+    texts: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
     dimensions: int | None = None
     base64: bool = False
     single: bool = False
@@ -81,7 +83,7 @@ class Call:
     parallel: bool = True  # whether one reply may call several tools
     choices: int = 1  # how many replies are asked for (`n`)
     top_logprobs: int | None = None  # None: no log probabilities are asked for
-    embedding: EmbeddingInputs | None = None  # None: a request for a reply
+    embedding: EmbeddingInputs = EmbeddingInputs()
 
     @property
     def requests(self) -> int:
@@ -89,9 +91,7 @@ class Call:
 
         Gemini counts every text of a batch: github.com/garrytan/gbrain/pull/1922, 2026-06.
         """
-        if self.embedding is None or self.provider != "google":
-            return 1
-        return len(self.embedding.texts)
+        return max(1, len(self.embedding.texts)) if self.provider == "google" else 1
 
     @property
     def prompt(self) -> str:

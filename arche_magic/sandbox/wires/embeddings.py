@@ -168,10 +168,7 @@ def _length(provider: str, model: str) -> int:
 
 def vectors(call: Call) -> list[list[float]]:
     """The vectors of the texts of a request."""
-    given = call.embedding
-    if given is None:
-        return []
-    length = _length(call.provider, call.model)
+    length, given = _length(call.provider, call.model), call.embedding
     return [embed(text, call.model, length, given.dimensions) for text in given.texts]
 
 
@@ -211,16 +208,15 @@ def _changes(text: str, model: str, length: int) -> tuple[tuple[int, float], ...
 
 def chat_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
     """The reply of OpenAI and Mistral."""
-    given = call.embedding
     data = [
         {
             "object": "embedding",
             "index": number,
-            "embedding": _as_base64(vector) if given and given.base64 else vector,
+            "embedding": _as_base64(vector) if call.embedding.base64 else vector,
         }
         for number, vector in enumerate(vectors)
     ]
-    tokens = sum(given.tokens) if given else 0
+    tokens = sum(call.embedding.tokens)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": call.model, "usage": usage}
 
@@ -233,6 +229,6 @@ def _as_base64(vector: list[float]) -> str:
 def google_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
     """The reply of Gemini."""
     values = [{"values": vector} for vector in vectors]
-    if call.embedding and call.embedding.single:
+    if call.embedding.single:
         return {"embedding": values[0]} if values else {}
     return {"embeddings": values}
