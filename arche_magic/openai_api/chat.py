@@ -29,7 +29,7 @@ def chat_completions(
     try:
         call = read_chat(fields, configuration, options)
         seconds = call.request.timeout
-        # Choices come with the end of a reply, so such a reply has nothing to stream before.
+        # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
         if call.stream and not call.request.needs_choices:
             return _streamed(call, llm)
         reply = llm.ask(call.request)

@@ -115,7 +115,7 @@ def _ask(
         LLMProviderError: a text is wrong, or the model did not answer.
     """
     configuration, clock = llm.configuration, llm.configuration.clock
-    # A text that is wrong keeps all of them from being sent.
+    # If one text is wrong, none of them is sent.
     whole = embedding_request(
         texts, configuration, provider, model, dimensions=dimensions, **options
     )

@@ -45,8 +45,7 @@ def handle(
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or the first piece of it.
 
-    What is wrong with a request, and what keeps it from being answered, comes back as a reply in
-    OpenAI's shape.
+    Errors are replies too, in OpenAI's shape.
 
     Args:
         method: `GET` or `POST`.

@@ -70,7 +70,7 @@ def _model(id_: str, owner: str, model: str, configuration: Configuration) -> di
 
 
 def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bool] | None:
-    """Return what a model takes: yes, unless the catalog or a refusal says no; None without key."""
+    """Return what a model takes: all, unless the catalog or a refusal says no; None without key."""
     key = next((key for key in configuration.keys if key.provider == owner), None)
     if key is None:
         return None

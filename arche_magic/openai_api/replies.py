@@ -172,7 +172,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def route_details(reply: Reply) -> dict[str, Any]:
-    """Our part of a completion: the route, every attempt, USD, and seconds that it waited."""
+    """Return our part of a completion: the route, all attempts, USD, and seconds of waiting."""
     return {
         "route": reply.route._asdict(),
         "attempts": [attempt.to_dict() for attempt in reply.attempts],

@@ -129,7 +129,7 @@ def read_chat(
 def who_answers(
     model: object, options: Mapping[str, Any], configuration: Configuration
 ) -> dict[str, str | None]:
-    """`provider` and `model` of the engine for OpenAI's `model`.
+    """Return the engine's `provider` and `model` for OpenAI's `model`.
 
     It is `auto`, a provider, `provider/model`, a model, or an alias of the settings.
 

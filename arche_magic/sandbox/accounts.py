@@ -62,7 +62,7 @@ def _not_negative(what: str, number: int) -> None:
 
 
 class Accounts:
-    """Every account's windows, and the count per key. Not thread-safe: the service locks.
+    """Every account's windows, and the count per key. Not thread-safe: the service has a lock.
 
     Raises ValueError for an unknown provider, model, key label, limit name or kind of window, and
     for a negative number.

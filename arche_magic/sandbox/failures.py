@@ -89,7 +89,7 @@ class Failure:
 
 
 class Failures:
-    """The failures still to come. Not thread-safe: the service locks."""
+    """The failures still to come. Not thread-safe: the service has a lock."""
 
     def __init__(self, *, targets: frozenset[str], seed: int) -> None:
         self._targets = targets | {"*"}

@@ -87,7 +87,7 @@ class Call:
 
     @property
     def requests(self) -> int:
-        """How many requests this counts for the limits.
+        """How many requests this counts as, for the limits.
 
         Gemini counts every text of a batch: github.com/garrytan/gbrain/pull/1922, 2026-06.
         """

@@ -1,4 +1,4 @@
-"""How the used amount of a limit comes back: four window rules, each a small class.
+"""When used quota becomes available again: four window rules, each a small class.
 
 Groq and OpenAI refill continuously (measured in recorded responses), Gemini counts per clock
 minute and per Pacific calendar day (its documentation and recorded 429 responses), Mistral
