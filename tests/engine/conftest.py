@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,12 +14,15 @@ from engine_parts import (
     proven,
 )
 
+from arche_magic.llm_providers.config import Configuration, load_configuration
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from config_parts import Load
 
     from arche_magic.llm_providers.types import (
         Limit,
@@ -67,3 +71,36 @@ def tracker_of(storage: Storage, clock: Clock) -> Build:
         return proven(QuotaTracker(storage, configuration))
 
     return build
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the environment variables and the settings file of this machine."""
+    ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+    for name in os.environ:
+        if name.startswith(ours):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
+    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def load(project: Path) -> Load:
+    """Write a `.env` and an `arche_magic.toml`, and read them."""
+
+    def write_and_load(env: str | bytes = "", toml: str = "") -> Configuration:
+        content = env if isinstance(env, bytes) else env.encode()
+        if content:
+            (project / ".env").write_bytes(content)
+        if toml:
+            (project / "arche_magic.toml").write_text(toml, encoding="utf-8")
+        return load_configuration(directory=project)
+
+    return write_and_load
