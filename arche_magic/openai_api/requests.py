@@ -15,7 +15,7 @@ from arche_magic.llm_providers.options import (
     read_messages,
     read_tools,
 )
-from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.request import Message, Request
 
 from .errors import Problem
 
@@ -87,20 +87,9 @@ def read_chat(
         ConfigurationError: as `build_request`.
     """
     given = {name: value for name, value in body.items() if value is not None}
-    messages = given.get("messages")
     if "model" not in given and "model" not in options:
         raise _missing("model")
-    if messages is None:
-        raise _missing("messages")
-    if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
-        raise _wrong("messages", messages, "a list of objects")
-    if not messages:
-        raise Problem(400, "messages is empty; it must have at least one", param="messages")
-    if any("images" in entry for entry in messages):
-        # The engine reads paths there, and a client must not name files of this machine.
-        message = "images is not a field of a message; use parts of the type image_url"
-        raise Problem(400, message, param="messages")
-    messages = _read("messages", read_messages, messages)
+    messages = _messages(given.get("messages"))
     options = {**options, **{name: given[name] for name in _OURS if name in given}}
     if "tools" in given:
         options["tools"] = _read("tools", read_tools, given["tools"])
@@ -168,6 +157,20 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
     except Problem as problem:
         raise ConfigurationError(problem.message) from None
     build_request("any", configuration, **(options | who))
+
+
+def _messages(messages: Any) -> Sequence[Message]:
+    if messages is None:
+        raise _missing("messages")
+    if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
+        raise _wrong("messages", messages, "a list of objects")
+    if not messages:
+        raise Problem(400, "messages is empty; it must have at least one", param="messages")
+    if any("images" in entry for entry in messages):
+        # The engine reads paths there, and a client must not name files of this machine.
+        message = "images is not a field of a message; use parts of the type image_url"
+        raise Problem(400, message, param="messages")
+    return _read("messages", read_messages, messages)
 
 
 def _read(name: str, read: Callable[[Any], Sequence[Any]], value: object) -> Sequence[Any]:

@@ -72,7 +72,7 @@ def load_configuration(
     raise ConfigurationError(without_key_like(problem))
 
 
-def _build(sources: Sources, home: Path | None) -> Configuration:
+def _build(sources: Sources, directory: Path | None) -> Configuration:
     settings = sources.settings
     providers = read_providers(sources)
     addresses = [
@@ -82,19 +82,7 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
         if name
     ]
     sources.check_references([_STORE, _REPLIES, *addresses])
-    names = [name for entry in providers.values() for name in entry.key_variables]
-    folders = [home] if home else []
-    if sources.env_file and any(numbered_names(sources.dotenv.variables, [n]) for n in names):
-        if command := how_to_hide(sources.env_file):
-            place = sources.env_file
-            warn_of_configuration(
-                f"other users of this machine can read the keys in {place}; run: {command}"
-            )
-        home = sources.env_file.parent
-        folders.append(home)
-    # The working directory too: if the ledger is in Redis, the record of attempts is there.
-    for folder in folders:
-        keep_inside(absolute(folder / LEDGER_FILE).parent, home)
+    home = _home(sources, providers, directory)
     accounts = _accounts(settings.get("accounts", {}), providers)
     keys = tuple(
         key for provider in providers.values() for key in find_keys(provider, sources, accounts)
@@ -123,6 +111,27 @@ def _build(sources: Sources, home: Path | None) -> Configuration:
     )
     _check_aliases(configuration)
     return replace(configuration, limits=_limits(settings.get("limits", {}), configuration))
+
+
+def _home(
+    sources: Sources, providers: Mapping[str, Provider], directory: Path | None
+) -> Path | None:
+    """Return the folder of a `.env` with keys, else the working directory.
+
+    From now on, no file of ours is written to its `outputs` if that leads out of it through links.
+    """
+    names = [name for entry in providers.values() for name in entry.key_variables]
+    home, env_file = directory, sources.env_file
+    if env_file and numbered_names(sources.dotenv.variables, names):
+        home = env_file.parent
+        if command := how_to_hide(env_file):
+            warn_of_configuration(
+                f"other users of this machine can read the keys in {env_file}; run: {command}"
+            )
+    # The working directory too: if the ledger is in Redis, the record of attempts is there.
+    for folder in filter(None, (directory, home)):
+        keep_inside(absolute(folder / LEDGER_FILE).parent, home)
+    return home
 
 
 def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> dict[str, str]:
