@@ -287,8 +287,10 @@ def _check_kind(path: str | os.PathLike[str], status: os.stat_result, writing: b
     tag = getattr(status, "st_reparse_tag", 0)
     if stat.S_ISLNK(status.st_mode) or tag in _WINDOWS_LINKS:
         raise NotOurs(path, "is a link, which is not followed; delete it")
+    if stat.S_ISDIR(status.st_mode):
+        raise NotOurs(path, "is a folder; use another path, or move the folder away")
     if not stat.S_ISREG(status.st_mode):
-        raise NotOurs(path, "is not a regular file; delete it")
+        raise NotOurs(path, "is not a regular file; use another path, or move it away")
     if writing and status.st_nlink > 1:
         raise NotOurs(path, "is a hard link to another file; put a copy in its place")
 

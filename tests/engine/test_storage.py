@@ -629,6 +629,13 @@ def test_counts_are_kept_when_a_disk_fails_later(written: Path) -> None:
     assert storage.read("counter") == {"n": 3}
 
 
+def test_a_folder_in_place_of_the_ledger_need_not_be_deleted(tmp_path: Path) -> None:
+    """`ARCHE_QUOTA_STORE=/tmp` is a mistake; the folder may contain anything."""
+    with pytest.warns(LedgerWarning, match="is a folder; use another path") as caught:
+        JsonFileStorage(tmp_path).update("counter", count)
+    assert "delete" not in str(caught[0].message)
+
+
 # --- opening
 
 
