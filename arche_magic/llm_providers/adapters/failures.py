@@ -30,7 +30,10 @@ Words = Mapping[str, tuple[str, Remedy]]
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
 _OPTION = re.compile(
     r"temperature|top_?p\b|max_?(completion_?|output_?)?tokens|\bstop|\bseed\b|random_seed|\brole|image"
-    r"|system.?instruction|developer instruction|can only afford|\btools?\b|tool_(choice|call)",
+    r"|system.?instruction|developer instruction|can only afford|\btools?\b|tool_(choice|call)"
+    # A conversation that ends with the assistant, in the words of Gemini from 3.5 Flash-Lite on
+    # (github.com/LibreChat-AI/agents/pull/323) and of Claude from 4.6 on.
+    r"|ending with a model turn|prefill",
     re.IGNORECASE,
 )
 _NO_IMAGES = re.compile(
@@ -46,8 +49,10 @@ _NO_TOOLS = re.compile(
     r"(not (supported|enabled|available)|unsupported|requires --)",
     re.IGNORECASE,
 )
-# These are about one way to use tools, and the model takes others.
-_ONE_WAY = re.compile(r"tool_choice|parallel|strict|schema|json|mime", re.IGNORECASE)
+# These are about one way to use tools, and the model takes others, or about the order of turns.
+_ONE_WAY = re.compile(
+    r"tool_choice|parallel|strict|schema|json|mime|model turn|prefix", re.IGNORECASE
+)
 _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 

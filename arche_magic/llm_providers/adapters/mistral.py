@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,7 +21,7 @@ from .limits import header_observations
 from .replies import Part, as_count, counted, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..request import Request
     from ..types import Observation, Usage
@@ -91,9 +92,11 @@ class MistralAdapter(Adapter):
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
+        messages = _in_order(chat_messages(request, _call_id))
+        beginning = _mark_beginning(messages)
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": _in_order(chat_messages(request, _call_id)),
+            "messages": messages,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -108,10 +111,14 @@ class MistralAdapter(Adapter):
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
         parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         given = {name: value for name, value in parameters.items() if value is not None}
+        parts: Iterable[Part | None]
+        parts: Iterator[Part | None]
         if stream:
-            yield from _events(sdk.chat.stream(**given))
+            parts = _events(sdk.chat.stream(**given))
         else:
-            yield chat_part(sdk.chat.complete(**given).model_dump(mode="json", warnings=False))
+            reply = sdk.chat.complete(**given).model_dump(mode="json", warnings=False)
+            parts = [chat_part(reply)]
+        yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
@@ -174,13 +181,45 @@ def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
+def _mark_beginning(messages: list[dict[str, Any]]) -> str:
+    """Mark a last message of the assistant as the beginning of the reply, and return its text.
+
+    Mistral refuses it without the mark ("Expected last role User or Tool (or Assistant with prefix
+    True)", github.com/huggingface/smolagents/issues/757). The other providers have no mark.
+    """
+    last = messages[-1]
+    if last["role"] != "assistant" or not last["content"]:
+        return ""
+    last["prefix"] = True
+    return str(last["content"])
+
+
+def _without_beginning(parts: Iterator[Part | None], beginning: str) -> Iterator[Part | None]:
+    """The parts of a reply without the text that the request gave as its beginning.
+
+    Mistral repeats it (github.com/vercel/ai/pull/3256); the others send only what follows it.
+    """
+    text = ""
+    for part in parts:
+        if part is None:
+            yield None
+            continue
+        text += part.text
+        is_incomplete = text != beginning and beginning.startswith(text)
+        if is_incomplete and part.finish_reason is None:
+            yield replace(part, text="")
+            continue
+        yield replace(part, text=text.removeprefix(beginning))
+        yield from parts
+
+
 def _called(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     is_known = isinstance(arguments, str | dict)
     return {"name": said(function, "name"), "arguments": arguments if is_known else ""}
 
 
-def _events(stream: Any) -> Iterable[Part | None]:
+def _events(stream: Any) -> Iterator[Part | None]:
     """The parts of a stream.
 
     The SDK's reader reads them as plain JSON, because building a pydantic model for each event
