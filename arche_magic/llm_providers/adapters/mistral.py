@@ -111,13 +111,12 @@ class MistralAdapter(Adapter):
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
         parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         given = {name: value for name, value in parameters.items() if value is not None}
-        parts: Iterable[Part | None]
         parts: Iterator[Part | None]
         if stream:
             parts = _events(sdk.chat.stream(**given))
         else:
             reply = sdk.chat.complete(**given).model_dump(mode="json", warnings=False)
-            parts = [chat_part(reply)]
+            parts = iter([chat_part(reply)])
         yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
