@@ -266,25 +266,15 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
 
 def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
     """Return the failure, or what it says of a capability of the model that the request needs."""
-    if request.images and _NO_IMAGES.search(failure.said):
-        return ProviderFailure(
-            f"takes no images {failure.summary[failure.summary.find('(') :]}",
-            Remedy.FIX_REQUEST,
-            said=failure.said,
-            lacks="images",
-        )
-    if request.uses_tools and _lacks_tools(failure.said):
-        return ProviderFailure(
-            f"takes no tools {failure.summary[failure.summary.find('(') :]}",
-            Remedy.FIX_REQUEST,
-            said=failure.said,
-            lacks="tools",
-        )
-    return failure
-
-
-def _lacks_tools(words: str) -> bool:
-    return _NO_TOOLS.search(words) is not None and not _ONE_WAY.search(words)
+    words = failure.said
+    if request.images and _NO_IMAGES.search(words):
+        lacks = "images"
+    elif request.uses_tools and _NO_TOOLS.search(words) and not _ONE_WAY.search(words):
+        lacks = "tools"
+    else:
+        return failure
+    label = failure.summary[failure.summary.find("(") :]
+    return ProviderFailure(f"takes no {lacks} {label}", Remedy.FIX_REQUEST, words, lacks=lacks)
 
 
 def with_observations(
