@@ -13,7 +13,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
 from .base import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
-from .error_bodies import mapping, mappings, said, validation_problems
+from .error_bodies import mapping, mappings, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
@@ -36,8 +36,9 @@ WORDS: Words = {
     # 3210: too many texts to embed, or too many tokens in all of them.
     **dict.fromkeys(("3051", "3210"), ("the prompt is too long", Remedy.SHORTEN_PROMPT)),
 }
+# Marks a reply that `_keep` has packed.
+_WHOLE = "whole reply"
 _CALL_ID = re.compile("[A-Za-z0-9]{9}")
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class MistralAdapter(Adapter):
@@ -47,31 +48,18 @@ class MistralAdapter(Adapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        # The SDK refuses a whole reply if any field has another type, even one that we do not read.
-        # Events are read without its classes.
+        # The SDK refuses an answer if any field has another type, even one that we do not read.
         embedded = mappings(mapping(answer).get("data"))
         if embedded and "embedding" in embedded[0]:
             return _kept_vectors(answer, embedded)
         choices = mappings(mapping(answer).get("choices"))
+        # Events are read without the SDK's classes.
         if not choices or "delta" in choices[0]:
             return answer
-        message = mapping(choices[0].get("message"))
-        calls = [
-            {"id": said(call, "id"), "function": _called(mapping(call.get("function")))}
-            for call in mappings(message.get("tool_calls"))
-        ]
-        choice = {
-            "index": 0,
-            "finish_reason": said(choices[0], "finish_reason"),
-            "message": {
-                "role": "assistant",
-                "content": message.get("content"),
-                "tool_calls": calls or None,
-            },
-        }
+        # A reply passes through the SDK as the text of a field.
         return {
-            "id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice],
-            "usage": _usage(answer),
+            "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "", "choices": [],
+            "usage": {},
         }  # fmt: skip
 
     def _build(self) -> Any:
@@ -115,8 +103,7 @@ class MistralAdapter(Adapter):
         if stream:
             parts = _events(sdk.chat.stream(**given))
         else:
-            reply = sdk.chat.complete(**given).model_dump(mode="json", warnings=False)
-            parts = iter([chat_part(reply)])
+            parts = iter([_part(sdk.chat.complete(**given).model_dump())])
         yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
@@ -149,12 +136,8 @@ class MistralAdapter(Adapter):
 
 def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     entries = [{"embedding": e.get("embedding"), "index": e.get("index")} for e in data]
-    return {"id": "", "object": "list", "model": "", "data": entries, "usage": _usage(answer)}
-
-
-def _usage(answer: Mapping[str, Any]) -> dict[str, int]:
-    usage = mapping(answer.get("usage"))
-    return {name: as_count(usage.get(name)) for name in _COUNTS}
+    usage = {"prompt_tokens": as_count(mapping(answer.get("usage")).get("prompt_tokens"))}
+    return {"id": "", "object": "list", "model": "", "data": entries, "usage": usage}
 
 
 def _call_id(call_id: str) -> str:
@@ -212,12 +195,6 @@ def _without_beginning(parts: Iterator[Part | None], beginning: str) -> Iterator
         yield from parts
 
 
-def _called(function: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = function.get("arguments")
-    is_known = isinstance(arguments, str | dict)
-    return {"name": said(function, "name"), "arguments": arguments if is_known else ""}
-
-
 def _events(stream: Any) -> Iterator[Part | None]:
     """The parts of a stream.
 
@@ -225,4 +202,10 @@ def _events(stream: Any) -> Iterator[Part | None]:
     takes ten times as long.
     """
     for event in type(stream)(stream.response, json.loads, "[DONE]"):
-        yield chat_part(event["data"])
+        yield _part(event["data"])
+
+
+def _part(item: Any) -> Part | None:
+    """A reply as `MistralAdapter._keep` passes it on, or an event of a stream."""
+    is_whole = mapping(item).get("object") == _WHOLE
+    return chat_part(json.loads(item["id"]) if is_whole else item)

@@ -263,7 +263,7 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     at: dict[int | str, _Growing] = {}
     for delta in deltas:
         function = mapping(delta.get("function"))
-        # Mistral's SDK writes a missing id as "null".
+        # In Mistral's reference, "null" is the id of a call without one.
         call_id = "" if delta.get("id") == "null" else said(delta, "id")
         name, index = said(function, "name"), delta.get("index")
         place = index if isinstance(index, int) else call_id
