@@ -125,7 +125,7 @@ def check_record(path: Path) -> None:
 def put_aside(path: Path, month: str) -> None:
     """Rename the file of an earlier month, so that the current one stays small.
 
-    If it cannot be renamed (on Windows, while a program has it open), it is used further.
+    If it cannot be renamed (on Windows, while a program has it open), it stays in use.
     """
     if _last_month(path, month) is None:
         return

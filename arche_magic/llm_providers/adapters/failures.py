@@ -265,7 +265,7 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
 
 
 def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """Return the failure, or what it says of a capability of the model that the request needs."""
+    """Return the failure, or one that names a capability that the model lacks."""
     words = failure.said
     if request.images and _NO_IMAGES.search(words):
         lacks = "images"
@@ -280,7 +280,7 @@ def without_capability(failure: ProviderFailure, request: Request) -> ProviderFa
 def with_observations(
     failure: ProviderFailure, in_headers: tuple[Observation, ...]
 ) -> ProviderFailure:
-    """Return a refusal with what its headers say of limits, where its body does not say it."""
+    """Add the limits in the headers of a refusal that its body does not name."""
     named = {observation.name for observation in failure.observations}
     seen = tuple(o for o in in_headers if o.name not in named)
     limit, usage = failure.limit, failure.usage

@@ -144,7 +144,7 @@ class Received:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a stream has come to its end, with an answer, and said so."""
+        """Whether the stream said that it has ended, and has an answer."""
         last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
         return (
             last is not None

@@ -81,7 +81,6 @@ def _tool(value: object) -> Tool:
         _checked_name(value.name)
         _check_schema(value.name, _read_json(value.name, value.parameters))
         return value
-    # A Python function would be turned into a Tool here.
     if not isinstance(value, Mapping) or value.get("type") != "function":
         raise InvalidRequest(
             "a tool is a dict such as {'type': 'function', 'function': {'name': 'f', "
