@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,17 +20,6 @@ from .types import utc
 _TURN_SECONDS = 1.0
 # Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
 _BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
-
-
-def read_records(
-    path: Path, earliest: float = 0.0, most_bytes: float = math.inf
-) -> Iterator[dict[str, Any]]:
-    """The recorded attempts beside a ledger, oldest first; see `read_lines`.
-
-    Other lines are skipped: those cut when a disk was full, and those of other programs.
-    """
-    for lines in read_lines(path, earliest, most_bytes):
-        yield from records_of(lines)
 
 
 def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) -> Iterator[bytes]:
@@ -59,9 +48,17 @@ def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) 
             warn_of_file(name, error, f"attempts in {name} are not shown: {error.strerror}")
 
 
-def read_attempts(path: Path, earliest: float = 0.0) -> Iterator[Attempt]:
-    """The recorded attempts, as `Attempt`s."""
-    return attempts_of(read_records(path, earliest))
+def read_attempts(
+    path: Path, earliest: float = 0.0, most_bytes: float = math.inf
+) -> Iterator[Attempt]:
+    """The recorded attempts beside a ledger, oldest first; see `read_lines`.
+
+    Other lines are skipped: those cut when a disk was full, and those of other programs.
+    """
+    for lines in read_lines(path, earliest, most_bytes):
+        for record in records_of(lines):
+            with suppress(TypeError, ValueError):
+                yield Attempt.from_dict(record)
 
 
 def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
@@ -113,13 +110,6 @@ def _at(record: dict[str, Any]) -> float:
     return float(at) if isinstance(at, int | float) else 0.0
 
 
-def attempts_of(records: Iterable[dict[str, Any]]) -> Iterator[Attempt]:
-    """The records as `Attempt`s; those that are not attempts are skipped."""
-    for record in records:
-        with suppress(TypeError, ValueError):
-            yield Attempt.from_dict(record)
-
-
 def month_of(seconds: float) -> str:
     """`2026-11`, in UTC."""
     return f"{utc(seconds):%Y-%m}"
@@ -135,7 +125,7 @@ def check_record(path: Path) -> None:
 def put_aside(path: Path, month: str) -> None:
     """Rename the file of an earlier month, so that the current one stays small.
 
-    If it cannot be renamed (on Windows, while a program has it open), it is used further.
+    If it cannot be renamed (on Windows, while a program has it open), it stays in use.
     """
     if _last_month(path, month) is None:
         return

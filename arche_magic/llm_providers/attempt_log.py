@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempt_file import (
-    attempts_of,
     check_record,
     month_of,
     put_aside,
     read_attempts,
-    read_records,
 )
 from .attempt_file import read_lines as read_lines
 from .attempt_file import records_of as records_of
@@ -180,7 +178,7 @@ class AttemptLog:
             kept = list(self.recent)
         if path is not None:
             with suppress(OSError):
-                kept = list(attempts_of(read_records(path, earliest, _TAIL_BYTES)))
+                kept = list(read_attempts(path, earliest, _TAIL_BYTES))
         return [attempt for attempt in kept if attempt.at >= earliest]
 
     def _count(self, attempt: Attempt) -> None:

@@ -19,7 +19,8 @@ from .network import is_loopback, origin
 from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
-# The window of a custom limit if neither the user nor the catalog names one; it is never early.
+# The window of a custom limit if neither the user nor the catalog names one. It never opens too
+# early.
 _DEFAULT_WINDOW: WindowRule = "rolling"
 
 
@@ -51,9 +52,9 @@ class EmbeddingModel:
     Attributes:
         dimensions: the length of its vectors; 0 if unknown.
         takes_dimensions: whether shorter vectors can be asked for; always allowed if unknown.
-        texts_per_request: most texts in one request.
-        tokens_per_request: most tokens of all texts of a request; 0 if unknown.
-        tokens_per_text: most tokens of one text; 0 if unknown.
+        texts_per_request: maximum number of texts in a request.
+        tokens_per_request: maximum tokens of all texts in a request; 0 if unknown.
+        tokens_per_text: maximum tokens of one text; 0 if unknown.
         counts_texts: whether the provider counts each text of a request as a request.
         limits: published limits.
         source: where that was read, and when.
@@ -78,7 +79,7 @@ class Provider:
         models: the models used by default, each a route per key, in this order.
         known_models: every model name known to be this provider's.
         text_only: of these, the ones known not to take images.
-        context_windows: most tokens of a request and its reply, for models where it is known.
+        context_windows: maximum tokens of a request and its reply, for models where it is known.
         limits: published limits per model, or per pattern of models such as `*:free`.
         embedding_models: its models that embed texts; the first is the default.
         window, time_zone: how its windows turn, for limits that do not say.
@@ -95,8 +96,8 @@ class Provider:
         services: addresses of the provider itself; requests go to the first. `{NAME}` in one is
             the variable that holds that part.
         base_url: another address for its requests, if one is configured.
-        base_url_from: where a file said so, such as `GROQ_BASE_URL in /…/.env`; "" for the
-            environment and the user's own settings, whose word counts.
+        base_url_from: the file that sets that address, such as `GROQ_BASE_URL in /…/.env`; "" for
+            the environment and the user's own settings, which are trusted.
     """
 
     name: str
@@ -154,7 +155,7 @@ class Provider:
     def is_at_home(self) -> bool:
         """Whether requests go to the service that the catalog has under this name.
 
-        Of one that it does not have, to wherever the environment or the user's own settings say.
+        True for any address that the environment or the user's own settings name.
         """
         known = published_providers().get(self.name) or known_services().get(self.name)
         own = {origin(service) for service in known.services} if known else set()

@@ -44,8 +44,8 @@ def choose_model(
 
     Args:
         configuration: providers, models and keys.
-        model: a model, `provider/model`, a provider, or an alias; a provider is asked for names
-            that are not known as they are.
+        model: a model, `provider/model`, a provider, or an alias. If the provider is named, a
+            model that is not known is sent unchanged.
         provider: the provider to use.
         among: only these providers are used; all of them if not given.
 
@@ -135,7 +135,7 @@ def embedding_request(
             f"a text contains the key {key.label}; nothing was sent or kept. Remove the key, and "
             "replace it if others have seen it"
         )
-    # Any prompt, so that the options are checked as they are for one.
+    # With any prompt, to check the options.
     plain = build_request("…", configuration, provider=provider, keep=False, **options)
     return replace(
         plain,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import time
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from .schemas import validator
 from .stopping import raise_if_stopped
 from .text.characters import whole_characters
 from .text.json_values import fitted
-from .tools import Tool, ToolCall, ToolRun
+from .tools import LONGEST_NAME, Tool, ToolCall, ToolRun, is_name
 from .types import Key, Usage
 
 MOST_ROUNDS = 8
@@ -38,9 +37,6 @@ MOST_CHARACTERS = 8_000
 """The longest result that is sent to a model, about 2,000 tokens; the rest is cut."""
 # OpenAI's limit until 2025, which compatible services may still have (getsentry/sentry-mcp#106).
 _LONGEST_DESCRIPTION = 1024
-# A model may ask for a function with a longer name than tools can have.
-_LONGEST_NAME = 64
-_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_NAME}}}")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # Rows of a pandas table; its own text leaves out columns.
 _MOST_ROWS = 100
@@ -80,7 +76,7 @@ class Function:
         name = name or getattr(whole, "__name__", type(whole).__name__)
         if name == "<lambda>":
             raise InvalidRequest("tools: a lambda has no name; write a function with def")
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise InvalidRequest(
                 f"tools: {name!r} is not a valid name for a tool; use at most 64 letters (a-z), "
                 "digits, _ and -"
@@ -93,7 +89,7 @@ class Function:
                 f"tools: {name} is async; pass a function that runs it, as with asyncio.run"
             )
         schema, check = _described(name, _parameters(name, function, code))
-        description = _shortened(inspect.getdoc(whole) or "")
+        description = shortened(whole_characters(inspect.getdoc(whole) or ""), _LONGEST_DESCRIPTION)
         return cls(Tool(name, description, json.dumps(schema, ensure_ascii=False)), function, check)
 
     def run(self, arguments: str) -> tuple[str, bool]:
@@ -224,13 +220,6 @@ def _described(
     return schema, partial(fitted, validate=validator(adapter))
 
 
-def _shortened(description: str) -> str:
-    text = whole_characters(description)
-    if len(text) <= _LONGEST_DESCRIPTION:
-        return text
-    return f"{text[: _LONGEST_DESCRIPTION - 1]}…"
-
-
 def read_functions(
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Function], int]:
@@ -329,7 +318,8 @@ def _run(
     began = time.perf_counter()
     if function is None:
         known = ", ".join(functions)
-        name = shortened(call.name, _LONGEST_NAME)
+        # A model may ask for a longer name than tools can have.
+        name = shortened(call.name, LONGEST_NAME)
         result, failed = f"unknown function {name!r}; available functions: {known}", True
     else:
         result, failed = function.run(call.arguments)

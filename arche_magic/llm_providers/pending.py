@@ -38,7 +38,7 @@ class Pending(Generic[Value]):
         return self._ended.is_set()
 
     def finish(self, end: Value | Exception) -> None:
-        """Give the result, or the error instead of it, to those who wait."""
+        """Set the result or the error, which ends every wait."""
         self._end = end
         self._ended.set()
 

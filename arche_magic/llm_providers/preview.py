@@ -19,7 +19,7 @@ class Preview:
 
     Attributes:
         request: what would be sent, word for word.
-        route: the one that would answer, after `wait`; None if none opens in the request's
+        route: the one that would answer, after `wait`; None if none opens within the request's
             patience.
         wait: seconds until a route opens, 0 for now; inf if none does by waiting.
         usage: tokens it would probably spend on that route.

@@ -1,4 +1,4 @@
-"""Names for processes, by which others see that one has ended, and what a forked child resets.
+"""Names for processes, which tell others that one has ended, and what a forked child resets.
 
 A fork copies every lock in its present state but only the thread that forks. A lock that another
 thread held would stay locked in the child forever, and what that thread was changing would stay

@@ -93,7 +93,7 @@ class Remaining:
         Args:
             states: of all its routes, as the ledger sees them now.
             now: epoch seconds.
-            cause: what else kept it, or "".
+            cause: another reason why the request ends, or "".
         """
         attempts = self._progress.attempts
         error = self._last_error(states, now, cause)

@@ -41,7 +41,7 @@ class Image:
 
     @property
     def data_uri(self) -> str:
-        """The picture as text, the way JSON carries it, or its address."""
+        """The image as a data URI, or its URL."""
         if self.url:
             return self.url
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
@@ -139,7 +139,7 @@ _VALUE_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5
 _TEXT_CHARACTERS = 120
 # The quotes, colon, comma and space around a name, and the braces around the whole.
 _AROUND_FIELD, _AROUND_REPLY = 6, 4
-# JSON has fewer of them than prose.
+# JSON has fewer characters per token than prose.
 _JSON_CHARACTERS_PER_TOKEN = 3.0
 
 
@@ -192,14 +192,11 @@ class Schema:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The JSON Schema; a copy of one's own."""
+        """The JSON Schema; each access returns a new copy."""
         return cast("dict[str, Any]", json.loads(self.text))
 
     def reply_tokens(self, guess: float) -> float:
-        """About how many tokens a reply takes, and at most `guess`.
-
-        Tokens that a model spends on reasoning are not among them.
-        """
+        """Estimate the tokens of a reply without reasoning; at most `guess`."""
         if not self.fields:
             return guess
         fields = self.fields.items()
@@ -216,20 +213,26 @@ _NEED_CHOICES = ("logprobs", "top_logprobs", "functions")
 class Request:
     """A request in the engine's terms, which adapters translate; in seconds and tokens.
 
-    `replay`: `keep` answers what was asked before from memory, and keeps each new reply; `only`
-    answers from memory alone. `fresh` asks again all the same, and replaces what is kept.
-    `reserve`: the share of each limit, 0 to 1, that it leaves to others. `private`: it takes only
-    routes that the user has marked as not training on prompts. `same_model`: only the model of the
-    route that comes first, wherever it is served. `expected_tokens`: those of its reply, where the
-    model's usual length says nothing about it. `tag`: a name that its attempts carry in the record.
-    `tools`: what the model may call. `tool_choice`: `auto`, `none`, `required`, the name of the one
-    tool to call, or "" for the provider's default. `parallel_tool_calls`: whether it may ask for
-    several at once; None for the provider's default. `extra`: further fields of OpenAI's chat
-    completions, by name. They are sent unchanged or translated, and a route that cannot take one
-    of them is not asked.
-    `inputs`: texts to embed; `messages` is then empty, and `provider` and `model` name an embedding
-    model. `dimensions`: the length of its vectors; None for the model's own. `counts_as`: how many
-    requests the provider counts for this one.
+    Attributes:
+        replay: `keep` answers repeated requests from memory, and keeps each new reply; `only`
+            answers from memory alone.
+        fresh: asks even if there is a kept reply, and replaces it.
+        reserve: the share of each limit, 0 to 1, that is left for other requests.
+        private: uses only routes that the user has marked in `[private]`.
+        same_model: uses only the model of the first route, with any key and provider that has it.
+        expected_tokens: the length of the reply, if it differs from the model's usual one.
+        tag: a name for its attempts in the record.
+        tools: what the model may call.
+        tool_choice: `auto`, `none`, `required`, the name of the one tool to call, or "" for the
+            provider's default.
+        parallel_tool_calls: whether the model may make several calls at once; None for the
+            provider's default.
+        extra: further fields of OpenAI's chat completions, by name. They are sent unchanged or
+            translated; a route that cannot take one of them is not asked.
+        inputs: texts to embed; `messages` is then empty, and `provider` and `model` name an
+            embedding model.
+        dimensions: the length of the vectors; None for the model's own.
+        counts_as: how many requests the provider counts for this one.
     """
 
     messages: tuple[Message, ...]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class ToolRun:
     failed: bool = False
     seconds: float = 0.0
     round: int = 1
+
+
+def is_name(text: str) -> bool:
+    """Return whether a tool or a schema can have this name on every wire."""
+    return re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}", text) is not None
 
 
 def thought_signature(call: Mapping[str, Any]) -> str:

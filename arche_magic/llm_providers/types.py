@@ -231,7 +231,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that paid routes may cost, in USD per day and per month of UTC; None: any amount."""
+    """Maximum cost of paid routes in USD, per day and per month (UTC); None for no maximum."""
 
     per_day: float | None = None
     per_month: float | None = None

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .request import Request
 
 # Fields of OpenAI's chat completions that the SDKs of Mistral and Google have too, as they are or
@@ -27,7 +25,7 @@ _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
-def untaken(wire: str, request: Request) -> tuple[str, ...]:
+def untaken(wire: str, request: Request) -> list[str]:
     """Return the fields of a request that a provider with this wire cannot take, by OpenAI's names.
 
     What asks for the default, such as `n=1`, counts as not given.
@@ -36,7 +34,24 @@ def untaken(wire: str, request: Request) -> tuple[str, ...]:
         wire: `groq`, `mistral`, `google`, or `openai` for OpenAI and every compatible service.
         request: what is asked.
     """
-    return tuple(_untaken(wire, request)) if wire != "openai" else ()
+    if wire == "openai":
+        return []
+    fields = [
+        name
+        for name, value in request.extra.items()
+        if not _asks_for_default(name, value) and not _takes(wire, name, value)
+    ]
+    if wire == "groq" and request.uses_tools and "response_format" in request.extra:
+        # console.groq.com/docs/structured-outputs, 2026-07.
+        fields.append("response_format together with tools")
+    if any(message.name for message in request.messages):
+        fields.append("names of participants")
+    if wire == "google":
+        if any(image.url for image in request.images):
+            fields.append("addresses of images")
+        if any(image.detail for image in request.images):
+            fields.append("detail of images")
+    return fields
 
 
 def may_be_unsuitable(request: Request) -> bool:
@@ -52,22 +67,6 @@ def unsuitable(wire: str, request: Request) -> str:
         return ""
     *others, last = names
     return f"takes no {', '.join(others)} or {last}" if others else f"takes no {last}"
-
-
-def _untaken(wire: str, request: Request) -> Iterator[str]:
-    for name, value in request.extra.items():
-        if not _asks_for_default(name, value) and not _takes(wire, name, value):
-            yield name
-    if wire == "groq" and request.uses_tools and "response_format" in request.extra:
-        # console.groq.com/docs/structured-outputs, 2026-07.
-        yield "response_format together with tools"
-    if any(message.name for message in request.messages):
-        yield "names of participants"
-    if wire == "google":
-        if any(image.url for image in request.images):
-            yield "addresses of images"
-        if any(image.detail for image in request.images):
-            yield "detail of images"
 
 
 def _takes(wire: str, name: str, value: Any) -> bool:

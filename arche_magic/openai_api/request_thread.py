@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, cast
 
 from arche_magic.llm_providers.stopping import end_of, raise_if_stopped, start_in_a_thread
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1
+# How long the end of an event loop waits until the request of a stream is booked.
+_BOOKING_SECONDS = 2.0
 
 
 class RequestThread:
@@ -37,6 +39,8 @@ class RequestThread:
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._ended: asyncio.Future[None] | None = None
+        self._has_run = threading.Event()
+        self._is_left = False
         self._room = threading.Semaphore(most_waiting) if most_waiting else None
         # The reply itself, the chunks of its body, and then None or the exception that ended it.
         self._news: asyncio.Queue[HttpReply | bytes | Exception | None] = asyncio.Queue()
@@ -44,9 +48,9 @@ class RequestThread:
     async def aclose(self) -> None:
         """Stop the request if it still runs, and wait until it is booked, at most two seconds.
 
-        The connection to the service is dropped.
+        The connection to the service is dropped. After `chunks` was closed, it does not wait.
         """
-        if self._ended is not None:
+        if self._ended is not None and not self._is_left:
             await end_of(self._ended, self._stop)
 
     async def reply(self) -> HttpReply:
@@ -85,9 +89,16 @@ class RequestThread:
                     raise end
                 if end is None:
                     return
+        except GeneratorExit:
+            # An event loop that ends closes the generators of all layers of a stream at the same
+            # time, and prints an error if one of them closes another that waits here. So a thread
+            # of the loop waits: the loop ends after its threads.
+            self._is_left = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.run_in_executor(None, self._has_run.wait, _BOOKING_SECONDS)
+            raise
         finally:
-            # Older SDKs leave a stream open that its reader leaves. Nothing is awaited here, as an
-            # event loop that ends closes the generators of a stream at the same time.
+            # Older SDKs leave a stream open that its reader leaves.
             self._stop.set()
 
     def _run(self) -> None:
@@ -98,6 +109,7 @@ class RequestThread:
             pass
         except Exception as error:  # noqa: BLE001  # raised again where the reply is read
             end = error
+        self._has_run.set()
         self._tell(end)
 
     def _pass_on(self, reply: HttpReply) -> None:

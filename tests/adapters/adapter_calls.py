@@ -6,10 +6,10 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from loopback import Handler
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
@@ -125,15 +125,14 @@ class Script:
         self.body = ("".join(lines) + ("data: [DONE]\n\n" if done else "")).encode()
 
 
-class ScriptedHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class ScriptedHandler(Handler):
     script: Script
 
     def do_POST(self) -> None:
         script = self.script
         # Read once: a client that expects no body may ask for the next answer before this one ends.
         status, headers, body, endless = script.status, script.headers, script.body, script.endless
-        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        content = self.body()
         script.received.append({"path": self.path, "headers": dict(self.headers.items())})
         script.received[-1]["body"] = json.loads(content)
         script.connections.add(self.client_address)
@@ -155,6 +154,3 @@ class ScriptedHandler(BaseHTTPRequestHandler):
                 self.wfile.write(endless)
         except OSError:
             script.left.set()
-
-    def log_message(self, *_: Any) -> None:
-        pass

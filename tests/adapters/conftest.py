@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 # Imported here, because on a busy machine an import can exceed the ten seconds of a call.
@@ -13,6 +11,7 @@ import mistralai.client  # noqa: F401
 import openai  # noqa: F401
 import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, ScriptedHandler, sandbox_adapter
+from loopback import serving
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.base import Adapter
@@ -45,24 +44,13 @@ def adapters(running_sandbox: Sandbox) -> Iterator[dict[str, Adapter]]:
         adapter.close()
 
 
-class _QuietServer(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Some tests close connections on purpose."""
-
-
 @pytest.fixture(scope="session")
 def scripted_server() -> Iterator[Script]:
     script = Script()
     handler = type("Handler", (ScriptedHandler,), {"script": script})
-    server = _QuietServer(("127.0.0.1", 0), handler)
-    script.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield script
-    script.left.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(handler) as script.url:
+        yield script
+        script.left.set()
 
 
 @pytest.fixture

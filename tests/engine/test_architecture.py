@@ -110,7 +110,8 @@ ALLOWED = {
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},
     "reply_cache": {
-        "bounded", "errors", "files", "processes", "reply", "request", "storage", "tools", "types",
+        "bounded", "errors", "files", "processes", "redaction", "reply", "request", "storage",
+        "tools", "types",
     },
     "embeddings": {
         "catalog", "config", "errors", "options", "quota_tracker?", "redaction", "request", "text",

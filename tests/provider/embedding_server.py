@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, serving
 
 DIMENSIONS = 8
 
@@ -117,34 +117,14 @@ def embedding_server() -> Iterator[EmbeddingServer]:
     """The server, on loopback."""
     script = EmbeddingServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Answers(Handler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
-            bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
-            request = _read(self.path, self.headers.get("x-goog-api-key") or bearer, body)
+            request = _read(self.path, self.key(), json.loads(self.body()))
             script.received.append(request)
             refusal = script.refusal(request)
             status, headers, answer = refusal or (200, {}, _answer(request, script.spoil))
-            text = json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in {**headers, "content-type": "application/json"}.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            self.answer(status, json.dumps(answer).encode(), headers)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    script.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(Answers) as url:
+        script.url = url
         yield script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, serving
 
 Answer = tuple[int, Any]
 MODEL_LIST = "GET"
@@ -60,17 +60,14 @@ def refusing_server() -> Iterator[RefusingServer]:
     """The server. Below `/healthy`, it answers every request with `{"answer": 1}`."""
     script = RefusingServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Answers(Handler):
         def do_GET(self) -> None:
-            self._answer("GET", {})
+            self._take("GET", {})
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("content-length", 0))
-            self._answer("POST", json.loads(self.rfile.read(length)))
+            self._take("POST", json.loads(self.body()))
 
-        def _answer(self, method: str, body: dict[str, Any]) -> None:
+        def _take(self, method: str, body: dict[str, Any]) -> None:
             if self.path.startswith("/healthy"):
                 return self._send(200, completion('{"answer": 1}'), body.get("stream"))
             request = Received(method, self.path, body)
@@ -85,22 +82,8 @@ def refusing_server() -> Iterator[RefusingServer]:
                 text, kind = _events(body["choices"][0]["message"]["content"]), "text/event-stream"
             else:
                 text = json.dumps(body)
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
+            self.answer(status, text.encode(), {"content-type": kind})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    script.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(Answers) as url:
+        script.url = url
         yield script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

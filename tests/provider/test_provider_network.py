@@ -10,11 +10,11 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import Handler, Server
 from provider_parts import PROVIDERS
 from refusing_server import refusing_server
 
@@ -107,18 +107,11 @@ def test_an_invalid_variable_is_named_beside_other_failures(
     assert "groq" not in str(caught.value)
 
 
-class _Completions(BaseHTTPRequestHandler):
+class _Completions(Handler):
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
+        self.body()
         message = b'{"choices": [{"message": {"content": "Safe."}, "finish_reason": "stop"}]}'
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(message)))
-        self.end_headers()
-        self.wfile.write(message)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(200, message)
 
 
 @pytest.fixture
@@ -127,7 +120,7 @@ def https_server(tmp_path: Path) -> Iterator[str]:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out own.pem -days 2"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Completions)
+    server = Server(("127.0.0.1", 0), _Completions)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "own.pem", tmp_path / "key.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -7,10 +7,10 @@ import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from loopback import Handler, serving
 from provider_parts import PROVIDERS, Start, run_script, server_count
 
 from arche_magic.llm_providers import get_llm_provider
@@ -55,14 +55,13 @@ def test_many_threads_share_one_object(start: Start) -> None:
     assert (stats["total_calls"], stats["errors"]) == (128, 0)
 
 
-class Telltale(BaseHTTPRequestHandler):
+class Telltale(Handler):
     """Answers as Groq does, and records which process used which connection."""
 
-    protocol_version = "HTTP/1.1"
     seen: dict[Any, set[str]]
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = json.loads(self.body())
         prompt = body["messages"][-1]["content"]
         self.seen.setdefault(self.client_address, set()).add(prompt.split()[0])
         message = {"role": "assistant", "content": prompt}
@@ -70,25 +69,14 @@ class Telltale(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 5},
         }
-        content = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(200, json.dumps(reply).encode())
 
 
 @pytest.fixture
 def telltale() -> Iterator[tuple[str, dict[Any, set[str]]]]:
     seen: dict[Any, set[str]] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Telltale,), {"seen": seen}))
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", seen
-    server.shutdown()
-    server.server_close()
+    with serving(type("Handler", (Telltale,), {"seen": seen})) as url:
+        yield url, seen
 
 
 # The parent's threads send requests all the time, so that forks happen while locks are held.

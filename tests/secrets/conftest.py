@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from leaks import keys_of
+from loopback import Handler, serving
 from secret_parts import PROVIDERS, write_env_file
 
 from arche_magic.sandbox import Sandbox
@@ -37,22 +36,12 @@ def project(planted: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def control(planted: Sandbox) -> Iterator[str]:
     """An address that lets another process make the sandbox fail: `?provider=…&kind=…`."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Control(Handler):
         def do_GET(self) -> None:
             asked = parse_qs(urlsplit(self.path).query)
             planted.reset()
             planted.fail(asked["provider"][0], asked["kind"][0], times=None)
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
+            self.answer(200, b"")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Control) as url:
+        yield f"{url}/"

@@ -62,7 +62,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def mappings(value: Any) -> list[Mapping[str, Any]]:
-    """Return the mappings in a list; what a body should hold there and may not."""
+    """Return the mappings in a list; none if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -79,7 +79,7 @@ def validation_problems(fields: Mapping[str, Any]) -> str:
 
 
 def words_of(body: Any, fields: Mapping[str, Any]) -> str:
-    """Return the server's own words: its message, of a page the title, else the body as it came."""
+    """Return the server's own words: its message, the title of a page, or the body as it came."""
     words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
     if behind := said(mapping(fields.get("metadata")), "raw"):
         # OpenRouter's own message is "Provider returned error" alone.

@@ -30,7 +30,10 @@ Words = Mapping[str, tuple[str, Remedy]]
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
 _OPTION = re.compile(
     r"temperature|top_?p\b|max_?(completion_?|output_?)?tokens|\bstop|\bseed\b|random_seed|\brole|image"
-    r"|system.?instruction|developer instruction|can only afford|\btools?\b|tool_(choice|call)",
+    r"|system.?instruction|developer instruction|can only afford|\btools?\b|tool_(choice|call)"
+    # A conversation that ends with the assistant, in the words of Gemini from 3.5 Flash-Lite on
+    # (github.com/LibreChat-AI/agents/pull/323) and of Claude from 4.6 on.
+    r"|ending with a model turn|prefill",
     re.IGNORECASE,
 )
 _NO_IMAGES = re.compile(
@@ -46,8 +49,10 @@ _NO_TOOLS = re.compile(
     r"(not (supported|enabled|available)|unsupported|requires --)",
     re.IGNORECASE,
 )
-# These are about one way to use tools, and the model takes others.
-_ONE_WAY = re.compile(r"tool_choice|parallel|strict|schema|json|mime", re.IGNORECASE)
+# These are about one way to use tools, and the model takes others, or about the order of turns.
+_ONE_WAY = re.compile(
+    r"tool_choice|parallel|strict|schema|json|mime|model turn|prefix", re.IGNORECASE
+)
 _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
@@ -260,32 +265,22 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
 
 
 def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """Return the failure, or what it says of a capability of the model that the request needs."""
-    if request.images and _NO_IMAGES.search(failure.said):
-        return ProviderFailure(
-            f"takes no images {failure.summary[failure.summary.find('(') :]}",
-            Remedy.FIX_REQUEST,
-            said=failure.said,
-            lacks="images",
-        )
-    if request.uses_tools and _lacks_tools(failure.said):
-        return ProviderFailure(
-            f"takes no tools {failure.summary[failure.summary.find('(') :]}",
-            Remedy.FIX_REQUEST,
-            said=failure.said,
-            lacks="tools",
-        )
-    return failure
-
-
-def _lacks_tools(words: str) -> bool:
-    return _NO_TOOLS.search(words) is not None and not _ONE_WAY.search(words)
+    """Return the failure, or one that names a capability that the model lacks."""
+    words = failure.said
+    if request.images and _NO_IMAGES.search(words):
+        lacks = "images"
+    elif request.uses_tools and _NO_TOOLS.search(words) and not _ONE_WAY.search(words):
+        lacks = "tools"
+    else:
+        return failure
+    label = failure.summary[failure.summary.find("(") :]
+    return ProviderFailure(f"takes no {lacks} {label}", Remedy.FIX_REQUEST, words, lacks=lacks)
 
 
 def with_observations(
     failure: ProviderFailure, in_headers: tuple[Observation, ...]
 ) -> ProviderFailure:
-    """Return a refusal with what its headers say of limits, where its body does not say it."""
+    """Add the limits in the headers of a refusal that its body does not name."""
     named = {observation.name for observation in failure.observations}
     seen = tuple(o for o in in_headers if o.name not in named)
     limit, usage = failure.limit, failure.usage

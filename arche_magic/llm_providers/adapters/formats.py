@@ -70,8 +70,7 @@ class Formats:
     most twice, and once more for its system prompt.
 
     Args:
-        is_gemini: whether the service is the Gemini API.
-        is_groq: whether it is Groq.
+        provider: the name of the service.
 
     Attributes:
         token_limits: the parameter that limits a reply's tokens, by model, where the usual one was
@@ -80,8 +79,8 @@ class Formats:
         stale_signatures: thought signatures that were refused, and are not sent again.
     """
 
-    def __init__(self, is_gemini: bool = False, is_groq: bool = False) -> None:
-        self._is_gemini, self._is_groq = is_gemini, is_groq
+    def __init__(self, provider: str) -> None:
+        self._is_gemini, self._is_groq = provider == "google", provider == "groq"
         self._without_system: set[str] = set()
         # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
@@ -217,5 +216,4 @@ _formats: dict[tuple[str, str], Formats] = {}
 
 def formats_of(provider: str, base_url: str) -> Formats:
     """Return what is known of a service, shared by its keys."""
-    formats = Formats(is_gemini=provider == "google", is_groq=provider == "groq")
-    return _formats.setdefault((provider, base_url), formats)
+    return _formats.setdefault((provider, base_url), Formats(provider))

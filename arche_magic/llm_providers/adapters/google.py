@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 from dataclasses import replace
@@ -15,8 +16,6 @@ from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format
 from .google_parts import (
-    as_signature,
-    as_text,
     calls_in,
     contents_of,
     first_call_only,
@@ -30,33 +29,7 @@ from .replies import Part, as_count, counted, finish_kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-# The parts of a reply that are read. The SDK prints each word that it does not know in a warning,
-# exactly as the server wrote it: with terminal escapes, or the key.
-_READ: Any = {
-    "models": [{"name": ...}],
-    "promptFeedback": {"blockReason": "BlockedReason"},
-    "candidates": [
-        {
-            "content": {
-                "parts": [
-                    {
-                        "text": ...,
-                        "thought": ...,
-                        "thoughtSignature": as_signature,
-                        "functionCall": {"id": as_text, "name": as_text, "args": mapping},
-                    }
-                ]
-            },
-            "finishReason": "FinishReason",
-        }
-    ],
-    "embeddings": [{"values": ...}],
-    "usageMetadata": {
-        "promptTokenCount": as_count,
-        "candidatesTokenCount": as_count,
-        "thoughtsTokenCount": as_count,
-    },
-}
+_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 # By how the reason of an ErrorInfo begins.
 _REASONS: Words = {
     "API_KEY_IP_ADDRESS_BLOCKED": ("access from this network refused", Remedy.CHECK_ADDRESS),
@@ -93,11 +66,16 @@ class GoogleAdapter(Adapter):
         if not isinstance(answer, dict) or answer.get("error"):
             # The SDK finds errors in streams alone.
             raise ErrorInReply(answer)
-        kept = _only(answer, _READ)
-        if word := _unknown_word(answer, kept):
-            # The SDK does not check the id, and nothing else reads it.
-            kept["responseId"] = word
-        return kept
+        if "models" in answer:
+            return {"models": [{"name": one.get("name")} for one in mappings(answer["models"])]}
+        if "embeddings" in answer:
+            values = [{"values": one.get("values")} for one in mappings(answer["embeddings"])]
+            tokens = as_count(mapping(answer.get("usageMetadata")).get("promptTokenCount"))
+            return {"embeddings": values, "usageMetadata": {"promptTokenCount": tokens}}
+        # A reply passes through the SDK as the text of a field. The SDK would print each word that
+        # it does not know in a warning, exactly as the server wrote it: with terminal escapes, or
+        # the key. It gives the JSON itself only of a reply that is not streamed.
+        return {"responseId": json.dumps(answer)}
 
     def _build(self) -> Any:
         from google import genai
@@ -139,7 +117,8 @@ class GoogleAdapter(Adapter):
         models = sdk.models
         send = models.generate_content_stream if stream else models.generate_content
         answer = send(model=model, contents=contents, config=given)
-        parts = (_part(response) for response in (answer if stream else (answer,)))
+        responses = answer if stream else (answer,)
+        parts = (_part(json.loads(response.response_id)) for response in responses)
         yield from first_call_only(parts) if request.parallel_tool_calls is False else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
@@ -207,67 +186,25 @@ def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
     return {"response_mime_type": "application/json", "response_json_schema": schema}
 
 
-def _only(value: Any, shape: Any) -> Any:
-    """The part of a value that the shape contains.
-
-    A name in the shape is one of the SDK's enumerations; an unknown word becomes OTHER, as in
-    Google's own lists. A function in the shape returns the value to keep.
-    """
-    if isinstance(shape, dict) and isinstance(value, dict):
-        return {name: _only(value[name], shape[name]) for name in shape if name in value}
-    if isinstance(shape, list) and isinstance(value, list):
-        return [_only(item, shape[0]) for item in value]
-    if isinstance(shape, str):
-        from google.genai import types
-
-        known = getattr(types, shape).__members__
-        return (value if value in known else "OTHER") if isinstance(value, str) and value else None
-    if callable(shape):
-        return shape(value)
-    return value if shape is ... else None
-
-
-def _unknown_word(answer: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    """Why a reply ended or was blocked, if the SDK does not know the word."""
-    sent, known = _endings(answer), _endings(kept)
-    return next((word for word, kept in zip(sent, known, strict=True) if word != kept), "")
-
-
-def _endings(answer: Mapping[str, Any]) -> tuple[str, str]:
-    """The words for why the prompt was blocked, and for how the first candidate ended."""
-    first = next(iter(mappings(answer.get("candidates"))), {})
-    return said(mapping(answer.get("promptFeedback")), "blockReason"), said(first, "finishReason")
-
-
-def _part(response: Any) -> Part | None:
+def _part(answer: Mapping[str, Any]) -> Part | None:
     """One response, or one chunk of it, without the model's thinking."""
-    usage = getattr(response, "usage_metadata", None)
-    count = usage and counted(
-        usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count
-    )
-    block = _word(getattr(getattr(response, "prompt_feedback", None), "block_reason", None))
-    word = response.response_id or block
-    if block and not word.endswith("UNSPECIFIED"):
-        return Part(finish_reason="content_filter", usage=count or None, reason=word)
-    if not response.candidates:
+    usage = mapping(answer.get("usageMetadata"))
+    count = counted(*map(usage.get, _COUNTS))
+    block = said(mapping(answer.get("promptFeedback")), "blockReason")
+    if block and not block.endswith("UNSPECIFIED"):
+        return Part(finish_reason="content_filter", usage=count, reason=block)
+    candidates = mappings(answer.get("candidates"))
+    if not candidates:
         return Part(usage=count) if count else None
-    candidate = response.candidates[0]
-    pieces = (candidate.content and candidate.content.parts) or ()
-    ending = _word(candidate.finish_reason)
-    if ending == "OTHER":
-        ending = response.response_id or ending
+    pieces = mappings(mapping(candidates[0].get("content")).get("parts"))
+    ending = said(candidates[0], "finishReason")
     return Part(
-        text="".join(piece.text for piece in pieces if piece.text and not piece.thought),
+        text="".join(said(piece, "text") for piece in pieces if not piece.get("thought")),
         finish_reason=finish_kind(ending),
-        usage=count or None,
+        usage=count,
         reason=ending,
         tool_calls=calls_in(pieces),
     )
-
-
-def _word(value: Any) -> str:
-    """The text of one of the SDK's enumerations."""
-    return str(getattr(value, "value", value) or "")
 
 
 def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .chat import FOREIGN_SIGNATURE
+from .error_bodies import mapping, said
 from .replies import new_call_id
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from ..request import Image, Message, Request
     from .replies import Part
@@ -107,18 +108,23 @@ def translated(request: Request, model: str) -> dict[str, Any]:
     return given
 
 
-def calls_in(parts: Iterable[Any]) -> tuple[ToolCall, ...]:
+def calls_in(parts: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     """The calls in the parts of a reply; one without an id gets one."""
     return tuple(
         ToolCall(
-            part.function_call.id or new_call_id(),
-            whole_characters(part.function_call.name),
-            whole_characters(json.dumps(part.function_call.args or {}, ensure_ascii=False)),
-            base64.b64encode(part.thought_signature or b"").decode("ascii"),
+            said(call, "id") or new_call_id(),
+            whole_characters(said(call, "name")),
+            whole_characters(json.dumps(mapping(call.get("args")), ensure_ascii=False)),
+            _signature(part),
         )
         for part in parts
-        if part.function_call and part.function_call.name
+        if said(call := mapping(part.get("functionCall")), "name")
     )
+
+
+def _signature(part: Mapping[str, Any]) -> str:
+    signature = said(part, "thoughtSignature")
+    return signature if _bytes(signature) else ""
 
 
 def first_call_only(parts: Iterable[Part | None]) -> Iterator[Part | None]:
@@ -134,16 +140,6 @@ def first_call_only(parts: Iterable[Part | None]) -> Iterator[Part | None]:
             continue
         yield replace(part, tool_calls=() if is_called else part.tool_calls[:1])
         is_called = True
-
-
-def as_signature(value: Any) -> str | None:
-    """A thought signature if it is base64, which the SDK needs it to be."""
-    return value if isinstance(value, str) and _bytes(value) is not None else None
-
-
-def as_text(value: Any) -> str | None:
-    """A text; None for anything else."""
-    return value if isinstance(value, str) else None
 
 
 def _calls(calls: Iterable[ToolCall], *, needs_signature: bool) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ _cleaner = _Cleaner()
 
 
 def clean_logs() -> None:
-    """Watch the loggers there are; again after an SDK was imported, as it brings more."""
+    """Clean the logs of all libraries imported so far; call it again after importing an SDK."""
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in _LIBRARIES:
             logger.addFilter(_cleaner)

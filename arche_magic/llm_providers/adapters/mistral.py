@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,7 +13,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
 from .base import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
-from .error_bodies import mapping, mappings, said, validation_problems
+from .error_bodies import mapping, mappings, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
@@ -20,7 +21,7 @@ from .limits import header_observations
 from .replies import Part, as_count, counted, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..request import Request
     from ..types import Observation, Usage
@@ -35,8 +36,9 @@ WORDS: Words = {
     # 3210: too many texts to embed, or too many tokens in all of them.
     **dict.fromkeys(("3051", "3210"), ("the prompt is too long", Remedy.SHORTEN_PROMPT)),
 }
+# Marks a reply that `_keep` has packed.
+_WHOLE = "whole reply"
 _CALL_ID = re.compile("[A-Za-z0-9]{9}")
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class MistralAdapter(Adapter):
@@ -46,31 +48,18 @@ class MistralAdapter(Adapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        # The SDK refuses a whole reply if any field has another type, even one that we do not read.
-        # Events are read without its classes.
+        # The SDK refuses an answer if any field has another type, even one that we do not read.
         embedded = mappings(mapping(answer).get("data"))
         if embedded and "embedding" in embedded[0]:
             return _kept_vectors(answer, embedded)
         choices = mappings(mapping(answer).get("choices"))
+        # Events are read without the SDK's classes.
         if not choices or "delta" in choices[0]:
             return answer
-        message = mapping(choices[0].get("message"))
-        calls = [
-            {"id": said(call, "id"), "function": _called(mapping(call.get("function")))}
-            for call in mappings(message.get("tool_calls"))
-        ]
-        choice = {
-            "index": 0,
-            "finish_reason": said(choices[0], "finish_reason"),
-            "message": {
-                "role": "assistant",
-                "content": message.get("content"),
-                "tool_calls": calls or None,
-            },
-        }
+        # A reply passes through the SDK as the text of a field.
         return {
-            "id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice],
-            "usage": _usage(answer),
+            "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "", "choices": [],
+            "usage": {},
         }  # fmt: skip
 
     def _build(self) -> Any:
@@ -91,9 +80,11 @@ class MistralAdapter(Adapter):
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
+        messages = _in_order(chat_messages(request, _call_id))
+        beginning = _mark_beginning(messages)
         parameters: dict[str, Any] = {
             "model": model,
-            "messages": _in_order(chat_messages(request, _call_id)),
+            "messages": messages,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -108,10 +99,12 @@ class MistralAdapter(Adapter):
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
         parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         given = {name: value for name, value in parameters.items() if value is not None}
+        parts: Iterator[Part | None]
         if stream:
-            yield from _events(sdk.chat.stream(**given))
+            parts = _events(sdk.chat.stream(**given))
         else:
-            yield chat_part(sdk.chat.complete(**given).model_dump(mode="json", warnings=False))
+            parts = iter([_part(sdk.chat.complete(**given).model_dump())])
+        yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
@@ -143,12 +136,8 @@ class MistralAdapter(Adapter):
 
 def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     entries = [{"embedding": e.get("embedding"), "index": e.get("index")} for e in data]
-    return {"id": "", "object": "list", "model": "", "data": entries, "usage": _usage(answer)}
-
-
-def _usage(answer: Mapping[str, Any]) -> dict[str, int]:
-    usage = mapping(answer.get("usage"))
-    return {name: as_count(usage.get(name)) for name in _COUNTS}
+    usage = {"prompt_tokens": as_count(mapping(answer.get("usage")).get("prompt_tokens"))}
+    return {"id": "", "object": "list", "model": "", "data": entries, "usage": usage}
 
 
 def _call_id(call_id: str) -> str:
@@ -174,17 +163,49 @@ def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def _called(function: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = function.get("arguments")
-    is_known = isinstance(arguments, str | dict)
-    return {"name": said(function, "name"), "arguments": arguments if is_known else ""}
+def _mark_beginning(messages: list[dict[str, Any]]) -> str:
+    """Mark a last message of the assistant as the beginning of the reply, and return its text.
+
+    Mistral refuses it without the mark ("Expected last role User or Tool (or Assistant with prefix
+    True)", github.com/huggingface/smolagents/issues/757). The other providers have no mark.
+    """
+    last = messages[-1]
+    if last["role"] != "assistant" or not last["content"]:
+        return ""
+    last["prefix"] = True
+    return str(last["content"])
 
 
-def _events(stream: Any) -> Iterable[Part | None]:
+def _without_beginning(parts: Iterator[Part | None], beginning: str) -> Iterator[Part | None]:
+    """The parts of a reply without the text that the request gave as its beginning.
+
+    Mistral repeats it (github.com/vercel/ai/pull/3256); the others send only what follows it.
+    """
+    text = ""
+    for part in parts:
+        if part is None:
+            yield None
+            continue
+        text += part.text
+        is_incomplete = text != beginning and beginning.startswith(text)
+        if is_incomplete and part.finish_reason is None:
+            yield replace(part, text="")
+            continue
+        yield replace(part, text=text.removeprefix(beginning))
+        yield from parts
+
+
+def _events(stream: Any) -> Iterator[Part | None]:
     """The parts of a stream.
 
     The SDK's reader reads them as plain JSON, because building a pydantic model for each event
     takes ten times as long.
     """
     for event in type(stream)(stream.response, json.loads, "[DONE]"):
-        yield chat_part(event["data"])
+        yield _part(event["data"])
+
+
+def _part(item: Any) -> Part | None:
+    """A reply as `MistralAdapter._keep` passes it on, or an event of a stream."""
+    is_whole = mapping(item).get("object") == _WHOLE
+    return chat_part(json.loads(item["id"]) if is_whole else item)

@@ -144,7 +144,7 @@ class Received:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a stream has come to its end, with an answer, and said so."""
+        """Whether the stream said that it has ended, and has an answer."""
         last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
         return (
             last is not None
@@ -263,7 +263,7 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     at: dict[int | str, _Growing] = {}
     for delta in deltas:
         function = mapping(delta.get("function"))
-        # Mistral's SDK writes a missing id as "null".
+        # In Mistral's reference, "null" is the id of a call without one.
         call_id = "" if delta.get("id") == "null" else said(delta, "id")
         name, index = said(function, "name"), delta.get("index")
         place = index if isinstance(index, int) else call_id

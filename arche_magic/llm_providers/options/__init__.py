@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
 from ..text.hints import did_you_mean
-from ..tools import Tool
+from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
@@ -57,7 +56,6 @@ _OPTION_OF = {
     "max_completion_tokens": "max_tokens",
     "stream": "stream()",
 }
-_SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SCHEMA_FIELDS = ("name", "schema", "strict", "description")
 
 
@@ -345,7 +343,7 @@ def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | No
         if name not in _SCHEMA_FIELDS:
             raise InvalidRequest(f"response_format: json_schema has the unknown field {name!r}")
     name = described.get("name")
-    if not isinstance(name, str) or not _SCHEMA_NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise InvalidRequest(
             "response_format: json_schema needs a name of 1 to 64 letters, digits, _ and -"
         )

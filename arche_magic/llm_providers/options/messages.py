@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..errors import InvalidRequest
+from ..redaction import shortened
 from ..request import Image, Message, read_image
 from ..text.characters import whole_characters
 from ..tools import ToolCall, thought_signature
@@ -209,5 +210,4 @@ def _check_calls(turns: Sequence[Message]) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return shortened(repr(value), 60)

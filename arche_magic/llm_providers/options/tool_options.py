@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
-from ..tools import Tool
+from ..tools import Tool, is_name
 
 TOOL_CHOICES = ("auto", "none", "required")
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FIELDS = ("name", "description", "parameters", "strict")
 
 
@@ -83,7 +81,6 @@ def _tool(value: object) -> Tool:
         _checked_name(value.name)
         _check_schema(value.name, _read_json(value.name, value.parameters))
         return value
-    # A Python function would be turned into a Tool here.
     if not isinstance(value, Mapping) or value.get("type") != "function":
         raise InvalidRequest(
             "a tool is a dict such as {'type': 'function', 'function': {'name': 'f', "
@@ -110,7 +107,7 @@ def _tool(value: object) -> Tool:
 
 
 def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in TOOL_CHOICES:
+    if not isinstance(name, str) or not is_name(name) or name in TOOL_CHOICES:
         raise InvalidRequest(
             f"a tool has the name {name!r:.80}; a name has 1 to 64 letters, digits, _ and -, and "
             f"is not {', '.join(TOOL_CHOICES)}"

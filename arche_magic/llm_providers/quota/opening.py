@@ -141,16 +141,6 @@ def room_of(
     return Room(moment, "", used)
 
 
-def resets_at(limit: Limit, state: LimitState, held: Amounts, now: float) -> float:
-    """When the whole limit is available again (epoch seconds), if calls in progress use their
-    holds.
-    """
-    counter = state.counter.copy()
-    if units := held.get(limit.metric, 0.0):
-        windows.charge(limit, counter, units, now)
-    return windows.resets_at(limit, counter, now)
-
-
 def route_state(
     record: RouteRecord, amounts: Amounts, now: float, reserve: float = 0.0
 ) -> RouteState:

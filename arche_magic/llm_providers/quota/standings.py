@@ -106,7 +106,9 @@ def _standings_of(
                 amount=limit.amount,
                 used=room.used,
                 opens_at=max(room.opens_at, closed),
-                resets_at=opening.resets_at(limit, counted, held, now),
+                resets_at=windows.resets_at(
+                    limit, counted.counter, now, held.get(limit.metric, 0.0)
+                ),
                 evidence=limit.evidence,
                 evidence_at=_known_since(limit, counted, now),
                 closed_by=closed_by,

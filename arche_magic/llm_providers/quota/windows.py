@@ -158,8 +158,11 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
     return opens
 
 
-def resets_at(limit: Limit, counter: Counter, now: float) -> float:
-    """When the limit is back to its full amount."""
+def resets_at(limit: Limit, counter: Counter, now: float, held: float = 0.0) -> float:
+    """When the limit is back to its full amount, if calls in progress use what they hold."""
+    if held:
+        counter = counter.copy()
+        charge(limit, counter, held, now)
     if limit.window == "bucket":
         level = used(limit, counter, now)
         if not level or limit.amount <= 0:

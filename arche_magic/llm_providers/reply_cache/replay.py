@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import TookTooLong, within
 from ..errors import NotKept
+from ..redaction import shortened
 from ..reply import Reply, default_of
 from ..request import Request
 
@@ -121,9 +122,7 @@ def keep(reply: Reply, address: str, store: ReplyStore, now: float) -> None:
 
 def not_kept(request: Request, store: ReplyStore) -> NotKept:
     """Return the error for a request that only a kept reply may answer, if there is none."""
-    prompt = " ".join(request.messages[-1].content.split())
-    if len(prompt) > _SHOWN_CHARACTERS:
-        prompt = prompt[: _SHOWN_CHARACTERS - 1] + "…"
+    prompt = shortened(" ".join(request.messages[-1].content.split()), _SHOWN_CHARACTERS)
     where = f"{store.path} has no kept reply for {prompt!r}"
     if store.problem:
         where += f", which cannot be read ({store.problem})"

@@ -40,7 +40,7 @@ from .base import (
     only_mappings,
     warn,
 )
-from .redis_documents import Base, Stored, lacks
+from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"
 _NO_ENTRY = "it does not accept the user name or the password"
@@ -169,7 +169,7 @@ class RedisStorage:
                 for name, text in zip(names, texts, strict=True):
                     stored = self._read(name, text)
                     seen = self._seen.get(name)
-                    if seen and (stored is None or lacks(stored, seen)):
+                    if seen and (stored is None or has_lost(stored, seen)):
                         self._transact((name,), lambda document: None)
                     else:
                         self._remember(name, stored)
@@ -240,7 +240,7 @@ class RedisStorage:
         """The base of a change: the state in Redis, with lost amounts added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
-        if not seen or (stored and not lacks(stored, seen)):
+        if not seen or (stored and not has_lost(stored, seen)):
             return Base(stored or Stored(), stamp, lost=stored is not None and stored.mended)
         document = deepcopy(seen.document)
         if stored:

@@ -85,6 +85,6 @@ class Base:
     lost: bool = False
 
 
-def lacks(stored: Stored, seen: Stored) -> bool:
+def has_lost(stored: Stored, seen: Stored) -> bool:
     """Whether Redis lost part of what was read there before."""
     return stored.lineage != seen.lineage and seen.revision > stored.basis_revision
