@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import Clock
@@ -43,7 +42,7 @@ class Scheduler:
         clock: the configuration's clock.
 
     Attributes:
-        clock: the same clock; nobody sleeps on it once the job has ended.
+        clock: as above.
         finished: tasks whose outcome is to be written.
         ending: set when no more rows are asked.
         error: why, if something is wrong.
@@ -62,7 +61,7 @@ class Scheduler:
         self._wanted = THREADS
         self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
         self.ending = threading.Event()
-        self.clock: Clock = _JobClock(clock, self.ending)
+        self.clock = clock
         self.error: BaseException | None = None
 
     # --- the reader
@@ -269,16 +268,11 @@ class Scheduler:
             return list(self._claimed)
 
     def note_written(self, tasks: Iterable[Task]) -> None:
-        """Note that tasks are on disk; from now on no rows join them."""
+        """Note that tasks are on disk, or compared; from now on no rows join them."""
         with self._lock:
             for task in tasks:
                 self._asking -= 1
                 self._claimed.pop(task.address, None)
-
-    def note_checked(self) -> None:
-        """Note that a packed row was also asked alone."""
-        with self._lock:
-            self._asking -= 1
 
     def is_done(self) -> bool:
         """Whether no worker asks, and no packed row can be asked alone now."""
@@ -373,21 +367,3 @@ class Scheduler:
             with self._lock:
                 group.is_timed = False
                 self._work.notify_all()
-
-
-@dataclass(frozen=True)
-class _JobClock:
-    """The configuration's clock; its sleepers wake when the job ends."""
-
-    clock: Clock
-    ending: threading.Event
-
-    def time(self) -> float:
-        """Epoch seconds."""
-        return self.clock.time()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait that many seconds, or until the job has ended."""
-        until = self.clock.time() + seconds
-        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
-            self.clock.sleep(min(left, NAP_SECONDS))

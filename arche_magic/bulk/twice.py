@@ -110,10 +110,6 @@ class Second:
                     self._answered += 1
                     yield replace(drawn[positions[row.position]], second=row.reply)
 
-    def patience_left(self, first: float) -> float:
-        """Seconds that are left of the whole job's patience, where `first` were before it."""
-        return self.jobs[-1].patience_left if self.jobs else first
-
     def cancel(self) -> None:
         """End soon; see `Job`."""
         self._cancelled = True

@@ -19,12 +19,11 @@ from datetime import datetime
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
-from .agreement import Agreement, Model
-from .bounds import Patience, costs_extra, pays_after_waiting
+from .agreement import Model
+from .bounds import Patience, Shared, costs_extra, pays_after_waiting
 from .capacity import Speed, finish_at, paid_after
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
@@ -52,39 +51,30 @@ class Workers:
     Args:
         llm: may ask on all routes that the job may use.
         counts: what is spent so far.
-        bounds: the most that all its calls may take together; None without any.
-        patience: seconds that the job waits for routes, all its rows together.
-        before_paying: seconds that it waits for free routes, all its rows together, before it uses
-            paid ones.
+        shared: the bounds of the job, and how packed replies agree.
         pack: rows per request; None decides by the limits.
-        agreement: how packed replies agree with others.
 
     Attributes:
         scheduler: gives tasks to workers.
-        counts, agreement, patience: as above.
+        counts: as above.
+        agreement, patience: those of `shared`.
         put_off: why the rows that are left are not asked in this run, or "".
         sample: the request of the first row, by which all are estimated; None before it is known.
-        before_paying: what is left of that; None if there are not both free and paid routes.
+        before_paying: that of `shared`; None if there are not both free and paid routes.
     """
 
     def __init__(
         self,
         llm: IntelligentLLMOrchestrator,
         counts: Counts,
-        bounds: SpendingBounds | None,
-        patience: float,
-        before_paying: float,
+        shared: Shared,
         pack: int | None,
-        agreement: Agreement,
     ) -> None:
         self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
-        self.agreement = agreement
-        self._bounds, self._pack = bounds, pack
-        clock = self.scheduler.clock
-        self.patience = Patience(patience, clock.time)
-        self._before_paying = Patience(before_paying, clock.time)
+        self._shared, self._pack = shared, pack
+        self.agreement, self.patience = shared.agreement, shared.patience
         self.before_paying: Patience | None = None
-        self.llm = self._like(llm, replace(llm.configuration, clock=clock), llm.providers)
+        self.llm = self._like(llm, llm.configuration, llm.providers)
         self.put_off = ""
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
@@ -107,7 +97,7 @@ class Workers:
         """
         self.sample = first.request
         if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
-            self.before_paying = self._before_paying
+            self.before_paying = self._shared.before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -200,7 +190,7 @@ class Workers:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, PACKING_THREADS, threads)
         if self.before_paying is not None:
-            left, preferred = self.before_paying_left, self.llm.preferred_provider
+            left, preferred = self.before_paying.left, self.llm.preferred_provider
             capacities = paid_after(capacities, speed, now, left, preferred)
         end = finish_at(capacities, speed, max(0, counts.left - held + later), now)
         # Requests in progress have to finish, too.
@@ -249,11 +239,6 @@ class Workers:
         only_paid = all(costs_extra(route, self.llm.preferred_provider) for route in routes)
         return self.before_paying if only_paid else None
 
-    @property
-    def before_paying_left(self) -> float:
-        """Seconds that the job still waits for free routes before it pays."""
-        return self._before_paying.left
-
     def wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
         self.patience.wait(seconds)
@@ -286,5 +271,5 @@ class Workers:
             providers=names,
             configuration=configuration,
         )
-        like.quota_tracker.job = self._bounds
+        like.quota_tracker.job = self._shared.spending
         return like

@@ -221,7 +221,7 @@ def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None
     job = Job(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=45, reserve=0.0)
     list(job)
     assert 35 <= clock.now - began <= 55
-    assert job.patience_left < 10
+    assert job.shared.patience.left < 10
 
 
 @pytest.mark.parametrize("twice", [-0.1, 1.1, "5%", True])
