@@ -13,6 +13,7 @@ from typing import Self
 
 from arche_magic.llm_providers.reply import Attempt, Waiting
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import Usage, in_seconds
 
 from .rows import Row
@@ -269,12 +270,7 @@ def line(progress: Progress, now: float) -> str:
 
 def count(progress: Progress) -> str:
     """`38 of 1,000 rows`."""
-    return f"{progress.done:,} of {counted(progress.total, progress.noun)}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{progress.done:,} of {plural(progress.total, progress.noun)}"
 
 
 def text_bar(progress: Progress) -> str:
@@ -293,9 +289,9 @@ def pace(progress: Progress, now: float) -> str:
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
-        parts.append(counted(progress.errors, "error"))
+        parts.append(plural(progress.errors, "error"))
     if progress.done == progress.total and progress.twice < progress.to_ask_twice:
-        again = f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')}"
+        again = f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')}"
         parts.append(f"asking again: {again}")
     return " · ".join(parts) or ("" if progress.done == progress.total else "starting")
 
