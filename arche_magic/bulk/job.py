@@ -43,8 +43,8 @@ from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reader import Reader
 from .rows import CHUNK, Row, Rows
-from .twice import Second, check_other_model, other_model, share_of
-from .workers import Workers
+from .twice import Second, other_models, share_of
+from .workers import Workers, narrowed
 from .writer import Writer
 
 # How long `cancel` waits for threads.
@@ -231,8 +231,7 @@ class Job:
         """The rows that another model is asked too, if any; `again` are the job's arguments."""
         if not self.twice:
             return None
-        other = partial(other_model, self._llm, self._sample, again["allow_paid"])
-        check_other_model(self._llm, self._sample, other)
+        other = other_models(self._llm, self._sample, again["allow_paid"])
         return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
 
     def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
@@ -345,10 +344,4 @@ class Job:
                 f"only paid routes can answer ({names}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
-        preferred = llm.preferred_provider
-        return IntelligentLLMOrchestrator(
-            enable_multi_key_groq=llm.enable_multi_key_groq,
-            preferred_provider=preferred if preferred in free else None,
-            providers=free,
-            configuration=llm.configuration,
-        )
+        return narrowed(llm, llm.configuration, free)

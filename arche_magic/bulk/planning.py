@@ -26,7 +26,7 @@ from .growth import MOST_THREADS, THREADS
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .twice import asked_twice, check_other_model, other_model, share_of
+from .twice import OtherModel, asked_twice, other_models, share_of
 from .workers import PACKING_THREADS
 
 # Seconds of a request if none was sent lately; and tokens that a slow model writes per second.
@@ -108,8 +108,7 @@ def plan(
     )
     found = _plan_of(work, outlook)
     if share := share_of(twice):
-        other = partial(other_model, llm, sample, allow_paid)
-        check_other_model(llm, sample, other)
+        other = other_models(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
         found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
     return found if until is None else _with_deadline(found, outlook, until)
@@ -249,13 +248,13 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
 
 
 def _second_models(
-    plan: Plan, outlook: _Outlook, known: Sequence[str], other_than: Callable[[str], str | None]
+    plan: Plan, outlook: _Outlook, known: Sequence[str], other: OtherModel
 ) -> list[str]:
     """The models that would answer rows again; `known` are those for kept first replies."""
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
         answering = [outlook.llm.routes(outlook.estimate.probe)[0].model]
-    return list(dict.fromkeys([*known, *filter(None, map(other_than, answering))]))
+    return list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
 
 
 def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]) -> Plan:

@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class Second:
     Args:
         share: of the rows, 0 to 1.
         rows: those of the job.
-        other: returns another model than a given one, as `provider/model`; None without one.
+        other: chooses the model.
         ask: makes the job that asks some rows (by position) on a model.
 
     Attributes:
@@ -54,7 +55,7 @@ class Second:
         self,
         share: float,
         rows: Rows,
-        other: Callable[[str], str | None],
+        other: OtherModel,
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._other, self._ask = other, ask
@@ -149,13 +150,36 @@ def share_of(twice: Any) -> float:
     return float(twice)
 
 
-def other_model(
+OtherModel = Callable[[str], str | None]
+"""Returns another model than a given one, as `provider/model`; None if there is none."""
+
+
+def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModel:
+    """Return what chooses the model that answers a row again; with `paid` it may cost money.
+
+    Raises:
+        InvalidRequest: only one model can answer.
+    """
+    other = partial(_other_model, llm, sample, paid)
+    try:
+        first = llm.routes(sample)[0]
+    except ConfigurationError:
+        # Rows whose replies are all kept need no key.
+        return other
+    if other(first.model) is None:
+        raise InvalidRequest(
+            f"twice needs a second model, but only {first.model} can answer here; add a key for "
+            "another provider, or omit twice= (--twice)"
+        )
+    return other
+
+
+def _other_model(
     llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
 ) -> str | None:
-    """The first model other than `model`, as `provider/model`; None if there is none.
+    """The first model other than `model`.
 
-    It must be of the job's provider, if one was named; it need not be the job's model. With `paid`
-    it may cost money.
+    It must be of the job's provider, if one was named; it need not be the job's model.
     """
     preferred, now = llm.preferred_provider, llm.configuration.clock.time()
     request = replace(sample, model=None, same_model=False)
@@ -173,32 +197,12 @@ def other_model(
     return None
 
 
-def check_other_model(
-    llm: IntelligentLLMOrchestrator, sample: Request, other: Callable[[str], str | None]
-) -> None:
-    """Refuse to ask twice if only one model can answer.
-
-    Raises:
-        InvalidRequest: no second model can answer.
-    """
-    try:
-        first = llm.routes(sample)[0]
-    except ConfigurationError:
-        # Rows whose replies are all kept need no key.
-        return
-    if other(first.model) is None:
-        raise InvalidRequest(
-            f"twice needs a second model, but only {first.model} can answer here; add a key for "
-            "another provider, or omit twice= (--twice)"
-        )
-
-
 def asked_twice(
     parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
     asked: Request,
     share: float,
-    other: Callable[[str], str | None],
+    other: OtherModel,
     *,
     fresh: bool,
 ) -> tuple[int, list[str]]:

@@ -74,7 +74,7 @@ class Workers:
         self._shared, self._pack = shared, pack
         self.agreement, self.patience = shared.agreement, shared.patience
         self.before_paying: Patience | None = None
-        self.llm = self._like(llm, llm.configuration, llm.providers)
+        self.llm = self._bounded(narrowed(llm, llm.configuration, llm.providers))
         self.put_off = ""
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
@@ -213,9 +213,9 @@ class Workers:
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
-        groups = [self._group(self._narrowed([model]), (model,), sizes[model]) for model in packing]
+        groups = [self._group(self._for([model]), (model,), sizes[model]) for model in packing]
         if alone:
-            groups.append(self._group(self._narrowed(alone) if packing else self.llm))
+            groups.append(self._group(self._for(alone) if packing else self.llm))
         new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
         self._start_threads(new)
 
@@ -252,24 +252,28 @@ class Workers:
             thread.start()
             self.threads = [*(old for old in self.threads if old.is_alive()), thread]
 
-    def _narrowed(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
-        """The same orchestrator, on these models alone."""
+    def _for(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
+        """The orchestrator of the job, on these models alone."""
         names = list(dict.fromkeys(provider for provider, _ in models))
         providers = dict(self.llm.configuration.providers)
         for name in names:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
-        return self._like(self.llm, replace(self.llm.configuration, providers=providers), names)
+        configuration = replace(self.llm.configuration, providers=providers)
+        return self._bounded(narrowed(self.llm, configuration, names))
 
-    def _like(
-        self, llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
-    ) -> IntelligentLLMOrchestrator:
-        """The same for another configuration and some of its providers, within the job's bounds."""
-        like = IntelligentLLMOrchestrator(
-            enable_multi_key_groq=llm.enable_multi_key_groq,
-            preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
-            providers=names,
-            configuration=configuration,
-        )
-        like.quota_tracker.job = self._shared.spending
-        return like
+    def _bounded(self, llm: IntelligentLLMOrchestrator) -> IntelligentLLMOrchestrator:
+        llm.quota_tracker.job = self._shared.spending
+        return llm
+
+
+def narrowed(
+    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+) -> IntelligentLLMOrchestrator:
+    """A new orchestrator like another one, on some of its providers, with this configuration."""
+    return IntelligentLLMOrchestrator(
+        enable_multi_key_groq=llm.enable_multi_key_groq,
+        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+        providers=names,
+        configuration=configuration,
+    )
