@@ -24,23 +24,20 @@ from arche_magic.llm_providers.types import utc
 
 from .agreement import Model
 from .bounds import Patience, Shared, costs_extra, pays_after_waiting
-from .capacity import Speed, finish_at, paid_after
+from .capacity import SECONDS_GUESS, Speed, finish_at, paid_after
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
-from .growth import MOST_THREADS, THREADS
+from .growth import PACKING_THREADS
 from .progress import Counts
 from .rows import Task
 from .scheduler import Scheduler
 
-PACKING_THREADS = 4
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
 # How often calls that have ended are booked.
 _BOOK_SECONDS = 0.25
 # How long an estimated finish time is reused, because a bar asks ten times a second.
 _FINISH_SECONDS = 0.5
-# Seconds of a request before the first reply.
-_SECONDS_GUESS = 1.5
 # A request that waits for a route says so more often than this.
 _STILL_WAITING_SECONDS = 0.7
 
@@ -184,11 +181,11 @@ class Workers:
         )
         capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
         # The measured speed, once there is a measurement.
-        seconds = counts.mean_seconds() or _SECONDS_GUESS
-        speed = Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS)
+        seconds = counts.mean_seconds() or SECONDS_GUESS
+        speed = Speed(seconds)
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
-            speed = Speed(threads / per_second, threads, PACKING_THREADS, threads)
+            speed = Speed(threads / per_second, threads, most_threads=threads)
         if self.before_paying is not None:
             left, preferred = self.before_paying.left, self.llm.preferred_provider
             capacities = paid_after(capacities, speed, now, left, preferred)
