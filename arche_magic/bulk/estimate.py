@@ -148,12 +148,12 @@ class RowEstimate:
         cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
     ) -> RowEstimate:
         """Estimate from the rows to ask, the kept replies, and the models' earlier replies."""
-        # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
+        # A text of the mean length: four characters count as a token.
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
         routes = llm.routes(probe)
         names = {route.id for route in routes}
-        # A model's record moves by a fifth with each reply, from a guess for all of them.
+        # The mean of a model's replies starts as a guess and moves by a fifth with each reply.
         served = [one for one in served_lately(llm) if one.route in names]
         record = len(served) >= _ENOUGH
         output = None

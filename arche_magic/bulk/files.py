@@ -91,7 +91,7 @@ class SourceFile:
     Attributes:
         path: where it is.
         sep: what separates its fields; "," where it has none.
-        kinds: the kind of values in each column, where neither the file nor all its values say it.
+        kinds: the kind of values in each column of JSON lines or a sheet; empty for other files.
         first_row: its first row with all columns, as a frame; it may be empty.
 
     Raises:

@@ -185,14 +185,14 @@ class Plan:
 
 
 def _no_limit(capacity: Capacity) -> str:
-    """Why no limit slows it down."""
+    """What the table says about a route that no limit slows down."""
     return "no limit" if capacity.pace_is_known else "not known yet"
 
 
 def moment(by: str | datetime, now: float) -> float:
     """Epoch seconds of a time: a datetime, `08:00` (the next one), or `2026-11-26 08:00`.
 
-    What says no zone is in this machine's.
+    A time without a zone is in this machine's zone.
 
     Raises:
         InvalidRequest: it is not a time.
