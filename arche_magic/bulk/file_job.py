@@ -18,7 +18,7 @@ from .columns import Column, arrow_columns, arrow_kinds, as_json_text, as_text, 
 from .comparison import Quality
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
-from .progress import SPENT, Progress
+from .progress import Progress
 from .results import Replies
 from .rows import Row
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROWS = 10_000
 """Rows that are in memory at a time."""
 _PANDAS = b"pandas"
-_SUMS = ("done", "resumed", "errors", "twice", "to_ask_twice", *SPENT)
+_ROWS = ("done", "resumed", "errors", "twice", "to_ask_twice")
 
 
 class FileJob:
@@ -149,8 +149,8 @@ class FileJob:
             return self._before
         before = self._before
         now = self._job.progress(later=self._total - before.done - len(self._job))
-        sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMS}
-        return replace(now, total=self._total, **sums)
+        sums = {name: getattr(before, name) + getattr(now, name) for name in _ROWS}
+        return replace(now.spending_also(before), total=self._total, **sums)
 
     def cancel(self) -> None:
         """End soon; see `Job`."""

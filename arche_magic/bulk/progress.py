@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
@@ -75,6 +75,11 @@ class Progress:
     to_ask_twice: int = 0
     routes: Mapping[str, int] = field(default_factory=dict)
     noun: str = "row"
+
+    def spending_also(self, part: Progress) -> Progress:
+        """The same with what another part of the job has spent, and its replies by route."""
+        sums = {name: getattr(self, name) + getattr(part, name) for name in SPENT}
+        return replace(self, **sums, routes=dict(Counter(self.routes) + Counter(part.routes)))
 
 
 # The state of a row: nothing, or the sum of what is true. It is finished when its reply is on disk,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .progress import SPENT, Progress
+from .progress import Progress
 from .rows import CHUNK, Row, Rows
 
 if TYPE_CHECKING:
@@ -119,22 +119,16 @@ class Second:
 
     def added_to(self, first: Progress) -> Progress:
         """How far the whole job is; `first` is about the rows asked once."""
-        parts = [job.progress() for job in self.jobs]
-        sums = {
-            name: getattr(first, name) + sum(getattr(part, name) for part in parts)
-            for name in SPENT
-        }
-        routes: Counter[str] = Counter(first.routes)
-        for part in parts:
-            routes.update(part.routes)
-        if parts:
-            now = parts[-1]
-            ends = [end for end in (first.finish_at, now.finish_at) if end is not None]
-            sums |= {"waiting": now.waiting, "finish_at": max(ends, default=None)}
-            sums |= {"rows_per_second": now.rows_per_second}
-        return replace(
-            first, **sums, routes=dict(routes), twice=self._answered, to_ask_twice=self._wanted
-        )
+        whole = replace(first, twice=self._answered, to_ask_twice=self._wanted)
+        for part in [job.progress() for job in self.jobs]:
+            ends = [end for end in (first.finish_at, part.finish_at) if end is not None]
+            whole = replace(
+                whole.spending_also(part),
+                waiting=part.waiting,
+                finish_at=max(ends, default=None),
+                rows_per_second=part.rows_per_second,
+            )
+        return whole
 
 
 def share_of(twice: Any) -> float:
