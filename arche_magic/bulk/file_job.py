@@ -67,10 +67,9 @@ class FileJob:
         sheet: str | None = None,
         **options: Any,
     ) -> None:
-        self._source = SourceFile(source, encoding, sep, sheet)
+        self._source = SourceFile(source, encoding, sep, sheet, template)
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
-        self._source.check_separator(template or "")
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns

@@ -230,8 +230,7 @@ def _parts(
         rows = Rows(data, template)
         columns_of(rows.frame, schema, prefix)
         return [rows]
-    source = SourceFile(data, **read)
-    source.check_separator(template or "")
+    source = SourceFile(data, **read, template=template)
     columns_of(source.first_row, schema, prefix)
     columns = Rows(source.first_row, template).columns
     return (Rows(frame, template) for frame in source.frames(ROWS, columns))

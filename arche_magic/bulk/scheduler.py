@@ -124,7 +124,7 @@ class Scheduler:
         """The requests that the group asks next, if its workers ask each row alone."""
         with self._lock:
             # Without the one that a worker has taken already.
-            first = itertools.islice(self._ready, 0 if group.models else group.size - 1)
+            first = itertools.islice(self._ready, 0 if group.model else group.size - 1)
             return [task.request for task in first if task.suits(group.number)]
 
     def hand_back(self, tasks: Iterable[Task]) -> None:
@@ -157,7 +157,7 @@ class Scheduler:
 
     def note_limit(self, group: Group) -> bool:
         """Note that a row waits for a limit or failed; return whether to hand it back."""
-        if group.models:
+        if group.model:
             return False
         with self._lock:
             group.growth.note_limit(time.monotonic())
@@ -167,7 +167,7 @@ class Scheduler:
     def others_may_take(self, group: Group) -> bool:
         """Whether rows that the group hands back may be asked by another one."""
         with self._lock:
-            return len(self._groups) > 1 and bool(group.models or self._idle)
+            return len(self._groups) > 1 and bool(group.model or self._idle)
 
     def lower_cap(self, group: Group, cap: int | None = None) -> None:
         """Allow no more than `cap` rows in a request of the group; by default half as many."""
@@ -225,7 +225,7 @@ class Scheduler:
         now = time.monotonic()
         with self._lock:
             for group in self._groups:
-                if group.models:
+                if group.model:
                     continue
                 if self._ready and not self._idle:
                     group.growth.look(now, time.process_time())
@@ -246,18 +246,18 @@ class Scheduler:
         """Set the number of rows in one request of each model, within its group's cap."""
         with self._lock:
             for group in self._groups:
-                if group.models:
-                    group.size = min(group.cap, sizes.get(group.models[0], 1))
+                if group.model:
+                    group.size = min(group.cap, sizes.get(group.model, 1))
 
     def sizes(self) -> dict[Model, int]:
         """Rows per request, of the models that take packed requests."""
         with self._lock:
-            return {group.models[0]: group.size for group in self._groups if group.models}
+            return {group.model: group.size for group in self._groups if group.model}
 
     def pace(self) -> tuple[int, float] | None:
         """Threads that ask each row alone, and rows they bring per second; None if unknown."""
         with self._lock:
-            paces = (group.growth.pace for group in self._groups if not group.models)
+            paces = (group.growth.pace for group in self._groups if not group.model)
             return next(filter(None, paces), None)
 
     # --- the writer
@@ -309,7 +309,7 @@ class Scheduler:
 
     def _pick(self, group: Group) -> list[Task]:
         """The next tasks for a worker of the group."""
-        size = group.size if group.models else 1
+        size = group.size if group.model else 1
         picked: list[Task] = []
         passed: list[Task] = []
         while self._ready and len(picked) < size:

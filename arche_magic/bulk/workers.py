@@ -210,14 +210,14 @@ class Workers:
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
-        groups = [self._group(self._for([model]), (model,), sizes[model]) for model in packing]
+        groups = [self._group(self._for([model]), model, sizes[model]) for model in packing]
         if alone:
             groups.append(self._group(self._for(alone) if packing else self.llm))
-        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
+        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.model else 1)
         self._start_threads(new)
 
     def _group(
-        self, llm: IntelligentLLMOrchestrator, models: tuple[Model, ...] = (), size: int = 1
+        self, llm: IntelligentLLMOrchestrator, model: Model | None = None, size: int = 1
     ) -> Group:
         def coming() -> list[Request]:
             return self.scheduler.coming(group)
@@ -225,7 +225,7 @@ class Workers:
         ledger = llm.batch_ledger(coming)
         self._ledgers.append(ledger)
         awaits_free = self._awaits_free(llm)
-        group = Group(next(self._numbers), self, llm, ledger, models, size, awaits_free)
+        group = Group(next(self._numbers), self, llm, ledger, model, size, awaits_free)
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
