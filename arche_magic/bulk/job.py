@@ -139,9 +139,11 @@ class Job:
         size = rows_per_request(pack, sample)
         self._workers = Workers(self._allowed(allow_paid), self._counts, self.shared, size)
         self._scheduler = self._workers.scheduler
-        again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
-        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
-        self._second = self._asked_twice(again)
+        again = partial(
+            Job, template=self.rows.template, schema=schema, pack=pack, llm=llm, reserve=reserve,
+            allow_paid=allow_paid, retry_errors=retry_errors, fresh=fresh, **options,
+        )  # fmt: skip
+        self._second = self._asked_twice(again, allow_paid)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = Reader(
@@ -227,20 +229,19 @@ class Job:
         used = set(map(str, self.rows.columns))
         return gold_columns(gold, fields or ["reply"], columns, used)
 
-    def _asked_twice(self, again: Mapping[str, Any]) -> Second | None:
-        """The rows that another model is asked too, if any; `again` are the job's arguments."""
+    def _asked_twice(self, again: Callable[..., Job], allow_paid: bool) -> Second | None:
+        """The rows that another model is asked too, if any; `again` makes a job like this one."""
         if not self.twice:
             return None
-        other = other_models(self._llm, self._sample, again["allow_paid"])
+        other = other_models(self._llm, self._sample, allow_paid)
         return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
 
-    def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
+    def _ask_again_on(self, again: Callable[..., Job], positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
         frame = self.rows.frame.iloc[positions]
-        named = {"model": model, "provider": None, "same_model": False}
         # This job records both.
         shared = replace(self.shared, id="")
-        return Job(frame, self.rows.template, **{**again, **named}, part_of=shared)
+        return again(frame, model=model, provider=None, same_model=False, part_of=shared)
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
