@@ -324,25 +324,29 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator of the job, with only free routes unless paid ones are allowed.
+        """The orchestrator that workers use: on allowed providers, within the job's bounds.
 
         Raises:
-            InvalidRequest: all routes are paid ones.
+            InvalidRequest: all routes are paid ones, and those are not allowed.
         """
-        llm = self._llm
-        if allow_paid:
-            return llm
-        providers = llm.configuration.providers
-        free = [name for name in llm.providers if not providers[name].paid]
+        llm, providers = self._llm, self._llm.configuration.providers
+        names = list(llm.providers)
+        if not allow_paid:
+            self._check_for_free_routes()
+            names = [name for name in names if not providers[name].paid]
+        allowed = narrowed(llm, llm.configuration, names)
+        allowed.quota_tracker.job = self.shared.spending
+        return allowed
+
+    def _check_for_free_routes(self) -> None:
         try:
-            routes = llm.routes(self._sample)
+            routes = self._llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
-            routes = ()
+            return
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
-        return narrowed(llm, llm.configuration, free)

@@ -46,7 +46,7 @@ class Workers:
     """All workers of a job.
 
     Args:
-        llm: may ask on all routes that the job may use.
+        llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
         shared: the bounds of the job, and how packed replies agree.
         pack: rows per request; None decides by the limits.
@@ -71,7 +71,7 @@ class Workers:
         self._shared, self._pack = shared, pack
         self.agreement, self.patience = shared.agreement, shared.patience
         self.before_paying: Patience | None = None
-        self.llm = self._bounded(narrowed(llm, llm.configuration, llm.providers))
+        self.llm = llm
         self.put_off = ""
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
@@ -257,20 +257,18 @@ class Workers:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
         configuration = replace(self.llm.configuration, providers=providers)
-        return self._bounded(narrowed(self.llm, configuration, names))
-
-    def _bounded(self, llm: IntelligentLLMOrchestrator) -> IntelligentLLMOrchestrator:
-        llm.quota_tracker.job = self._shared.spending
-        return llm
+        return narrowed(self.llm, configuration, names)
 
 
 def narrowed(
     llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
 ) -> IntelligentLLMOrchestrator:
     """A new orchestrator like another one, on some of its providers, with this configuration."""
-    return IntelligentLLMOrchestrator(
+    like = IntelligentLLMOrchestrator(
         enable_multi_key_groq=llm.enable_multi_key_groq,
         preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
         providers=names,
         configuration=configuration,
     )
+    like.quota_tracker.job = llm.quota_tracker.job
+    return like
