@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
@@ -82,9 +83,7 @@ class Workers:
         # Those of the groups, now and before.
         self._ledgers: list[BatchLedger] = []
         self._numbers = itertools.count()
-        self._finish_lock = threading.Lock()
-        # When it was estimated, the number of later rows, and the time.
-        self._finish: tuple[float, int, datetime | None] = (-math.inf, 0, None)
+        self._finish_at = lru_cache(maxsize=1)(self._estimate_finish)
 
     def start(self, first: Task) -> None:
         """Begin to ask; the other rows are estimated by the first one.
@@ -161,15 +160,9 @@ class Workers:
 
         It is computed from the limits, like a plan. `later` is a number of rows that come later.
         """
-        moment = time.monotonic()
-        with self._finish_lock:
-            looked_at, rows, found = self._finish
-            if rows != later or moment >= looked_at + _FINISH_SECONDS:
-                found = self._estimate_finish(later)
-                self._finish = moment, later, found
-        return found
+        return self._finish_at(later, time.monotonic() // _FINISH_SECONDS)
 
-    def _estimate_finish(self, later: int) -> datetime | None:
+    def _estimate_finish(self, later: int, _: float) -> datetime | None:
         counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()
         if sample is None or not counts.left + later:
             return None
