@@ -1,14 +1,20 @@
-"""The bounds of a job: what it may spend, how often it may fail, and how long it waits."""
+"""The bounds of a job: what it may spend and how long it waits; all its parts share them."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.types import Route
+
+from .agreement import Agreement
+from .job_records import new_job_id
 
 if TYPE_CHECKING:
     from .capacity import Capacity
@@ -64,6 +70,48 @@ class Patience:
             began = max(self._now(), self._counted_until)
             self._counted_until = max(self._now() + seconds, began)
             self._left -= self._counted_until - began
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the parts of a job share, such as the chunks of a file.
+
+    Attributes:
+        id: the job's id in the record of jobs; "" if another part records this one.
+        spending: the most that all calls may cost; None without any bound.
+        patience: how long the job waits for routes.
+        before_paying: how long it waits for free routes before it uses paid ones.
+        agreement: how packed replies agree with others.
+    """
+
+    id: str
+    spending: SpendingBounds | None
+    patience: Patience
+    before_paying: Patience
+    agreement: Agreement
+
+    @classmethod
+    def new(
+        cls, llm: IntelligentLLMOrchestrator, name: str, patience: Any, cost: Any, tokens: Any
+    ) -> Shared:
+        """The state of a job that starts; jobs of one name share what they spend in the ledger.
+
+        `patience`, `cost` (`max_cost`) and `tokens` (`max_tokens_total`) are as for `Job`.
+
+        Raises:
+            InvalidRequest: one of them is not a valid bound.
+        """
+        longest = at_most("patience", patience)
+        most = at_most("max_cost", cost), at_most("max_tokens_total", tokens)
+        configuration = llm.configuration
+        now = configuration.clock.time
+        return cls(
+            id=name or new_job_id(),
+            spending=llm.quota_tracker.job_bounds(*most, name),
+            patience=Patience(longest, now),
+            before_paying=Patience(configuration.patience if patience is None else longest, now),
+            agreement=Agreement(),
+        )
 
 
 def costs_extra(route: Route | Capacity, preferred: str | None) -> bool:

@@ -10,9 +10,12 @@ from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
 
 from .bounds import costs_extra
+from .growth import MOST_THREADS, PACKING_THREADS, THREADS
 
 # A job that takes longer than a year has no finish time.
 HORIZON_SECONDS = 366 * 86_400.0
+SECONDS_GUESS = 1.5
+"""Seconds of a request before any was sent."""
 _SHORT_PERIODS = ("second", "minute", "hour")
 
 
@@ -70,15 +73,13 @@ class Speed:
         seconds: how long a request for one row takes.
         threads: how many such requests are under way at once in the beginning, everywhere
             together.
-        threads_packing: how many are where rows are packed.
-        most_threads: how many there are of each at most; their number doubles with each reply.
+        most_threads: how many there are at most; their number doubles with each reply.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
     seconds: float
-    threads: int
-    threads_packing: int
-    most_threads: int
+    threads: int = THREADS
+    most_threads: int = MOST_THREADS
     seconds_per_row: float = 0.0
 
     def requests_until(self, capacity: Capacity, now: float, until: float) -> float:
@@ -86,7 +87,7 @@ class Speed:
         now = max(now, capacity.opens_at)
         seconds, threads = self.seconds, self.threads
         if capacity.pack > 1:
-            seconds, threads = seconds + capacity.pack * self.seconds_per_row, self.threads_packing
+            seconds, threads = seconds + capacity.pack * self.seconds_per_row, PACKING_THREADS
         rounds = max(0.0, until - now) / seconds
         if self.most_threads <= threads:
             return threads * rounds
@@ -167,11 +168,11 @@ def _first(holds: Callable[[float], bool], early: float, late: float) -> float:
     """The first time from which a condition stays true; `late` if it is not true before."""
     if holds(early):
         return early
-    step = 1.0
+    begin, step = early, 1.0
     while early + step < late and not holds(early + step):
         early, step = early + step, 2 * step
     late = min(late, early + step)
-    while late - early > 0.05:
+    while late - early > max(0.05, (late - begin) / 1000):
         middle = (early + late) / 2
         if holds(middle):
             late = middle
@@ -217,17 +218,9 @@ def finish_at(capacities: Sequence[Capacity], speed: Speed, rows: int, now: floa
         return now
     if rows_until(capacities, speed, now, now + HORIZON_SECONDS) < rows:
         return math.inf
-    late = 1.0
-    while rows_until(capacities, speed, now, now + late) < rows:
-        late *= 2
-    early = late / 2 if late > 1 else 0.0
-    while late - early > max(0.05, late / 1000):
-        middle = (early + late) / 2
-        if rows_until(capacities, speed, now, now + middle) < rows:
-            early = middle
-        else:
-            late = middle
-    return now + late
+    return _first(
+        lambda at: rows_until(capacities, speed, now, at) >= rows, now, now + HORIZON_SECONDS
+    )
 
 
 def shares(

@@ -14,7 +14,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import as_pandas
 
-from .columns import PROVIDER, SECOND, SECOND_MODEL
+from .columns import PROVIDER, SECOND, SECOND_MODEL, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,9 @@ class Comparison:
         not_compared = unanswered = 0
         whole = _is_choice(one)
         for mine, theirs, swap in zip(one, other, [*swapped] or [False] * len(one), strict=True):
-            if _is_missing(theirs):
+            if plain(theirs) is None:
                 continue
-            if _is_missing(mine):
+            if plain(mine) is None:
                 unanswered += 1
                 continue
             first, second = _label(mine, whole), _label(theirs, whole)
@@ -76,8 +76,21 @@ class Comparison:
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa; see `cohen_kappa`."""
-        return cohen_kappa(self.pairs)
+        """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance, below 0 is worse.
+
+        kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of rows on which both agree, and p_e
+        the share on which they would agree if each gave its labels equally often, but at random.
+        J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
+        Measurement 20 (1960), 37-46. It is NaN without rows, and if both always gave the same
+        single label.
+        """
+        first, second = Counter[str](), Counter[str]()
+        for (one, other), count in self.pairs.items():
+            first[one] += count
+            second[other] += count
+        by_chance = sum(count * second[label] for label, count in first.items())
+        expected = by_chance / max(1, self.compared) ** 2
+        return (self.share - expected) / (1 - expected) if expected < 1 else math.nan
 
     def plus(self, more: Comparison) -> Comparison:
         """The same with the rows of another comparison."""
@@ -86,30 +99,6 @@ class Comparison:
             self.not_compared + more.not_compared,
             self.unanswered + more.unanswered,
         )
-
-
-def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float:
-    """Agreement beyond chance: 1 is perfect, 0 is chance, below 0 is worse than chance.
-
-    kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of rows on which both agree, and p_e
-    the share on which they would agree if each gave its labels equally often, but at random.
-    J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
-    Measurement 20 (1960), 37-46.
-
-    Returns:
-        NaN without rows, and if both always gave the same single label.
-    """
-    rows = sum(pairs.values())
-    if not rows:
-        return math.nan
-    first: Counter[str] = Counter()
-    second: Counter[str] = Counter()
-    for (one, other), count in pairs.items():
-        first[one] += count
-        second[other] += count
-    observed = sum(count for (one, other), count in pairs.items() if one == other) / rows
-    expected = sum(count * second[label] for label, count in first.items()) / rows**2
-    return (observed - expected) / (1 - expected) if expected < 1 else math.nan
 
 
 @dataclass(frozen=True, repr=False)
@@ -308,18 +297,14 @@ def _label(value: Any, whole: bool) -> str | None:
         return text if whole or len(text.split()) <= MOST_WORDS else None
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
+    elif hasattr(value, "tolist"):
+        # Lists that are read from Parquet are arrays.
+        value = value.tolist()
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).casefold()
     # 7.0 is 7: a column with missing values may have it so.
     whole_number = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole_number else value).casefold()
-
-
-def _is_missing(value: Any) -> bool:
-    import pandas as pd
-
-    several = isinstance(value, list | tuple | set | frozenset | dict)
-    return not several and bool(pd.isna(value))
 
 
 def _is_choice(column: pd.Series) -> bool:
@@ -343,8 +328,7 @@ def _frame(comparisons: Mapping[str, Comparison], names: tuple[str, ...]) -> pd.
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
-        {str(name): None if _is_missing(value) else value for name, value in row.items()}
-        for row in frame.to_dict("records")
+        {str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")
     ]
 
 

@@ -34,6 +34,7 @@ from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
 from .bounds import Patience, at_most
+from .columns import plain
 from .progress import Counts, LineBar
 from .rows import Row
 
@@ -357,13 +358,7 @@ class _Embedding:
 
 
 def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    if value is None:
-        return True
-    import pandas as pd
-
-    return pd.isna(value) is True
+    return not value.strip() if isinstance(value, str) else plain(value) is None
 
 
 def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:

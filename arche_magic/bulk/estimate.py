@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,12 +148,12 @@ class RowEstimate:
         cls, work: Work, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
     ) -> RowEstimate:
         """Estimate from the rows to ask, the kept replies, and the models' earlier replies."""
-        # As long as the rows are in the mean, by the rule that lengths are turned to tokens by.
+        # A text of the mean length: four characters count as a token.
         text = "x" * max(1, round(4 * work.prompt_tokens))
         probe = build_request(text, llm.configuration, **options)
         routes = llm.routes(probe)
         names = {route.id for route in routes}
-        # A model's record moves by a fifth with each reply, from a guess for all of them.
+        # The mean of a model's replies starts as a guess and moves by a fifth with each reply.
         served = [one for one in served_lately(llm) if one.route in names]
         record = len(served) >= _ENOUGH
         output = None
@@ -227,16 +227,15 @@ class RowEstimate:
         """
         routes = self._routes(llm, paid)
         alone = {(route.provider, route.model): 1 for route in routes}
-        standings = _standings(llm)
         if pack == 1:
             return alone
         if pack is None and not is_packing:
-            capacities = self._capacities(llm, routes, standings, alone, reserve)
+            capacities = self.capacities(llm, alone, reserve=reserve, paid=paid)
             now = llm.configuration.clock.time()
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
                 return alone
-        sizes = {}
+        sizes, standings = {}, _standings(llm)
         for provider, model in alone:
             own = [route for route in routes if (route.provider, route.model) == (provider, model)]
             sizes[provider, model] = 1
@@ -267,26 +266,10 @@ class RowEstimate:
             reserve: the share of each limit (0 to 1) that is left for other requests.
             paid: whether routes that cost money are used.
         """
-        routes = self._routes(llm, paid)
-        return self._capacities(llm, routes, _standings(llm), sizes, reserve)
-
-    def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
-        """The routes of the job, in the order in which they are asked."""
-        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
-        preferred = llm.preferred_provider
-        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
-
-    def _capacities(
-        self,
-        llm: IntelligentLLMOrchestrator,
-        routes: Sequence[Route],
-        standings: Mapping[RouteId, Sequence[Standing]],
-        sizes: Mapping[Model, int],
-        reserve: float,
-    ) -> list[Capacity]:
         tracker, now = llm.quota_tracker, llm.configuration.clock.time()
+        standings = _standings(llm)
         accounts: dict[tuple[str, str, str], list[Route]] = {}
-        for route in routes:
+        for route in self._routes(llm, paid):
             account = tracker.account(route.key) or route.key.account
             accounts.setdefault((route.provider, account, route.model), []).append(route)
         capacities = []
@@ -313,6 +296,12 @@ class RowEstimate:
                 )
             )
         return capacities
+
+    def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
+        """The routes of the job, in the order in which they are asked."""
+        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
+        preferred = llm.preferred_provider
+        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
 
 
 def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteId, list[Standing]]:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import open_ours
 
-from .agreement import Agreement
 from .columns import Column, arrow_columns, arrow_kinds, as_json_text, as_text, plain
 from .comparison import Quality
 from .files import WRITTEN, SourceFile, separator, usable_path
 from .job import Job
-from .progress import SPENT, Progress
+from .progress import Progress
 from .results import Replies
 from .rows import Row
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 ROWS = 10_000
 """Rows that are in memory at a time."""
 _PANDAS = b"pandas"
-_SUMS = ("done", "resumed", "errors", "twice", "to_ask_twice", *SPENT)
+_ROWS = ("done", "resumed", "errors", "twice", "to_ask_twice")
 
 
 class FileJob:
@@ -68,10 +67,9 @@ class FileJob:
         sheet: str | None = None,
         **options: Any,
     ) -> None:
-        self._source = SourceFile(source, encoding, sep, sheet)
+        self._source = SourceFile(source, encoding, sep, sheet, template)
         self.source, self.to = self._source.path, _target(self._source.path, to)
         self._template, self._options = template, options
-        self._source.check_separator(template or "")
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
@@ -86,8 +84,7 @@ class FileJob:
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
-        self._bounds = self._job.shared_bounds
-        self._agreement = Agreement()
+        self._shared = self._job.shared
         self.quality = Quality()
         self._cancelled = False
 
@@ -120,10 +117,14 @@ class FileJob:
         """
         _begin(part)
         self.quality = Quality()
-        start, refutations = 0, self._agreement.refutations
+        agreement = self._shared.agreement
+        start, refutations = 0, agreement.refutations
         with closing(self._writer(part)) as writer:
             for frame in self._source.frames(ROWS, self._read):
-                self._job = Job(frame, self._template, **self._left())
+                options = self._options
+                if (most := options.get("stop_after")) is not None:
+                    options = options | {"stop_after": most - self._failed}
+                self._job = Job(frame, self._template, **options, part_of=self._shared)
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
@@ -131,10 +132,10 @@ class FileJob:
                     yield replace(row, position=start + row.position)
                 if self._cancelled:
                     return False
-                if start and self._agreement.refutations > refutations:
+                if start and agreement.refutations > refutations:
                     self._before = replace(self.progress(), done=0, resumed=0, errors=0)
                     return False
-                refutations = self._agreement.refutations
+                refutations = agreement.refutations
                 writer.write(replies.frame())
                 self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
@@ -147,8 +148,8 @@ class FileJob:
             return self._before
         before = self._before
         now = self._job.progress(later=self._total - before.done - len(self._job))
-        sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMS}
-        return replace(now, total=self._total, **sums)
+        sums = {name: getattr(before, name) + getattr(now, name) for name in _ROWS}
+        return replace(now.spending_also(before), total=self._total, **sums)
 
     def cancel(self) -> None:
         """End soon; see `Job`."""
@@ -160,19 +161,6 @@ class FileJob:
         return FileWriter(
             path, self.to.name, self._columns, source.tables(), source.kinds, self._sep
         )
-
-    def _left(self) -> dict[str, Any]:
-        """Return the options for the next chunk, which shares bounds and the count of failures."""
-        most = self._options.get("stop_after")
-        failing = {} if most is None else {"stop_after": most - self._failed}
-        whole = {} if self._bounds is None else {"part_of": self._bounds}
-        shared = {
-            "agreement": self._agreement,
-            "job_id": self._job.id,
-            "patience": self._job.patience_left,
-            "before_paying": self._job.before_paying_left,
-        }
-        return self._options | failing | whole | shared
 
 
 def _begin(part: Path) -> None:

@@ -87,15 +87,17 @@ class SourceFile:
         encoding: of a text; if not given, that of its byte order mark, else UTF-8.
         sep: what separates the fields of a CSV.
         sheet: of an Excel file; the first one if not given.
+        template: the prompt of its rows, if it is known.
 
     Attributes:
         path: where it is.
         sep: what separates its fields; "," where it has none.
-        kinds: the kind of values in each column, where neither the file nor all its values say it.
+        kinds: the kind of values in each column of JSON lines or a sheet; empty for other files.
         first_row: its first row with all columns, as a frame; it may be empty.
 
     Raises:
-        InvalidRequest: the file does not exist or cannot be read, or an option does not apply.
+        InvalidRequest: the file does not exist or cannot be read, an option does not apply, or a
+            CSV has another separator.
         ConfigurationError: a package is missing.
     """
 
@@ -105,6 +107,7 @@ class SourceFile:
         encoding: str | None = None,
         sep: str | None = None,
         sheet: str | None = None,
+        template: str | None = None,
     ) -> None:
         self.path = expanded(path)
         try:
@@ -128,6 +131,7 @@ class SourceFile:
             self._reader = self._reader_for(sheet)
             self.first_row: pd.DataFrame = next(self._reader.frames(1))
             self.kinds = self._reader.kinds if isinstance(self._reader, RecordReader) else {}
+        self._check_separator(template or "")
 
     def count(self) -> int:
         """Number of rows. A text file is read to its end for that, so an error in it is found.
@@ -138,12 +142,8 @@ class SourceFile:
         with self._readable():
             return self._reader.count()
 
-    def check_separator(self, template: str) -> None:
-        """Check that a CSV was not read as one column because its fields have another separator.
-
-        Raises:
-            InvalidRequest: the prompt names a part of the only column's name.
-        """
+    def _check_separator(self, template: str) -> None:
+        """Refuse a CSV with one column if the prompt names a part of that column's name."""
         if len(self.first_row.columns) != 1 or not self.path.name.endswith(_CSV):
             return
         whole = str(self.first_row.columns[0])

@@ -57,7 +57,7 @@ class Group:
         workers: all workers of the job.
         llm: asks on its routes.
         ledger: holds and books the calls of its workers, many at once.
-        models: those that get packed requests; none if each row is asked alone.
+        model: the one that gets packed requests; None if each row is asked alone.
         size: rows in one request; if each row is asked alone, how many are held at once.
         awaits_free: how long it waits for free routes of other groups, if all its own cost money.
         cap: most rows in one request, lowered by replies that could not be read.
@@ -72,7 +72,7 @@ class Group:
     workers: Workers
     llm: IntelligentLLMOrchestrator
     ledger: BatchLedger
-    models: tuple[Model, ...] = ()
+    model: Model | None = None
     size: int = 1
     awaits_free: Patience | None = None
     cap: int = MOST_PACKED
@@ -89,8 +89,8 @@ class Group:
             while tasks := scheduler.take(self, workers.wait):
                 began, left = time.monotonic(), deque(tasks)
                 try:
-                    if len(tasks) > 1:
-                        self._ask_packed(left)
+                    if self.model and len(tasks) > 1:
+                        self._ask_packed(left, self.model)
                     else:
                         self._ask_alone(tasks[0])
                         scheduler.finished.put(tasks[0])
@@ -100,7 +100,7 @@ class Group:
                 finally:
                     workers.note_under_way(0)
                     scheduler.hand_back(left)
-                if not self.models and scheduler.is_surplus(self, not left, began):
+                if self.model is None and scheduler.is_surplus(self, not left, began):
                     return
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             scheduler.end(error)
@@ -173,8 +173,8 @@ class Group:
                 # The cause is temporary.
                 self._try_later(task, error)
 
-    def _ask_packed(self, left: deque[Task]) -> None:
-        """Ask the tasks in one request, and take out those that were answered."""
+    def _ask_packed(self, left: deque[Task], model: Model) -> None:
+        """Ask the model the tasks in one request, and take out those that were answered."""
         tasks, workers = list(left), self.workers
         requests = [task.request for task in tasks]
         half = max(1, len(tasks) // 2)
@@ -200,18 +200,18 @@ class Group:
         missing = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
         # After a cut reply, as many go together as were answered; what is just missing goes alone.
         _shorten(missing, max(1, good) if is_cut else half if not good else 1)
-        self._check(tasks, replies)
+        self._check(tasks, replies, model)
         for task, reply in zip(tasks, replies, strict=True):
             if reply is not None:
                 left.remove(task)
-                task.reply, task.packed_by = reply, self.models[0]
+                task.reply, task.packed_by = reply, model
                 self._scheduler.finished.put(task)
         workers.resize()
 
-    def _check(self, tasks: list[Task], replies: list[Reply | None]) -> None:
+    def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:
         """Have some of the rows asked alone too, by the same model."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
-        fields, model = fields_to_compare(tasks[0].request.schema), self.models[0]
+        fields = fields_to_compare(tasks[0].request.schema)
         for number in self.workers.agreement.rows_to_check(model, answered):
             if (reply := replies[number]) is None:
                 continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
+# Of each model that gets packed requests; this number stays.
+PACKING_THREADS = 4
 # Until the first reply, the number doubles at this interval, up to a limit for slow services.
 _BLIND_SECONDS, _MOST_BLIND = 0.3, 64
 # A measurement takes at least this time, this many replies, and a reply for each thread: the first

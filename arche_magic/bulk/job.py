@@ -32,21 +32,19 @@ from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.bounded import shielded
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .agreement import Agreement
-from .bounds import at_most
+from .bounds import Shared, at_most
 from .claims import Claims
 from .comparison import gold_columns
-from .job_records import JobRecord, new_job_id, note_job
+from .job_records import JobRecord, note_job
 from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reader import Reader
 from .rows import CHUNK, Row, Rows
-from .twice import Second, check_other_model, other_model, share_of
-from .workers import Workers
+from .twice import Second, other_models, share_of
+from .workers import Workers, narrowed
 from .writer import Writer
 
 # How long `cancel` waits for threads.
@@ -82,18 +80,14 @@ class Job:
         gold: the column with the known labels, or by field of the schema its column; the prompt
             must not show it. `quality` compares.
         llm: the orchestrator that asks; by default the configured one.
-        agreement: for parts of a larger job: how packed replies agree so far.
-        part_of: the bounds of a larger job that this is a part of, or its name. Jobs of one name
+        part_of: what this job shares with the other parts of a larger one, which replaces the
+            bounds above; or the name of that, if its parts run in other processes: jobs of one name
             share `max_cost` and `max_tokens_total` through the ledger.
-        before_paying: for parts of a larger job: seconds that it may still wait for free routes.
-        job_id: for parts of a larger job: its id in the record of jobs; None if another job
-            records this one.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
-        id: its id in the record of jobs.
         rows: the rows and their prompts.
-        shared_bounds: `max_cost` and `max_tokens_total`, which its parts share; None if not given.
+        shared: its bounds and whatever else its parts share.
         schema: what each reply must look like, or None.
         prefix: put before the names of the added columns.
         details, twice, gold: as above; `gold` by field.
@@ -123,43 +117,33 @@ class Job:
         twice: float | None = None,
         gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
-        part_of: SpendingBounds | str = "",
-        agreement: Agreement | None = None,
-        before_paying: float | None = None,
-        job_id: str | None = "",
+        part_of: Shared | str = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
         self.prefix, self.details, self.twice = prefix, details, share_of(twice)
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
-        longest = at_most("patience", patience)
-        if before_paying is None:
-            before_paying = configuration.patience if patience is None else longest
+        if isinstance(part_of, str):
+            part_of = Shared.new(self._llm, part_of, patience, max_cost, max_tokens_total)
+        self.shared: Shared = part_of
         # The job keeps replies itself, many at once.
-        fixed = {"schema": schema, "reserve": reserve, "patience": longest, "keep": False}
+        fixed = {"schema": schema, "reserve": reserve, "keep": False}
+        fixed["patience"] = self.shared.patience.left
         self._sample = sample = build_request("…", configuration, **{**options, **fixed})
         self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = self._gold(gold)
-        cost, tokens = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
         most_failed = at_most("stop_after", stop_after, least=1)
-        name = part_of if isinstance(part_of, str) else ""
-        self.shared_bounds = (
-            self._llm.quota_tracker.job_bounds(cost, tokens, part_of)
-            if isinstance(part_of, str)
-            else part_of
-        )
-        self.id: str = job_id or name or new_job_id()
-        self._is_noted, self._noted = job_id is not None, JobRecord()
+        self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
-        self._workers = Workers(
-            self._allowed(allow_paid), self._counts, self.shared_bounds, longest, before_paying,
-            rows_per_request(pack, sample), agreement or Agreement(),
-        )  # fmt: skip
+        size = rows_per_request(pack, sample)
+        self._workers = Workers(self._allowed(allow_paid), self._counts, self.shared, size)
         self._scheduler = self._workers.scheduler
-        again = {**options, "schema": schema, "pack": pack, "llm": llm, "reserve": reserve}
-        again |= {"allow_paid": allow_paid, "retry_errors": retry_errors, "fresh": fresh}
-        self._second = self._asked_twice(again)
+        again = partial(
+            Job, template=self.rows.template, schema=schema, pack=pack, llm=llm, reserve=reserve,
+            allow_paid=allow_paid, retry_errors=retry_errors, fresh=fresh, **options,
+        )  # fmt: skip
+        self._second = self._asked_twice(again, allow_paid)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = Reader(
@@ -204,18 +188,6 @@ class Job:
             if any(thread.is_alive() for thread in self._all_threads()):
                 threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
 
-    @property
-    def patience_left(self) -> float:
-        """Seconds that it may still wait for routes; inf without a bound."""
-        left = self._workers.patience.left
-        return left if self._second is None else self._second.patience_left(left)
-
-    @property
-    def before_paying_left(self) -> float:
-        """Seconds that it still waits for free routes before it uses paid ones."""
-        seconds = [job.before_paying_left for job in (self._second.jobs if self._second else ())]
-        return min([self._workers.before_paying_left, *seconds])
-
     def progress(self, later: int = 0) -> Progress:
         """Return the progress; `finish_at` includes this number of rows that come `later`."""
         progress = replace(self._counts.progress(), finish_at=self._workers.finish_at(later))
@@ -257,35 +229,32 @@ class Job:
         used = set(map(str, self.rows.columns))
         return gold_columns(gold, fields or ["reply"], columns, used)
 
-    def _asked_twice(self, again: Mapping[str, Any]) -> Second | None:
-        """The rows that another model is asked too, if any; `again` are the job's arguments."""
+    def _asked_twice(self, again: Callable[..., Job], allow_paid: bool) -> Second | None:
+        """The rows that another model is asked too, if any; `again` makes a job like this one."""
         if not self.twice:
             return None
-        other = partial(other_model, self._llm, self._sample, again["allow_paid"])
-        check_other_model(self._llm, self._sample, other)
+        other = other_models(self._llm, self._sample, allow_paid)
         return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
 
-    def _ask_again_on(self, again: Mapping[str, Any], positions: list[int], model: str) -> Job:
+    def _ask_again_on(self, again: Callable[..., Job], positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
         frame = self.rows.frame.iloc[positions]
-        named = {"model": model, "provider": None, "same_model": False}
-        left = {"patience": self.patience_left, "before_paying": self.before_paying_left}
-        shared = {"agreement": self._workers.agreement, "job_id": None}
-        part_of = {} if self.shared_bounds is None else {"part_of": self.shared_bounds}
-        return Job(frame, self.rows.template, **{**again, **named, **left, **shared, **part_of})
+        # This job records both.
+        shared = replace(self.shared, id="")
+        return again(frame, model=model, provider=None, same_model=False, part_of=shared)
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
         progress = self.progress()
         configuration = self._llm.configuration
         record = JobRecord(
-            at=configuration.clock.time(), job=self.id, session=SESSION, notebook=notebook(),
+            at=configuration.clock.time(), job=self.shared.id, session=SESSION, notebook=notebook(),
             tag=self._sample.tag, rows=len(self),
             done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self._noted, -1)
-        if self._is_noted and new.requests:
+        if self.shared.id and new.requests:
             self._noted = record
             note_job(configuration.store, new)
 
@@ -355,31 +324,29 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator of the job, with only free routes unless paid ones are allowed.
+        """The orchestrator that workers use: on allowed providers, within the job's bounds.
 
         Raises:
-            InvalidRequest: all routes are paid ones.
+            InvalidRequest: all routes are paid ones, and those are not allowed.
         """
-        llm = self._llm
-        if allow_paid:
-            return llm
-        providers = llm.configuration.providers
-        free = [name for name in llm.providers if not providers[name].paid]
+        llm, providers = self._llm, self._llm.configuration.providers
+        names = list(llm.providers)
+        if not allow_paid:
+            self._check_for_free_routes()
+            names = [name for name in names if not providers[name].paid]
+        allowed = narrowed(llm, llm.configuration, names)
+        allowed.quota_tracker.job = self.shared.spending
+        return allowed
+
+    def _check_for_free_routes(self) -> None:
         try:
-            routes = llm.routes(self._sample)
+            routes = self._llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
-            routes = ()
+            return
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
-        preferred = llm.preferred_provider
-        return IntelligentLLMOrchestrator(
-            enable_multi_key_groq=llm.enable_multi_key_groq,
-            preferred_provider=preferred if preferred in free else None,
-            providers=free,
-            configuration=llm.configuration,
-        )

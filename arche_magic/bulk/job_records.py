@@ -61,7 +61,7 @@ class JobRecord:
     discarded: int = 0
 
     def plus(self, other: JobRecord, times: int = 1) -> JobRecord:
-        """The same with another part of the job added, `times` -1: taken away."""
+        """The same with another part of the job added, or subtracted if `times` is -1."""
         counts = {
             field.name: getattr(self, field.name) + times * getattr(other, field.name)
             for field in fields(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,22 +18,29 @@ from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.types import utc, without_vendor
 
 from .bounds import at_most
-from .capacity import Capacity, Share, Speed, finish_at, paid_after, rows_until, shares
+from .capacity import (
+    SECONDS_GUESS,
+    Capacity,
+    Share,
+    Speed,
+    finish_at,
+    paid_after,
+    rows_until,
+    shares,
+)
 from .columns import columns_of
 from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
 from .files import SourceFile, is_file
-from .growth import MOST_THREADS, THREADS
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .twice import asked_twice, check_other_model, other_model, share_of
-from .workers import PACKING_THREADS
+from .twice import OtherModel, asked_twice, other_models, share_of
 
-# Seconds of a request if none was sent lately; and tokens that a slow model writes per second.
-_SECONDS_GUESS, _TOKENS_PER_SECOND = 1.5, 100.0
+# Tokens that a slow model writes per second.
+_TOKENS_PER_SECOND = 100.0
 # The shortest reply in tokens, and the highest factor for limits, that a plan suggests.
-_SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100.0
+_SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100
 # A change is suggested if it saves at least this share of the time.
 _WORTH_SAYING = 0.02
 # The arguments of `map` that do not matter for a plan.
@@ -108,8 +116,7 @@ def plan(
     )
     found = _plan_of(work, outlook)
     if share := share_of(twice):
-        other = partial(other_model, llm, sample, allow_paid)
-        check_other_model(llm, sample, other)
+        other = other_models(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
         found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
     return found if until is None else _with_deadline(found, outlook, until)
@@ -223,8 +230,7 @@ def _parts(
         rows = Rows(data, template)
         columns_of(rows.frame, schema, prefix)
         return [rows]
-    source = SourceFile(data, **read)
-    source.check_separator(template or "")
+    source = SourceFile(data, **read, template=template)
     columns_of(source.first_row, schema, prefix)
     columns = Rows(source.first_row, template).columns
     return (Rows(frame, template) for frame in source.frames(ROWS, columns))
@@ -232,10 +238,10 @@ def _parts(
 
 def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:
     served = [attempt.seconds for attempt in served_lately(llm)]
-    seconds = max(0.001, statistics.median(served)) if served else _SECONDS_GUESS
+    seconds = max(0.001, statistics.median(served)) if served else SECONDS_GUESS
     # If requests take no time, neither do rows.
     row = min(estimate.output_tokens / _TOKENS_PER_SECOND, seconds)
-    return Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS, row)
+    return Speed(seconds, seconds_per_row=row)
 
 
 def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
@@ -249,13 +255,13 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
 
 
 def _second_models(
-    plan: Plan, outlook: _Outlook, known: Sequence[str], other_than: Callable[[str], str | None]
+    plan: Plan, outlook: _Outlook, known: Sequence[str], other: OtherModel
 ) -> list[str]:
     """The models that would answer rows again; `known` are those for kept first replies."""
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
         answering = [outlook.llm.routes(outlook.estimate.probe)[0].model]
-    return list(dict.fromkeys([*known, *filter(None, map(other_than, answering))]))
+    return list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
 
 
 def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]) -> Plan:
@@ -307,17 +313,14 @@ def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
     def capacities(tokens: int) -> Sequence[Capacity]:
         return outlook.capacities(replace(outlook.estimate, reply_tokens=float(tokens)))
 
-    low, high = _SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens)
-    if high <= low or outlook.finish_at(capacities(low)) > until:
-        return
-    while high - low > 1:
-        middle = (low + high) // 2
-        if outlook.finish_at(capacities(middle)) <= until:
-            low = middle
-        else:
-            high = middle
-    what = f"replies of {low} tokens, instead of {outlook.estimate.output_tokens:,.0f}"
-    yield outlook.way(what, capacities(low))
+    lengths = range(_SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens))
+    fitting = bisect_left(
+        lengths, True, key=lambda tokens: outlook.finish_at(capacities(tokens)) > until
+    )
+    if fitting:
+        tokens = lengths[fitting - 1]
+        what = f"replies of {tokens} tokens, instead of {outlook.estimate.output_tokens:,.0f}"
+        yield outlook.way(what, capacities(tokens))
 
 
 def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> Iterator[Way]:
@@ -332,17 +335,13 @@ def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> 
             for capacity in capacities
         ]
 
-    low, high = 1.0, _HIGHEST_LIMITS
-    if not capacities or outlook.finish_at(raised(high)) > until:
-        return
-    while high - low > 0.05:
-        middle = (low + high) / 2
-        if outlook.finish_at(raised(middle)) <= until:
-            high = middle
-        else:
-            low = middle
-    times = math.ceil(high * 10) / 10
-    yield outlook.way(f"limits {times:g} times as high", raised(times))
+    tenths = range(11, 10 * _HIGHEST_LIMITS + 1)
+    tenth = bisect_left(
+        tenths, True, key=lambda tenth: outlook.finish_at(raised(tenth / 10)) <= until
+    )
+    if capacities and tenth < len(tenths):
+        times = tenths[tenth] / 10
+        yield outlook.way(f"limits {times:g} times as high", raised(times))
 
 
 def _is_better(way: Way, plan: Plan) -> bool:

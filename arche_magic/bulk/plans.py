@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..llm_providers.errors import InvalidRequest
-from ..llm_providers.types import in_seconds, without_vendor
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.types import in_seconds, without_vendor
+
 from .capacity import Capacity, Share
-from .progress import counted, local_time
+from .progress import local_time
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Plan:
         parts += [f"{self.kept:,} from memory" if self.kept else ""]
         parts += [f"{self.failed:,} that cannot be asked, or failed before" if self.failed else ""]
         what = ", ".join(filter(None, parts))
-        lines = [f"{counted(self.rows, 'row')}{': ' if what else ''}{what}"]
+        lines = [f"{plural(self.rows, 'row')}{': ' if what else ''}{what}"]
         if self.twice:
             lines[0] += f"; {self.twice:,} of them asked again, by {self.second}"
         if asked := self.to_ask + self.twice:
@@ -128,7 +130,7 @@ class Plan:
             if self.in_time:
                 lines.append(f"By {at}: yes")
             else:
-                some = f"By {at}: no, {self.rows_by:,} of {counted(self.to_ask, 'row')}"
+                some = f"By {at}: no, {self.rows_by:,} of {plural(self.to_ask, 'row')}"
                 lines.append(f"{some}; sooner with" if self.ways else some)
                 lines += [f"  {self._way(way)}" for way in self.ways]
         return lines
@@ -183,14 +185,14 @@ class Plan:
 
 
 def _no_limit(capacity: Capacity) -> str:
-    """Why no limit slows it down."""
+    """What the table says about a route that no limit slows down."""
     return "no limit" if capacity.pace_is_known else "not known yet"
 
 
 def moment(by: str | datetime, now: float) -> float:
     """Epoch seconds of a time: a datetime, `08:00` (the next one), or `2026-11-26 08:00`.
 
-    What says no zone is in this machine's.
+    A time without a zone is in this machine's zone.
 
     Raises:
         InvalidRequest: it is not a time.

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
 from arche_magic.llm_providers.reply import Attempt, Waiting
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import Usage, in_seconds
 
 from .rows import Row
@@ -74,6 +75,11 @@ class Progress:
     to_ask_twice: int = 0
     routes: Mapping[str, int] = field(default_factory=dict)
     noun: str = "row"
+
+    def spending_also(self, part: Progress) -> Progress:
+        """The same with what another part of the job has spent, and its replies by route."""
+        sums = {name: getattr(self, name) + getattr(part, name) for name in SPENT}
+        return replace(self, **sums, routes=dict(Counter(self.routes) + Counter(part.routes)))
 
 
 # The state of a row: nothing, or the sum of what is true. It is finished when its reply is on disk,
@@ -269,12 +275,7 @@ def line(progress: Progress, now: float) -> str:
 
 def count(progress: Progress) -> str:
     """`38 of 1,000 rows`."""
-    return f"{progress.done:,} of {counted(progress.total, progress.noun)}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{progress.done:,} of {plural(progress.total, progress.noun)}"
 
 
 def text_bar(progress: Progress) -> str:
@@ -293,9 +294,9 @@ def pace(progress: Progress, now: float) -> str:
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
-        parts.append(counted(progress.errors, "error"))
+        parts.append(plural(progress.errors, "error"))
     if progress.done == progress.total and progress.twice < progress.to_ask_twice:
-        again = f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')}"
+        again = f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')}"
         parts.append(f"asking again: {again}")
     return " · ".join(parts) or ("" if progress.done == progress.total else "starting")
 

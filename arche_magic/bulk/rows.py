@@ -20,6 +20,7 @@ from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
 from .agreement import Check, Model
+from .columns import plain
 from .files import ENDINGS
 
 if TYPE_CHECKING:
@@ -157,8 +158,6 @@ class Rows:
 
     def prompts(self, start: int, stop: int) -> Iterator[tuple[Hashable, Prompt | str]]:
         """The labels of rows, each with its prompt, or with the reason why it has none."""
-        import pandas as pd
-
         part = self.frame.iloc[start:stop]
         values = [part[column].tolist() for column in self._columns.values()]
         names, text_of = list(self._columns), self._text_of
@@ -167,7 +166,7 @@ class Rows:
                 yield label, Prompt(text_of(row))
                 continue
             for name, value in zip(names, row, strict=True):
-                if not isinstance(value, str) and pd.isna(value) is True:
+                if not isinstance(value, str) and plain(value) is None:
                     yield label, f"{name!r} has no value in this row (fill it to ask anyway)"
                     break
             else:

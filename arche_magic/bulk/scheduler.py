@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import Clock
@@ -43,7 +42,7 @@ class Scheduler:
         clock: the configuration's clock.
 
     Attributes:
-        clock: the same clock; nobody sleeps on it once the job has ended.
+        clock: as above.
         finished: tasks whose outcome is to be written.
         ending: set when no more rows are asked.
         error: why, if something is wrong.
@@ -62,7 +61,7 @@ class Scheduler:
         self._wanted = THREADS
         self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
         self.ending = threading.Event()
-        self.clock: Clock = _JobClock(clock, self.ending)
+        self.clock = clock
         self.error: BaseException | None = None
 
     # --- the reader
@@ -125,7 +124,7 @@ class Scheduler:
         """The requests that the group asks next, if its workers ask each row alone."""
         with self._lock:
             # Without the one that a worker has taken already.
-            first = itertools.islice(self._ready, 0 if group.models else group.size - 1)
+            first = itertools.islice(self._ready, 0 if group.model else group.size - 1)
             return [task.request for task in first if task.suits(group.number)]
 
     def hand_back(self, tasks: Iterable[Task]) -> None:
@@ -158,7 +157,7 @@ class Scheduler:
 
     def note_limit(self, group: Group) -> bool:
         """Note that a row waits for a limit or failed; return whether to hand it back."""
-        if group.models:
+        if group.model:
             return False
         with self._lock:
             group.growth.note_limit(time.monotonic())
@@ -168,7 +167,7 @@ class Scheduler:
     def others_may_take(self, group: Group) -> bool:
         """Whether rows that the group hands back may be asked by another one."""
         with self._lock:
-            return len(self._groups) > 1 and bool(group.models or self._idle)
+            return len(self._groups) > 1 and bool(group.model or self._idle)
 
     def lower_cap(self, group: Group, cap: int | None = None) -> None:
         """Allow no more than `cap` rows in a request of the group; by default half as many."""
@@ -226,7 +225,7 @@ class Scheduler:
         now = time.monotonic()
         with self._lock:
             for group in self._groups:
-                if group.models:
+                if group.model:
                     continue
                 if self._ready and not self._idle:
                     group.growth.look(now, time.process_time())
@@ -247,18 +246,18 @@ class Scheduler:
         """Set the number of rows in one request of each model, within its group's cap."""
         with self._lock:
             for group in self._groups:
-                if group.models:
-                    group.size = min(group.cap, sizes.get(group.models[0], 1))
+                if group.model:
+                    group.size = min(group.cap, sizes.get(group.model, 1))
 
     def sizes(self) -> dict[Model, int]:
         """Rows per request, of the models that take packed requests."""
         with self._lock:
-            return {group.models[0]: group.size for group in self._groups if group.models}
+            return {group.model: group.size for group in self._groups if group.model}
 
     def pace(self) -> tuple[int, float] | None:
         """Threads that ask each row alone, and rows they bring per second; None if unknown."""
         with self._lock:
-            paces = (group.growth.pace for group in self._groups if not group.models)
+            paces = (group.growth.pace for group in self._groups if not group.model)
             return next(filter(None, paces), None)
 
     # --- the writer
@@ -269,16 +268,11 @@ class Scheduler:
             return list(self._claimed)
 
     def note_written(self, tasks: Iterable[Task]) -> None:
-        """Note that tasks are on disk; from now on no rows join them."""
+        """Note that tasks are on disk, or compared; from now on no rows join them."""
         with self._lock:
             for task in tasks:
                 self._asking -= 1
                 self._claimed.pop(task.address, None)
-
-    def note_checked(self) -> None:
-        """Note that a packed row was also asked alone."""
-        with self._lock:
-            self._asking -= 1
 
     def is_done(self) -> bool:
         """Whether no worker asks, and no packed row can be asked alone now."""
@@ -315,7 +309,7 @@ class Scheduler:
 
     def _pick(self, group: Group) -> list[Task]:
         """The next tasks for a worker of the group."""
-        size = group.size if group.models else 1
+        size = group.size if group.model else 1
         picked: list[Task] = []
         passed: list[Task] = []
         while self._ready and len(picked) < size:
@@ -373,21 +367,3 @@ class Scheduler:
             with self._lock:
                 group.is_timed = False
                 self._work.notify_all()
-
-
-@dataclass(frozen=True)
-class _JobClock:
-    """The configuration's clock; its sleepers wake when the job ends."""
-
-    clock: Clock
-    ending: threading.Event
-
-    def time(self) -> float:
-        """Epoch seconds."""
-        return self.clock.time()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait that many seconds, or until the job has ended."""
-        until = self.clock.time() + seconds
-        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
-            self.clock.sleep(min(left, NAP_SECONDS))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .progress import SPENT, Progress
+from .progress import Progress
 from .rows import CHUNK, Row, Rows
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Second:
     Args:
         share: of the rows, 0 to 1.
         rows: those of the job.
-        other: returns another model than a given one, as `provider/model`; None without one.
+        other: chooses the model.
         ask: makes the job that asks some rows (by position) on a model.
 
     Attributes:
@@ -54,7 +55,7 @@ class Second:
         self,
         share: float,
         rows: Rows,
-        other: Callable[[str], str | None],
+        other: OtherModel,
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._other, self._ask = other, ask
@@ -110,10 +111,6 @@ class Second:
                     self._answered += 1
                     yield replace(drawn[positions[row.position]], second=row.reply)
 
-    def patience_left(self, first: float) -> float:
-        """Seconds that are left of the whole job's patience, where `first` were before it."""
-        return self.jobs[-1].patience_left if self.jobs else first
-
     def cancel(self) -> None:
         """End soon; see `Job`."""
         self._cancelled = True
@@ -122,22 +119,16 @@ class Second:
 
     def added_to(self, first: Progress) -> Progress:
         """How far the whole job is; `first` is about the rows asked once."""
-        parts = [job.progress() for job in self.jobs]
-        sums = {
-            name: getattr(first, name) + sum(getattr(part, name) for part in parts)
-            for name in SPENT
-        }
-        routes: Counter[str] = Counter(first.routes)
-        for part in parts:
-            routes.update(part.routes)
-        if parts:
-            now = parts[-1]
-            ends = [end for end in (first.finish_at, now.finish_at) if end is not None]
-            sums |= {"waiting": now.waiting, "finish_at": max(ends, default=None)}
-            sums |= {"rows_per_second": now.rows_per_second}
-        return replace(
-            first, **sums, routes=dict(routes), twice=self._answered, to_ask_twice=self._wanted
-        )
+        whole = replace(first, twice=self._answered, to_ask_twice=self._wanted)
+        for part in [job.progress() for job in self.jobs]:
+            ends = [end for end in (first.finish_at, part.finish_at) if end is not None]
+            whole = replace(
+                whole.spending_also(part),
+                waiting=part.waiting,
+                finish_at=max(ends, default=None),
+                rows_per_second=part.rows_per_second,
+            )
+        return whole
 
 
 def share_of(twice: Any) -> float:
@@ -153,13 +144,36 @@ def share_of(twice: Any) -> float:
     return float(twice)
 
 
-def other_model(
+OtherModel = Callable[[str], str | None]
+"""Returns another model than a given one, as `provider/model`; None if there is none."""
+
+
+def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModel:
+    """Return what chooses the model that answers a row again; with `paid` it may cost money.
+
+    Raises:
+        InvalidRequest: only one model can answer.
+    """
+    other = partial(_other_model, llm, sample, paid)
+    try:
+        first = llm.routes(sample)[0]
+    except ConfigurationError:
+        # Rows whose replies are all kept need no key.
+        return other
+    if other(first.model) is None:
+        raise InvalidRequest(
+            f"twice needs a second model, but only {first.model} can answer here; add a key for "
+            "another provider, or omit twice= (--twice)"
+        )
+    return other
+
+
+def _other_model(
     llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
 ) -> str | None:
-    """The first model other than `model`, as `provider/model`; None if there is none.
+    """The first model other than `model`.
 
-    It must be of the job's provider, if one was named; it need not be the job's model. With `paid`
-    it may cost money.
+    It must be of the job's provider, if one was named; it need not be the job's model.
     """
     preferred, now = llm.preferred_provider, llm.configuration.clock.time()
     request = replace(sample, model=None, same_model=False)
@@ -177,32 +191,12 @@ def other_model(
     return None
 
 
-def check_other_model(
-    llm: IntelligentLLMOrchestrator, sample: Request, other: Callable[[str], str | None]
-) -> None:
-    """Refuse to ask twice if only one model can answer.
-
-    Raises:
-        InvalidRequest: no second model can answer.
-    """
-    try:
-        first = llm.routes(sample)[0]
-    except ConfigurationError:
-        # Rows whose replies are all kept need no key.
-        return
-    if other(first.model) is None:
-        raise InvalidRequest(
-            f"twice needs a second model, but only {first.model} can answer here; add a key for "
-            "another provider, or omit twice= (--twice)"
-        )
-
-
 def asked_twice(
     parts: Iterable[Rows],
     llm: IntelligentLLMOrchestrator,
     asked: Request,
     share: float,
-    other: Callable[[str], str | None],
+    other: OtherModel,
     *,
     fresh: bool,
 ) -> tuple[int, list[str]]:

@@ -15,33 +15,30 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
-from .agreement import Agreement, Model
-from .bounds import Patience, costs_extra, pays_after_waiting
-from .capacity import Speed, finish_at, paid_after
+from .agreement import Model
+from .bounds import Patience, Shared, costs_extra, pays_after_waiting
+from .capacity import SECONDS_GUESS, Speed, finish_at, paid_after
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
-from .growth import MOST_THREADS, THREADS
+from .growth import PACKING_THREADS
 from .progress import Counts
 from .rows import Task
 from .scheduler import Scheduler
 
-PACKING_THREADS = 4
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
 # How often calls that have ended are booked.
 _BOOK_SECONDS = 0.25
 # How long an estimated finish time is reused, because a bar asks ten times a second.
 _FINISH_SECONDS = 0.5
-# Seconds of a request before the first reply.
-_SECONDS_GUESS = 1.5
 # A request that waits for a route says so more often than this.
 _STILL_WAITING_SECONDS = 0.7
 
@@ -50,41 +47,32 @@ class Workers:
     """All workers of a job.
 
     Args:
-        llm: may ask on all routes that the job may use.
+        llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
-        bounds: the most that all its calls may take together; None without any.
-        patience: seconds that the job waits for routes, all its rows together.
-        before_paying: seconds that it waits for free routes, all its rows together, before it uses
-            paid ones.
+        shared: the bounds of the job, and how packed replies agree.
         pack: rows per request; None decides by the limits.
-        agreement: how packed replies agree with others.
 
     Attributes:
         scheduler: gives tasks to workers.
-        counts, agreement, patience: as above.
+        counts: as above.
+        agreement, patience: those of `shared`.
         put_off: why the rows that are left are not asked in this run, or "".
         sample: the request of the first row, by which all are estimated; None before it is known.
-        before_paying: what is left of that; None if there are not both free and paid routes.
+        before_paying: that of `shared`; None if there are not both free and paid routes.
     """
 
     def __init__(
         self,
         llm: IntelligentLLMOrchestrator,
         counts: Counts,
-        bounds: SpendingBounds | None,
-        patience: float,
-        before_paying: float,
+        shared: Shared,
         pack: int | None,
-        agreement: Agreement,
     ) -> None:
         self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
-        self.agreement = agreement
-        self._bounds, self._pack = bounds, pack
-        clock = self.scheduler.clock
-        self.patience = Patience(patience, clock.time)
-        self._before_paying = Patience(before_paying, clock.time)
+        self._shared, self._pack = shared, pack
+        self.agreement, self.patience = shared.agreement, shared.patience
         self.before_paying: Patience | None = None
-        self.llm = self._like(llm, replace(llm.configuration, clock=clock), llm.providers)
+        self.llm = llm
         self.put_off = ""
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
@@ -95,9 +83,7 @@ class Workers:
         # Those of the groups, now and before.
         self._ledgers: list[BatchLedger] = []
         self._numbers = itertools.count()
-        self._finish_lock = threading.Lock()
-        # When it was estimated, the number of later rows, and the time.
-        self._finish: tuple[float, int, datetime | None] = (-math.inf, 0, None)
+        self._finish_at = lru_cache(maxsize=1)(self._estimate_finish)
 
     def start(self, first: Task) -> None:
         """Begin to ask; the other rows are estimated by the first one.
@@ -107,7 +93,7 @@ class Workers:
         """
         self.sample = first.request
         if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
-            self.before_paying = self._before_paying
+            self.before_paying = self._shared.before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -174,15 +160,9 @@ class Workers:
 
         It is computed from the limits, like a plan. `later` is a number of rows that come later.
         """
-        moment = time.monotonic()
-        with self._finish_lock:
-            looked_at, rows, found = self._finish
-            if rows != later or moment >= looked_at + _FINISH_SECONDS:
-                found = self._estimate_finish(later)
-                self._finish = moment, later, found
-        return found
+        return self._finish_at(later, time.monotonic() // _FINISH_SECONDS)
 
-    def _estimate_finish(self, later: int) -> datetime | None:
+    def _estimate_finish(self, later: int, _: float) -> datetime | None:
         counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()
         if sample is None or not counts.left + later:
             return None
@@ -194,13 +174,13 @@ class Workers:
         )
         capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
         # The measured speed, once there is a measurement.
-        seconds = counts.mean_seconds() or _SECONDS_GUESS
-        speed = Speed(seconds, THREADS, PACKING_THREADS, MOST_THREADS)
+        seconds = counts.mean_seconds() or SECONDS_GUESS
+        speed = Speed(seconds)
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
-            speed = Speed(threads / per_second, threads, PACKING_THREADS, threads)
+            speed = Speed(threads / per_second, threads, most_threads=threads)
         if self.before_paying is not None:
-            left, preferred = self.before_paying_left, self.llm.preferred_provider
+            left, preferred = self.before_paying.left, self.llm.preferred_provider
             capacities = paid_after(capacities, speed, now, left, preferred)
         end = finish_at(capacities, speed, max(0, counts.left - held + later), now)
         # Requests in progress have to finish, too.
@@ -223,14 +203,14 @@ class Workers:
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
-        groups = [self._group(self._narrowed([model]), (model,), sizes[model]) for model in packing]
+        groups = [self._group(self._for([model]), model, sizes[model]) for model in packing]
         if alone:
-            groups.append(self._group(self._narrowed(alone) if packing else self.llm))
-        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.models else 1)
+            groups.append(self._group(self._for(alone) if packing else self.llm))
+        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.model else 1)
         self._start_threads(new)
 
     def _group(
-        self, llm: IntelligentLLMOrchestrator, models: tuple[Model, ...] = (), size: int = 1
+        self, llm: IntelligentLLMOrchestrator, model: Model | None = None, size: int = 1
     ) -> Group:
         def coming() -> list[Request]:
             return self.scheduler.coming(group)
@@ -238,7 +218,7 @@ class Workers:
         ledger = llm.batch_ledger(coming)
         self._ledgers.append(ledger)
         awaits_free = self._awaits_free(llm)
-        group = Group(next(self._numbers), self, llm, ledger, models, size, awaits_free)
+        group = Group(next(self._numbers), self, llm, ledger, model, size, awaits_free)
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
@@ -248,11 +228,6 @@ class Workers:
         routes = llm.routes(self.sample)
         only_paid = all(costs_extra(route, self.llm.preferred_provider) for route in routes)
         return self.before_paying if only_paid else None
-
-    @property
-    def before_paying_left(self) -> float:
-        """Seconds that the job still waits for free routes before it pays."""
-        return self._before_paying.left
 
     def wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
@@ -267,24 +242,26 @@ class Workers:
             thread.start()
             self.threads = [*(old for old in self.threads if old.is_alive()), thread]
 
-    def _narrowed(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
-        """The same orchestrator, on these models alone."""
+    def _for(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
+        """The orchestrator of the job, on these models alone."""
         names = list(dict.fromkeys(provider for provider, _ in models))
         providers = dict(self.llm.configuration.providers)
         for name in names:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
-        return self._like(self.llm, replace(self.llm.configuration, providers=providers), names)
+        configuration = replace(self.llm.configuration, providers=providers)
+        return narrowed(self.llm, configuration, names)
 
-    def _like(
-        self, llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
-    ) -> IntelligentLLMOrchestrator:
-        """The same for another configuration and some of its providers, within the job's bounds."""
-        like = IntelligentLLMOrchestrator(
-            enable_multi_key_groq=llm.enable_multi_key_groq,
-            preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
-            providers=names,
-            configuration=configuration,
-        )
-        like.quota_tracker.job = self._bounds
-        return like
+
+def narrowed(
+    llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
+) -> IntelligentLLMOrchestrator:
+    """A new orchestrator like another one, on some of its providers, with this configuration."""
+    like = IntelligentLLMOrchestrator(
+        enable_multi_key_groq=llm.enable_multi_key_groq,
+        preferred_provider=llm.preferred_provider if llm.preferred_provider in names else None,
+        providers=names,
+        configuration=configuration,
+    )
+    like.quota_tracker.job = llm.quota_tracker.job
+    return like

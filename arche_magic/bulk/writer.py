@@ -152,7 +152,7 @@ class Writer:
 
     def _compare(self, task: Task) -> None:
         """Count whether a row that came packed was answered alike alone."""
-        self._scheduler.note_checked()
+        self._scheduler.note_written([task])
         self._spent(task)
         check, alone = task.checks, task.reply
         agrees = check.agrees(alone) if check is not None and alone is not None else None

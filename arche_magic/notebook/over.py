@@ -70,9 +70,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         data = data.copy()
     head = data
     if from_file:
-        source = SourceFile(data, **read)
-        source.check_separator(text)
-        head = source.first_row
+        head = SourceFile(data, **read, template=text).first_row
     columns = _columns(head)
     template = _with_variables(text, columns, names, defaults.budget)
     if system := system_prompt(options, names, defaults.budget, columns):

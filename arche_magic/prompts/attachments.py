@@ -13,9 +13,9 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, marked_encoding
-from arche_magic.llm_providers.request import Message
 
 from . import Prompt, file_or_value, one_line
+from .tables import beginning, tokens_of
 from .values import IMAGES
 
 MOST_BYTES = 5_000_000
@@ -106,20 +106,18 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
 def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
     """Return the text between a line with the name and one that ends it, and a note."""
     name, text = attachment.name, attachment.text
-    tokens = _tokens(text)
+    tokens = round(tokens_of(text))
     kept = text if budget is None or tokens <= budget else _first(text, budget)
     if kept is text:
         return f"[{name}]\n{text}\n[end of {name}]", f"{name} · {tokens:,} tokens"
     cut = f"cut to the first {len(kept):,} of {len(text):,} characters"
-    note = f"{name} · {_tokens(kept):,} of {tokens:,} tokens: {cut} by --budget"
+    note = f"{name} · {tokens_of(kept):,.0f} of {tokens:,} tokens: {cut} by --budget"
     return f"[{name}, {cut}]\n{kept} …\n[end of {name}]", note
 
 
 def _first(text: str, budget: int) -> str:
     """Return as much of the beginning as fits, whole lines if that leaves more than half of it."""
-    kept = text[: 4 * budget]
-    while len(kept) > 1 and _tokens(kept) > budget:
-        kept = kept[: len(kept) * 9 // 10]
+    kept = beginning(text, budget)
     end = kept.rfind("\n")
     return kept[:end] if end > len(kept) / 2 else kept
 
@@ -160,7 +158,3 @@ def _text_of_pdf(content: bytes) -> str:
     if not text:
         raise ValueError("is a PDF without text; send pictures of its pages with --image")
     return text
-
-
-def _tokens(text: str) -> int:
-    return round(Message("user", text).tokens)

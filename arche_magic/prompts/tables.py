@@ -20,6 +20,7 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.text.hints import plural
 
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
@@ -91,27 +92,27 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     heads = [] if plain else [_head(level) for level in index.names]
-    shown = _columns_that_fit(frame, budget / 2 - _tokens(_csv(heads)))
+    shown = _columns_that_fit(frame, budget / 2 - tokens_of(_csv(heads)))
     heads += map(_head, frame.columns[:shown])
     # One row takes at most half of the budget, so that several are seen.
     longest = max(16, 2 * budget // max(1, len(heads)))
     lines, texts_cut = [_csv(heads)], False
-    spent = _tokens(lines[0])
+    spent = tokens_of(lines[0])
     for row in frame.iloc[:budget, :shown].itertuples(index=not plain, name=None):
         cells = [*row[0], *row[1:]] if not plain and index.nlevels > 1 else row
         texts = [_cell(cell) for cell in cells]
         line = _csv(_shortened(text, longest) for text in texts)
-        spent += _tokens(line)
+        spent += tokens_of(line)
         if spent > budget and len(lines) > 1:
             break
         texts_cut = texts_cut or any(len(text) > longest for text in texts)
         lines.append(line)
     noun = "row" if kind == "DataFrame" else "value"
-    size = f"{kind}, {_count(rows, noun)}"
-    size += f" × {_count(columns, 'column')}" if kind == "DataFrame" else ""
+    size = f"{kind}, {plural(rows, noun)}"
+    size += f" × {plural(columns, 'column')}" if kind == "DataFrame" else ""
     left = [
-        f"the first {_count(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
-        f"the first {_count(shown, 'column')}" if shown < columns else "",
+        f"the first {plural(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
+        f"the first {plural(shown, 'column')}" if shown < columns else "",
         f"{longest:,} characters per text" if texts_cut else "",
     ]
     return _stated("\n".join(lines), name, size, *left)
@@ -121,7 +122,7 @@ def _columns_that_fit(frame: Any, budget: float) -> int:
     """Return how many columns fit, at least one; each takes about its name and its first value."""
     first = [_cell(cell)[:40] for cell in (frame.iloc[0] if len(frame) else ())]
     for number, column in enumerate(frame.columns):
-        budget -= _tokens(_head(column) + "".join(first[number : number + 1])) + 0.5
+        budget -= tokens_of(_head(column) + "".join(first[number : number + 1])) + 0.5
         if number and budget < 0:
             return number
     return len(frame.columns)
@@ -136,9 +137,9 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
     kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
     text = (", " if flat else "\n").join(kept)
     size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
-    if _tokens(text) > budget + 1:
+    if tokens_of(text) > budget + 1:
         return cut_text(text, name, size, budget)
-    left = f"the first {_count(len(kept), 'value' if flat else 'row')}"
+    left = f"the first {plural(len(kept), 'value' if flat else 'row')}"
     return _stated(text, name, size, left if len(kept) < len(array) else "")
 
 
@@ -160,7 +161,7 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     else:
         opening, closing, kept = "[", "]", _as_many(first, budget)
     text, kind = opening + ", ".join(kept) + closing, type(value).__name__
-    if _tokens(text) > budget + 1:
+    if tokens_of(text) > budget + 1:
         return cut_text(text, name, kind, budget)
     if len(kept) == len(value):
         return Shown(text)
@@ -169,13 +170,19 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
 
 def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
     """Return a text, cut to its beginning if it does not fit."""
-    if _tokens(text) <= budget:
+    if tokens_of(text) <= budget:
         return Shown(text)
-    kept = text[: 4 * budget]
-    while _tokens(kept) > budget:
-        kept = kept[: len(kept) * 9 // 10]
+    kept = beginning(text, budget)
     size = f"{kind}, {len(text):,} characters"
     return _stated(kept + " …", name, size, f"the first {len(kept):,} characters")
+
+
+def beginning(text: str, budget: int) -> str:
+    """Return as much of the beginning of a text as fits."""
+    kept = text[: 4 * budget]
+    while len(kept) > 1 and tokens_of(kept) > budget:
+        kept = kept[: len(kept) * 9 // 10]
+    return kept
 
 
 def _stated(text: str, name: str, size: str, *left: str) -> Shown:
@@ -183,10 +190,6 @@ def _stated(text: str, name: str, size: str, *left: str) -> Shown:
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _as_many(
@@ -197,7 +200,7 @@ def _as_many(
     spent = 0.0
     for entry in entries:
         text = (text_of or _json)(entry)
-        spent += _tokens(text) + 0.5
+        spent += tokens_of(text) + 0.5
         if spent > budget and kept:
             break
         kept.append(text)
@@ -256,7 +259,8 @@ def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _tokens(text: str) -> float:
+def tokens_of(text: str) -> float:
+    """Return about how many tokens a text takes."""
     return Message("user", text).tokens
 
 

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING
+
+from provider_parts import NOON
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
+
+
+class WaitingClock:
+    """A clock that moves only while a thread sleeps on it; threads that sleep together share it.
+
+    How fast the machine is does not matter: rows that are being asked take no time on it.
+    """
+
+    def __init__(self) -> None:
+        self._now = NOON
+        self._lock = threading.Lock()
+
+    def time(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        until = self._now + seconds
+        # Lets the rows that are being asked arrive before the time is over.
+        time.sleep(0.002)
+        with self._lock:
+            self._now = max(self._now, until)
 
 
 def prompts(sandbox: Sandbox) -> list[str]:

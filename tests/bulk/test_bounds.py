@@ -12,6 +12,7 @@ from paid_service import Answer, PaidService, paid_service, use
 
 import arche_magic
 from arche_magic.bulk import Job, JobStopped
+from arche_magic.bulk.growth import THREADS
 
 TEXTS = [f"Row {number}" for number in range(200)]
 # USD: the price in these tests is one for a thousand tokens.
@@ -86,9 +87,13 @@ def test_a_job_that_fits_is_done_and_runs_side_by_side() -> None:
     """A bound costs no speed where all threads fit within it."""
     with paid_service(answer=lambda number: Answer(50)) as service:
         use(service, Path.cwd())
-        result = arche_magic.map(TEXTS, allow_paid=True, pack=1, max_tokens_total=1_000_000)
-    assert result.error.isna().all()
-    assert service.most_at_once > 8
+        rows = arche_magic.imap(TEXTS, allow_paid=True, pack=1, max_tokens_total=1_000_000)
+        # The first reply shows how long replies are.
+        found = [next(rows)]
+        service.together = THREADS
+        found += rows
+    assert [row.error for row in found] == [None] * len(TEXTS)
+    assert service.most_at_once >= THREADS
 
 
 def test_a_job_that_just_fits_is_finished() -> None:

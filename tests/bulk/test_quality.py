@@ -7,6 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -14,7 +15,7 @@ from bulk_parts import prompts
 
 import arche_magic
 from arche_magic.bulk import Job, JobStopped, quality
-from arche_magic.bulk.comparison import Comparison, cohen_kappa
+from arche_magic.bulk.comparison import Comparison
 from arche_magic.llm_providers.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def sandbox(start: Start) -> Sandbox:
 )  # fmt: skip
 def test_kappa_is_agreement_beyond_chance(pairs: dict[tuple[str, str], int], kappa: float) -> None:
     """The expected figures were worked out by hand."""
-    assert cohen_kappa(pairs) == pytest.approx(kappa, nan_ok=True)
+    assert Comparison(pairs).kappa == pytest.approx(kappa, nan_ok=True)
 
 
 LONG = "it came late, but the soup was good"
@@ -88,6 +89,9 @@ LONG = "it came late, but the soup was good"
         (7, "7", (1, 1, 0)),
         (True, "True", (1, 1, 0)),
         (["a", "b"], ["a", "b"], (1, 1, 0)),
+        # As pandas reads lists from Parquet.
+        (np.array(["a", "b"]), np.array(["a", "b"]), (1, 1, 0)),
+        (np.array(["a", "b"]), np.array(["a"]), (1, 0, 0)),
         (LONG, "good soup, though it came late", (0, 0, 1)),
         (LONG, LONG, (0, 0, 1)),
         ("good", None, (0, 0, 0)),
@@ -221,7 +225,7 @@ def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None
     job = Job(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=45, reserve=0.0)
     list(job)
     assert 35 <= clock.now - began <= 55
-    assert job.patience_left < 10
+    assert job.shared.patience.left < 10
 
 
 @pytest.mark.parametrize("twice", [-0.1, 1.1, "5%", True])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL = "gpt-4.1-mini"
+_LONGEST_WAIT_SECONDS = 10.0
 # Far above any limit that could slow a test down.
 PLENTY = {
     "x-ratelimit-limit-requests": "60000",
@@ -47,17 +48,19 @@ class PaidService:
     Attributes:
         answer: returns the answer to the request with this number.
         seconds: duration of each answer.
+        together: no answer comes until this many requests are there at once, for at most 10 s.
         charged: tokens of all answered requests.
         most_at_once: the highest number of concurrent requests.
     """
 
     answer: Callable[[int], Answer] = lambda number: Answer()
     seconds: float = 0.05
+    together: int = 1
     url: str = ""
     charged: list[int] = field(default_factory=list)
     most_at_once: int = 0
     _under_way: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def tokens(self) -> int:
@@ -65,15 +68,21 @@ class PaidService:
         return sum(self.charged)
 
     def take(self, body: dict[str, Any]) -> tuple[int, bytes]:
-        with self._lock:
+        with self._changed:
             number = len(self.charged)
             answer = self.answer(number)
             ok = answer.status == 200
             self.charged.append(ok * (answer.output_tokens + answer.input_tokens))
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
+            self._changed.notify_all()
+            are_together = self._changed.wait_for(
+                lambda: self.most_at_once >= self.together, _LONGEST_WAIT_SECONDS
+            )
+            if not are_together:
+                self.together = 1
         time.sleep(self.seconds)
-        with self._lock:
+        with self._changed:
             self._under_way -= 1
         if not ok:
             return answer.status, b'{"error": {"message": "no", "type": "server_error"}}'
