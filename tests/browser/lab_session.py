@@ -35,16 +35,6 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-KEY_VARIABLES = (
-    "GROQ_",
-    "MISTRAL_",
-    "GOOGLE_",
-    "GEMINI_",
-    "OPENAI_",
-    "ARCHE_",
-    "JUPYTER",
-    "IPYTHON",
-)
 _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
 # The status of a page once its kernel answers.
 _READY = {
@@ -224,7 +214,8 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
     )
     # Cells outside the window stay in the page, where a test can read them.
     _write_settings(settings, "notebook-extension/tracker", {"windowingMode": "none"})
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)} | {
+    environment = {
+        **os.environ,
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_DATA_DIR": str(folder / "data"),
         "JUPYTER_PATH": str(_extension(folder)),

@@ -29,18 +29,6 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.types import Key, Timeouts
 
-OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hide the environment variables and the settings file of this machine."""
-    for name in os.environ:
-        if name.startswith(OURS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
-    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -620,11 +608,11 @@ def test_an_invalid_setting_is_an_error_that_names_the_file(
     assert len(str(caught.value)) < 500
 
 
-def test_the_users_own_settings_apply_if_a_project_has_none(project: Path, tmp_path: Path) -> None:
+def test_the_users_own_settings_apply_if_a_project_has_none(
+    project: Path, own_settings: Path
+) -> None:
     """The nearest file is used."""
-    folder = tmp_path / "user-settings" / "arche_magic"
-    folder.mkdir(parents=True)
-    (folder / "arche_magic.toml").write_text("patience = 7\n")
+    own_settings.write_text("patience = 7\n")
     assert load_configuration(directory=project).patience == 7
     (project / "arche_magic.toml").write_text("patience = 8\n")
     assert load_configuration(directory=project).patience == 8

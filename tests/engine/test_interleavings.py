@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from engine_parts import (
     NOON,
     Clock,
-    RedisServer,
+    LedgerServer,
     a_route,
     ask,
     custom_configuration,
@@ -290,7 +290,7 @@ class RedisLedger(LedgerAgainstServer):
 
     def storages(self) -> list[Storage]:
         self.folder = tempfile.TemporaryDirectory()
-        self.redis = RedisServer(Path(self.folder.name))
+        self.redis = LedgerServer(Path(self.folder.name))
         self.redis.start()
         return [self.redis.storage() for _ in range(self.kernels)]
 

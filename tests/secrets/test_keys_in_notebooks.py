@@ -15,7 +15,7 @@ import pytest
 from leaks import leaks_in, leaks_in_folder
 from nbconvert import HTMLExporter, MarkdownExporter
 from notebook_kernel import Kernel
-from secret_parts import PROVIDERS, environment_without_keys
+from secret_parts import PROVIDERS, loud_environment
 
 from arche_magic.sandbox import FAILURE_KINDS, Sandbox
 
@@ -119,7 +119,7 @@ def test_a_prompt_with_a_key_is_refused_in_one_line(
 def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
     """Plain IPython, in verbose mode, with errors that quote the key."""
     planted.fail("*", "echo_key", times=None)
-    environment = environment_without_keys(IPYTHONDIR=str(project / "ipython"), NO_COLOR="1")
+    environment = loud_environment(IPYTHONDIR=str(project / "ipython"), NO_COLOR="1")
     command = ["-m", "IPython", "--simple-prompt", "--no-banner", "--xmode=Verbose"]
     terminal = pexpect.spawn(
         sys.executable, command, cwd=str(project), env=environment | {"TERM": "dumb"},
@@ -151,7 +151,7 @@ def test_the_command_line_shows_no_key(
     """Neither the tables nor their JSON contain a key."""
     done = subprocess.run(
         [sys.executable, "-m", "arche_magic", *arguments],
-        capture_output=True, cwd=project, env=environment_without_keys(), timeout=120,
+        capture_output=True, cwd=project, env=loud_environment(), timeout=120,
         stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     assert b"groq" in done.stdout
