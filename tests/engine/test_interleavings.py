@@ -383,8 +383,8 @@ class HiddenRollingRate(HiddenRate):
 
 
 # Each run draws different examples.
-_thorough = settings(max_examples=40, stateful_step_count=40, deadline=None)
-_brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
+_thorough = settings(max_examples=40, stateful_step_count=40)
+_brief = settings(max_examples=10, stateful_step_count=40)
 
 TestBucketLedger = LedgerAgainstServer.TestCase
 TestBucketLedger.settings = _thorough

@@ -28,7 +28,7 @@ from engine_parts import (
     used,
 )
 
-from arche_magic.llm_providers.config import Configuration, label_keys
+from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.processes import this_process
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
@@ -155,18 +155,6 @@ def test_a_large_max_tokens_does_not_refuse_the_prompt(
     assert isinstance(tracker.hold(route, ask()), RouteState)
     tracker.settle(hold, Usage(10, 10))
     held(tracker, route)
-
-
-def test_keys_of_one_account_share_their_limits(storage: Storage, clock: Clock) -> None:
-    """A second key of the same account adds nothing."""
-    configuration = custom_configuration([RPM], clock=clock)
-    accounts = {"groq_key_1": "team", "groq_key_2": "team"}
-    keys = label_keys("groq", ["one", "two", "three"], accounts)
-    tracker = proven(QuotaTracker(storage, replace(configuration, keys=keys)))
-    for _ in range(3):
-        held(tracker, a_route(tracker.configuration, key=1))
-    assert isinstance(tracker.hold(a_route(tracker.configuration, key=2), ask()), RouteState)
-    held(tracker, a_route(tracker.configuration, key=3))
 
 
 # --- kernels that are killed

@@ -326,8 +326,9 @@ def test_a_disk_that_hangs_after_the_reply_has_arrived(
     path = Path(get_configuration().store).with_name("llm_calls.jsonl")
     path.unlink()
     release = hang(path)
-    with at_most(0.6):
-        assert provider.generate("Hello", timeout=0.6).provider == "groq"
+    # The reply waits two seconds at most for its record.
+    with at_most(2.0):
+        assert provider.generate("Hello").provider == "groq"
     assert not path.exists()
     release.set()
     ends = time.monotonic() + 10

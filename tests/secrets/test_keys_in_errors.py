@@ -88,15 +88,20 @@ def pieces(text: str, size: int = 12) -> set[str]:
     return {text[n : n + size] for n in range(len(text) - size + 1)}
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])
+STATUSES = (400, 401, 403, 404, 422, 429, 500)
+
+
+@pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_quoted_key_is_removed(
     echo: Echo, provider: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Complete, shortened, encoded or split: the message explains the failure without it."""
     key = keys_of(provider)[0]
+    # Each disguise comes with two or three statuses of each provider.
+    chosen = list(DISGUISES.items())[STATUSES.index(status) % 3 :: 3]
     with caplog.at_level(logging.DEBUG, logger="arche_magic"):
-        for name, disguise in DISGUISES.items():
+        for name, disguise in chosen:
             echo.message(disguise, status)
             shown = shown_of(provider)
             assert not leaks_in(shown), (name, shown)
