@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback import Handler, serving
 
 
 @dataclass
@@ -41,31 +41,12 @@ def echo_server() -> Iterator[Echo]:
     """The server, on loopback."""
     echo = Echo()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
+    class EchoHandler(Handler):
+        def do_POST(self) -> None:  # noqa: N802
             self.rfile.read(int(self.headers.get("content-length", 0)))
             echo.received.append((self.path, dict(self.headers.items())))
             bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
-            status, headers, body = echo.answer(self.headers.get("x-goog-api-key") or bearer)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(*echo.answer(self.headers.get("x-goog-api-key") or bearer))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    echo.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(EchoHandler) as echo.url:
         yield echo
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
