@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, settings
 # Tests start hundreds of Python processes, and each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Replace slow imports that no test needs, also in processes that tests start.
-NOT_INSTALLED = str(Path(__file__).parent / "not_installed")
+# Replace slow imports that no test needs, and let processes that tests start import the helpers of
+# this folder.
+TESTS = Path(__file__).parent
+NOT_INSTALLED = str(TESTS / "not_installed")
 sys.path.insert(0, NOT_INSTALLED)
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [NOT_INSTALLED, *filter(None, [os.environ.get("PYTHONPATH")])]
+    [NOT_INSTALLED, str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
 from leaks import leaks_in, leaks_of_a_run  # noqa: E402
@@ -33,7 +35,10 @@ from arche_magic.sandbox import Sandbox  # noqa: E402
 settings.register_profile("results", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("results")
 
-KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
+# No test, and no process or kernel that a test starts, finds keys or settings of the user.
+HIDDEN = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_", "JUPYTER", "IPYTHON")
+for name in [name for name in os.environ if name.startswith(HIDDEN)]:
+    del os.environ[name]
 
 
 def pytest_configure() -> None:
@@ -42,14 +47,36 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def no_settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder in place of the user's own settings."""
+    return tmp_path_factory.mktemp("no-settings")
+
+
+def use_settings_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CONFIG_HOME", "APPDATA"):
+        monkeypatch.setenv(name, str(folder))
+
+
 @pytest.fixture(autouse=True)
-def no_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hide the user's own keys from all tests."""
-    for name in list(os.environ):
-        if name.startswith(KEY_VARIABLES):
-            monkeypatch.delenv(name)
+def no_settings_of_the_machine(
+    no_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Hide the user's own settings file from all tests."""
+    use_settings_folder(no_settings, monkeypatch)
     yield
     use_configuration(None)
+
+
+@pytest.fixture
+def own_settings(
+    no_settings_of_the_machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The path of the user's own settings file. Its folder exists, and the file does not."""
+    use_settings_folder(tmp_path / "own-settings", monkeypatch)
+    path = tmp_path / "own-settings" / "arche_magic" / "arche_magic.toml"
+    path.parent.mkdir(parents=True)
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

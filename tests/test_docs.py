@@ -69,7 +69,6 @@ def shell(
     typed = sandbox_env.environment()["GROQ_API_KEY_3"]
     monkeypatch.setattr("getpass.getpass", lambda prompt: typed)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     shell = InteractiveShell.instance()
     shell.run_line_magic("load_ext", "arche_magic")
     yield shell

@@ -97,7 +97,7 @@ _ends = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(_records, st.booleans(), _ends), max_size=4))
 def test_the_fast_reader_gives_the_same_frame(lines: list[tuple[Any, bool, str]]) -> None:
     """With pyarrow, every value is the same as without it."""
@@ -270,7 +270,6 @@ def test_files_of_earlier_months_are_not_opened(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     ages=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 600)), max_size=400),
     asked=st.integers(0, 5600),

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from lab_session import Lab, chromium, jupyter_lab
+from lab_session import Lab, chromium, find_chromium, jupyter_lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _chromium() -> None:
+    if find_chromium() is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="session")

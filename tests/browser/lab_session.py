@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -34,16 +34,6 @@ CHROMIUM_ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-)
-KEY_VARIABLES = (
-    "GROQ_",
-    "MISTRAL_",
-    "GOOGLE_",
-    "GEMINI_",
-    "OPENAI_",
-    "ARCHE_",
-    "JUPYTER",
-    "IPYTHON",
 )
 _PATHS = {"jupyterlab": "doc/tree/", "notebook": "notebooks/"}
 # The status of a page once its kernel answers.
@@ -93,9 +83,12 @@ class Lab:
     settings: Path
     path: str = "doc/tree/"
 
-    def write(self, name: str, cells: list[Any]) -> None:
-        """Save a notebook of these cells, without outputs, in the served folder."""
-        notebook = nbformat.v4.new_notebook(cells=cells)
+    def write(self, name: str, cells: Sequence[Any]) -> None:
+        """Save a notebook in the served folder. A text is a code cell without outputs."""
+        new = nbformat.v4.new_code_cell
+        notebook = nbformat.v4.new_notebook(
+            cells=[new(cell) if isinstance(cell, str) else cell for cell in cells]
+        )
         notebook.metadata["kernelspec"] = {
             "name": "python3",
             "display_name": "Python 3 (ipykernel)",
@@ -121,14 +114,18 @@ class Screen:
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    def start_all(self) -> None:
+        """Run all cells from the menu, without waiting for them."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
     def run_all(self, seconds: float = 120) -> None:
         """Run all cells from the menu and wait until each has its number.
 
         Raises:
             AssertionError: some did not run; the message has their number and the errors.
         """
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.start_all()
         try:
             self.page.wait_for_function(_FINISHED, timeout=seconds * 1000)
         except PageTimeout as error:
@@ -166,6 +163,11 @@ class Screen:
             lambda response: response.request.method == "PUT" and "/api/contents/" in response.url
         ):
             self.page.keyboard.press("Control+s")
+
+    def snap(self, name: str) -> None:
+        """Write what the window shows to `build/screens/`."""
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENS / f"{name}.png")
 
     def show_whole_notebook(self, width: int) -> None:
         """Make the window as tall as the notebook, so that nothing has to be scrolled."""
@@ -224,7 +226,8 @@ def jupyter_lab(folder: Path, application: str = "jupyterlab") -> Iterator[Lab]:
     )
     # Cells outside the window stay in the page, where a test can read them.
     _write_settings(settings, "notebook-extension/tracker", {"windowingMode": "none"})
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)} | {
+    environment = {
+        **os.environ,
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_DATA_DIR": str(folder / "data"),
         "JUPYTER_PATH": str(_extension(folder)),

@@ -6,17 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from lab_session import Lab, Screen, find_chromium, open_notebook
+from lab_session import Lab, Screen, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 SANDBOX = """\
 import os
@@ -59,7 +54,7 @@ CUT_OFF = """() => [...document.querySelectorAll('.jp-OutputArea-output')]
 @pytest.fixture(scope="module")
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """The cells, after Run All, with the file browser beside them."""
-    lab.write("outputs.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.write("outputs.ipynb", CELLS)
     with open_notebook(browser, replace(lab, path="lab/tree/"), "outputs.ipynb") as opened:
         opened.run_all()
         opened.cell("%llm_panel").get_by_text("The next prompt goes to").wait_for()

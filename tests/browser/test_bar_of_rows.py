@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
-from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
+from lab_session import Lab, Screen, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 PROMPT = "Is this positive? {{text}} It got {{stars}} stars."
 CELLS = (
@@ -43,15 +38,13 @@ TRACK = "div[style*='height:8px'], div[style*='height: 8px']"
 @pytest.fixture(scope="module")
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """A running job that was interrupted while it waited."""
-    lab.write("rows.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.write("rows.ipynb", CELLS)
     with open_notebook(browser, lab, "rows.ipynb", width=1000) as opened:
         page = opened.page
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        opened.start_all()
         running = opened.cell("--reserve").locator(BAR)
         running.get_by_text("waiting: ").wait_for()
-        SCREENS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SCREENS / "rows-running.png")
+        opened.snap("rows-running")
         page.get_by_role("button", name="Interrupt the kernel").click()
         running.get_by_text("interrupted").wait_for()
         for theme in ("Light", "Dark"):

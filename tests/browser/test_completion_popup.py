@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
-from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
+from lab_session import Lab, Screen, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
 
@@ -25,7 +20,7 @@ CELLS = ("%load_ext arche_magic\npoet, poem = 'Ada', 3", "")
 @pytest.fixture(scope="module")
 def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """A notebook with the extension loaded and an empty cell."""
-    lab.write("tab.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.write("tab.ipynb", CELLS)
     with open_notebook(browser, lab, "tab.ipynb", width=900) as opened:
         cell = opened.page.locator(".jp-CodeCell").first
         cell.locator(".cm-content").click()
@@ -68,8 +63,7 @@ def test_the_popup_offers_only_valid_completions(
 ) -> None:
     """Only matching options, values, subcommands and variables appear."""
     found = offers(screen, typed)
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    screen.page.screenshot(path=SCREENS / f"tab-{name}.png")
+    screen.snap(f"tab-{name}")
     close(screen)
     assert [text for text in expected if text in found] == expected
     assert not {"abs", "False", "%%bash"} & set(found)

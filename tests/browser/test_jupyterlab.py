@@ -15,16 +15,11 @@ from lab_session import (
     QUICKSTART,
     Lab,
     Screen,
-    find_chromium,
     open_notebook,
 )
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 ROUTES_IN_ORDER = [
     "groq · key 1",

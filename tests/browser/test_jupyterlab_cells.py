@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import Lab, Screen, find_chromium, open_notebook
+from lab_session import Lab, Screen, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 SANDBOX = """%load_ext arche_magic
 import os
@@ -43,11 +39,10 @@ OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
     """The cells, after Run All."""
-    lab.write("cells.ipynb", [nbformat.v4.new_code_cell(text) for text in CELLS])
+    lab.write("cells.ipynb", CELLS)
     with open_notebook(browser, lab, "cells.ipynb") as opened:
         # The offered cell has no number, so not every cell gets one.
-        opened.page.get_by_role("menuitem", name="Run", exact=True).click()
-        opened.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        opened.start_all()
         opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=120_000)
         yield opened
 

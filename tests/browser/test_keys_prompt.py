@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import nbformat
-import pytest
-from lab_session import chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import chromium, jupyter_lab, open_notebook
 
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 
 def test_a_key_typed_in_jupyterlab_is_never_visible(tmp_path: Path) -> None:
@@ -34,12 +28,11 @@ def test_a_key_typed_in_jupyterlab_is_never_visible(tmp_path: Path) -> None:
             "%llm_keys check",
             "%llm_keys",
         ]
-        lab.write("keys.ipynb", [nbformat.v4.new_code_cell(cell) for cell in cells])
+        lab.write("keys.ipynb", cells)
         sandbox.fail("groq_key_1", "unauthorized", times=None)
         with open_notebook(browser, lab, "keys.ipynb", 1200) as screen:
             page = screen.page
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            screen.start_all()
             box = page.locator(".jp-Stdin-input")
             box.wait_for()
             assert box.get_attribute("type") == "password"

@@ -14,17 +14,12 @@ import pytest
 from lab_session import (
     Lab,
     Screen,
-    find_chromium,
     jupyter_lab,
     open_notebook,
 )
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 SANDBOX = """\
 import os
@@ -63,7 +58,7 @@ def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
     Each test leaves the page as the next ones need it; the last one deletes a panel.
     """
     sources = (SANDBOX, "%llm_panel", "%llm_panel", STATE, "%llm Hello", SENT)
-    lab.write("panels.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
+    lab.write("panels.ipynb", sources)
     with open_notebook(browser, lab, "panels.ipynb") as opened:
         opened.run_all()
         yield opened

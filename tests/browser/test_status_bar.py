@@ -10,16 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
-from lab_session import SCREENS, Lab, Screen, find_chromium, open_notebook
+from lab_session import Lab, Screen, open_notebook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 PLAIN, OTHER = "print('no magic')", "print('nor here')"
 SETUP = """\
@@ -42,7 +37,7 @@ NOT_OURS = "Could not restore the debugger state"
 def notebook(browser: Browser, lab: Lab, name: str, *to_run: str) -> Iterator[Screen]:
     """A notebook in which these cells have run; at the end the console must have no errors."""
     sources = (PLAIN, SETUP, LOAD, ASK, SLOW, UNLOAD)
-    lab.write(name, [nbformat.v4.new_code_cell(source) for source in sources])
+    lab.write(name, sources)
     with open_notebook(browser, lab, name) as opened:
         opened.page.set_default_timeout(20_000)
         for source in to_run:
@@ -147,12 +142,11 @@ def test_it_is_readable_in_both_themes(
     screen.use_theme(theme)
     screen.page.set_viewport_size({"width": width, "height": 700})
     screen.page.locator("#jupyterlab-splash").wait_for(state="detached")
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    screen.page.screenshot(path=SCREENS / f"status-bar-{theme.lower()}.png")
+    screen.snap(f"status-bar-{theme.lower()}")
     item.click()
     table = screen.page.locator(".jp-Dialog table")
     table.wait_for()
-    screen.page.screenshot(path=SCREENS / f"status-bar-table-{theme.lower()}.png")
+    screen.snap(f"status-bar-table-{theme.lower()}")
     assert table.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
     screen.page.keyboard.press("Escape")
     bar, box = screen.page.locator("#jp-main-statusbar").bounding_box(), item.bounding_box()
@@ -187,7 +181,7 @@ def test_it_counts_down_when_all_routes_are_closed(browser: Browser, lab: Lab) -
 
 def test_it_follows_the_active_notebook(lab: Lab, screen: Screen, item: Locator) -> None:
     """It is hidden in a notebook without the extension, and appears again in the first one."""
-    lab.write("other.ipynb", [nbformat.v4.new_code_cell(OTHER)])
+    lab.write("other.ipynb", [OTHER])
     page = screen.page
     if not page.locator(".jp-DirListing-item").first.is_visible():
         page.get_by_role("tab", name=re.compile("File Browser")).first.click()

@@ -8,23 +8,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
 from lab_session import (
-    SCREENS,
     Lab,
     Screen,
-    find_chromium,
     open_notebook,
 )
 from promptness import in_time
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 SLOW = """\
 import os
@@ -42,18 +35,16 @@ WAITS = "%%llm -p google --patience 100\nCount the words, later."
 
 def run_all_and_stop(screen: Screen, cell: str, sight: str, picture: str) -> float:
     """Run all, press Stop when `cell` shows `sight`, and return the seconds it took."""
-    screen.page.get_by_role("menuitem", name="Run", exact=True).click()
-    screen.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    screen.start_all()
     screen.cell(cell).get_by_text(sight).first.wait_for()
-    SCREENS.mkdir(parents=True, exist_ok=True)
-    screen.page.screenshot(path=SCREENS / f"{picture}-before.png")
+    screen.snap(f"{picture}-before")
     stop = screen.page.get_by_role("button", name="Interrupt the kernel")
     pressed = time.monotonic()
     stop.click()
     screen.cell(cell).get_by_text("Interrupted: the request was stopped").wait_for()
     seconds = time.monotonic() - pressed
     screen.page.get_by_text("(ipykernel) | Idle").wait_for()
-    screen.page.screenshot(path=SCREENS / f"{picture}-after.png")
+    screen.snap(f"{picture}-after")
     return seconds
 
 
@@ -71,7 +62,7 @@ def test_the_stop_button_stops_at_once(
     """The reply stays and is marked, the countdown ends, and the cells below do not run."""
     picture = f"stop-{name}"
     sources = [SLOW, cell, "print('this cell ran')"]
-    lab.write(f"{picture}.ipynb", [nbformat.v4.new_code_cell(source) for source in sources])
+    lab.write(f"{picture}.ipynb", sources)
     lab.set_theme(f"JupyterLab {theme}")
     with open_notebook(browser, lab, f"{picture}.ipynb") as screen:
         seconds = run_all_and_stop(screen, cell.splitlines()[1], sight, picture)

@@ -1,17 +1,15 @@
 """Hostile replies in a real JupyterLab, in saved notebooks and in their HTML have no effect.
 
 A server on loopback acts as a tracker. It must receive nothing, no script may run, and the page
-must
-contain only text, links and tables.
+must contain only text, links and tables.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
@@ -19,9 +17,9 @@ from lab_session import (
     SCREENS,
     Lab,
     Screen,
-    find_chromium,
     open_notebook,
 )
+from loopback import Handler, serving
 from nasty_replies import LARGE, MARK, replies
 from nbconvert import HTMLExporter
 
@@ -29,10 +27,6 @@ from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: apt-get install chromium"
-)
 
 # Elements that a page of text does not need, searched for in all outputs.
 SUSPICIOUS = r"""root => [...document.querySelectorAll(root)].flatMap(output =>
@@ -52,38 +46,25 @@ SUSPICIOUS = r"""root => [...document.querySelectorAll(root)].flatMap(output =>
   }).map(element => element.outerHTML.slice(0, 200)))"""
 
 
+@dataclass
 class Tracker:
     """A server that records every request and answers with active content."""
 
-    def __init__(self) -> None:
-        heard = self.heard = list[str]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                heard.append(self.path)
-                self.send_response(200)
-                self.send_header("content-type", "text/javascript")
-                self.end_headers()
-                self.wfile.write(f"{MARK};".encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._server.server_close()
+    url: str
+    heard: list[str]
 
 
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[Tracker]:
-    server = Tracker()
-    yield server
-    server.close()
+    heard: list[str] = []
+
+    class Recorder(Handler):
+        def do_GET(self) -> None:
+            heard.append(self.path)
+            self.answer(200, f"{MARK};".encode(), {"content-type": "text/javascript"})
+
+    with serving(Recorder) as url:
+        yield Tracker(url, heard)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +90,11 @@ def hostile(tracker: Tracker) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def cells(sandbox: Sandbox, *prompts: str) -> list[Any]:
+def cells(sandbox: Sandbox, *prompts: str) -> list[str]:
     """The cells of a notebook: one that starts the sandbox, and one per prompt."""
     variables = sandbox.environment() | {"ARCHE_QUOTA_STORE": "memory://"}
     start = f"%load_ext arche_magic\nimport os\nos.environ.update({variables!r})"
-    sources = [start, *(f"%%llm\n{p}" for p in prompts)]
-    return [nbformat.v4.new_code_cell(source) for source in sources]
+    return [start, *(f"%%llm\n{p}" for p in prompts)]
 
 
 class Watch:
@@ -254,7 +234,7 @@ def test_names_and_reasons_have_no_effect(
     (folder / "arche_magic.toml").write_text(f"[providers.groq]\n{models}\n")
     start, ask = cells(hostile, "witness 0")
     more = ("%llm_quota", "%llm_why", "%llm_stats", "%llm_keys", f"%llm -m '{name}' hi")
-    lab.write("named/x.ipynb", [start, ask, *map(nbformat.v4.new_code_cell, more)])
+    lab.write("named/x.ipynb", [start, ask, *more])
     with open_notebook(browser, lab, "named/x.ipynb") as screen:
         watch = Watch(screen.page, tracker)
         screen.run_all()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_parts import (
     Build,
     Clock,
-    RedisServer,
+    LedgerServer,
     custom_configuration,
     proven,
 )
@@ -30,18 +29,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerServer]:
     """A Redis server shared by tests that need only one; skips if none is installed."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server = LedgerServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_server(tmp_path: Path) -> Iterator[LedgerServer]:
     """A Redis server that a test can stop and start; it forgets everything when it stops."""
-    server = RedisServer(tmp_path / "redis")
+    server = LedgerServer(tmp_path / "redis")
     server.start()
     yield server
     server.stop()
@@ -51,7 +50,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Each storage in turn: behaviour must not depend on where the documents are stored."""
     if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("shared_redis")
+        server: LedgerServer = request.getfixturevalue("shared_redis")
         server.empty()
         return server.storage()
     return MemoryStorage() if request.param == "memory" else JsonFileStorage(tmp_path / "l.json")
@@ -71,17 +70,6 @@ def tracker_of(storage: Storage, clock: Clock) -> Build:
         return proven(QuotaTracker(storage, configuration))
 
     return build
-
-
-@pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hide the environment variables and the settings file of this machine."""
-    ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
-    for name in os.environ:
-        if name.startswith(ours):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
-    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
 
 
 @pytest.fixture

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-import redis
+from redis_server import RedisServer
 
 from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
@@ -45,47 +40,12 @@ class Clock:
         self.now += seconds
 
 
-class RedisServer:
-    """A Redis server on loopback; by default it forgets everything when it stops."""
+class LedgerServer(RedisServer):
+    """A Redis server with ledgers, whose clock is set by the test."""
 
     def __init__(self, folder: Path, *, keeps: bool = False) -> None:
-        self.program = shutil.which("redis-server") or ""
-        if not self.program:
-            pytest.skip("no redis-server is installed")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.keeps, self.clock = folder, keeps, Clock()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        keep = ["--appendonly", "yes", "--appendfsync", "always"] if self.keeps else []
-        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(
-            [*command, "--dir", str(self.folder), *keep],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(500):
-            try:
-                self.client().ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.01)
-        pytest.fail("redis-server does not start")
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, retry=None)
-
-    def empty(self) -> None:
-        self.client().flushall()
+        super().__init__(folder, keeps=keeps)
+        self.clock = Clock()
 
     def storage(self) -> RedisStorage:
         """The storage as another process would open it."""

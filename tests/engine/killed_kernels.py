@@ -1,4 +1,4 @@
-"""Kills kernels repeatedly: `python killed_kernels.py FOLDER KILLS write|calls`.
+"""Kills kernels repeatedly: `python killed_kernels.py FOLDER KILLS write|calls|replies`.
 
 Processes are forked, so that a kill costs milliseconds. After each kill, the program reads the
 files as the next kernel would. It prints the result as JSON, and exits with an error if data was
@@ -21,7 +21,8 @@ from engine_parts import Clock, a_route, ask, custom_configuration, used
 
 from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
-from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply import Attempt, Reply
+from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.storage import JsonFileStorage
 from arche_magic.llm_providers.storage.ledger_file import parse
 from arche_magic.llm_providers.types import Limit, Usage
@@ -30,6 +31,8 @@ from arche_magic.llm_providers.types import Limit, Usage
 BEGIN, BETWEEN_KILLS = 1_764_590_000.0, 1200.0
 MONTH = Limit("requests", "month", 1e9, "calendar", evidence="configured")
 PAGES = 20_000
+LONG = Reply("x" * 9000)
+ADDRESSES = [f"{number:064x}" for number in range(6000)]
 
 
 def count(document: dict[str, Any]) -> int:
@@ -59,6 +62,16 @@ def call_on(folder: Path, number: int) -> None:
                 server.write(b".")
                 tracker.settle(hold, Usage(5, 5))
                 log.append([Attempt("groq", "groq_key_1", "model-a", "served", at=time.time())])
+
+
+def keep_on(folder: Path, _number: int) -> None:
+    """Keep three replies of several pages with each change."""
+    store = ReplyStore(folder / "replies.sqlite")
+    with (folder / "told").open("ab", buffering=0) as told:
+        while True:
+            first = len(store.lookup_many(ADDRESSES))
+            store.finish(dict.fromkeys(ADDRESSES[first : first + 3], LONG), BEGIN)
+            told.write(b"...")
 
 
 def tracker_of(folder: Path, number: int) -> QuotaTracker:
@@ -95,6 +108,14 @@ def check_called(folder: Path, number: int) -> None:
     assert len(attempts) <= told(folder)
 
 
+def check_kept(folder: Path, number: int) -> None:
+    kept = ReplyStore(folder / "replies.sqlite").lookup_many(ADDRESSES)
+    # A change is whole or missing. With each kill, one may be kept without being reported.
+    assert len(kept) % 3 == 0, len(kept)
+    assert told(folder) <= len(kept) <= told(folder) + 3 * (number + 1), len(kept)
+    assert set(kept.values()) <= {LONG}
+
+
 def failure() -> Any:
     from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 
@@ -110,7 +131,11 @@ def await_progress(folder: Path) -> None:
 
 
 def kill_over_and_over(folder: Path, kills: int, what: str) -> dict[str, int]:
-    work, check = {"write": (write_on, check_written), "calls": (call_on, check_called)}[what]
+    work, check = {
+        "write": (write_on, check_written),
+        "calls": (call_on, check_called),
+        "replies": (keep_on, check_kept),
+    }[what]
     generator = random.Random(7)
     for number in range(kills):
         kernels = []

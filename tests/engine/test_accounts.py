@@ -252,10 +252,13 @@ def test_a_configured_account_takes_precedence(storage: Storage, clock: Clock) -
     keys = label_keys("groq", ["one", "two", "three"], accounts)
     tracker = QuotaTracker(storage, replace(configuration, keys=keys))
     assert tracker.shared_keys() == {"groq_key_2": "groq_key_1"}
+    named(tracker, 1, None)
+    assert used(tracker, "groq_key_2", "requests_per_day") == 1
+    assert used(tracker, "groq_key_3", "requests_per_day") == 0
     named(tracker, 3)
     named(tracker, 1)
     assert tracker.shared_keys() == {"groq_key_2": "groq_key_1", "groq_key_3": "groq_key_1"}
-    assert used(tracker, "groq_key_3", "requests_per_day") == 2
+    assert used(tracker, "groq_key_3", "requests_per_day") == 3
     assert {row.account for row in tracker.standings()} == {"team"}
 
 

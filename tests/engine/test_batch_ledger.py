@@ -278,7 +278,7 @@ def test_the_holds_of_a_killed_kernel_are_charged(
     assert charged(later) == 6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 400), st.integers(0, 300)), min_size=1, max_size=12),
     st.integers(1, 14),

@@ -24,8 +24,6 @@ from arche_magic.llm_providers.types import Key, Timeouts
 if TYPE_CHECKING:
     from config_parts import Load
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
-
 
 # --- location of the ledger
 
@@ -276,11 +274,11 @@ def test_an_invalid_setting_is_an_error_that_names_the_file(
     assert len(str(caught.value)) < 500
 
 
-def test_the_users_own_settings_apply_if_a_project_has_none(project: Path, tmp_path: Path) -> None:
+def test_the_users_own_settings_apply_if_a_project_has_none(
+    project: Path, own_settings: Path
+) -> None:
     """The nearest file is used."""
-    folder = tmp_path / "user-settings" / "arche_magic"
-    folder.mkdir(parents=True)
-    (folder / "arche_magic.toml").write_text("patience = 7\n")
+    own_settings.write_text("patience = 7\n")
     assert load_configuration(directory=project).patience == 7
     (project / "arche_magic.toml").write_text("patience = 8\n")
     assert load_configuration(directory=project).patience == 8

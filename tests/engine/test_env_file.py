@@ -20,9 +20,6 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.config.env_file import ConfigurationWarning, read_env_file
 from arche_magic.llm_providers.errors import ConfigurationError
 
-pytestmark = pytest.mark.usefixtures("clean_environment")
-
-
 # --- .env
 
 

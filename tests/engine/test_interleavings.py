@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from engine_parts import (
     NOON,
     Clock,
-    RedisServer,
+    LedgerServer,
     a_route,
     ask,
     custom_configuration,
@@ -290,7 +290,7 @@ class RedisLedger(LedgerAgainstServer):
 
     def storages(self) -> list[Storage]:
         self.folder = tempfile.TemporaryDirectory()
-        self.redis = RedisServer(Path(self.folder.name))
+        self.redis = LedgerServer(Path(self.folder.name))
         self.redis.start()
         return [self.redis.storage() for _ in range(self.kernels)]
 
@@ -383,8 +383,8 @@ class HiddenRollingRate(HiddenRate):
 
 
 # Each run draws different examples.
-_thorough = settings(max_examples=40, stateful_step_count=40, deadline=None)
-_brief = settings(max_examples=10, stateful_step_count=40, deadline=None)
+_thorough = settings(max_examples=40, stateful_step_count=40)
+_brief = settings(max_examples=10, stateful_step_count=40)
 
 TestBucketLedger = LedgerAgainstServer.TestCase
 TestBucketLedger.settings = _thorough

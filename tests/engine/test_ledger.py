@@ -28,7 +28,7 @@ from engine_parts import (
     used,
 )
 
-from arche_magic.llm_providers.config import Configuration, label_keys
+from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.processes import this_process
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
@@ -155,18 +155,6 @@ def test_a_large_max_tokens_does_not_refuse_the_prompt(
     assert isinstance(tracker.hold(route, ask()), RouteState)
     tracker.settle(hold, Usage(10, 10))
     held(tracker, route)
-
-
-def test_keys_of_one_account_share_their_limits(storage: Storage, clock: Clock) -> None:
-    """A second key of the same account adds nothing."""
-    configuration = custom_configuration([RPM], clock=clock)
-    accounts = {"groq_key_1": "team", "groq_key_2": "team"}
-    keys = label_keys("groq", ["one", "two", "three"], accounts)
-    tracker = proven(QuotaTracker(storage, replace(configuration, keys=keys)))
-    for _ in range(3):
-        held(tracker, a_route(tracker.configuration, key=1))
-    assert isinstance(tracker.hold(a_route(tracker.configuration, key=2), ask()), RouteState)
-    held(tracker, a_route(tracker.configuration, key=3))
 
 
 # --- kernels that are killed
@@ -322,15 +310,6 @@ def test_a_broken_stream_is_charged_its_reported_usage(tracker_of: Build) -> Non
 # --- learning
 
 
-def test_a_header_replaces_the_published_limit(tracker_of: Build) -> None:
-    """From then on, the provider's figure counts, with the evidence `header`."""
-    tracker = tracker_of(replace(RPM, evidence="published"))
-    seen = [Observation("requests_per_minute", 30, 28)]
-    served(tracker, a_route(tracker.configuration), observations=seen)
-    row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_minute"]
-    assert (row["limit"], row["used"], row["evidence"]) == (30, 2, "header")
-
-
 def test_an_unpublished_limit_is_learned_with_the_providers_window(
     tracker_of: Build, clock: Clock
 ) -> None:
@@ -359,14 +338,6 @@ def test_a_limit_in_an_error_body_is_learned(tracker_of: Build) -> None:
     )
     row = tracker.get_usage_summary("groq")["groq"]["groq_key_1"]["tokens_per_day"]
     assert (row["limit"], row["used"], row["evidence"]) == (200_000, 199_000, "error")
-
-
-def test_a_remaining_amount_without_a_limit_corrects_the_known_limit(tracker_of: Build) -> None:
-    """Some replies state only what is left."""
-    tracker = tracker_of(RPD)
-    seen = [Observation("requests_per_day", None, 60)]
-    served(tracker, a_route(tracker.configuration), observations=seen)
-    assert used(tracker, limit="requests_per_day") == 40
 
 
 def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(

@@ -35,7 +35,7 @@ EVENTS = st.lists(
 
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(common=EVENTS, separate=EVENTS, wait=st.sampled_from([0.0, 2.0, 61.0, 4000.0]))
 def test_a_merge_never_counts_less_than_the_server(
     window: WindowRule,
@@ -105,7 +105,7 @@ CALLS = st.tuples(
 
 
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(calls=st.lists(CALLS, min_size=4, max_size=60), found=st.integers(0, 59))
 def test_a_merged_account_counts_at_least_what_the_server_counted(
     window: WindowRule, calls: list[tuple[Any, ...]], found: int

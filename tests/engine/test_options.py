@@ -96,16 +96,11 @@ def test_an_invalid_argument_is_refused_in_one_line(
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_temperature_of_zero_stays_zero() -> None:
+@pytest.mark.parametrize("option", ["temperature", "top_p", "seed"])
+def test_zero_is_a_value(option: str) -> None:
     """It is not treated as "not given"."""
-    assert request(temperature=0).temperature == 0.0
-    assert request().temperature is None
-
-
-def test_zero_is_a_valid_seed_and_top_p() -> None:
-    """Zero is not treated as "not given"."""
-    assert request(seed=0).seed == 0
-    assert request(top_p=0).top_p == 0.0
+    assert getattr(request(**{option: 0}), option) == 0
+    assert getattr(request(), option) is None
 
 
 def test_max_output_tokens_is_max_tokens() -> None:

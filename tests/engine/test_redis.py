@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from engine_parts import (
     NOON,
-    RedisServer,
+    LedgerServer,
     a_route,
     ask,
     custom_configuration,
@@ -47,13 +47,13 @@ DAY = set_by_user(Limit("requests", "day", 100, "calendar"))
 @pytest.fixture
 def lasting_server(tmp_path: Path) -> object:
     """A Redis server that keeps its data when it restarts."""
-    server = RedisServer(tmp_path / "redis", keeps=True)
+    server = LedgerServer(tmp_path / "redis", keeps=True)
     server.start()
     yield server
     server.stop()
 
 
-def tracker_on(server: RedisServer, *limits: Limit) -> QuotaTracker:
+def tracker_on(server: LedgerServer, *limits: Limit) -> QuotaTracker:
     """A ledger as another machine would open it."""
     return QuotaTracker(server.storage(), custom_configuration(limits or [DAY], clock=server.clock))
 
@@ -75,7 +75,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def wait_until_back(server: RedisServer, *trackers: QuotaTracker) -> None:
+def wait_until_back(server: LedgerServer, *trackers: QuotaTracker) -> None:
     """Wait until each ledger has written to the running Redis."""
     for tracker in trackers:
         wait_until(lambda tracker=tracker: not tracker.storage.trouble)  # type: ignore[misc]
@@ -85,7 +85,7 @@ def wait_until_back(server: RedisServer, *trackers: QuotaTracker) -> None:
 # --- sharing
 
 
-def test_a_second_process_sees_a_change_at_its_next_call(redis_server: RedisServer) -> None:
+def test_a_second_process_sees_a_change_at_its_next_call(redis_server: LedgerServer) -> None:
     """Amounts that one process used are not available to the other."""
     one, two = (tracker_on(redis_server, replace(DAY, amount=1)) for _ in range(2))
     assert opens_in(two, a_route(two.configuration)) == 0
@@ -128,7 +128,7 @@ for thread in threads:
 """
 
 
-def test_processes_and_threads_never_exceed_a_limit(redis_server: RedisServer) -> None:
+def test_processes_and_threads_never_exceed_a_limit(redis_server: LedgerServer) -> None:
     """Eight processes with four threads each get exactly the limit, and count each call once."""
     command = [sys.executable, "-c", WORK, redis_server.url, str(Path(__file__).parent)]
     processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(8)]
@@ -149,7 +149,7 @@ def test_processes_and_threads_never_exceed_a_limit(redis_server: RedisServer) -
 
 
 def test_if_redis_is_down_at_the_start_calls_continue_with_one_warning(
-    redis_server: RedisServer,
+    redis_server: LedgerServer,
 ) -> None:
     """Counts from this time are added for all machines when Redis is back."""
     redis_server.stop()
@@ -168,7 +168,7 @@ def test_if_redis_is_down_at_the_start_calls_continue_with_one_warning(
     assert isinstance(tracker.hold(a_route(tracker.configuration), ask()), RouteState)
 
 
-def test_calls_of_two_machines_while_redis_was_down_are_added(lasting_server: RedisServer) -> None:
+def test_calls_of_two_machines_while_redis_was_down_are_added(lasting_server: LedgerServer) -> None:
     """Each machine adds its counts to those in Redis."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
     call(one, 2)
@@ -187,7 +187,7 @@ def test_calls_of_two_machines_while_redis_was_down_are_added(lasting_server: Re
     assert count(two) == 15
 
 
-def test_counts_are_restored_to_a_redis_that_comes_back_empty(redis_server: RedisServer) -> None:
+def test_counts_are_restored_to_a_redis_that_comes_back_empty(redis_server: LedgerServer) -> None:
     """Earlier counts, and those made meanwhile, are restored by the machine that has them."""
     one, two = tracker_on(redis_server), tracker_on(redis_server)
     call(one, 2)
@@ -208,7 +208,7 @@ def test_counts_are_restored_to_a_redis_that_comes_back_empty(redis_server: Redi
 @pytest.mark.parametrize("newcomer", [False, True])
 @pytest.mark.parametrize("first", ["who saw less", "who saw more"])
 def test_counts_are_restored_to_a_redis_that_lost_its_data_between_two_calls(
-    redis_server: RedisServer, newcomer: bool, first: str
+    redis_server: LedgerServer, newcomer: bool, first: str
 ) -> None:
     """No machine was told, and one without any counts may have been the first to write."""
     one, two = tracker_on(redis_server), tracker_on(redis_server)
@@ -225,7 +225,7 @@ def test_counts_are_restored_to_a_redis_that_lost_its_data_between_two_calls(
 
 
 def test_calls_in_progress_when_redis_goes_down_are_settled_once(
-    lasting_server: RedisServer,
+    lasting_server: LedgerServer,
 ) -> None:
     """A hold from before is settled in memory, and one from meanwhile is settled in Redis."""
     tracker = proven(tracker_on(lasting_server))
@@ -250,7 +250,7 @@ def test_calls_in_progress_when_redis_goes_down_are_settled_once(
 
 
 def test_a_redis_that_comes_back_during_a_change_waits_for_its_end(
-    redis_server: RedisServer,
+    redis_server: LedgerServer,
 ) -> None:
     """Reads within the change do not start to merge a state that lacks the change."""
     storage = redis_server.storage()
@@ -271,7 +271,7 @@ def test_a_redis_that_comes_back_during_a_change_waits_for_its_end(
 
 
 def test_limits_and_closures_found_while_redis_was_down_are_shared(
-    lasting_server: RedisServer,
+    lasting_server: LedgerServer,
 ) -> None:
     """The other machines see them when Redis is back."""
     tracker = tracker_on(lasting_server)
@@ -291,7 +291,7 @@ def test_limits_and_closures_found_while_redis_was_down_are_shared(
 
 
 def test_an_account_found_while_redis_was_down_is_kept(
-    lasting_server: RedisServer,
+    lasting_server: LedgerServer,
 ) -> None:
     """Nothing that either key used is lost."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
@@ -311,7 +311,7 @@ def test_an_account_found_while_redis_was_down_is_kept(
 
 
 def test_counts_reach_the_account_after_another_machine_moved_the_key(
-    lasting_server: RedisServer,
+    lasting_server: LedgerServer,
 ) -> None:
     """A machine that comes back late adds to the document that was moved meanwhile."""
     one, two = tracker_on(lasting_server), tracker_on(lasting_server)
@@ -351,7 +351,7 @@ def test_an_invalid_redis_url_is_refused_without_its_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("port", ["running", "closed"])
-def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> None:
+def test_the_password_is_in_no_message(redis_server: LedgerServer, port: str) -> None:
     """Neither if Redis refuses it, nor if Redis is down."""
     url = redis_server.url.replace("redis://", "redis://hunter1:hunter2@")
     if port == "closed":
@@ -375,19 +375,19 @@ def test_the_password_is_in_no_message(redis_server: RedisServer, port: str) -> 
 # --- Redis answers and refuses
 
 
-def wrong_password(server: RedisServer) -> None:
+def wrong_password(server: LedgerServer) -> None:
     server.client().config_set("requirepass", "something else")
 
 
-def read_only_replica(server: RedisServer) -> None:
+def read_only_replica(server: LedgerServer) -> None:
     server.client().replicaof("127.0.0.1", 1)
 
 
-def full_memory(server: RedisServer) -> None:
+def full_memory(server: LedgerServer) -> None:
     server.client().config_set("maxmemory", 1)
 
 
-def user_without_rights(server: RedisServer) -> None:
+def user_without_rights(server: LedgerServer) -> None:
     server.client().execute_command("ACL", "SETUSER", "default", "resetkeys", "~other:*")
 
 
@@ -401,7 +401,7 @@ REFUSING = {
 
 @pytest.mark.parametrize("spoil", REFUSING)
 def test_no_request_starts_if_redis_refuses_changes(
-    redis_server: RedisServer, spoil: Callable[[RedisServer], None]
+    redis_server: LedgerServer, spoil: Callable[[LedgerServer], None]
 ) -> None:
     """Counting alone could exceed a limit unnoticed, so it must be allowed explicitly."""
     spoil(redis_server)
@@ -432,7 +432,7 @@ def test_a_setting_decides_what_happens_if_redis_refuses(
         load_configuration()
 
 
-def test_no_count_is_lost_when_redis_begins_to_refuse(redis_server: RedisServer) -> None:
+def test_no_count_is_lost_when_redis_begins_to_refuse(redis_server: LedgerServer) -> None:
     """A reply in progress is counted here, nothing more is sent, and the counts are added later."""
     tracker = proven(tracker_on(redis_server))
     route = a_route(tracker.configuration)
@@ -475,7 +475,7 @@ time.sleep(after)
 
 @pytest.mark.parametrize("after", [0.0, 2.0])
 def test_counts_made_while_redis_hung_are_added_when_the_process_ends(
-    redis_server: RedisServer, after: float
+    redis_server: LedgerServer, after: float
 ) -> None:
     """As soon as Redis answers, or at the end of the process."""
     assert redis_server.process
@@ -488,7 +488,7 @@ def test_counts_made_while_redis_hung_are_added_when_the_process_ends(
     assert entry["charged"]["requests"] == 11
 
 
-def test_a_process_waits_two_seconds_for_redis_at_its_end(redis_server: RedisServer) -> None:
+def test_a_process_waits_two_seconds_for_redis_at_its_end(redis_server: LedgerServer) -> None:
     """If Redis stays away, these counts are lost to other machines, and the process ends."""
     assert redis_server.process
     code = HANG.replace("os.kill(server, signal.SIGCONT)", "os.kill(server, signal.SIGKILL)")
@@ -516,7 +516,7 @@ def test_a_missing_redis_package_is_named() -> None:
 
 
 def test_the_store_variable_selects_redis(
-    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_server: LedgerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attempts are still stored in a file in the working directory."""
     monkeypatch.chdir(tmp_path)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -239,48 +236,6 @@ def test_a_forked_process_can_use_the_store(store: ReplyStore) -> None:
     child.join(30)
     assert child.exitcode == 0
     assert store.lookup_many(["a", "b"]) == {"a": REPLY, "b": REPLY}
-
-
-KEEPER = """
-import sys
-from pathlib import Path
-from arche_magic.llm_providers.reply_cache.store import ReplyStore
-from arche_magic.llm_providers.reply import Reply
-
-store = ReplyStore(Path(sys.argv[1]))
-number = int(sys.argv[2])
-while True:
-    store.finish({f"{number + n:064x}": Reply("x" * 9000) for n in range(3)}, 1.0)
-    number += 3
-    print(number, flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kills with a signal")
-def test_a_killed_process_loses_no_kept_reply(store: ReplyStore) -> None:
-    """Killed thirty times at random moments, during changes of several pages."""
-    generator = random.Random(7)
-    kept = 0
-    for _ in range(30):
-        keeper = subprocess.Popen(
-            [sys.executable, "-c", KEEPER, str(store.path), str(kept)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert keeper.stdout is not None
-        line = keeper.stdout.readline()
-        time.sleep(generator.uniform(0, 0.02))
-        keeper.send_signal(signal.SIGKILL)
-        lines = [line, *keeper.stdout.readlines()]
-        keeper.wait()
-        kept = max(int(line) for line in lines if line.endswith("\n"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found = store.lookup_many(numbered(kept + 3))
-        # The change in progress is kept whole or not at all.
-        assert len(found) in (kept, kept + 3)
-        kept = len(found)
-    assert kept > 90
 
 
 # --- disks that fail

@@ -33,7 +33,7 @@ STEPS = st.tuples(
 REQUESTS = [ask(), ask("word " * 60), ask("word", None), replace(ask(), reserve=0.5)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60)
 @given(steps=st.lists(STEPS, max_size=25))
 def test_states_of_many_routes_equal_those_of_single_ones(steps: list[tuple[Any, ...]]) -> None:
     """Whatever this process and another one change, for small and large requests."""

@@ -124,6 +124,7 @@ def test_waiting_within_patience_comes_before_paying_or_failing(
         ({"groq1": 31, "mistral1": 60}, 30, 31),
         ({"groq1": 1}, 0, 1),
         ({"groq1": math.inf}, 30, math.inf),
+        ({"groq1": math.inf}, math.inf, math.inf),
     ],
 )
 def test_beyond_patience_no_route_is_chosen(
@@ -134,12 +135,6 @@ def test_beyond_patience_no_route_is_chosen(
     assert choice.route is None
     assert choice.opens_at == NOW + opens
     assert [name_of(closed) for closed, _ in choice.skipped] == list(states)
-
-
-def test_infinite_patience_does_not_wait_for_routes_that_never_open() -> None:
-    """It needs a route that opens."""
-    choice = chosen({"groq1": math.inf}, math.inf)
-    assert choice.route is None
 
 
 @pytest.mark.parametrize(

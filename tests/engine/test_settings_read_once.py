@@ -17,10 +17,8 @@ TOML = "patience = 3\n"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with both files, last changed long ago."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
-    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
     folder = tmp_path / "project"
     folder.mkdir()
     write(folder / ".env", "GROQ_API_KEY=gsk_made_up_1\n")
@@ -31,7 +29,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write a file with an old time stamp."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o600)
     os.utime(path, (OLD, OLD))
@@ -67,7 +64,7 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "a nearer .env appears": below(".env"),
     "a nearer settings file appears": below("arche_magic.toml"),
     "the user's own settings appear": lambda project, _: write(
-        project.parent / "user-settings" / "arche_magic" / "arche_magic.toml", TOML
+        project.parent / "own-settings" / "arche_magic" / "arche_magic.toml", TOML
     ),
     "a variable is set": lambda _, monkeypatch: monkeypatch.setenv("GROQ_API_KEY_2", "gsk_other"),
     "a variable that .env may refer to is set": lambda _, patch: patch.setenv("SOMETHING", "x"),

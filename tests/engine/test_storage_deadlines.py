@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_parts import NOON, Clock, a_route, ask, custom_configuration
+from lock_holder import locked
 from promptness import in_time
 
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
@@ -28,27 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
-
-HOLD_THE_LOCK = """
-import fcntl, sys, time
-lock = open(sys.argv[1], "a")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("locked", flush=True)
-time.sleep(60)
-"""
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process holds the lock of that ledger."""
-    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{path}.lock"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @contextmanager

@@ -235,19 +235,6 @@ def test_a_trial_without_a_result_does_not_block_others(
     held(tracker, a_route(tracker.configuration, 2))
 
 
-def test_a_long_outage_is_tried_once_after_each_wait(tracker_of: Build, clock: Clock) -> None:
-    """Each failed trial doubles the wait, whoever makes it."""
-    tracker = tracker_of(RPM)
-    routes = [a_route(tracker.configuration, key) for key in (1, 2)]
-    waits = []
-    for number in range(5):
-        failed(tracker, routes[number % 2], Remedy.RETRY_LATER)
-        waits.append(opens_in(tracker, routes[0]))
-        clock.now += waits[-1] + 0.001
-    for wait, expected in zip(waits, [1, 2, 4, 8, 16], strict=True):
-        assert 0.8 * expected - 1e-3 <= wait <= 1.2 * expected + 1e-3
-
-
 # --- published rates
 
 

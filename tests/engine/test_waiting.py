@@ -17,18 +17,6 @@ from arche_magic.llm_providers.timed_ledger import TimedLedger
 from arche_magic.llm_providers.types import Limit
 
 
-def test_the_first_thread_in_line_goes_first() -> None:
-    """Later ones wait until the place before them is free."""
-    with waiting_line("routes", "first") as line:
-        line.join("first")
-        with waiting_line("routes", "second") as same:
-            same.join("second")
-            assert line.may_go("first")
-            assert not same.may_go("second")
-            line.leave("first")
-            assert same.may_go("second")
-
-
 def test_a_newcomer_sees_the_line_before_joining_it() -> None:
     """It cannot go ahead of the threads that wait."""
     with waiting_line("routes", "waiting") as line:

@@ -15,7 +15,7 @@ from engine_parts import (
     RPM,
     TPM,
     Clock,
-    RedisServer,
+    LedgerServer,
     a_route,
     ask,
     custom_configuration,
@@ -352,7 +352,7 @@ def test_invalid_values_in_budgets_and_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["null", "a string", "a list"])
-def test_an_invalid_value_in_redis_raises_no_error(redis_server: RedisServer, what: str) -> None:
+def test_an_invalid_value_in_redis_raises_no_error(redis_server: LedgerServer, what: str) -> None:
     """A process that starts with it continues with the other values."""
     from arche_magic.llm_providers.storage.redis import RedisStorage
 

@@ -37,13 +37,10 @@ def sandbox(
     providers: Sandbox,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    no_keys_of_the_machine: None,
 ) -> Sandbox:
     """The keys are in the environment, as a user has them, and no quota is used."""
     providers.reset()
     monkeypatch.chdir(tmp_path)
-    for name in ("XDG_CONFIG_HOME", "APPDATA"):
-        monkeypatch.setenv(name, str(tmp_path / "own-settings"))
     monkeypatch.setenv("ARCHE_QUOTA_STORE", f"memory://libraries-{next(_stores)}")
     for name, value in providers.environment().items():
         monkeypatch.setenv(name, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from place_parts import CELLS, KEY_VARIABLES, Run, write
+from place_parts import CELLS, Run, write
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +21,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> Run:
     """Run a command of this Python environment in the folder."""
     commands = Path(sys.executable).parent
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
     environment = {
-        **kept,
+        **os.environ,
         "IPYTHONDIR": str(folder / "ipython"),
         "XDG_CONFIG_HOME": str(folder),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),

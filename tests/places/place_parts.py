@@ -8,7 +8,6 @@ from subprocess import CompletedProcess
 
 import nbformat
 
-KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_", "JUPYTER")
 CELLS = (
     "name = 'Ada'",
     "%load_ext arche_magic\n%llm_sandbox --keys groq=2 --left groq_key_1.requests_per_day=0",

@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
-from place_parts import KEY_VARIABLES, write
+from place_parts import write
 
 pytest.importorskip("voila", reason="needs voila: make places")
 
@@ -38,9 +38,8 @@ def page_address(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**kept, "IPYTHONDIR": str(tmp_path), "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path), "PATH": path, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(
         [sys.executable, "-m", "voila", "panel.ipynb", "--no-browser", f"--port={port}",
          "--Voila.ip=127.0.0.1"],

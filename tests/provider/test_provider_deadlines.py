@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lock_holder import locked
 from promptness import in_time
 from provider_parts import PROVIDERS, Start, used
 
@@ -215,25 +216,13 @@ def test_a_wait_for_a_route(start: Start) -> None:
         provider.generate("Two", timeout=0.6, patience=1000)
 
 
-HOLD_THE_LOCK = """
-import fcntl, sys, time
-lock = open(sys.argv[1], "a")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("locked", flush=True)
-time.sleep(60)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
 def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
     """For example a stopped kernel; when it ends, everything continues."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
-    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{get_configuration().store}.lock"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
+    with locked(get_configuration().store):
         error = expect_late(provider)
         assert str(error).startswith("No reply within 0.6 s: the ledger does not answer; ")
         assert "groq · key 1 · gpt-oss-120b: not asked" in str(error)
@@ -247,7 +236,6 @@ def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
         ):
             with at_most(0.0):
                 look()
-        process.kill()
     assert provider.generate("Hello").attempts[-1].outcome == "served"
     # The hold that was requested too late is released.
     assert used(provider.quota_tracker.get_usage_summary("groq")["groq"], "groq_key_1") <= 2
@@ -258,7 +246,6 @@ def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
-    command = [sys.executable, "-c", HOLD_THE_LOCK, f"{get_configuration().store}.lock"]
     late: list[float] = []
 
     def ask() -> None:
@@ -267,15 +254,12 @@ def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
             provider.generate("Hello", timeout=0.6)
         late.append(time.monotonic() - began)
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with locked(get_configuration().store):
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(10)
-        process.kill()
     assert len(late) == 6
     in_time("a deadline", max(late) - 0.6)
 
@@ -326,8 +310,9 @@ def test_a_disk_that_hangs_after_the_reply_has_arrived(
     path = Path(get_configuration().store).with_name("llm_calls.jsonl")
     path.unlink()
     release = hang(path)
-    with at_most(0.6):
-        assert provider.generate("Hello", timeout=0.6).provider == "groq"
+    # The reply waits two seconds at most for its record.
+    with at_most(2.0):
+        assert provider.generate("Hello").provider == "groq"
     assert not path.exists()
     release.set()
     ends = time.monotonic() + 10

@@ -1,9 +1,10 @@
 """Run by the tests as a process: fail in every way, and print everything that can be seen.
 
-    python everything_shown.py CONTROL_ADDRESS KINDS_AS_JSON PROVIDER
+    python everything_shown.py KINDS_AS_JSON PROVIDER
 
-The working directory has a `.env` with keys. All output goes to standard output and to files below
-the working directory: messages, tracebacks with local variables, whole object graphs.
+The working directory has a `.env` with the keys and addresses of a sandbox. All output goes to
+standard output and to files below the working directory: messages, tracebacks with local variables,
+whole object graphs.
 """
 
 from __future__ import annotations
@@ -120,10 +121,18 @@ def ask(provider: Any, streamed: bool, **options: Any) -> Any:
     return [*stream, stream.reply]
 
 
-def fail(control: str, name: str, kind: str, streamed: bool) -> None:
+def tell_sandbox(provider: Any, command: str, **body: Any) -> None:
+    """Send a command to the sandbox, at whose address the providers are."""
+    base = provider.configuration.providers["groq"].base_url.removesuffix("/groq")
+    data = json.dumps(body).encode()
+    urllib.request.urlopen(f"{base}/_sandbox/{command}", data).close()
+
+
+def fail(name: str, kind: str, streamed: bool) -> None:
     """Make one request that meets a failure."""
-    urllib.request.urlopen(f"{control}?provider={name}&kind={kind}").read()
     provider = get_llm_provider(name)
+    tell_sandbox(provider, "reset")
+    tell_sandbox(provider, "fail", target=name, kind=kind, times=None)
     for key in provider.configuration.keys:
         if key.provider == name:
             provider.quota_tracker.reopen(key.label)
@@ -155,10 +164,10 @@ def main() -> None:
     logging.basicConfig(level=logging.DEBUG, filename="debug.log", force=True)
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.DEBUG)
-    control, kinds, name = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    kinds, name = json.loads(sys.argv[1]), sys.argv[2]
     for kind in kinds:
         for streamed in (False, True):
-            fail(control, name, kind, streamed)
+            fail(name, kind, streamed)
     provider, tracker = get_llm_provider(name), get_quota_tracker()
     adapters = list(engine_attempt._adapters.values())
     for value in (provider, tracker, provider.configuration, adapters, provider.get_stats()):

@@ -5,9 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from leaks import keys_of
+
 from arche_magic.sandbox import Sandbox
 
-PROVIDERS = ("groq", "mistral", "google", "openai")
+BASE_URLS = {
+    "groq": "GROQ_BASE_URL",
+    "mistral": "MISTRAL_BASE_URL",
+    "google": "GOOGLE_GEMINI_BASE_URL",
+    "openai": "OPENAI_BASE_URL",
+}
+PROVIDERS = tuple(BASE_URLS)
+
+
+def all_at(url: str) -> dict[str, str]:
+    """Variables with the first planted key of each provider, and this address for all of them."""
+    keys = {f"{name.upper()}_API_KEY": keys_of(name)[0] for name in PROVIDERS}
+    return keys | dict.fromkeys(BASE_URLS.values(), url)
 
 
 def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
@@ -19,9 +33,7 @@ def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
     return path
 
 
-def environment_without_keys(**more: str) -> dict[str, str]:
-    """This process's variables without our configuration; SDKs are told to log everything."""
-    ours = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+def loud_environment(**more: str) -> dict[str, str]:
+    """This process's variables and these; SDKs are told to log everything."""
     loud = {"OPENAI_LOG": "debug", "GROQ_LOG": "debug", "MISTRAL_DEBUG": "true"}
-    return {**kept, **loud, **more}
+    return {**os.environ, **loud, **more}

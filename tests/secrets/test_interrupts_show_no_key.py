@@ -13,6 +13,7 @@ from echo_server import Echo, echo_server
 from interrupting import Interrupter, Point, printed
 from IPython.core.ultratb import VerboseTB
 from leaks import PLANTED, keys_of, leaks_in
+from secret_parts import BASE_URLS
 
 from arche_magic.llm_providers import (
     LLMProviderError,
@@ -40,7 +41,6 @@ CLEARING = ("hiding", "hiding_locals", "_clear")
 @pytest.fixture
 def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
     """A server that quotes the key in each refusal; the environment and a `.env` have the keys."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     monkeypatch.chdir(tmp_path)
     # An interrupt may come after a key was added and before it was removed.
     monkeypatch.setattr(keys, "_added", ())
@@ -58,8 +58,8 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
     (tmp_path / ".env").chmod(0o600)
     (tmp_path / "arche_magic.toml").write_text("patience = 0\n")
     with echo_server() as server:
-        for name in ("GROQ", "MISTRAL", "GOOGLE_GEMINI", "OPENAI"):
-            monkeypatch.setenv(f"{name}_BASE_URL", server.url)
+        for name in BASE_URLS.values():
+            monkeypatch.setenv(name, server.url)
         server.message(lambda key: f"no use of {key}", 403)
         yield server
 

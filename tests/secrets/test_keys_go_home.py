@@ -12,18 +12,11 @@ from typing import Any
 import pytest
 from echo_server import Echo, echo_server
 from leaks import PLANTED, keys_of, leaks_in, leaks_in_folder
-from secret_parts import PROVIDERS, environment_without_keys
+from secret_parts import BASE_URLS, PROVIDERS, all_at, loud_environment
 
 from arche_magic.llm_providers import InvalidRequest, NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.config import load_configuration, use_configuration
 from arche_magic.sandbox import Sandbox
-
-BASE_URLS = {
-    "groq": "GROQ_BASE_URL",
-    "mistral": "MISTRAL_BASE_URL",
-    "google": "GOOGLE_GEMINI_BASE_URL",
-    "openai": "OPENAI_BASE_URL",
-}
 
 
 @pytest.fixture
@@ -42,9 +35,7 @@ def elsewhere() -> Iterator[Echo]:
 def at_home(home: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Echo:
     """The configured address of all four providers."""
     monkeypatch.chdir(tmp_path)
-    variables = {f"{name.upper()}_API_KEY": keys_of(name)[0] for name in PROVIDERS}
-    variables |= dict.fromkeys(BASE_URLS.values(), home.url)
-    use_configuration(load_configuration(variables, tmp_path))
+    use_configuration(load_configuration(all_at(home.url), tmp_path))
     return home
 
 
@@ -104,7 +95,7 @@ def test_without_an_address_the_providers_own_is_used(
     variables = dict.fromkeys(BASE_URLS.values(), elsewhere.url)
     done = subprocess.run(
         [sys.executable, "-c", code], input=keys_of(provider)[0], capture_output=True, text=True,
-        cwd=tmp_path, env=environment_without_keys(**proxy, **variables), timeout=120, check=True,
+        cwd=tmp_path, env=loud_environment(**proxy, **variables), timeout=120, check=True,
     )  # fmt: skip
     assert "no connection" in done.stdout
     assert elsewhere.received == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from leaks import PLANTED, leaks_in, leaks_in_folder
-from secret_parts import PROVIDERS, environment_without_keys
+from secret_parts import PROVIDERS, loud_environment
 
 from arche_magic.sandbox import FAILURE_KINDS
 
@@ -18,11 +18,11 @@ SCRIPT = Path(__file__).with_name("everything_shown.py")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_no_failure_shows_a_key(project: Path, control: str, provider: str) -> None:
+def test_no_failure_shows_a_key(project: Path, provider: str) -> None:
     """Messages, tracebacks with variables, logs, files, objects and their parts."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), control, json.dumps(list(FAILURE_KINDS)), provider],
-        capture_output=True, cwd=project, env=environment_without_keys(), timeout=300,
+        [sys.executable, str(SCRIPT), json.dumps(list(FAILURE_KINDS)), provider],
+        capture_output=True, cwd=project, env=loud_environment(), timeout=300,
         stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     (project / "shown.txt").write_bytes(done.stdout + done.stderr)
@@ -71,7 +71,7 @@ def test_a_run_that_leaves_a_key_behind_fails(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-rA", "--show-capture=no", f"--basetemp={left}", "test_leaving.py"],
-        cwd=tmp_path, env=environment_without_keys(PYTHONPATH=f"{tests}:{tests.parent}"),
+        cwd=tmp_path, env=loud_environment(PYTHONPATH=f"{tests}:{tests.parent}"),
         capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     shutil.rmtree(left)

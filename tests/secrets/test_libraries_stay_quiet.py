@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from leaks import keys_of, leaks_in
-from secret_parts import PROVIDERS
+from leaks import leaks_in
+from secret_parts import PROVIDERS, all_at
 
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider
 from arche_magic.llm_providers.config import load_configuration, use_configuration
@@ -58,20 +58,14 @@ def raw_server(answer: Callable[[str], bytes]) -> Iterator[str]:
 
 
 @pytest.fixture
-def at(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def at(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """An environment that sends all four providers to an address."""
     monkeypatch.chdir(tmp_path)
 
     def use(url: str) -> None:
-        variables = {f"{name.upper()}_API_KEY": keys_of(name)[0] for name in PROVIDERS}
-        variables |= {
-            f"{'GOOGLE_GEMINI' if name == 'google' else name.upper()}_BASE_URL": url
-            for name in PROVIDERS
-        }
-        use_configuration(load_configuration({**variables, "ARCHE_QUOTA_STORE": "memory://"}))
+        use_configuration(load_configuration({**all_at(url), "ARCHE_QUOTA_STORE": "memory://"}))
 
-    yield use
-    use_configuration(None)
+    return use
 
 
 def asked(provider: str, *, streamed: bool) -> str:

@@ -46,7 +46,6 @@ Clone = Callable[[str], Path]
 @pytest.fixture
 def clone(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     """A project with a `.env` as working directory; `precious` is outside."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own-settings"))
     (tmp_path / "precious").write_bytes(PRECIOUS)
 
     def make(name: str) -> Path:

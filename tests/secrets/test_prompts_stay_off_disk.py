@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from echo_server import Echo, echo_server
+from secret_parts import PROVIDERS, all_at
 
 import arche_magic
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider
-from arche_magic.llm_providers.config import get_configuration, use_configuration
+from arche_magic.llm_providers.config import get_configuration
 
 PROMPT = "my grandmother's diary"
-PROVIDERS = ("groq", "mistral", "google", "openai")
 
 
 @pytest.fixture
@@ -23,11 +23,8 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Echo]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "arche_magic.toml").write_text("patience = 0\n")
     with echo_server() as server:
-        for name in ("GROQ", "MISTRAL", "GOOGLE_GEMINI", "OPENAI"):
-            monkeypatch.setenv(f"{name}_BASE_URL", server.url)
-        for name in ("GROQ", "MISTRAL", "GOOGLE", "OPENAI"):
-            monkeypatch.setenv(f"{name}_API_KEY", f"{name.lower()}-key-of-this-test")
-        use_configuration(None)
+        for name, value in all_at(server.url).items():
+            monkeypatch.setenv(name, value)
         yield server
 
 

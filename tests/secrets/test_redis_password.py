@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from leaks import PLANTED, leaks_in, leaks_in_folder
-from secret_parts import environment_without_keys
+from redis_server import RedisServer
+from secret_parts import loud_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -52,7 +51,7 @@ print("shown everything")
 
 def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
     """The output of the program with this ledger; nothing may contain the password."""
-    environment = environment_without_keys(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
+    environment = loud_environment(**sandbox.environment(), ARCHE_QUOTA_STORE=url)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what], capture_output=True, cwd=folder, env=environment,
         timeout=120, stdin=subprocess.DEVNULL, check=False,
@@ -67,27 +66,10 @@ def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
 @pytest.fixture
 def locked_redis(tmp_path: Path) -> Iterator[int]:
     """The port of a Redis server with the planted password."""
-    program = shutil.which("redis-server")
-    if not program:
-        pytest.skip("no redis-server is installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = f'port {port}\nbind 127.0.0.1\nsave ""\nrequirepass "{PASSWORD}"\n'
-    process = subprocess.Popen(
-        [program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path
-    )
-    assert process.stdin
-    process.stdin.write(settings.encode())
-    process.stdin.close()
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.01)
-    yield port
-    process.terminate()
-    process.wait(10)
+    server = RedisServer(tmp_path, password=PASSWORD)
+    server.start()
+    yield server.port
+    server.stop()
 
 
 def test_a_ledger_with_a_password_does_not_show_it(

@@ -47,14 +47,6 @@ NO_ADDRESSES = [
 
 
 @pytest.fixture
-def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the user's own settings, which do not exist yet."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
-    (tmp_path / "own" / "arche_magic").mkdir(parents=True)
-    return tmp_path / "own" / "arche_magic" / "arche_magic.toml"
-
-
-@pytest.fixture
 def folder(tmp_path: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cloned project. The user's keys are in the environment."""
     monkeypatch.setenv("GROQ_API_KEY", PLANTED["groq_key_1"])
