@@ -26,7 +26,10 @@ def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
     if fine:
         count = f"{_colored('ok')} · {len(fine)} fine"
         html += details(count, _table(fine), style="margin-top:4px")
-    return {"text/plain": text(findings), "text/html": html + notes_html([summary(findings)])}
+    return {
+        "text/plain": text(findings),
+        "text/html": html + notes_html([problem_counts(findings)]),
+    }
 
 
 def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -49,7 +52,7 @@ def text(findings: Sequence[Finding]) -> str:
         lines.append(f"{finding.state:{states}}  {finding.about:{about}}  {finding.found}")
         if finding.advice:
             lines.append(f"{_ADVICE:{states}}  {finding.advice}")
-    return "\n".join([*lines, summary(findings)])
+    return "\n".join([*lines, problem_counts(findings)])
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
@@ -74,7 +77,7 @@ def _table(findings: Sequence[Finding]) -> str:
     return html_table(heads, rows)
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def problem_counts(findings: Sequence[Finding]) -> str:
     """How many findings are wrong, and how many need a look."""
     wrong = sum(finding.state == "wrong" for finding in findings)
     look = sum(finding.state == "look" for finding in findings)

@@ -21,6 +21,7 @@ from .quota_words import (
     State,
     as_of,
     as_text,
+    bar_length,
     clock,
     count,
     in_full,
@@ -112,7 +113,7 @@ def table(
     """A row per route; in a `slim` table one line each, with the tightest limit.
 
     With `is_on` the table is live: times that are near count down, nothing in it unfolds, since
-    each change draws it anew, and a route for which `is_on` is false is shown as off.
+    each change redraws it, and a route for which `is_on` is false is shown as off.
     """
     heads = (
         "route",
@@ -152,7 +153,7 @@ def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
     return groups
 
 
-def summary(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
+def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
     """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
 
     With `is_on`, as in `table`, it is live, and counts the routes that are off.
@@ -207,7 +208,7 @@ def _group(
         )
     else:
         inside = table(routes, now, paid, slim=True)
-    line = f"<b>{escape(provider)}</b> · {summary(routes, now)}"
+    line = f"<b>{escape(provider)}</b> · {states_html(routes, now)}"
     return details(line, inside, is_open=all_routes <= ROUTES_UNFOLDED)
 
 
@@ -304,8 +305,7 @@ def _bar(row: Standing) -> str:
     """A bar as long as what is left, before a grey track, or a red one if nothing is."""
     share = share_left(row)
     color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
-    width = max(2, round(100 * share)) if share > 0 else 0
-    filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
+    filled = f'<div style="width:{bar_length(share, 100)}%;height:5px;background:{color}"></div>'
     track = TRACK if row.remaining_units else _EMPTY
     return f'<div style="{_BAR};background:{track}">{filled}</div>'
 

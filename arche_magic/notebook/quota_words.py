@@ -95,8 +95,15 @@ def _text_meter(row: Standing, now: float) -> str:
 
 
 def _text_bar(row: Standing) -> str:
-    filled = round(share_left(row) * _BAR_SIGNS)
+    filled = bar_length(share_left(row), _BAR_SIGNS)
     return "█" * filled + "░" * (_BAR_SIGNS - filled)
+
+
+def bar_length(share: float, longest: int) -> int:
+    """The length of a bar for a share; it is 0 only for none, and `longest` only for all."""
+    if share <= 0 or share >= 1:
+        return longest if share >= 1 else 0
+    return min(longest - 1, max(1, round(longest * share)))
 
 
 def clock(moment: float, now: float, live: bool = False) -> str:
