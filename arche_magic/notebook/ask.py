@@ -26,7 +26,7 @@ from .cell_options import (
     typed_or_default,
     with_values,
 )
-from .cell_prompt import system_prompt, text_of, with_attachments
+from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
 from .display import ReplyDisplay
@@ -170,7 +170,7 @@ def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
         check_variable("-o", options.output)
     require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
     if not prompt.text.strip():
-        raise InvalidRequest("the prompt is empty")
+        raise InvalidRequest(EMPTY)
 
 
 def _bind(session: Session, options: Namespace, value: Any) -> None:

@@ -173,7 +173,7 @@ class Chats(dict[str, Chat]):
             InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
         """
         if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"--chat {name!r}: letters, digits, and . _ - make a name")
+            raise InvalidRequest(f"--chat {name!r}: a name can have letters, digits, and . _ -")
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
@@ -184,11 +184,12 @@ class Chats(dict[str, Chat]):
         """
         if name not in self:
             raise InvalidRequest(
-                f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}"
+                f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}; "
+                "%llm_chat lists them"
             )
         return self[name]
 
-    def add_new(self, name: str, chat: Chat, verb: str, hint: str = "") -> None:
+    def add_new(self, name: str, chat: Chat, verb: str, hint: str) -> None:
         """Add a conversation under a name of its own.
 
         Raises:

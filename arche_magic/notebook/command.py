@@ -100,7 +100,7 @@ class Session:
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
-            raise InvalidRequest(f"{command}: there is no reply yet")
+            raise InvalidRequest(f"{command}: there is no reply yet; %llm sends a prompt")
         return self.reply
 
     @cached_property
@@ -168,7 +168,10 @@ def command(
             if text.strip() and not any(usage(magic)):
                 from arche_magic.llm_providers.errors import InvalidRequest
 
-                raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
+                raise InvalidRequest(
+                    f"%{magic.__name__} takes no text, not {text!r}; "
+                    f"%{magic.__name__} --help shows its usage"
+                )
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
             result = body(magics.session, Typed(line, given, text, cell, names))
             return magics.session.out.shown(result) if shows_result else result

@@ -45,7 +45,7 @@ class Defaults(Configurable):
     def _name_of_chat(self, proposal: dict[str, Any]) -> str:
         name: str = proposal["value"]
         if name and not re.fullmatch(r"[\w.-]+", name):
-            raise TraitError(f"chat {name!r}: letters, digits, and . _ - make a name")
+            raise TraitError(f"chat {name!r}: a name can have letters, digits, and . _ -")
         return name
 
     # While the extension loads, the engine is not imported: the first request checks the name.

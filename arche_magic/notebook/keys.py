@@ -104,7 +104,10 @@ def add(provider: str) -> str:
     key = add_key(configuration, provider, _ask(entry.title, entry.key_variables[0]))
     if key.label not in {known.label for known in get_configuration().keys}:
         remove_key(configuration, key.label)
-        raise InvalidRequest("%llm_keys: the configuration in use was given by use_configuration()")
+        raise InvalidRequest(
+            "%llm_keys: the configuration in use was given by use_configuration(); give it the key "
+            "there, or go back to files and variables with use_configuration(None)"
+        )
     return (
         f"{key.label} is used until this session ends (fingerprint {key.fingerprint}).\n"
         f"%llm_keys check {key.label} asks {entry.title} whether it works."

@@ -54,7 +54,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     try:
         words = shlex.split(typed.text)
     except ValueError as error:
-        raise InvalidRequest(f"%llm_chat: {error}") from None
+        raise InvalidRequest(f"%llm_chat: {error}; close the quote") from None
     match words:
         case [] | ["list"]:
             show(_table(chats))
@@ -70,7 +70,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues")
         case ["fork", name, new]:
             chat = chats.known(name)
-            chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork")
+            chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
             show(f"{new} has the {_turns(chat)} of {name}; both continue separately")
         case ["undo", name]:
             chat = chats.known(name)

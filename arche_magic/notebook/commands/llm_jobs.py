@@ -52,7 +52,10 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:
-                raise InvalidRequest(f"%llm_jobs: job {number} has already ended: {job.state}")
+                raise InvalidRequest(
+                    f"%llm_jobs: job {number} has already ended: {job.state}; "
+                    f"%llm_jobs show {number} shows the result"
+                )
             job.stop()
             show(f"job {number} stopped")
         case _:

@@ -43,7 +43,8 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
       %llm_serve --port 8400 start
     """
     from arche_magic.llm_providers.bounded import library, within
-    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.config import env_file_problem, get_configuration
+    from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 
     options, verb, server = typed.options, typed.text.strip() or "start", session.server
     origins = options.allow_origin or []
@@ -62,6 +63,10 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
         return None
     begin = "Serving"
     if server is None:
+        if not get_configuration().keys and (problem := env_file_problem()):
+            raise ConfigurationError(
+                f"%llm_serve: the server was not started: {problem}, and no key is configured"
+            )
         kind: type[Server] = library("arche_magic.openai_api.server").Server
         new = kind(port=options.port, allow_origins=origins)
         # Not in the main thread, where an interrupt would break an import.
