@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from notebook_kernel import Kernel
 
 from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
 
 
 @pytest.fixture
