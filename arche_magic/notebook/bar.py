@@ -6,8 +6,9 @@ import time
 from html import escape
 from typing import TYPE_CHECKING
 
-from arche_magic.bulk.progress import count, counted, line, pace, text_bar, waiting
+from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.numbers import counted
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text

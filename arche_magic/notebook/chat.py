@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,9 +20,9 @@ from arche_magic.llm_providers.request import Message, read_image
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.llm_providers.types import utc
 
+from .defaults import CHAT_NAME, CHAT_NAME_RULE
 from .tables import day_and_time
 
-_NAME = re.compile(r"[\w.-]+")
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
 
@@ -172,8 +171,8 @@ class Chats(dict[str, Chat]):
         Raises:
             InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
         """
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"--chat {name!r}: a name can have letters, digits, and . _ -")
+        if not CHAT_NAME.fullmatch(name):
+            raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:

@@ -25,6 +25,7 @@ from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.numbers import counted
 
 from . import live_line
 from .cards import card_html, row_html
@@ -95,13 +96,9 @@ class Column:
         reply = self.reply
         return str(reply.route) if reply else self.asked
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for."""
-        self.say(live_line.waiting(event))
-
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
-        self.say(live_line.started(event))
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route the request waits for or asks."""
+        self.say(live_line.line_of(event))
 
     def say(self, line: Callable[[float], str]) -> None:
         """Show a line below; it is given the seconds since this call."""
@@ -140,7 +137,7 @@ class Column:
             parts.append("cut at max_tokens")
         passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
         if passed:
-            parts.append(f"{passed} route{'s' if passed > 1 else ''} skipped")
+            parts.append(f"{counted(passed, 'route')} skipped")
         return " · ".join(parts)
 
 

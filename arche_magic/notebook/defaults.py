@@ -10,6 +10,9 @@ from traitlets.config import Configurable
 
 from .reply_formats import FORMATS
 
+CHAT_NAME = re.compile(r"[\w.-]+")
+CHAT_NAME_RULE = "a name can have letters, digits, and . _ -"
+
 
 class Defaults(Configurable):
     """The values for options that a cell does not set."""
@@ -44,8 +47,8 @@ class Defaults(Configurable):
     @validate("chat")
     def _name_of_chat(self, proposal: dict[str, Any]) -> str:
         name: str = proposal["value"]
-        if name and not re.fullmatch(r"[\w.-]+", name):
-            raise TraitError(f"chat {name!r}: a name can have letters, digits, and . _ -")
+        if name and not CHAT_NAME.fullmatch(name):
+            raise TraitError(f"chat {name!r}: {CHAT_NAME_RULE}")
         return name
 
     # While the extension loads, the engine is not imported: the first request checks the name.

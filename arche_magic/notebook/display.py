@@ -113,22 +113,17 @@ class ReplyDisplay:
         if not self._quiet:
             show(quiet_line(line) if self._redraws else without_controls(line))
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for, why, and how long."""
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route is asked, or which one the request waits for, why, and how long."""
         if self._quiet:
             return
-        line = live_line.waiting(event)
-        if self._redraws or self._terminal_line.works:
+        line = live_line.line_of(event)
+        if self._redraws or self._terminal_line.works or isinstance(event, Started):
             self._line.say(line)
         elif self._waits_for != str(event.route):
             # A log or a pipe gets one line per route.
             self._waits_for = str(event.route)
             print(without_controls(line(0.0)))
-
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
-        if not self._quiet:
-            self._line.say(live_line.started(event))
 
     def add(self, text: str) -> None:
         """Add the next piece."""

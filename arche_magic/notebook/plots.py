@@ -12,7 +12,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -258,10 +257,14 @@ def _color(provider: str) -> str:
 
 def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
     """A plot with a title, drawn by `draw` on its axes; `words` describe it."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with _plain_style():
+    # The user's own style is restored afterwards.
+    with mpl.rc_context():
+        # Without pyplot no backend is chosen; the user's stays as it is.
+        mpl.rcdefaults()
         figure = Figure(
             figsize=(width / 100, _HEIGHT / 100), dpi=100 * _DOTS_PER_PIXEL, facecolor="none",
             layout="constrained",
@@ -287,17 +290,6 @@ def _png(dots: Any) -> bytes:
     file = io.BytesIO()
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
     return file.getvalue()
-
-
-@contextmanager
-def _plain_style() -> Iterator[None]:
-    """Use matplotlib's defaults while a picture is drawn, then the user's settings again."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        # Without pyplot no backend is chosen; the user's stays as it is.
-        mpl.rcdefaults()
-        yield
 
 
 def _edges(times: Sequence[float]) -> list[float]:

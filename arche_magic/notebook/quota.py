@@ -16,7 +16,7 @@ from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage, in_
 
 from .costs import paid_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock
+from .quota_words import Limits, clock, in_words
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -106,7 +106,7 @@ class Forecast:
             "runs_out": [
                 {
                     "route": str(row.route),
-                    "limit": _words(row.limit),
+                    "limit": in_words(row.limit),
                     "at": utc(at).isoformat(),
                     "resets_at": utc(row.resets_at).isoformat(),
                 }
@@ -253,11 +253,6 @@ def _runs_out(
 def _runs_out_line(row: Standing, at: float, now: float) -> str:
     starts = f" and reset at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
     return (
-        f"At the pace of the last hour, {row.route}: {_words(row.limit)} run out "
+        f"At the pace of the last hour, {row.route}: {in_words(row.limit)} run out "
         f"{in_seconds(at - now)}, {clock(at, now)}{starts}"
     )
-
-
-def _words(limit: str) -> str:
-    """`requests per day`."""
-    return limit.replace("_", " ")

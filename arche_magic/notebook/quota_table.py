@@ -11,21 +11,21 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from types import MappingProxyType
 
+from arche_magic.llm_providers.text.numbers import counted
 from arche_magic.llm_providers.types import RouteId, Standing
 
 from .quota_words import (
     SIGNS,
     Limits,
     State,
+    amounts_of,
     as_of,
     as_text,
     bar_length,
     clock,
-    count,
     in_full,
-    label_of,
+    in_short,
     left_of,
     lines,
     opening,
@@ -77,7 +77,7 @@ def quota_bundle(
     now: float,
     notes: Sequence[str] = (),
     none: str = "no route can take prompts",
-    paid: Mapping[RouteId, str] = MappingProxyType({}),
+    paid: Mapping[RouteId, str] = {},
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
@@ -160,7 +160,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
     """
     on = [limits for limits in routes if is_on is None or is_on(limits)]
     states = [state_of(limits, now) for limits in on]
-    parts = [f"{len(routes)} route{'s' if len(routes) > 1 else ''}"]
+    parts = [counted(len(routes), "route")]
     for state, sign in SIGNS.items():
         if many := states.count(state):
             words = f'<span style="color:{_COLORS[state]}">{sign}</span> {many} {state}'
@@ -172,7 +172,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:
         total = _tightest_total(on)
-        parts.append(escape(f"{label_of(total)} {left_of(total)}"))
+        parts.append(escape(f"{in_short(total.limit)} {left_of(total)}"))
     return " · ".join(parts)
 
 
@@ -271,9 +271,9 @@ def _tightest(limits: Limits, now: float) -> str:
     return (
         f'<div title="{escape(in_full(row, now))}" style="{_METERS};'
         'display:inline-flex;align-items:center">'
-        f'<div style="{_FAINT};min-width:104px">{escape(label_of(row))}</div>'
+        f'<div style="{_FAINT};min-width:104px">{escape(in_short(row.limit))}</div>'
         f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
-        f'<div style="min-width:120px">{_numbers(row)}</div> <div style="{_FAINT}">{faint}</div>'
+        f'<div style="min-width:120px">{amounts_of(row)}</div> <div style="{_FAINT}">{faint}</div>'
         "</div>"
     )
 
@@ -290,10 +290,11 @@ def _unfolding(limits: Limits, now: float) -> str:
 def _meter(row: Standing, now: float) -> str:
     sign = sign_of(row, now)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
+    head = _two_sides(escape(in_short(row.limit)), _full_again(row, now))
     return (
         f'<div title="{escape(in_full(row, now))}" style="{_METER}">'
-        f'<div style="{_FAINT}">{_two_sides(escape(label_of(row)), _full_again(row, now))}</div>'
-        f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
+        f'<div style="{_FAINT}">{head}</div>'
+        f"{_bar(row)}{_two_sides(amounts_of(row), sign)}</div>"
     )
 
 
@@ -305,13 +306,9 @@ def _bar(row: Standing) -> str:
     """A bar as long as what is left, before a grey track, or a red one if nothing is."""
     share = share_left(row)
     color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
-    filled = f'<div style="width:{bar_length(share, 100)}%;height:5px;background:{color}"></div>'
+    filled = f'<div style="width:{bar_length(row, 100)}%;height:5px;background:{color}"></div>'
     track = TRACK if row.remaining_units else _EMPTY
     return f'<div style="{_BAR};background:{track}">{filled}</div>'
-
-
-def _numbers(row: Standing) -> str:
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
 
 
 def _two_sides(left: str, right: str) -> str:

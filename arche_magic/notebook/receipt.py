@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.numbers import counted
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
@@ -66,8 +67,7 @@ def _rounds_text(reply: Reply) -> str:
     """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
     if not reply.tool_runs:
         return ""
-    calls = len(reply.tool_runs)
-    return f"{reply.tool_runs[-1].round + 1} rounds, {calls} call{'s' if calls > 1 else ''}"
+    return f"{reply.tool_runs[-1].round + 1} rounds, {counted(len(reply.tool_runs), 'call')}"
 
 
 def _time(reply: Reply) -> str:
@@ -108,7 +108,7 @@ def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) 
     passed = [attempt for attempt in attempts if attempt.outcome != "served"]
     if not (passed or price or source):
         return quiet_line(line)
-    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} skipped" if passed else ""
+    count = f"{counted(len(passed), 'route')} skipped" if passed else ""
     reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
     below = [f"  {price}"] if price else []
     bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""

@@ -89,6 +89,11 @@ def test_only_an_unused_limit_looks_full_and_only_a_spent_one_empty(
     assert quota_frame([row], {}, NOW)["usage_percent"][0] == pytest.approx(used_percent, abs=1e-9)
 
 
+def test_millions_are_not_rounded_up_to_all_of_them() -> None:
+    """99 tokens of a thousand million are used."""
+    assert "   999 M of 1,000 M left" in text(limit("tokens_per_month", 99, 10**9))
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [

@@ -144,4 +144,6 @@ def _transcript(chat: Chat) -> dict[str, str]:
 
 
 def _turns(chat: Chat) -> str:
-    return f"{len(chat.turns)} turn{'' if len(chat.turns) == 1 else 's'}"
+    from arche_magic.llm_providers.text.numbers import counted
+
+    return counted(len(chat.turns), "turn")

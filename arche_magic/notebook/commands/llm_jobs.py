@@ -37,6 +37,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_jobs stop all
     """
     from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.text.numbers import counted
 
     from ..display import show
 
@@ -47,8 +48,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
         case ["show", number]:
             jobs.numbered(number).show(session.shell)
         case ["stop", "all"]:
-            stopped = jobs.stop()
-            show(f"{stopped} job{'' if stopped == 1 else 's'} stopped")
+            show(f"{counted(jobs.stop(), 'job')} stopped")
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:

@@ -18,7 +18,7 @@ from ..cell_options import typed_or_default
 from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
-from ..quota_words import State, clock, count, state_at, state_of, tightest
+from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
 from ..styles import QUIET, one_line
 from ..tables import Cell, html_table
 
@@ -114,7 +114,7 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
     text, short = f"{route.provider}{paid} {left}", f"{route.provider}{paid}"
     if limits:
-        short += f" {_amounts(tightest(limits))}"
+        short += f" {amounts_of(tightest(limits))}"
     return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
 
 
@@ -146,11 +146,7 @@ def _open_routes(view: QuotaView) -> list[str]:
 def _left(row: Standing) -> str:
     """What a limit has left, in the words of the receipts: `27 of 30 requests left this minute`."""
     when = "today" if row.period == "day" else f"this {row.period}"
-    return f"{_amounts(row)} {row.metric.replace('_', ' ')} left {when}"
-
-
-def _amounts(row: Standing) -> str:
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
+    return f"{amounts_of(row)} {in_words(row.metric)} left {when}"
 
 
 def _item(
