@@ -146,7 +146,7 @@ def _answer_later(
     notes: Sequence[str],
     show_reply: Callable[[ReplyDisplay], Reply],
 ) -> Pending[Reply]:
-    """Start a job that answers the prompt; returns what waits for its reply."""
+    """Start a job that answers the prompt; returns an object that waits for its reply."""
     from .background import ReplyJob
 
     job = ReplyJob(session, asked, form, show_reply)

@@ -135,9 +135,9 @@ class Column:
             parts += [f"{self.reply.seconds:.1f} s", paid_text(self.reply.cost)]
         if self.reply.finish_reason == "length":
             parts.append("cut at max_tokens")
-        passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
-        if passed:
-            parts.append(f"{counted(passed, 'route')} skipped")
+        skipped = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
+        if skipped:
+            parts.append(f"{counted(skipped, 'route')} skipped")
         return " · ".join(parts)
 
 

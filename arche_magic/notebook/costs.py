@@ -46,7 +46,7 @@ def was_paid(reply: Reply) -> bool:
 
 
 def paid_hint(reply: Reply) -> str:
-    """How to prevent a paid reply, if it is the first that was no first choice; else ""."""
+    """How to prevent paid replies, after the first one that had free routes too; else ""."""
     global _is_shown
     considered = [entry for decision in reply.decisions for entry in decision.considered]
     if _is_shown or not was_paid(reply) or all(entry.paid for entry in considered):
@@ -56,6 +56,6 @@ def paid_hint(reply: Reply) -> str:
 
 
 def forget_hint() -> None:
-    """Show the hint once more."""
+    """Forget that the hint was shown."""
     global _is_shown
     _is_shown = False

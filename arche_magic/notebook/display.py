@@ -210,7 +210,7 @@ class ReplyDisplay:
         return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
-        """Leave the reply that does not fit its schema below which the error appears."""
+        """Keep the reply that does not fit its schema; the error appears below it."""
         if not self._quiet:
             line = quiet_line("this does not fit the schema")
             self._leave(unread_bundle(text), line, request_metadata(ended))

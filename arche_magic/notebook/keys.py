@@ -114,15 +114,6 @@ def add(provider: str) -> str:
     )
 
 
-def remove(label: str) -> str:
-    """Stop using a key of this session; returns what to print.
-
-    Raises:
-        ConfigurationError: there is no such key, or it was not added in this session.
-    """
-    return f"{remove_key(get_configuration(), label).label} is no longer used."
-
-
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     """Ask the provider of a key, or of every key, whether it works; as a table and as a frame.
 

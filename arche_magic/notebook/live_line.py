@@ -52,8 +52,8 @@ def follow(
 ) -> Reply:
     """Run a request and pass its events to the view; returns the reply.
 
-    `on_tool` is told of calls of functions, before and after each. However it ends, the connection
-    is closed and what was spent is booked.
+    `on_tool` is called before and after each function call. However the request ends, the
+    connection is closed and what was spent is booked.
     """
 
     def show(event: Event) -> None:

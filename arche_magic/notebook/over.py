@@ -46,7 +46,7 @@ _WITHOUT = (
 def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     """Send the prompt for every row and show the progress; with `--plan`, show an estimate.
 
-    With `--background`, return what waits for the frame or the file.
+    With `--background`, return an object that waits for the frame or the file.
 
     Raises:
         LLMProviderError: an option or the data is wrong, or no row can be sent.

@@ -38,7 +38,7 @@ _OUTCOMES = (
     ("at once", GREEN, ""), ("after a fallback", AMBER, "////"), ("no reply", RED, "xxxx")
 )  # fmt: skip
 _MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
-_PASSED_OVER = {"skipped", "refused", "failed"}
+_NOT_SERVED = {"skipped", "refused", "failed"}
 
 Draw = Callable[[Any], None]
 Series = tuple[str, str, str, Sequence[tuple[float, float]]]
@@ -223,7 +223,7 @@ def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
         outcomes = {attempt.outcome for attempt in tried}
         if "interrupted" not in outcomes:
             end = max(attempt.at for attempt in tried)
-            yield end, 2 if "served" not in outcomes else int(bool(outcomes & _PASSED_OVER))
+            yield end, 2 if "served" not in outcomes else int(bool(outcomes & _NOT_SERVED))
 
 
 def _at_share(values: Sequence[float], share: float) -> float:

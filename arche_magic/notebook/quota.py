@@ -1,4 +1,4 @@
-"""What every route has left at one moment, read from the engine, and what the pace leads to."""
+"""What every route has left at one moment, and a forecast from the recent pace."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
 
 
 def forecast_of(view: QuotaView) -> Forecast:
-    """What the pace of the last hour leads to."""
+    """The forecast for the routes that are on."""
     log = attempt_log(view.configuration.store)
     earlier = log.since(view.now - forecast.PACE_SECONDS) or log.session()
     paid = {entry.name for entry in view.configuration.providers.values() if entry.paid}

@@ -24,12 +24,12 @@ from .quota_words import (
     as_text,
     bar_length,
     clock,
+    full_again,
     in_full,
     in_short,
     left_of,
     lines,
     opening,
-    paid_words,
     reason,
     share_left,
     sign_of,
@@ -81,9 +81,9 @@ def quota_bundle(
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
-    `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
-    is said where there is no limit to show. `paid` says which routes cost money, and what. The
-    table is saved, so all times in it are absolute, and the line below it is its moment.
+    `notes` are lines below it, such as the forecast and keys that add no quota. `none` is shown if
+    there is no limit. `paid` has the routes that cost money, with their cost in words. The table is
+    saved, so all times in it are absolute, and the line below it says when it was made.
     """
     notes = [as_of(now), *notes]
     if not standings:
@@ -125,7 +125,9 @@ def table(
         f'<span style="{_FAINT}">{text}</span></th>'
         for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
     )
-    rows = "".join(_row(limits, now, paid_words(limits, paid), slim, is_on) for limits in routes)
+    rows = "".join(
+        _row(limits, now, paid.get(limits[0].route, ""), slim, is_on) for limits in routes
+    )
     block = "display:block"
     return (
         f'<table style="{_TABLE}">'
@@ -299,7 +301,7 @@ def _meter(row: Standing, now: float) -> str:
 
 
 def _full_again(row: Standing, now: float) -> str:
-    return f"↻ {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    return f"↻ {when}" if (when := full_again(row, now)) else ""
 
 
 def _bar(row: Standing) -> str:

@@ -84,11 +84,11 @@ def lines(
 
 
 def _cost(limits: Limits, paid: Mapping[RouteId, str]) -> list[str]:
-    return [f"  {words}"] if (words := paid_words(limits, paid)) else []
+    return [f"  {words}"] if (words := paid.get(limits[0].route)) else []
 
 
 def _text_meter(row: Standing, now: float) -> str:
-    full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    full = f"full {when}" if (when := full_again(row, now)) else ""
     meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
     return f"  {meter}  {full:<16}  {_evidence(row, now)}".rstrip()
 
@@ -150,10 +150,15 @@ def sign_of(row: Standing, now: float) -> str:
 def in_full(row: Standing, now: float) -> str:
     """The content of a meter in words."""
     left = f"{in_words(row.limit)}: {left_of(row)}"
-    full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    full = f", full again {when}" if (when := full_again(row, now)) else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
     return f"{left}{full}; known from: {_evidence(row, now)}{source}"
+
+
+def full_again(row: Standing, now: float) -> str:
+    """When all of a limit is left again: `14:32`; "" if nothing is used."""
+    return clock(row.resets_at, now) if row.used > 1e-6 else ""
 
 
 def _evidence(row: Standing, now: float) -> str:
@@ -202,8 +207,3 @@ def _state_words(limits: Limits, now: float) -> str:
     """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
     state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
     return ": ".join(filter(None, (state, reason(limits, now))))
-
-
-def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:
-    """The cost of a paid route, in words."""
-    return paid.get(limits[0].route, "")

@@ -1,4 +1,4 @@
-"""The receipt of a reply, its calls of functions, and what the saved notebook keeps of both."""
+"""The receipt of a reply, its function calls, and what the saved notebook keeps of both."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _started_again(reply: Reply) -> list[str]:
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     """The receipt: a grey line that unfolds to the price, the routes skipped, and the source.
 
-    The source is what a rendered reply does not give back: its Markdown, to be copied. Below the
-    first paid reply of a session is a line on how to prevent paid replies.
+    The source is the Markdown of the reply, which cannot be copied from the rendered reply. Below
+    the first paid reply of a session, a line says how to prevent paid replies.
     """
     paid = was_paid(reply) and not reply.from_memory
     line = " · ".join([receipt_line(reply), *more])
@@ -105,18 +105,18 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
 
 
 def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) -> dict[str, str]:
-    passed = [attempt for attempt in attempts if attempt.outcome != "served"]
-    if not (passed or price or source):
+    skipped = [attempt for attempt in attempts if attempt.outcome != "served"]
+    if not (skipped or price or source):
         return quiet_line(line)
-    count = f"{counted(len(passed), 'route')} skipped" if passed else ""
-    reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
+    count = f"{counted(len(skipped), 'route')} skipped" if skipped else ""
+    reasons = [f"  {without_controls(str(attempt))}" for attempt in skipped]
     below = [f"  {price}"] if price else []
     bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
     costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
     return {
         "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
         "text/html": f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}'
-        f"{bold}</summary>{costs}{_attempts_lines(attempts) if passed else ''}{source}</details>",
+        f"{bold}</summary>{costs}{_attempts_lines(attempts) if skipped else ''}{source}</details>",
     }
 
 

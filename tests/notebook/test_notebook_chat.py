@@ -131,7 +131,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
 ) -> None:
     """Each subcommand does one thing and reports it."""
     assert kernel.run("%llm_chat").printed == (
-        "no conversation yet; %%llm --chat NAME starts one\n"
+        "no conversations yet; %%llm --chat NAME starts one\n"
     )
     kernel.run("%llm -q --chat a -s Kind One <b>")
     kernel.run("%llm -q --chat a Two")

@@ -67,7 +67,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"
             chats.add_new(names[0] if names else chat.name, chat, "load", again)
-            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues")
+            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues it")
         case ["fork", name, new]:
             chat = chats.known(name)
             chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
@@ -77,7 +77,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             question = chat.turns.pop().question
             if not chat.turns:
                 del chats[name]
-            left = _turns(chat) if chat.turns else "no turn"
+            left = _turns(chat) if chat.turns else "no turns"
             show(f"removed: {one_line(question.content, 60)!r}; {name} has {left} left")
         case ["clear", name]:
             show(f"{name} ({_turns(chats.known(name))}) is removed")
@@ -101,7 +101,7 @@ def _table(chats: Chats) -> dict[str, str] | str:
     from ..tables import Cell, day_and_time, table_bundle
 
     if not chats:
-        return "no conversation yet; %%llm --chat NAME starts one"
+        return "no conversations yet; %%llm --chat NAME starts one"
     rows = [
         (
             Cell(chat.name),

@@ -69,7 +69,7 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
     from ..tables import Cell, day_and_time, table_bundle
 
     if not len(jobs):
-        return "no job yet; %%llm --background starts one"
+        return "no jobs yet; %%llm --background starts one"
     rows = [
         (
             Cell(f"{job.number}", right=True),

@@ -57,10 +57,10 @@ def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
         ahead = preview(view, prompt, options)
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
-    passed = _passed_over(view, ahead)
-    why = "; ".join(passed[:_REASONS])
-    if len(passed) > _REASONS:
-        why += f"; and {len(passed) - _REASONS} more before it"
+    skipped = _skipped(view, ahead)
+    why = "; ".join(skipped[:_REASONS])
+    if len(skipped) > _REASONS:
+        why += f"; and {len(skipped) - _REASONS} more before it"
     if ahead.route is None:
         return _status("Nobody would answer", "", why)
     if ahead.wait > 0:
@@ -120,8 +120,12 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
 
 def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
-    passed = _passed_over(view, ahead)[:_TOOLTIP_REASONS]
-    details = [*(one_line(words, _LONGEST_REASON) for words in passed), *_open_routes(view), _CLICK]
+    skipped = _skipped(view, ahead)[:_TOOLTIP_REASONS]
+    details = [
+        *(one_line(words, _LONGEST_REASON) for words in skipped),
+        *_open_routes(view),
+        _CLICK,
+    ]
     if first is None or state_at(first[1], view.now) == "closed":
         text = "arche_magic: every route is closed"
         return _item("closed", text, "every route is closed", details)
@@ -157,15 +161,15 @@ def _item(
     return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
 
 
-def _passed_over(view: QuotaView, ahead: Preview) -> list[str]:
+def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
     """The routes before the one that would answer: `groq · … is waiting (…, opens 14:32)`."""
-    passed = []
+    skipped = []
     for route, opens_at, why in ahead.closed:
         state = state_at(opens_at, view.now)
         # A time, not a countdown: screen readers announce this line whenever it changes.
         when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
-        passed.append(f"{route} is {state} ({without_controls(why)}{when})")
-    return passed
+        skipped.append(f"{route} is {state} ({without_controls(why)}{when})")
+    return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:
