@@ -29,12 +29,13 @@ from .cell_options import (
 from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
+from .defaults import FORMATS
 from .display import ReplyDisplay
 from .dry_run import print_preview
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .live_line import follow
-from .reply_formats import ASKS, STRUCTURED
+from .reply_formats import STRUCTURED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +193,7 @@ def _request(
         options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
     )
     system = first_given(options.system, chat and chat.system, defaults.system)
-    request["system"] = "\n\n".join(filter(None, (system, ASKS.get(form)))) or None
+    request["system"] = "\n\n".join(filter(None, (system, FORMATS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)

@@ -15,7 +15,7 @@ from arche_magic.llm_providers.text.numbers import counted
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
-from .styles import QUIET, RED, one_line, quiet_line
+from .styles import QUIET, RED, details, one_line, quiet_line
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -115,8 +115,11 @@ def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) 
     costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
     return {
         "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
-        "text/html": f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}'
-        f"{bold}</summary>{costs}{_attempts_lines(attempts) if skipped else ''}{source}</details>",
+        "text/html": details(
+            escape(line) + bold,
+            f"{costs}{_attempts_lines(attempts) if skipped else ''}{source}",
+            style=QUIET,
+        ),
     }
 
 
@@ -222,10 +225,10 @@ def run_bundle(run: ToolRun) -> dict[str, str]:
     inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
     return {
         "text/plain": f"{line} → {error}{result}",
-        "text/html": (
-            f'<details style="{QUIET}"><summary style="cursor:pointer">'
-            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code></summary>"
-            f"{inside}</details>"
+        "text/html": details(
+            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code>",
+            inside,
+            style=QUIET,
         ),
     }
 

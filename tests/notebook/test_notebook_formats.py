@@ -10,7 +10,8 @@ from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
 from arche_magic.llm_providers.text.code_blocks import code_of
-from arche_magic.notebook.reply_formats import ASKS, bundle, is_json
+from arche_magic.notebook.defaults import FORMATS
+from arche_magic.notebook.reply_formats import bundle, is_json
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def test_a_reply_is_shown_in_the_requested_format(
     assert kernel.value("str(reply)") == text
 
 
-@pytest.mark.parametrize("form", ASKS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> None:
     """In a sentence at the end of the system prompt. The setting has the same effect."""
     sandbox = sandboxed(keys={"groq": 1})
@@ -67,7 +68,7 @@ def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> N
     kernel.run(f"%config ArcheMagics.format = {form!r}\n%llm -q -s 'Be brief.' hi")
     for request in sandbox.requests:
         system = request.body["messages"][0]["content"]
-        assert system == f"Be brief.\n\n{ASKS[form]}".rstrip()
+        assert system == f"Be brief.\n\n{FORMATS[form]}".rstrip()
 
 
 def test_code_is_offered_as_the_next_cell_and_never_run(kernel: Kernel, sandboxed) -> None:
