@@ -21,6 +21,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
+from .warning_lines import show_held
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -160,6 +161,7 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
+            show_held()
             parsed = parse_line(magic, line)
             if parsed is None:
                 print(magic.__doc__)

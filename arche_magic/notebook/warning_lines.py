@@ -6,8 +6,11 @@ The engine is imported inside a function, because this module is loaded with the
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _usual = warnings.formatwarning
+_held: list[warnings.WarningMessage] = []
 
 
 def register() -> None:
@@ -21,6 +24,23 @@ def unregister() -> None:
     """Undo `register`, unless somebody else formats warnings by now."""
     if warnings.formatwarning is _format:
         warnings.formatwarning = _usual
+
+
+@contextmanager
+def hold() -> Iterator[None]:
+    """Keep the warnings of this context for `show_held`, since most are issued only once."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            _held.extend(caught)
+
+
+def show_held() -> None:
+    """Show the warnings that were held."""
+    while _held:
+        one = _held.pop(0)
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 def _format(

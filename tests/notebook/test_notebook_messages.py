@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,21 @@ def test_a_warning_is_one_line_without_our_source(kernel: Kernel, files: Path) -
     formats = kernel.value("warnings.formatwarning.__module__")
     kernel.run("%load_ext arche_magic")
     assert formats.rpartition(".")[2].endswith("warnings")
+
+
+def test_a_warning_that_tab_has_caused_comes_with_the_next_magic(
+    kernel: Kernel, files: Path
+) -> None:
+    """Tab reads the settings first, and must not print."""
+    path = files / ".env"
+    path.write_text("\nalso no assignment\n")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    code = "%llm -p gr"
+    offered = kernel.client.complete(code, len(code), reply=True, timeout=120)["content"]
+    assert "groq" in offered["matches"]
+    said = f"ConfigurationWarning: line 2 of {path} was skipped: not NAME=value in UTF-8\n"
+    assert said in kernel.run("%llm_chat").printed
+    assert "Warning" not in kernel.run("%llm_models groq").printed
 
 
 def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
