@@ -26,7 +26,7 @@ from .receipt import (
     request_metadata,
     run_bundle,
 )
-from .reply_formats import STRUCTURED, bundle, is_json
+from .reply_formats import STRUCTURED, is_json, reply_bundle
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
 
@@ -188,7 +188,7 @@ class ReplyDisplay:
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
         has_fields = reply.parsed is not None
-        shown = structured_bundle(reply) if has_fields else bundle(str(reply), self._form)
+        shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
         metadata = {"arche_magic": reply_metadata(reply)}
         self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
@@ -228,7 +228,7 @@ class ReplyDisplay:
     def _growing(self) -> dict[str, str]:
         if self._form == STRUCTURED:
             return unread_bundle(self._text)
-        shown = bundle(self._text, self._form, complete=False)
+        shown = reply_bundle(self._text, self._form, complete=False)
         if (rest := self._before[len(self._text) :]) and "text/markdown" in shown:
             shown["text/markdown"] += f"\n\n{_dimmed(rest)}"
         return shown

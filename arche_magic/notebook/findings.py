@@ -20,14 +20,14 @@ _ADVICE = "→"
 
 
 def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
-    """The findings for display: problems as a table, then the rest, folded; as text, `text`."""
+    """The findings for display: problems as a table, then the rest, folded."""
     problems, fine = _grouped(findings)
     html = _table(problems) if problems else ""
     if fine:
         count = f"{_colored('ok')} · {len(fine)} fine"
         html += details(count, _table(fine), style="margin-top:4px")
     return {
-        "text/plain": text(findings),
+        "text/plain": findings_text(findings),
         "text/html": html + notes_html([problem_counts(findings)]),
     }
 
@@ -43,7 +43,7 @@ def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
     return typed_frame(dict.fromkeys(("state", "about", "found", "advice"), "str"), records)
 
 
-def text(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding]) -> str:
     """A line per finding, problems first, each with its advice below; then the counts."""
     states = max(len(finding.state) for finding in findings)
     about = max(len(finding.about) for finding in findings)

@@ -168,7 +168,7 @@ def forecast_of(view: QuotaView) -> Forecast:
     return look_ahead(view.on, earlier, view.now, paid)
 
 
-def bundle(view: QuotaView, *first: str) -> dict[str, str]:
+def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
     """The table of the routes that are on, which can be saved, and notes; `first` come first."""
     on, free, off = view.on, _without_limits(view), sorted(view.configuration.off)
     if not (on or free or off):

@@ -23,7 +23,7 @@ _DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
-def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
+def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
     """A reply for every frontend, harmless whatever the model wrote.
 
     `text/plain` is for frontends without Markdown. A reply that is not `complete` yet is shown as
@@ -39,7 +39,7 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     if form == "code":
         language, code = code_of(clean)
         if not code:
-            return bundle(clean)
+            return reply_bundle(clean)
     else:
         language, code = form.removesuffix("-source"), _inner(without_reasoning(clean))
         if form == "json" and complete:
