@@ -332,7 +332,13 @@ def _bars(series: Sequence[Series], edges: Sequence[float]) -> Draw:
                 bar.set_hatch(pattern)
         _clock_axis(axes, edges[-1] - edges[0])
         _whole_numbers(axes)
-        _legend(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            axes.figure.legend(
+                handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
+                labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
+                borderpad=0.2, handletextpad=0.4,
+            )  # fmt: skip
 
     return draw
 
@@ -369,17 +375,6 @@ def _whole_numbers(axes: Any) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.grid(visible=True, color=_LINES, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _legend(axes: Any) -> None:
-    """Name the colours below the picture."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
-            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1, borderpad=0.2,
-            handletextpad=0.4,
-        )  # fmt: skip
 
 
 def _local_time(seconds: float) -> datetime:
