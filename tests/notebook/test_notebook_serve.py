@@ -116,6 +116,7 @@ def test_it_does_not_start_with_broken_settings(
     finally:
         path.unlink()
     assert failed.error_name == "ConfigurationError"
+    assert "%llm_serve: the server was not started: " in failed.message
     assert str(path) in failed.message
     assert said in failed.message
     assert kernel.run("%llm_serve stop").printed == "The server is not running.\n"
