@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..llm_providers.errors import InvalidRequest
-from ..llm_providers.text.numbers import counted
 from ..llm_providers.types import in_seconds, without_vendor
 from .capacity import Capacity, Share
-from .progress import local_time
+from .progress import counted, local_time
 
 
 @dataclass(frozen=True)

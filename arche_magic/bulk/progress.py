@@ -13,7 +13,6 @@ from typing import Self
 
 from arche_magic.llm_providers.reply import Attempt, Waiting
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.numbers import counted
 from arche_magic.llm_providers.types import Usage, in_seconds
 
 from .rows import Row
@@ -271,6 +270,11 @@ def line(progress: Progress, now: float) -> str:
 def count(progress: Progress) -> str:
     """`38 of 1,000 rows`."""
     return f"{progress.done:,} of {counted(progress.total, progress.noun)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def text_bar(progress: Progress) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.numbers import counted
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text
@@ -94,11 +94,11 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
-        parts.append(f"{counted(progress.errors, 'error')}, see the column error")
+        parts.append(f"{plural(progress.errors, 'error')}, see the column error")
     first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
     if progress.to_ask_twice:
-        spent.append(f"{progress.twice:,} of {counted(progress.to_ask_twice, 'row')} asked twice")
+        spent.append(f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')} asked twice")
     if progress.packed:
         spent.append(f"{progress.packed:,} packed")
     if progress.checked:

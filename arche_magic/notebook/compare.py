@@ -24,8 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import did_you_mean
-from arche_magic.llm_providers.text.numbers import counted
+from arche_magic.llm_providers.text.hints import did_you_mean, plural
 
 from . import live_line
 from .cards import card_html, row_html
@@ -131,7 +130,7 @@ class Column:
             parts.append("cut at max_tokens")
         skipped = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
         if skipped:
-            parts.append(f"{counted(skipped, 'route')} skipped")
+            parts.append(f"{plural(skipped, 'route')} skipped")
         return " · ".join(parts)
 
 

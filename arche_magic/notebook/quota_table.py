@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from arche_magic.llm_providers.text.numbers import counted
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import RouteId, Standing
 
 from .quota_words import (
@@ -162,7 +162,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
     """
     on = [limits for limits in routes if is_on is None or is_on(limits)]
     states = [state_of(limits, now) for limits in on]
-    parts = [counted(len(routes), "route")]
+    parts = [plural(len(routes), "route")]
     for state, sign in SIGNS.items():
         if many := states.count(state):
             words = f'<span style="color:{_COLORS[state]}">{sign}</span> {many} {state}'

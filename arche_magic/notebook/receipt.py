@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.numbers import counted
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
@@ -67,7 +67,7 @@ def _rounds_text(reply: Reply) -> str:
     """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
     if not reply.tool_runs:
         return ""
-    return f"{reply.tool_runs[-1].round + 1} rounds, {counted(len(reply.tool_runs), 'call')}"
+    return f"{reply.tool_runs[-1].round + 1} rounds, {plural(len(reply.tool_runs), 'call')}"
 
 
 def _time(reply: Reply) -> str:
@@ -108,7 +108,7 @@ def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) 
     skipped = [attempt for attempt in attempts if attempt.outcome != "served"]
     if not (skipped or price or source):
         return quiet_line(line)
-    count = f"{counted(len(skipped), 'route')} skipped" if skipped else ""
+    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
     reasons = [f"  {without_controls(str(attempt))}" for attempt in skipped]
     below = [f"  {price}"] if price else []
     bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""

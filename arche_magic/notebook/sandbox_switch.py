@@ -14,8 +14,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean
-from arche_magic.llm_providers.text.numbers import counted
+from arche_magic.llm_providers.text.hints import did_you_mean, plural
 from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def start(**settings: Any) -> str:
     )
     counts = Counter(key.provider for key in configuration.keys)
     keys = ", ".join(
-        f"{configuration.providers[name].title} ({counted(count, 'key')})"
+        f"{configuration.providers[name].title} ({plural(count, 'key')})"
         for name, count in counts.items()
     )
     return (

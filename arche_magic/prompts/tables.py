@@ -20,7 +20,6 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Message
-from arche_magic.llm_providers.text.numbers import counted
 
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
@@ -108,11 +107,11 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
         texts_cut = texts_cut or any(len(text) > longest for text in texts)
         lines.append(line)
     noun = "row" if kind == "DataFrame" else "value"
-    size = f"{kind}, {counted(rows, noun)}"
-    size += f" × {counted(columns, 'column')}" if kind == "DataFrame" else ""
+    size = f"{kind}, {_count(rows, noun)}"
+    size += f" × {_count(columns, 'column')}" if kind == "DataFrame" else ""
     left = [
-        f"the first {counted(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
-        f"the first {counted(shown, 'column')}" if shown < columns else "",
+        f"the first {_count(len(lines) - 1, noun)}" if len(lines) - 1 < rows else "",
+        f"the first {_count(shown, 'column')}" if shown < columns else "",
         f"{longest:,} characters per text" if texts_cut else "",
     ]
     return _stated("\n".join(lines), name, size, *left)
@@ -139,7 +138,7 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
     size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
     if _tokens(text) > budget + 1:
         return cut_text(text, name, size, budget)
-    left = f"the first {counted(len(kept), 'value' if flat else 'row')}"
+    left = f"the first {_count(len(kept), 'value' if flat else 'row')}"
     return _stated(text, name, size, left if len(kept) < len(array) else "")
 
 
@@ -184,6 +183,10 @@ def _stated(text: str, name: str, size: str, *left: str) -> Shown:
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _as_many(

@@ -1,4 +1,4 @@
-"""Suggestions for misspelt names."""
+"""Parts of messages: suggestions for misspelt names, and numbers of things."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = {name.lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

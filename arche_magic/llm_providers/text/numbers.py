@@ -1,13 +1,8 @@
-"""Counts and percentages in words."""
+"""Percentages in words."""
 
 from __future__ import annotations
 
 _MOST_DECIMALS = 2
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(share: float, decimals: int = 0) -> str:

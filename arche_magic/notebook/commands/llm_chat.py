@@ -144,6 +144,6 @@ def _transcript(chat: Chat) -> dict[str, str]:
 
 
 def _turns(chat: Chat) -> str:
-    from arche_magic.llm_providers.text.numbers import counted
+    from arche_magic.llm_providers.text.hints import plural
 
-    return counted(len(chat.turns), "turn")
+    return plural(len(chat.turns), "turn")

@@ -37,7 +37,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_jobs stop all
     """
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.text.numbers import counted
+    from arche_magic.llm_providers.text.hints import plural
 
     from ..display import show
 
@@ -48,7 +48,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
         case ["show", number]:
             jobs.numbered(number).show(session.shell)
         case ["stop", "all"]:
-            show(f"{counted(jobs.stop(), 'job')} stopped")
+            show(f"{plural(jobs.stop(), 'job')} stopped")
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:
