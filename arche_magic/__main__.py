@@ -171,7 +171,7 @@ def _quota(options: argparse.Namespace) -> int:
     from .notebook import quota
 
     view = quota.look(provider)
-    _print(quota.bundle(view, *quota.forecast_of(view).notes())["text/plain"])
+    _print(quota.view_bundle(view, *quota.forecast_of(view).notes())["text/plain"])
     return 0
 
 
@@ -200,10 +200,10 @@ def _add_doctor(add: _Add) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     from .llm_providers.doctor import examine
-    from .notebook.findings import text
+    from .notebook.findings import findings_text
 
     findings = examine(send=options.send)
-    _print(text(findings))
+    _print(findings_text(findings))
     return int(any(finding.state == "wrong" for finding in findings))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.numbers import percent
 from arche_magic.prompts import as_pandas
 
 from .columns import PROVIDER, SECOND, SECOND_MODEL, plain
@@ -349,4 +350,5 @@ def _twice_in_words(name: str, found: Comparison) -> str:
 def _gold_in_words(name: str, found: Comparison) -> str:
     if not found.compared:
         return f"{name} is not compared"
-    return f"{name} is correct in {found.agreed} of {found.compared} rows ({found.share:.0%})"
+    share = percent(found.share)
+    return f"{name} is correct in {found.agreed} of {found.compared} rows ({share})"

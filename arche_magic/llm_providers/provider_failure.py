@@ -77,6 +77,9 @@ class ProviderFailure:
         return f"{self.summary}: {self.said}" if self.said else self.summary
 
 
+NO_CONNECTION = "no connection"
+"""How the summary of a failure begins if an address could not be reached."""
+
 NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
 """Passed when an unused hold is returned."""
 

@@ -15,7 +15,7 @@ from .errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from .provider_failure import Remedy
+from .provider_failure import NO_CONNECTION, Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .types import Route, in_seconds, utc
@@ -73,6 +73,8 @@ def no_route(
     if request.same_model:
         lines.append("other models were not asked")
     lines += _next_steps({route: states[route] for route in shown})
+    if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
+        lines.append("is this machine offline? %llm_doctor checks every address")
     return NoRouteAvailable(
         f"{head}: {'; '.join(lines)}",
         attempts=progress.attempts,

@@ -338,7 +338,7 @@ class Standing:
         """The used share of the whole units: 2 of 2 is 100."""
         if not self.allowed_units:
             return 100.0
-        return round(100 * self.used_units / self.allowed_units, 2)
+        return 100 * self.used_units / self.allowed_units
 
 
 def _whole(rounded: Callable[[float], int], units: float) -> int:

@@ -19,7 +19,7 @@ def load(shell: InteractiveShell) -> None:
     from IPython.core.inputtransformer2 import HelpEnd
     from traitlets import TraitError
 
-    from . import completion, status_bar
+    from . import completion, status_bar, warning_lines
     from .command import HelpExceptOnQuestions, register_help
     from .magics import ArcheMagics
 
@@ -46,6 +46,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     register_help(shell, HelpEnd, HelpExceptOnQuestions)
     completion.register(shell)
+    warning_lines.register()
     magics.status_bar = status_bar.start(shell, magics)
     # By name, so that the engine is not imported before it is used.
     plain, markdown = _formatters(shell)
@@ -60,11 +61,12 @@ def unload(shell: InteractiveShell) -> None:
         return
     from IPython.core.inputtransformer2 import HelpEnd
 
-    from . import completion
+    from . import completion, warning_lines
     from .command import HelpExceptOnQuestions, register_help
 
     register_help(shell, HelpExceptOnQuestions, HelpEnd)
     completion.unregister(shell)
+    warning_lines.unregister()
     magics.unload()
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():

@@ -76,7 +76,8 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
             options.append(word)
             continue
         if not equals and not rest:
-            raise InvalidRequest(f"{name}: {flag} needs a value")
+            kind = action.metavar or "|".join(action.choices or ())
+            raise InvalidRequest(f"{name}: {flag} needs a value: {flag} {kind}")
         if not equals:
             value, rest = _word(rest, name)
         # With an equals sign, so that a value may start with a dash.
@@ -159,7 +160,7 @@ def overview(magics: Iterable[Any]) -> str:
     """The magics, a line each, by name."""
     known = {f"%{magic.__name__}": magic for magic in magics}
     width = max(map(len, known))
-    lines = [f"  {name.ljust(width)}  {summary(known[name])}" for name in sorted(known)]
+    lines = [f"  {name.ljust(width)}  {first_sentence(known[name])}" for name in sorted(known)]
     return "\n".join(
         [
             *lines,
@@ -169,7 +170,7 @@ def overview(magics: Iterable[Any]) -> str:
     )
 
 
-def summary(magic: Any) -> str:
+def first_sentence(magic: Any) -> str:
     """The first sentence of a magic's help."""
     return inspect.cleandoc(magic.parser.description or "").partition("\n")[0]
 
@@ -222,7 +223,9 @@ def _word(text: str, name: str) -> tuple[str, str]:
     match = _WORD.match(text)
     end = match.end() if match else 0
     if end < len(text) and text[end] in "\"'":
-        raise InvalidRequest(f"{name}: the quote at {text[end : end + 12]!r} is never closed")
+        raise InvalidRequest(
+            f"{name}: the quote at {text[end : end + 12]!r} is never closed; close it"
+        )
     return text[:end], text[end:].lstrip()
 
 

@@ -26,15 +26,16 @@ from .cell_options import (
     typed_or_default,
     with_values,
 )
-from .cell_prompt import system_prompt, text_of, with_attachments
+from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
+from .defaults import FORMATS
 from .display import ReplyDisplay
 from .dry_run import print_preview
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .live_line import follow
-from .reply_formats import ASKS, STRUCTURED
+from .reply_formats import STRUCTURED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +147,7 @@ def _answer_later(
     notes: Sequence[str],
     show_reply: Callable[[ReplyDisplay], Reply],
 ) -> Pending[Reply]:
-    """Start a job that answers the prompt; returns what waits for its reply."""
+    """Start a job that answers the prompt; returns an object that waits for its reply."""
     from .background import ReplyJob
 
     job = ReplyJob(session, asked, form, show_reply)
@@ -170,7 +171,7 @@ def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
         check_variable("-o", options.output)
     require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
     if not prompt.text.strip():
-        raise InvalidRequest("the prompt is empty")
+        raise InvalidRequest(EMPTY)
 
 
 def _bind(session: Session, options: Namespace, value: Any) -> None:
@@ -192,7 +193,7 @@ def _request(
         options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
     )
     system = first_given(options.system, chat and chat.system, defaults.system)
-    request["system"] = "\n\n".join(filter(None, (system, ASKS.get(form)))) or None
+    request["system"] = "\n\n".join(filter(None, (system, FORMATS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)

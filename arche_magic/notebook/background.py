@@ -38,8 +38,8 @@ _MOST_AT_ONCE = 8
 class BackgroundJob(ABC):
     """Something that runs after its cell has ended, and fills in the outputs of that cell.
 
-    The cell makes its outputs, since a new one might belong to the cell that runs now. Below what
-    comes is a line on the job. Where outputs cannot be updated, as in a terminal or below
+    The cell makes its outputs, since a new one might belong to the cell that runs now. Below the
+    result is a line about the job. Where outputs cannot be updated, as in a terminal or below
     `%%capture`, nothing is shown.
 
     Attributes:
@@ -54,7 +54,7 @@ class BackgroundJob(ABC):
     result = "result"
     """What messages call its result."""
     _bounds: tuple[type[Exception], ...] = ()
-    """Errors that end it as the user wished."""
+    """Errors that say that it reached a bound that the user set."""
     _left = ""
     """What it leaves when it is stopped, in words."""
 
@@ -174,7 +174,7 @@ class BackgroundJob(ABC):
 
     @abstractmethod
     def _show_begin(self) -> None:
-        """Make the output above the line on the job."""
+        """Make the output above the line about the job."""
 
     @abstractmethod
     def _work(self) -> Any:

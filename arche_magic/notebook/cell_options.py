@@ -1,4 +1,4 @@
-"""What the options of a cell mean: their defaults, values of variables, and what excludes what."""
+"""What the options of a cell mean: defaults, values of variables, and which exclude others."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .command import Typed
 
+EMPTY = "the prompt is empty; write it after the options, or in the lines below %%llm"
 # Characters of an address.
 _LONGEST = 80
 

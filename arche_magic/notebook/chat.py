@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,9 +20,9 @@ from arche_magic.llm_providers.request import Message, read_image
 from arche_magic.llm_providers.text.hints import did_you_mean
 from arche_magic.llm_providers.types import utc
 
+from .defaults import CHAT_NAME, CHAT_NAME_RULE
 from .tables import day_and_time
 
-_NAME = re.compile(r"[\w.-]+")
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
 
@@ -172,8 +171,8 @@ class Chats(dict[str, Chat]):
         Raises:
             InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
         """
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"--chat {name!r}: letters, digits, and . _ - make a name")
+        if not CHAT_NAME.fullmatch(name):
+            raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
@@ -184,11 +183,12 @@ class Chats(dict[str, Chat]):
         """
         if name not in self:
             raise InvalidRequest(
-                f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}"
+                f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}; "
+                "%llm_chat lists them"
             )
         return self[name]
 
-    def add_new(self, name: str, chat: Chat, verb: str, hint: str = "") -> None:
+    def add_new(self, name: str, chat: Chat, verb: str, hint: str) -> None:
         """Add a conversation under a name of its own.
 
         Raises:

@@ -70,7 +70,7 @@ class FrameRows:
     def collect(self, bar: Bar, background: bool = False) -> Any:
         """Ask for all rows; returns the frame.
 
-        The variable has it too; in the background, the variable has what waits for it.
+        The variable gets it too; in the background, it has an object that waits for the frame.
         """
 
         def keep() -> str:

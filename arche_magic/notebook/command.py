@@ -21,6 +21,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
+from .warning_lines import show_held
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -100,7 +101,7 @@ class Session:
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
-            raise InvalidRequest(f"{command}: there is no reply yet")
+            raise InvalidRequest(f"{command}: there is no reply yet; %llm sends a prompt")
         return self.reply
 
     @cached_property
@@ -160,6 +161,7 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
+            show_held()
             parsed = parse_line(magic, line)
             if parsed is None:
                 print(magic.__doc__)
@@ -168,7 +170,10 @@ def command(
             if text.strip() and not any(usage(magic)):
                 from arche_magic.llm_providers.errors import InvalidRequest
 
-                raise InvalidRequest(f"%{magic.__name__} takes no text, not {text!r}")
+                raise InvalidRequest(
+                    f"%{magic.__name__} takes no text, not {text!r}; "
+                    f"%{magic.__name__} --help shows its usage"
+                )
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
             result = body(magics.session, Typed(line, given, text, cell, names))
             return magics.session.out.shown(result) if shows_result else result

@@ -24,7 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.hints import did_you_mean, plural
 
 from . import live_line
 from .cards import card_html, row_html
@@ -58,27 +58,19 @@ _WITHOUT = (
 _FAREWELL = 0.25
 
 
-def _nothing(seconds: float) -> str:
-    return ""
-
-
-def _interrupted(seconds: float) -> str:
-    return "interrupted: not complete"
-
-
 @dataclass
 class Column:
     """The view of one request, which runs in a thread of its own.
 
     Attributes:
         asked: the provider or model that the user named.
-        state: a line about it while there is no text; it is given the seconds since then.
+        state: a line about it while there is no text, given the seconds since then; or None.
         changed: called after each change.
     """
 
     asked: str
     text: str = ""
-    state: Callable[[float], str] = live_line.choosing
+    state: Callable[[float], str] | None = live_line.choosing
     since: float = field(default_factory=time.monotonic)
     reply: Reply | None = None
     error: LLMProviderError | None = None
@@ -95,23 +87,19 @@ class Column:
         reply = self.reply
         return str(reply.route) if reply else self.asked
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for."""
-        self.say(live_line.waiting(event))
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route the request waits for or asks."""
+        self.say(live_line.line_of(event))
 
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
-        self.say(live_line.started(event))
-
-    def say(self, line: Callable[[float], str]) -> None:
-        """Show a line below; it is given the seconds since this call."""
+    def say(self, line: Callable[[float], str] | None) -> None:
+        """Show a line below, which is given the seconds since this call; None removes it."""
         self.state, self.since = line, time.monotonic()
         self.changed()
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
         self.text += text
-        self.say(_nothing)
+        self.say(None)
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
@@ -125,12 +113,14 @@ class Column:
             self.reply = end
         else:
             self.error = end
-        self.say(_nothing)
+        self.say(None)
 
     def foot(self) -> str:
         """The line below: tokens, seconds and cost, or what went wrong."""
+        if self.error:
+            return "failed"
         if self.reply is None:
-            return "failed" if self.error else self.state(time.monotonic() - self.since) or "…"
+            return self.state(time.monotonic() - self.since) if self.state else "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
         if self.reply.from_memory:
             parts.append("from memory")
@@ -138,9 +128,9 @@ class Column:
             parts += [f"{self.reply.seconds:.1f} s", paid_text(self.reply.cost)]
         if self.reply.finish_reason == "length":
             parts.append("cut at max_tokens")
-        passed = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
-        if passed:
-            parts.append(f"{passed} route{'s' if passed > 1 else ''} skipped")
+        skipped = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
+        if skipped:
+            parts.append(f"{plural(skipped, 'route')} skipped")
         return " · ".join(parts)
 
 
@@ -198,7 +188,8 @@ def compare(
         # Copies, because a thread that still waits for its server must not change the display.
         columns[:] = [replace(column) for column in columns]
         for column in columns:
-            column.state = _nothing if column.ended else _interrupted
+            if not column.ended:
+                column.state = lambda seconds: "interrupted: not complete"
         show.finish()
         keep_part(_frame(columns))
         raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None

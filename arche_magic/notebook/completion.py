@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
+
+from . import warning_lines
 
 # The engine is imported on the first Tab, not when the extension is loaded.
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
     from arche_magic.llm_providers.errors import LLMProviderError
 
     # Problems of a settings file are reported when a magic runs, not on Tab.
-    with warnings.catch_warnings(action="ignore"):
+    with warning_lines.hold():
         try:
             return list(KINDS[kind](shell, given)) if kind in KINDS else []
         except LLMProviderError:

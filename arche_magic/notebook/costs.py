@@ -10,8 +10,8 @@ _HOW_TO_PREVENT = (
     "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
     "per_day = 0 under [budget] in arche_magic.toml allows free routes only"
 )
-# Hints that this session has shown.
-_shown: set[str] = set()
+# Whether this session has shown the hint.
+_is_shown = False
 
 
 def price_text(cost: float | None) -> str:
@@ -46,16 +46,16 @@ def was_paid(reply: Reply) -> bool:
 
 
 def paid_hint(reply: Reply) -> str:
-    """How to prevent a paid reply, if it is the first that was no first choice; else ""."""
+    """How to prevent paid replies, after the first one that had free routes too; else ""."""
+    global _is_shown
     considered = [entry for decision in reply.decisions for entry in decision.considered]
-    if not was_paid(reply) or all(entry.paid for entry in considered):
+    if _is_shown or not was_paid(reply) or all(entry.paid for entry in considered):
         return ""
-    if _HOW_TO_PREVENT in _shown:
-        return ""
-    _shown.add(_HOW_TO_PREVENT)
+    _is_shown = True
     return _HOW_TO_PREVENT
 
 
-def forget_hints() -> None:
-    """Show every hint once more."""
-    _shown.clear()
+def forget_hint() -> None:
+    """Forget that the hint was shown."""
+    global _is_shown
+    _is_shown = False

@@ -8,7 +8,17 @@ from typing import Any
 from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
-from .reply_formats import FORMATS
+# The formats of replies, each with the sentence that it adds to the system prompt.
+FORMATS = {
+    "markdown": "",
+    "text": "Answer in plain text, without Markdown.",
+    "code": "Answer with source code only, in one fenced code block.",
+    "json": "Answer with JSON only.",
+    "html-source": "Answer with the source of an HTML document or fragment only.",
+    "math": "Answer with LaTeX formulas only, without a document around them.",
+}
+CHAT_NAME = re.compile(r"[\w.-]+")
+CHAT_NAME_RULE = "a name can have letters, digits, and . _ -"
 
 
 class Defaults(Configurable):
@@ -36,7 +46,7 @@ class Defaults(Configurable):
     private = Bool(
         None, allow_none=True, help="Use only routes that are marked under [private]."
     ).tag(config=True)
-    format = Enum(FORMATS, "markdown", help="How replies are shown.").tag(config=True)
+    format = Enum(tuple(FORMATS), "markdown", help="How replies are shown.").tag(config=True)
     budget = Integer(2000, min=1, help="Maximum tokens of each table or list in a prompt.").tag(
         config=True
     )
@@ -44,8 +54,8 @@ class Defaults(Configurable):
     @validate("chat")
     def _name_of_chat(self, proposal: dict[str, Any]) -> str:
         name: str = proposal["value"]
-        if name and not re.fullmatch(r"[\w.-]+", name):
-            raise TraitError(f"chat {name!r}: letters, digits, and . _ - make a name")
+        if name and not CHAT_NAME.fullmatch(name):
+            raise TraitError(f"chat {name!r}: {CHAT_NAME_RULE}")
         return name
 
     # While the extension loads, the engine is not imported: the first request checks the name.

@@ -26,7 +26,7 @@ from .receipt import (
     request_metadata,
     run_bundle,
 )
-from .reply_formats import STRUCTURED, bundle, is_json
+from .reply_formats import STRUCTURED, is_json, reply_bundle
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
 
@@ -113,22 +113,17 @@ class ReplyDisplay:
         if not self._quiet:
             show(quiet_line(line) if self._redraws else without_controls(line))
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for, why, and how long."""
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route is asked, or which one the request waits for, why, and how long."""
         if self._quiet:
             return
-        line = live_line.waiting(event)
-        if self._redraws or self._terminal_line.works:
+        line = live_line.line_of(event)
+        if self._redraws or self._terminal_line.works or isinstance(event, Started):
             self._line.say(line)
         elif self._waits_for != str(event.route):
             # A log or a pipe gets one line per route.
             self._waits_for = str(event.route)
             print(without_controls(line(0.0)))
-
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
-        if not self._quiet:
-            self._line.say(live_line.started(event))
 
     def add(self, text: str) -> None:
         """Add the next piece."""
@@ -193,7 +188,7 @@ class ReplyDisplay:
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
         has_fields = reply.parsed is not None
-        shown = structured_bundle(reply) if has_fields else bundle(str(reply), self._form)
+        shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
         metadata = {"arche_magic": reply_metadata(reply)}
         self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
@@ -215,7 +210,7 @@ class ReplyDisplay:
         return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
-        """Leave the reply that does not fit its schema below which the error appears."""
+        """Keep the reply that does not fit its schema; the error appears below it."""
         if not self._quiet:
             line = quiet_line("this does not fit the schema")
             self._leave(unread_bundle(text), line, request_metadata(ended))
@@ -233,7 +228,7 @@ class ReplyDisplay:
     def _growing(self) -> dict[str, str]:
         if self._form == STRUCTURED:
             return unread_bundle(self._text)
-        shown = bundle(self._text, self._form, complete=False)
+        shown = reply_bundle(self._text, self._form, complete=False)
         if (rest := self._before[len(self._text) :]) and "text/markdown" in shown:
             shown["text/markdown"] += f"\n\n{_dimmed(rest)}"
         return shown

@@ -42,7 +42,7 @@ def print_preview(
 
 
 def _prompt_text(request: Request) -> str:
-    """Everything that would be sent, message by message; of an image, its size.
+    """Everything that would be sent, message by message; for an image, its size.
 
     Control characters are shown as escapes.
     """

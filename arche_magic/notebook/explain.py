@@ -120,6 +120,8 @@ def _failing_line(
 
 def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list[str]:
     """A line per frame of the user; frames of libraries between them are counted."""
+    from arche_magic.llm_providers.text.hints import plural
+
     entries: list[str] = []
     groups = [
         (own, list(group))
@@ -133,7 +135,7 @@ def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list
             last = place == len(groups) - 1
             passed = len(group) - last
             if passed:
-                entries.append(f"  … {_count(passed, 'frame')} of libraries")
+                entries.append(f"  … {plural(passed, 'frame')} of libraries")
             if last:
                 entries.append(_frame(*group[-1], shell))
     if len(entries) > _FRAMES:
@@ -174,6 +176,8 @@ def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> boo
 
 def _listing(lines: list[str], marked: int | None, most: int) -> str:
     """Numbered lines with an arrow at one; at most `most` of them, around it."""
+    from arche_magic.llm_providers.text.hints import plural
+
     start = 0
     if len(lines) > most:
         start = min(max(0, (marked or 1) - 1 - most // 2), len(lines) - most)
@@ -186,15 +190,11 @@ def _listing(lines: list[str], marked: int | None, most: int) -> str:
     above, below = start, len(lines) - start - len(shown)
     return "\n".join(
         [
-            *([f"  … {_count(above, 'line')} above"] if above else []),
+            *([f"  … {plural(above, 'line')} above"] if above else []),
             *listed,
-            *([f"  … {_count(below, 'line')} below"] if below else []),
+            *([f"  … {plural(below, 'line')} below"] if below else []),
         ]
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _chain(error: BaseException) -> str:

@@ -20,13 +20,16 @@ _ADVICE = "→"
 
 
 def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
-    """The findings for display: problems as a table, then the rest, folded; as text, `text`."""
+    """The findings for display: problems as a table, then the rest, folded."""
     problems, fine = _grouped(findings)
     html = _table(problems) if problems else ""
     if fine:
         count = f"{_colored('ok')} · {len(fine)} fine"
         html += details(count, _table(fine), style="margin-top:4px")
-    return {"text/plain": text(findings), "text/html": html + notes_html([summary(findings)])}
+    return {
+        "text/plain": findings_text(findings),
+        "text/html": html + notes_html([problem_counts(findings)]),
+    }
 
 
 def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -40,7 +43,7 @@ def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
     return typed_frame(dict.fromkeys(("state", "about", "found", "advice"), "str"), records)
 
 
-def text(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding]) -> str:
     """A line per finding, problems first, each with its advice below; then the counts."""
     states = max(len(finding.state) for finding in findings)
     about = max(len(finding.about) for finding in findings)
@@ -49,7 +52,7 @@ def text(findings: Sequence[Finding]) -> str:
         lines.append(f"{finding.state:{states}}  {finding.about:{about}}  {finding.found}")
         if finding.advice:
             lines.append(f"{_ADVICE:{states}}  {finding.advice}")
-    return "\n".join([*lines, summary(findings)])
+    return "\n".join([*lines, problem_counts(findings)])
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
@@ -74,7 +77,7 @@ def _table(findings: Sequence[Finding]) -> str:
     return html_table(heads, rows)
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def problem_counts(findings: Sequence[Finding]) -> str:
     """How many findings are wrong, and how many need a look."""
     wrong = sum(finding.state == "wrong" for finding in findings)
     look = sum(finding.state == "look" for finding in findings)

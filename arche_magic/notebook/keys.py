@@ -30,7 +30,6 @@ from .tables import Cell, table_bundle
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers.config import Configuration
     from arche_magic.llm_providers.doctor import KeyCheck
 
 FIRST_STEPS = """no API key is configured.
@@ -70,7 +69,12 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
     """Every key, its source and whether it is open; as a table and as a frame."""
     forget_secrets()
     configuration = get_configuration()
-    rows = _rows(configuration)
+    tracker = get_quota_tracker(configuration)
+    rows = []
+    for key in configuration.keys:
+        routes = [configuration.route(key, m) for m in configuration.providers[key.provider].models]
+        private = tuple(route.model for route in routes if configuration.is_private(route))
+        rows.append(KeyRow(key, tracker.account(key), tracker.closure(key), private))
     now = configuration.clock.time()
     # The column would only puzzle a user who marked nothing as private.
     marked = ("private",) if configuration.private.routes else ()
@@ -86,8 +90,7 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
         )
         for row in rows
     ]
-    notes = shared_notes(get_quota_tracker(configuration).shared_keys())
-    return table_bundle(heads, cells, notes), keys_frame(rows)
+    return table_bundle(heads, cells, shared_notes(tracker.shared_keys())), keys_frame(rows)
 
 
 def add(provider: str) -> str:
@@ -104,20 +107,14 @@ def add(provider: str) -> str:
     key = add_key(configuration, provider, _ask(entry.title, entry.key_variables[0]))
     if key.label not in {known.label for known in get_configuration().keys}:
         remove_key(configuration, key.label)
-        raise InvalidRequest("%llm_keys: the configuration in use was given by use_configuration()")
+        raise InvalidRequest(
+            "%llm_keys: the configuration in use was given by use_configuration(); give it the key "
+            "there, or go back to files and variables with use_configuration(None)"
+        )
     return (
         f"{key.label} is used until this session ends (fingerprint {key.fingerprint}).\n"
         f"%llm_keys check {key.label} asks {entry.title} whether it works."
     )
-
-
-def remove(label: str) -> str:
-    """Stop using a key of this session; returns what to print.
-
-    Raises:
-        ConfigurationError: there is no such key, or it was not added in this session.
-    """
-    return f"{remove_key(get_configuration(), label).label} is no longer used."
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
@@ -152,16 +149,6 @@ def _ask(title: str, variable: str) -> str:
         # A kernel without a frontend raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
             raise nowhere from None
-
-
-def _rows(configuration: Configuration) -> list[KeyRow]:
-    tracker = get_quota_tracker(configuration)
-    rows = []
-    for key in configuration.keys:
-        routes = [configuration.route(key, m) for m in configuration.providers[key.provider].models]
-        private = tuple(route.model for route in routes if configuration.is_private(route))
-        rows.append(KeyRow(key, tracker.account(key), tracker.closure(key), private))
-    return rows
 
 
 def _state(row: KeyRow, now: float) -> str:

@@ -32,12 +32,8 @@ _WHY = 80
 class View(Protocol):
     """Shows a request while it runs."""
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for."""
-        ...
-
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route the request waits for or asks; `line_of` has the words."""
         ...
 
     def add(self, text: str) -> None:
@@ -56,15 +52,13 @@ def follow(
 ) -> Reply:
     """Run a request and pass its events to the view; returns the reply.
 
-    `on_tool` is told of calls of functions, before and after each. However it ends, the connection
-    is closed and what was spent is booked.
+    `on_tool` is called before and after each function call. However the request ends, the
+    connection is closed and what was spent is booked.
     """
 
     def show(event: Event) -> None:
-        if isinstance(event, Waiting):
-            view.waiting(event)
-        elif isinstance(event, Started):
-            view.started(event)
+        if isinstance(event, Waiting | Started):
+            view.before(event)
         elif isinstance(event, Discarded):
             view.start_over(event)
         elif isinstance(event, ToolCall | ToolRun):
@@ -169,13 +163,13 @@ choosing = timed("choosing a route")
 """The line of a request that has no route yet."""
 
 
-def started(event: Started) -> Callable[[float], str]:
-    """`asking groq · key 1 · gpt-oss-120b … 4 s`."""
-    return timed(f"asking {event.route}")
+def line_of(event: Waiting | Started) -> Callable[[float], str]:
+    """`asking groq · key 1 · gpt-oss-120b … 4 s`, or that it waits until that route opens.
 
-
-def waiting(event: Waiting) -> Callable[[float], str]:
-    """`waiting: groq · key 1 · gpt-oss-120b opens in 12 s (0 of 30 requests per minute left)`."""
+    `waiting: groq · key 1 · gpt-oss-120b opens in 12 s (0 of 30 requests per minute left)`.
+    """
+    if isinstance(event, Started):
+        return timed(f"asking {event.route}")
     if event.seconds <= 0:
         return lambda seconds: f"waiting: {event.route} is open, but other requests are ahead"
     why = f" ({textwrap.shorten(event.why, _WHY, placeholder=' …')})" if event.why else ""

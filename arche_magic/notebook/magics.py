@@ -72,7 +72,7 @@ class ArcheMagics(Defaults, Magics):
         if "jobs" in vars(self.session):
             self.session.jobs.close()
         sandbox_switch.stop()
-        costs.forget_hints()
+        costs.forget_hint()
         self.session.failures.remove()
         self.session.out.remove()
 

@@ -7,6 +7,7 @@ unknown marks stay as they were written.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import escape
 from itertools import groupby
 
@@ -129,26 +130,31 @@ def _table(lines: list[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    pieces = []
-    end = 0
-    for code in _CODE.finditer(text):
-        pieces += [
-            _prose(text[end : code.start()]),
-            f'<code style="{_MARK}">{escape(code[2])}</code>',
-        ]
-        end = code.end()
-    return "".join([*pieces, _prose(text[end:])])
+    def code(found: re.Match[str]) -> str:
+        return f'<code style="{_MARK}">{escape(found[2])}</code>'
+
+    return _apart(_CODE, text, code, _prose)
 
 
 def _prose(text: str) -> str:
-    text = with_dollar_formulas(text)
-    pieces = []
-    end = 0
-    for formula in FORMULA.finditer(text):
-        tex = escape(harmless_formula(formula[0]))
-        pieces += [_linked(text[end : formula.start()]), f'<span class="{_MATH}">{tex}</span>']
-        end = formula.end()
-    return "".join([*pieces, _linked(text[end:])])
+    def formula(found: re.Match[str]) -> str:
+        return f'<span class="{_MATH}">{escape(harmless_formula(found[0]))}</span>'
+
+    return _apart(FORMULA, with_dollar_formulas(text), formula, _linked)
+
+
+def _apart(
+    pattern: re.Pattern[str],
+    text: str,
+    matched: Callable[[re.Match[str]], str],
+    between: Callable[[str], str],
+) -> str:
+    """The HTML of what the pattern matches, and of the text between the matches."""
+    html, end = [], 0
+    for found in pattern.finditer(text):
+        html += [between(text[end : found.start()]), matched(found)]
+        end = found.end()
+    return "".join([*html, between(text[end:])])
 
 
 def _linked(text: str) -> str:

@@ -13,7 +13,7 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.text.hints import did_you_mean
 
 from .frames import typed_frame
-from .quota_words import count
+from .quota_words import count, in_short
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 else:
     pd = library("pandas")
 
-_SHORT = {"requests_per_": "requests/", "input_tokens_per_": "input/", "tokens_per_": "tokens/"}
 _PRICES = ["input_usd_per_million", "output_usd_per_million"]
 
 
@@ -102,7 +101,7 @@ def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
     names = list(dict.fromkeys(frame["provider"]))
     # If there is only one provider, the line below the table names it.
     owner = ["provider"] if len(names) > 1 else []
-    limit_heads = ["limits"] if one_column else map(_short, limits)
+    limit_heads = ["limits"] if one_column else map(in_short, limits)
     price_heads = ["USD in", "USD out"] if prices else []
     heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
     rows = []
@@ -110,7 +109,7 @@ def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
         amounts = [_number(row[name], count) for name in limits]
         if one_column:
             words = (
-                f"{cell.text} {_short(name)}"
+                f"{cell.text} {in_short(name)}"
                 for cell, name in zip(amounts, limits, strict=True)
                 if cell.text
             )
@@ -137,11 +136,3 @@ def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
 
 def _number(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell("" if value is None or pd.isna(value) else words(value), right=True)
-
-
-def _short(limit: str) -> str:
-    """`requests/min`, `tokens/day`, `input/min`."""
-    for long, short in _SHORT.items():
-        if limit.startswith(long):
-            return short + limit.removeprefix(long).replace("minute", "min")
-    return limit.replace("_", " ")

@@ -23,7 +23,7 @@ from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
 from .cell_options import refuse_with, sampling, schema_named, typed_or_default
-from .cell_prompt import system_prompt, text_of
+from .cell_prompt import EMPTY, system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .styles import quiet_line
@@ -46,7 +46,7 @@ _WITHOUT = (
 def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     """Send the prompt for every row and show the progress; with `--plan`, show an estimate.
 
-    With `--background`, return what waits for the frame or the file.
+    With `--background`, return an object that waits for the frame or the file.
 
     Raises:
         LLMProviderError: an option or the data is wrong, or no row can be sent.
@@ -58,11 +58,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
-        raise InvalidRequest("the prompt is empty")
+        raise InvalidRequest(EMPTY)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     from_file = is_file(options.over)
     if any(read.values()) and not from_file:
-        raise InvalidRequest("%llm: --encoding, --sep and --sheet are for files")
+        raise InvalidRequest("%llm: --encoding, --sep and --sheet need --over FILE")
     table = None if from_file else _data(options, names)
     data = options.over if from_file else as_pandas(table)
     if options.background and hasattr(data, "iloc"):
@@ -104,7 +104,9 @@ def _check(options: Namespace) -> None:
     if options.background:
         refuse_with("--background", options, "plan", "dry_run")
     if options.keep is False:
-        raise InvalidRequest("%llm: --over keeps each reply, so that nothing is asked twice")
+        raise InvalidRequest(
+            "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
+        )
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by needs --plan")
 

@@ -12,7 +12,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -39,7 +38,7 @@ _OUTCOMES = (
     ("at once", GREEN, ""), ("after a fallback", AMBER, "////"), ("no reply", RED, "xxxx")
 )  # fmt: skip
 _MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
-_PASSED_OVER = {"skipped", "refused", "failed"}
+_NOT_SERVED = {"skipped", "refused", "failed"}
 
 Draw = Callable[[Any], None]
 Series = tuple[str, str, str, Sequence[tuple[float, float]]]
@@ -224,7 +223,7 @@ def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
         outcomes = {attempt.outcome for attempt in tried}
         if "interrupted" not in outcomes:
             end = max(attempt.at for attempt in tried)
-            yield end, 2 if "served" not in outcomes else int(bool(outcomes & _PASSED_OVER))
+            yield end, 2 if "served" not in outcomes else int(bool(outcomes & _NOT_SERVED))
 
 
 def _at_share(values: Sequence[float], share: float) -> float:
@@ -258,10 +257,14 @@ def _color(provider: str) -> str:
 
 def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
     """A plot with a title, drawn by `draw` on its axes; `words` describe it."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with _plain_style():
+    # The user's own style is restored afterwards.
+    with mpl.rc_context():
+        # Without pyplot no backend is chosen; the user's stays as it is.
+        mpl.rcdefaults()
         figure = Figure(
             figsize=(width / 100, _HEIGHT / 100), dpi=100 * _DOTS_PER_PIXEL, facecolor="none",
             layout="constrained",
@@ -287,17 +290,6 @@ def _png(dots: Any) -> bytes:
     file = io.BytesIO()
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
     return file.getvalue()
-
-
-@contextmanager
-def _plain_style() -> Iterator[None]:
-    """Use matplotlib's defaults while a picture is drawn, then the user's settings again."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        # Without pyplot no backend is chosen; the user's stays as it is.
-        mpl.rcdefaults()
-        yield
 
 
 def _edges(times: Sequence[float]) -> list[float]:
@@ -340,7 +332,13 @@ def _bars(series: Sequence[Series], edges: Sequence[float]) -> Draw:
                 bar.set_hatch(pattern)
         _clock_axis(axes, edges[-1] - edges[0])
         _whole_numbers(axes)
-        _legend(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            axes.figure.legend(
+                handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
+                labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
+                borderpad=0.2, handletextpad=0.4,
+            )  # fmt: skip
 
     return draw
 
@@ -377,17 +375,6 @@ def _whole_numbers(axes: Any) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.grid(visible=True, color=_LINES, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _legend(axes: Any) -> None:
-    """Name the colours below the picture."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
-            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1, borderpad=0.2,
-            handletextpad=0.4,
-        )  # fmt: skip
 
 
 def _local_time(seconds: float) -> datetime:

@@ -1,4 +1,4 @@
-"""What every route has left at one moment, read from the engine, and what the pace leads to."""
+"""What every route has left at one moment, and a forecast from the recent pace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage, in_
 
 from .costs import paid_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock
+from .quota_words import Limits, clock, in_words
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -106,7 +106,7 @@ class Forecast:
             "runs_out": [
                 {
                     "route": str(row.route),
-                    "limit": _words(row.limit),
+                    "limit": in_words(row.limit),
                     "at": utc(at).isoformat(),
                     "resets_at": utc(row.resets_at).isoformat(),
                 }
@@ -161,14 +161,14 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
 
 
 def forecast_of(view: QuotaView) -> Forecast:
-    """What the pace of the last hour leads to."""
+    """The forecast for the routes that are on."""
     log = attempt_log(view.configuration.store)
     earlier = log.since(view.now - forecast.PACE_SECONDS) or log.session()
     paid = {entry.name for entry in view.configuration.providers.values() if entry.paid}
     return look_ahead(view.on, earlier, view.now, paid)
 
 
-def bundle(view: QuotaView, *first: str) -> dict[str, str]:
+def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
     """The table of the routes that are on, which can be saved, and notes; `first` come first."""
     on, free, off = view.on, _without_limits(view), sorted(view.configuration.off)
     if not (on or free or off):
@@ -253,11 +253,6 @@ def _runs_out(
 def _runs_out_line(row: Standing, at: float, now: float) -> str:
     starts = f" and reset at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
     return (
-        f"At the pace of the last hour, {row.route}: {_words(row.limit)} run out "
+        f"At the pace of the last hour, {row.route}: {in_words(row.limit)} run out "
         f"{in_seconds(at - now)}, {clock(at, now)}{starts}"
     )
-
-
-def _words(limit: str) -> str:
-    """`requests per day`."""
-    return limit.replace("_", " ")

@@ -11,24 +11,25 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from types import MappingProxyType
 
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import RouteId, Standing
 
 from .quota_words import (
     SIGNS,
     Limits,
     State,
+    amounts_of,
     as_of,
     as_text,
+    bar_length,
     clock,
-    count,
+    full_again,
     in_full,
-    label_of,
+    in_short,
     left_of,
     lines,
     opening,
-    paid_words,
     reason,
     share_left,
     sign_of,
@@ -76,13 +77,13 @@ def quota_bundle(
     now: float,
     notes: Sequence[str] = (),
     none: str = "no route can take prompts",
-    paid: Mapping[RouteId, str] = MappingProxyType({}),
+    paid: Mapping[RouteId, str] = {},
 ) -> dict[str, str]:
     """The quota of every route, as text of at most 100 columns and as HTML.
 
-    `notes` are lines below it: what the present pace leads to, and keys that add no quota. `none`
-    is said where there is no limit to show. `paid` says which routes cost money, and what. The
-    table is saved, so all times in it are absolute, and the line below it is its moment.
+    `notes` are lines below it, such as the forecast and keys that add no quota. `none` is shown if
+    there is no limit. `paid` has the routes that cost money, with their cost in words. The table is
+    saved, so all times in it are absolute, and the line below it says when it was made.
     """
     notes = [as_of(now), *notes]
     if not standings:
@@ -112,7 +113,7 @@ def table(
     """A row per route; in a `slim` table one line each, with the tightest limit.
 
     With `is_on` the table is live: times that are near count down, nothing in it unfolds, since
-    each change draws it anew, and a route for which `is_on` is false is shown as off.
+    each change redraws it, and a route for which `is_on` is false is shown as off.
     """
     heads = (
         "route",
@@ -124,7 +125,9 @@ def table(
         f'<span style="{_FAINT}">{text}</span></th>'
         for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
     )
-    rows = "".join(_row(limits, now, paid_words(limits, paid), slim, is_on) for limits in routes)
+    rows = "".join(
+        _row(limits, now, paid.get(limits[0].route, ""), slim, is_on) for limits in routes
+    )
     block = "display:block"
     return (
         f'<table style="{_TABLE}">'
@@ -152,14 +155,14 @@ def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
     return groups
 
 
-def summary(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
+def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
     """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
 
     With `is_on`, as in `table`, it is live, and counts the routes that are off.
     """
     on = [limits for limits in routes if is_on is None or is_on(limits)]
     states = [state_of(limits, now) for limits in on]
-    parts = [f"{len(routes)} route{'s' if len(routes) > 1 else ''}"]
+    parts = [plural(len(routes), "route")]
     for state, sign in SIGNS.items():
         if many := states.count(state):
             words = f'<span style="color:{_COLORS[state]}">{sign}</span> {many} {state}'
@@ -171,7 +174,7 @@ def summary(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> 
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:
         total = _tightest_total(on)
-        parts.append(escape(f"{label_of(total)} {left_of(total)}"))
+        parts.append(escape(f"{in_short(total.limit)} {left_of(total)}"))
     return " · ".join(parts)
 
 
@@ -207,7 +210,7 @@ def _group(
         )
     else:
         inside = table(routes, now, paid, slim=True)
-    line = f"<b>{escape(provider)}</b> · {summary(routes, now)}"
+    line = f"<b>{escape(provider)}</b> · {states_html(routes, now)}"
     return details(line, inside, is_open=all_routes <= ROUTES_UNFOLDED)
 
 
@@ -270,9 +273,9 @@ def _tightest(limits: Limits, now: float) -> str:
     return (
         f'<div title="{escape(in_full(row, now))}" style="{_METERS};'
         'display:inline-flex;align-items:center">'
-        f'<div style="{_FAINT};min-width:104px">{escape(label_of(row))}</div>'
+        f'<div style="{_FAINT};min-width:104px">{escape(in_short(row.limit))}</div>'
         f'<div style="width:90px;margin-right:10px">{_bar(row)}</div>'
-        f'<div style="min-width:120px">{_numbers(row)}</div> <div style="{_FAINT}">{faint}</div>'
+        f'<div style="min-width:120px">{amounts_of(row)}</div> <div style="{_FAINT}">{faint}</div>'
         "</div>"
     )
 
@@ -289,29 +292,25 @@ def _unfolding(limits: Limits, now: float) -> str:
 def _meter(row: Standing, now: float) -> str:
     sign = sign_of(row, now)
     sign = f'<span style="{_FAINT}">{sign}</span>' if sign else ""
+    head = _two_sides(escape(in_short(row.limit)), _full_again(row, now))
     return (
         f'<div title="{escape(in_full(row, now))}" style="{_METER}">'
-        f'<div style="{_FAINT}">{_two_sides(escape(label_of(row)), _full_again(row, now))}</div>'
-        f"{_bar(row)}{_two_sides(_numbers(row), sign)}</div>"
+        f'<div style="{_FAINT}">{head}</div>'
+        f"{_bar(row)}{_two_sides(amounts_of(row), sign)}</div>"
     )
 
 
 def _full_again(row: Standing, now: float) -> str:
-    return f"↻ {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    return f"↻ {when}" if (when := full_again(row, now)) else ""
 
 
 def _bar(row: Standing) -> str:
     """A bar as long as what is left, before a grey track, or a red one if nothing is."""
     share = share_left(row)
     color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
-    width = max(2, round(100 * share)) if share > 0 else 0
-    filled = f'<div style="width:{width}%;height:5px;background:{color}"></div>'
+    filled = f'<div style="width:{bar_length(row, 100)}%;height:5px;background:{color}"></div>'
     track = TRACK if row.remaining_units else _EMPTY
     return f'<div style="{_BAR};background:{track}">{filled}</div>'
-
-
-def _numbers(row: Standing) -> str:
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
 
 
 def _two_sides(left: str, right: str) -> str:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
 
-_SHORT = {"minute": "min", "second": "s"}
 _BAR_SIGNS = 10
 
 State = Literal["open", "waiting", "closed"]
@@ -50,9 +49,9 @@ def reason(limits: Limits, now: float) -> str:
         return ""
     why = last.closed_by or last.reason
     if last.amount <= 0:
-        why = f"the plan has no {last.limit.replace('_', ' ')}"
+        why = f"the plan has no {in_words(last.limit)}"
     elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"0 of {count(last.amount)} {last.limit.replace('_', ' ')} left"
+        why = f"0 of {count(last.amount)} {in_words(last.limit)} left"
     return textwrap.shorten(why, 160, placeholder=" …")
 
 
@@ -77,7 +76,7 @@ def lines(
     for limits in routes:
         worst, state, why = tightest(limits), state_of(limits, now), reason(limits, now)
         words = f"{state} {clock(worst.opens_at, now)}" if state == "waiting" else state
-        meter = f"{label_of(worst):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
+        meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
         text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
         text += [f"  {why}"] if why and reasons else []
         text += _cost(limits, paid)
@@ -85,18 +84,26 @@ def lines(
 
 
 def _cost(limits: Limits, paid: Mapping[RouteId, str]) -> list[str]:
-    return [f"  {words}"] if (words := paid_words(limits, paid)) else []
+    return [f"  {words}"] if (words := paid.get(limits[0].route)) else []
 
 
 def _text_meter(row: Standing, now: float) -> str:
-    full = f"full {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
-    meter = f"{label_of(row):<16}  {_text_bar(row)}  {left_of(row):>23}"
+    full = f"full {when}" if (when := full_again(row, now)) else ""
+    meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
     return f"  {meter}  {full:<16}  {_evidence(row, now)}".rstrip()
 
 
 def _text_bar(row: Standing) -> str:
-    filled = round(share_left(row) * _BAR_SIGNS)
+    filled = bar_length(row, _BAR_SIGNS)
     return "█" * filled + "░" * (_BAR_SIGNS - filled)
+
+
+def bar_length(row: Standing, longest: int) -> int:
+    """The length of a limit's bar: 0 only if nothing is left, `longest` only if nothing is used."""
+    left, allowed = row.remaining_units, row.allowed_units
+    if left in (0, allowed):
+        return longest if left else 0
+    return min(longest - 1, max(1, round(longest * left / allowed)))
 
 
 def clock(moment: float, now: float, live: bool = False) -> str:
@@ -123,11 +130,14 @@ def as_of(now: float) -> str:
 
 
 def count(amount: float) -> str:
-    """A count, rounded up; from ten million on in millions, so that columns stay narrow."""
+    """A count, rounded up; from ten million on in whole millions, so that columns stay narrow.
+
+    Millions are rounded down: 999,999,000 of 1,000 M is not all of them.
+    """
     whole = math.ceil(amount - 1e-6)
     if whole < 10_000_000:
         return f"{whole:,}"
-    return f"{whole / 1e6:,.0f} M" if whole < 10_000_000_000 else f"{whole / 1e9:,.0f} G"
+    return f"{whole // 10**6:,} M" if whole < 10_000_000_000 else f"{whole // 10**9:,} G"
 
 
 def sign_of(row: Standing, now: float) -> str:
@@ -139,11 +149,16 @@ def sign_of(row: Standing, now: float) -> str:
 
 def in_full(row: Standing, now: float) -> str:
     """The content of a meter in words."""
-    left = f"{row.limit.replace('_', ' ')}: {left_of(row)}"
-    full = f", full again {clock(row.resets_at, now)}" if row.used > 1e-6 else ""
+    left = f"{in_words(row.limit)}: {left_of(row)}"
+    full = f", full again {when}" if (when := full_again(row, now)) else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
     return f"{left}{full}; known from: {_evidence(row, now)}{source}"
+
+
+def full_again(row: Standing, now: float) -> str:
+    """When all of a limit is left again: `14:32`; "" if nothing is used."""
+    return clock(row.resets_at, now) if row.used > 1e-6 else ""
 
 
 def _evidence(row: Standing, now: float) -> str:
@@ -157,15 +172,25 @@ def _when_said(row: Standing, now: float) -> str:
     return clock(min(row.evidence_at, now), now)
 
 
-def label_of(row: Standing) -> str:
-    """The limit in short: `requests/min`."""
-    metric, period = row.metric.replace("_", " "), row.period
-    return f"{metric}/{_SHORT.get(period, period)}"
+def in_words(limit: str) -> str:
+    """The name of a limit in words: `requests per minute`."""
+    return limit.replace("_", " ")
+
+
+def in_short(limit: str) -> str:
+    """The name of a limit in short: `requests/min`."""
+    short = limit.replace("_per_", "/").replace("/minute", "/min").replace("/second", "/s")
+    return in_words(short)
+
+
+def amounts_of(row: Standing) -> str:
+    """What is left of a limit, and the whole amount: `27 of 30`."""
+    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
 
 
 def left_of(row: Standing) -> str:
     """What is left of a limit: `27 of 30 left`."""
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)} left"
+    return f"{amounts_of(row)} left"
 
 
 def share_left(row: Standing) -> float:
@@ -182,8 +207,3 @@ def _state_words(limits: Limits, now: float) -> str:
     """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
     state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
     return ": ".join(filter(None, (state, reason(limits, now))))
-
-
-def paid_words(limits: Limits, paid: Mapping[RouteId, str]) -> str:
-    """The cost of a paid route, in words."""
-    return paid.get(limits[0].route, "")

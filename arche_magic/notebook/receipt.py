@@ -1,4 +1,4 @@
-"""The receipt of a reply, its calls of functions, and what the saved notebook keeps of both."""
+"""The receipt of a reply, its function calls, and what the saved notebook keeps of both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
-from .styles import QUIET, RED, one_line, quiet_line
+from .styles import QUIET, RED, details, one_line, quiet_line
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -66,8 +67,7 @@ def _rounds_text(reply: Reply) -> str:
     """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
     if not reply.tool_runs:
         return ""
-    calls = len(reply.tool_runs)
-    return f"{reply.tool_runs[-1].round + 1} rounds, {calls} call{'s' if calls > 1 else ''}"
+    return f"{reply.tool_runs[-1].round + 1} rounds, {plural(len(reply.tool_runs), 'call')}"
 
 
 def _time(reply: Reply) -> str:
@@ -91,8 +91,8 @@ def _started_again(reply: Reply) -> list[str]:
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     """The receipt: a grey line that unfolds to the price, the routes skipped, and the source.
 
-    The source is what a rendered reply does not give back: its Markdown, to be copied. Below the
-    first paid reply of a session is a line on how to prevent paid replies.
+    The source is the Markdown of the reply, which cannot be copied from the rendered reply. Below
+    the first paid reply of a session, a line says how to prevent paid replies.
     """
     paid = was_paid(reply) and not reply.from_memory
     line = " · ".join([receipt_line(reply), *more])
@@ -105,18 +105,21 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
 
 
 def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) -> dict[str, str]:
-    passed = [attempt for attempt in attempts if attempt.outcome != "served"]
-    if not (passed or price or source):
+    skipped = [attempt for attempt in attempts if attempt.outcome != "served"]
+    if not (skipped or price or source):
         return quiet_line(line)
-    count = f"{len(passed)} route{'s' if len(passed) > 1 else ''} skipped" if passed else ""
-    reasons = [f"  {without_controls(str(attempt))}" for attempt in passed]
+    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
+    reasons = [f"  {without_controls(str(attempt))}" for attempt in skipped]
     below = [f"  {price}"] if price else []
     bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
     costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
     return {
         "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
-        "text/html": f'<details style="{QUIET}"><summary style="cursor:pointer">{escape(line)}'
-        f"{bold}</summary>{costs}{_attempts_lines(attempts) if passed else ''}{source}</details>",
+        "text/html": details(
+            escape(line) + bold,
+            f"{costs}{_attempts_lines(attempts) if skipped else ''}{source}",
+            style=QUIET,
+        ),
     }
 
 
@@ -222,10 +225,10 @@ def run_bundle(run: ToolRun) -> dict[str, str]:
     inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
     return {
         "text/plain": f"{line} → {error}{result}",
-        "text/html": (
-            f'<details style="{QUIET}"><summary style="cursor:pointer">'
-            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code></summary>"
-            f"{inside}</details>"
+        "text/html": details(
+            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code>",
+            inside,
+            style=QUIET,
         ),
     }
 

@@ -1,40 +1,34 @@
-"""How a reply is shown: `-f markdown`, `text`, `code`, `json`, `html-source`, `math`.
-
-The options of the magics need it when the extension loads, so the engine is not imported here.
-"""
+"""How a reply is shown: `-f markdown`, `text`, `code`, `json`, `html-source`, `math`."""
 
 from __future__ import annotations
 
 import json
 import re
 
-# The sentence that each format adds to the system prompt.
-ASKS = {
-    "markdown": "",
-    "text": "Answer in plain text, without Markdown.",
-    "code": "Answer with source code only, in one fenced code block.",
-    "json": "Answer with JSON only.",
-    "html-source": "Answer with the source of an HTML document or fragment only.",
-    "math": "Answer with LaTeX formulas only, without a document around them.",
-}
-FORMATS = tuple(ASKS)
+from arche_magic.llm_providers.text.characters import whole_characters, without_controls
+from arche_magic.llm_providers.text.code_blocks import (
+    code_of,
+    fence_around,
+    fenced_blocks,
+    parts_of,
+)
+from arche_magic.llm_providers.text.formulas import has_formula
+from arche_magic.llm_providers.text.json_values import json_in
+from arche_magic.llm_providers.text.markdown import harmless_markdown
+from arche_magic.llm_providers.text.reasoning import without_reasoning
+
 # The form of a reply to a prompt with a schema, which `-f` does not take.
 STRUCTURED = "structured"
 _DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
-def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
+def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
     """A reply for every frontend, harmless whatever the model wrote.
 
     `text/plain` is for frontends without Markdown. A reply that is not `complete` yet is shown as
     Markdown until its code block starts.
     """
-    from arche_magic.llm_providers.text.characters import without_controls
-    from arche_magic.llm_providers.text.code_blocks import code_of, fenced_blocks
-    from arche_magic.llm_providers.text.markdown import harmless_markdown
-    from arche_magic.llm_providers.text.reasoning import without_reasoning
-
     clean = without_controls(text)
     if form in ("text", STRUCTURED):
         return {"text/plain": clean}
@@ -45,7 +39,7 @@ def bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str
     if form == "code":
         language, code = code_of(clean)
         if not code:
-            return bundle(clean)
+            return reply_bundle(clean)
     else:
         language, code = form.removesuffix("-source"), _inner(without_reasoning(clean))
         if form == "json" and complete:
@@ -60,11 +54,6 @@ def is_json(text: str) -> bool:
 
 def _json_in(text: str) -> str | None:
     """The JSON in a reply, indented: all of it, a block, or the object at its end; else None."""
-    from arche_magic.llm_providers.text.characters import whole_characters
-    from arche_magic.llm_providers.text.code_blocks import fenced_blocks
-    from arche_magic.llm_providers.text.json_values import json_in
-    from arche_magic.llm_providers.text.reasoning import without_reasoning
-
     answer = without_reasoning(text)
     blocks = sorted(fenced_blocks(answer), key=lambda block: not block[0].startswith("json"))
     readings = [(json.loads, answer), *((json.loads, code) for _, code in blocks), (json_in, text)]
@@ -79,10 +68,6 @@ def _json_in(text: str) -> str | None:
 
 def _in_dollars(text: str) -> str:
     """The reply with dollar signs around its formulas; without any, all of it is one formula."""
-    from arche_magic.llm_providers.text.code_blocks import parts_of
-    from arche_magic.llm_providers.text.formulas import has_formula
-    from arche_magic.llm_providers.text.reasoning import without_reasoning
-
     answer = without_reasoning(text)
     if has_formula("\n".join(part for part in parts_of(answer) if isinstance(part, str))):
         return answer
@@ -96,13 +81,9 @@ def _in_dollars(text: str) -> str:
 
 def _inner(text: str) -> str:
     """The content of the first block, or the text itself if it has no block."""
-    from arche_magic.llm_providers.text.code_blocks import fenced_blocks
-
     return next((code for _, code in fenced_blocks(text) if code), text.strip())
 
 
 def _fenced(code: str, language: str) -> str:
-    from arche_magic.llm_providers.text.code_blocks import fence_around
-
     fence = fence_around(code)
     return f"{fence}{language}\n{code}\n{fence}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +14,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.hints import did_you_mean, plural
 from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:
@@ -75,11 +76,9 @@ def start(**settings: Any) -> str:
             replies=configuration.replies.with_suffix(".sandbox.sqlite"),
         )
     )
-    counts: dict[str, int] = {}
-    for key in configuration.keys:
-        counts[key.provider] = counts.get(key.provider, 0) + 1
+    counts = Counter(key.provider for key in configuration.keys)
     keys = ", ".join(
-        f"{configuration.providers[name].title} ({count} key{'s' if count > 1 else ''})"
+        f"{configuration.providers[name].title} ({plural(count, 'key')})"
         for name, count in counts.items()
     )
     return (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers.catalog import known_services, published_providers
 from arche_magic.llm_providers.config import Service, how_to_turn_on
 
-from .quota_words import as_of
+from .quota_words import as_of, in_short
 from .styles import QUIET
 from .tables import Cell, html_table, notes_html
 
@@ -123,7 +123,7 @@ def free_words(service: Service) -> str:
     if provider.paid and not provider.free_tier:
         return "no free tier"
     first = next(iter(provider.models), "")
-    limits = [f"{x.amount:,.0f} {_short(x.name)}" for x in provider.published_limits(first)]
+    limits = [f"{x.amount:,.0f} {in_short(x.name)}" for x in provider.published_limits(first)]
     words = [provider.free_tier, ", ".join(limits)]
     if not (limits or provider.paid or service.is_local):
         words[1] = "limits not published" if _is_known(service) else "limits as replies state them"
@@ -147,11 +147,6 @@ def configured_words(service: Service) -> str:
             return f"needs {', '.join(needs)}"
         case _:
             return ""
-
-
-def _short(limit: str) -> str:
-    """`requests/min` for `requests_per_minute`."""
-    return limit.replace("_per_", "/").replace("minute", "min").replace("_", " ")
 
 
 def _is_known(service: Service) -> bool:

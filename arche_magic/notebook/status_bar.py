@@ -137,7 +137,7 @@ class StatusBar(BaseComm):
         from . import quota
 
         try:
-            table = quota.bundle(quota.look())
+            table = quota.view_bundle(quota.look())
         except LLMProviderError as error:
             table = {"text/plain": f"{type(error).__name__}: {error}"}
         self.send({"table": table})

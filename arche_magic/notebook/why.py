@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.numbers import percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text
@@ -118,7 +119,7 @@ def _costs(
     return words
 
 
-def summary(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
+def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt]) -> str:
     """The outcome of the request, in one sentence."""
     last = decisions[-1]
     when = f"{datetime.fromtimestamp(decisions[0].at).astimezone():%H:%M:%S on %d %b %Y}"
@@ -154,7 +155,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     rows = [
         (
             *r.route, r.verdict,
-            None if r.headroom is None else round(100 * r.headroom, 1),
+            None if r.headroom is None else round(100 * r.headroom, 4),
             None if r.opens_at is None else utc(r.opens_at), r.why, r.would_change,
         )
         for r in explained
@@ -168,7 +169,7 @@ def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
         (
             Cell(str(r.route)),
             Cell(r.verdict),
-            Cell("" if r.headroom is None else f"{100 * r.headroom:.0f} %", right=True),
+            Cell("" if r.headroom is None else percent(r.headroom), right=True),
             _long(r.why),
             _long(r.would_change),
         )
@@ -223,11 +224,11 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:
-        left, most = 100 * entry.state.headroom, 100 * chosen.state.headroom
+        shares = entry.state.headroom, chosen.state.headroom
         # As many decimals as tell the two apart.
-        digits = next((n for n in range(3) if f"{left:.{n}f}" != f"{most:.{n}f}"), None)
-        shown = "" if digits is None else f": {left:.{digits}f} % against {most:.{digits}f} %"
-        return f"had less left{shown}", f"{route} having less left"
+        shown = ([percent(share, decimals) for share in shares] for decimals in range(3))
+        differ = next((f": {left} against {most}" for left, most in shown if left != most), "")
+        return f"had less left{differ}", f"{route} having less left"
     return "equally good, but later in the order", f"{route} being closed"
 
 

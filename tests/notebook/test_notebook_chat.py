@@ -131,7 +131,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
 ) -> None:
     """Each subcommand does one thing and reports it."""
     assert kernel.run("%llm_chat").printed == (
-        "no conversation yet; %%llm --chat NAME starts one\n"
+        "no conversations yet; %%llm --chat NAME starts one\n"
     )
     kernel.run("%llm -q --chat a -s Kind One <b>")
     kernel.run("%llm -q --chat a Two")
@@ -182,7 +182,7 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("%llm --chat 'a b' hi", "--chat 'a b': letters, digits, and . _ - make a name"),
+        ("%llm --chat 'a b' hi", "--chat 'a b': a name can have letters, digits, and . _ -"),
         ("%llm_chat show abd", "unknown conversation 'abd'; did you mean 'abc'?"),
         ("%llm_chat shwo abc", "did you mean 'show'?"),
         ("%llm_chat fork abc", "usage: %llm_chat fork NAME NEW"),

@@ -172,7 +172,7 @@ def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
     kernel.run("%llm -t 9 hi")
     kernel.run("raise KeyboardInterrupt")
     assert kernel.run("%llm_explain").message == (
-        "InvalidRequest: %llm_explain: no cell has failed yet"
+        "InvalidRequest: %llm_explain: no cell has failed yet; run it after one that fails"
     )
     assert sandbox.requests == ()
 

@@ -10,7 +10,8 @@ from nbclient import NotebookClient
 from notebook_kernel import Kernel, environment_without_keys
 
 from arche_magic.llm_providers.text.code_blocks import code_of
-from arche_magic.notebook.reply_formats import ASKS, bundle, is_json
+from arche_magic.notebook.defaults import FORMATS
+from arche_magic.notebook.reply_formats import is_json, reply_bundle
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def test_a_reply_is_shown_in_the_requested_format(
     assert kernel.value("str(reply)") == text
 
 
-@pytest.mark.parametrize("form", ASKS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> None:
     """In a sentence at the end of the system prompt. The setting has the same effect."""
     sandbox = sandboxed(keys={"groq": 1})
@@ -67,7 +68,7 @@ def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> N
     kernel.run(f"%config ArcheMagics.format = {form!r}\n%llm -q -s 'Be brief.' hi")
     for request in sandbox.requests:
         system = request.body["messages"][0]["content"]
-        assert system == f"Be brief.\n\n{ASKS[form]}".rstrip()
+        assert system == f"Be brief.\n\n{FORMATS[form]}".rstrip()
 
 
 def test_code_is_offered_as_the_next_cell_and_never_run(kernel: Kernel, sandboxed) -> None:
@@ -181,7 +182,7 @@ def test_without_a_frontend_the_code_is_saved_in_the_notebook(tmp_path) -> None:
 )
 def test_formulas_are_between_dollar_signs(reply: str, shown: str) -> None:
     """Whatever delimiters the model uses, and without those in its reasoning."""
-    assert bundle(reply, "math")["text/markdown"] == shown
+    assert reply_bundle(reply, "math")["text/markdown"] == shown
 
 
 @pytest.mark.parametrize(
@@ -199,13 +200,13 @@ def test_formulas_are_between_dollar_signs(reply: str, shown: str) -> None:
 def test_json_is_extracted_from_the_text_around_it(reply: str) -> None:
     """As for a schema."""
     assert is_json(reply)
-    assert bundle(reply, "json")["text/plain"] == '{\n  "a": 1\n}'
+    assert reply_bundle(reply, "json")["text/plain"] == '{\n  "a": 1\n}'
 
 
 def test_lists_are_json_and_footnotes_are_not() -> None:
     """Nothing is extracted from a reply without JSON."""
-    assert bundle("```json\n[1]\n```", "json")["text/plain"] == "[\n  1\n]"
-    assert bundle("As in [1], {x}.", "json")["text/plain"] == "As in [1], {x}."
+    assert reply_bundle("```json\n[1]\n```", "json")["text/plain"] == "[\n  1\n]"
+    assert reply_bundle("As in [1], {x}.", "json")["text/plain"] == "As in [1], {x}."
     assert not is_json("As in [1], {x}.")
 
 

@@ -94,10 +94,12 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 ) -> None:
     """No reply yet, a reply without code, or an unknown word."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
-    assert kernel.run("%llm_insert").message.endswith("%llm_insert: there is no reply yet")
+    assert kernel.run("%llm_insert").message.endswith(
+        "%llm_insert: there is no reply yet; %llm sends a prompt"
+    )
     kernel.run("%llm hi")
     said = kernel.run("%llm_insert code").message
-    assert said.endswith("there is no code in the last reply")
+    assert said.endswith("%llm_insert markdown inserts its text")
     said = kernel.run("%llm_insert html").message
     assert said.endswith("'html' is neither code nor markdown")
     assert offers(kernel, "%llm_insert ")[:2] == ["code", "markdown"]
@@ -106,7 +108,9 @@ def test_inserting_without_code_or_reply_is_an_error_in_one_line(
 def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """It also shows and binds it; a later failure does not change it."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "the **reply**")
-    assert kernel.run("%llm_last").message.endswith("%llm_last: there is no reply yet")
+    assert kernel.run("%llm_last").message.endswith(
+        "%llm_last: there is no reply yet; %llm sends a prompt"
+    )
     kernel.run("%llm hi")
     sandbox.fail("groq", "unauthorized")
     assert kernel.run("%llm hi").status == "error"
@@ -181,7 +185,7 @@ def test_a_setting_makes_every_cell_a_turn(kernel: Kernel, sandboxed: Sandboxed)
     kernel.run("%llm --chat '' Alone")
     assert len(sandbox.requests[-1].body["messages"]) == 1
     bad = kernel.run('%config ArcheMagics.chat = "a b"')
-    assert "chat 'a b': letters, digits, and . _ - make a name" in bad.printed
+    assert "chat 'a b': a name can have letters, digits, and . _ -" in bad.printed
     kernel.run("1/0")
     kernel.run("%llm_explain")
     assert len(sandbox.requests[-1].body["messages"]) == 2

@@ -18,9 +18,10 @@ from nbconvert.filters import markdown2html
 
 from arche_magic.llm_providers import Reply
 from arche_magic.llm_providers.text.code_blocks import code_of
+from arche_magic.notebook.defaults import FORMATS
 from arche_magic.notebook.display import ReplyDisplay
 from arche_magic.notebook.markup import as_html
-from arche_magic.notebook.reply_formats import FORMATS, bundle
+from arche_magic.notebook.reply_formats import reply_bundle
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -87,7 +88,7 @@ def renderings(markdown: str) -> list[str]:
 
 
 def assert_harmless(text: str, form: str = "markdown") -> None:
-    shown = bundle(text, form)["text/markdown"]
+    shown = reply_bundle(text, form)["text/markdown"]
     for page in renderings(shown):
         for tag, attributes in Elements(page).found:
             where = (tag, attributes, shown)
@@ -230,7 +231,7 @@ CODE = 'for (i = 0; i<n; i++) { a[i](x) = "<b>" + `t`; }  // ![x](y)'
 def test_code_stays_readable(text: str) -> None:
     """Code is shown as it was written, in fences, lists, quotes and spans, closed or not."""
     code = ["a<b>", "x ` <y>"] if "Use" in text else [CODE]
-    for page in renderings(bundle(text)["text/markdown"]):
+    for page in renderings(reply_bundle(text)["text/markdown"]):
         found = " ".join(re.findall(r"<code[^>]*>(.*?)</code>", page, re.DOTALL) or [page])
         plain = re.sub(r"<[^>]+>", "", found)
         assert all(line in unescape(plain) for line in code), page
@@ -247,7 +248,7 @@ def test_code_stays_readable(text: str) -> None:
 )
 def test_ordinary_markdown_does_not_change(text: str) -> None:
     """Titles, tables, code, math and links to web pages."""
-    assert bundle(text) == {"text/plain": text, "text/markdown": text}
+    assert reply_bundle(text) == {"text/plain": text, "text/markdown": text}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_ordinary_markdown_does_not_change(text: str) -> None:
 )
 def test_a_formula_is_still_a_formula(text: str, shown: str) -> None:
     """TeX has no entities: text that could be HTML or a link is replaced by TeX commands."""
-    assert bundle(text)["text/markdown"] == shown
+    assert reply_bundle(text)["text/markdown"] == shown
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_a_formula_is_still_a_formula(text: str, shown: str) -> None:
 )
 def test_an_image_becomes_a_link_with_its_host(text: str, shown: str) -> None:
     """Nothing is loaded until the user clicks it."""
-    assert bundle(text)["text/markdown"] == shown
+    assert reply_bundle(text)["text/markdown"] == shown
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_an_image_becomes_a_link_with_its_host(text: str, shown: str) -> None:
 )
 def test_tex_beyond_formulas_is_shown_as_text(text: str, shown: str) -> None:
     """Links, styles, and definitions that would apply to every formula on the page."""
-    assert bundle(text)["text/markdown"] == shown
+    assert reply_bundle(text)["text/markdown"] == shown
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_tex_beyond_formulas_is_shown_as_text(text: str, shown: str) -> None:
 )
 def test_a_backslash_that_escapes_a_character_is_not_shown(text: str, shown: str) -> None:
     r"""As in Markdown: `\<` is shown as `<`, and an escaped backslash as one backslash."""
-    for page in renderings(bundle(text)["text/markdown"]):
+    for page in renderings(reply_bundle(text)["text/markdown"]):
         assert unescape(re.sub(r"<[^>]*>", "", page)).strip() == shown.strip()
 
 
@@ -341,7 +342,7 @@ DOLLAR = "<span>&#36;</span>"
 )
 def test_a_price_is_not_a_formula(text: str, shown: str) -> None:
     """Frontends would treat text between two dollar signs as TeX."""
-    assert bundle(text)["text/markdown"] == shown
+    assert reply_bundle(text)["text/markdown"] == shown
 
 
 @pytest.mark.parametrize(
@@ -362,13 +363,13 @@ def test_a_price_is_not_a_formula(text: str, shown: str) -> None:
 )
 def test_formulas_in_brackets_are_tex(text: str, shown: str | None) -> None:
     r"""Models often write `\(…\)` and `\[…\]`; Markdown would drop the backslashes."""
-    assert bundle(text)["text/markdown"] == (text if shown is None else shown)
+    assert reply_bundle(text)["text/markdown"] == (text if shown is None else shown)
 
 
 def test_less_and_greater_signs_stay_in_formulas() -> None:
     """However they are written."""
     for text in ("$a < b$", "$a \\< b$"):
-        assert re.sub(" +", " ", bundle(text)["text/markdown"]) == "$a \\lt b$"
+        assert re.sub(" +", " ", reply_bundle(text)["text/markdown"]) == "$a \\lt b$"
 
 
 DOCSTRING = [
@@ -387,7 +388,7 @@ def test_a_block_ends_where_commonmark_ends_it(margin: str) -> None:
     """A fence that is indented by four columns, as in a docstring, belongs to the code."""
     lines = ["```python", *DOCSTRING, "```"]
     text = "\n".join(["1. Do this:", "", *(margin + line for line in lines), "", "Done <b>."])
-    shown = bundle(text)["text/markdown"]
+    shown = reply_bundle(text)["text/markdown"]
     assert "".join(f"{margin}{line}\n" for line in DOCSTRING) in shown
     assert shown.endswith("Done &lt;b>.")
     assert code_of(text) == ("python", "\n".join(DOCSTRING))
@@ -404,7 +405,7 @@ def test_a_block_ends_where_commonmark_ends_it(margin: str) -> None:
 )
 def test_code_keeps_its_colours(text: str) -> None:
     """Beside formulas and in lists too: the block keeps its fence and its language."""
-    page = markdown2html(bundle(text)["text/markdown"])
+    page = markdown2html(reply_bundle(text)["text/markdown"])
     code = page[page.index('<div class="highlight') :]
     assert 'class="o">&lt;</span>' in code
 
@@ -412,7 +413,7 @@ def test_code_keeps_its_colours(text: str) -> None:
 @pytest.mark.parametrize("fence", ["```mermaid", "~~~ Mermaid", "```mermaid {x}", "```merm&#97;id"])
 def test_diagrams_are_shown_as_source(fence: str) -> None:
     """Drawing them would load the pictures that they name."""
-    shown = bundle(f"{fence}\ngraph TD\n A --> B\n{fence[:3]}")["text/markdown"]
+    shown = reply_bundle(f"{fence}\ngraph TD\n A --> B\n{fence[:3]}")["text/markdown"]
     assert shown == "\n```\ngraph TD\n A --> B\n```\n"
 
 
@@ -455,7 +456,7 @@ ENGLAND, SCOTLAND, WALES, TEXAS = (
 )  # fmt: skip
 def test_invisible_characters_are_removed(text: str, shown: str) -> None:
     """Those that a script or an emoji needs are kept, and the rest can be saved."""
-    assert bundle(text)["text/plain"] == shown
+    assert reply_bundle(text)["text/plain"] == shown
     assert shown.encode()
 
 
@@ -480,7 +481,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize(
     ("draw", "start"),
-    [(bundle, ""), (bundle, "<"), (code_of, ""), (as_html, "")],
+    [(reply_bundle, ""), (reply_bundle, "<"), (code_of, ""), (as_html, "")],
     ids=["Markdown", "Markdown after <", "code", "HTML in columns"],
 )
 def test_time_is_linear_in_the_length(draw: Callable[[str], object], start: str) -> None:
@@ -500,7 +501,7 @@ def test_time_is_linear_in_the_length(draw: Callable[[str], object], start: str)
 def test_a_very_long_reply_is_shown_as_source() -> None:
     """As one block of plain text, because frontends would take too long to render it."""
     text = "```\n<b>" + "[" * 1_000_000 + "\n~~~\n" + "a" * 4_000_000
-    shown = bundle(text)["text/markdown"]
+    shown = reply_bundle(text)["text/markdown"]
     assert shown == f"\n````\n{text}\n````\n"
     assert_harmless(f"{ATTACKS[0]}\n```\n{ATTACKS[1]}\n" * 3_000)
 
@@ -508,7 +509,7 @@ def test_a_very_long_reply_is_shown_as_source() -> None:
 def test_hundreds_of_emphasis_marks_are_shown_as_source() -> None:
     """Frontends need quadratic time for unpaired marks in one paragraph."""
     calm, wild = "*a* " * 200, "*a " * 600
-    shown = bundle(f"{calm}\n\n{wild}\n\n**b**")["text/markdown"]
+    shown = reply_bundle(f"{calm}\n\n{wild}\n\n**b**")["text/markdown"]
     assert shown == f"{calm}\n\n{wild.replace('*', '&#42;')}\n\n**b**"
 
 
@@ -517,17 +518,17 @@ def test_hundreds_of_emphasis_marks_are_shown_as_source() -> None:
 )
 def test_endless_backticks_are_shown_as_text(text: str) -> None:
     """A frontend that looks for their partners would hang."""
-    shown = bundle(text)["text/markdown"]
+    shown = reply_bundle(text)["text/markdown"]
     assert "`" not in shown
     assert Elements(shown).found == [("pre", {}), ("code", {})]
     assert unescape(re.sub(r"<[^>]*>", "", shown)) == f"{text}\n"
     prose = "Call `f(x)` and ``g`h``, then `print`. " * 200
-    assert bundle(prose)["text/markdown"] == prose
+    assert reply_bundle(prose)["text/markdown"] == prose
 
 
 def test_terminal_escapes_and_bidirectional_marks_are_removed() -> None:
     """A reply can neither colour nor move text in a terminal, nor reorder it."""
-    shown = bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
+    shown = reply_bundle("a\x1b[31mred\x1b[0m b\x1b]0;t\x07 c\u202ed\u2066e\x00f\r\ng\u2028h")
     assert shown["text/plain"] == "ared b cdef\ng\nh"
     assert shown["text/markdown"] == shown["text/plain"]
-    assert bundle("a\x1b[31mred", "text") == {"text/plain": "ared"}
+    assert reply_bundle("a\x1b[31mred", "text") == {"text/plain": "ared"}

@@ -409,7 +409,7 @@ def test_a_cell_reports_the_quality_of_its_labels(kernel: Kernel, start: Sandbox
     last = bar(cell).splitlines()[-1]
     assert "2 of 2 rows asked twice" in last
     assert re.search(r"asked twice: mood agrees in [012] of 2 rows", last)
-    assert re.search(r"gold: mood is correct in \d+ of 20 rows \(\d+%\)", last)
+    assert re.search(r"gold: mood is correct in \d+ of 20 rows \([\d.]+ %\)", last)
     kernel.run("import arche_magic; q = arche_magic.quality(replies)")
     assert kernel.run("print(q.agreement.compared[0], q.accuracy.compared[0])").printed == "2 20\n"
     assert kernel.run("print(q.confusion().to_numpy().sum())").printed == "20\n"

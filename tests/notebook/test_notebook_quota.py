@@ -64,9 +64,34 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
     assert [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()] == [
         ["groq · key 1 · gpt-oss-120b · open"],
         ["requests/min", "█████░░░░░", "15 of 30 left", "full 19:01:00", "published"],
-        ["tokens/day", "██████████", "191,627 of 200,000 left", "full 19:01:00", "header 18:59:18"],
+        ["tokens/day", "█████████░", "191,627 of 200,000 left", "full 19:01:00", "header 18:59:18"],
         ["As of 24 Nov 2026, 19:00:00"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("used", "signs", "width", "used_percent"),
+    [
+        (0, "██████████", 100, 0),
+        (1, "█████████░", 99, 0.001),
+        (99_999, "█░░░░░░░░░", 1, 99.999),
+        (100_000, "░░░░░░░░░░", 0, 100),
+    ],
+)
+def test_only_an_unused_limit_looks_full_and_only_a_spent_one_empty(
+    used: int, signs: str, width: int, used_percent: float
+) -> None:
+    """The bar in text, the bar in HTML, and the column of the frame."""
+    row = limit("requests_per_day", used, 100_000)
+    bundle = quota_bundle([row], NOW)
+    assert f"  {signs}  " in bundle["text/plain"]
+    assert f"width:{width}%;height" in bundle["text/html"]
+    assert quota_frame([row], {}, NOW)["usage_percent"][0] == pytest.approx(used_percent, abs=1e-9)
+
+
+def test_millions_are_not_rounded_up_to_all_of_them() -> None:
+    """99 tokens of a thousand million are used."""
+    assert "   999 M of 1,000 M left" in text(limit("tokens_per_month", 99, 10**9))
 
 
 @pytest.mark.parametrize(

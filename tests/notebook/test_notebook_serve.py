@@ -94,6 +94,35 @@ def test_an_invalid_option_is_an_error_in_one_line(kernel: Kernel, line: str, sa
     assert kernel.run("%llm_serve stop").printed == "The server is not running.\n"
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("arche_magic.toml", "patience = 'long'\n", "patience"),
+        ("arche_magic.toml", "[providers\n", "cannot be read"),
+        (".env", "GROQ_API_KEY=made-up\nGROQ_BASE_URL=nowhere\n", "GROQ_BASE_URL"),
+        (".env", "GROQ_API_KEY\n", "line 1: not NAME=value in UTF-8, and no key is configured"),
+        (".env", "a\0b", "it has zero bytes and no byte order mark; save it as UTF-8"),
+    ],
+)
+def test_it_does_not_start_with_broken_settings(
+    kernel: Kernel, file: str, content: str, said: str
+) -> None:
+    """One line says what is wrong; once that is fixed, the server starts."""
+    path = kernel.folder / file
+    path.write_text(content)
+    path.chmod(0o600)
+    try:
+        failed = kernel.run("%llm_serve --port 0")
+    finally:
+        path.unlink()
+    assert failed.error_name == "ConfigurationError"
+    assert "%llm_serve: the server was not started: " in failed.message
+    assert str(path) in failed.message
+    assert said in failed.message
+    assert kernel.run("%llm_serve stop").printed == "The server is not running.\n"
+    assert "Serving" in kernel.run("%llm_serve --port 0").printed
+
+
 def test_help_shows_the_options(kernel: Kernel) -> None:
     """`%llm_serve?` has usage, examples and options."""
     shown = kernel.page("%llm_serve?")

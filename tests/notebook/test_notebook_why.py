@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import arche_magic
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.routing import Considered, Decision
-from arche_magic.notebook.why import reasons
+from arche_magic.llm_providers.types import RouteId
+from arche_magic.notebook.why import Reason, reasons, why_bundle, why_frame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,15 +80,45 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headroom", "shown"),
-    [(0.4, ": 40 % against 100 %"), (0.999, ": 99.9 % against 100.0 %"), (0.999999, "")],
+    ("less", "more", "shown"),
+    [
+        (0.4, 1.0, ": 40 % against 100 %"),
+        (0.999, 1.0, ": 99.9 % against 100 %"),
+        (0.4, 0.997, ": 40 % against 99.7 %"),
+        (0.421, 0.424, ": 42.1 % against 42.4 %"),
+        (0.42421, 0.42422, ""),
+        (0.999999, 1.0, ": over 99.99 % against 100 %"),
+    ],
 )
-def test_why_tells_close_shares_apart(headroom: float, shown: str) -> None:
+def test_why_tells_close_shares_apart(less: float, more: float, shown: str) -> None:
     """With as many decimals as that takes, up to two; "100 % against 100 %" explains nothing."""
-    states = {"groq_key_1": RouteState(0, headroom=headroom), "groq_key_2": RouteState(0)}
+    states = {
+        "groq_key_1": RouteState(0, headroom=less),
+        "groq_key_2": RouteState(0, headroom=more),
+    }
     considered = [Considered("groq", key, "gpt-oss-120b", state) for key, state in states.items()]
     first, _ = reasons([Decision(0, 30, None, considered)], [], [], ())
     assert first.why == f"had less left{shown}"
+
+
+@pytest.mark.parametrize(
+    ("headroom", "shown"),
+    [
+        (1.0, "100 %"),
+        (0.999, "99.9 %"),
+        (0.99999, "over 99.99 %"),
+        (0.42, "42 %"),
+        (0.004, "0.4 %"),
+        (0.00001, "under 0.01 %"),
+        (0.0, "0 %"),
+    ],
+)
+def test_only_full_is_100_percent_and_only_empty_is_0(headroom: float, shown: str) -> None:
+    """Near them, the table has more decimals; the column of the frame is not rounded."""
+    route = Reason(RouteId("groq", "groq_key_1", "gpt-oss-120b"), "open", headroom)
+    row = why_bundle([route], "note")["text/plain"].splitlines()[1]
+    assert re.split("  +", row)[2].strip() == shown
+    assert list(why_frame([route])["headroom_percent"]) == [pytest.approx(100 * headroom)]
 
 
 def test_why_says_what_leads_to_a_later_route(kernel: Kernel, sandboxed) -> None:

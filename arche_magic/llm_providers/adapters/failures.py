@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from .. import network
-from ..provider_failure import ProviderFailure, Remedy
+from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
 from ..types import Usage
 from .bodies import Unreadable
 from .error_bodies import MOST_READ, label, said, words_of
@@ -317,7 +317,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return _tls_failure(link, host)
     for link in links:
         if isinstance(link, httpx.ConnectTimeout):
-            return _unsent(f"no connection within {duration_in_words(call.timeouts.connect)}")
+            return _unsent(f"{NO_CONNECTION} within {duration_in_words(call.timeouts.connect)}")
         if isinstance(link, httpx.TimeoutException):
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
@@ -327,7 +327,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
         if isinstance(link, httpx.ConnectError):
             if proxy:
                 return setup_failure(f"no connection to the proxy of {proxy}")
-            return _unsent("no connection")
+            return _unsent(NO_CONNECTION)
         if isinstance(link, Unreadable):
             return ProviderFailure(str(link), Remedy.RETRY_LATER)
         if isinstance(link, httpx.TransportError | httpx.StreamError):

@@ -20,7 +20,7 @@ from .current import (
 from .keys import add_key, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
 from .services import Service, how_to_turn_on, list_services
-from .sources import own_settings_folder
+from .sources import env_file_problem, own_settings_folder
 
 __all__ = [
     "Choices",
@@ -30,6 +30,7 @@ __all__ = [
     "Service",
     "SystemClock",
     "add_key",
+    "env_file_problem",
     "find_key",
     "forget_secrets",
     "get_choices",

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..files import home_folder
+from ..files import home_folder, working_directory
 from ..network import origin
 from .env_file import (
     EnvFile,
     Variables,
     is_text,
+    parse_env_file,
     process_variables,
     read_env_file,
     read_text,
@@ -185,6 +186,18 @@ def nearest(name: str, directory: Path) -> Path | None:
             return path
         warn_of_configuration(f"{path} {problem}")
     return None
+
+
+def env_file_problem() -> str:
+    """Return the first thing that is wrong with the `.env` that counts here; "" if nothing is."""
+    directory = working_directory()
+    path = nearest(".env", directory) if directory else None
+    if path is None:
+        return ""
+    found = parse_env_file(path)
+    lines = (f"line {number}: {why}" for number, why in found.unused.items())
+    problem = found.problem or next(lines, "")
+    return f"{path}: {problem}" if problem else ""
 
 
 def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:

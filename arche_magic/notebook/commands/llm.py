@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import overview
 from ..command import Session, Typed, argument, command, import_in_thread
-from ..reply_formats import FORMATS
+from ..defaults import FORMATS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ OPTIONS = (
         "cells run. The variable of -o waits for the reply when it is used; with --over, its "
         "wait() returns the frame.",
     ),
-    argument("-f", "--format", choices=FORMATS, help="Format of the reply."),
+    argument("-f", "--format", choices=tuple(FORMATS), help="Format of the reply."),
     argument(
         "--file",
         action="append",

@@ -54,7 +54,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     try:
         words = shlex.split(typed.text)
     except ValueError as error:
-        raise InvalidRequest(f"%llm_chat: {error}") from None
+        raise InvalidRequest(f"%llm_chat: {error}; close the quote") from None
     match words:
         case [] | ["list"]:
             show(_table(chats))
@@ -67,17 +67,17 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"
             chats.add_new(names[0] if names else chat.name, chat, "load", again)
-            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues")
+            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues it")
         case ["fork", name, new]:
             chat = chats.known(name)
-            chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork")
+            chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
             show(f"{new} has the {_turns(chat)} of {name}; both continue separately")
         case ["undo", name]:
             chat = chats.known(name)
             question = chat.turns.pop().question
             if not chat.turns:
                 del chats[name]
-            left = _turns(chat) if chat.turns else "no turn"
+            left = _turns(chat) if chat.turns else "no turns"
             show(f"removed: {one_line(question.content, 60)!r}; {name} has {left} left")
         case ["clear", name]:
             show(f"{name} ({_turns(chats.known(name))}) is removed")
@@ -101,7 +101,7 @@ def _table(chats: Chats) -> dict[str, str] | str:
     from ..tables import Cell, day_and_time, table_bundle
 
     if not chats:
-        return "no conversation yet; %%llm --chat NAME starts one"
+        return "no conversations yet; %%llm --chat NAME starts one"
     rows = [
         (
             Cell(chat.name),
@@ -144,4 +144,6 @@ def _transcript(chat: Chat) -> dict[str, str]:
 
 
 def _turns(chat: Chat) -> str:
-    return f"{len(chat.turns)} turn{'' if len(chat.turns) == 1 else 's'}"
+    from arche_magic.llm_providers.text.hints import plural
+
+    return plural(len(chat.turns), "turn")

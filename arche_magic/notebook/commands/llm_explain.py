@@ -44,7 +44,7 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
 
     failure = session.failures.last()
     if failure is None:
-        raise InvalidRequest("%llm_explain: no cell has failed yet")
+        raise InvalidRequest("%llm_explain: no cell has failed yet; run it after one that fails")
     # The request is one of `%llm`, with its defaults for what this command does not take.
     options = Namespace(**{**vars(llm.parser.parse_args([])), **vars(typed.options)})
     options.system = SYSTEM

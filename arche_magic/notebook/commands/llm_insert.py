@@ -30,7 +30,9 @@ def llm_insert(session: Session, typed: Typed) -> None:
     reply = session.last_reply("%llm_insert")
     code = without_controls(reply.code)
     if what == "code" and not code:
-        raise InvalidRequest("%llm_insert: there is no code in the last reply")
+        raise InvalidRequest(
+            "%llm_insert: there is no code in the last reply; %llm_insert markdown inserts its text"
+        )
     if what == "markdown" or not code:
         # The next cell would run a script in the text of a model.
         code = f"%%markdown\n{harmless_markdown(without_controls(str(reply)))}"

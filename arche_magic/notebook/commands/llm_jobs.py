@@ -37,6 +37,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_jobs stop all
     """
     from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.text.hints import plural
 
     from ..display import show
 
@@ -47,12 +48,14 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
         case ["show", number]:
             jobs.numbered(number).show(session.shell)
         case ["stop", "all"]:
-            stopped = jobs.stop()
-            show(f"{stopped} job{'' if stopped == 1 else 's'} stopped")
+            show(f"{plural(jobs.stop(), 'job')} stopped")
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:
-                raise InvalidRequest(f"%llm_jobs: job {number} has already ended: {job.state}")
+                raise InvalidRequest(
+                    f"%llm_jobs: job {number} has already ended: {job.state}; "
+                    f"%llm_jobs show {number} shows the result"
+                )
             job.stop()
             show(f"job {number} stopped")
         case _:
@@ -66,7 +69,7 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
     from ..tables import Cell, day_and_time, table_bundle
 
     if not len(jobs):
-        return "no job yet; %%llm --background starts one"
+        return "no jobs yet; %%llm --background starts one"
     rows = [
         (
             Cell(f"{job.number}", right=True),

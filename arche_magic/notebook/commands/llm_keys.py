@@ -27,10 +27,11 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
       %llm_keys add groq
       %llm_keys check groq_key_1
     """
+    from arche_magic.llm_providers.config import get_configuration, remove_key
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..display import show
-    from ..keys import FIRST_STEPS, add, check, has_keys, list_keys, remove
+    from ..keys import FIRST_STEPS, add, check, has_keys, list_keys
 
     frame: pd.DataFrame | None = None
     match typed.text.split():
@@ -45,7 +46,8 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
         case ["add", provider]:
             show(add(provider))
         case ["remove", label]:
-            show(remove(label))
+            key = remove_key(get_configuration(), label)
+            show(f"{key.label} is no longer used.")
         # The rest of the line may be a key, so the message does not repeat it.
         case ["add", _, _, *_]:
             raise InvalidRequest(

@@ -43,7 +43,7 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
         used = [a for a in log.since(since) if provider in (None, a.provider)]
         show(pictures_bundle(usage_pictures(used, view.on, since, view.now)))
     else:
-        show(quota.bundle(view, *outlook.notes()))
+        show(quota.view_bundle(view, *outlook.notes()))
     frame = quota_frame(view.on, log.spent(), view.now)
     frame.attrs["outlook"] = outlook.to_dict()
     return frame

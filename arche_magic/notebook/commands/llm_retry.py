@@ -46,7 +46,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
 
     asked, given = session.asked, typed.options
     if asked is None:
-        raise InvalidRequest("%llm_retry: no prompt has been sent yet")
+        raise InvalidRequest("%llm_retry: no prompt has been sent yet; %llm sends one")
     with_values(given, typed.names)
     if system := system_prompt(given, typed.names, session.defaults.budget):
         given.system = system.text

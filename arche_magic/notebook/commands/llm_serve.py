@@ -43,7 +43,7 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
       %llm_serve --port 8400 start
     """
     from arche_magic.llm_providers.bounded import library, within
-    from arche_magic.llm_providers.errors import InvalidRequest
+    from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 
     options, verb, server = typed.options, typed.text.strip() or "start", session.server
     origins = options.allow_origin or []
@@ -62,6 +62,8 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
         return None
     begin = "Serving"
     if server is None:
+        if problem := _settings_problem():
+            raise ConfigurationError(f"%llm_serve: the server was not started: {problem}")
         kind: type[Server] = library("arche_magic.openai_api.server").Server
         new = kind(port=options.port, allow_origins=origins)
         # Not in the main thread, where an interrupt would break an import.
@@ -76,3 +78,17 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
     print(f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:")
     print(server.shell_lines())
     return session.out.shown(server)
+
+
+def _settings_problem() -> str:
+    """What is wrong with the settings; "" if nothing is, even if there is no key yet."""
+    from arche_magic.llm_providers.config import env_file_problem, get_configuration
+    from arche_magic.llm_providers.errors import ConfigurationError
+
+    try:
+        if get_configuration().keys:
+            return ""
+    except ConfigurationError as error:
+        return str(error)
+    problem = env_file_problem()
+    return f"{problem}, and no key is configured" if problem else ""

@@ -31,7 +31,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.reply import Reply
 
     from ..display import show
-    from ..why import reasons, summary, why_bundle, why_frame
+    from ..why import outcome_sentence, reasons, why_bundle, why_frame
 
     name, configuration = typed.text.strip(), get_configuration()
     asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
@@ -43,7 +43,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
             "explains the last request"
         )
     if asked is None:
-        raise InvalidRequest("%llm_why: no request has been made yet")
+        raise InvalidRequest("%llm_why: no request has been made yet; %llm sends a prompt")
     if not asked.decisions:
         show({"text/plain": "the reply came from memory; no route was asked"})
         return why_frame([])
@@ -54,5 +54,5 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
         # Its decisions are those of the last round.
         attempts = tuple(attempt for attempt in attempts if attempt.request == asked.request)
     explained = reasons(asked.decisions, attempts, routes, private)
-    show(why_bundle(explained, summary(asked.decisions, attempts)))
+    show(why_bundle(explained, outcome_sentence(asked.decisions, attempts)))
     return why_frame(explained)

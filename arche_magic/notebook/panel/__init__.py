@@ -34,7 +34,7 @@ def show(shell: InteractiveShell, defaults: Defaults) -> None:
     from .. import quota
 
     if not hasattr(shell, "kernel"):
-        print(quota.bundle(quota.look())["text/plain"])
+        print(quota.view_bundle(quota.look())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel

@@ -71,13 +71,9 @@ class Asking:
             self._line.end()
         self._tell(end)
 
-    def waiting(self, event: Waiting) -> None:
-        """Show which route the request waits for."""
-        self._line.say(live_line.waiting(event))
-
-    def started(self, event: Started) -> None:
-        """Show which route is asked."""
-        self._line.say(live_line.started(event))
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route the request waits for or asks."""
+        self._line.say(live_line.line_of(event))
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""

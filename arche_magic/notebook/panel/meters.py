@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..quota import QuotaView, notes
-from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, summary, table
+from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, states_html, table
 from ..quota_words import Limits
 from ..tables import notes_html
 from . import redraw
@@ -68,7 +68,7 @@ class _Group:
     def draw(self, view: QuotaView, routes: Sequence[Limits]) -> None:
         is_open = self._open.value
         self._open.icon = "caret-down" if is_open else "caret-right"
-        self._summary.value = summary(routes, view.now, view.is_on)
+        self._summary.value = states_html(routes, view.now, view.is_on)
         self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
         if is_open:
             slim = not self._every.value

@@ -18,7 +18,7 @@ from ..cell_options import typed_or_default
 from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
-from ..quota_words import State, clock, count, state_at, state_of, tightest
+from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
 from ..styles import QUIET, one_line
 from ..tables import Cell, html_table
 
@@ -57,10 +57,10 @@ def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
         ahead = preview(view, prompt, options)
     except LLMProviderError as error:
         return _status("Nobody would answer", "", str(error))
-    passed = _passed_over(view, ahead)
-    why = "; ".join(passed[:_REASONS])
-    if len(passed) > _REASONS:
-        why += f"; and {len(passed) - _REASONS} more before it"
+    skipped = _skipped(view, ahead)
+    why = "; ".join(skipped[:_REASONS])
+    if len(skipped) > _REASONS:
+        why += f"; and {len(skipped) - _REASONS} more before it"
     if ahead.route is None:
         return _status("Nobody would answer", "", why)
     if ahead.wait > 0:
@@ -114,14 +114,18 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
     text, short = f"{route.provider}{paid} {left}", f"{route.provider}{paid}"
     if limits:
-        short += f" {_amounts(tightest(limits))}"
+        short += f" {amounts_of(tightest(limits))}"
     return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
 
 
 def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
-    passed = _passed_over(view, ahead)[:_TOOLTIP_REASONS]
-    details = [*(one_line(words, _LONGEST_REASON) for words in passed), *_open_routes(view), _CLICK]
+    skipped = _skipped(view, ahead)[:_TOOLTIP_REASONS]
+    details = [
+        *(one_line(words, _LONGEST_REASON) for words in skipped),
+        *_open_routes(view),
+        _CLICK,
+    ]
     if first is None or state_at(first[1], view.now) == "closed":
         text = "arche_magic: every route is closed"
         return _item("closed", text, "every route is closed", details)
@@ -146,11 +150,7 @@ def _open_routes(view: QuotaView) -> list[str]:
 def _left(row: Standing) -> str:
     """What a limit has left, in the words of the receipts: `27 of 30 requests left this minute`."""
     when = "today" if row.period == "day" else f"this {row.period}"
-    return f"{_amounts(row)} {row.metric.replace('_', ' ')} left {when}"
-
-
-def _amounts(row: Standing) -> str:
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
+    return f"{amounts_of(row)} {in_words(row.metric)} left {when}"
 
 
 def _item(
@@ -161,15 +161,15 @@ def _item(
     return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
 
 
-def _passed_over(view: QuotaView, ahead: Preview) -> list[str]:
+def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
     """The routes before the one that would answer: `groq · … is waiting (…, opens 14:32)`."""
-    passed = []
+    skipped = []
     for route, opens_at, why in ahead.closed:
         state = state_at(opens_at, view.now)
         # A time, not a countdown: screen readers announce this line whenever it changes.
         when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
-        passed.append(f"{route} is {state} ({without_controls(why)}{when})")
-    return passed
+        skipped.append(f"{route} is {state} ({without_controls(why)}{when})")
+    return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:

@@ -15,9 +15,9 @@ from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.text.characters import without_controls
 
 from ..display import for_frontends
-from ..quota import QuotaView, bundle, look
+from ..quota import QuotaView, look, view_bundle
 from ..receipt import receipt_bundle
-from ..reply_formats import bundle as reply_bundle
+from ..reply_formats import reply_bundle
 from ..styles import QUIET
 from . import closed, lock, open_panels, opened, redraw
 from .asking import Asking, Draft
@@ -124,7 +124,7 @@ class Panel:
 
     def _keep_record(self, view: QuotaView) -> None:
         """Show the static table, or update it."""
-        record = bundle(view)
+        record = view_bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
         display(
             for_frontends(record), raw=True, display_id=self._name, update=self._record is not None

@@ -1,0 +1,57 @@
+"""Warnings of this package in one line, without the place in our source that issued them.
+
+The engine is imported inside a function, because this module is loaded with the extension.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_usual = warnings.formatwarning
+_held: list[warnings.WarningMessage] = []
+
+
+def register() -> None:
+    """Format our warnings ourselves."""
+    global _usual
+    if warnings.formatwarning is not _format:
+        _usual, warnings.formatwarning = warnings.formatwarning, _format
+
+
+def unregister() -> None:
+    """Undo `register`, unless somebody else formats warnings by now."""
+    if warnings.formatwarning is _format:
+        warnings.formatwarning = _usual
+
+
+@contextmanager
+def hold() -> Iterator[None]:
+    """Keep the warnings of this context for `show_held`, since most are issued only once."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            _held.extend(caught)
+
+
+def show_held() -> None:
+    """Show the warnings that were held."""
+    while _held:
+        one = _held.pop(0)
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+
+
+def _format(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    if category.__module__.partition(".")[0] != "arche_magic":
+        return _usual(message, category, filename, lineno, line)
+    from arche_magic.llm_providers.text.characters import without_controls
+
+    return f"{category.__name__}: {' '.join(without_controls(str(message)).split())}\n"

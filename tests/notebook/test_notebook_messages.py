@@ -1,0 +1,102 @@
+"""Warnings and errors in a notebook: one line each, which says what to do next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from arche_magic.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from notebook_kernel import Kernel
+
+
+@pytest.fixture
+def files(kernel: Kernel) -> Iterator[Path]:
+    """The folder of the kernel; `.env` and the settings file in it are removed afterwards."""
+    yield kernel.folder
+    for name in (".env", "arche_magic.toml"):
+        (kernel.folder / name).unlink(missing_ok=True)
+
+
+def test_a_warning_is_one_line_without_our_source(kernel: Kernel, files: Path) -> None:
+    """About a file of the user and about the ledger; other packages' warnings stay as they are."""
+    ledger = files / "ledger.json"
+    ledger.write_text("not a ledger")
+    (files / ".env").write_text("no assignment\n")
+    with Sandbox(keys={"groq": 1}) as sandbox:
+        kernel.use(sandbox, store=str(ledger))
+        configured, damaged = kernel.run("%llm -q hi").printed.splitlines()
+    assert configured == (
+        f"ConfigurationWarning: line 1 of {files / '.env'} was skipped: not NAME=value in UTF-8"
+    )
+    assert damaged.startswith(f"LedgerWarning: the ledger {ledger} ")
+    theirs = "import warnings\nwarnings.warn_explicit('theirs', UserWarning, 'their.py', 7)"
+    assert kernel.run(theirs).printed == "their.py:7: UserWarning: theirs\n"
+    theirs_again = theirs.replace("'theirs'", "'again'")
+    kernel.run("%unload_ext arche_magic")
+    assert kernel.run(theirs_again).printed == "their.py:7: UserWarning: again\n"
+    formats = kernel.value("warnings.formatwarning.__module__")
+    kernel.run("%load_ext arche_magic")
+    assert formats.rpartition(".")[2].endswith("warnings")
+
+
+def test_a_warning_that_tab_has_caused_comes_with_the_next_magic(
+    kernel: Kernel, files: Path
+) -> None:
+    """Tab reads the settings first, and must not print."""
+    path = files / ".env"
+    path.write_text("\nalso no assignment\n")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    code = "%llm -p gr"
+    offered = kernel.client.complete(code, len(code), reply=True, timeout=120)["content"]
+    assert "groq" in offered["matches"]
+    said = f"ConfigurationWarning: line 2 of {path} was skipped: not NAME=value in UTF-8\n"
+    assert said in kernel.run("%llm_chat").printed
+    assert "Warning" not in kernel.run("%llm_models groq").printed
+
+
+def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
+    """If no address can be reached; not if one of them answers."""
+    with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:
+        kernel.use(sandbox)
+    said = "is this machine offline? %llm_doctor checks every address"
+    # The second time, routes are closed by what happened the first time.
+    for cell in ("%llm --patience 0 hi", "%llm --patience 0 hi", "%llm -p mistral --patience 0 hi"):
+        failed = kernel.run(cell)
+        assert "no connection" in failed.message
+        assert failed.message.endswith(said)
+    with Sandbox(keys={"groq": 1}) as sandbox:
+        sandbox.fail("groq", "server_error", times=None)
+        kernel.use(sandbox)
+        kernel.run("os.environ |= {'MISTRAL_API_KEY': 'a-made-up-key-of-mistral'}")
+        kernel.run("os.environ |= {'MISTRAL_BASE_URL': 'http://127.0.0.1:9'}")
+        failed = kernel.run("%llm --patience 0 hi")
+    assert "no connection" in failed.message
+    assert said not in failed.message
+
+
+@pytest.mark.parametrize(
+    ("cell", "next_step"),
+    [
+        ("%llm -q", "write it after the options, or in the lines below %%llm"),
+        ("%llm_why", "%llm sends a prompt"),
+        ("%llm_last", "%llm sends a prompt"),
+        ("%llm_insert", "%llm sends a prompt"),
+        ("%llm_retry", "%llm sends one"),
+        ("%llm_chat show unknown", "%llm_chat lists them"),
+        ("%llm_jobs show 99", "%llm_jobs lists all jobs"),
+        ("%llm_doctor groq", "%llm_doctor --help shows its usage"),
+        ("%llm --keep --over rows --no-keep hi", "leave out --no-keep"),
+        ("%llm --over rows --sep ; hi", "need --over FILE"),
+    ],
+)
+def test_an_error_names_the_next_step(kernel: Kernel, sandboxed, cell: str, next_step: str) -> None:
+    """In the same line."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("rows = ['one']")
+    assert kernel.run(cell).message.endswith(next_step)
