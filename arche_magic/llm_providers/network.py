@@ -56,15 +56,31 @@ def is_loopback(url: str | None) -> bool:
         host = urlsplit(url or "").hostname or ""
     except ValueError:
         return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost"
 
 
 def variables() -> tuple[str | None, ...]:
     """Return the values of all variables that connections depend on."""
     return tuple(map(os.environ.get, _VARIABLES))
+
+
+def proxy_of(url: str) -> str:
+    """Return the proxy for requests to an address, by this machine's settings; "" without one.
+
+    NO_PROXY is read as curl does: a name also covers the names below it, addresses can be given as
+    networks (`::1/128`), and an entry that is no host is ignored. httpx 0.28 fails on such entries.
+    """
+    # Imported when it is needed: an import of this package does not load it.
+    from urllib.request import getproxies
+
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme)
+    entries = re.split(r"[,\s]+", proxies.get("no", ""))
+    if "*" in entries or any(_excludes(entry, host, port) for entry in entries):
+        return ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def proxy_variable(url: str) -> str:
@@ -92,13 +108,6 @@ def proxy_problems() -> Iterator[str]:
         value = os.environ.get(name, "").strip()
         if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
             yield f"{name} {problem}"
-    name = _name_of("NO_PROXY")
-    hosts = [host.strip() for host in os.environ.get(name, "").split(",")]
-    for host in hosts if "*" not in hosts else ():
-        if host and not _is_host(host):
-            plain = host.strip("[]")
-            advice = f"; write {plain}" if plain != host and _is_host(plain) else ""
-            yield f"{name} names {host!r}, which is not a host{advice}"
 
 
 def certificate_problem() -> str:
@@ -148,6 +157,14 @@ def _name_of(name: str) -> str:
     return name.lower() if os.environ.get(name.lower()) else name
 
 
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host as an address; None if it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def _proxy_problem(address: str) -> str:
     import ssl
 
@@ -171,17 +188,17 @@ def _proxy_problem(address: str) -> str:
     return ""
 
 
-def _is_host(host: str) -> bool:
-    """Return whether the HTTP library accepts an entry of NO_PROXY."""
-    import httpx
-
+def _excludes(entry: str, host: str, port: int | None) -> bool:
+    """Return whether an entry of NO_PROXY names the host, a domain above it, or its network."""
+    name = entry.lower().rpartition("://")[2]
     try:
-        is_v6 = ipaddress.ip_address(host.partition("/")[0]).version == 6
-        pattern = f"all://[{host}]" if is_v6 else f"all://{host}"
+        network = ipaddress.ip_network(name.replace("[", "").replace("]", ""), strict=False)
     except ValueError:
-        pattern = host if "://" in host else f"all://*{host}"
-    try:
-        httpx.Client(mounts={pattern: None}, transport=httpx.BaseTransport()).close()
-    except (httpx.InvalidURL, ValueError):
+        pass
+    else:
+        address = _address(host)
+        return address is not None and address in network
+    name, _, only_port = name.removeprefix("*").lstrip(".").partition(":")
+    if only_port and only_port != str(port):
         return False
-    return True
+    return host == name or (name != "" and host.endswith(f".{name}"))

@@ -31,7 +31,7 @@ from .bodies import (
     parse_body,
     rewritten,
 )
-from .connections import IDLE_SECONDS, Allowance, keep_time, uses_proxy
+from .connections import IDLE_SECONDS, Allowance, keep_time
 from .failures import duration_in_words, setup_failure
 from .formats import Asked
 from .logs import calling_with
@@ -224,11 +224,13 @@ class HttpClient:
         problem = next(network.proxy_problems(), "") if is_remote else ""
         if problem := problem or (network.certificate_problem() if is_secure else ""):
             raise AttemptFailed(setup_failure(problem))
+        proxy = network.proxy_of(self._base_url) if is_remote else ""
         try:
             client = httpx.Client(
                 # A redirect could carry the key to another host.
                 follow_redirects=False,
-                trust_env=is_remote,
+                trust_env=False,
+                proxy=proxy or None,
                 verify=network.trusted_certificates() if is_secure else False,
                 limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
@@ -239,12 +241,11 @@ class HttpClient:
             raise AttemptFailed(setup_failure(problem)) from None
         keep_time(client)
         client._cookies = _NoCookies()
-        # If a transport is passed to httpx, it ignores the proxies of the environment.
         client._transport = _CallTransport(client._transport, self)
         for pattern, transport in client._mounts.items():
             if transport is not None:
                 client._mounts[pattern] = _CallTransport(transport, self)
-        if uses_proxy(client, self._base_url):
+        if proxy:
             self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 
