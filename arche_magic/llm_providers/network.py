@@ -68,9 +68,12 @@ def variables() -> tuple[str | None, ...]:
 def proxy_of(url: str) -> str:
     """Return the proxy for requests to an address, by this machine's settings; "" without one.
 
-    NO_PROXY is read as curl does: a name also covers the names below it, addresses can be given as
-    networks (`::1/128`), and an entry that is no host is ignored. httpx 0.28 fails on such entries.
+    A proxy cannot reach the loopback addresses of this machine, so they have none. NO_PROXY is read
+    as curl does: a name also covers the names below it, addresses can be given as networks
+    (`::1/128`), and an entry that is no host is ignored. httpx 0.28 fails on such entries.
     """
+    if is_loopback(url):
+        return ""
     # Imported when it is needed: an import of this package does not load it.
     from urllib.request import getproxies
 

@@ -194,7 +194,7 @@ class Adapter(ABC):
 
     def _check_key(self) -> None:
         if not _fits_a_header(self._key.secret()):
-            summary = "the key contains a character that no key can have"
+            summary = "the key contains a space or another character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
 
     def _client(self) -> Any:
@@ -380,4 +380,4 @@ def _malformed(call: Call) -> AttemptFailed:
 
 
 def _fits_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    return text.isascii() and text.isprintable() and " " not in text

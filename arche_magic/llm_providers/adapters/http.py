@@ -218,13 +218,12 @@ class HttpClient:
         return self._client
 
     def _built(self) -> httpx.Client:
-        # A proxy cannot reach the loopback addresses of this machine.
         is_remote = not is_loopback(self._base_url)
         is_secure = self._base_url.lower().startswith("https:")
         problem = next(network.proxy_problems(), "") if is_remote else ""
         if problem := problem or (network.certificate_problem() if is_secure else ""):
             raise AttemptFailed(setup_failure(problem))
-        proxy = network.proxy_of(self._base_url) if is_remote else ""
+        proxy = network.proxy_of(self._base_url)
         try:
             client = httpx.Client(
                 # A redirect could carry the key to another host.

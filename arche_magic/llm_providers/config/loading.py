@@ -30,6 +30,7 @@ from .settings_table import REPLAY_MODE
 from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 
 _STORE, _REPLIES, _REPLAY = "ARCHE_QUOTA_STORE", "ARCHE_REPLIES", "ARCHE_REPLAY"
+_SHELL_VARIABLE = re.compile(r"\$\w|\$\{|%\w+%")
 
 
 @without_locals
@@ -219,10 +220,15 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
 
     Raises:
-        ConfigurationError: the path leads out of the project, or it begins with `~` and there is
-            no home folder.
+        ConfigurationError: the path leads out of the project, it begins with a variable, or it
+            begins with `~` and there is no home folder.
     """
     where, env_file = sources.where_set(variable), sources.env_file
+    if _SHELL_VARIABLE.match(named):
+        raise ConfigurationError(
+            f"{where or variable}: {named} names a variable, which only a shell would expand; "
+            "write the path itself, or ~ for the home folder"
+        )
     try:
         path = expanded(named)
     except InvalidRequest as error:
