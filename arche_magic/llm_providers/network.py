@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,15 @@ _BASE_URL = re.compile(
 _PORTS = {"http": 80, "https": 443}
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_VARIABLES = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
+# What requests and curl trust. Companies whose proxy signs with its own certificate set these.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_VARIABLES = (
+    *CERTIFICATES,
+    *_BUNDLES,
+    *_PROXIES,
+    "NO_PROXY",
+    *map(str.lower, (*_PROXIES, "NO_PROXY")),
+)
 
 
 def is_base_url(text: str) -> bool:
@@ -121,10 +130,9 @@ def certificate_problem() -> str:
     name = certificate_variable()
     if not name:
         return ""
-    path = Path(os.environ[name])
-    is_there = path.exists() if name == "SSL_CERT_FILE" else path.is_dir()
+    path = os.environ[name]
     kind = "file" if name == "SSL_CERT_FILE" else "folder"
-    if not is_there:
+    if not (Path(path).exists() if kind == "file" else _folders(path)):
         return f"{name} names a {kind} that does not exist: {path}"
     try:
         trusted_certificates()
@@ -136,7 +144,10 @@ def certificate_problem() -> str:
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """Return the certificates of SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
+    """Return the certificates of SSL_CERT_FILE, else of the folders of SSL_CERT_DIR.
+
+    Without these variables, those of the package certifi, of this system, and of the files that
+    REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name.
 
     Raises:
         OSError: they cannot be read (`ssl.SSLError`: there are none).
@@ -147,12 +158,36 @@ def trusted_certificates() -> ssl.SSLContext:
     if name == "SSL_CERT_FILE":
         return ssl.create_default_context(cafile=os.environ[name])
     if name:
-        if not any(Path(os.environ[name]).iterdir()):
+        if not any(any(folder.iterdir()) for folder in _folders(os.environ[name])):
             raise ssl.SSLError("no certificate")
         return ssl.create_default_context(capath=os.environ[name])
+    return _usual_certificates(
+        tuple(Path(path).absolute() for path in map(os.environ.get, _BUNDLES) if path)
+    )
+
+
+@lru_cache(maxsize=1)
+def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
+    """Return what is trusted if no variable says otherwise; reading it takes 30 ms."""
+    import ssl
+
     import certifi
 
-    return ssl.create_default_context(cafile=certifi.where())
+    context = ssl.create_default_context(cafile=certifi.where())
+    context.load_default_certs()
+    for path in bundles:
+        # Nothing but requests and curl needs them.
+        with suppress(OSError):
+            if path.is_dir():
+                context.load_verify_locations(capath=path)
+            else:
+                context.load_verify_locations(cafile=path)
+    return context
+
+
+def _folders(paths: str) -> list[Path]:
+    """Return the folders of a list as in SSL_CERT_DIR that exist."""
+    return [Path(path) for path in paths.split(os.pathsep) if path and Path(path).is_dir()]
 
 
 def _name_of(name: str) -> str:

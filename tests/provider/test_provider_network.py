@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from provider_parts import PROVIDERS
 from refusing_server import completion, refusing_server
@@ -25,7 +26,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.network import proxy_of
+from arche_magic.llm_providers.network import proxy_of, trusted_certificates
 
 WRONG = [
     ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
@@ -38,11 +39,12 @@ WRONG = [
     ({"SSL_CERT_DIR": "no-such-folder"}, "SSL_CERT_DIR names a folder that does not exist"),
 ]
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*VARIABLES, *map(str.lower, VARIABLES), "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in (*VARIABLES, *map(str.lower, VARIABLES), *CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
     Path("empty.pem").touch()
 
@@ -209,6 +211,45 @@ def test_an_untrusted_certificate_is_named_as_the_cause(
     settle(https_server.replace("localhost", "127.0.0.1"))
     with pytest.raises(ConfigurationError, match=r"certificate of 127.* is not valid .*mismatch"):
         get_llm_provider("my-server").generate("Hello")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSL_CERT_DIR", "no-such-folder:trusted"),
+        # github.com/openai/openai-python/issues/73
+        ("REQUESTS_CA_BUNDLE", "own.pem"),
+        ("CURL_CA_BUNDLE", "own.pem"),
+        ("REQUESTS_CA_BUNDLE", "trusted"),
+    ],
+)
+def test_certificates_of_a_company_are_trusted(
+    https_server: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """A list of folders, and the variables of other programs, which add to the usual ones."""
+    Path("trusted").mkdir()
+    name = subprocess.run(
+        ["openssl", "x509", "-hash", "-noout", "-in", "own.pem"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    Path("trusted", f"{name}.0").write_bytes(Path("own.pem").read_bytes())
+    monkeypatch.setenv(variable, value)
+    settle(https_server)
+    assert get_llm_provider("my-server").generate("Hello") == "Safe."
+    usual = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
+    if variable != "SSL_CERT_DIR":
+        assert len(trusted_certificates().get_ca_certs()) >= len(usual)
+
+
+def test_a_bundle_that_only_other_programs_need_may_be_missing(
+    https_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out, so a path that no longer exists stops no request."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "no-such-file.pem")
+    settle(https_server)
+    with pytest.raises(ConfigurationError, match="certificate of localhost.* is not trusted"):
+        get_llm_provider("my-server").generate("Hello")
+    assert not [one for one in examine() if "CA_BUNDLE" in one.found]
 
 
 def test_a_wrong_scheme_is_named_as_the_cause(https_server: str) -> None:
