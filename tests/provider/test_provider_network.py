@@ -247,7 +247,7 @@ def test_a_bundle_that_only_other_programs_need_may_be_missing(
     """It is left out, so a path that no longer exists stops no request."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "no-such-file.pem")
     settle(https_server)
-    with pytest.raises(ConfigurationError, match="certificate of localhost.* is not trusted"):
+    with pytest.raises(ConfigurationError, match=r"certificate of localhost.* is not trusted"):
         get_llm_provider("my-server").generate("Hello")
     assert not [one for one in examine() if "CA_BUNDLE" in one.found]
 

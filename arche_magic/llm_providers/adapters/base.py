@@ -292,7 +292,10 @@ class Adapter(ABC):
             body = getattr(error, "details", None) or getattr(error, "body", None)
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
-            if any(said(fields, name) for name in ("message", "code", "type", "detail")):
+            is_page = isinstance(body, str) and body.lstrip().startswith("<")
+            if not is_page and any(
+                said(fields, name) for name in ("message", "code", "type", "detail")
+            ):
                 failure = self._refused(Refusal(call, status or 500, fields, model), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:

@@ -63,7 +63,7 @@ class Call:
         stream: whether the answer is to come in events.
         status: HTTP status, or None before there is an answer.
         headers: response headers, names in lower case.
-        body: of an answer other than 200: parsed JSON, else text, else None.
+        body: of an answer other than 2xx: parsed JSON, else text, else None.
         asked: how the request asks for JSON, and whether it has a system prompt.
         client: the HTTP client that makes the call.
         interrupts: the block in which an SDK works, so that it drops no interrupt.
@@ -109,8 +109,8 @@ class Call:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer has a status other than 200."""
-        return self.status is not None and self.status != 200
+        """Whether the answer has a status other than 2xx; some gateways send replies with 201."""
+        return self.status is not None and not 200 <= self.status < 300
 
     def send(self) -> Mapping[str, float]:
         """Start the timeouts; returns them in the form that httpx expects."""
@@ -127,7 +127,7 @@ class Call:
     def take(self, response: httpx.Response) -> httpx.Response:
         """Note the response; returns the part of it that the SDK gets.
 
-        That is the status, and the body of a 200 up to a maximum size. The reason phrase, the
+        That is the status (200 for all that are 2xx), and the body of a 200 up to a maximum size. The reason phrase, the
         headers and the body of a refusal may quote the key or the prompt, and SDKs log and quote
         them. The charset is removed too: JSON and events are UTF-8, and some codecs take minutes.
         """
@@ -152,7 +152,7 @@ class Call:
             body = events(body, self.hear)
         body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
-        return httpx.Response(self.status, headers={"content-type": kind}, content=body)
+        return httpx.Response(200, headers={"content-type": kind}, content=body)
 
     def hear(self, *, text: bool = False) -> None:
         """Note that data arrived; before the first text, an event never shortens the time."""
