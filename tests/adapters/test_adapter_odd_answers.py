@@ -117,6 +117,7 @@ def test_a_reply_with_status_201_is_read(
 def test_a_success_without_a_reply_is_a_failure(
     script: Script, build: Build, wire: str, status: int, stream: bool
 ) -> None:
+    """Accepted and answered later (202), or empty (204)."""
     script.answer(status, "" if status == 204 else {"status": "pending"})
     assert failure_of(build(wire), GEMINI, stream=stream).remedy is Remedy.RETRY_LATER
 

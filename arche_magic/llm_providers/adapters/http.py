@@ -127,9 +127,10 @@ class Call:
     def take(self, response: httpx.Response) -> httpx.Response:
         """Note the response; returns the part of it that the SDK gets.
 
-        That is the status (200 for all that are 2xx), and the body of a 200 up to a maximum size. The reason phrase, the
-        headers and the body of a refusal may quote the key or the prompt, and SDKs log and quote
-        them. The charset is removed too: JSON and events are UTF-8, and some codecs take minutes.
+        That is the status, 200 for all of 2xx, and then the body up to a maximum size. The reason
+        phrase, the headers and the body of a refusal may quote the key or the prompt, and SDKs log
+        and quote them. The charset is removed too: JSON and events are UTF-8, and some codecs take
+        minutes.
         """
         self._response = response
         self.status = response.status_code
