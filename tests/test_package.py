@@ -153,14 +153,14 @@ def tags(*which: str) -> set[Version]:
 
 
 def test_the_required_packages_are_few() -> None:
-    """The seven main packages, what their SDKs need, and three small ones."""
+    """The seven main packages, what their SDKs need, and four small ones."""
     names = {
         entry.split(">")[0].strip().lower()
         for entry in requires("arche_magic") or ()
         if "extra ==" not in entry
     }
     of_their_sdks = {"httpx", "pydantic", "annotated-types"}
-    assert names == FIELD | of_their_sdks | {"python-dotenv", "filelock", "genai-prices"}
+    assert names == FIELD | of_their_sdks | {"python-dotenv", "filelock", "genai-prices", "tzdata"}
 
 
 def test_an_installation_adds_few_packages() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.options import python_number
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.types import Route
 
@@ -41,6 +42,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     """
     if value is None:
         return math.inf
+    value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
     return float(value)

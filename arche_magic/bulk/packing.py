@@ -13,9 +13,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import python_number
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request, Schema
 from arche_magic.llm_providers.text.reasoning import after_reasoning
@@ -56,6 +57,7 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
     if pack == "auto":
         # A stop text would cut the list, and further fields may be about one reply.
         return 1 if sample.stop or sample.extra else None
+    pack = cast("int | str", python_number(pack))
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
     if pack > 1 and sample.stop:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
+from arche_magic.llm_providers.options import python_number
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
@@ -139,6 +140,7 @@ def share_of(twice: Any) -> float:
     """
     if twice is None:
         return 0.0
+    twice = python_number(twice)
     if isinstance(twice, bool) or not isinstance(twice, int | float) or not 0 <= twice <= 1:
         raise InvalidRequest(f"twice is {twice!r}; it must be a share of the rows, such as 0.05")
     return float(twice)

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,15 @@ _BASE_URL = re.compile(
 _PORTS = {"http": 80, "https": 443}
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_VARIABLES = (*CERTIFICATES, *_PROXIES, "NO_PROXY", *map(str.lower, (*_PROXIES, "NO_PROXY")))
+# What requests and curl trust. Companies whose proxy signs with its own certificate set these.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_VARIABLES = (
+    *CERTIFICATES,
+    *_BUNDLES,
+    *_PROXIES,
+    "NO_PROXY",
+    *map(str.lower, (*_PROXIES, "NO_PROXY")),
+)
 
 
 def is_base_url(text: str) -> bool:
@@ -56,15 +65,34 @@ def is_loopback(url: str | None) -> bool:
         host = urlsplit(url or "").hostname or ""
     except ValueError:
         return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost"
 
 
 def variables() -> tuple[str | None, ...]:
     """Return the values of all variables that connections depend on."""
     return tuple(map(os.environ.get, _VARIABLES))
+
+
+def proxy_of(url: str) -> str:
+    """Return the proxy for requests to an address, by this machine's settings; "" without one.
+
+    A proxy cannot reach the loopback addresses of this machine, so they have none. NO_PROXY is read
+    as curl does: a name also covers the names below it, addresses can be given as networks
+    (`::1/128`), and an entry that is no host is ignored. httpx 0.28 fails on such entries.
+    """
+    if is_loopback(url):
+        return ""
+    # Imported when it is needed: an import of this package does not load it.
+    from urllib.request import getproxies
+
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme)
+    entries = re.split(r"[,\s]+", proxies.get("no", ""))
+    if "*" in entries or any(_excludes(entry, host, port) for entry in entries):
+        return ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def proxy_variable(url: str) -> str:
@@ -92,13 +120,6 @@ def proxy_problems() -> Iterator[str]:
         value = os.environ.get(name, "").strip()
         if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
             yield f"{name} {problem}"
-    name = _name_of("NO_PROXY")
-    hosts = [host.strip() for host in os.environ.get(name, "").split(",")]
-    for host in hosts if "*" not in hosts else ():
-        if host and not _is_host(host):
-            plain = host.strip("[]")
-            advice = f"; write {plain}" if plain != host and _is_host(plain) else ""
-            yield f"{name} names {host!r}, which is not a host{advice}"
 
 
 def certificate_problem() -> str:
@@ -109,10 +130,9 @@ def certificate_problem() -> str:
     name = certificate_variable()
     if not name:
         return ""
-    path = Path(os.environ[name])
-    is_there = path.exists() if name == "SSL_CERT_FILE" else path.is_dir()
+    path = os.environ[name]
     kind = "file" if name == "SSL_CERT_FILE" else "folder"
-    if not is_there:
+    if not (Path(path).exists() if kind == "file" else _folders(path)):
         return f"{name} names a {kind} that does not exist: {path}"
     try:
         trusted_certificates()
@@ -124,7 +144,10 @@ def certificate_problem() -> str:
 
 
 def trusted_certificates() -> ssl.SSLContext:
-    """Return the certificates of SSL_CERT_FILE or SSL_CERT_DIR, else those of the package certifi.
+    """Return the certificates of SSL_CERT_FILE, else of the folders of SSL_CERT_DIR.
+
+    Without these variables, those of the package certifi, of this system, and of the files that
+    REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name.
 
     Raises:
         OSError: they cannot be read (`ssl.SSLError`: there are none).
@@ -135,17 +158,49 @@ def trusted_certificates() -> ssl.SSLContext:
     if name == "SSL_CERT_FILE":
         return ssl.create_default_context(cafile=os.environ[name])
     if name:
-        if not any(Path(os.environ[name]).iterdir()):
+        if not any(any(folder.iterdir()) for folder in _folders(os.environ[name])):
             raise ssl.SSLError("no certificate")
         return ssl.create_default_context(capath=os.environ[name])
+    return _usual_certificates(
+        tuple(Path(path).absolute() for path in map(os.environ.get, _BUNDLES) if path)
+    )
+
+
+@lru_cache(maxsize=1)
+def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
+    """Return what is trusted if no variable says otherwise; reading it takes 30 ms."""
+    import ssl
+
     import certifi
 
-    return ssl.create_default_context(cafile=certifi.where())
+    context = ssl.create_default_context(cafile=certifi.where())
+    context.load_default_certs()
+    for path in bundles:
+        # Nothing but requests and curl needs them.
+        with suppress(OSError):
+            if path.is_dir():
+                context.load_verify_locations(capath=path)
+            else:
+                context.load_verify_locations(cafile=path)
+    return context
+
+
+def _folders(paths: str) -> list[Path]:
+    """Return the folders of a list as in SSL_CERT_DIR that exist."""
+    return [Path(path) for path in paths.split(os.pathsep) if path and Path(path).is_dir()]
 
 
 def _name_of(name: str) -> str:
     """Return the variable as it is set here; the name in small letters takes precedence."""
     return name.lower() if os.environ.get(name.lower()) else name
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host as an address; None if it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _proxy_problem(address: str) -> str:
@@ -171,17 +226,17 @@ def _proxy_problem(address: str) -> str:
     return ""
 
 
-def _is_host(host: str) -> bool:
-    """Return whether the HTTP library accepts an entry of NO_PROXY."""
-    import httpx
-
+def _excludes(entry: str, host: str, port: int | None) -> bool:
+    """Return whether an entry of NO_PROXY names the host, a domain above it, or its network."""
+    name = entry.lower().rpartition("://")[2]
     try:
-        is_v6 = ipaddress.ip_address(host.partition("/")[0]).version == 6
-        pattern = f"all://[{host}]" if is_v6 else f"all://{host}"
+        network = ipaddress.ip_network(name.replace("[", "").replace("]", ""), strict=False)
     except ValueError:
-        pattern = host if "://" in host else f"all://*{host}"
-    try:
-        httpx.Client(mounts={pattern: None}, transport=httpx.BaseTransport()).close()
-    except (httpx.InvalidURL, ValueError):
+        pass
+    else:
+        address = _address(host)
+        return address is not None and address in network
+    name, _, only_port = name.removeprefix("*").lstrip(".").partition(":")
+    if only_port and only_port != str(port):
         return False
-    return True
+    return host == name or (name != "" and host.endswith(f".{name}"))

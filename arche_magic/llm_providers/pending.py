@@ -66,6 +66,10 @@ class Pending(Generic[Value]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._about()}>"
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Waits: `%store`, a pickle or a copy has the result."""
+        return self.wait().__reduce_ex__(4)
+
     def __await__(self) -> Generator[Any, None, Value]:
         return asyncio.to_thread(self.wait).__await__()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load(shell: InteractiveShell) -> None:
     completion.register(shell)
     warning_lines.register()
     magics.status_bar = status_bar.start(shell, magics)
+    magics.strict_stdout = _replace_characters_of_stdout()
     # By name, so that the engine is not imported before it is used.
     plain, markdown = _formatters(shell)
     plain.for_type_by_name(*_REPLY, _print_reply)
@@ -68,6 +70,8 @@ def unload(shell: InteractiveShell) -> None:
     completion.unregister(shell)
     warning_lines.unregister()
     magics.unload()
+    if magics.strict_stdout:
+        magics.strict_stdout.reconfigure(errors="strict")
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():
         for name in names:
@@ -78,6 +82,19 @@ def unload(shell: InteractiveShell) -> None:
     shell.configurables.remove(magics)
     for formatter in _formatters(shell):
         formatter.pop(".".join(_REPLY), None)
+
+
+def _replace_characters_of_stdout():  # type: ignore[no-untyped-def]  # io.TextIOWrapper or None
+    """Print `?` for characters that the encoding of a terminal or a file lacks; return its stream.
+
+    Otherwise the first emoji of a reply ends the cell after the request was paid for, as on Windows
+    when the output goes to a file. Kernels have a stream of their own, which takes every character.
+    """
+    stream = sys.stdout
+    if getattr(stream, "errors", "") != "strict" or not hasattr(stream, "reconfigure"):
+        return None
+    stream.reconfigure(errors="replace")
+    return stream
 
 
 def _print_reply(reply, printer, cycle):  # type: ignore[no-untyped-def]  # called by IPython

@@ -206,7 +206,8 @@ def import_in_thread(name: str) -> None:
 class HelpExceptOnQuestions(HelpEnd):
     """IPython's `name?`, which leaves prompts that end in a question mark alone.
 
-    `%llm What is a token bucket?` and `answer = %llm Why?` are sent; `%llm?` shows the help.
+    `%llm What is a token bucket?`, `answer = %llm Why?` and, as magics need no `%`, `llm Why?` are
+    sent; `%llm?` and `llm?` show the help.
     """
 
     @classmethod
@@ -225,10 +226,12 @@ def register_help(shell: InteractiveShell, old: type, new: type) -> None:
 
 
 def _is_question(line: list[Any]) -> bool:
-    """Whether a line sends a prompt, alone or after `name =`."""
+    """Whether a line sends a prompt, alone or after `name =`; alone, IPython needs no `%`."""
     words = [token.string for token in line if token.type not in _LAYOUT]
     if words[:1] != ["%"] and "=" in words:
         words = words[words.index("=") + 1 :]
+    elif words[:1] != ["%"] and len(words) > 1 and re.match(r"[\w'\"-]", words[1]):
+        words = ["%", *words]
     return (
         len(words) > 2 and words[0] == "%" and words[1] in _ASKING and not words[2].startswith("?")
     )

@@ -32,6 +32,7 @@ from .out import OutHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import TextIOWrapper
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -58,6 +59,7 @@ class ArcheMagics(Defaults, Magics):
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self.session = Session(shell, self, OutHook(shell), FailureWatch(shell))
         self.status_bar: StatusBar | None = None
+        self.strict_stdout: TextIOWrapper | None = None
         self._checks_provider = True
 
     def unload(self) -> None:

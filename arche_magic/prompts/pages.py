@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from arche_magic import __version__
+from arche_magic.llm_providers import network
 from arche_magic.llm_providers.bounded import TookTooLong, library, within
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.characters import without_controls
@@ -102,31 +103,43 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
     """Return the content at an address, its media type, and its encoding if the server states one.
 
     Raises:
-        ValueError: it is not there, is too large, or the server sends elsewhere.
+        ValueError: it is not there, is too large, the server sends elsewhere, or a variable of this
+            machine names a proxy or certificates that do not work.
         httpx.HTTPError: the connection failed.
     """
     import httpx
 
     ends = time.monotonic() + seconds
     asked, headers = url, {"User-Agent": f"arche_magic/{__version__}", "Accept": "text/html,*/*"}
-    with httpx.Client(timeout=seconds, headers=headers) as client:
-        for _ in range(_MOST_REDIRECTS + 1):
-            with client.stream("GET", asked) as response:
-                if (after := response.next_request) is not None:
-                    asked = after.url
-                    _check_redirect(url, asked)
-                    continue
-                if response.status_code != 200:
-                    raise ValueError(f"answered {response.status_code} {response.reason_phrase}")
-                content = b""
-                for part in response.iter_bytes():
-                    content += part
-                    if len(content) > MOST_BYTES:
-                        raise ValueError(f"is larger than {MOST_BYTES // 1_000_000} MB")
-                    if time.monotonic() > ends:
-                        raise TookTooLong
-                kind = response.headers.get("content-type", "text/html").partition(";")[0]
-                return content, kind.strip().lower(), response.charset_encoding or ""
+    is_remote = not network.is_loopback(str(url))
+    if is_remote and (problem := next(network.problems(), "")):
+        raise ValueError(f"cannot be fetched: {problem}")
+    for _ in range(_MOST_REDIRECTS + 1):
+        with (
+            httpx.Client(
+                timeout=seconds,
+                headers=headers,
+                trust_env=False,
+                proxy=network.proxy_of(str(asked)) or None,
+                verify=network.trusted_certificates() if asked.scheme == "https" else False,
+            ) as client,
+            client.stream("GET", asked) as response,
+        ):
+            if (after := response.next_request) is not None:
+                asked = after.url
+                _check_redirect(url, asked)
+                continue
+            if response.status_code != 200:
+                raise ValueError(f"answered {response.status_code} {response.reason_phrase}")
+            content = b""
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise ValueError(f"is larger than {MOST_BYTES // 1_000_000} MB")
+                if time.monotonic() > ends:
+                    raise TookTooLong
+            kind = response.headers.get("content-type", "text/html").partition(";")[0]
+            return content, kind.strip().lower(), response.charset_encoding or ""
     raise ValueError(f"redirects more than {_MOST_REDIRECTS} times")
 
 

@@ -96,10 +96,16 @@ CHAT = [
     ("openai", 503, "upstream connect error or disconnect/reset before headers", "RETRY_LATER"),
     ("openai", 500, error("x", type="server_error"), "RETRY_LATER"),
     ("openai", 400, error("x", code="content_policy_violation"), "CHANGE_PROMPT"),
+    # github.com/usestrix/strix/issues/1162
+    ("openai", 400, error("flagged", type=REQUEST, code="invalid_prompt"), "CHANGE_PROMPT"),
+    # console.groq.com/docs/spend-limits
+    ("groq", 400, error("blocked", type=REQUEST, code="blocked_api_access"), "TOP_UP_ACCOUNT"),
     ("openai", 400, [error("Google's compatible endpoint wraps it", code=400)], "FIX_REQUEST"),
     ("mistral", 401, {"message": "Unauthorized", "request_id": "1"}, "REPLACE_KEY"),
     ("mistral", 401, {"detail": "Unauthorized"}, "REPLACE_KEY"),
     ("mistral", 401, {"detail": "Invalid API Key"}, "REPLACE_KEY"),
+    ("mistral", 401, {"message": "Inactive subscription or usage limit reached"}, TOP_UP),
+    ("mistral", 403, {"message": "Inactive subscription or usage limit reached"}, TOP_UP),
     ("mistral", 429, {"message": "Rate limit exceeded", "code": "1300"}, "WAIT_FOR_LIMIT"),
     (
         "mistral",
@@ -371,6 +377,7 @@ GEMINI = [
     (400, google("FAILED_PRECONDITION", "Please enable billing on your project"), "CHANGE_PLAN"),
     (429, google("RESOURCE_EXHAUSTED", "Quota exceeded, limit: 0, model: x"), "CHANGE_PLAN"),
     (429, google("RESOURCE_EXHAUSTED", "Your prepayment credits are depleted."), "TOP_UP_ACCOUNT"),
+    (429, google("RESOURCE_EXHAUSTED", "exceeded its monthly spending cap"), "TOP_UP_ACCOUNT"),
     (429, quota(violation("GenerateRequestsPerDay-FreeTier", None)), "CHANGE_PLAN"),
     (429, quota(violation("GenerateRequestsPerDay-FreeTier", "0")), "CHANGE_PLAN"),
     (503, google("UNAVAILABLE", "The model is overloaded."), "RETRY_LATER"),

@@ -98,6 +98,43 @@ def test_odd_streams_are_read(script: Script, build: Build, wire: str, events: l
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_reply_with_status_201_is_read(
+    script: Script, build: Build, wire: str, stream: bool
+) -> None:
+    """Gateways made with NestJS do so: github.com/ChatGPTNextWeb/NextChat/issues/4797."""
+    if stream:
+        script.events(chunk_of(wire, "Hi", "stop"), done=wire != "google")
+    else:
+        script.answer(201, reply_of(wire, "Hi"))
+    script.status = 201
+    assert text_of(complete(build(wire), GEMINI, stream=stream)) == "Hi"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [202, 204])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_success_without_a_reply_is_a_failure(
+    script: Script, build: Build, wire: str, status: int, stream: bool
+) -> None:
+    """Accepted and answered later (202), or empty (204)."""
+    script.answer(status, "" if status == 204 else {"status": "pending"})
+    assert failure_of(build(wire), GEMINI, stream=stream).remedy is Remedy.RETRY_LATER
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_web_page_that_says_200_is_not_an_outage(
+    script: Script, build: Build, wire: str, stream: bool
+) -> None:
+    """The sign-in page of a Wi-Fi network, or a web site at a wrong address."""
+    script.answer(200, "\n<html>Sign in</html>", {"content-type": "text/html"})
+    failure = failure_of(build(wire), GEMINI, stream=stream)
+    assert failure.remedy is Remedy.CHECK_ADDRESS
+    assert str(failure) == "a web page came instead of a reply"
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", CHATS)
 @pytest.mark.parametrize(
     ("prompt", "completion", "total", "counted"),

@@ -328,6 +328,15 @@ def test_tokens_are_bounded(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 60
 
 
+def test_bounds_can_be_numbers_of_numpy(sandbox: Sandbox) -> None:
+    """As those of a column are."""
+    frame = arche_magic.map(
+        ["One", "Two"], max_cost=np.float32(1), max_tokens_total=np.int64(9000), pack=np.int64(1),
+        stop_after=np.int32(3), reserve=np.float32(0.5),
+    )  # fmt: skip
+    assert list(frame.error.isna()) == [True, True]
+
+
 def test_paid_routes_are_asked_only_if_allowed(start: Start) -> None:
     """`max_cost` bounds what they cost."""
     sandbox = start(keys={"openai": 1})

@@ -164,8 +164,8 @@ PUBLIC = {
     "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
     # Texts to vectors; the ledger for many requests at once.
     "embeddings", "batch_ledger",
-    # Helpers that know nothing of models: text, files, secrets, threads and processes.
-    "text.*", "files", "secrets", "bounded", "stopping", "processes",
+    # Helpers that know nothing of models: text, files, network, secrets, threads and processes.
+    "text.*", "files", "network", "secrets", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 

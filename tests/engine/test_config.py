@@ -64,6 +64,17 @@ def test_the_store_may_be_in_the_home_folder(load: Load, monkeypatch: pytest.Mon
     assert load().store == str(Path.home() / "ledger.json")
 
 
+@pytest.mark.parametrize("path", ["$HOME/a.json", "${HOME}/a.json", r"%USERPROFILE%\a.json"])
+@pytest.mark.parametrize("variable", ["ARCHE_QUOTA_STORE", "ARCHE_REPLIES"])
+def test_a_path_with_a_variable_creates_no_folder_of_its_name(
+    load: Load, monkeypatch: pytest.MonkeyPatch, variable: str, path: str
+) -> None:
+    """A kernel's settings and Docker files set variables as they are written, without a shell."""
+    monkeypatch.setenv(variable, path)
+    with pytest.raises(ConfigurationError, match=f"{variable}.*only a shell would expand"):
+        load()
+
+
 @pytest.mark.parametrize("store", ["ledger.json", "./data/../ledger.json", "{project}/ledger.json"])
 def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: str) -> None:
     """All notebooks of a project share the ledger, whatever their folder."""

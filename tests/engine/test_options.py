@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from arche_magic.llm_providers.config import load_configuration
@@ -101,6 +102,19 @@ def test_zero_is_a_value(option: str) -> None:
     """It is not treated as "not given"."""
     assert getattr(request(**{option: 0}), option) == 0
     assert getattr(request(), option) is None
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Those of a column or of `np.arange` have types that JSON does not know."""
+    asked = request(
+        max_tokens=np.int64(5), seed=np.int32(3), temperature=np.float32(0.5), top_p=np.float16(1),
+        patience=np.float64(2),
+    )  # fmt: skip
+    given = (asked.max_tokens, asked.seed, asked.temperature, asked.top_p, asked.patience)
+    assert given == (5, 3, 0.5, 1.0, 2.0)
+    assert {type(number) for number in given} == {int, float}
+    with pytest.raises(InvalidRequest, match="whole number"):
+        request(max_tokens=np.float64(5))
 
 
 def test_max_output_tokens_is_max_tokens() -> None:

@@ -266,6 +266,8 @@ def test_a_background_cell_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) ->
         ("answer.upper()", "THE REPLY"),
         ("answer.wait(timeout=30).key", "groq_key_1"),
         ("await answer", "the reply"),
+        ("__import__('pickle').loads(__import__('pickle').dumps(answer)).provider", "groq"),
+        ("__import__('copy').deepcopy(answer).provider", "groq"),
         ("%llm --show-prompt Is {{answer}} right?", "── user ──\nIs the reply right?"),
         ("%llm_why answer", "groq"),
     ],
@@ -273,7 +275,7 @@ def test_a_background_cell_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) ->
 def test_the_variable_of_a_job_waits_when_it_is_used(
     kernel: Kernel, sandboxed: Sandboxed, use: str, gives: str
 ) -> None:
-    """As a text, through an attribute, with `await`, and in a prompt."""
+    """As a text, through an attribute, with `await`, in a prompt, and in a pickle (`%store`)."""
     sandboxed(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     cell = kernel.run(use if use.startswith("%") else f"print({use})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -260,3 +261,24 @@ def test_a_structured_reply_is_printed_when_it_is_complete(terminal: Terminal) -
     assert "this does not fit the schema" in shown
     assert "SchemaMismatch: the reply of groq (openai/gpt-oss-120b) does not fit reply" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_characters_that_the_encoding_lacks_lose_no_reply(tmp_path: Path, encoding: str) -> None:
+    """They are printed as `?`: github.com/TheR1D/shell_gpt/issues/330."""
+    lines = "%load_ext arche_magic\n%llm -o r hi\n%llm_quota\n%unload_ext arche_magic\n"
+    lines += "import sys\nprint(r.key, sys.stdout.errors)"
+    with Sandbox(keys={"groq": 1}, reply=lambda *_: "π 😀 done") as sandbox:
+        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        done = subprocess.run(
+            [sys.executable, "-m", "IPython", "-c", lines],
+            cwd=tmp_path,
+            env=variables | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            encoding=encoding,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout
+    assert "? ? done" in done.stdout
+    assert "requests/min" in done.stdout
+    assert done.stdout.endswith("groq_key_1 strict\n")

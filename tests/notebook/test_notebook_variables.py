@@ -450,13 +450,24 @@ def test_an_invalid_reference_fails_the_cell_in_one_line(kernel: Kernel, sandbox
     assert sandbox.requests == ()
 
 
-@pytest.mark.parametrize("line", ["%llm -q What is it?", "x = %llm -q What is it?"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "%llm -q What is it?",
+        "x = %llm -q What is it?",
+        "llm -q What is it?",
+        "llm What is it?",
+        "llm -q -o x -- What is it?",
+    ],
+)
 def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str) -> None:
-    """It is sent and does not open the help, as `%llm?` does."""
+    """It is sent and does not open the help, as `%llm?` and `llm?` do."""
     sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("%automagic on")
     assert kernel.run(line).status == "ok"
     assert sent(sandbox) == "What is it?"
     assert "--budget" in kernel.page("%llm?")
+    assert "--budget" in kernel.page("llm?")
     kernel.run("%unload_ext arche_magic")
     names = "[t.__name__ for t in get_ipython().input_transformer_manager.token_transformers]"
     assert kernel.value(names) == ["MagicAssign", "SystemAssign", "EscapedCommand", "HelpEnd"]

@@ -52,6 +52,25 @@ def test_nothing_is_printed_by_default(sandbox: Sandbox, tmp_path: Path) -> None
     assert (out.strip(), err) == ("mistral", "")
 
 
+def test_a_process_prints_nothing_at_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Even if something keeps the script's variables until Python has emptied its modules.
+
+    So does a function of the script that replaces one of the standard library. Other clients print
+    `Exception ignored in: __del__` then.
+    """
+    out, err = run_script(
+        "import time\n"
+        "real_time = time.time\n"
+        "time.time = lambda: real_time()\n"
+        "from arche_magic.llm_providers import get_llm_provider\n"
+        "provider = get_llm_provider('groq')\n"
+        "print(provider.generate('Hello').provider)",
+        tmp_path,
+        sandbox.environment(),
+    )
+    assert (out.strip(), err) == ("groq", "")
+
+
 def test_every_attempt_of_a_failed_request_is_logged(
     start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

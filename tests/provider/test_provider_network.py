@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from loopback import Handler, Server
 from provider_parts import PROVIDERS
-from refusing_server import refusing_server
+from refusing_server import completion, refusing_server
 
 from arche_magic.llm_providers import (
     ConfigurationError,
@@ -25,6 +26,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.doctor import examine
+from arche_magic.llm_providers.network import proxy_of, trusted_certificates
 
 WRONG = [
     ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
@@ -32,17 +34,17 @@ WRONG = [
     ({"HTTPS_PROXY": "http://host:port"}, "HTTPS_PROXY is not the address of a proxy"),
     ({"HTTPS_PROXY": "http://me:my-password@host:99999"}, "HTTPS_PROXY is not the address"),
     ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "no connection to the proxy of HTTPS_PROXY"),
-    ({"NO_PROXY": "[::1]"}, "NO_PROXY names .*write ::1"),
     ({"SSL_CERT_FILE": "no-such-file.pem"}, "SSL_CERT_FILE names a file that does not exist"),
     ({"SSL_CERT_FILE": "empty.pem"}, "SSL_CERT_FILE names a file without a certificate"),
     ({"SSL_CERT_DIR": "no-such-folder"}, "SSL_CERT_DIR names a folder that does not exist"),
 ]
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*VARIABLES, *map(str.lower, VARIABLES), "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in (*VARIABLES, *map(str.lower, VARIABLES), *CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
     Path("empty.pem").touch()
 
@@ -91,6 +93,58 @@ def test_a_server_on_this_machine_needs_no_proxy_or_certificate(
     monkeypatch.setenv("SSL_CERT_FILE", "no-such-file.pem")
     for name in PROVIDERS:
         assert get_llm_provider(name).generate("Hello").provider == name
+
+
+@pytest.mark.parametrize(
+    "excluded",
+    [
+        # What Docker Desktop and OrbStack set: github.com/encode/httpx/issues/3574
+        "localhost,127.0.0.0/8,::1/128",
+        "localhost,127.0.0.1,::1,[::1]",
+        "fe80::/10, *.local, <local>, :8080, http://",
+        "localhost another.test",
+        "eapi.test, api.test.com, api.test:8080, 10.*",
+    ],
+)
+def test_no_entry_of_no_proxy_prevents_requests(
+    monkeypatch: pytest.MonkeyPatch, excluded: str
+) -> None:
+    """Entries that are no hosts are ignored, and requests to other hosts use the proxy."""
+    monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
+    monkeypatch.setenv("GROQ_BASE_URL", "http://api.test")
+    monkeypatch.setenv("NO_PROXY", excluded)
+    with refusing_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        proxy.answer = lambda request: (200, completion("Hi"))
+        assert get_llm_provider("groq").generate("Hello") == "Hi"
+        assert not [one for one in examine() if "NO_PROXY" in one.found]
+
+
+@pytest.mark.parametrize(
+    ("excluded", "url"),
+    [
+        ("*", "http://api.test"),
+        ("localhost,*", "http://api.test"),
+        ("localhost api.test", "http://api.test"),
+        ("API.test", "http://api.test:8080/v1"),
+        ("test", "http://api.test"),
+        (".test", "http://api.test"),
+        ("*.test", "http://api.test"),
+        ("http://api.test", "http://api.test"),
+        ("api.test:8080", "http://api.test:8080"),
+        # A server in the local network, such as Ollama's.
+        ("10.0.0.0/8", "http://10.1.2.3:11434/v1"),
+        ("[fe80::]/10", "http://[fe80::1]:11434/v1"),
+    ],
+)
+def test_hosts_that_no_proxy_names_are_contacted_directly(
+    monkeypatch: pytest.MonkeyPatch, excluded: str, url: str
+) -> None:
+    """A name covers the names below it, and addresses can be given as networks."""
+    monkeypatch.setenv("HTTP_PROXY", "127.0.0.1:9")
+    assert proxy_of(url) == "http://127.0.0.1:9"
+    monkeypatch.setenv("NO_PROXY", excluded)
+    assert proxy_of(url) == ""
 
 
 def test_an_invalid_variable_is_named_beside_other_failures(
@@ -150,6 +204,45 @@ def test_an_untrusted_certificate_is_named_as_the_cause(
     settle(https_server.replace("localhost", "127.0.0.1"))
     with pytest.raises(ConfigurationError, match=r"certificate of 127.* is not valid .*mismatch"):
         get_llm_provider("my-server").generate("Hello")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSL_CERT_DIR", "no-such-folder:trusted"),
+        # github.com/openai/openai-python/issues/73
+        ("REQUESTS_CA_BUNDLE", "own.pem"),
+        ("CURL_CA_BUNDLE", "own.pem"),
+        ("REQUESTS_CA_BUNDLE", "trusted"),
+    ],
+)
+def test_certificates_of_a_company_are_trusted(
+    https_server: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """A list of folders, and the variables of other programs, which add to the usual ones."""
+    Path("trusted").mkdir()
+    name = subprocess.run(
+        ["openssl", "x509", "-hash", "-noout", "-in", "own.pem"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    Path("trusted", f"{name}.0").write_bytes(Path("own.pem").read_bytes())
+    monkeypatch.setenv(variable, value)
+    settle(https_server)
+    assert get_llm_provider("my-server").generate("Hello") == "Safe."
+    usual = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
+    if variable != "SSL_CERT_DIR":
+        assert len(trusted_certificates().get_ca_certs()) >= len(usual)
+
+
+def test_a_bundle_that_only_other_programs_need_may_be_missing(
+    https_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out, so a path that no longer exists stops no request."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "no-such-file.pem")
+    settle(https_server)
+    with pytest.raises(ConfigurationError, match=r"certificate of localhost.* is not trusted"):
+        get_llm_provider("my-server").generate("Hello")
+    assert not [one for one in examine() if "CA_BUNDLE" in one.found]
 
 
 def test_a_wrong_scheme_is_named_as_the_cause(https_server: str) -> None:

@@ -112,6 +112,7 @@ def test_without_an_address_the_providers_own_is_used(
         "gsk_abc\x00def12345678",
         os.fsdecode(b"gsk_abcdef\xff\xfe12345678"),
         "gsk_tab\there12345678",
+        "Bearer gsk_abcdef12345678",
     ],
 )
 def test_a_key_with_invalid_characters_is_refused(
@@ -125,7 +126,7 @@ def test_a_key_with_invalid_characters_is_refused(
     }
     use_configuration(load_configuration(variables, tmp_path))
     with pytest.raises(
-        NoRouteAvailable, match="the key contains a character that no key can have"
+        NoRouteAvailable, match="the key contains a space or another character that no key can have"
     ) as caught:
         get_llm_provider(provider).generate("Hi", patience=0)
     assert home.received == []

@@ -194,7 +194,7 @@ class Adapter(ABC):
 
     def _check_key(self) -> None:
         if not _fits_a_header(self._key.secret()):
-            summary = "the key contains a character that no key can have"
+            summary = "the key contains a space or another character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
 
     def _client(self) -> Any:
@@ -292,7 +292,10 @@ class Adapter(ABC):
             body = getattr(error, "details", None) or getattr(error, "body", None)
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
-            if any(said(fields, name) for name in ("message", "code", "type", "detail")):
+            is_page = isinstance(body, str) and body.lstrip().startswith("<")
+            if not is_page and any(
+                said(fields, name) for name in ("message", "code", "type", "detail")
+            ):
                 failure = self._refused(Refusal(call, status or 500, fields, model), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
@@ -380,4 +383,4 @@ def _malformed(call: Call) -> AttemptFailed:
 
 
 def _fits_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    return text.isascii() and text.isprintable() and " " not in text

@@ -92,13 +92,6 @@ def keep_time(client: httpx.Client) -> None:
             transport._pool = Connections(pool)
 
 
-def uses_proxy(client: httpx.Client, url: str) -> bool:
-    """Whether requests of a client to an address go through a proxy."""
-    address = client.build_request("GET", url).url
-    mounts = client._mounts.items()
-    return next((proxy for pattern, proxy in mounts if pattern.matches(address)), None) is not None
-
-
 class _Network(httpcore.SyncBackend):
     """Opens connections; the name lookup and all addresses of a host share the time."""
 

@@ -145,13 +145,14 @@ _ABOUT_KEY = (
     r"key|token|credential|permission|auth|account|organi[sz]ation|project|forbidden|leaked"
     r"|unregistered|suspended|disabled|limit"
 )
-# In the words of xAI, Zhipu, SiliconFlow, Anthropic, Fireworks, Moonshot and LiteLLM, which say so
-# with a 400, 403, 412 or 429.
+# In the words of xAI, Zhipu, SiliconFlow, Anthropic, Fireworks, Moonshot, LiteLLM and Mistral. They
+# say so with a 400, 401, 403, 412 or 429.
 _NO_CREDIT = (
     r"insufficient (account )?(balance|credit|funds)|balance is (insufficient|not enough|too low)"
     r"|(used|exhausted) (up )?all (of )?(your )?(available |included )?credits|out of credits?\b"
     r"|(n't|not) have (any|enough) credits|monthly spending limit|budget has been exceeded"
     r"|account is in good standing|suspended,? please check your plan and billing"
+    r"|inactive subscription or usage limit"
 )
 _TOO_LONG = (
     r"reduce the length of the messages|maximum context length|prompt is too long"
@@ -189,6 +190,7 @@ RULES = (
     # web site at a wrong base URL.
     Rule((400, 401, 403, 422), _BLOCKED, Remedy.CHECK_ADDRESS, body=_PAGE),
     Rule((403,), _BLOCKED, Remedy.CHECK_ADDRESS, fields="^$"),
+    Rule((400, 401, 403, 412, 429), "no credit left", Remedy.TOP_UP_ACCOUNT, message=_NO_CREDIT),
     Rule((401,), "key refused", Remedy.REPLACE_KEY),
     # OpenRouter: there is credit, but not for the longest reply that was asked for.
     Rule(
@@ -196,7 +198,6 @@ RULES = (
         message="fewer max_tokens|can only afford",
     ),
     Rule((402,), "no credit left", Remedy.TOP_UP_ACCOUNT),
-    Rule((400, 403, 412, 429), "no credit left", Remedy.TOP_UP_ACCOUNT, message=_NO_CREDIT),
     # xAI answers a bad key with a 400.
     Rule(
         (400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"

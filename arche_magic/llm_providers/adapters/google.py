@@ -224,7 +224,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
         not violations and re.search(r"limit: 0\b", refusal.words)
     ):
         return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)
-    if not violations and "prepayment credits" in refusal.words:
+    if not violations and re.search("prepayment credits|spending cap", refusal.words):
         return refusal.failure("no credit left", Remedy.TOP_UP_ACCOUNT)
     named = [d.get("retryDelay") for d in _details(refusal.fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None

@@ -31,7 +31,7 @@ from .bodies import (
     parse_body,
     rewritten,
 )
-from .connections import IDLE_SECONDS, Allowance, keep_time, uses_proxy
+from .connections import IDLE_SECONDS, Allowance, keep_time
 from .failures import duration_in_words, setup_failure
 from .formats import Asked
 from .logs import calling_with
@@ -63,7 +63,7 @@ class Call:
         stream: whether the answer is to come in events.
         status: HTTP status, or None before there is an answer.
         headers: response headers, names in lower case.
-        body: of an answer other than 200: parsed JSON, else text, else None.
+        body: of an answer other than 2xx: parsed JSON, else text, else None.
         asked: how the request asks for JSON, and whether it has a system prompt.
         client: the HTTP client that makes the call.
         interrupts: the block in which an SDK works, so that it drops no interrupt.
@@ -109,8 +109,8 @@ class Call:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer has a status other than 200."""
-        return self.status is not None and self.status != 200
+        """Whether the answer has a status other than 2xx; some gateways send replies with 201."""
+        return self.status is not None and not 200 <= self.status < 300
 
     def send(self) -> Mapping[str, float]:
         """Start the timeouts; returns them in the form that httpx expects."""
@@ -127,9 +127,10 @@ class Call:
     def take(self, response: httpx.Response) -> httpx.Response:
         """Note the response; returns the part of it that the SDK gets.
 
-        That is the status, and the body of a 200 up to a maximum size. The reason phrase, the
-        headers and the body of a refusal may quote the key or the prompt, and SDKs log and quote
-        them. The charset is removed too: JSON and events are UTF-8, and some codecs take minutes.
+        That is the status, 200 for all of 2xx, and then the body up to a maximum size. The reason
+        phrase, the headers and the body of a refusal may quote the key or the prompt, and SDKs log
+        and quote them. The charset is removed too: JSON and events are UTF-8, and some codecs take
+        minutes.
         """
         self._response = response
         self.status = response.status_code
@@ -152,7 +153,7 @@ class Call:
             body = events(body, self.hear)
         body = rewritten(body, self._keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
-        return httpx.Response(self.status, headers={"content-type": kind}, content=body)
+        return httpx.Response(200, headers={"content-type": kind}, content=body)
 
     def hear(self, *, text: bool = False) -> None:
         """Note that data arrived; before the first text, an event never shortens the time."""
@@ -218,17 +219,18 @@ class HttpClient:
         return self._client
 
     def _built(self) -> httpx.Client:
-        # A proxy cannot reach the loopback addresses of this machine.
         is_remote = not is_loopback(self._base_url)
         is_secure = self._base_url.lower().startswith("https:")
         problem = next(network.proxy_problems(), "") if is_remote else ""
         if problem := problem or (network.certificate_problem() if is_secure else ""):
             raise AttemptFailed(setup_failure(problem))
+        proxy = network.proxy_of(self._base_url)
         try:
             client = httpx.Client(
                 # A redirect could carry the key to another host.
                 follow_redirects=False,
-                trust_env=is_remote,
+                trust_env=False,
+                proxy=proxy or None,
                 verify=network.trusted_certificates() if is_secure else False,
                 limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
                 headers={"accept-encoding": ACCEPTED_ENCODINGS},
@@ -239,12 +241,11 @@ class HttpClient:
             raise AttemptFailed(setup_failure(problem)) from None
         keep_time(client)
         client._cookies = _NoCookies()
-        # If a transport is passed to httpx, it ignores the proxies of the environment.
         client._transport = _CallTransport(client._transport, self)
         for pattern, transport in client._mounts.items():
             if transport is not None:
                 client._mounts[pattern] = _CallTransport(transport, self)
-        if uses_proxy(client, self._base_url):
+        if proxy:
             self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 

@@ -42,7 +42,8 @@ WORDS: Words = {
             "organization_spend_limit_reached", "project_spend_limit_exceeded",
             "project_spend_limit_reached", "organization_usage_limit_exceeded",
             "organization_usage_limit_reached", "exceeded_current_quota_error", "arrearage",
-            "budget_exceeded",
+            # The last is Groq's, for a spend limit (console.groq.com/docs/spend-limits).
+            "budget_exceeded", "spend_limit_exceeded", "blocked_api_access",
         ),
         ("no credit left", Remedy.TOP_UP_ACCOUNT),
     ),
@@ -76,7 +77,12 @@ WORDS: Words = {
         ("the prompt is too long", Remedy.SHORTEN_PROMPT),
     ),
     **dict.fromkeys(
-        ("content_filter", "content_policy_violation", "data_inspection_failed"),
+        # OpenAI's reasoning models: "your prompt was flagged as potentially violating our usage
+        # policy" is an invalid_prompt.
+        (
+            "content_filter", "content_policy_violation", "data_inspection_failed",
+            "invalid_prompt",
+        ),
         ("the provider filtered the prompt", Remedy.CHANGE_PROMPT),
     ),
     # The model's own output broke a format: the request is not at fault, and the next try may do.

@@ -31,6 +31,7 @@ _DEFAULT, _STORE = "ARCHE_LLM_PROVIDER", "ARCHE_QUOTA_STORE"
 _REPLIES, _REPLAY = "ARCHE_REPLIES", "ARCHE_REPLAY"
 # How a Redis URL begins, even one whose slashes are missing.
 _REDIS = ("redis:", "rediss:", "unix:")
+_SHELL_VARIABLE = re.compile(r"\$\w|\$\{|%\w+%")
 
 
 @without_locals
@@ -233,10 +234,15 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
 
     Raises:
-        ConfigurationError: the path leads out of the project, or it begins with `~` and there is
-            no home folder.
+        ConfigurationError: the path leads out of the project, it begins with a variable, or it
+            begins with `~` and there is no home folder.
     """
     where, env_file = sources.where_set(variable), sources.env_file
+    if _SHELL_VARIABLE.match(named):
+        raise ConfigurationError(
+            f"{where or variable}: {named} names a variable, which only a shell would expand; "
+            "write the path itself, or ~ for the home folder"
+        )
     try:
         path = expanded(named)
     except InvalidRequest as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -214,6 +215,15 @@ def _messages(
     return tuple(turns)
 
 
+def python_number(value: object) -> object:
+    """Return a number of NumPy, such as one of a column or of `np.arange`, as Python's own."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
 def _text(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
@@ -222,6 +232,7 @@ def _text(name: str, value: object) -> str | None:
 
 def _number(name: str, value: object, high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
+    value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
     if abs(value) > sys.float_info.max:
@@ -257,6 +268,7 @@ def _tag(name: str, value: object) -> str:
 
 
 def _integer(name: str, value: object, low: int | None = None) -> int:
+    value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
     if abs(value) >= _TOO_LARGE:

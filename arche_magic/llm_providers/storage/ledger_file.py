@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,10 @@ class LedgerFile:
         self._stamp: tuple[int, int, int] | None = None
         self._descriptor = -1
 
-    def __del__(self) -> None:
-        self._forget()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # At the end of a process, the names of this module and of `os` may be gone.
+        if self._stamp is not None:
+            close(self._descriptor)
 
     def is_unchanged(self) -> bool:
         """Whether the file is as it was last read or written; each change raises its revision."""
