@@ -21,7 +21,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
-from arche_magic.notebook.arguments import summary
+from arche_magic.notebook.arguments import first_sentence
 from arche_magic.notebook.magics import ArcheMagics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +99,7 @@ def magics() -> Iterator[str]:
     """The reference of the magics, generated from their declarations like `%%llm?`."""
     for name in sorted({name for kind in ArcheMagics.magics.values() for name in kind}):
         magic = getattr(ArcheMagics, name)
-        yield f"## %{name} {{#{name}}}\n\n{summary(magic)}\n"
+        yield f"## %{name} {{#{name}}}\n\n{first_sentence(magic)}\n"
         for part in inspect.cleandoc(magic.parser.description).split("\n\n")[1:]:
             heading, _, below = part.partition("\n")
             if heading.endswith(":"):

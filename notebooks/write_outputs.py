@@ -24,7 +24,9 @@ RANDOM = re.compile(r"\b(?:s[0-9a-f]{8}|r[0-9a-f]{12}|arche-panel-[0-9a-f]{8}|[0
 # The order of threads varies here, and with it figures and routes.
 MANY_AT_ONCE = ("a_thousand_rows",)
 HELD_CLOCK = """
+import asyncio
 import time
+from types import SimpleNamespace
 from arche_magic.llm_providers.config import SystemClock
 from arche_magic.sandbox import app
 
@@ -37,15 +39,17 @@ class Held:
     def sleep(self, seconds):
         self.now += seconds
 
-async def pause(application, seconds):
+async def pause(seconds):
     # Replies to several prompts at once stream in any order.
     if seconds >= 0.1:
         held.sleep(seconds)
+    await asyncio.sleep(0)
 
 held = Held()
 time.time = time.perf_counter = held.time
 SystemClock.sleep = lambda clock, seconds: held.sleep(seconds)
-app.Application._pause = pause
+# Only for the sandbox.
+app.asyncio = SimpleNamespace(**{**vars(asyncio), "sleep": pause})
 del Held, pause
 """
 

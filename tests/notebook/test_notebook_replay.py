@@ -171,8 +171,8 @@ def test_cells_and_python_share_kept_replies(kernel: Kernel, sandboxed, tmp_path
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     kernel.run("%%llm -q --keep\nWhat is\na window?")
-    kernel.run("from arche_magic.llm_providers import get_llm_provider as llm")
-    kernel.run("again = llm().generate('What is\\na window?', keep=True)")
+    kernel.run("from arche_magic.llm_providers import get_llm_provider")
+    kernel.run("again = get_llm_provider().generate('What is\\na window?', keep=True)")
     assert kernel.value("again.from_memory is not None") is True
     assert len(sandbox.requests) == 1
 
