@@ -71,7 +71,9 @@ def test_a_path_with_a_variable_creates_no_folder_of_its_name(
 ) -> None:
     """A kernel's settings and Docker files set variables as they are written, without a shell."""
     monkeypatch.setenv(variable, path)
-    with pytest.raises(ConfigurationError, match=f"{variable}.*only a shell would expand"):
+    with pytest.raises(
+        ConfigurationError, match=f"^{variable} in the environment: .*a shell would"
+    ):
         load()
 
 

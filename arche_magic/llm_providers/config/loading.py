@@ -240,8 +240,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):
         raise ConfigurationError(
-            f"{where or variable}: {named} names a variable, which only a shell would expand; "
-            "write the path itself, or ~ for the home folder"
+            f"{sources.named(variable)}: {named} names a variable, which only a shell would "
+            "expand; write the path itself, or ~ for the home folder"
         )
     try:
         path = expanded(named)
