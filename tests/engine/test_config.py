@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.types import Key, Timeouts
+from arche_magic.llm_providers.types import Key, Location, Timeouts
 
 if TYPE_CHECKING:
     from config_parts import Load
@@ -118,6 +119,12 @@ def test_an_invalid_variable_is_named_with_its_source(
         use()
     assert str(caught.value).startswith(f"{variable} in {source}{says}")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_variable_that_is_not_set_is_not_blamed(load: Load) -> None:
+    """A program can set the ledger's place too."""
+    with pytest.raises(ConfigurationError, match=r"^store: a Redis URL begins with"):
+        get_quota_tracker(replace(load(), store=Location("redis:host")))
 
 
 # --- arche_magic.toml
