@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
+from arche_magic.llm_providers.text.hints import plural
 from arche_magic.prompts.tables import library_of
 
 from .bounds import JobStopped
@@ -122,7 +123,7 @@ def _check_workers(client: Client) -> int:
     if len(stores) > 1 or (alone and (len(hosts) > 1 or "memory://" in alone[0])):
         raise ConfigurationError(
             f"the workers do not share one ledger ({', '.join(sorted(stores))} on "
-            f"{len(hosts)} machine{'s' if len(hosts) > 1 else ''}), so they would exceed the "
+            f"{plural(len(hosts), 'machine')}), so they would exceed the "
             "limits together: set ARCHE_QUOTA_STORE=redis://… in the environment of each"
         )
     counts: dict[str, int] = client.nthreads()

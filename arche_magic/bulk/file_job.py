@@ -121,10 +121,10 @@ class FileJob:
         start, refutations = 0, agreement.refutations
         with closing(self._writer(part)) as writer:
             for frame in self._source.frames(ROWS, self._read):
-                options = self._options
+                options = self._options | {"part_of": self._shared}
                 if (most := options.get("stop_after")) is not None:
-                    options = options | {"stop_after": most - self._failed}
-                self._job = Job(frame, self._template, **options, part_of=self._shared)
+                    options["stop_after"] = most - self._failed
+                self._job = Job(frame, self._template, **options)
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import Clock
@@ -42,7 +43,7 @@ class Scheduler:
         clock: the configuration's clock.
 
     Attributes:
-        clock: as above.
+        clock: the same clock; nobody sleeps on it once the job has ended.
         finished: tasks whose outcome is to be written.
         ending: set when no more rows are asked.
         error: why, if something is wrong.
@@ -61,7 +62,7 @@ class Scheduler:
         self._wanted = THREADS
         self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
         self.ending = threading.Event()
-        self.clock = clock
+        self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
 
     # --- the reader
@@ -367,3 +368,21 @@ class Scheduler:
             with self._lock:
                 group.is_timed = False
                 self._work.notify_all()
+
+
+@dataclass(frozen=True)
+class _JobClock:
+    """The configuration's clock; its sleepers wake when the job ends."""
+
+    clock: Clock
+    ending: threading.Event
+
+    def time(self) -> float:
+        """Epoch seconds."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds, or until the job has ended."""
+        until = self.clock.time() + seconds
+        while (left := until - self.clock.time()) > 0 and not self.ending.is_set():
+            self.clock.sleep(min(left, NAP_SECONDS))

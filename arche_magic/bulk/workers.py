@@ -72,7 +72,9 @@ class Workers:
         self._shared, self._pack = shared, pack
         self.agreement, self.patience = shared.agreement, shared.patience
         self.before_paying: Patience | None = None
-        self.llm = llm
+        # Requests that wait for a route end soon after the job has ended.
+        configuration = replace(llm.configuration, clock=self.scheduler.clock)
+        self.llm = narrowed(llm, configuration, list(llm.providers))
         self.put_off = ""
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
+from arche_magic.llm_providers.text.hints import plural
 
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped
@@ -192,7 +193,7 @@ class Writer:
                 JobStopped(f"stopped, because every row so far was refused: {last}")
             )
         elif counts.failed >= self._most_failed:
-            what = f"{counts.failed:,} failed row{'s' if counts.failed > 1 else ''}"
+            what = plural(counts.failed, "failed row")
             self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
 
 

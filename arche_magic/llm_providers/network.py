@@ -174,7 +174,10 @@ def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
     import certifi
 
     context = ssl.create_default_context(cafile=certifi.where())
-    context.load_default_certs()
+    # Python up to 3.12 fails if the store of Windows has an invalid certificate
+    # (github.com/python/cpython/issues/79846).
+    with suppress(OSError):
+        context.load_default_certs()
     for path in bundles:
         # Nothing but requests and curl needs them.
         with suppress(OSError):

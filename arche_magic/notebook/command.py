@@ -228,10 +228,11 @@ def register_help(shell: InteractiveShell, old: type, new: type) -> None:
 def _is_question(line: list[Any]) -> bool:
     """Whether a line sends a prompt, alone or after `name =`; alone, IPython needs no `%`."""
     words = [token.string for token in line if token.type not in _LAYOUT]
-    if words[:1] != ["%"] and "=" in words:
-        words = words[words.index("=") + 1 :]
-    elif words[:1] != ["%"] and len(words) > 1 and re.match(r"[\w'\"-]", words[1]):
-        words = ["%", *words]
+    if words[:1] != ["%"]:
+        if len(words) > 1 and re.match(r"[\w'\"-]", words[1]):
+            words = ["%", *words]
+        elif "=" in words:
+            words = words[words.index("=") + 1 :]
     return (
         len(words) > 2 and words[0] == "%" and words[1] in _ASKING and not words[2].startswith("?")
     )

@@ -6,24 +6,27 @@ The engine is imported inside a function, because this module is loaded with the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_usual = warnings.formatwarning
+# What formats the warnings of others while we format ours; None if we do not.
+_usual: Callable[..., str] | None = None
 _held: list[warnings.WarningMessage] = []
 
 
 def register() -> None:
     """Format our warnings ourselves."""
     global _usual
-    if warnings.formatwarning is not _format:
+    if _usual is None:
         _usual, warnings.formatwarning = warnings.formatwarning, _format
 
 
 def unregister() -> None:
-    """Undo `register`, unless somebody else formats warnings by now."""
-    if warnings.formatwarning is _format:
+    """Undo `register`, unless somebody else formats warnings by now and may call us."""
+    global _usual
+    if _usual is not None and warnings.formatwarning is _format:
         warnings.formatwarning = _usual
+        _usual = None
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def _format(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    if category.__module__.partition(".")[0] != "arche_magic":
+    if _usual is not None and category.__module__.partition(".")[0] != "arche_magic":
         return _usual(message, category, filename, lineno, line)
     from arche_magic.llm_providers.text.characters import without_controls
 

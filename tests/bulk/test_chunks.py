@@ -157,6 +157,18 @@ def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
     assert not Path("out.parquet").exists()
 
 
+@pytest.mark.usefixtures("small_chunks")
+def test_a_job_with_a_name_can_have_a_file(sandbox: Sandbox) -> None:
+    """Its chunks share the bounds of that name."""
+    frame(12).to_csv("in.csv", index=False)
+    with pytest.raises(JobStopped, match="max_tokens_total"):
+        arche_magic.map("in.csv", TEMPLATE, to="out.csv", part_of="night", max_tokens_total=300)
+    asked = len(sandbox.requests)
+    with pytest.raises(JobStopped, match="max_tokens_total"):
+        arche_magic.map("in.csv", TEMPLATE, to="out.csv", part_of="night", max_tokens_total=300)
+    assert len(sandbox.requests) <= asked + 1
+
+
 @pytest.mark.usefixtures("sandbox")
 def test_progress_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has all rows from the start, and the finished rows and routes of every chunk."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
-from bulk_parts import prompts
+from bulk_parts import WaitingClock, prompts
 from pydantic import BaseModel
 
 import arche_magic
@@ -326,6 +326,20 @@ def test_tokens_are_bounded(sandbox: Sandbox) -> None:
     assert 1000 < frame.tokens.sum() <= 2000 + frame.tokens.max()
     assert len(arche_magic.map(texts)) == 60
     assert len(sandbox.requests) == 60
+
+
+def test_no_thread_of_a_job_sleeps_for_long(start: Start) -> None:
+    """So a job that waits for a route ends at once when it is interrupted."""
+    naps: list[float] = []
+
+    class Recorder(WaitingClock):
+        def sleep(self, seconds: float) -> None:
+            naps.append(seconds)
+            super().sleep(seconds)
+
+    start(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 30}}, clock=Recorder())
+    list(Job([f"Row {number}" for number in range(32)], reserve=0.0))
+    assert 0 < max(naps) <= 0.1
 
 
 def test_bounds_can_be_numbers_of_numpy(sandbox: Sandbox) -> None:

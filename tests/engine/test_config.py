@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.types import Key, Timeouts
+from arche_magic.llm_providers.types import Key, Location, Timeouts
 
 if TYPE_CHECKING:
     from config_parts import Load
@@ -71,7 +72,9 @@ def test_a_path_with_a_variable_creates_no_folder_of_its_name(
 ) -> None:
     """A kernel's settings and Docker files set variables as they are written, without a shell."""
     monkeypatch.setenv(variable, path)
-    with pytest.raises(ConfigurationError, match=f"{variable}.*only a shell would expand"):
+    with pytest.raises(
+        ConfigurationError, match=f"^{variable} in the environment: .*a shell would"
+    ):
         load()
 
 
@@ -116,6 +119,12 @@ def test_an_invalid_variable_is_named_with_its_source(
         use()
     assert str(caught.value).startswith(f"{variable} in {source}{says}")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_variable_that_is_not_set_is_not_blamed(load: Load) -> None:
+    """A program can set the ledger's place too."""
+    with pytest.raises(ConfigurationError, match=r"^store: a Redis URL begins with"):
+        get_quota_tracker(replace(load(), store=Location("redis:host")))
 
 
 # --- arche_magic.toml

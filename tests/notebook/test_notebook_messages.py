@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from arche_magic.notebook import warning_lines
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -43,6 +45,22 @@ def test_a_warning_is_one_line_without_our_source(kernel: Kernel, files: Path) -
     formats = kernel.value("warnings.formatwarning.__module__")
     kernel.run("%load_ext arche_magic")
     assert formats.rpartition(".")[2].endswith("warnings")
+
+
+def test_loading_again_keeps_another_format_of_warnings() -> None:
+    """A package that wrapped ours still calls it; ours must not call that package in turn."""
+    warning_lines.register()
+    ours = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **more: f"wrapped {ours(*args, **more)}"
+    try:
+        warning_lines.unregister()
+        warning_lines.register()
+        shown = warnings.formatwarning("theirs", UserWarning, "their.py", 7)
+    finally:
+        warnings.formatwarning = ours
+        warning_lines.unregister()
+    assert shown == "wrapped their.py:7: UserWarning: theirs\n"
+    assert warnings.formatwarning is not ours
 
 
 def test_a_warning_that_tab_has_caused_comes_with_the_next_magic(

@@ -458,6 +458,7 @@ def test_an_invalid_reference_fails_the_cell_in_one_line(kernel: Kernel, sandbox
         "llm -q What is it?",
         "llm What is it?",
         "llm -q -o x -- What is it?",
+        "llm -q -s a=b What is it?",
     ],
 )
 def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str) -> None:

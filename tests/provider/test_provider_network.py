@@ -6,6 +6,7 @@ No provider is blamed for them, and none is closed.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import subprocess
 import threading
@@ -209,7 +210,7 @@ def test_an_untrusted_certificate_is_named_as_the_cause(
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("SSL_CERT_DIR", "no-such-folder:trusted"),
+        ("SSL_CERT_DIR", f"no-such-folder{os.pathsep}trusted"),
         # github.com/openai/openai-python/issues/73
         ("REQUESTS_CA_BUNDLE", "own.pem"),
         ("CURL_CA_BUNDLE", "own.pem"),
@@ -232,6 +233,20 @@ def test_certificates_of_a_company_are_trusted(
     usual = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
     if variable != "SSL_CERT_DIR":
         assert len(trusted_certificates().get_ca_certs()) >= len(usual)
+
+
+def test_an_invalid_certificate_of_the_system_stops_no_request(
+    https_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python up to 3.12 then fails to read the certificates of Windows."""
+
+    def fail(*_: object) -> None:
+        raise ssl.SSLError("[ASN1: NOT_ENOUGH_DATA] not enough data")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", fail)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "own.pem")
+    settle(https_server)
+    assert get_llm_provider("my-server").generate("Hello") == "Safe."
 
 
 def test_a_bundle_that_only_other_programs_need_may_be_missing(

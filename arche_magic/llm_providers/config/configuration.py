@@ -98,7 +98,7 @@ class Configuration:
         aliases: the user's own names for models.
         prompts: the user's saved prompts by name, each with a `prompt`, a `system` prompt or both.
         settings_folder: where the settings file is; None if there is none.
-        set_by: the variables that set `default_provider` and `store`, for messages.
+        set_by: the variables that set `default_provider` and `store`, if any, for messages.
     """
 
     providers: Mapping[str, Provider]

@@ -108,7 +108,11 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
             for name, saved in settings.get("prompts", {}).items()
         },
         settings_folder=sources.settings_file.parent if sources.settings_file else None,
-        set_by={"default_provider": sources.named(_DEFAULT), "store": sources.named(_STORE)},
+        set_by={
+            name: sources.named(variable)
+            for name, variable in (("default_provider", _DEFAULT), ("store", _STORE))
+            if sources.variables.get(variable)
+        },
     )
     _check_aliases(configuration)
     return replace(configuration, limits=_limits(settings.get("limits", {}), configuration))
@@ -240,8 +244,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):
         raise ConfigurationError(
-            f"{where or variable}: {named} names a variable, which only a shell would expand; "
-            "write the path itself, or ~ for the home folder"
+            f"{sources.named(variable)}: {named} names a variable, which only a shell would "
+            "expand; write the path itself, or ~ for the home folder"
         )
     try:
         path = expanded(named)

@@ -34,6 +34,7 @@ __all__ = [
     "build_request",
     "check_names",
     "keys_to_check",
+    "python_number",
     "read_messages",
     "read_tools",
     "with_prompt",
