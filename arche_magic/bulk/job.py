@@ -128,9 +128,10 @@ class Job:
             part_of = Shared.new(self._llm, part_of, patience, max_cost, max_tokens_total)
         self.shared: Shared = part_of
         # The job keeps replies itself, many at once.
-        fixed = {"schema": schema, "reserve": reserve, "keep": False}
-        fixed["patience"] = self.shared.patience.left
-        self._sample = sample = build_request("…", configuration, **{**options, **fixed})
+        fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
+        self._sample = sample = build_request(
+            "…", configuration, **{**options, **fixed, "schema": schema}
+        )
         self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = self._gold(gold)
         most_failed = at_most("stop_after", stop_after, least=1)

@@ -146,6 +146,7 @@ def _add_texts(value: Any, texts: list[str]) -> None:
         for entry in value:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):
+        # Not with slots: one of ours that had them would raise here, and nothing would be sent.
         for entry in vars(value).values():
             # Most options of a request are not set.
             if entry:

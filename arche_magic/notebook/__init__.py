@@ -70,7 +70,7 @@ def unload(shell: InteractiveShell) -> None:
     completion.unregister(shell)
     warning_lines.unregister()
     magics.unload()
-    if magics.strict_stdout:
+    if magics.strict_stdout and not magics.strict_stdout.closed:
         magics.strict_stdout.reconfigure(errors="strict")
     table = shell.magics_manager.magics
     for kind, names in magics.magics.items():
@@ -88,10 +88,13 @@ def _replace_characters_of_stdout():  # type: ignore[no-untyped-def]  # io.TextI
     """Print `?` for characters that the encoding of a terminal or a file lacks; return its stream.
 
     Otherwise the first emoji of a reply ends the cell after the request was paid for, as on Windows
-    when the output goes to a file. Kernels have a stream of their own, which takes every character.
+    when the output goes to a file. Kernels have a stream of their own, which takes every character,
+    and so does UTF-8.
     """
     stream = sys.stdout
     if getattr(stream, "errors", "") != "strict" or not hasattr(stream, "reconfigure"):
+        return None
+    if stream.encoding.lower() in ("utf-8", "utf8"):
         return None
     stream.reconfigure(errors="replace")
     return stream

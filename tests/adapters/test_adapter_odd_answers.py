@@ -325,3 +325,12 @@ def test_every_form_of_retry_after_is_read(value: str, seconds: float | None) ->
     """The server's clock counts, and not this machine's."""
     headers = {"retry-after": value, "date": "Sun, 06 Nov 1994 08:49:37 GMT"}
     assert retry_delay(headers, now=0.0) == seconds
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_the_longest_of_several_retry_after_headers_counts(
+    build: Build, script: Script, wire: str
+) -> None:
+    """A proxy may add its own to that of the service."""
+    script.answer(503, {"error": {"message": "busy"}}, {"retry-after": "7", "Retry-After": "2"})
+    assert failure_of(build(wire)).retry_after == 7

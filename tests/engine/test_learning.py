@@ -29,6 +29,7 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota import windows
 from arche_magic.llm_providers.quota.opening import RouteState
+from arche_magic.llm_providers.quota.route_records import Settlement
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Limit, Observation, Usage
 
@@ -419,6 +420,24 @@ def test_dropping_an_inferred_limit_restores_the_published_figures(
     served(tracker, route)
     assert (row(tracker).amount, row(tracker).evidence) == (1000, "published")
     assert row(tracker).used > 250
+
+
+def test_a_limit_that_is_in_force_again_counts_the_next_call_of_a_batch(
+    tracker_of: Build, storage: Storage, clock: Clock
+) -> None:
+    """The first call disproves a larger plan, for which the table's other limits did not count."""
+    before = tracker_of(DAY)
+    route = a_route(before.configuration)
+    served(before, route, observations=[seen(4000, 3000, inferred=True)])
+    clock.now += 1
+    tokens = Limit("tokens", "minute", 10_000, "bucket")
+    tracker = QuotaTracker(storage, custom_configuration([DAY, tokens], clock=clock))
+    holds = tracker.hold_all(route, [ask(), ask()])
+    assert not isinstance(holds, RouteState)
+    assert row(tracker, "tokens_per_minute") is None
+    clock.now += 1
+    tracker.settle_all([Settlement(hold, Usage(50, 50)) for hold in holds])
+    assert row(tracker, "tokens_per_minute").used == 100
 
 
 # --- other programs, and invalid figures
