@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from itertools import zip_longest
 
 from .styles import EDGE, QUIET
 
@@ -73,11 +75,10 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
         widths = fitting(widths, shrinks, shutil.get_terminal_size().columns)
     lines = ["  ".join(_cut(head, width) for head, width in zip(heads, widths, strict=True))]
     for row in rows:
-        cells = (
-            cell.text.rjust(width) if cell.right else _cut(cell.text, width)
-            for cell, width in zip(row, widths, strict=True)
-        )
-        lines.append("  ".join(cells))
+        columns = [_cell_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*columns, fillvalue=""):
+            cells = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -96,6 +97,13 @@ def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[i
             break
         fits[column] -= 1
     return fits
+
+
+def _cell_lines(cell: Cell, width: int) -> list[str]:
+    """The cell's text in lines of this width: several for a long one, else one, cut if needed."""
+    if cell.long:
+        return textwrap.wrap(cell.text, width, break_on_hyphens=False) or [""]
+    return [cell.text.rjust(width) if cell.right else _cut(cell.text, width)]
 
 
 def _cut(text: str, width: int) -> str:
