@@ -73,13 +73,13 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     if sys.stdout.isatty():
         shrinks = [not any(row[column].right for row in rows) for column in range(len(heads))]
         widths = fitting(widths, shrinks, shutil.get_terminal_size().columns)
-    lines = ["  ".join(_cut(head, width) for head, width in zip(heads, widths, strict=True))]
-    for row in rows:
+    lines = []
+    for row in ([Cell(head) for head in heads], *rows):
         columns = [_cell_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
         for parts in zip_longest(*columns, fillvalue=""):
             cells = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
-            lines.append("  ".join(cells))
-    return "\n".join(line.rstrip() for line in lines)
+            lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
@@ -100,14 +100,10 @@ def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[i
 
 
 def _cell_lines(cell: Cell, width: int) -> list[str]:
-    """The cell's text in lines of this width: several for a long one, else one, cut if needed."""
-    if cell.long:
-        return textwrap.wrap(cell.text, width, break_on_hyphens=False) or [""]
-    return [cell.text.rjust(width) if cell.right else _cut(cell.text, width)]
-
-
-def _cut(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+    """The cell's text in lines of at most this width; figures always have one."""
+    if cell.right:
+        return [cell.text.rjust(width)]
+    return [cell.text] if len(cell.text) <= width else textwrap.wrap(cell.text, width)
 
 
 def _html_cell(cell: Cell) -> str:
