@@ -207,6 +207,7 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     kernel.run("%llm -b -o later walrus, in the background")
     kernel.run("# %llm walrus\nsource = '%llm walrus'")
     kernel.run("%llm --nonsense walrus")
+    kernel.run("%%llm\n \n")
     kernel.run("%llm Something else")
     kernel.run("str(later)")
     cell = kernel.run("found = %llm_history WALRUS")
@@ -225,7 +226,9 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     cell = kernel.run("%llm_history giraffe")
     assert cell.data() == []
     assert cell.printed == "no prompt of this session contains 'giraffe'\n"
-    assert kernel.value("len(get_ipython().run_line_magic('llm_history', ''))") >= 4
+    every = kernel.value("list(get_ipython().run_line_magic('llm_history', '').prompt)")
+    assert len(every) >= 4
+    assert all(prompt.strip() for prompt in every)
 
 
 def filled(kernel: Kernel, cell: Cell) -> list[dict[str, Any]]:
