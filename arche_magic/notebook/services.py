@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _GROUPS = {
     "in use": "in use",
     "off": "a key was found, but the service is off",
-    "available": "available: put a key into the variable, and add the line to arche_magic.toml",
+    "available": "available, but not configured",
     "retired": "retired",
 }
 _WIDTH = 100
