@@ -19,6 +19,9 @@ _DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
+# What argparse says about a value that is no number.
+_BAD_NUMBER = re.compile(r"invalid (int|float) value: (.+)", re.DOTALL)
+
 
 class _HelpFormatter(argparse.HelpFormatter):
     """Writes `-p, --provider PROVIDER`, the style of Python 3.13, on every Python."""
@@ -86,7 +89,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
         return parser.parse_args(options), rest
     except (UsageError, SystemExit) as error:
         # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
-        reason = str(error).removeprefix("argument ")
+        reason = _BAD_NUMBER.sub(_in_words, str(error).removeprefix("argument "))
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
 
@@ -227,6 +230,10 @@ def _word(text: str, name: str) -> tuple[str, str]:
             f"{name}: the quote at {text[end : end + 12]!r} is never closed; close it"
         )
     return text[:end], text[end:].lstrip()
+
+
+def _in_words(bad: re.Match[str]) -> str:
+    return f"{bad[2]} is not a {'whole ' if bad[1] == 'int' else ''}number"
 
 
 def _unknown_option(magic: Any, flag: str, name: str) -> Exception:

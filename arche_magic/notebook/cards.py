@@ -7,6 +7,7 @@ from html import escape
 
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.markdown import harmless_markdown
 
 from .markup import as_html
 from .styles import QUIET
@@ -48,7 +49,7 @@ def beside(
 ) -> dict[str, str]:
     """A reply with an older one to the same prompt before it, each with its receipt."""
     text = without_controls(str(old))
-    body = new.get("text/html") or as_html(new.get("text/markdown", new["text/plain"]))
+    body = new.get("text/html") or as_html(_source(new))
     route = str(old.route)
     foot = new_receipt or {"text/plain": "", "text/html": ""}
     cards = [
@@ -58,3 +59,10 @@ def beside(
     before = f"── before ──\n{text}\n{old_receipt['text/plain']}"
     now = f"── now ──\n{new['text/plain']}\n{foot['text/plain']}"
     return {"text/plain": f"{before}\n\n{now}".rstrip("\n"), "text/html": row_html(cards)}
+
+
+def _source(bundle: Mapping[str, str]) -> str:
+    """The Markdown as the model wrote it, if the bundle has it: `as_html` makes it harmless."""
+    text = bundle["text/plain"]
+    shown = bundle.get("text/markdown", text)
+    return text if shown == harmless_markdown(text) else shown

@@ -171,7 +171,7 @@ def command(
                 from arche_magic.llm_providers.errors import InvalidRequest
 
                 raise InvalidRequest(
-                    f"%{magic.__name__} takes no text, not {text!r}; "
+                    f"%{magic.__name__} takes no text, but got {text!r}; "
                     f"%{magic.__name__} --help shows its usage"
                 )
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)

@@ -26,7 +26,7 @@ from .receipt import (
     request_metadata,
     run_bundle,
 )
-from .reply_formats import STRUCTURED, is_json, reply_bundle
+from .reply_formats import STRUCTURED, is_json, is_prose, reply_bundle
 from .structured import structured_bundle, unread_bundle
 from .styles import QUIET, quiet_line
 
@@ -187,6 +187,8 @@ class ReplyDisplay:
             more = (*more, "not valid JSON")
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
+        elif self._form == "math" and is_prose(without_controls(str(reply))):
+            more = (*more, "no formula in it")
         has_fields = reply.parsed is not None
         shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
         metadata = {"arche_magic": reply_metadata(reply)}

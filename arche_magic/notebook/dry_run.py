@@ -56,7 +56,9 @@ def _prompt_text(request: Request) -> str:
         parts.append("\n".join([f"── function {tool.name} ──", *about, described]))
     given = {name: getattr(request, name) for name in _PARAMETERS} | dict(request.extra)
     settings = ", ".join(
-        f"{name} {value}" for name, value in given.items() if value not in (None, ())
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in given.items()
+        if value not in (None, ())
     )
     return "\n\n".join([*parts, f"({settings})"] if settings else parts)
 

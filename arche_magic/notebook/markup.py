@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 from itertools import groupby
 
 from arche_magic.llm_providers.text.characters import without_controls
@@ -19,6 +19,8 @@ from arche_magic.llm_providers.text.markdown import harmless_formula
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
+# A character after a backslash and a character reference are text, never a mark.
+_ESCAPED = re.compile(r"\\(?P<sign>[!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{1,31});")
 _LINK = re.compile(r"(!?)\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
 _CODE = re.compile(r"(`+)(.+?)\1")
 _DELETED = re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~")
@@ -160,6 +162,11 @@ def _apart(
 def _linked(text: str) -> str:
     """Links, images as links, and emphasis; emphasis may reach across a link."""
     links: list[str] = []
+    signs: list[str] = []
+
+    def put_sign_aside(found: re.Match[str]) -> str:
+        signs.append(escape(without_controls(found["sign"] or unescape(found[0]))))
+        return f"\1{len(signs) - 1}\1"
 
     def put_aside(link: re.Match[str]) -> str:
         is_image, words, address = link.groups()
@@ -168,11 +175,12 @@ def _linked(text: str) -> str:
         links.append(
             f'<a href="{escape(address)}" rel="noopener noreferrer">{_emphasis(words)}</a>'
         )
-        # A sign that no reply has: its control characters are shown as others.
         return f"\0{len(links) - 1}\0"
 
-    text = _emphasis(_LINK.sub(put_aside, text))
-    return re.sub("\0(\\d+)\0", lambda place: links[int(place[1])], text)
+    # No reply has these control characters: those of a reply are shown as other characters.
+    text = _emphasis(_LINK.sub(put_aside, _ESCAPED.sub(put_sign_aside, text)))
+    text = re.sub("\0(\\d+)\0", lambda place: links[int(place[1])], text)
+    return re.sub("\1(\\d+)\1", lambda place: signs[int(place[1])], text)
 
 
 def _emphasis(text: str) -> str:

@@ -20,6 +20,9 @@ from arche_magic.llm_providers.text.reasoning import without_reasoning
 # The form of a reply to a prompt with a schema, which `-f` does not take.
 STRUCTURED = "structured"
 _DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
+# Four words in a row without a sign of TeX: a sentence.
+_SENTENCE = re.compile(r"(?:[^\W\d_]{2,}[,;:]?[ \n]+){3}[^\W\d_]{2,}")
+_TEX_SIGN = re.compile(r"[\\^_=<>]")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
@@ -47,6 +50,12 @@ def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> di
     return {"text/plain": code, "text/markdown": harmless_markdown(_fenced(code, language))}
 
 
+def is_prose(text: str) -> bool:
+    """Whether a reply that should be a formula has sentences, and nothing that looks like TeX."""
+    answer = without_reasoning(text)
+    return not (_TEX_SIGN.search(answer) or has_formula(answer)) and bool(_SENTENCE.search(answer))
+
+
 def is_json(text: str) -> bool:
     """Whether there is JSON in the reply."""
     return _json_in(text) is not None
@@ -67,7 +76,10 @@ def _json_in(text: str) -> str | None:
 
 
 def _in_dollars(text: str) -> str:
-    """The reply with dollar signs around its formulas; without any, all of it is one formula."""
+    """The reply with dollar signs around its formulas.
+
+    A reply without any is one formula, except a sentence.
+    """
     answer = without_reasoning(text)
     if has_formula("\n".join(part for part in parts_of(answer) if isinstance(part, str))):
         return answer
@@ -75,6 +87,8 @@ def _in_dollars(text: str) -> str:
     inner = _DISPLAY.sub(lambda match: f"$${match[1]}$$", _inner(answer)).strip()
     if has_formula(inner):
         return inner
+    if is_prose(answer):
+        return answer
     # A blank line ends a formula.
     return "\n\n".join(f"$$\n{part.strip()}\n$$" for part in _BLANK_LINES.split(inner))
 

@@ -136,10 +136,8 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
         if limit not in LIMITS:
-            raise InvalidRequest(
-                f"%llm_sandbox: unknown limit {limit!r}{did_you_mean(limit, LIMITS)}; "
-                "they are like requests_per_minute or tokens_per_day"
-            )
+            hint = did_you_mean(limit, LIMITS) or "; try requests_per_minute or tokens_per_day"
+            raise InvalidRequest(f"%llm_sandbox: unknown limit {limit!r}{hint}")
         amounts.setdefault(scope, {})[limit] = int(amount)
     return amounts
 

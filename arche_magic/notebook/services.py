@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _GROUPS = {
     "in use": "in use",
     "off": "a key was found, but the service is off",
-    "available": "available: put a key into the variable, and add the line to arche_magic.toml",
+    "available": "available, but not configured",
     "retired": "retired",
 }
 _WIDTH = 100
@@ -164,7 +164,9 @@ def _name(service: Service) -> Cell:
 
 def _with_source(service: Service) -> Cell:
     words = free_words(service)
-    html = f'{escape(words)}<div style="{QUIET}">{escape(service.provider.source)}</div>'
+    # Addresses may wrap anywhere, so that a narrow page shows the column beside them.
+    style = f"overflow-wrap:anywhere;{QUIET}"
+    html = f'{escape(words)}<div style="{style}">{escape(service.provider.source)}</div>'
     return Cell(words, html, long=True)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from itertools import zip_longest
 
 from .styles import EDGE, QUIET
 
@@ -71,14 +73,13 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     if sys.stdout.isatty():
         shrinks = [not any(row[column].right for row in rows) for column in range(len(heads))]
         widths = fitting(widths, shrinks, shutil.get_terminal_size().columns)
-    lines = ["  ".join(_cut(head, width) for head, width in zip(heads, widths, strict=True))]
-    for row in rows:
-        cells = (
-            cell.text.rjust(width) if cell.right else _cut(cell.text, width)
-            for cell, width in zip(row, widths, strict=True)
-        )
-        lines.append("  ".join(cells))
-    return "\n".join(line.rstrip() for line in lines)
+    lines = []
+    for row in ([Cell(head) for head in heads], *rows):
+        columns = [_cell_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*columns, fillvalue=""):
+            cells = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
@@ -98,8 +99,11 @@ def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[i
     return fits
 
 
-def _cut(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+def _cell_lines(cell: Cell, width: int) -> list[str]:
+    """The cell's text in lines of at most this width; figures always have one."""
+    if cell.right:
+        return [cell.text.rjust(width)]
+    return [cell.text] if len(cell.text) <= width else textwrap.wrap(cell.text, width)
 
 
 def _html_cell(cell: Cell) -> str:

@@ -137,10 +137,11 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
     if not openings:
         return f"Asked at {when}: no route answered, and none opens by waiting."
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
+    rest = f"for another {last.patience:.0f} s" if last.patience >= 1 else "no longer"
     return (
         f"Asked at {when}: no route answered. The first to open was "
         f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}; "
-        f"the request could wait for another {last.patience:.0f} s."
+        f"the request could wait {rest}."
     )
 
 
@@ -167,7 +168,7 @@ def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
     """The reasons as a table for reading, with a note below."""
     rows = [
         (
-            Cell(str(r.route)),
+            Cell(str(r.route), long=True),  # wraps, so that a narrow page shows every column
             Cell(r.verdict),
             Cell("" if r.headroom is None else percent(r.headroom), right=True),
             _long(r.why),

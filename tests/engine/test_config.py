@@ -362,8 +362,8 @@ def test_a_model_finds_its_provider(
         ("gpt-4.1-mini", "groq", "is a model of openai, not of groq"),
         ("openai/gpt-oss-120b", "openai", "is a model of groq, not of openai"),
         ("mistral/mistral-small-latest", "groq", "is a model of mistral, not of groq"),
-        ("gpt-4.1-mni", None, "did you mean 'gpt-4.1-mini'"),
-        ("nobody-knows-it", None, "write provider/model"),
+        ("gpt-4.1-mni", None, "did you mean 'gpt-4.1-mini'? If not, write provider/model"),
+        ("nobody-knows-it", None, "'nobody-knows-it'; write provider/model"),
         ("gpt-4.1-mini", "opnai", "did you mean 'openai'"),
     ],
 )

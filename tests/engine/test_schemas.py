@@ -122,7 +122,7 @@ def test_any_text_is_a_valid_line_or_explained(text: str) -> None:
         ("score Float", "did you mean 'float'?"),
         ("tags list[string]", "unknown type 'string' of 'tags'"),
         ("tags list", "unknown type 'list' of 'tags'"),
-        ("mood calm|", "'mood' has nothing as a choice"),
+        ("mood calm|", "'mood' has an empty choice in 'calm|'"),
         ("value int|str", "'value' has 'int' as a choice"),
         ("a int, a str", "two fields named 'a'"),
     ],

@@ -177,11 +177,16 @@ def test_without_a_frontend_the_code_is_saved_in_the_notebook(tmp_path) -> None:
         ("```latex\nx\n```", "$$\nx\n$$"),
         ("x = 1\n\ny = 2", "$$\nx = 1\n$$\n\n$$\ny = 2\n$$"),
         (r"<think>\(y\)</think>\[x^2\]", "$$x^2$$"),
+        ("a + b + c + d", "$$\na + b + c + d\n$$"),
+        ("I cannot answer that here.", "I cannot answer that here."),
         ("Use $x$:\n```\ny\n```", "Use $x$:\n\n```\ny\n```\n"),
     ],
 )
 def test_formulas_are_between_dollar_signs(reply: str, shown: str) -> None:
-    """Whatever delimiters the model uses, and without those in its reasoning."""
+    """Whatever delimiters the model uses, and without those in its reasoning.
+
+    A sentence is not a formula.
+    """
     assert reply_bundle(reply, "math")["text/markdown"] == shown
 
 

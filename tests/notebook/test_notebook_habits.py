@@ -122,7 +122,7 @@ def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -
 
 def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """With another model and the same other options; both replies and receipts are shown."""
-    replies = iter(["the *first*", "the *second*"])
+    replies = iter(["the *first*", "the *second*, \\[1\\]: $5 or $6"])
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: next(replies))
     assert "no prompt has been sent yet" in kernel.run("%llm_retry").message
     kernel.run('%%llm -p groq -s "Be brief." -t 0.5 -o answer\nWhat?')
@@ -133,8 +133,11 @@ def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> No
     before, _, now = shown["text/plain"].partition("── now ──")
     assert "the *first*" in before
     assert "groq · key 1" in before
-    assert now.startswith("\nthe *second*\nmistral · key 1 · mistral-small-latest · ")
+    assert now.startswith(
+        "\nthe *second*, \\[1\\]: $5 or $6\nmistral · key 1 · mistral-small-latest · "
+    )
     assert shown["text/html"].index("first</") < shown["text/html"].index("second</")
+    assert "second</i>, [1]: $5 or $6</div>" in shown["text/html"]
     # Each receipt is in the card of its reply.
     first_card, second_card = shown["text/html"].split("asked again")
     assert "groq · key 1" in first_card
@@ -143,7 +146,10 @@ def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> No
     first, second = (request.body for request in sandbox.requests)
     assert second["messages"] == first["messages"]
     assert (first["temperature"], second["temperature"]) == (0.5, 1)
-    assert kernel.value("(str(answer), str(second))") == ("the *first*", "the *second*")
+    assert kernel.value("(str(answer), str(second))") == (
+        "the *first*",
+        "the *second*, \\[1\\]: $5 or $6",
+    )
 
 
 def test_a_failed_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
@@ -201,6 +207,7 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     kernel.run("%llm -b -o later walrus, in the background")
     kernel.run("# %llm walrus\nsource = '%llm walrus'")
     kernel.run("%llm --nonsense walrus")
+    kernel.run("%%llm\n \n")
     kernel.run("%llm Something else")
     kernel.run("str(later)")
     cell = kernel.run("found = %llm_history WALRUS")
@@ -219,7 +226,9 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     cell = kernel.run("%llm_history giraffe")
     assert cell.data() == []
     assert cell.printed == "no prompt of this session contains 'giraffe'\n"
-    assert kernel.value("len(get_ipython().run_line_magic('llm_history', ''))") >= 4
+    every = kernel.value("list(get_ipython().run_line_magic('llm_history', '').prompt)")
+    assert len(every) >= 4
+    assert all(prompt.strip() for prompt in every)
 
 
 def filled(kernel: Kernel, cell: Cell) -> list[dict[str, Any]]:

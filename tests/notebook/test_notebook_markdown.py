@@ -202,6 +202,16 @@ def test_columns_show_quotes_links_and_coloured_code() -> None:
     assert len(set(re.findall(r'<span style="(color:#\w{6})">', page))) == 4
 
 
+def test_columns_show_escaped_signs_as_themselves() -> None:
+    """A backslash or a character reference makes a sign plain text, also in an address."""
+    page = as_html(r"In\[1\] \*a\* &#42;b&#42; &lt;i&gt; [x\]y](https://a/\_b) AT&T &no; `\*&lt;`")
+    plain = re.sub(r' (style|rel)="[^"]*"', "", page)
+    assert plain == (
+        '<div>In[1] *a* *b* &lt;i&gt; <a href="https://a/_b">x]y</a> AT&amp;T &amp;no; '
+        "<code>\\*&amp;lt;</code></div>"
+    )
+
+
 def test_columns_show_images_as_links_and_deleted_text_as_such() -> None:
     """An image is a link that names its host, as in a cell; nothing is loaded."""
     page = as_html("![a *map*](https://[x/y.png) and ~~no~~ ~~ yes ~~ ![b](data:x)")

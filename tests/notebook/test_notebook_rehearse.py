@@ -25,7 +25,7 @@ def test_show_prompt_prints_everything_that_would_be_sent(kernel: Kernel, sandbo
         "── user ──\nLook: [xs: list of 5,000, cut to the first 6]\n"
         "[0, 1, 2, 3, 4, 5]\n \\x1b[31m\\x202e\n"
         "[image 1: image/png, 1 kB]\n\n"
-        "(max_tokens 9, temperature 0.0)\n"
+        "(max_tokens 9, temperature 0)\n"
     )
     assert len(sandbox.requests) == 1
 

@@ -125,8 +125,11 @@ def test_the_speed_of_replies_can_be_set(kernel: Kernel) -> None:
         ("--left groq_key_1=2", "is not like groq_key_1.requests_per_day=2"),
         ("--left groq_key_9.requests_per_day=2", "groq_key_9"),
         ("--left groq.requests_per_day=few", "is not like groq_key_1.requests_per_day=2"),
-        ("--limit groq.request_per_day=2", "unknown limit 'request_per_day'"),
-        ("--latency slow", "invalid float value: 'slow'"),
+        (
+            "--limit groq.request_per_day=2",
+            "unknown limit 'request_per_day'; did you mean 'requests_per_day'?",
+        ),
+        ("--latency slow", "'slow' is not a number"),
         ("--latency -1", "--latency -1 is not a number of seconds, 0 or more"),
         ("--tokens-per-second -1", "is not a number of tokens, 0 or more"),
         ("--time-scale 0", "--time-scale 0 is not a number more than 0"),

@@ -80,7 +80,7 @@ def test_a_program_uses_the_keys_of_the_kernel(tmp_path: Path) -> None:
     [
         ("restart", "'restart' is not start, stop or status"),
         ("--port 99999", "port 99999 is not between"),
-        ("--port many", "invalid int value: 'many'"),
+        ("--port many", "'many' is not a whole number"),
         ("--allow-origin *", "'*' is not the origin of a web page"),
         ("--port 1 stop", "stop takes no options"),
         ("--por 1", "did you mean '--port'?"),

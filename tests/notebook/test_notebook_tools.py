@@ -128,7 +128,7 @@ def test_the_display_of_a_large_call_is_limited(functions: Kernel, sandbox: Sand
         ("--tools later", "tools: later is async"),
         ("--tools Path", "tools: Path is a class; pass a function"),
         ("--tools weather --max-rounds 1", "max_rounds is 1; it must be a whole number, 2"),
-        ("--tools weather --max-rounds x", "--max-rounds: invalid int value: 'x'"),
+        ("--tools weather --max-rounds x", "--max-rounds: 'x' is not a whole number"),
         ("--max-rounds 3", "%llm: --max-rounds needs --tools f,g"),
         ("--tools weather --schema 'mood str'", "%llm: --tools cannot be combined with --schema"),
         ("--tools weather --compare groq", "%llm: --tools cannot be combined with --compare"),

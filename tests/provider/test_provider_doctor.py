@@ -55,7 +55,7 @@ def test_a_correct_configuration_has_no_problems(
     assert only(findings, "groq").found.startswith(f"{sandbox_of_project.url}/groq (GROQ_BASE_URL")
     key = only(findings, "groq_key_2")
     assert key.found == f"works, from GROQ_API_KEY_2 in {project / '.env'}"
-    assert only(findings, "openai models").found.startswith("gpt-4.1-mini, of ")
+    assert only(findings, "openai models").found.startswith("gpt-4.1-mini, among the ")
     assert "within" in only(findings, "clock").found
     assert "llm_quota_tracker.json" in only(findings, "ledger").found
     assert all(name in only(findings, "packages").found for name in SDKS)

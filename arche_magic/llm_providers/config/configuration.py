@@ -239,9 +239,10 @@ class Configuration:
             owner = owners[0] if owners else prefix
             raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
+        hint = did_you_mean(model, [*self.aliases, *known]).replace("?", "? If not,") or ";"
         raise ConfigurationError(
-            f"unknown model {model!r}; write provider/model to send a name that is not in the "
-            f"catalog{did_you_mean(model, [*self.aliases, *known])}"
+            f"unknown model {model!r}{hint} write provider/model to send a name that is not in the "
+            "catalog"
         )
 
 

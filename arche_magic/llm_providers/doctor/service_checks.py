@@ -19,7 +19,7 @@ from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..quota_tracker import QuotaTracker
-from ..text.hints import did_you_mean
+from ..text.hints import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
 from .local_checks import Finding
 
@@ -141,13 +141,14 @@ def models(
         model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
     ]
     absent = [model for model in asked if model not in listed]
+    models = f"the {plural(len(listed), 'model')} it lists"
     for model in absent:
         hint = did_you_mean(model, listed).removeprefix("; ")
         some = ", ".join(listed[:_SHOWN_MODELS]) + (", …" if len(listed) > _SHOWN_MODELS else "")
         advice = hint or f"name others in [providers.{provider.name}] models; there are {some}"
-        yield Finding("look", about, f"{model} is not among the {len(listed)} it lists", advice)
+        yield Finding("look", about, f"{model} is not among {models}", advice)
     if present := [model for model in asked if model not in absent]:
-        yield Finding("ok", about, f"{', '.join(present)}, of {len(listed)} it lists")
+        yield Finding("ok", about, f"{', '.join(present)}, among {models}")
 
 
 def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
@@ -158,12 +159,12 @@ def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
         return
     seconds = median(ahead)
     if abs(seconds) <= _CLOCK_SECONDS:
-        yield Finding("ok", "clock", f"within {_CLOCK_SECONDS:g} s of the services'")
+        yield Finding("ok", "clock", f"within {_CLOCK_SECONDS:g} s of the services' clocks")
         return
     side = "ahead of" if seconds > 0 else "behind"
     amount = in_seconds(abs(seconds)).removeprefix("in ")
     advice = "turn on automatic time; until then, limits seem to reset at the wrong time"
-    yield Finding("wrong", "clock", f"{amount} {side} the services'", advice)
+    yield Finding("wrong", "clock", f"{amount} {side} the services' clocks", advice)
 
 
 def answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:

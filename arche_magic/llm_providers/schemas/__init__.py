@@ -141,11 +141,12 @@ def _type_of(name: str, kind: str) -> Any:
             f"schema: unknown type {kind!r} of {name!r}{did_you_mean(kind, known)}; known types: "
             f"{', '.join(_TYPES)}, list[TYPE], and choices of words, such as pos|neg"
         )
-    if mixed := [choice for choice in choices if choice in _TYPES or not choice]:
-        what = repr(mixed[0]) if mixed[0] else "nothing"
+    if "" in choices:
+        raise InvalidRequest(f"schema: {name!r} has an empty choice in {kind!r}")
+    if mixed := [choice for choice in choices if choice in _TYPES]:
         raise InvalidRequest(
-            f"schema: {name!r} has {what} as a choice; put a choice that is the name of a type "
-            "into quotes, and use a class for a field of several types"
+            f"schema: {name!r} has {mixed[0]!r} as a choice; put a choice that is the name of a "
+            "type into quotes, and use a class for a field of several types"
         )
     if all(re.fullmatch(r"-?[0-9]{1,15}", choice) for choice in choices):
         return Literal[tuple(dict.fromkeys(map(int, choices)))]

@@ -90,7 +90,8 @@ def _prompts(source: str) -> Iterator[str]:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     if cell := _CELL.match(source):
-        yield cell[2].strip("\n")
+        if cell[2].strip():
+            yield cell[2].strip("\n")
         return
     for line in _LINE.findall(source):
         try:
