@@ -155,7 +155,7 @@ def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
     rows = [
         (
             *r.route, r.verdict,
-            None if r.headroom is None else round(100 * r.headroom, 4),
+            None if r.headroom is None else 100 * r.headroom,
             None if r.opens_at is None else utc(r.opens_at), r.why, r.would_change,
         )
         for r in explained
