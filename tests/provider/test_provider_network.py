@@ -84,6 +84,18 @@ def test_a_variable_with_an_invalid_value_is_named(
     assert not [name for name in variables if name in str(after.value)]
 
 
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_key_in_a_wrong_variable_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Neither in the error nor by the doctor."""
+    monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
+    monkeypatch.setenv(variable, "gsk_aKeyInAWrongPlace")
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        get_llm_provider().generate("Hello", patience=0, timeout=20)
+    assert "WrongPlace" not in f"{caught.value} {examine()}"
+
+
 def test_a_server_on_this_machine_needs_no_proxy_or_certificate(
     sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
