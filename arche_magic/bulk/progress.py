@@ -245,7 +245,11 @@ class LineBar:
         self._width = 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt: the thread may run already, and would never end
+            self._ended.set()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -194,8 +194,11 @@ def _folders(paths: str) -> list[Path]:
 
 
 def _name_of(name: str) -> str:
-    """Return the variable as it is set here; the name in small letters takes precedence."""
-    return name.lower() if os.environ.get(name.lower()) else name
+    """Return the variable as it is set here; the name in small letters takes precedence.
+
+    Even if it is empty: that turns the proxy off, as in `urllib.request.getproxies`.
+    """
+    return name.lower() if name.lower() in os.environ else name
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -231,15 +234,17 @@ def _proxy_problem(address: str) -> str:
 
 def _excludes(entry: str, host: str, port: int | None) -> bool:
     """Return whether an entry of NO_PROXY names the host, a domain above it, or its network."""
-    name = entry.lower().rpartition("://")[2]
+    _, is_url, name = entry.lower().rpartition("://")
+    if is_url:
+        name = name.partition("/")[0]
+    if with_port := re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", name):
+        name = with_port[1]
+        if with_port[2] != str(port):
+            return False
+    address = _address(host)
     try:
         network = ipaddress.ip_network(name.replace("[", "").replace("]", ""), strict=False)
     except ValueError:
-        pass
-    else:
-        address = _address(host)
-        return address is not None and address in network
-    name, _, only_port = name.removeprefix("*").lstrip(".").partition(":")
-    if only_port and only_port != str(port):
-        return False
-    return host == name or (name != "" and host.endswith(f".{name}"))
+        name = name.removeprefix("*").strip(".")
+        return name != "" and (host == name or (address is None and host.endswith(f".{name}")))
+    return address is not None and address in network

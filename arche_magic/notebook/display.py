@@ -101,9 +101,10 @@ class ReplyDisplay:
     @contextmanager
     def running(self) -> Iterator[None]:
         """While the request runs, a line says what it does until there is text."""
-        if not self._quiet:
-            self._line.say(live_line.choosing)
         try:
+            # An interrupt may come here already, and the thread would draw the line without end.
+            if not self._quiet:
+                self._line.say(live_line.choosing)
             yield
         finally:
             self._line.end()

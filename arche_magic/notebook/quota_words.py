@@ -185,7 +185,11 @@ def in_short(limit: str) -> str:
 
 def amounts_of(row: Standing) -> str:
     """What is left of a limit, and the whole amount: `27 of 30`."""
-    return f"{count(row.remaining_units)} of {count(row.allowed_units)}"
+    left, whole = row.remaining_units, row.allowed_units
+    if left != whole and count(left) == count(whole):
+        # Such as 10,400,000 of 10,500,000, which would both be 10 M.
+        return f"{left:,} of {whole:,}"
+    return f"{count(left)} of {count(whole)}"
 
 
 def left_of(row: Standing) -> str:

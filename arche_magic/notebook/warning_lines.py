@@ -33,6 +33,8 @@ def unregister() -> None:
 def hold() -> Iterator[None]:
     """Keep the warnings of this context for `show_held`, since most are issued only once."""
     with warnings.catch_warnings(record=True) as caught:
+        # The user's filters apply when the warnings are shown. Here, "error" would lose them.
+        warnings.simplefilter("always")
         try:
             yield
         finally:
@@ -40,10 +42,10 @@ def hold() -> Iterator[None]:
 
 
 def show_held() -> None:
-    """Show the warnings that were held."""
+    """Issue the warnings that were held."""
     while _held:
         one = _held.pop(0)
-        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _format(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from adapter_calls import MODELS, SECRET, WIRES, sandbox_adapter
+from loopback import Handler, serving
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
@@ -58,3 +60,20 @@ def test_a_missing_list_times_out(
     sandbox.fail(wire, "stall")
     with pytest.raises(AttemptFailed, match=r"no answer within 0\.3 s"):
         adapters[wire].models(0.3)
+
+
+class _SparseLists(Handler):
+    def do_GET(self) -> None:
+        cards = [{"id": "m-1", "name": "models/m-1"}, {}, {"id": None, "name": None}]
+        cards += [{"id": "m-2", "name": "models/m-2", "type": "new", "capabilities": 7}]
+        name = "models" if "v1beta" in self.path else "data"
+        self.answer(200, json.dumps({name: cards}).encode())
+
+
+@pytest.mark.parametrize("wire", ["mistral", "google"])
+def test_entries_that_the_sdk_does_not_know_are_listed(wire: str) -> None:
+    """Only the names are read, and entries without a name are left out."""
+    with serving(_SparseLists) as url:
+        adapter = build_adapter(wire, Key.of(wire, f"{wire}_key_1", SECRET), url)
+        assert adapter.models(10) == ("m-1", "m-2")
+        adapter.close()

@@ -97,6 +97,26 @@ def test_odd_streams_are_read(script: Script, build: Build, wire: str, events: l
     assert text_of(complete(build(wire), "m", stream=True)) == "Hi"
 
 
+OTHER_ANSWERS: dict[str, Any] = {
+    "data": [{"embedding": [1.0], "index": 0}],
+    "embeddings": [{"values": [1.0]}],
+    "models": [{"name": "models/other"}],
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_reply_with_fields_of_another_answer_is_read(
+    script: Script, build: Build, wire: str, stream: bool
+) -> None:
+    """Such as a gateway that adds the models it has tried, or sends an empty `delta` too."""
+    reply = reply_of(wire, "Hi") | OTHER_ANSWERS
+    if wire != "google":
+        reply["choices"][0]["delta"] = None
+    answer(script, reply, stream=stream)
+    assert text_of(complete(build(wire), GEMINI, stream=stream)) == "Hi"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_reply_with_status_201_is_read(

@@ -22,6 +22,7 @@ from arche_magic.llm_providers.adapters.base import Adapter
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.schemas import schema_of
+from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.sandbox import Sandbox
 
 BEGUN = Request((Message("user", "Count to four."), Message("assistant", "One, two, ")))
@@ -44,6 +45,36 @@ def test_every_provider_takes_a_beginning_of_the_reply(
     complete(adapters[wire], MODELS[wire], longer, stream=stream)
     turns = sandbox.requests[-1].body["contents" if wire == "google" else "messages"]
     assert not any(turn.get("prefix") for turn in turns)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_tool_can_be_called_after_a_beginning_of_the_reply(
+    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
+) -> None:
+    """Gemini wants both in one turn."""
+    call = ToolCall("call00001", "add", "{}")
+    rounds = (
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "3", tool_call_id=call.id),
+    )
+    request = replace(BEGUN, messages=(*BEGUN.messages, *rounds))
+    assert text_of(complete(adapters[wire], MODELS[wire], request))
+    if wire == "google":
+        sent = sandbox.requests[-1].body["contents"]
+        assert [turn["role"] for turn in sent] == ["user", "model", "user"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_empty_turn_of_the_assistant_does_not_fail(
+    adapters: dict[str, Adapter], sandbox: Sandbox, wire: str
+) -> None:
+    """At the end, as some chat programs send it, and before the user goes on."""
+    empty = Message("assistant", "")
+    for messages in ((BEGUN.messages[0], empty), (BEGUN.messages[0], empty, BEGUN.messages[0])):
+        assert text_of(complete(adapters[wire], MODELS[wire], Request(messages)))
+        if wire in ("google", "mistral"):
+            sent = sandbox.requests[-1].body["contents" if wire == "google" else "messages"]
+            assert {turn["role"] for turn in sent} == {"user"}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
+
+import pytest
 
 import arche_magic
 from arche_magic.bulk import Job
@@ -13,7 +18,6 @@ from arche_magic.bulk import Job
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from provider_parts import Clock, Start
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -69,3 +73,25 @@ def test_map_shows_its_progress_in_one_line(
     assert "1 of 1 row  ████" in capsys.readouterr().err
     arche_magic.map(["Four"])
     assert not capsys.readouterr().err
+
+
+def test_an_interrupt_at_the_start_leaves_no_progress_line(start: Start) -> None:
+    """It comes when the thread that draws the line has started, and its caller does not know it."""
+    start()
+
+    def press(frame: Any, event: str, _: object) -> None:
+        is_end_of_start = event == "return" and frame.f_code is threading.Thread.start.__code__
+        if is_end_of_start and frame.f_locals["self"].name == "arche-bar":
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            arche_magic.map(["One"], progress=True)
+    finally:
+        sys.setprofile(None)
+    bars = [thread for thread in threading.enumerate() if thread.name == "arche-bar"]
+    for bar in bars:
+        bar.join(3)
+    assert not any(bar.is_alive() for bar in bars)

@@ -267,6 +267,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[providers.groq]\nmodel = 'x'", "unknown setting 'model'"),
         ("[providers.groq]\nmodels = 'x'", "list of model names"),
         ("[providers.groq]\nmodels = ['']", "list of model names"),
+        ("[providers.groq]\nmodels = ['m', 'gsk_aKeyInAWrongPlace']", "list of model names"),
         ("limits = 3", "must be a table"),
         ("[limits]\ngroq = 3", "must be a table"),
         ("[limits.grok]\nrequests_per_minute = 1", "a key's label"),

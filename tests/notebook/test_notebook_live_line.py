@@ -108,3 +108,27 @@ def test_the_receipt_separates_waiting_from_answering(kernel: Kernel, sandboxed)
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     receipt = kernel.run("%llm hi").data()[-1]
     assert re.search(r" · \d\.\d+ s, after \d+ s of waiting · ", receipt), receipt
+
+
+# Interrupts when the thread that draws the line has started, and its caller does not know it yet.
+PRESS_AT_THE_START = """
+import signal, sys, threading
+
+def press(frame, event, value):
+    if event == "return" and frame.f_code is threading.Thread.start.__code__:
+        if frame.f_locals["self"].name == "arche_magic line":
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+sys.setprofile(press)
+"""
+LINES = "[one for one in threading.enumerate() if one.name == 'arche_magic line']"
+
+
+def test_an_interrupt_at_the_start_leaves_no_line(kernel: Kernel, sandboxed) -> None:
+    """Its thread would count the seconds in the finished cell without end."""
+    sandboxed(keys={"groq": 1}, latency=60)
+    cell = kernel.run(f"{PRESS_AT_THE_START}%llm hi")
+    assert cell.message.startswith("Interrupted: ")
+    kernel.run(f"for one in {LINES}: one.join(3)")
+    assert kernel.value(LINES) == []

@@ -78,6 +78,20 @@ def test_a_warning_that_tab_has_caused_comes_with_the_next_magic(
     assert "Warning" not in kernel.run("%llm_models groq").printed
 
 
+def test_a_warning_on_tab_follows_the_filters_of_the_notebook(kernel: Kernel, files: Path) -> None:
+    """A filter that makes it an error does not break Tab; the next magic raises it."""
+    path = files / ".env"
+    path.write_text("\n\n\nno assignment here\n")
+    os.utime(path, (1_100_000_000, 1_100_000_000))
+    kernel.run("import warnings; warnings.filterwarnings('error', 'line 4')")
+    code = "%llm -p gr"
+    offered = kernel.client.complete(code, len(code), reply=True, timeout=120)["content"]
+    assert "groq" in offered["matches"]
+    assert kernel.run("%llm_chat").error_name == "ConfigurationWarning"
+    kernel.run("warnings.filters.pop(0); warnings._filters_mutated()")
+    assert kernel.run("%llm_chat").status == "ok"
+
+
 def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
     """If no address can be reached; not if one of them answers."""
     with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:

@@ -90,8 +90,10 @@ def test_only_an_unused_limit_looks_full_and_only_a_spent_one_empty(
 
 
 def test_millions_are_not_rounded_up_to_all_of_them() -> None:
-    """99 tokens of a thousand million are used."""
+    """99 tokens of a thousand million are used; the other limit is no whole number of millions."""
     assert "   999 M of 1,000 M left" in text(limit("tokens_per_month", 99, 10**9))
+    assert " 10,499,901 of 10,500,000 left" in text(limit("tokens_per_month", 99, 10_500_000))
+    assert " 10 M of 10 M left" in text(limit("tokens_per_month", 0, 10_500_000))
 
 
 @pytest.mark.parametrize(

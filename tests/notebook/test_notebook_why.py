@@ -107,10 +107,11 @@ def test_why_tells_close_shares_apart(less: float, more: float, shown: str) -> N
         (1.0, "100 %"),
         (0.999, "99.9 %"),
         (0.99999, "over 99.99 %"),
-        (0.9999999, "over 99.99 %"),
+        (1 - 1e-9, "over 99.99 %"),
         (0.42, "42 %"),
         (0.004, "0.4 %"),
         (0.00001, "under 0.01 %"),
+        (1e-9, "under 0.01 %"),
         (0.0, "0 %"),
     ],
 )
@@ -120,6 +121,8 @@ def test_only_full_is_100_percent_and_only_empty_is_0(headroom: float, shown: st
     row = why_bundle([route], "note")["text/plain"].splitlines()[1]
     assert re.split("  +", row)[2].strip() == shown
     assert list(why_frame([route])["headroom_percent"]) == [pytest.approx(100 * headroom, abs=1e-9)]
+    column = list(why_frame([route])["headroom_percent"])
+    assert column == [pytest.approx(100 * headroom, rel=1e-12)]
 
 
 def test_why_says_what_leads_to_a_later_route(kernel: Kernel, sandboxed) -> None:

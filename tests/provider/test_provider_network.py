@@ -27,7 +27,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.network import proxy_of, trusted_certificates
+from arche_magic.llm_providers.network import proxy_of, proxy_problems, trusted_certificates
 
 WRONG = [
     ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
@@ -85,6 +85,18 @@ def test_a_variable_with_an_invalid_value_is_named(
     assert not [name for name in variables if name in str(after.value)]
 
 
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_key_in_a_wrong_variable_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Neither in the error nor by the doctor."""
+    monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
+    monkeypatch.setenv(variable, "gsk_aKeyInAWrongPlace")
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        get_llm_provider().generate("Hello", patience=0, timeout=20)
+    assert "WrongPlace" not in f"{caught.value} {examine()}"
+
+
 def test_a_server_on_this_machine_needs_no_proxy_or_certificate(
     sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +145,10 @@ def test_no_entry_of_no_proxy_prevents_requests(
         ("*.test", "http://api.test"),
         ("http://api.test", "http://api.test"),
         ("api.test:8080", "http://api.test:8080"),
+        # curl ignores the final dot of an entry too.
+        (".api.test.", "http://api.test"),
+        ("http://api.test:80/v1", "http://api.test"),
+        ("[fe80::1]:11434", "http://[fe80::1]:11434/v1"),
         # A server in the local network, such as Ollama's.
         ("10.0.0.0/8", "http://10.1.2.3:11434/v1"),
         ("[fe80::]/10", "http://[fe80::1]:11434/v1"),
@@ -146,6 +162,35 @@ def test_hosts_that_no_proxy_names_are_contacted_directly(
     assert proxy_of(url) == "http://127.0.0.1:9"
     monkeypatch.setenv("NO_PROXY", excluded)
     assert proxy_of(url) == ""
+
+
+@pytest.mark.parametrize(
+    ("excluded", "url"),
+    [
+        ("api.test:8080", "http://api.test"),
+        ("[fe80::1]:80", "http://[fe80::1]:11434/v1"),
+        # Only a name covers what is below it.
+        ("1", "http://10.0.0.1"),
+        ("2.3", "http://10.1.2.3"),
+    ],
+)
+def test_hosts_that_no_proxy_does_not_name_use_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, excluded: str, url: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", excluded)
+    assert proxy_of(url) == "http://127.0.0.1:9"
+
+
+def test_an_empty_variable_in_small_letters_turns_the_proxy_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong value of the other variable is not used, so it is not an error."""
+    monkeypatch.setenv("HTTP_PROXY", "garbage://127.0.0.1")
+    assert list(proxy_problems())
+    monkeypatch.setenv("http_proxy", "")
+    assert proxy_of("http://api.test") == ""
+    assert not list(proxy_problems())
 
 
 def test_an_invalid_variable_is_named_beside_other_failures(

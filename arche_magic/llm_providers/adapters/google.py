@@ -66,9 +66,11 @@ class GoogleAdapter(Adapter):
         if not isinstance(answer, dict) or answer.get("error"):
             # The SDK finds errors in streams alone.
             raise ErrorInReply(answer)
-        if "models" in answer:
-            return {"models": [{"name": one.get("name")} for one in mappings(answer["models"])]}
-        if "embeddings" in answer:
+        is_reply = bool(answer.get("candidates"))
+        if "models" in answer and not is_reply:
+            names = [said(one, "name") for one in mappings(answer["models"])]
+            return {"models": [{"name": name} for name in names if name]}
+        if "embeddings" in answer and not is_reply:
             values = [{"values": one.get("values")} for one in mappings(answer["embeddings"])]
             tokens = as_count(mapping(answer.get("usageMetadata")).get("promptTokenCount"))
             return {"embeddings": values, "usageMetadata": {"promptTokenCount": tokens}}

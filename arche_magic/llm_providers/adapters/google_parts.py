@@ -33,7 +33,9 @@ _BUDGETS = {
 def contents_of(request: Request, model: str, stale: Container[str] = ()) -> list[dict[str, Any]]:
     """The conversation without its system prompt; the results of one turn's calls go together.
 
-    Signatures that are `stale` are not sent.
+    So do turns of the model that follow each other, because Gemini refuses a call in a turn after
+    its own, as after a beginning of the reply. Empty ones are left out. Signatures that are `stale`
+    are not sent.
     """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -50,14 +52,19 @@ def contents_of(request: Request, model: str, stale: Container[str] = ()) -> lis
         results = None
         names.update((call.id, call.name) for call in message.tool_calls)
         is_assistant = message.role == "assistant"
-        parts = [] if message.tool_calls and not message.content else [{"text": message.content}]
+        is_empty = is_assistant and not message.content
+        parts: list[dict[str, Any]] = [] if is_empty else [{"text": message.content}]
         parts += map(_inline, message.images)
         calls = [
             replace(call, signature="") if call.signature in stale else call
             for call in message.tool_calls
         ]
         parts += _calls(calls, needs_signature=_OLDER.match(model) is None)
-        contents.append({"role": "model" if is_assistant else "user", "parts": parts})
+        role = "model" if is_assistant else "user"
+        if is_assistant and contents and contents[-1]["role"] == role:
+            contents[-1]["parts"] += parts
+        elif parts:
+            contents.append({"role": role, "parts": parts})
     return contents
 
 

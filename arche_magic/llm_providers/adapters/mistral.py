@@ -13,7 +13,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
 from .base import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
-from .error_bodies import mapping, mappings, validation_problems
+from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format, response_format
 from .http import STAND_IN, Call
@@ -49,13 +49,13 @@ class MistralAdapter(Adapter):
     @staticmethod
     def _keep(answer: Any) -> Any:
         # The SDK refuses an answer if any field has another type, even one that we do not read.
-        embedded = mappings(mapping(answer).get("data"))
-        if embedded and "embedding" in embedded[0]:
-            return _kept_vectors(answer, embedded)
         choices = mappings(mapping(answer).get("choices"))
-        # Events are read without the SDK's classes.
-        if not choices or "delta" in choices[0]:
-            return answer
+        if not any("message" in choice for choice in choices):
+            entries = mappings(mapping(answer).get("data"))
+            if entries and "embedding" in entries[0]:
+                return _kept_vectors(answer, entries)
+            # Events are read without the SDK's classes.
+            return _kept_names(entries) if entries and not choices else answer
         # A reply passes through the SDK as the text of a field.
         return {
             "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "", "choices": [],
@@ -140,6 +140,13 @@ def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) 
     return {"id": "", "object": "list", "model": "", "data": entries, "usage": usage}
 
 
+def _kept_names(data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [name for entry in data if (name := said(entry, "id"))]
+    # The SDK gives the names of this type of model alone.
+    cards = [{"type": "base", "id": name, "capabilities": {}} for name in names]
+    return {"object": "list", "data": cards}
+
+
 def _call_id(call_id: str) -> str:
     """An id that Mistral takes; it refuses any but nine letters and digits.
 
@@ -153,14 +160,17 @@ def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with a turn of the assistant between a tool's result and the user.
 
     Mistral refuses them side by side ("Unexpected role 'user' after role 'tool'",
-    github.com/mistralai/client-ts/issues/106); the other providers do not.
+    github.com/mistralai/client-ts/issues/106), and turns of the assistant without content or calls;
+    the other providers do not.
     """
     ordered: list[dict[str, Any]] = []
     for message in messages:
+        if message["role"] == "assistant" and not (message["content"] or "tool_calls" in message):
+            continue
         if message["role"] == "user" and ordered and ordered[-1]["role"] == "tool":
             ordered.append({"role": "assistant", "content": "OK."})
         ordered.append(message)
-    return ordered
+    return ordered or messages
 
 
 def _mark_beginning(messages: list[dict[str, Any]]) -> str:

@@ -74,6 +74,13 @@ def _is_filled(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_model(name: str) -> bool:
+    # A key in the wrong place would be shown in every table and sent as a model's name.
+    from ..redaction import without_key_like
+
+    return bool(name) and name.isprintable() and without_key_like(name) == name
+
+
 def _is_mark(text: str) -> bool:
     # The label of a key can be another key in another folder.
     label = r"[a-z][a-z0-9_-]*_key_\d+(?:/.*)?"
@@ -112,7 +119,7 @@ REPLAY_MODE = _one_of(*get_args(ReplayMode))
 
 _MODELS = Setting(
     "must be a list of model names",
-    _list_of(lambda name: name and name.isprintable()),
+    _list_of(_is_model),
     shows_value=False,
 )
 

@@ -17,6 +17,7 @@ from ..config import is_given
 from ..config.env_file import parse_env_file
 from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
 from ..network import certificate_variable, problems, proxy_variable
+from ..redaction import without_key_like
 
 State = Literal["ok", "look", "wrong"]
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
@@ -75,7 +76,7 @@ def _numbers(text: str) -> list[int]:
 def network() -> Iterator[Finding]:
     """Yield what this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
-    wrong = [Finding("wrong", "network", problem, advice) for problem in problems()]
+    wrong = [Finding("wrong", "network", without_key_like(text), advice) for text in problems()]
     yield from wrong
     names = [proxy_variable("https:"), certificate_variable()]
     if not wrong and any(names):
