@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arche_magic.bulk import Rows
@@ -14,10 +14,14 @@ PIECES = st.sampled_from(
      "\n", "\0", "0", "\0001\0", "Is it good? "]
 )  # fmt: skip
 TEXTS = st.text(min_size=1) | st.sampled_from(["{{text}}", "a\nb\n", "\0", "\\{{", " "])
-VALUES = st.fixed_dictionaries({"text": TEXTS, "unit price": TEXTS | st.integers(), "2023": TEXTS})
+# `other` is a column because pieces side by side can refer to it.
+VALUES = st.fixed_dictionaries(
+    {"text": TEXTS, "unit price": TEXTS | st.integers(), "2023": TEXTS, "other": TEXTS}
+)
 
 
 @given(st.lists(PIECES, max_size=6), VALUES)
+@example(["{{", "{other}", "}}"], {"text": "a", "unit price": 1, "2023": "b", "other": "c"})
 def test_the_prompt_of_a_row_is_that_of_a_cell(
     pieces: list[str], values: dict[str, str | int]
 ) -> None:
