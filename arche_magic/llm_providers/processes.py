@@ -11,15 +11,21 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from weakref import WeakMethod, WeakSet
+from typing import Any, Protocol
+from weakref import WeakSet
+
+
+class _Part(Protocol):
+    """What another thread may be changing when the process is forked."""
+
+    def begin_child(self) -> None: ...
+
 
 _locks: WeakSet[Any] = WeakSet()
-_methods: set[WeakMethod[Callable[[], None]]] = set()
+_parts: WeakSet[_Part] = WeakSet()
 
 # How long an answer about another process is reused.
 _SECONDS = 0.5
@@ -109,18 +115,17 @@ def new_rlock() -> threading.RLock:
     return lock
 
 
-def call_in_children(method: Callable[[], None]) -> None:
-    """Call a method of an object in every forked child, before anything else runs there."""
-    _methods.add(WeakMethod(method, _methods.discard))
+def reset_in_children(part: _Part) -> None:
+    """Call `begin_child` of an object in every forked child, before anything else runs there."""
+    _parts.add(part)
 
 
 def _begin_child() -> None:
     for lock in list(_locks):
         # The standard library does the same with its own locks.
         lock._at_fork_reinit()
-    for reference in list(_methods):
-        if method := reference():
-            method()
+    for part in list(_parts):
+        part.begin_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..files import NotOurs, read_ours
-from ..processes import call_in_children, new_lock, new_rlock
+from ..processes import new_lock, new_rlock, reset_in_children
 from .base import (
     Change,
     Document,
@@ -86,7 +86,7 @@ class JsonFileStorage:
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
-        call_in_children(self.begin_child)
+        reset_in_children(self)
 
     def __repr__(self) -> str:
         return f"JsonFileStorage({str(self.path)!r})"

@@ -25,7 +25,7 @@ from weakref import ReferenceType, WeakSet, ref
 
 from ..bounded import library
 from ..errors import ConfigurationError
-from ..processes import call_in_children, new_rlock
+from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
 from .base import (
@@ -134,7 +134,7 @@ class RedisStorage:
         self._changed_away: set[str] = set()
         self._is_probed = self._outrun = False
         self.refusal = ""
-        call_in_children(self.begin_child)
+        reset_in_children(self)
 
     @property
     def trouble(self) -> str:
