@@ -3,9 +3,9 @@
     found = leaks_in_folder(tmp_path)          # files that hold part of a planted key
     found = leaks_in(text_or_bytes)            # ["groq_key_1 at 120: …"], empty if there is none
 
-A leak is eight consecutive characters of a key: plain, in base64, in hexadecimal, or escaped for a
-URL. Eight are enough to recognise a key, and do not occur by chance. Most tests use the sandbox's
-keys, which end in hexadecimal digits, so that sixteen are needed.
+A leak is eight consecutive characters of a key, plain or escaped for a URL, eight of its form in
+base64, or sixteen hexadecimal digits. Fewer are not enough to recognise a key, or occur by chance.
+The sandbox's keys end in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from arche_magic.sandbox import Sandbox
 
 FRAGMENT = 8
 _BEGINNING = 2**24 - 1
+_DIGITS = re.compile(rb"[0-9a-f]*|[0-9A-F]*")
 
 
 def _drawn(seed: int, length: int, alphabet: str = string.ascii_letters + string.digits) -> str:
@@ -73,8 +74,8 @@ def leaks_in(
         words = np.frombuffer(content, "<u8", count, shift)
         for place in np.flatnonzero(beginnings[words & _BEGINNING]):
             name, at = names.get(int(words[place])), shift + FRAGMENT * int(place)
-            # Times in nanoseconds contain eight decimal digits of a hexadecimal form by chance.
-            only_digits = content[at : at + FRAGMENT].isdigit()
+            # Times and ids contain eight digits of a hexadecimal form by chance.
+            only_digits = _DIGITS.fullmatch(content, at, at + FRAGMENT)
             length = max(fragment, 2 * FRAGMENT) if only_digits else fragment
             piece = content[at : at + length]
             whole = len(piece) == length
@@ -146,8 +147,7 @@ def _forms(text: str) -> Iterator[bytes]:
         hidden = hidden.removeprefix(public.encode())
     yield raw
     yield quote(text, safe="").encode()
-    # In these encodings, eight characters of a key take up more than eight bytes, and any eight of
-    # these reveal the key.
+    # In these encodings, eight characters of a key take up more than eight bytes.
     yield hidden.hex().encode()
     yield hidden.hex().upper().encode()
     for offset in range(3):
