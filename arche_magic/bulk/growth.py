@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 THREADS, MOST_THREADS = 4, 256
-# Of each model that gets packed requests; this number stays.
+# Threads for each model that gets packed requests; their number does not grow.
 PACKING_THREADS = 4
 # Until the first reply, the number doubles at this interval, up to a limit for slow services.
 _BLIND_SECONDS, _MOST_BLIND = 0.3, 64

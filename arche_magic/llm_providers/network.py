@@ -79,7 +79,7 @@ def proxy_of(url: str) -> str:
 
     A proxy cannot reach the loopback addresses of this machine, so they have none. NO_PROXY is read
     as curl does: a name also covers the names below it, addresses can be given as networks
-    (`::1/128`), and an entry that is no host is ignored. httpx 0.28 fails on such entries.
+    (`::1/128`), and an entry that is not a host is ignored. httpx 0.28 fails on such entries.
     """
     if is_loopback(url):
         return ""

@@ -19,7 +19,7 @@ _DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
 _USAGE = re.compile(r"^ +%%?\w+ ?(.*?)(?:  .*)?$", re.MULTILINE)
 
-# What argparse says about a value that is no number.
+# What argparse says about a value that is not a number.
 _BAD_NUMBER = re.compile(r"invalid (int|float) value: (.+)", re.DOTALL)
 
 

@@ -29,7 +29,7 @@ _WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
 # has waited and tried every route.
 _NO_RETRY = {"x-should-retry": "false"}
 TIMED_OUT = 504
-"""The status of a request that was not answered within its timeout, and of no other."""
+"""The status of a request that was not answered within its timeout; no other error has it."""
 
 
 @dataclass(eq=False)

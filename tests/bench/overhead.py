@@ -129,10 +129,8 @@ def compare(title: str, target: str, raw: list[Any], ours: list[Any]) -> None:
     print(f"  ratio      {wall:7.2f}          {cpu:7.2f}   (+{our_wall - raw_wall:.2f} ms wall)")
 
 
-def calls(variables: dict[str, str], configuration: Configuration) -> None:
-    """One plain call, raw and through the package with the ledger on disk."""
-    client = raw_client(variables)
-    provider = IntelligentLLMOrchestrator(configuration=configuration)
+def plain_calls(client: Any, provider: IntelligentLLMOrchestrator) -> dict[str, list[Any]]:
+    """Wall and CPU seconds of plain calls, raw and through the package, in turns."""
     messages = [{"role": "user", "content": PROMPT}]
 
     def raw() -> float:
@@ -143,7 +141,14 @@ def calls(variables: dict[str, str], configuration: Configuration) -> None:
         provider.generate(PROMPT)
         return 0.0
 
-    times = in_turns(CALLS, raw=raw, ours=ours)
+    return in_turns(CALLS, raw=raw, ours=ours)
+
+
+def calls(variables: dict[str, str], configuration: Configuration) -> None:
+    """One plain call, raw and through the package with the ledger on disk."""
+    client = raw_client(variables)
+    provider = IntelligentLLMOrchestrator(configuration=configuration)
+    times = plain_calls(client, provider)
     compare("generate, ledger and attempts on disk", "<= 1.5", times["raw"], times["ours"])
 
 
@@ -157,19 +162,9 @@ def calls_with_routes(count: int, per_day: int) -> None:
         configuration = configured(variables, Path(folder), per_day)
         client = raw_client(variables)
         provider = IntelligentLLMOrchestrator(configuration=configuration)
-        messages = [{"role": "user", "content": PROMPT}]
         for _ in range(count):
             provider.generate(PROMPT)
-
-        def raw() -> float:
-            client.chat.completions.create(model=MODEL, messages=messages)
-            return 0.0
-
-        def ours() -> float:
-            provider.generate(PROMPT)
-            return 0.0
-
-        times = in_turns(CALLS, raw=raw, ours=ours)
+        times = plain_calls(client, provider)
         size = Path(configuration.store).stat().st_size
     ratio = median(b[0] / a[0] for a, b in zip(times["raw"], times["ours"], strict=True))
     cpu = median(b[1] / a[1] for a, b in zip(times["raw"], times["ours"], strict=True) if a[1])

@@ -297,7 +297,7 @@ def test_an_invalid_certificate_of_the_system_stops_no_request(
 def test_a_bundle_that_only_other_programs_need_may_be_missing(
     https_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is left out, so a path that no longer exists stops no request."""
+    """It is left out, so requests do not fail if its path no longer exists."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "no-such-file.pem")
     settle(https_server)
     with pytest.raises(ConfigurationError, match=r"certificate of localhost.* is not trusted"):

@@ -239,7 +239,7 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
 
     Raises:
         ConfigurationError: the path leads out of the project, it begins with a variable, or it
-            begins with `~` and there is no home folder.
+            begins with `~` and the home folder is unknown.
     """
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):
