@@ -95,10 +95,12 @@ def test_a_second_process_sees_a_change_at_its_next_call(redis_server: LedgerSer
 
 
 WORK = """
-import sys, threading, time
+import faulthandler, sys, threading, time
 sys.path.insert(0, sys.argv[2])
+faulthandler.dump_traceback_later(120)
 import redis
 from engine_parts import Clock, a_route, ask, custom_configuration, set_by_user
+from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Usage
@@ -106,7 +108,8 @@ from arche_magic.llm_providers.types import Limit, Usage
 truth = redis.Redis.from_url(sys.argv[1])
 limits = [Limit("requests", "day", 150, "calendar"), Limit("tokens", "day", 100_000, "calendar")]
 configuration = custom_configuration(list(map(set_by_user, limits)), clock=Clock())
-tracker = QuotaTracker(RedisStorage(sys.argv[1], None), configuration)
+merge = lambda *given: merge_documents(*given, configuration.clock.now)
+tracker = QuotaTracker(RedisStorage(sys.argv[1], merge), configuration)
 route = a_route(configuration)
 
 def work():
