@@ -47,10 +47,10 @@ class LedgerServer(RedisServer):
         super().__init__(folder, keeps=keeps)
         self.clock = Clock()
 
-    def storage(self) -> RedisStorage:
-        """The storage as another process would open it."""
+    def storage(self, url: str = "") -> RedisStorage:
+        """The storage as another process would open it, perhaps through a proxy."""
         clock = self.clock
-        return RedisStorage(self.url, lambda *given: merge_documents(*given, clock.now))
+        return RedisStorage(url or self.url, lambda *given: merge_documents(*given, clock.now))
 
 
 def custom_provider(

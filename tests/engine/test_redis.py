@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +37,7 @@ from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy
+from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
 from arche_magic.llm_providers.storage import LedgerWarning, open_storage
@@ -39,7 +45,7 @@ from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Observation, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DAY = set_by_user(Limit("requests", "day", 100, "calendar"))
 
@@ -146,6 +152,81 @@ def test_processes_and_threads_never_exceed_a_limit(redis_server: LedgerServer) 
     tracker = tracker_on(redis_server, replace(DAY, amount=150), tokens)
     assert count(tracker) == 150
     assert count(tracker, "tokens_per_day") == 1500
+
+
+class LosesOneAnswer(socketserver.ThreadingTCPServer):
+    """A proxy of a Redis server that drops the answer to the next change, after `meanwhile()`."""
+
+    daemon_threads = True
+
+    def __init__(self, server: LedgerServer) -> None:
+        self.port = server.port
+        self.meanwhile: Callable[[], object] | None = None
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.url = f"redis://127.0.0.1:{self.server_address[1]}/0"
+
+
+class Connection(socketserver.BaseRequestHandler):
+    """Passes commands on, one at a time, as the client sends them."""
+
+    server: LosesOneAnswer
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.port)) as redis_server:
+            while command := self.request.recv(1_000_000):
+                redis_server.sendall(command)
+                answer = redis_server.recv(1_000_000)
+                if self.server.meanwhile and b"EVALSHA" in command:
+                    meanwhile, self.server.meanwhile = self.server.meanwhile, None
+                    meanwhile()
+                    return
+                self.request.sendall(answer)
+
+
+@pytest.fixture
+def proxy(redis_server: LedgerServer) -> Iterator[LosesOneAnswer]:
+    with LosesOneAnswer(redis_server) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def test_a_hold_whose_answer_is_lost_is_made_once(
+    redis_server: LedgerServer, proxy: LosesOneAnswer
+) -> None:
+    """The change is repeated, on what another machine has written since."""
+    theirs = tracker_on(redis_server)
+    configuration = custom_configuration([DAY], clock=redis_server.clock)
+    ours = proven(QuotaTracker(redis_server.storage(proxy.url), configuration))
+    proxy.meanwhile = lambda: call(theirs)
+    hold = held(ours, a_route(configuration))
+    assert proxy.meanwhile is None
+    assert count(ours) == 2
+    ours.settle(hold, Usage(5, 5))
+    assert count(ours) == count(theirs) == 2
+
+
+def test_a_share_of_a_job_whose_answer_is_lost_is_held_once(
+    redis_server: LedgerServer, proxy: LosesOneAnswer
+) -> None:
+    """The bound is not used up by a hold that nobody settles."""
+    theirs, ours = (
+        SpendingBounds(redis_server.storage(url), max_tokens=125, job="reviews")
+        for url in (redis_server.url, proxy.url)
+    )
+    request = Expected("model", Usage(10, 20), 10.0, 20, math.inf, 1.0, lambda usage: None)
+
+    def call(bounds: SpendingBounds) -> None:
+        hold = bounds.hold(request, NOON, NOON + 90)
+        assert isinstance(hold, str), hold
+        bounds.settle(hold, Usage(10, 20), None, NOON)
+
+    call(ours)
+    proxy.meanwhile = partial(call, theirs)
+    call(ours)
+    assert proxy.meanwhile is None
+    # 90 of 125 tokens are spent.
+    assert ours.state(request, NOON) is None
 
 
 # --- Redis goes down and comes back

@@ -55,6 +55,9 @@ def hold(
         account: AccountState, provider: ProviderState
     ) -> list[tuple[Amounts, float, float]] | RouteState:
         now = records.clock.time()
+        if route.model in account.models:
+            # Redis may have made this change already, and the answer may be lost.
+            account.models[route.model].holds.pop(hold_id, None)
         records.charge_lost(account, provider, route, now)
         held: list[tuple[Amounts, float, float]] = []
         for request in requests:

@@ -151,12 +151,15 @@ class SpendingBounds:
 
     def hold(self, expected: Expected, now: float, expires: float) -> str | RouteState:
         """Hold what a request may cost; returns the hold, or why it cannot be sent now."""
+        name = os.urandom(6).hex()
 
         def change(state: BudgetState) -> str | RouteState:
+            # Redis may have made this change already, and the answer may be lost.
+            state.held.pop(name, None)
             closed = self._state(state, expected, now)
             if closed:
                 return closed
-            amounts, name = _amounts(state, expected), os.urandom(6).hex()
+            amounts = _amounts(state, expected)
             state.held[name] = HeldShare(
                 at=now,
                 expires=expires,
