@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
+import struct
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +99,33 @@ def test_calls_one_after_the_other_use_one_connection(server: Server, client: ht
     for _ in range(5):
         assert client.get("/").content == BODY
     assert server.connections == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count segments")
+def test_head_and_body_of_a_request_are_sent_together() -> None:
+    """The server is not woken up twice for one request."""
+    segments: list[int] = []
+
+    class Counting(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            received = b""
+            while not received.endswith(BODY[:10_000]):
+                received += self.request.recv(100_000)
+            counts = self.request.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            # `tcpi_data_segs_in` of `struct tcp_info` in linux/tcp.h.
+            segments.extend(struct.unpack_from("I", counts, 152))
+            self.request.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with (
+        socketserver.TCPServer(("127.0.0.1", 0), Counting) as server,
+        httpx.Client(trust_env=False) as client,
+    ):
+        keep_time(client)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        client.post(f"http://127.0.0.1:{server.server_address[1]}", content=BODY[:10_000])
+        thread.join()
+    assert segments == [1]
 
 
 def test_calls_at_once_have_a_connection_each_and_share_it_later(

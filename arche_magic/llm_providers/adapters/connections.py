@@ -122,12 +122,20 @@ class _Network(httpcore.SyncBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose steps keep to the remaining time."""
+    """A connection whose steps keep to the remaining time.
+
+    httpcore writes the head and the body of a request one after the other. They are sent together
+    here, which saves the client a system call and the server a wake-up.
+    """
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
+        self._unsent = bytearray()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        # A server may refuse a request before it has read all of it: what it says comes next.
+        with suppress(httpcore.WriteError):
+            self._send(timeout)
         watched = isinstance(timeout, Allowance) and timeout.watched
         while (seconds := _seconds(timeout, httpcore.ReadTimeout)) is not None and watched:
             with suppress(httpcore.ReadTimeout):
@@ -135,8 +143,14 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, seconds)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _BYTES_PER_WRITE):
-            part = buffer[start : start + _BYTES_PER_WRITE]
+        self._unsent += buffer
+        if len(self._unsent) > _BYTES_PER_WRITE:
+            self._send(timeout)
+
+    def _send(self, timeout: float | None) -> None:
+        unsent, self._unsent = bytes(self._unsent), bytearray()
+        for start in range(0, len(unsent), _BYTES_PER_WRITE):
+            part = unsent[start : start + _BYTES_PER_WRITE]
             seconds = _seconds(timeout, httpcore.WriteTimeout)
             _watched(partial(self._stream.write, part, seconds), timeout, httpcore.WriteTimeout)
 
