@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -134,6 +135,15 @@ def kept(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_file() and not passing & {*path.parts}:
             yield path
+
+
+def test_docstrings_have_whole_characters() -> None:
+    """Since Python 3.13, the compiler refuses half a character in a docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in (ROOT / "arche_magic").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, documented):
+                (ast.get_docstring(node) or "").encode()
 
 
 def test_a_tag_names_the_version() -> None:

@@ -25,7 +25,7 @@ _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 
 
 def whole_characters(text: str) -> str:
-    """Join surrogate pairs and replace lone surrogates, so that the text can be written to a file.
+    r"""Join surrogate pairs and replace lone surrogates, so that the text can be written to a file.
 
     JSON writes some characters as two surrogates (`\ud83d\ude00`).
     """
