@@ -1,10 +1,11 @@
-"""A small HTTP server on this machine, for tests that need exact answers."""
+"""Small servers on this machine: one with exact answers, and one that accepts no connection."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -56,3 +57,22 @@ def serving(handler: type[Handler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def full_queue() -> Iterator[str]:
+    """The URL of a server whose queue is full: it neither accepts nor refuses connections."""
+    with socket.socket() as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def free_port() -> int:
+    """A port that nothing listens on, for programs that cannot choose one themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 import redis
+from loopback import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class RedisServer:
-    """A Redis server that a test can stop and start; skips if none is installed.
+    """A Redis server that a test can stop and start; the test is skipped if Redis is missing.
 
     Args:
         folder: for its files.
@@ -30,10 +30,15 @@ class RedisServer:
             pytest.skip("no redis-server is installed")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._keeps, self._password = folder, keeps, password
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         settings = ['save ""', "bind 127.0.0.1", f"port {self.port}", f'dir "{self._folder}"']
@@ -48,7 +53,8 @@ class RedisServer:
         assert self.process.stdin
         self.process.stdin.write("\n".join(settings))
         self.process.stdin.close()
-        for _ in range(1000):
+        deadline = time.monotonic() + 10
+        while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 self.client().ping()
                 return
@@ -57,10 +63,8 @@ class RedisServer:
         pytest.fail("redis-server does not start")
 
     def stop(self) -> None:
-        if self.process:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
+        self.process.terminate()
+        self.process.wait(10)
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, password=self._password or None, retry=None)

@@ -1,10 +1,8 @@
 """Use of the limits, and the cost of the ledger: `python tests/bench/quota.py` prints both.
 
 The calls use the sandbox's own counts: `refused` are its 429s, and what it accepted above a limit
-was
-oversold. For runs that would take minutes, the clock is sped up. Redis, if installed, is started on
-a
-free port on loopback.
+was oversold. For runs that would take minutes, the clock is sped up. Redis is started if it is
+installed.
 """
 
 from __future__ import annotations
@@ -14,16 +12,15 @@ import json
 import multiprocessing
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,10 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Limit, Observation, Timeouts, Usage
 from arche_magic.notebook.frames import recorded_attempts_frame
 from arche_magic.sandbox import Sandbox
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from redis_server import RedisServer  # the path
 
 MODELS = {"groq": "openai/gpt-oss-120b", "mistral": "mistral-small-latest"}
 GEMINI_PER_MINUTE = {"requests_per_minute": 15}
@@ -362,30 +363,6 @@ def start(store: str) -> dict[str, float]:
     }
 
 
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str | None]:
-    """The URL of a separate Redis server, or None if Redis is not installed."""
-    program = shutil.which("redis-server")
-    if program is None:
-        yield None
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
-    server = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.01)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=3.0, help="how much faster time runs")
@@ -407,10 +384,13 @@ def main() -> None:
     ]
     for situation in situations:
         situation()
-    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as started:
-        stores = {"JSON file": str(Path(folder, "outputs", "ledger.json"))}
-        if url := options.redis or started:
-            stores["Redis"] = url
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stores = {"JSON file": str(folder / "outputs" / "ledger.json")}
+        if options.redis:
+            stores["Redis"] = options.redis
+        elif shutil.which("redis-server"):
+            stores["Redis"] = stack.enter_context(RedisServer(folder)).url
         for name, store in stores.items():
             many_processes(name, store)
             for processes in (1, 4):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from redis_server import RedisServer
 
 import arche_magic
 from arche_magic.bulk import JobStopped, Row
@@ -30,7 +27,6 @@ WORKERS = 2
 TEMPLATE = "How long is this? {{text}}"
 RATE = {"requests_per_second": 30, "requests_per_minute": 6000, "tokens_per_minute": 10_000_000}
 PLENTY = RATE | {"requests_per_second": 1000}
-OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
 
 def texts(count: int) -> pd.DataFrame:
@@ -44,30 +40,15 @@ def asked(sandbox: Sandbox) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Redis for this test; skip where none is installed."""
-    if (program := shutil.which("redis-server")) is None:
-        pytest.skip("needs redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
-    server = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)
-    for _ in range(500):
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.01)
-    yield f"redis://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
+    """A Redis server without the number of a database."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url.removesuffix("/0")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two worker processes of one thread each, in their own folder, without any key."""
     before = Path.cwd()
-    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(OURS)}
     os.chdir(tmp_path_factory.mktemp("workers"))
     # Without its profiler, whose `sys._current_frames` can stop a process of Python 3.11 for good
     # (https://github.com/dask/distributed/issues/8616).
@@ -86,7 +67,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             yield running
     finally:
         os.chdir(before)
-        os.environ.update(kept)
 
 
 @pytest.fixture
@@ -116,18 +96,19 @@ def equip(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         return sandbox
 
     yield start
-    client.run(_move, str(tmp_path), {})
     for sandbox in started:
+        client.run(_forget, list(sandbox.environment()))
         sandbox.stop()
 
 
 def _move(folder: str, variables: dict[str, str]) -> None:
-    """Work in this folder with these variables instead of our own."""
     os.chdir(folder)
-    for name in list(os.environ):
-        if name.startswith(OURS):
-            del os.environ[name]
     os.environ.update(variables)
+
+
+def _forget(names: list[str]) -> None:
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_url: str) -> None:
@@ -230,7 +211,7 @@ def test_workers_that_do_not_share_their_limits_are_refused(client: Any, equip: 
 def test_workers_without_keys_are_refused(client: Any, equip: Equip, redis_url: str) -> None:
     """Keys are not sent to workers: each needs its own."""
     equip(f"{redis_url}/4")
-    client.run(_move, str(Path.cwd()), {})
+    client.run(_forget, ["MISTRAL_API_KEY"])
     with pytest.raises(NoKeys, match="has no API key"):
         arche_magic.map(texts(3), TEMPLATE, client=client)
 

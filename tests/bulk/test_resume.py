@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 from bulk_parts import prompts
-from provider_parts import clean_environment, write_env_file
+from provider_parts import write_env_file
 
 import arche_magic
 from arche_magic.bulk import Job
@@ -47,7 +47,6 @@ def start_job(folder: Path, rows: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(rows)],
         cwd=folder,
-        env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

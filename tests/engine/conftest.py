@@ -31,19 +31,15 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerServer]:
     """A Redis server shared by tests that need only one; skips if none is installed."""
-    server = LedgerServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with LedgerServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[LedgerServer]:
     """A Redis server that a test can stop and start; it forgets everything when it stops."""
-    server = LedgerServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
+    with LedgerServer(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", "file", "redis"])

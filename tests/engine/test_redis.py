@@ -51,12 +51,10 @@ DAY = set_by_user(Limit("requests", "day", 100, "calendar"))
 
 
 @pytest.fixture
-def lasting_server(tmp_path: Path) -> object:
+def lasting_server(tmp_path: Path) -> Iterator[LedgerServer]:
     """A Redis server that keeps its data when it restarts."""
-    server = LedgerServer(tmp_path / "redis", keeps=True)
-    server.start()
-    yield server
-    server.stop()
+    with LedgerServer(tmp_path / "redis", keeps=True) as server:
+        yield server
 
 
 def tracker_on(server: LedgerServer, *limits: Limit) -> QuotaTracker:
@@ -562,7 +560,6 @@ def test_counts_made_while_redis_hung_are_added_when_the_process_ends(
     redis_server: LedgerServer, after: float
 ) -> None:
     """As soon as Redis answers, or at the end of the process."""
-    assert redis_server.process
     pid = str(redis_server.process.pid)
     command = [sys.executable, "-c", HANG, redis_server.url, pid, str(after)]
     subprocess.run(command, check=True, timeout=60)
@@ -574,7 +571,6 @@ def test_counts_made_while_redis_hung_are_added_when_the_process_ends(
 
 def test_a_process_waits_two_seconds_for_redis_at_its_end(redis_server: LedgerServer) -> None:
     """If Redis stays away, these counts are lost to other machines, and the process ends."""
-    assert redis_server.process
     code = HANG.replace("os.kill(server, signal.SIGCONT)", "os.kill(server, signal.SIGKILL)")
     command = [sys.executable, "-c", code, redis_server.url, str(redis_server.process.pid), "0"]
     began = time.monotonic()

@@ -18,10 +18,10 @@ KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 _DISPLAYS = ("display_data", "update_display_data", "execute_result")
 
 
-def environment_without_keys(folder: Path, **more: str) -> dict[str, str]:
-    """This process's variables without keys, with a separate IPython profile."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(KEY_VARIABLES)}
-    return {**kept, "IPYTHONDIR": str(folder / "ipython"), "XDG_CONFIG_HOME": str(folder), **more}
+def kernel_environment(folder: Path, **more: str) -> dict[str, str]:
+    """This process's variables, with IPython's profile and the user's settings in a folder."""
+    own = {"IPYTHONDIR": str(folder / "ipython"), "XDG_CONFIG_HOME": str(folder)}
+    return {**os.environ, **own, **more}
 
 
 @dataclass
@@ -85,9 +85,7 @@ class Kernel:
         # threads.
         self.elsewhere: list[dict[str, Any]] = []
         self.manager = KernelManager(kernel_name="python3")
-        self.manager.start_kernel(
-            cwd=str(folder), env=environment_without_keys(folder, **variables)
-        )
+        self.manager.start_kernel(cwd=str(folder), env=kernel_environment(folder, **variables))
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=120)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 from test_notebook_habits import filled
 from test_notebook_terminal import Terminal
 
@@ -178,7 +178,7 @@ def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
     with Sandbox(keys={"groq": 1}, latency=0.5) as sandbox:
-        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        variables = kernel_environment(tmp_path, **sandbox.environment())
         NotebookClient(book, kernel_name="python3", timeout=60).execute(
             cwd=str(tmp_path), env=variables
         )

@@ -10,7 +10,7 @@ import pytest
 import zmq
 from nbclient import NotebookClient
 from nbclient.output_widget import OutputWidget
-from notebook_kernel import Kernel, environment_without_keys
+from notebook_kernel import Kernel, kernel_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -136,7 +136,7 @@ def test_a_saved_notebook_has_the_complete_reply_in_its_widget(tmp_path: Path) -
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     with Sandbox(keys={"groq": 1}, seconds_per_chunk=0.015, reply=lambda *_: WORDS) as sandbox:
-        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        variables = kernel_environment(tmp_path, **sandbox.environment())
         client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
         client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = WakingWidget
         client.execute(env=variables)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from notebook_kernel import Kernel, environment_without_keys
+from notebook_kernel import Kernel, kernel_environment
 
 from arche_magic.notebook.magics import ArcheMagics
 
@@ -303,7 +303,7 @@ def test_the_first_tab_is_fast_and_imports_no_sdk(tmp_path: Path) -> None:
 
 def test_tab_works_in_a_terminal(tmp_path: Path) -> None:
     """In IPython's terminal, Tab inserts the only offer."""
-    environment = environment_without_keys(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
+    environment = kernel_environment(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
     terminal = pexpect.spawn(
         sys.executable,
         ["-m", "IPython", "--no-banner", "--colors=NoColor", "--no-confirm-exit"],

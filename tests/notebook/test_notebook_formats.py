@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from notebook_kernel import Kernel, environment_without_keys
+from notebook_kernel import Kernel, kernel_environment
 
 from arche_magic.llm_providers.text.code_blocks import code_of
 from arche_magic.notebook.defaults import FORMATS
@@ -159,7 +159,7 @@ def test_without_a_frontend_the_code_is_saved_in_the_notebook(tmp_path) -> None:
         ]
         notebook = nbformat.v4.new_notebook(cells=cells)
         client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
-        client.execute(env=environment_without_keys(tmp_path, **sandbox.environment()))
+        client.execute(env=kernel_environment(tmp_path, **sandbox.environment()))
     assert len(notebook.cells) == 2
     assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == (
         "```python\nimport math\n\nmath.pi\n```"

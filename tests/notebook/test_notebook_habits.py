@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from notebook_kernel import Cell, environment_without_keys
+from notebook_kernel import Cell, kernel_environment
 from promptness import in_time
 from test_notebook_completion import offers
 from test_notebook_terminal import Terminal
@@ -468,7 +468,7 @@ def test_a_notebook_that_waits_is_saved_with_its_replies(tmp_path: Path) -> None
     sources = ["%load_ext arche_magic", "%%llm -b -o answer\nWhat?", "answer.wait().provider"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in sources])
     with Sandbox(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply") as sandbox:
-        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        variables = kernel_environment(tmp_path, **sandbox.environment())
         NotebookClient(book, kernel_name="python3", timeout=60).execute(
             cwd=str(tmp_path), env=variables
         )

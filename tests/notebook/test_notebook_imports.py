@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -94,7 +94,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             [sys.executable, "-c", SCRIPT],
             input=json.dumps(cases),
             cwd=folder,
-            env=environment_without_keys(folder, **sandbox.environment()),
+            env=kernel_environment(folder, **sandbox.environment()),
             capture_output=True,
             text=True,
             timeout=120,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from kernel_versions import kernel_variables
+from loopback import full_queue
 from notebook_kernel import Cell, Kernel
 from promptness import in_time
 
@@ -57,8 +56,8 @@ def connections(kernel: Kernel, port: int) -> list[str]:
     return [c.status for c in process.net_connections("tcp") if c.raddr and c.raddr.port == port]
 
 
-def port_of(sandbox: Sandbox) -> int:
-    return int(sandbox.url.rpartition(":")[2])
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def streaming(cell: Cell) -> bool:
@@ -71,21 +70,6 @@ def assert_stopped_at_once(cell: Cell) -> None:
     assert cell.message.startswith("Interrupted: ")
 
 
-@contextmanager
-def black_hole() -> Iterator[int]:
-    """A port that accepts no connections, because its queue is full."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(server.getsockname())
-        yield server.getsockname()[1]
-        for one in waiting:
-            one.close()
-
-
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_while_it_streams(
     kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path, provider: str
@@ -95,7 +79,7 @@ def test_while_it_streams(
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))
     cell = kernel.run("%llm hi", interrupt_when=streaming)
-    assert connections(kernel, port_of(sandbox)) == []
+    assert connections(kernel, port_of(sandbox.url)) == []
     assert_stopped_at_once(cell)
     text, mark = cell.data()
     assert text
@@ -122,12 +106,12 @@ def test_while_the_server_does_not_answer(
     since: list[float] = []
 
     def thinking(_: Cell) -> bool:
-        if connections(kernel, port_of(sandbox)) == ["ESTABLISHED"]:
+        if connections(kernel, port_of(sandbox.url)) == ["ESTABLISHED"]:
             since.append(time.monotonic())
         return bool(since) and time.monotonic() > since[0] + 0.2
 
     assert_stopped_at_once(kernel.run("%llm hi", interrupt_when=thinking))
-    assert connections(kernel, port_of(sandbox)) == []
+    assert connections(kernel, port_of(sandbox.url)) == []
     sandbox.latency = 0
     assert kernel.run("%llm -q again").status == "ok"
 
@@ -136,10 +120,11 @@ def test_while_the_server_does_not_answer(
 def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
     """So is a connection that is not accepted."""
     sandboxed(keys={provider: 1})
-    with black_hole() as port:
+    with full_queue() as url:
+        port = port_of(url)
         kernel.run(
             f"for name in [n for n in os.environ if n.endswith('BASE_URL')]:\n"
-            f"    os.environ[name] = 'http://127.0.0.1:{port}/v1'"
+            f"    os.environ[name] = '{url}/v1'"
         )
         cell = kernel.run(
             "%llm hi", interrupt_when=lambda _: connections(kernel, port) == ["SYN_SENT"]
@@ -232,7 +217,7 @@ def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
     client = kernel.client
     queued = [client.execute(code) for code in ("%llm hi", "ran = 1", "ran = 2")]
     for _ in range(1000):
-        if connections(kernel, port_of(sandbox)) == ["ESTABLISHED"]:
+        if connections(kernel, port_of(sandbox.url)) == ["ESTABLISHED"]:
             break
         time.sleep(0.02)
     kernel.manager.interrupt_kernel()

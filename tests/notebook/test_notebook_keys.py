@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_kernel import Kernel, environment_without_keys
+from notebook_kernel import Kernel, kernel_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -224,7 +224,7 @@ def test_colab_secrets_are_used_as_keys(tmp_path: Path, service: Sandbox) -> Non
         name: variables[name] for name in ("GROQ_API_KEY_2", "MISTRAL_API_KEY")
     }
     (package / "userdata.py").write_text(f"secrets = {secrets!r}\n{USERDATA}")
-    environment = environment_without_keys(
+    environment = kernel_environment(
         tmp_path, **{name: url for name, url in variables.items() if name.endswith("URL")}
     )
     environment["GOOGLE_API_KEY"] = variables["GOOGLE_API_KEY"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from notebook_kernel import Cell, Kernel, environment_without_keys
+from notebook_kernel import Cell, Kernel, kernel_environment
 from test_notebook_completion import offers
 from test_notebook_replies import tags
 
@@ -362,7 +362,7 @@ def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
 def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """Runs lines of IPython without a terminal, like a scheduled job."""
     with Sandbox(keys=ONE_EACH) as sandbox:
-        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        variables = kernel_environment(tmp_path, **sandbox.environment())
 
         def run(code: str) -> subprocess.CompletedProcess[str]:
             (tmp_path / "job.ipy").write_text(code)

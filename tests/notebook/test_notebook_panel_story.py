@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 
 ROOT = Path(__file__).parents[2]
 STORY = ROOT / "notebooks" / "panel.ipynb"
@@ -53,7 +53,7 @@ def test_the_demo_runs_it_without_a_key(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "notebooks" / "demo.py"), "panel"],
         cwd=ROOT,
-        env=environment_without_keys(tmp_path),
+        env=kernel_environment(tmp_path),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from notebook_kernel import Kernel, environment_without_keys
+from notebook_kernel import Kernel, kernel_environment
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 FROM_MEMORY = re.compile(
@@ -63,7 +63,7 @@ def run_all(tmp_path: Path) -> Run:
         client = NotebookClient(
             read, timeout=120, resources={"metadata": {"path": str(notebook.parent)}}
         )
-        client.execute(env=environment_without_keys(tmp_path, **variables))
+        client.execute(env=kernel_environment(tmp_path, **variables))
         return read
 
     return run

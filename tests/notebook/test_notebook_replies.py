@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from notebook_kernel import Cell, Kernel, environment_without_keys
+from notebook_kernel import Cell, Kernel, kernel_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -240,7 +240,7 @@ def test_a_saved_notebook_stops_at_a_failure_and_contains_no_keys(tmp_path) -> N
         )
         client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
         with pytest.raises(CellExecutionError, match="temperature"):
-            client.execute(env=environment_without_keys(tmp_path, **sandbox.environment()))
+            client.execute(env=kernel_environment(tmp_path, **sandbox.environment()))
         saved = nbformat.writes(notebook)
         for name, value in sandbox.environment().items():
             if "KEY" in name:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 
 from arche_magic.sandbox import Sandbox
 
@@ -54,7 +54,7 @@ def test_only_the_first_cell_reads_the_settings(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],
             cwd=tmp_path,
-            env=environment_without_keys(tmp_path),
+            env=kernel_environment(tmp_path),
             capture_output=True,
             text=True,
             timeout=60,

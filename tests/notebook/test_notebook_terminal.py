@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 from promptness import in_time
 
 from arche_magic.sandbox import Sandbox
@@ -35,7 +35,7 @@ class Terminal:
     """IPython at a simple prompt."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        environment = environment_without_keys(folder, **sandbox.environment())
+        environment = kernel_environment(folder, **sandbox.environment())
         environment |= {"TERM": "dumb", "NO_COLOR": "1", "ARCHE_QUOTA_STORE": "memory://"}
         # It would override the size of the terminal.
         environment.pop("COLUMNS", None)
@@ -269,7 +269,7 @@ def test_characters_that_the_encoding_lacks_lose_no_reply(tmp_path: Path, encodi
     lines = "%load_ext arche_magic\n%llm -o r hi\n%llm_quota\n%unload_ext arche_magic\n"
     lines += "import sys\nprint(r.key, sys.stdout.errors)"
     with Sandbox(keys={"groq": 1}, reply=lambda *_: "π 😀 done") as sandbox:
-        variables = environment_without_keys(tmp_path, **sandbox.environment())
+        variables = kernel_environment(tmp_path, **sandbox.environment())
         done = subprocess.run(
             [sys.executable, "-m", "IPython", "-c", lines],
             cwd=tmp_path,

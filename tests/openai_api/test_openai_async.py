@@ -6,11 +6,11 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from cancelling import cancelled, timed_out
 from http_libraries import LIBRARIES
 from promptness import in_time
 from provider_parts import run_script
@@ -34,11 +34,6 @@ PLENTY = {"groq": dict.fromkeys(
 
 def outcomes() -> list[str]:
     return [attempt.outcome for attempt in attempt_log(get_configuration().store).session()]
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    while not is_so():  # noqa: ASYNC110  # the sandbox runs in threads of its own
-        await asyncio.sleep(0.01)
 
 
 def test_the_async_client_gets_replies_streams_and_models(sandbox: Sandbox) -> None:
@@ -107,23 +102,6 @@ def test_fifty_concurrent_streams_lose_no_chunk(start: Start) -> None:
 
     asyncio.run(main())
     assert outcomes() == ["served"] * 51
-
-
-async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Cancel it after it has been sent."""
-    task = asyncio.ensure_future(request)
-    await until(sent)
-    task.cancel()
-    await task
-
-
-async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Wait until it has been sent, and a little longer."""
-    async with asyncio.timeout(None) as limit:
-        waiting = asyncio.ensure_future(request)
-        await until(sent)
-        limit.reschedule(asyncio.get_running_loop().time())
-        await waiting
 
 
 @pytest.mark.parametrize("way", [cancelled, timed_out])

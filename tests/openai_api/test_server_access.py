@@ -103,11 +103,11 @@ def test_a_web_page_is_allowed_by_its_origin() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_only_the_user_can_read_the_token(tmp_path: Path) -> None:
+def test_only_the_user_can_read_the_token(tmp_path: Path, own_settings: Path) -> None:
     """It changes at every start, and is deleted when the server stops."""
     with Server(port=0) as server:
         path, first, port = server.token_file, server.api_key, server.port
-        assert path.parent == tmp_path / "user-settings" / "arche_magic"
+        assert path.parent == own_settings.parent
         assert path.read_text().strip() == first
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert len(first) > 40
@@ -166,7 +166,7 @@ def test_shell_lines_contain_the_token_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A saved notebook contains the path of the token's file, without the user's name."""
-    monkeypatch.setenv("HOME", str(tmp_path / "user-settings"))
+    monkeypatch.setenv("HOME", str(tmp_path / "own-settings"))
     with Server(port=0) as server:
         lines = server.shell_lines()
         assert lines.splitlines() == [

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
-from notebook_kernel import environment_without_keys
+from notebook_kernel import kernel_environment
 
 import arche_magic
 
@@ -123,7 +123,7 @@ def run(
 
 def inside(fresh: Path, folder: Path, *words: str | Path) -> str:
     """The output of a program in that environment and a folder, without our variables."""
-    environment = environment_without_keys(folder)
+    environment = kernel_environment(folder)
     environment.pop("PYTHONPATH", None)
     program, *rest = words
     return run([fresh / "bin" / program, *rest], cwd=folder, env=environment)

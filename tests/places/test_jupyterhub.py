@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import redis
+from loopback import free_port
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -65,20 +65,11 @@ def shown(language: str, containing: str) -> str:
     return block
 
 
-def free_ports(count: int) -> list[int]:
-    """That many free ports of loopback."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Redis that is configured as on the page."""
     folder = tmp_path_factory.mktemp("redis")
-    (port,) = free_ports(1)
+    port = free_port()
     configuration = folder / "redis.conf"
     own = f"port {port}\ndir {folder}\nuser looker on >looks ~* +@all\n"
     configuration.write_text(shown("ini", "appendonly") + own)
@@ -145,7 +136,7 @@ class Hub:
 def hub(tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox) -> Iterator[Hub]:
     """A hub with the Redis and three keys for all users, and a Groq key for a course."""
     folder = tmp_path_factory.mktemp("hub")
-    public, own, proxy = free_ports(3)
+    public, own, proxy = (free_port() for _ in range(3))
     configuration = folder / "jupyterhub_config.py"
     configuration.write_text(
         shown("py", "POOL")
@@ -158,14 +149,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory, store: str, services: Sandbox)
     pool = services.environment() | {"ARCHE_QUOTA_STORE": store}
     del pool["GROQ_API_KEY_3"]  # a user's own
     pool["COURSE_GROQ_KEY"] = pool.pop("GROQ_API_KEY_4")
-    ours = ("ARCHE_", "GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "JUPYTER")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
     log = folder / "hub.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterhub", "-f", configuration],
-            cwd=folder, env={**inherited, **pool, "PATH": path},
+            cwd=folder, env={**os.environ, **pool, "PATH": path},
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     running = Hub(f"http://127.0.0.1:{public}", folder)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
+from loopback import free_port
 from place_parts import write
 
 pytest.importorskip("voila", reason="needs voila: make places")
@@ -35,9 +35,7 @@ CELLS = ("%load_ext arche_magic\n%llm_sandbox --keys groq=2 --keys mistral=1", "
 def page_address(tmp_path: Path) -> Iterator[str]:
     """Address of a voila that shows a notebook with the panel."""
     write(tmp_path / "panel.ipynb", CELLS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "IPYTHONDIR": str(tmp_path), "PATH": path, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(

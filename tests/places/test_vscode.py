@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from loopback import free_port
 from place_parts import CELLS, Run, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
@@ -90,9 +90,7 @@ def vscode(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[s
     settings = own / "data" / "User" / "settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(SETTINGS))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [
             *(NODE, PROGRAM, "--auth", "none", "--bind-addr", f"127.0.0.1:{port}"),

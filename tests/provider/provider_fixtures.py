@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from provider_parts import ONE_KEY_EACH, OURS, Clock, FastClock, Start
+from provider_parts import ONE_KEY_EACH, Clock, FastClock, Start
 
 from arche_magic.llm_providers.config import load_configuration, use_configuration
 from arche_magic.sandbox import Sandbox
@@ -18,16 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hide the variables and files of this machine, and remove everything afterwards."""
-    for name in os.environ:
-        if name.startswith(OURS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user-settings"))
-    monkeypatch.setenv("APPDATA", str(tmp_path / "user-settings"))
+def own_folder(own_settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the test's folder, where the user's own settings are too."""
     monkeypatch.chdir(tmp_path)
-    yield
-    use_configuration(None)
 
 
 @pytest.fixture

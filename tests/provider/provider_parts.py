@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import arche_magic
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ MODELS = {
     "openai": "gpt-4.1-mini",
 }
 ONE_KEY_EACH = dict.fromkeys(PROVIDERS, 1)
-OURS = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 # Noon UTC on a Monday, on a full minute, far from midnight in Los Angeles.
 NOON = 1_763_380_800.0
 
@@ -104,7 +102,7 @@ def start_script(
     return subprocess.Popen(
         [*command, sys.executable, "-c", code],
         cwd=folder,
-        env=clean_environment() | dict(variables or {}),
+        env={**os.environ, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -123,13 +121,6 @@ def run_script(
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out, err
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's variables without our configuration, with this source tree first."""
-    root = str(Path(arche_magic.__file__).parents[1])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return kept | {"PYTHONPATH": root}
 
 
 def used(summary: Mapping[str, Any], key: str, limit: str = "requests_per_day") -> float:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,8 +16,10 @@ from pathlib import Path
 
 import pytest
 from lock_holder import locked
+from loopback import full_queue
 from promptness import in_time
 from provider_parts import PROVIDERS, Start, used
+from redis_server import RedisServer
 
 from arche_magic.llm_providers import (
     IncompleteReply,
@@ -102,24 +102,6 @@ def dribble(start: bytes, again: bytes) -> Talk:
     return talk
 
 
-@contextmanager
-def full_house() -> Iterator[str]:
-    """A port whose queue is full: connections are neither accepted nor refused."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(4):
-            guest = socket.socket()
-            guest.setblocking(False)
-            with suppress(BlockingIOError):
-                guest.connect(listener.getsockname())
-            waiting.append(guest)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for guest in waiting:
-            guest.close()
-
-
 def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> NoRouteAvailable:
     """Return the error of a request with this timeout."""
     with at_most(seconds), pytest.raises(NoRouteAvailable) as caught:
@@ -131,7 +113,7 @@ def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> N
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -> None:
     """It gets at most half of the time, so that another route has the rest."""
-    with full_house() as address:
+    with full_queue() as address:
         error = expect_late(point_at(name, address, tmp_path), 1.0)
     assert re.search(r"no connection within 0\.\d+ s", str(error))
 
@@ -322,28 +304,17 @@ def test_a_disk_that_hangs_after_the_reply_has_arrived(
     assert '"served"' in path.read_text()
 
 
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server is installed")
 def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
     """A stopped server neither answers nor refuses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
-        for _ in range(200):
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            time.sleep(0.01)
-        start(settings={"store": f"redis://127.0.0.1:{port}/0"})
+    with RedisServer(tmp_path / "redis") as server:
+        start(settings={"store": server.url})
         provider = get_llm_provider()
         provider.generate("Hello")
-        process.send_signal(signal.SIGSTOP)
+        server.process.send_signal(signal.SIGSTOP)
         try:
             expect_late(provider)
         finally:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
+            server.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 from paid_service import MODEL, Answer, PaidService, environment, paid_service, use
 from provider_parts import NOON, Clock, start_script
+from redis_server import RedisServer
 
 from arche_magic.llm_providers import (
     NoRouteAvailable,
@@ -127,16 +125,8 @@ def test_abandoned_streams_count_in_the_budget() -> None:
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    """A separate Redis server; skips if none is installed."""
-    if (program := shutil.which("redis-server")) is None:
-        pytest.skip("needs redis-server")
-    command = [program, "--port", "0", "--unixsocket", "r.sock", "--save", "", "--dir"]
-    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.DEVNULL) as server:
-        while not (tmp_path / "r.sock").exists():
-            assert server.poll() is None
-            time.sleep(0.01)
-        yield f"unix://{tmp_path}/r.sock"
-        server.terminate()
+    with RedisServer(tmp_path / "redis") as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("store", ["file", "redis"])

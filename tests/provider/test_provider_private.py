@@ -135,12 +135,9 @@ def test_private_is_true_or_false(sandbox: Sandbox) -> None:
 # --- where marks can be set
 
 
-def test_marks_come_from_the_users_own_settings(tmp_path: Path) -> None:
+def test_marks_come_from_the_users_own_settings(tmp_path: Path, own_settings: Path) -> None:
     """Whether or not the project has a settings file."""
-    write(
-        tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml",
-        '[private]\nroutes = ["mistral", "google:0123456789ab"]\n',
-    )
+    own_settings.write_text('[private]\nroutes = ["mistral", "google:0123456789ab"]\n')
     assert load_configuration().private == Private(frozenset({"mistral", "google:0123456789ab"}))
     write(tmp_path / "arche_magic.toml", "[private]\nalways = true\n")
     private = load_configuration().private
@@ -187,11 +184,10 @@ def test_a_project_cannot_set_marks(tmp_path: Path) -> None:
     ],
 )
 def test_a_mark_does_not_apply_to_an_address_set_by_a_project(
-    tmp_path: Path, files: dict[str, str], name: str
+    tmp_path: Path, own_settings: Path, files: dict[str, str], name: str
 ) -> None:
     """Not even to one on this machine: a server there may pass prompts on."""
-    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
-    write(own, '[private]\nroutes = ["mistral", "lab"]\n')
+    own_settings.write_text('[private]\nroutes = ["mistral", "lab"]\n')
     for file, text in files.items():
         write(tmp_path / file, text)
     with pytest.raises(ConfigurationError, match="no suitable route is marked private"):
@@ -199,14 +195,12 @@ def test_a_mark_does_not_apply_to_an_address_set_by_a_project(
 
 
 def test_a_mark_applies_to_an_address_set_by_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the environment, or in the same file as the mark."""
-    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
-    write(
-        own,
+    own_settings.write_text(
         '[private]\nroutes = ["mistral", "lab"]\n'
-        '[providers.lab]\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n',
+        '[providers.lab]\nbase_url = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n'
     )
     monkeypatch.setenv("MISTRAL_API_KEY", "k")
     monkeypatch.setenv("MISTRAL_BASE_URL", "http://127.0.0.1:9/v1")
@@ -230,13 +224,12 @@ def test_a_mark_applies_to_an_address_set_by_the_user(
         ("private = []", "it must be a table"),
     ],
 )
-def test_an_invalid_private_table_is_refused(tmp_path: Path, table: str, message: str) -> None:
+def test_an_invalid_private_table_is_refused(own_settings: Path, table: str, message: str) -> None:
     """The message names the file and the invalid part."""
-    own = tmp_path / "user-settings" / "arche_magic" / "arche_magic.toml"
-    write(own, table)
+    own_settings.write_text(table)
     with pytest.raises(ConfigurationError, match=message) as caught:
         load_configuration()
-    assert str(own) in str(caught.value)
+    assert str(own_settings) in str(caught.value)
 
 
 def test_the_doctor_checks_the_marks(start: Start) -> None:

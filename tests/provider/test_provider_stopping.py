@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cancelling import cancelled, timed_out, until
+from loopback import full_queue
 from promptness import in_time
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -75,22 +75,9 @@ def test_stopping_does_not_affect_later_requests(start: Start) -> None:
     assert get_llm_provider("groq").generate("Hello again")
 
 
-@contextmanager
-def deaf_server() -> Iterator[str]:
-    """An address that accepts no connection, because its queue is full."""
-    with closing(socket.socket()) as server, ExitStack() as waiting:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for _ in range(4):
-            client = waiting.enter_context(closing(socket.socket()))
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_a_request_is_stopped_while_it_connects(tmp_path: Path) -> None:
     """No other provider is called, and the thread does not wait for the connection."""
-    with deaf_server() as address:
+    with full_queue() as address:
         variables = {
             "GROQ_API_KEY": "gsk-of-nobody-12345", "GROQ_BASE_URL": address,
             "MISTRAL_API_KEY": "of-nobody-12345", "MISTRAL_BASE_URL": "http://127.0.0.1:9",
@@ -116,28 +103,6 @@ def test_a_request_is_stopped_while_it_connects(tmp_path: Path) -> None:
 
 
 # --- async requests
-
-
-async def until(sent: Callable[[], bool]) -> None:
-    while not sent():  # noqa: ASYNC110  # the sandbox runs in threads of its own
-        await asyncio.sleep(0.01)
-
-
-async def cancelled(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Cancel it after it has been sent."""
-    task = asyncio.ensure_future(request)
-    await until(sent)
-    task.cancel()
-    await task
-
-
-async def timed_out(request: Awaitable[Any], sent: Callable[[], bool]) -> None:
-    """Wait until it has been sent, and a little longer."""
-    async with asyncio.timeout(None) as limit:
-        waiting = asyncio.ensure_future(request)
-        await until(sent)
-        limit.reschedule(asyncio.get_running_loop().time())
-        await waiting
 
 
 async def in_a_group(request: Awaitable[Any], sent: Callable[[], bool]) -> None:

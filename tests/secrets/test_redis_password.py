@@ -66,10 +66,8 @@ def shown_with(url: str, folder: Path, sandbox: Sandbox, what: str = "") -> str:
 @pytest.fixture
 def locked_redis(tmp_path: Path) -> Iterator[int]:
     """The port of a Redis server with the planted password."""
-    server = RedisServer(tmp_path, password=PASSWORD)
-    server.start()
-    yield server.port
-    server.stop()
+    with RedisServer(tmp_path, password=PASSWORD) as server:
+        yield server.port
 
 
 def test_a_ledger_with_a_password_does_not_show_it(
