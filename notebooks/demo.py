@@ -23,9 +23,9 @@ BUILD = HERE.parent / "build"
 KEY_VARIABLES = ("GROQ_", "MISTRAL_", "GOOGLE_", "GEMINI_", "OPENAI_", "ARCHE_")
 
 
-def main(name: str = "quickstart") -> None:
-    """Execute `name`.ipynb, print its cells, and write the results to `build/`."""
-    notebook = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
+def main() -> None:
+    """Execute the quickstart, print its cells, and write the results to `build/`."""
+    notebook = nbformat.read(HERE / "quickstart.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -44,7 +44,7 @@ def main(name: str = "quickstart") -> None:
         )
         client.execute(env=environment)
     BUILD.mkdir(exist_ok=True)
-    executed, page = BUILD / f"{name}.ipynb", BUILD / f"{name}.html"
+    executed, page = BUILD / "quickstart.ipynb", BUILD / "quickstart.html"
     nbformat.write(notebook, executed)
     body, _ = HTMLExporter(theme="light").from_notebook_node(notebook)
     page.write_text(body, encoding="utf-8")
@@ -85,4 +85,4 @@ def near(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -108,7 +108,7 @@ def test_the_causes_of_an_error_are_sent(kernel: Kernel, sandboxed) -> None:
 RECURSION = """
 import sys
 limit = sys.getrecursionlimit()
-sys.setrecursionlimit(300)
+sys.setrecursionlimit(200)
 try:
     def again(n): return again(n + 1)
     again(0)

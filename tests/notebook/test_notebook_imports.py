@@ -15,6 +15,8 @@ from arche_magic.sandbox import Sandbox
 SCRIPT = """
 import json, os, signal, sys, traceback
 from IPython.core.interactiveshell import InteractiveShell
+# Each child would import them again.
+import groq, mistralai.client, numpy
 shell = InteractiveShell.instance()
 shell.run_line_magic("load_ext", "arche_magic")
 shell.user_ns["texts"] = ["a", "b"]

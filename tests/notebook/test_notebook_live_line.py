@@ -62,7 +62,7 @@ def test_the_text_of_a_broken_reply_stays_grey_until_it_is_covered(
     kernel: Kernel, sandboxed
 ) -> None:
     """The output does not shrink, and the receipt says that the reply started again."""
-    sandbox = sandboxed(keys={"groq": 2}, seconds_per_chunk=0.15, reply=lambda *_: WORDS)
+    sandbox = sandboxed(keys={"groq": 2}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     sandbox.fail("groq_key_1", "cut_stream")
     cell = kernel.run("%llm hi")
     assert cell.status == "ok", cell.error

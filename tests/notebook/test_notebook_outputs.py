@@ -56,6 +56,7 @@ def test_a_notebook_is_small_and_reveals_nothing_about_its_author(path: Path) ->
         for name, value in sandbox.environment().items():
             assert "KEY" not in name or value not in text
     assert not re.search(r"127\.0\.0\.1:\d", text)
+    assert "widget-state" not in text
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.language_info == {"name": "python"}
@@ -87,6 +88,27 @@ def test_the_notebook_about_a_limit_is_complete() -> None:
         "True",
     ):
         assert wanted in said
+
+
+def test_the_notebook_about_the_panel_is_complete() -> None:
+    """Tables, plots and the panel's table are in the file, and the choices have an effect."""
+    notebook = nbformat.read(FOLDER / "panel.ipynb", as_version=4)
+
+    def shown(source: str) -> list[Any]:
+        """The displays of the first cell that begins like this."""
+        cell = next(cell for cell in notebook.cells if cell.source.startswith(source))
+        return [output.data for output in cell.outputs if "data" in output]
+
+    assert "groq · key 1" in shown("%llm_quota")[0]["text/plain"]
+    for source, pictures in (("%llm_quota --plot", 2), ("%llm_stats --plot", 3)):
+        assert shown(source)[0]["text/html"].count("data:image/png;base64") == pictures
+    widget, record = shown("%llm_panel")
+    assert "while this notebook's kernel" in widget["text/plain"]
+    assert "As of " in record["text/html"]
+    _, receipt = shown("%%llm")
+    assert receipt["text/plain"].startswith("mistral · key 1 · ")
+    off = "Switched off in this session: groq_key_2"
+    assert off in shown("%llm_quota groq")[0]["text/plain"]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["as committed", "run again"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -358,38 +358,19 @@ def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
     assert "number" not in found
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """Runs lines of IPython without a terminal, like a scheduled job."""
-    with Sandbox(keys=ONE_EACH) as sandbox:
-        variables = kernel_environment(tmp_path, **sandbox.environment())
-
-        def run(code: str) -> subprocess.CompletedProcess[str]:
-            (tmp_path / "job.ipy").write_text(code)
-            return subprocess.run(
-                [sys.executable, "-m", "IPython", "--colors=NoColor", "job.ipy"],
-                cwd=tmp_path,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-
-        yield run
-
-
-def test_a_log_gets_only_the_final_state(
-    script: Callable[[str], subprocess.CompletedProcess[str]],
-) -> None:
-    """Two lines of plain text without a moving bar."""
-    ran = script(
+def test_a_log_gets_only_the_final_state(tmp_path: Path) -> None:
+    """Two lines of plain text without a moving bar, as in the log of a scheduled job."""
+    (tmp_path / "job.ipy").write_text(
         "%load_ext arche_magic\n"
-        "import pandas as pd\n"
-        "reviews = pd.DataFrame({'text': list('abcdef')})\n"
-        "%llm --over reviews Is this positive? {{text}}\n"
+        "texts = list('abcdef')\n"
+        "%llm --over texts Is this positive? {{prompt}}\n"
     )
+    with Sandbox(keys={"groq": 1}) as sandbox:
+        ran = subprocess.run(
+            [sys.executable, "-m", "IPython", "--colors=NoColor", "job.ipy"],
+            cwd=tmp_path, env=kernel_environment(tmp_path, **sandbox.environment()),
+            capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     assert ran.stderr == ""
     assert "\r" not in ran.stdout
     assert re.match(r"6 of 6 rows  █+  6 in [\d.]+ s\n[\d,]+ tokens · free · in the", ran.stdout)

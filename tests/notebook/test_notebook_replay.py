@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import nbformat
@@ -39,7 +37,7 @@ class Providers:
         return len(httpx.get(f"{self._base}/_sandbox/requests", trust_env=False).json())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def providers() -> Iterator[Providers]:
     process = subprocess.Popen(
         [sys.executable, "-m", "arche_magic.sandbox"], stdout=subprocess.PIPE, text=True
@@ -51,40 +49,39 @@ def providers() -> Iterator[Providers]:
     process.stdout.close()
 
 
-Run = Callable[..., nbformat.NotebookNode]
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the quickstart."""
+    return tmp_path_factory.mktemp("project")
 
 
-@pytest.fixture
-def run_all(tmp_path: Path) -> Run:
-    """Restart & Run All: run the notebook from its first cell in a new kernel."""
-
-    def run(notebook: Path, **variables: str) -> nbformat.NotebookNode:
-        read = nbformat.read(notebook, as_version=4)
-        client = NotebookClient(
-            read, timeout=120, resources={"metadata": {"path": str(notebook.parent)}}
-        )
-        client.execute(env=kernel_environment(tmp_path, **variables))
-        return read
-
-    return run
+def run_all(project: Path, change: str = "", **variables: str) -> nbformat.NotebookNode:
+    """Restart & Run All of the quickstart, with `change` added to its first prompt."""
+    notebook = nbformat.read(QUICKSTART, as_version=4)
+    next(cell for cell in notebook.cells if cell.source.startswith("%%llm")).source += change
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(project)}})
+    client.execute(env=kernel_environment(project, **variables))
+    return notebook
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A folder with the quickstart."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "quickstart.ipynb").write_bytes(QUICKSTART.read_bytes())
-    return folder
+@pytest.fixture(scope="module")
+def first(providers: Providers, project: Path) -> nbformat.NotebookNode:
+    """The quickstart after its first run, which kept its replies."""
+    ran = run_all(project, ARCHE_REPLAY="keep", **providers.variables)
+    assert len(replies(ran)) == 6
+    assert providers.count() == 7
+    assert "from memory" not in nbformat.writes(ran)
+    return ran
+
+
+def saved(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The outputs with replies."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [output for output in outputs if "arche_magic" in output.get("metadata", {})]
 
 
 def replies(notebook: nbformat.NotebookNode) -> list[str]:
-    return [
-        output.data["text/plain"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", ())
-        if "arche_magic" in output.get("metadata", {})
-    ]
+    return [output.data["text/plain"] for output in saved(notebook)]
 
 
 def receipts(notebook: nbformat.NotebookNode) -> list[str]:
@@ -97,49 +94,35 @@ def receipts(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
-def test_a_second_run_sends_nothing(providers: Providers, run_all: Run, project: Path) -> None:
-    """The restarted quickstart has the same replies, without any request."""
-    notebook = project / "quickstart.ipynb"
-    first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
-    asked = providers.count()
-    assert asked == 7
-    second = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
-    assert providers.count() == asked
-    assert len(replies(first)) == 6
+def test_a_second_run_sends_nothing(
+    providers: Providers, project: Path, first: nbformat.NotebookNode
+) -> None:
+    """The restarted quickstart has the same replies, and its file says that they were kept."""
+    second = run_all(project, ARCHE_REPLAY="keep", **providers.variables)
+    assert providers.count() == 7
     assert replies(second) == replies(first)
     kept = [line for line in receipts(second) if FROM_MEMORY.match(line)]
     assert len(kept) == 6
-    assert "from memory" not in nbformat.writes(first)
+    assert all("from_memory" in output.metadata.arche_magic for output in saved(second))
 
 
 def test_a_colleague_can_run_it_without_keys(
-    providers: Providers, run_all: Run, project: Path
+    providers: Providers, project: Path, first: nbformat.NotebookNode
 ) -> None:
     """With only the kept replies, every cell runs, no sandbox starts, and nothing is sent."""
-    notebook = project / "quickstart.ipynb"
-    first = run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
-    asked = providers.count()
-    again = run_all(notebook, ARCHE_REPLAY="only")
+    again = run_all(project, ARCHE_REPLAY="only")
     assert replies(again) == replies(first)
-    text = nbformat.writes(again)
-    assert "Sandbox on" not in text
-    assert providers.count() == asked
+    assert "Sandbox on" not in nbformat.writes(again)
+    assert providers.count() == 7
 
 
-def test_without_keys_a_changed_prompt_fails(
-    providers: Providers, run_all: Run, project: Path
-) -> None:
-    """In one line that says what to do."""
-    notebook = project / "quickstart.ipynb"
-    run_all(notebook, ARCHE_REPLAY="keep", **providers.variables)
-    changed = nbformat.read(notebook, as_version=4)
-    cell = next(cell for cell in changed.cells if cell.source.startswith("%%llm"))
-    cell.source += " Changed."
-    nbformat.write(changed, notebook)
+@pytest.mark.usefixtures("first")
+def test_without_keys_a_changed_prompt_fails(project: Path) -> None:
+    """The error says in one line what to do."""
     with pytest.raises(
         CellExecutionError, match=r"NotKept: .* has no kept reply for 'In two sentences"
     ):
-        run_all(notebook, ARCHE_REPLAY="only")
+        run_all(project, change=" Changed.", ARCHE_REPLAY="only")
 
 
 # --- in one kernel
@@ -243,25 +226,3 @@ def test_simulated_replies_are_kept_separately(kernel: Kernel, sandboxed, tmp_pa
     kernel.run("x = %llm -q --keep Who answers")
     assert kernel.value("x.from_memory is None") is True
     assert len(outside.requests) == 1
-
-
-def test_a_saved_notebook_marks_kept_replies(
-    providers: Providers, run_all: Run, project: Path
-) -> None:
-    """Its metadata has the time when the reply was given."""
-    cells = ["%load_ext arche_magic", "%%llm --keep\nHello", "%%llm --keep\nHello"]
-    notebook = project / "two.ipynb"
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]),
-        notebook,
-    )
-    ran = json.loads(nbformat.writes(run_all(notebook, **providers.variables)))
-    saved: list[dict[str, Any]] = [
-        output["metadata"]["arche_magic"]
-        for cell in ran["cells"]
-        for output in cell["outputs"]
-        if "arche_magic" in output["metadata"]
-    ]
-    assert ["from_memory" in entry for entry in saved] == [False, True]
-    assert saved[0]["provider"] == saved[1]["provider"] == "groq"
-    assert providers.count() == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -146,23 +145,6 @@ def test_each_attempt_is_one_line_without_texts(start: Start, clock: Clock, tmp_
     for hidden in ("secret", "Simulated", *secrets):
         assert hidden not in text
         assert hidden not in ledger
-
-
-def test_an_unwritable_folder_gives_one_warning_and_loses_no_reply(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """Counting continues in memory."""
-    (tmp_path / "outputs").write_text("This file stands where the folder should be.")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        provider = get_llm_provider("groq")
-        replies = [provider.generate(f"Prompt {n}") for n in range(3)]
-    assert all(replies)
-    assert [warning.category for warning in caught] == [LedgerWarning]
-    assert "counting in memory" in str(caught[0].message)
-    assert used(provider.get_stats()["quota_summary"]["groq"], "groq_key_1") == pytest.approx(
-        3, abs=0.1
-    )
 
 
 def test_the_ledger_can_be_kept_in_memory_only(start: Start, tmp_path: Path) -> None:

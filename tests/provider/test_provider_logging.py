@@ -89,31 +89,16 @@ def test_every_attempt_of_a_failed_request_is_logged(
 SDKS = {"groq": "groq", "openai": "openai", "mistral": "mistralai", "google": "google.genai"}
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-def test_using_one_provider_loads_only_its_sdk(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
-    """Programs do not wait for the import of the other three."""
+@pytest.mark.parametrize("name", [*PROVIDERS, "intelligent"])
+def test_a_reply_loads_only_one_sdk(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """Programs do not wait for the import of the other three, nor for IPython or pandas."""
+    large = [*SDKS.values(), "IPython", "ipywidgets", "pandas"]
     out, _ = run_script(
         "import sys\n"
         "from arche_magic.llm_providers import get_llm_provider\n"
         f"get_llm_provider({name!r}).generate('Hello')\n"
-        f"print(*[m for m in {list(SDKS.values())!r} if m in sys.modules])",
+        f"print(*[m for m in {large!r} if m in sys.modules])",
         tmp_path,
         sandbox.environment(),
     )
-    assert out.split() == [SDKS[name]]
-
-
-def test_a_reply_from_the_first_provider_loads_no_other_sdk(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """Even if all four are configured; no IPython and no pandas either."""
-    foreign = [*SDKS.values(), "IPython", "ipywidgets", "pandas"]
-    out, _ = run_script(
-        "import sys\n"
-        "from arche_magic.llm_providers import get_llm_provider\n"
-        "get_llm_provider().generate('Hello')\n"
-        f"print(*[m for m in {foreign!r} if m in sys.modules])",
-        tmp_path,
-        sandbox.environment(),
-    )
-    assert out.split() == ["groq"]
+    assert out.split() == [SDKS.get(name, "groq")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import pickle
@@ -130,24 +129,6 @@ def test_a_conversation_is_sent_turn_by_turn(sandbox: Sandbox, name: str) -> Non
             ("assistant", "Two"),
             ("user", "Three"),
         ]
-
-
-def test_several_awaited_requests_run_at_once(sandbox: Sandbox) -> None:
-    """`agenerate` does not block the event loop: five replies take about as long as one."""
-    sandbox.latency = 0.2
-    provider = get_llm_provider("mistral")
-
-    async def gather() -> list[Reply]:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        replies = await asyncio.gather(*(provider.agenerate(f"Number {n}") for n in range(5)))
-        assert loop.time() - began < 0.8
-        return list(replies)
-
-    provider.generate("The first call builds the client.")
-    replies = asyncio.run(gather())
-    assert all(f"“Number {n}”" in reply for n, reply in enumerate(replies))
-    assert provider.get_stats()["total_calls"] == 6
 
 
 @pytest.mark.parametrize("prompt", ["Grüße, 世界 🌍", "{braces} {{twice}} %s", "a\u2028b\x00c"])

@@ -282,17 +282,3 @@ def test_a_request_waits_for_earlier_ones_even_if_a_route_is_open(
     assert (second.seconds, second.why) == (0, "")
     earlier.close()
     assert any(isinstance(event, Piece) for event in later)
-
-
-def test_threads_share_one_provider_object(start: Start) -> None:
-    """Each gets its own prompt's reply."""
-    start(keys={"mistral": 1})
-    provider = get_llm_provider()
-    barrier = threading.Barrier(8)
-
-    def ask(number: int) -> bool:
-        barrier.wait()
-        return f"“Thread {number}”" in provider.generate(f"Thread {number}")
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(8)))
