@@ -19,9 +19,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from arche_magic.llm_providers.config import (
     get_configuration,
+    load_configuration,
     remove_key,
     use_configuration,
 )
+from arche_magic.llm_providers.config.env_file import read_env_file
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +122,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text("utf-8")))
+
+
 def test_contributing_names_files_and_commands_that_exist() -> None:
     """Its description of the code must not be older than the code."""
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -127,15 +133,31 @@ def test_contributing_names_files_and_commands_that_exist() -> None:
     paths = [path.relative_to(ROOT).as_posix() for path in code]
     for name in re.findall(r"`([\w/]+(?:\.py|/))`", text):
         assert any(f"/{path}/".endswith(f"/{name.strip('/')}/") for path in paths), name
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"(?m)(?:`|^)make ([a-z]+)", text):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert set(re.findall(r"(?m)(?:`|^)make ([a-z]+)", text)) <= makefile_targets()
+
+
+README = snippets((ROOT / "README.md").read_text("utf-8"))
 
 
 def test_the_readme_has_snippets() -> None:
     """The tests above would pass without any."""
-    readme = snippets((ROOT / "README.md").read_text("utf-8"))
-    assert sum(language in ("", "python") for language, _ in readme) >= 8
+    assert sum(language in ("", "python") for language, _ in README) >= 8
+
+
+def test_the_keys_in_the_readme_are_found(tmp_path: Path) -> None:
+    """The `.env` shown names the variables of all four providers."""
+    (text,) = (text for language, text in README if language == "sh" and "GROQ_API_KEY=" in text)
+    (tmp_path / ".env").write_text(text)
+    found = read_env_file(tmp_path / ".env").variables
+    assert {p.key_variables[0] for p in load_configuration({}).providers.values()} <= set(found)
+
+
+def test_the_commands_in_the_readme_exist() -> None:
+    """They are targets of the Makefile."""
+    commands = "\n".join(text for language, text in README if language == "sh")
+    targets = re.findall(r"^make (\w+)", commands, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert set(targets) <= makefile_targets()
 
 
 def test_the_columns_of_every_frame_are_on_their_page(shell: InteractiveShell) -> None:
