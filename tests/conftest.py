@@ -26,6 +26,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [NOT_INSTALLED, str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+from env_file import write_env_file  # noqa: E402
 from leaks import leaks_in, leaks_of_a_run  # noqa: E402
 
 from arche_magic.llm_providers.config import use_configuration  # noqa: E402
@@ -116,8 +117,7 @@ def network_drive(tmp_path: Path) -> Iterator[Path]:
 def sandbox_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A sandbox whose keys are in a `.env` in the working directory."""
     with Sandbox() as sandbox:
-        lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
-        (tmp_path / ".env").write_text("\n".join(lines))
+        write_env_file(tmp_path, sandbox)
         monkeypatch.chdir(tmp_path)
         yield sandbox
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from env_file import write_env_file
 
 import arche_magic
 from arche_magic.bulk import JobStopped, Row, file_job
@@ -26,8 +27,7 @@ NO_LIMITS = {
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Mistral without limits, used through a `.env` in the working directory."""
     with Sandbox(keys={"mistral": 1}, limits=NO_LIMITS) as running:
-        lines = [f"{name}={value}" for name, value in running.environment().items()]
-        (tmp_path / ".env").write_text("\n".join(lines))
+        write_env_file(tmp_path, running)
         (tmp_path / "arche_magic.toml").write_text(
             "[limits.mistral]\nrequests_per_minute = 1_000_000\ntokens_per_minute = 1_000_000_000\n"
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 from bulk_parts import prompts
-from provider_parts import write_env_file
+from env_file import write_env_file
 
 import arche_magic
 from arche_magic.bulk import Job

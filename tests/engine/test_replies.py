@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from engine_parts import NOON
 
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.reply_cache.store import ReplyStore, reply_store
@@ -23,7 +24,6 @@ from arche_magic.llm_providers.storage import LedgerWarning
 from arche_magic.llm_providers.tools import ToolCall
 from arche_magic.llm_providers.types import Usage, utc
 
-NOON = 1_763_380_800.0
 REPLY = Reply(
     "Seven – sept.",
     provider="groq",

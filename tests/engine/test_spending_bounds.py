@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from engine_parts import NOON
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import MOST_UNITS, Budget, Usage
 
-NOON = 1_763_380_800.0
 PLAIN = 10
 
 

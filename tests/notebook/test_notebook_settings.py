@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from env_file import write_env_file
 from notebook_kernel import kernel_environment
 
 from arche_magic.sandbox import Sandbox
@@ -46,10 +47,9 @@ def test_only_the_first_cell_reads_the_settings(tmp_path: Path) -> None:
     """Each file once; the next cell, a table and a job with its bar read none of them."""
     (tmp_path / "in.csv").write_text("text\n" + "\n".join(f"row {n}" for n in range(20)))
     with Sandbox(keys={"groq": 1}) as sandbox:
-        lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
-        for name, text in ((".env", "\n".join(lines)), ("arche_magic.toml", "patience = 3\n")):
-            (tmp_path / name).write_text(text)
-            (tmp_path / name).chmod(0o600)
+        write_env_file(tmp_path, sandbox)
+        (tmp_path / "arche_magic.toml").write_text("patience = 3\n")
+        for name in (".env", "arche_magic.toml"):
             os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Start = Callable[..., Sandbox]
-PROVIDERS = ("groq", "mistral", "google", "openai")
+BASE_URLS = {
+    "groq": "GROQ_BASE_URL",
+    "mistral": "MISTRAL_BASE_URL",
+    "google": "GOOGLE_GEMINI_BASE_URL",
+    "openai": "OPENAI_BASE_URL",
+}
+PROVIDERS = tuple(BASE_URLS)
 MODELS = {
     "groq": "openai/gpt-oss-120b",
     "mistral": "mistral-small-latest",
@@ -78,15 +84,6 @@ def asked(sandbox: Sandbox) -> list[str]:
 def server_count(sandbox: Sandbox, name: str) -> int:
     """The sum of one figure over all keys and models of `sandbox.usage()`."""
     return sum(count[name] for models in sandbox.usage().values() for count in models.values())
-
-
-def write_env_file(folder: Path, sandbox: Sandbox) -> Path:
-    """A `.env` with everything that the sandbox provides."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".env"
-    lines = [f"{name}={value}" for name, value in sandbox.environment().items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def start_script(

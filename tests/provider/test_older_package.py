@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from env_file import write_env_file
 from provider_parts import (
     MODELS,
     PROVIDERS,
@@ -15,7 +16,6 @@ from provider_parts import (
     run_script,
     server_count,
     used,
-    write_env_file,
 )
 
 from arche_magic.llm_providers import (

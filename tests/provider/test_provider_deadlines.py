@@ -18,7 +18,7 @@ import pytest
 from lock_holder import locked
 from loopback import full_queue
 from promptness import in_time
-from provider_parts import PROVIDERS, Start, used
+from provider_parts import BASE_URLS, PROVIDERS, Start, used
 from redis_server import RedisServer
 
 from arche_magic.llm_providers import (
@@ -35,12 +35,6 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.types import Timeouts
 
-BASE_URLS = {
-    "groq": "GROQ_BASE_URL",
-    "mistral": "MISTRAL_BASE_URL",
-    "google": "GOOGLE_GEMINI_BASE_URL",
-    "openai": "OPENAI_BASE_URL",
-}
 HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 Talk = Callable[[socket.socket], None]
 

@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_parts import Start, run_script, write_env_file
+from env_file import write_env_file
+from provider_parts import Start, run_script
 
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.reply_cache.store import ReplyStore

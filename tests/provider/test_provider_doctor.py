@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from provider_parts import Clock, Start, asked, write_env_file
+from env_file import write_env_file
+from provider_parts import Clock, Start, asked
 
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
 from arche_magic.llm_providers.config import SystemClock, load_configuration, use_configuration

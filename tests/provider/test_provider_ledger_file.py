@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from env_file import write_env_file
 from provider_parts import (
     MODELS,
     PROVIDERS,
@@ -17,7 +18,6 @@ from provider_parts import (
     server_count,
     start_script,
     used,
-    write_env_file,
 )
 
 from arche_magic.llm_providers import (
@@ -151,7 +151,7 @@ def test_the_ledger_can_be_kept_in_memory_only(start: Start, tmp_path: Path) -> 
     """Then no file is written."""
     start(settings={"store": "memory://no-file"})
     get_llm_provider().generate("Hello")
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert used(get_quota_tracker().get_usage_summary("groq")["groq"], "groq_key_1") > 0
 
 

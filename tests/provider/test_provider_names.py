@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_parts import PROVIDERS, Start, asked, write_env_file
+from env_file import write_env_file
+from provider_parts import PROVIDERS, Start, asked
 
 from arche_magic.llm_providers import (
     ConfigurationError,

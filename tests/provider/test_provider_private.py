@@ -268,7 +268,7 @@ def test_the_first_route_of_a_request_decides_the_model(start: Start) -> None:
     assert llm.generate(PROMPT, same_model=True).model == MODELS["google"]
     private = llm.generate(PROMPT, same_model=True, private=True)
     assert private.model == MODELS["mistral"]
-    sandbox.fail("google", "server_error", times=3)
+    sandbox.fail("google", "server_error")
     frame = arche_magic.map([f"Row {number}" for number in range(8)], same_model=True)
     assert set(frame.model.dropna()) == {MODELS["google"]}
 

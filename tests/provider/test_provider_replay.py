@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from provider_parts import NOON, PROVIDERS, Clock, Start, asked, run_script, write_env_file
+from env_file import write_env_file
+from provider_parts import NOON, PROVIDERS, Clock, Start, asked, run_script
 
 from arche_magic.llm_providers import (
     ConfigurationError,

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from env_file import write_env_file
 from provider_parts import (
     MODELS,
     FastClock,
     Start,
     run_script,
     start_script,
-    write_env_file,
 )
 
 from arche_magic.llm_providers import Reply, get_llm_provider
@@ -99,7 +99,7 @@ def test_threads_meet_an_unknown_limit_once(start: Start) -> None:
 
 def test_an_outage_is_tested_by_one_call_at_a_time(start: Start) -> None:
     """After each wait, which doubles, one of the eight threads tries."""
-    clock = FastClock(speed=40)
+    clock = FastClock(speed=80)
     sandbox = start(keys={"mistral": 1}, clock=clock)
     ask_at_once("mistral", 1)
     before = len(sandbox.requests)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from env_file import write_env_file
 from leaks import keys_of
-from secret_parts import PROVIDERS, write_env_file
+from provider_parts import PROVIDERS
 
 from arche_magic.sandbox import Sandbox
 

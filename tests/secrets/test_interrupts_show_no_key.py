@@ -13,7 +13,7 @@ from echo_server import Echo, echo_server
 from interrupting import Interrupter, Point, printed
 from IPython.core.ultratb import VerboseTB
 from leaks import PLANTED, keys_of, leaks_in
-from secret_parts import BASE_URLS
+from provider_parts import BASE_URLS
 
 from arche_magic.llm_providers import (
     LLMProviderError,

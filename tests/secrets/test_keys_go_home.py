@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from echo_server import Echo, echo_server
 from leaks import PLANTED, keys_of, leaks_in, leaks_in_folder
-from secret_parts import BASE_URLS, PROVIDERS, all_at, loud_environment
+from provider_parts import BASE_URLS, PROVIDERS
+from secret_parts import all_at, loud_environment
 
 from arche_magic.llm_providers import InvalidRequest, NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.config import load_configuration, use_configuration

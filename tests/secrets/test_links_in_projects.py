@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from secret_parts import write_env_file
+from env_file import write_env_file
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
