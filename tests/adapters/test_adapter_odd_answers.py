@@ -1,4 +1,4 @@
-"""Answers that broke other clients, as bug reports of SDKs and of libraries describe them."""
+"""Answers that broke other clients, from bug reports of SDKs and libraries."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ OTHER_ANSWERS: dict[str, Any] = {
 def test_a_reply_with_fields_of_another_answer_is_read(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
-    """Such as a gateway that adds the models it has tried, or sends an empty `delta` too."""
+    """A gateway may add the models it has tried, or an empty `delta`."""
     reply = reply_of(wire, "Hi") | OTHER_ANSWERS
     if wire != "google":
         reply["choices"][0]["delta"] = None
@@ -122,7 +122,7 @@ def test_a_reply_with_fields_of_another_answer_is_read(
 def test_a_reply_with_status_201_is_read(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
-    """Gateways made with NestJS do so: github.com/ChatGPTNextWeb/NextChat/issues/4797."""
+    """Gateways made with NestJS send it: github.com/ChatGPTNextWeb/NextChat/issues/4797."""
     if stream:
         script.events(chunk_of(wire, "Hi", "stop"), done=wire != "google")
     else:
@@ -137,14 +137,14 @@ def test_a_reply_with_status_201_is_read(
 def test_a_success_without_a_reply_is_a_failure(
     script: Script, build: Build, wire: str, status: int, stream: bool
 ) -> None:
-    """Accepted and answered later (202), or empty (204)."""
+    """A 202, whose answer comes later, or an empty 204."""
     script.answer(status, "" if status == 204 else {"status": "pending"})
     assert failure_of(build(wire), GEMINI, stream=stream).remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_web_page_that_says_200_is_not_an_outage(
+def test_a_web_page_with_status_200_is_not_an_outage(
     script: Script, build: Build, wire: str, stream: bool
 ) -> None:
     """The sign-in page of a Wi-Fi network, or a web site at a wrong address."""
@@ -211,7 +211,7 @@ ERRORS_UNDER_200 = (
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("wire", "body"), ERRORS_UNDER_200)
-def test_an_error_in_an_answer_that_says_200_is_told_in_its_own_words(
+def test_an_error_with_status_200_is_reported_in_the_servers_words(
     script: Script, build: Build, wire: str, stream: bool, body: Any
 ) -> None:
     answer(script, body, stream=stream)
@@ -221,7 +221,7 @@ def test_an_error_in_an_answer_that_says_200_is_told_in_its_own_words(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_an_error_instead_of_vectors_is_told_in_its_own_words(
+def test_an_error_instead_of_vectors_is_reported_in_the_servers_words(
     script: Script, build: Build, wire: str
 ) -> None:
     script.answer(200, {"error": OVERLOADED})
@@ -245,7 +245,7 @@ def test_an_error_instead_of_vectors_is_told_in_its_own_words(
         {"detail": "Too many guests."},
     ],
 )
-def test_an_error_in_a_stream_is_told_in_its_own_words(
+def test_an_error_in_a_stream_is_reported_in_the_servers_words(
     script: Script, build: Build, wire: str, event: Any
 ) -> None:
     script.events(HI, event)
@@ -279,7 +279,7 @@ def test_an_error_in_a_stream_is_told_in_its_own_words(
         ({"candidates": [], "usageMetadata": {"promptTokenCount": 9}}, Remedy.RETRY_LATER),
     ],
 )
-def test_geminis_answers_without_a_text_are_failures(
+def test_answers_of_gemini_without_text_are_failures(
     script: Script, build: Build, body: Any, remedy: Remedy, stream: bool
 ) -> None:
     answer(script, body, stream=stream)
@@ -298,16 +298,16 @@ def test_an_unspecified_reason_for_blocking_blocks_nothing(
 def test_google_filters_no_reply_when_a_function_call_was_malformed(
     script: Script, build: Build
 ) -> None:
-    """Its service for OpenAI's clients words it as a filter."""
+    """Google's service for OpenAI's clients reports it like a filter."""
     script.answer(200, message(None, "function_call_filter: MALFORMED_FUNCTION_CALL"))
     assert failure_of(build("openai"), "m").remedy is Remedy.RETRY_LATER
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_conversation_of_a_system_prompt_alone_is_sent(
+def test_a_conversation_with_only_a_system_prompt_is_sent(
     script: Script, build: Build, wire: str
 ) -> None:
-    """Google's SDK refuses a request without a turn of the user."""
+    """Google's SDK refuses a request without a user's turn."""
     script.answer(200, reply_of(wire, "Hi"))
     assert text_of(complete(build(wire), GEMINI, Request((Message("system", "Greet."),)))) == "Hi"
     assert "Greet." in json.dumps(script.received[0]["body"])
@@ -317,7 +317,7 @@ def test_a_conversation_of_a_system_prompt_alone_is_sent(
 @pytest.mark.parametrize(
     "body", ["", "<html><title>Bad Gateway</title></html>", [], "error code: 1"]
 )
-def test_outages_of_servers_and_proxies_are_known(
+def test_outages_of_servers_and_proxies_are_recognized(
     script: Script, build: Build, status: int, body: Any
 ) -> None:
     script.answer(status, body)
@@ -342,7 +342,7 @@ def test_outages_of_servers_and_proxies_are_known(
     ],
 )
 def test_every_form_of_retry_after_is_read(value: str, seconds: float | None) -> None:
-    """The server's clock counts, and not this machine's."""
+    """Dates are compared with the server's clock, not with this machine's."""
     headers = {"retry-after": value, "date": "Sun, 06 Nov 1994 08:49:37 GMT"}
     assert retry_delay(headers, now=0.0) == seconds
 
@@ -351,6 +351,6 @@ def test_every_form_of_retry_after_is_read(value: str, seconds: float | None) ->
 def test_the_longest_of_several_retry_after_headers_counts(
     build: Build, script: Script, wire: str
 ) -> None:
-    """A proxy may add its own to that of the service."""
+    """A proxy may add a header of its own."""
     script.answer(503, {"error": {"message": "busy"}}, {"retry-after": "7", "Retry-After": "2"})
     assert failure_of(build(wire)).retry_after == 7

@@ -26,7 +26,7 @@ ANOTHER_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each GET, and counts its connections."""
+    """A server that answers each GET and counts its connections."""
 
     daemon_threads = True
 
@@ -95,7 +95,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_calls_one_after_the_other_use_one_connection(server: Server, client: httpx.Client) -> None:
+def test_consecutive_calls_use_one_connection(server: Server, client: httpx.Client) -> None:
     for _ in range(5):
         assert client.get("/").content == BODY
     assert server.connections == 1
@@ -128,7 +128,7 @@ def test_head_and_body_of_a_request_are_sent_together() -> None:
     assert segments == [1]
 
 
-def test_calls_at_once_have_a_connection_each_and_share_it_later(
+def test_concurrent_calls_have_their_own_connections_and_reuse_them(
     server: Server, client: httpx.Client
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
@@ -147,7 +147,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again(
     assert server.connections == 3
 
 
-def test_a_response_that_is_left_early_closes_its_connection(
+def test_a_response_that_is_not_read_to_its_end_closes_its_connection(
     server: Server, client: httpx.Client
 ) -> None:
     """The rest of its body would be read as the next answer."""
@@ -166,7 +166,7 @@ def test_data_after_a_response_is_not_read_as_the_next_response(
 
 
 def test_all_clients_together_keep_a_limited_number_of_idle_connections(server: Server) -> None:
-    """Many keys with many threads each would reach the limit of open files of a process."""
+    """Otherwise, many keys with many threads would reach the process's limit of open files."""
     resource = pytest.importorskip("resource")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4 * MOST_IDLE:
         pytest.skip("fewer open files are allowed here, and so fewer connections")
@@ -194,7 +194,7 @@ def test_all_clients_together_keep_a_limited_number_of_idle_connections(server: 
 def test_connections_that_were_idle_for_long_are_closed(
     server: Server, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of adapters that are not used any more."""
+    """This includes adapters that are no longer used."""
     with httpx.Client(base_url=server.url, trust_env=False) as other:
         keep_time(other)
         assert other.get("/").content == BODY

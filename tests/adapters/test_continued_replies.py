@@ -51,7 +51,7 @@ def test_every_provider_takes_a_beginning_of_the_reply(
 def test_a_tool_can_be_called_after_a_beginning_of_the_reply(
     sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
 ) -> None:
-    """Gemini wants both in one turn."""
+    """Gemini requires both in one turn."""
     call = ToolCall("call00001", "add", "{}")
     rounds = (
         Message("assistant", "", tool_calls=(call,)),
@@ -68,7 +68,7 @@ def test_a_tool_can_be_called_after_a_beginning_of_the_reply(
 def test_an_empty_turn_of_the_assistant_does_not_fail(
     adapters: dict[str, Adapter], sandbox: Sandbox, wire: str
 ) -> None:
-    """At the end, as some chat programs send it, and before the user goes on."""
+    """Some chat programs send it at the end, and it may precede the user's next message."""
     empty = Message("assistant", "")
     for messages in ((BEGUN.messages[0], empty), (BEGUN.messages[0], empty, BEGUN.messages[0])):
         assert text_of(complete(adapters[wire], MODELS[wire], Request(messages)))

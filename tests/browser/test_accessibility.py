@@ -1,4 +1,4 @@
-"""Axe finds nothing in the outputs, and a narrow page beside the file browser cuts nothing off."""
+"""Accessibility: axe finds no problems in the outputs, and narrow pages cut nothing off."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def screen(lab: Lab, browser: Browser) -> Iterator[Screen]:
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_axe_finds_nothing_in_the_outputs(screen: Screen, theme: str) -> None:
-    """Unfolded, in either theme: names, contrast, headings of tables, scrolling by keyboard."""
+def test_axe_finds_no_problem_in_the_outputs(screen: Screen, theme: str) -> None:
+    """Names, contrast, table headings and keyboard scrolling of unfolded outputs in both themes."""
     screen.use_theme(theme)
     screen.page.set_viewport_size({"width": 1280, "height": 900})
     screen.page.evaluate(UNFOLD)

@@ -126,7 +126,7 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
 
 
 def test_control_enter_sends_what_was_typed(screen: Screen) -> None:
-    """All of it, however fast it was typed, and no cell runs. The focus stays in the box."""
+    """All of it is sent, however fast it was typed. No cell runs; the focus stays in the box."""
     panel, _ = panels(screen)
     prompts = screen.page.locator(".jp-CodeCell .jp-InputPrompt")
     before = prompts.all_inner_texts()

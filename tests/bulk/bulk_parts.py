@@ -1,4 +1,4 @@
-"""What the tests of jobs share."""
+"""Shared by the tests of jobs: a clock for threads, and the prompts that were sent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class WaitingClock:
-    """A clock that moves only while a thread sleeps on it; threads that sleep together share it.
+    """A clock that moves only while threads sleep on it. Threads that sleep together share it.
 
-    How fast the machine is does not matter: rows that are being asked take no time on it.
+    Requests take no time on it, so the speed of the machine does not matter.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Sandboxes that jobs run against, in a folder of their own per test."""
+"""Sandboxes for jobs, in a separate folder for each test."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WINDOWS = {"groq": "bucket", "mistral": "rolling", "google": "calendar", "openai
 def start(start_sandbox: Start) -> Start:
     """Start a sandbox and use it: one key of Groq, the ledger in the test's folder.
 
-    `limits` by provider are those of the server, and of the configuration too, so that nothing is
-    left to find out; `settings` are fields of the configuration.
+    `limits` by provider apply to the server and to the configuration, so that nothing has to be
+    learned; `settings` are fields of the configuration.
     """
 
     def begin(

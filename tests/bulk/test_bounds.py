@@ -55,7 +55,7 @@ def test_a_bound_is_exceeded_by_one_reply_at_most(bound: int) -> None:
 
 
 def test_replies_that_do_not_fit_the_schema_count_too() -> None:
-    """They are paid for like any other."""
+    """They cost as much as any other reply."""
     with paid_service(answer=lambda number: Answer(text="no JSON")) as service:
         run(service, max_cost=5.0, schema="mood good|bad")
         spent = service.tokens * PER_TOKEN
@@ -83,8 +83,8 @@ def test_packed_requests_keep_the_bound() -> None:
     assert service.tokens <= 6000 + 2300
 
 
-def test_a_job_that_fits_is_done_and_runs_side_by_side() -> None:
-    """A bound costs no speed where all threads fit within it."""
+def test_a_job_that_fits_is_done_in_parallel() -> None:
+    """A bound does not slow a job down if the requests of all threads fit within it."""
     with paid_service(answer=lambda number: Answer(50)) as service:
         use(service, Path.cwd())
         rows = arche_magic.imap(TEXTS, allow_paid=True, pack=1, max_tokens_total=1_000_000)

@@ -1,4 +1,4 @@
-"""Files larger than memory: asked chunk by chunk, written whole or not at all, resumed."""
+"""Files larger than memory are read in chunks, written completely or not at all, and resumed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) ->
 
 @pytest.mark.usefixtures("small_chunks")
 def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
-    """What one chunk has spent is missing for the next."""
+    """What one chunk has spent counts for the next."""
     frame().to_parquet("in.parquet")
     with pytest.raises(JobStopped, match="max_tokens_total"):
         arche_magic.map("in.parquet", TEMPLATE, to="out.parquet", pack=1, max_tokens_total=1200)

@@ -1,4 +1,4 @@
-"""Which names stand for a column between braces, and whose tables are taken."""
+"""Names of columns in braces, and the kinds of tables that jobs accept."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_columns_of_several_levels_are_named_with_dots(sandbox: Sandbox) -> None
     assert again["again_reply"].tolist()[0]
 
 
-def test_two_columns_that_read_alike_are_an_error(sandbox: Sandbox) -> None:
-    """One name is a number and the other a text, so it is unknown which one is meant."""
+def test_two_columns_with_the_same_name_as_text_are_an_error(sandbox: Sandbox) -> None:
+    """One name is a number and the other a text, so the braces are ambiguous."""
     with pytest.raises(InvalidRequest, match="two columns have the name '2023'"):
         arche_magic.map(pd.DataFrame([[1, 2]], columns=[2023, "2023"]), "{{2023}}")
 
@@ -93,20 +93,20 @@ def test_steps_after_a_column_are_checked_before_anything_is_sent(sandbox: Sandb
 
 
 class OnlyStreams:
-    """What DuckDB's relations and others offer: an Arrow stream and no more."""
+    """A table with only an Arrow stream, such as DuckDB's relations."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return pa.table({"text": ["One", "Two"]}).__arrow_c_stream__(requested_schema)
 
 
 class OnlyInterchange:
-    """What older libraries offer."""
+    """A table with only the older interchange protocol."""
 
     def __dataframe__(self, *arguments: Any, **options: Any) -> Any:
         return pa.table({"text": ["One", "Two"]}).__dataframe__(*arguments, **options)
 
 
-def test_a_table_of_another_library_comes_back_as_its_own_type(sandbox: Sandbox) -> None:
+def test_a_table_of_another_library_is_returned_as_the_same_type(sandbox: Sandbox) -> None:
     """Its columns are unchanged, and added ones have their types; other data becomes pandas."""
     days = [date(2026, 11, 28), None]
     values = {"text": ["One", "Two"], "days": [days, []], "n": [None, 2**60]}

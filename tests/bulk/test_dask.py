@@ -21,7 +21,7 @@ TEMPLATE = "How long is this? {{text}}"
 
 
 def test_nothing_is_asked_before_it_is_computed(sandbox: Sandbox) -> None:
-    """Columns and types come from the schema, so later steps can be built, and parts computed."""
+    """Columns and types come from the schema, so later steps can be added, and parts computed."""
     frame = pd.DataFrame({"text": [f"text {n}" for n in range(12)]})
     data = dd.from_pandas(frame, npartitions=4)
     lazy = arche_magic.map(data, TEMPLATE, schema="mood good|bad, score int", pack=1)

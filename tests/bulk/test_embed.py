@@ -1,4 +1,4 @@
-"""`arche_magic.embed`: many texts, one model, kept as they come."""
+"""`arche_magic.embed`: many texts, one model; each vector is kept when it arrives."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_series_gives_a_frame_with_its_index(server: EmbeddingServer) -> None:
     assert texts.tolist() == ["c", "a", "b"]
 
 
-def test_other_kinds_of_columns_are_taken(server: EmbeddingServer) -> None:
+def test_other_kinds_of_columns_are_accepted(server: EmbeddingServer) -> None:
     polars = pytest.importorskip("polars")
     wanted = expected(["a", "b"])
     for texts in (
@@ -111,7 +111,7 @@ def test_without_any_text_nothing_is_sent(server: EmbeddingServer) -> None:
     assert not server.received
 
 
-def test_equal_texts_are_asked_once(server: EmbeddingServer) -> None:
+def test_equal_texts_are_sent_once(server: EmbeddingServer) -> None:
     vectors = arche_magic.embed(["a", "b", "a", "a"])
     assert np.array_equal(vectors, expected(["a", "b", "a", "a"]))
     assert server.texts == ["a", "b"]
@@ -134,7 +134,7 @@ def test_a_batch_uses_only_part_of_a_small_limit(server: EmbeddingServer) -> Non
     assert sorted(len(request.texts) for request in server.received) == [10, 25, 25]
 
 
-def test_kept_vectors_are_not_asked_for_again(server: EmbeddingServer) -> None:
+def test_kept_vectors_are_not_requested_again(server: EmbeddingServer) -> None:
     arche_magic.embed(["a", "b"])
     vectors = arche_magic.embed(["b", "c", "a"])
     assert np.array_equal(vectors, expected(["b", "c", "a"]))
@@ -146,7 +146,7 @@ def test_kept_vectors_are_not_asked_for_again(server: EmbeddingServer) -> None:
     assert server.texts == ["a", "b", "c", "a", "a", "a"]
 
 
-def test_only_kept_vectors_where_nothing_may_be_sent(server: EmbeddingServer) -> None:
+def test_without_sending_only_kept_vectors_are_returned(server: EmbeddingServer) -> None:
     arche_magic.embed(["a"])
     use_configuration(replace(get_configuration(), replay="only"))
     assert np.array_equal(arche_magic.embed(["a"], fresh=True), expected(["a"]))
@@ -155,7 +155,7 @@ def test_only_kept_vectors_where_nothing_may_be_sent(server: EmbeddingServer) ->
     assert server.texts == ["a"]
 
 
-def test_after_a_failure_the_same_call_asks_for_the_rest(server: EmbeddingServer) -> None:
+def test_after_a_failure_the_same_call_requests_the_rest(server: EmbeddingServer) -> None:
     texts = numbered(1300)
     arche_magic.embed(texts[:200])
     server.spent("mistral-1", "mistral-2")
@@ -193,7 +193,7 @@ def test_a_batch_that_is_too_large_is_sent_in_parts(server: EmbeddingServer) -> 
     assert np.array_equal(arche_magic.embed(numbered(9)), expected(numbered(9)))
 
 
-def test_it_waits_for_the_model_rather_than_take_another(
+def test_it_waits_for_the_model_instead_of_using_another(
     server: EmbeddingServer, tmp_path: Path
 ) -> None:
     clock = Clock()
@@ -208,7 +208,7 @@ def test_it_waits_for_the_model_rather_than_take_another(
     assert {request.wire for request in server.received} == {"mistral"}
 
 
-def test_the_limits_of_the_service_are_kept(start: Start) -> None:
+def test_the_limits_of_the_service_are_not_exceeded(start: Start) -> None:
     """Google counts each text, and allows a hundred a minute per key; nothing is refused."""
     sandbox = start({"google": 1}, clock=FastClock(60))
     texts = numbered(220)
@@ -230,8 +230,8 @@ def test_patience_bounds_the_wait(server: EmbeddingServer, tmp_path: Path) -> No
     assert clock.slept <= 600
 
 
-def test_an_interrupt_keeps_the_vectors_that_have_come(server: EmbeddingServer) -> None:
-    """The kernel is interrupted while the second batch is under way."""
+def test_an_interrupt_keeps_the_vectors_that_have_arrived(server: EmbeddingServer) -> None:
+    """The interrupt comes while the second batch is running."""
     texts = numbered(700)
     first_came, go_on = threading.Event(), threading.Event()
 
@@ -254,7 +254,7 @@ def test_an_interrupt_keeps_the_vectors_that_have_come(server: EmbeddingServer) 
     assert "text 0" not in server.texts
 
 
-def test_no_money_is_spent_unasked(server: EmbeddingServer) -> None:
+def test_no_money_is_spent_without_permission(server: EmbeddingServer) -> None:
     with pytest.raises(InvalidRequest, match=r"openai costs money.*allow_paid=True"):
         arche_magic.embed(["a"], "openai")
     assert not server.received
@@ -293,7 +293,7 @@ def test_the_progress_is_shown_in_one_line(
     assert "3 of 3 texts" in capsys.readouterr().err
 
 
-def test_texts_do_not_stand_in_the_file_of_vectors(server: EmbeddingServer) -> None:
+def test_the_file_of_vectors_contains_no_texts(server: EmbeddingServer) -> None:
     arche_magic.embed(["a very private text"])
     path = get_configuration().replies
     assert path.exists()

@@ -1,4 +1,4 @@
-"""Files as people have them: encodings, separators, damaged ones, and values without a type."""
+"""Files in practice: encodings, separators, damage, and values without a Parquet type."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_csv_is_read_in_its_encoding(
 
 
 def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
-    """The result has the same separator; a tab may be written as a backslash and a t."""
+    """The result has the same separator. A tab may be written as `\t`."""
     for sep, given in ((";", ";"), ("\t", "\t"), ("\t", r"\t"), ("§", "§")):
         Path("in.csv").write_text(f"text{sep}price\nsoup{sep}1,50\n", encoding="utf-8")
         with warnings.catch_warnings(action="error"):
@@ -87,7 +87,7 @@ def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
 def test_a_csv_that_cannot_be_read_gives_an_error_of_one_line(
     sandbox: Sandbox, content: bytes, options: dict[str, str], message: str
 ) -> None:
-    """It names the file and its encoding, before anything is spent; the plan gives it too."""
+    """It names the file and its encoding before any quota is used, in a plan too."""
     Path("in.csv").write_bytes(content)
     for ask in (
         lambda: arche_magic.map("in.csv", TEMPLATE, to="out.csv", **options),

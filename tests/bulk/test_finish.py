@@ -1,4 +1,4 @@
-"""When a job says that it will be done; `tests/bench/bulk.py finish` compares that with the end."""
+"""The finish time that a job shows; `tests/bench/bulk.py finish` compares it with the real one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 
 def test_the_finish_time_comes_from_the_limits_as_in_the_plan(start: Start, clock: Clock) -> None:
-    """It does so even if all replies so far came at once; rows that come later count too."""
+    """This holds even if all replies so far came at once. Rows that are added later count too."""
     start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
     rows = [f"Row {n}" for n in range(90)]
     options: dict[str, Any] = {"pack": 1, "reserve": 0.0}
@@ -76,7 +76,7 @@ def test_map_shows_its_progress_in_one_line(
 
 
 def test_an_interrupt_at_the_start_leaves_no_progress_line(start: Start) -> None:
-    """It comes when the thread that draws the line has started, and its caller does not know it."""
+    """It comes after the thread that draws the line has started, but before its caller knows."""
     start()
 
     def press(frame: Any, event: str, _: object) -> None:

@@ -1,4 +1,4 @@
-"""How many threads a job has: pools of every size against the one that is found by measuring."""
+"""The number of threads of a job: the measured one compared with pools of fixed sizes."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def seconds_of(
 
 @pytest.mark.parametrize("latency", [0.0, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0])
 @pytest.mark.parametrize("cpu", [0.0015, 0.004])
-def test_it_is_nearly_as_fast_as_the_best_pool_of_a_fixed_size(latency: float, cpu: float) -> None:
-    """This holds for any latency, in 15 seconds of work or six rounds of the largest pool."""
+def test_it_is_nearly_as_fast_as_the_best_fixed_pool(latency: float, cpu: float) -> None:
+    """This holds for any latency, over 15 seconds of work or six rounds of the largest pool."""
     rows = max(1500, int(min(15 / cpu, 15 * MOST_THREADS / max(latency, 1e-3))))
     best = min(seconds_of(rows, latency, cpu, n)[0] for n in (4, 16, 64, 128, MOST_THREADS))
     assert best / seconds_of(rows, latency, cpu)[0] >= 0.8

@@ -1,4 +1,4 @@
-"""One prompt per row: what comes back, in which order, and what fails."""
+"""One prompt per row: the results, their order, and failures."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_options_are_those_of_generate(sandbox: Sandbox) -> None:
     assert sandbox.requests[0].provider == "mistral"
 
 
-def test_rows_come_as_they_finish(sandbox: Sandbox) -> None:
+def test_rows_are_yielded_as_they_finish(sandbox: Sandbox) -> None:
     """`imap` yields each row once, with its position, label, prompt and reply."""
     rows = sorted(arche_magic.imap(REVIEWS, "{{text}}"), key=lambda row: row.position)
     assert [row.label for row in rows] == ["a", "b", "a"]
@@ -279,7 +279,7 @@ def test_a_refused_row_fails_alone(start: Start) -> None:
 
 
 def test_rows_that_are_all_refused_stop_the_job(sandbox: Sandbox) -> None:
-    """The cause is then not in the rows, and the job does not send thousands more."""
+    """The rows are then not the cause, so the job does not send thousands more."""
     sandbox.fail("*", "invalid_request", times=None)
     with pytest.raises(JobStopped, match="every row so far was refused"):
         arche_magic.map([f"Row {n}" for n in range(200)])
@@ -343,7 +343,7 @@ def test_no_thread_of_a_job_sleeps_for_long(start: Start) -> None:
 
 
 def test_bounds_can_be_numbers_of_numpy(sandbox: Sandbox) -> None:
-    """As those of a column are."""
+    """Values of a column have such types."""
     frame = arche_magic.map(
         ["One", "Two"], max_cost=np.float32(1), max_tokens_total=np.int64(9000), pack=np.int64(1),
         stop_after=np.int32(3), reserve=np.float32(0.5),
@@ -377,7 +377,7 @@ def test_free_routes_come_before_paid_ones(start: Start) -> None:
 
 
 def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
-    """Rows that were not reached say what opens when, and are asked the next time."""
+    """The errors of the remaining rows say what opens when; the next run asks them."""
     sandbox = start(clock=clock, limits={"groq": {"requests_per_minute": 4}})
     result = arche_magic.map([f"Row {n}" for n in range(10)], patience=5, reserve=0.0)
     assert result.error.isna().sum() == 4
@@ -402,7 +402,7 @@ def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
 
 
 def test_a_lost_call_uses_up_the_patience_of_a_job_once(start: Start, clock: Clock) -> None:
-    """A hold of a dead kernel on another machine delays the job no longer than that."""
+    """A reservation of a dead kernel on another machine delays the job by that time at most."""
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
     llm = get_llm_provider()
     llm.generate("Hi")
@@ -455,7 +455,7 @@ def test_a_stopped_job_counts_the_rows_of_its_frame(sandbox: Sandbox) -> None:
     assert job.progress().done == len(replies.frame()) > 1
 
 
-def test_the_reply_of_a_call_under_way_is_kept(start: Start) -> None:
+def test_the_reply_to_a_running_call_is_kept(start: Start) -> None:
     """The job does not wait for it, and the next run does not pay for it again."""
     sandbox = start()
     arche_magic.map(["Warm up"])
@@ -487,7 +487,7 @@ def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
 
 
 def test_a_slow_reader_slows_the_job_down(sandbox: Sandbox) -> None:
-    """Few more rows are asked than were taken."""
+    """Only a few more rows are asked than were read."""
     rows = arche_magic.imap([f"Row {n}" for n in range(3000)])
     for _ in range(10):
         next(rows)
@@ -536,7 +536,7 @@ def test_equal_rows_fail_alike(start: Start) -> None:
 
 
 def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
-    """If no limit holds the job back, the time of a call does not either."""
+    """If no limit slows the job down, the duration of calls does not either."""
     sandbox.latency = 0.8
     result = arche_magic.map([f"Row {n}" for n in range(240)], provider="groq")
     assert result.error.isna().all()

@@ -1,4 +1,4 @@
-"""Several rows in one request, where requests are scarcer than tokens."""
+"""Several rows in one request, if requests are scarcer than tokens."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def echoes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"id": e["id"], "reply": f"echo {e['prompt']}"} for e in entries]
 
 
-def test_many_rows_go_in_few_requests(start: Start, clock: Clock) -> None:
+def test_many_rows_are_sent_in_few_requests(start: Start, clock: Clock) -> None:
     """Each row gets the reply that it would have got alone."""
     sandbox = start(keys={"google": 1}, clock=clock, limits={"google": SCARCE})
     job = Job(TEXTS, schema=SCHEMA)
@@ -110,7 +110,7 @@ def test_a_short_job_is_not_packed(start: Start) -> None:
 
 
 def test_packing_can_be_turned_off(start: Start) -> None:
-    """A small limit per day is then soon spent."""
+    """Then a small limit per day is soon used up."""
     sandbox = start(keys={"google": 1}, limits={"google": SCARCE})
     result = arche_magic.map(TEXTS, pack=1, patience=30)
     assert result.error.isna().sum() == len(sandbox.requests) == 18
@@ -346,7 +346,7 @@ WORDS = ["apple", "bridge", "castle", "desert", "engine", "forest", "garden", "h
 DISTINCT = [f"the {one} by the {other}" for one in WORDS for other in reversed(WORDS)]
 
 
-def test_replies_that_changed_places_are_detected(start: Start) -> None:
+def test_swapped_replies_are_detected(start: Start) -> None:
     """Rows at random positions are asked alone; then all packed rows are asked again."""
     start(keys={"google": 1}, limits={"google": PLENTY}, reply=answering(rotated))
     with pytest.warns(PackingWarning, match=r"google/.*got a different answer") as warned:

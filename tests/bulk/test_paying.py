@@ -86,7 +86,9 @@ def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack:
     assert paid == pytest.approx(paid_rows(plan), abs=0.15 * len(ROWS))
 
 
-def test_rows_held_ahead_keep_no_row_waiting(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_reserved_ahead_keep_no_row_waiting(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When a day's limit runs out, a row that waits gets the place of one that comes later."""
     monkeypatch.setattr("arche_magic.llm_providers.batch_ledger._FRESH_SECONDS", 3600.0)
     start(
@@ -108,7 +110,7 @@ def test_free_routes_that_keep_up_leave_nothing_to_pay(start: Start) -> None:
 
 
 def test_a_preferred_paid_provider_answers_at_once(start: Start) -> None:
-    """The user asked for it."""
+    """The user chose it."""
     start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))
     arche_magic.map(["One"], provider="openai", **OPTIONS)
     llm = IntelligentLLMOrchestrator(preferred_provider="openai")

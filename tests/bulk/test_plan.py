@@ -1,4 +1,4 @@
-"""A look ahead at a job: what it takes, what holds it back, when it is done, what helps."""
+"""The plan of a job: its tokens, the limits that slow it down, its finish time, and what helps."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
 
 
 def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
-    """Fifty short replies go in one request; usual lengths would allow half as many."""
+    """Fifty short replies fit into one request; with usual lengths, half as many would."""
     sandbox = start(**limits(requests_per_day=20))
     plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad")
     assert plan.requests == 8
@@ -207,7 +207,7 @@ def test_a_reserve_is_left(start: Start) -> None:
 
 
 def test_money_is_spent_only_if_allowed(start: Start) -> None:
-    """Paid routes take no part; the plan says what they would change."""
+    """Paid routes are not used. The plan says what they would change."""
     start({"groq": 1, "openai": 1}, clock=Clock())
     frame = texts(3000)
     plan = arche_magic.plan(frame, TEMPLATE, pack=1)

@@ -1,4 +1,4 @@
-"""A job leaves a part of every limit to whoever sits before the notebook."""
+"""A job leaves part of every limit for the user of the notebook."""
 
 from __future__ import annotations
 

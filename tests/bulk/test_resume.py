@@ -1,4 +1,4 @@
-"""A job that was stopped, by whatever it may be, goes on with the missing rows only."""
+"""A job that was stopped in any way continues with the missing rows only."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_the_second_run_asks_nothing(sandbox: Sandbox) -> None:
 
 
 def test_a_finished_row_is_on_disk_before_it_is_handed_out(sandbox: Sandbox) -> None:
-    """A row that somebody has seen is never asked again."""
+    """A row that was returned is never asked again."""
     llm = get_llm_provider()
     for row in arche_magic.imap(TEXTS[:20]):
         assert llm.kept(row.prompt, keep=True) == row.reply
 
 
-def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: Path) -> None:
+def test_a_killed_kernel_loses_only_running_calls(start: Start, tmp_path: Path) -> None:
     """After kill -9 in the middle, the next run starts at once and asks no finished row again."""
     sandbox, project = unlimited(start, tmp_path)
     killed = start_job(project, 120)
@@ -107,7 +107,7 @@ def test_a_killed_kernel_loses_only_what_was_under_way(start: Start, tmp_path: P
     assert max(asked.values()) <= 2
 
 
-def test_calls_under_way_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbox) -> None:
+def test_calls_running_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbox) -> None:
     """They end after the job was left, and its record then includes them."""
     sandbox.latency = 0.5
     job = Job(TEXTS[:20])
@@ -148,7 +148,7 @@ def test_an_interrupt_while_a_job_starts_ends_it(
 
 
 def test_an_interrupted_script_ends_at_once_and_can_continue(start: Start, tmp_path: Path) -> None:
-    """Ctrl-C comes while calls are under way; finished rows are not asked again."""
+    """Ctrl-C comes while calls are running. Finished rows are not asked again."""
     sandbox, project = unlimited(start, tmp_path)
     sandbox.latency = 0.2
     script = start_job(project, 400)
@@ -216,7 +216,7 @@ def test_fresh_asks_again_and_replaces(start: Start) -> None:
 
 
 def test_rows_that_failed_for_good_are_not_asked_again(start: Start) -> None:
-    """They are with `retry_errors`; without it, the row still has its error."""
+    """Only `retry_errors` asks them again. Otherwise, the row keeps its error."""
     sandbox = start()
     arche_magic.map(["Warm up"])
     sandbox.fail("groq", "content_filter")
@@ -232,7 +232,7 @@ def test_rows_that_failed_for_good_are_not_asked_again(start: Start) -> None:
     assert len(sandbox.requests) == 3
 
 
-def test_trouble_that_passes_fails_no_row(start: Start) -> None:
+def test_temporary_failures_fail_no_row(start: Start) -> None:
     """The rows are asked again in the same run."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     sandbox.fail("*", "overloaded", times=4)

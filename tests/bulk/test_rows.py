@@ -1,4 +1,4 @@
-"""The prompts of rows are the same as in a cell, for any template and any values."""
+"""The prompt of a row equals that of a cell, for any template and values."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_types_are_those_of_the_schema(
 
 @pytest.mark.usefixtures("judge")
 def test_whole_numbers_stay_whole_in_a_csv(tmp_path: Path) -> None:
-    """They do so beside missing values, from a file and from a frame."""
+    """This holds beside missing values, for files and for frames."""
     data = texts("one", None)
     data.to_csv("in.csv", index=False)
     frame = arche_magic.map(data, TEMPLATE, schema=LINE, pack=1)
@@ -136,14 +136,14 @@ def test_a_result_can_be_written_to_excel() -> None:
 
 
 class Mood(Enum):
-    """A choice that Python knows by another name."""
+    """A choice with another name in Python."""
 
     GOOD = "good"
     BAD = "bad"
 
 
 class Verdict(BaseModel):
-    """Fields that go by other names in the reply."""
+    """Fields with other names in the reply."""
 
     mood: Mood = Field(alias="the mood")
     made: date = Field(alias="madeOn")

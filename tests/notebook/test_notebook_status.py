@@ -1,4 +1,4 @@
-"""What a kernel tells JupyterLab's status bar, with this test in the place of the page."""
+"""What a kernel sends to JupyterLab's status bar; this test acts as the page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StatusPage:
         self.closed = False
 
     def want(self, what: str, key: str) -> Any:
-        """What the kernel sends to this wish, or of its own accord before that."""
+        """What the kernel answers, or has sent on its own before that."""
         kernel, count = self._kernel, len(self.heard)
         data = {"wants": what}
         message = kernel.client.session.msg("comm_msg", {"comm_id": self.comm, "data": data})
@@ -36,7 +36,7 @@ class StatusPage:
         return self.wait_for(lambda: any(key in one for one in self.heard[count:]))[key]
 
     def wait_for(self, until: Callable[[], bool], seconds: float = 20.0) -> dict[str, Any]:
-        """Listen until something is so; returns the last that was sent."""
+        """Listen until a condition holds; returns the last message."""
         end = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < end, self.heard
@@ -54,7 +54,7 @@ class StatusPage:
             self._take(message)
 
     def listen(self, seconds: float) -> None:
-        """Keep what is sent in this time, or the first of it."""
+        """Record the messages of this time, or only the first one."""
         try:
             self._take(self._kernel.client.get_iopub_msg(timeout=seconds))
         except Empty:
@@ -166,7 +166,7 @@ def test_messages_that_no_page_sends_are_ignored(kernel: Kernel, data: Any) -> N
 
 
 def test_nothing_is_sent_to_pages_that_are_gone(kernel: Kernel, sandboxed: Any) -> None:
-    """Changes end some minutes after a page was last looked at, here at once."""
+    """Updates end some minutes after a page last asked for them; here at once."""
     sandboxed(keys={"groq": 1})
     page = StatusPage(kernel)
     page.run("%llm -q Hello")

@@ -1,4 +1,4 @@
-"""The wheel in an environment that holds nothing else, used as by someone who just installed it."""
+"""The wheel in a new environment, used as right after an installation."""
 
 from __future__ import annotations
 

@@ -268,9 +268,9 @@ print(dict(zip(rows.key, rows.used)))"""
 
 
 def test_what_one_user_uses_is_missing_for_the_other(ada: User, bob: User) -> None:
-    """Each Groq key has one request left, and what one user has taken is skipped for the other.
+    """Each Groq key has one request left. A key that one user has spent is skipped for the other.
 
-    The third key of each is another one: Ada's own, and that of Bob's course.
+    Their third keys differ: Ada has her own, and Bob has his course's.
     """
     came = []
     for user in (ada, bob) * 3:

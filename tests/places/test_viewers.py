@@ -1,4 +1,4 @@
-"""What people see of the notebook in Notebook 7, and of a saved one in viewers that are not ours.
+"""The notebook in Notebook 7, and saved notebooks in other viewers.
 
 Pictures are left in `build/screens/`.
 """

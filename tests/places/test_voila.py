@@ -1,4 +1,4 @@
-"""The panel under voila, which shows a notebook's outputs as a page without its code.
+"""The panel in voila, which shows a notebook's outputs as a page without code.
 
 `make places` installs voila into an environment of its own. Pictures are left in `build/screens/`.
 """

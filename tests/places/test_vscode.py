@@ -1,4 +1,4 @@
-"""What VS Code shows of a saved notebook, with its own renderers of Markdown, formulas and HTML.
+"""A saved notebook in VS Code, with VS Code's renderers of Markdown, formulas and HTML.
 
 code-server is VS Code for a browser, from the npm registry; `make places` installs it and runs
 these tests. It has no kernel here: the extension that runs notebooks is not in that registry.
@@ -148,7 +148,7 @@ def opened(browser: Browser, vscode: str, name: str, height: int, theme: str = "
 
 
 def outputs_of(page: Page) -> Frame:
-    """The page in the page in which VS Code puts all outputs."""
+    """The frame in which VS Code shows all outputs."""
     for _ in range(300):
         for frame in page.frames:
             if frame.locator(".output_container").count():

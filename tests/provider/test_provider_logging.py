@@ -55,8 +55,8 @@ def test_nothing_is_printed_by_default(sandbox: Sandbox, tmp_path: Path) -> None
 def test_a_process_prints_nothing_at_its_end(sandbox: Sandbox, tmp_path: Path) -> None:
     """Even if something keeps the script's variables until Python has emptied its modules.
 
-    So does a function of the script that replaces one of the standard library. Other clients print
-    `Exception ignored in: __del__` then.
+    The same applies to a function of the script that replaces one of the standard library. Then
+    other clients print `Exception ignored in: __del__`.
     """
     out, err = run_script(
         "import time\n"

@@ -133,7 +133,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 def test_processes_together_keep_the_budget(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Through the ledger file, or through Redis."""
+    """The ledger is in a file or in Redis."""
     variables = {}
     if store == "redis":
         variables["ARCHE_QUOTA_STORE"] = request.getfixturevalue("redis_url")

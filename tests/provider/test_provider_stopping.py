@@ -1,4 +1,4 @@
-"""Stopping a request of another thread, as a panel's Stop and an interrupted cell do."""
+"""Stopping a request of another thread, like the panel's Stop button and interrupted cells."""
 
 from __future__ import annotations
 

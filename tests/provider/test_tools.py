@@ -170,7 +170,7 @@ def test_parallel_calls_can_be_switched_off(sandbox: Sandbox, name: str) -> None
 def test_a_model_that_refuses_tools_is_skipped_afterwards(
     sandbox: Sandbox, name: str, model: str
 ) -> None:
-    """Its refusal is remembered, and the next request is not sent to it."""
+    """The refusal is remembered, so the next request is not sent to it."""
     provider = get_llm_provider(name)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="takes no tools"):

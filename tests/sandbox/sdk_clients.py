@@ -50,7 +50,7 @@ class Called:
 
 @dataclass
 class Outcome:
-    """What an SDK made of a reply, the same for all providers."""
+    """A reply as an SDK read it, in the same form for all providers."""
 
     text: str | None
     finish: str | None
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass
 class Refused:
-    """What an SDK made of an error status."""
+    """An error status as an SDK read it."""
 
     status: int
     body: Any
@@ -164,7 +164,7 @@ class Client:
         return self._create(prompt, model, stream=True, **options)
 
     def read(self, chunks: Any) -> Outcome:
-        """Everything a stream brings, put together."""
+        """The joined content of a stream."""
         result = Outcome(None, None, None, None, self.headers)
         for item in chunks:
             chunk = item.data if self.provider == "mistral" else item

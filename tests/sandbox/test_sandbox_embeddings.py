@@ -59,7 +59,7 @@ def test_shorter_vectors_begin_like_whole_ones(shared, connect, provider, option
 
 
 @pytest.mark.parametrize("provider", ["openai", "mistral"])
-def test_base64_holds_the_same_numbers(shared, connect, provider):
+def test_base64_contains_the_same_numbers(shared, connect, provider):
     """32-bit floats in base64 are the floats of the other format."""
     client = connect(shared, provider)
     url = f"{shared.url}/{provider}/v1/embeddings"
@@ -77,7 +77,7 @@ def test_base64_holds_the_same_numbers(shared, connect, provider):
 
 
 def test_openai_reports_the_tokens_of_all_texts(shared, connect):
-    """Usage has the tokens of the input. Input given as tokens is counted too."""
+    """Usage has the tokens of the input. Input that consists of tokens is counted too."""
     client = connect(shared, "openai")
     model = MODELS["openai"][0]
     reply = client.sdk.embeddings.create(model=model, input=["eight ch", "four"])
@@ -99,7 +99,7 @@ def test_google_embeds_one_text_by_its_own_method(shared, connect):
 
 
 def test_groq_has_no_embeddings(shared, connect):
-    """Groq answers 404 for the address."""
+    """Groq answers with 404."""
     client = connect(shared, "groq")
     refused = client.refused_embedding(["hello"], model="nomic-embed-text-v1_5")
     assert (refused.status, refused.body["error"]["code"]) == (404, "unknown_url")

@@ -1,4 +1,4 @@
-"""Every failure on request, seen through the unmodified SDKs."""
+"""Every failure that can be requested, seen through the unmodified SDKs."""
 
 from __future__ import annotations
 

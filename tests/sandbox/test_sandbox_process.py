@@ -155,7 +155,7 @@ def test_a_closed_stream_is_charged_for_what_was_sent(start, connect):
     assert 0 < count["output_tokens"] < 400
 
 
-def test_received_requests_hold_the_body_and_no_secret(start, connect):
+def test_received_requests_contain_the_body_and_no_secret(start, connect):
     """Tests can look at exactly what a client sent."""
     sandbox = start()
     client = connect(sandbox, "groq", 2)

@@ -19,7 +19,7 @@ CUT = {"groq": "length", "mistral": "length", "google": "MAX_TOKENS", "openai": 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_reply_says_that_it_is_simulated(shared, connect, provider):
-    """A reply opens by naming itself, the provider and the model, and repeats the question."""
+    """A reply begins with the provider and the model, and repeats the question."""
     reply = connect(shared, provider).ask("Why is the sky blue?")
     assert reply.text.startswith(f"*Simulated reply (sandbox, {provider} · ")
     assert "You asked: “Why is the sky blue?”" in reply.text
@@ -126,7 +126,7 @@ def test_gemini_takes_its_own_schema_dialect(shared, connect):
 
 
 def test_a_function_may_write_the_replies(start, connect):
-    """`reply` is given the model and all messages, and its text is what comes back."""
+    """`reply` gets the model and all messages, and returns the text."""
     sandbox = start(reply=lambda model, messages: f"{model}: {len(messages)} messages")
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -200,7 +200,7 @@ def test_any_schema_gets_a_valid_value(schema, number):
     jsonschema.validate(json_for_schema(schema, number=number), schema)
 
 
-def test_schema_that_holds_itself_ends():
+def test_a_recursive_schema_gives_a_finite_value():
     """A tree's schema gives a small tree."""
     node = {
         "type": "object",

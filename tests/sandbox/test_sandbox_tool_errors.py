@@ -15,7 +15,7 @@ USER = {"role": "user", "content": "hi"}
 
 @pytest.fixture
 def post(shared, connect):
-    """Send a body as it is, without an SDK that would check it. Returns status and text."""
+    """Send a body unchanged, because an SDK would check it. Returns status and text."""
 
     def send(provider, path="", **body):
         client = connect(shared, provider)
