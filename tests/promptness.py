@@ -8,7 +8,7 @@ from __future__ import annotations
 # In seconds: the end of a request after its `timeout=`, the end after an interrupt in a kernel or a
 # terminal, and the visible effect of Stop in JupyterLab.
 PROMISED = {"a deadline": 0.5, "an interrupt": 0.3, "Stop": 1.0}
-BUSY = 8
+BUSY = 4
 measured: dict[str, list[float]] = {what: [] for what in PROMISED}
 
 

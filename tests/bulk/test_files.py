@@ -59,7 +59,7 @@ def test_a_csv_is_read_in_its_encoding(
 
 
 def test_fields_may_be_separated_by_another_character(sandbox: Sandbox) -> None:
-    """The result has the same separator. A tab may be written as `\t`."""
+    """The result has the same separator. For a tab, a backslash and a t work too."""
     for sep, given in ((";", ";"), ("\t", "\t"), ("\t", r"\t"), ("§", "§")):
         Path("in.csv").write_text(f"text{sep}price\nsoup{sep}1,50\n", encoding="utf-8")
         with warnings.catch_warnings(action="error"):

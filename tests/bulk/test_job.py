@@ -537,11 +537,11 @@ def test_equal_rows_fail_alike(start: Start) -> None:
 
 def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
     """If no limit slows the job down, the duration of calls does not either."""
-    sandbox.latency = 0.8
+    sandbox.latency = 0.4
     result = arche_magic.map([f"Row {n}" for n in range(240)], provider="groq")
     assert result.error.isna().all()
     arrived = sorted(request.at for request in sandbox.requests)
-    under_way = max(sum(at <= other < at + 0.8 for other in arrived) for at in arrived)
+    under_way = max(sum(at <= other < at + 0.4 for other in arrived) for at in arrived)
     assert under_way > 20
 
 
