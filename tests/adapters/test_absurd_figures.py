@@ -165,7 +165,7 @@ def test_an_invalid_unused_field_does_not_lose_the_reply(
     usage = "usageMetadata" if wire == "google" else "usage"
     further = {**whole[usage], "prompt_audio_seconds": 7.5, "total_tokens": [], "queue_time": "x"}
     first = "candidates" if wire == "google" else "choices"
-    changes = [{name: 123454321} for name in UNREAD]
+    changes = [dict.fromkeys(UNREAD, 123454321)]
     changes += [{usage: 123454321}, {usage: further}, {usage: {}}]
     changes.append({first: [{**whole[first][0], "index": 123454321, "logprobs": 123454321}]})
     for change in changes:

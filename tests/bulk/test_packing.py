@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from bulk_parts import prompts
+from bulk_parts import WaitingClock, prompts
 
 import arche_magic
 from arche_magic.bulk import Job, Replies, file_job
@@ -176,7 +176,7 @@ def test_every_row_gets_its_own_reply_whatever_arrives(
     start: Start, change: Callable[[Entries], Any]
 ) -> None:
     """Missing, doubled or broken entries are asked again; no row gets another's reply."""
-    start(keys={"google": 1, "groq": 1}, reply=answering(change))
+    start(keys={"google": 1, "groq": 1}, reply=answering(change), clock=WaitingClock())
     result = arche_magic.map(TEXTS[:24], pack=8)
     assert result.error.isna().all()
     assert result.reply.tolist() == [f"echo {text}" for text in TEXTS[:24]]
