@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_notebook_panel import Page
+from panel_page import Page
 from test_notebook_status import StatusPage
 
 from arche_magic.notebook.quota_words import state_at
