@@ -9,10 +9,10 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import loopback
 import pytest
 
 from arche_magic.llm_providers.adapters.connections import keep_time
@@ -25,10 +25,8 @@ MOST_IDLE = 256
 ANOTHER_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"
 
 
-class Server(ThreadingHTTPServer):
+class Server(loopback.Server):
     """A server that answers each GET and counts its connections."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         self.connections = 0
@@ -43,17 +41,13 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
         self.closed.release()
 
-    def handle_error(self, *_: object) -> None:
-        """Print nothing about a client that left."""
-
     @property
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(loopback.Handler):
     server: Server
 
     def setup(self) -> None:
@@ -71,9 +65,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body + (ANOTHER_RESPONSE if self.path == "/more" else b""))
         # Without the header that would announce it.
         self.close_connection = self.path == "/last"
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from loopback import Handler, serving
 from promptness import in_time
 
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -82,40 +82,32 @@ LEADS = {
 }  # fmt: skip
 
 
-class Pages(BaseHTTPRequestHandler):
+GONE = threading.Event()
+
+
+class Pages(Handler):
     """Answers with the pages above. It is also a proxy, which gets whole addresses."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        known = path.removeprefix("http://example.org")
         if path in LEADS:
-            self.send_response(302)
-            self.send_header("Location", LEADS[path])
-            self.end_headers()
+            self.answer(302, b"", {"location": LEADS[path]})
         elif path == "/slow":
-            self.server.gone.wait(30)  # type: ignore[attr-defined]
-        elif (known := path.removeprefix("http://example.org")) in ANSWERS:
+            GONE.wait(30)
+        elif known in ANSWERS:
             kind, content = ANSWERS[known]
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(200, content, {"content-type": kind})
         else:
-            self.send_error(404)
-
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
+            self.answer(404, b"")
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """The address of a web site on this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        server.daemon_threads = True
-        server.gone = threading.Event()  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.gone.set()  # type: ignore[attr-defined]
-        server.shutdown()
+    with serving(Pages) as url:
+        yield url
+        GONE.set()
 
 
 @pytest.fixture
