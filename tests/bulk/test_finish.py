@@ -50,7 +50,7 @@ def test_the_finish_time_comes_from_the_limits_as_in_the_plan(start: Start, cloc
 
 
 def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> None:
-    """Neither has a job whose replies are all kept."""
+    """A job whose replies are all kept has none either."""
     start(clock=clock)
     for _ in range(2):
         job = Job(["One", "Two"])

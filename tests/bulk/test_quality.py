@@ -106,8 +106,8 @@ def test_labels_are_compared_and_free_text_is_not(
     assert (compared.compared, compared.agreed, compared.not_compared) == found
 
 
-def test_each_of_two_models_is_one_reader() -> None:
-    """It does not matter which was asked first: b said yes three times, a said it twice."""
+def test_each_of_two_models_is_one_rater() -> None:
+    """Whichever was asked first: here, b says yes three times and a says it twice."""
     frame = pd.DataFrame(
         {"second_name": ["its own"] * 4, "mood": ["yes", "yes", "no", "no"],
          "model": ["a", "a", "b", "a"], "second_mood": ["yes", "yes", "no", "yes"],

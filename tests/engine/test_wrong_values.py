@@ -209,7 +209,7 @@ def test_an_invalid_value_raises_no_error(ledger: Path, what: str) -> None:
 
 
 def test_a_missing_value_raises_no_error(ledger: Path) -> None:
-    """Nor does one with another name, or a number that Python cannot read."""
+    """A value with another name, or a number that Python cannot read, raises none either."""
     content = json.loads(ledger.read_bytes())
     for name in ("copy", "backup"):
         ledger.with_name(f"{ledger.name}.{name}").unlink()

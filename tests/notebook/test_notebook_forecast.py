@@ -55,7 +55,7 @@ def test_a_shared_limit_runs_out_at_the_pace_of_all_keys() -> None:
 
 
 def test_limits_that_last_until_their_reset_are_not_listed() -> None:
-    """Nor are spent ones, which the table shows."""
+    """Spent limits are not listed either; the table shows them."""
     soon = day(FREE, 40, resets_at=NOW + 3600)
     assert look_ahead([soon], served(10), NOW).runs_out == ()
     assert look_ahead([day(FREE, 0)], served(10), NOW).runs_out == ()

@@ -118,7 +118,7 @@ def test_while_the_server_does_not_answer(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
-    """So is a connection that is not accepted."""
+    """A connection that is not accepted is closed too."""
     sandboxed(keys={provider: 1})
     with full_queue() as url:
         port = port_of(url)

@@ -475,7 +475,7 @@ def test_a_line_may_end_in_a_question_mark(kernel: Kernel, sandboxed, line: str)
 
 
 def test_a_key_in_a_variable_is_not_sent(kernel: Kernel, sandboxed) -> None:
-    """Nor is it shown by --show-prompt."""
+    """`--show-prompt` does not show it either."""
     sandbox = sandboxed(keys={"groq": 1})
     for option in ("", "--show-prompt"):
         cell = kernel.run(f"import os\n%llm {option} My key is {{{{os.environ['GROQ_API_KEY']}}}}")

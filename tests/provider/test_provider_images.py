@@ -146,7 +146,7 @@ def test_only_user_messages_can_have_images(sandbox: Sandbox) -> None:
 
 
 def test_the_repr_of_an_image_does_not_contain_its_bytes() -> None:
-    """Neither does its `str`."""
+    """Its `str` does not contain them either."""
     image = Image("image/png", png())
     assert repr(image) == "Image(media_type='image/png')"
     assert str(image) == "image/png, 1 kB"

@@ -151,7 +151,7 @@ def test_processes_together_keep_the_budget(
 
 
 def test_yesterdays_longest_reply_does_not_block_today(clock: Clock) -> None:
-    """Nor does a kernel that was killed during a call, once its hold has expired."""
+    """A kernel that was killed during a call does not either, once its hold has expired."""
     with paid_service(answer=lambda number: Answer(600 if number else 2000)) as service:
         use(service, Path.cwd(), budget=Budget(per_day=3.0), clock=clock)
         llm, tracker = get_llm_provider("openai"), get_quota_tracker()

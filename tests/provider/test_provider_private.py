@@ -262,7 +262,7 @@ def test_same_model_uses_only_one_model(start: Start) -> None:
 
 
 def test_the_first_route_of_a_request_decides_the_model(start: Start) -> None:
-    """The preferred provider's, or the first marked one; for all rows of a job, the same."""
+    """It is the preferred provider's, or the first marked one; all rows of a job have the same."""
     sandbox = start(settings={"preferred_provider": "google"} | marked("mistral", "openai"))
     llm = get_llm_provider()
     assert llm.generate(PROMPT, same_model=True).model == MODELS["google"]

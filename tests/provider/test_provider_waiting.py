@@ -72,7 +72,7 @@ def test_waiting_for_another_call_sleeps_too(start: Start) -> None:
 
 
 def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
-    """Nor does a patience that is shorter than the wait."""
+    """A patience that is shorter than the wait means the same."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):

@@ -137,7 +137,7 @@ def test_the_doctor_names_the_link(clone: Clone, tmp_path: Path) -> None:
 
 
 def test_a_record_behind_a_link_is_not_read(clone: Clone, tmp_path: Path) -> None:
-    """Nor is a pipe. The other months are shown."""
+    """A pipe is not read either. The other months are shown."""
     outputs = clone("cloned") / "outputs"
     ask()
     (outputs / RECORD).rename(tmp_path / "elsewhere.jsonl")

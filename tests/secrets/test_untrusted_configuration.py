@@ -314,7 +314,7 @@ def test_a_file_with_keys_that_others_can_read_gives_a_warning(
 def test_unreachable_files_give_no_warning(
     open_folder: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor do files without keys."""
+    """Files without keys give none either."""
     inner = open_folder / "private"
     inner.mkdir(mode=0o700)
     (inner / ".env").write_text(f"GROQ_API_KEY={PLANTED['groq_key_1']}\n")
