@@ -56,11 +56,23 @@ class NoKeys(ConfigurationError):
 
 
 class InvalidRequest(LLMProviderError, ValueError):
-    """The request is invalid (a parameter, an empty prompt), or every route refused it."""
+    """The request is invalid (a parameter, an empty prompt), or every route refused it.
+
+    `option` is the option or field that is wrong, such as `temperature`; "" if it is not known.
+    """
+
+    def __init__(self, message: str, *, option: str = "", attempts: Sequence[Attempt] = ()) -> None:
+        super().__init__(message, attempts=attempts)
+        self.option = option
 
 
 class NoRouteAvailable(LLMProviderError):
-    """Every route is closed or failed; the message says when the routes open."""
+    """Every route is closed or failed; the message says when the routes open.
+
+    `too_large` is true if the request is larger than every route can take.
+    """
+
+    too_large: bool = False
 
 
 class NotKept(LLMProviderError):

@@ -12,7 +12,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route
-from .wire_fields import may_be_unsuitable, unsuitable
+from .wire_fields import may_be_unsuitable, unsuitable, untaken
 
 _MOST_KEPT = 64
 
@@ -93,7 +93,7 @@ class OfferedRoutes:
     def _check_suitable(self, request: Request, routes: Sequence[Route]) -> None:
         """Check that one of the routes supports everything in the request."""
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
-            raise InvalidRequest(self._no_images(routes))
+            raise InvalidRequest(self._no_images(routes), option="messages")
         reasons = {r.provider: self._unsuitable(r.provider, request) for r in routes}
         if not all(reasons.values()):
             return
@@ -101,7 +101,11 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-        raise InvalidRequest(f"{refused}; {able[0]}")
+        # What is not a field of its own, such as a participant's name, is in the messages.
+        first = untaken(self.configuration.providers[routes[0].provider].wire, request)[0]
+        option = first.split()[0]
+        option = option if option in request.extra else "messages"
+        raise InvalidRequest(f"{refused}; {able[0]}", option=option)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)

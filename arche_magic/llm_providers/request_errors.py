@@ -114,7 +114,7 @@ def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
     return list(steps)
 
 
-def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
+def refused_by_all(attempts: Sequence[Attempt], option: str) -> InvalidRequest:
     """Return the error of a request that every route refused because of its content."""
     # Only the last error of each model: earlier ones refused another form of the request.
     reasons = {
@@ -122,7 +122,7 @@ def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
         for a in attempts
         if a.error and a.outcome in ("failed", "skipped")
     }
-    return InvalidRequest("; ".join(reasons.values()), attempts=attempts)
+    return InvalidRequest("; ".join(reasons.values()), option=option, attempts=attempts)
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:

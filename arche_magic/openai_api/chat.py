@@ -23,11 +23,11 @@ def chat_completions(
     Raises:
         Problem: the request is wrong, or no route answered it.
     """
-    fields, configuration = read_json(body), llm.configuration
+    configuration = llm.configuration
     clock = configuration.clock
     began, seconds = clock.time(), configuration.timeouts.total
     try:
-        call = read_chat(fields, configuration, options)
+        call = read_chat(read_json(body), configuration, options)
         seconds = call.request.timeout
         # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
         if call.stream and not call.request.needs_choices:
@@ -35,7 +35,7 @@ def chat_completions(
         reply = llm.ask(call.request)
     except LLMProviderError as error:
         now = clock.time()
-        raise problem_of(error, now, fields, is_late=now - began >= seconds) from None
+        raise problem_of(error, now, is_late=now - began >= seconds) from None
     if call.stream:
         return _events_of(reply, call)
     return json_reply(completion(reply), headers=route_header(reply.route))
@@ -95,6 +95,6 @@ def _chunks(
             yield from chunks.end(end.value)
     except LLMProviderError as error:
         now = llm.configuration.clock.time()
-        yield event(problem_of(error, now, call.fields).body())
+        yield event(problem_of(error, now).body())
     finally:
         events.close()

@@ -40,8 +40,8 @@ def embeddings(
     Raises:
         Problem: the request is wrong, or the model did not answer it.
     """
-    fields, configuration = read_json(body), llm.configuration
-    given = {name: value for name, value in fields.items() if value is not None}
+    configuration = llm.configuration
+    given = {name: value for name, value in read_json(body).items() if value is not None}
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
         message = f"encoding_format is {encoding!r}; it can be {' or '.join(_FORMATS)}"
@@ -58,7 +58,7 @@ def embeddings(
         replies = _ask(texts, llm, provider, model, given.get("dimensions"), options)
     except LLMProviderError as error:
         now = clock.time()
-        problem = problem_of(error, now, fields, is_late=now - began >= seconds)
+        problem = problem_of(error, now, is_late=now - began >= seconds)
         if problem.status in (400, 413) and problem.param in (None, "messages"):
             problem.param = "input"
         raise problem from None
