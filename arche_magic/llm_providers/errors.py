@@ -69,10 +69,13 @@ class InvalidRequest(LLMProviderError, ValueError):
 class NoRouteAvailable(LLMProviderError):
     """Every route is closed or failed; the message says when the routes open.
 
-    `too_large` is true if the request is larger than every route can take.
+    Attributes:
+        too_large: the request is larger than every route can take.
+        timed_out: the timeout of the request has passed.
     """
 
     too_large: bool = False
+    timed_out: bool = False
 
 
 class NotKept(LLMProviderError):

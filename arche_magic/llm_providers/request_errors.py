@@ -75,11 +75,13 @@ def no_route(
     lines += _next_steps({route: states[route] for route in shown})
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
-    return NoRouteAvailable(
+    error = NoRouteAvailable(
         f"{head}: {'; '.join(lines)}",
         attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
+    error.timed_out = is_late
+    return error
 
 
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:

@@ -23,19 +23,14 @@ def chat_completions(
     Raises:
         Problem: the request is wrong, or no route answered it.
     """
-    configuration = llm.configuration
-    clock = configuration.clock
-    began, seconds = clock.time(), configuration.timeouts.total
     try:
-        call = read_chat(read_json(body), configuration, options)
-        seconds = call.request.timeout
+        call = read_chat(read_json(body), llm.configuration, options)
         # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
         if call.stream and not call.request.needs_choices:
             return _streamed(call, llm)
         reply = llm.ask(call.request)
     except LLMProviderError as error:
-        now = clock.time()
-        raise problem_of(error, now, is_late=now - began >= seconds) from None
+        raise problem_of(error, llm.configuration.clock.time()) from None
     if call.stream:
         return _events_of(reply, call)
     return json_reply(completion(reply), headers=route_header(reply.route))
@@ -94,7 +89,6 @@ def _chunks(
         except StopIteration as end:
             yield from chunks.end(end.value)
     except LLMProviderError as error:
-        now = llm.configuration.clock.time()
-        yield event(problem_of(error, now).body())
+        yield event(problem_of(error, llm.configuration.clock.time()).body())
     finally:
         events.close()

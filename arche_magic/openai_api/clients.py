@@ -26,9 +26,16 @@ from .requests import check_defaults
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-# Nothing is sent there: the name cannot exist (RFC 2606).
-_NOWHERE = "http://arche-magic.invalid/v1"
-_NO_KEY = "not-needed"
+# Without these the client would read variables of the environment, which are for others.
+_SETTINGS: dict[str, Any] = {
+    "api_key": "not-needed",
+    # Nothing is sent there: the name cannot exist (RFC 2606).
+    "base_url": "http://arche-magic.invalid/v1",
+    "organization": "",
+    "project": "",
+    "max_retries": 0,
+    "timeout": None,
+}
 # The official client's default timeout (openai 2.0 to 3.57, `_constants.py`). Users who keep it
 # have not asked for a limit.
 _DEFAULT_SECONDS = 600.0
@@ -55,7 +62,7 @@ def openai_client(**defaults: Any) -> OpenAI:
     """
     transport, openai = openai_transport(**defaults), library("openai")
     http = openai.DefaultHttpxClient(transport=transport, trust_env=False)
-    client: OpenAI = openai.OpenAI(**_settings(), http_client=http)
+    client: OpenAI = openai.OpenAI(**_SETTINGS, http_client=http)
     return client
 
 
@@ -67,7 +74,7 @@ def async_openai_client(**defaults: Any) -> AsyncOpenAI:
     """
     transport, openai = openai_transport(**defaults), library("openai")
     http = openai.DefaultAsyncHttpxClient(transport=transport, trust_env=False)
-    client: AsyncOpenAI = openai.AsyncOpenAI(**_settings(), http_client=http)
+    client: AsyncOpenAI = openai.AsyncOpenAI(**_SETTINGS, http_client=http)
     return client
 
 
@@ -85,18 +92,6 @@ def openai_transport(**defaults: Any) -> Any:
     """
     check_defaults(defaults, get_configuration())
     return Transport(defaults)
-
-
-def _settings() -> dict[str, Any]:
-    # Without these the client would read variables of the environment, which are for others.
-    return {
-        "api_key": _NO_KEY,
-        "base_url": _NOWHERE,
-        "organization": "",
-        "project": "",
-        "max_retries": 0,
-        "timeout": None,
-    }
 
 
 class Transport:

@@ -52,13 +52,10 @@ def embeddings(
             raise Problem(400, message, param=name, code="unknown_parameter")
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}
-    clock = configuration.clock
-    began, seconds = clock.time(), options.get("timeout", configuration.timeouts.total)
     try:
         replies = _ask(texts, llm, provider, model, given.get("dimensions"), options)
     except LLMProviderError as error:
-        now = clock.time()
-        problem = problem_of(error, now, is_late=now - began >= seconds)
+        problem = problem_of(error, configuration.clock.time())
         if problem.status in (400, 413) and problem.param in (None, "messages"):
             problem.param = "input"
         raise problem from None

@@ -21,9 +21,6 @@ from arche_magic.llm_providers.errors import (
 
 from .replies import HttpReply, json_reply
 
-# Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
-# has waited and tried every route.
-_NO_RETRY = {"x-should-retry": "false"}
 TIMED_OUT = 504
 """The status of a request that was not answered within its timeout; no other error has it."""
 
@@ -64,27 +61,27 @@ class Problem(Exception):
         return json_reply(self.body(), self.status, self.headers)
 
 
-def problem_of(error: LLMProviderError, now: float, *, is_late: bool = False) -> Problem:
+def problem_of(error: LLMProviderError, now: float) -> Problem:
     """Return an error of the engine in OpenAI's shape.
 
     Args:
         error: what the request ended with.
         now: epoch seconds, for `retry-after`.
-        is_late: whether the request's timeout has passed.
     """
-    message = str(error)
-    # One line each: official clients print the whole body as the error.
-    details: dict[str, Any] = {"attempts": [str(attempt) for attempt in error.attempts]}
-    headers = dict(_NO_RETRY)
-    if error.next_available_at is not None:
-        opens_at = error.next_available_at
+    opens_at = error.next_available_at
+    # Official clients then do not repeat the request (openai 2.0 to 3.57, `_base_client.py`): the
+    # engine has waited and tried every route.
+    headers = {"x-should-retry": "false"}
+    details: dict[str, Any] = {}
+    if error.attempts:
+        # One line each: official clients print the whole body as the error.
+        details["attempts"] = [str(attempt) for attempt in error.attempts]
+    if opens_at is not None:
         details["next_available_at"] = opens_at.isoformat()
         headers["retry-after"] = str(max(1, math.ceil(opens_at.timestamp() - now)))
-    if not error.attempts:
-        details = {}
 
     def problem(status: int, kind: str, code: str | None, param: str | None = None) -> Problem:
-        return Problem(status, message, kind, param, code, headers, details)
+        return Problem(status, str(error), kind, param, code, headers, details)
 
     match error:
         case NoKeys():
@@ -103,8 +100,8 @@ def problem_of(error: LLMProviderError, now: float, *, is_late: bool = False) ->
             return problem(400, "invalid_request_error", "incomplete_reply", "max_tokens")
         case NoRouteAvailable() if error.too_large:
             return problem(413, "invalid_request_error", "context_length_exceeded", "messages")
-        case NoRouteAvailable() if is_late:
+        case NoRouteAvailable() if error.timed_out:
             return problem(TIMED_OUT, "timeout_error", "timeout")
-        case NoRouteAvailable() if error.next_available_at is not None:
+        case NoRouteAvailable() if opens_at is not None:
             return problem(429, "rate_limit_error", "rate_limit_exceeded")
     return problem(503, "server_error", "no_route_available")

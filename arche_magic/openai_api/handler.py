@@ -9,7 +9,6 @@ what the engine raises into OpenAI's errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -31,7 +30,6 @@ _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
 # The provider object of the configuration in use. It keeps the routes that it has found.
 _kept: IntelligentLLMOrchestrator | None = None
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def handle(
@@ -40,7 +38,7 @@ def handle(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    defaults: Mapping[str, Any] = _NOTHING,
+    defaults: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or the first piece of it.
@@ -60,7 +58,8 @@ def handle(
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
     """
     try:
-        options = {name: value for name, value in defaults.items() if value is not None}
+        given = (defaults or {}).items()
+        options = {name: value for name, value in given if value is not None}
         if timeout is not None:
             options["timeout"] = timeout
         return _answer(method.upper(), path, headers, body, options)

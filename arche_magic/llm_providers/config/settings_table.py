@@ -220,9 +220,11 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
+    from ..redaction import shortened
+
     # Booleans and dates as TOML has them.
     text = repr(value) if isinstance(value, str | list | dict) else str(value).lower()
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+    return shortened(text, _SHOWN_CHARACTERS)
 
 
 def _kind(value: Any) -> str:
