@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas import strict_problem
 from ..types import Call, Message, Tool, ToolCall
-from .base import check_base64, check_integer, check_number, invalid, read_stop
+from .parameters import check_base64, check_integer, check_number, invalid, read_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
-from .base import check_integer, invalid, names, read_model, stated
 from .google_requests import check_known, field
+from .parameters import check_integer, invalid, names, read_model, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

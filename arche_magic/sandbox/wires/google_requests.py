@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..types import Call, Message, Tool, ToolCall
-from .base import check_base64, check_integer, check_number, invalid, names, read_stop, stated
+from .parameters import check_base64, check_integer, check_number, invalid, names, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
