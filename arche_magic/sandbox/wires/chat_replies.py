@@ -21,17 +21,20 @@ _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"
 _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
 
 
-def limit_headers(caller: Caller, shown: Mapping[str, str]) -> answers.Headers:
-    """The headers of OpenAI and Groq for limits; `shown` has the limit for each header's name."""
+def limit_headers(
+    caller: Caller, shown: Mapping[str, str], *, resets: bool = True
+) -> answers.Headers:
+    """The headers for limits; `shown` has the limit for each name. Mistral has none for resets."""
     headers = []
     for what, name in shown.items():
         if window := caller.limits.get(name):
-            left, reset = remaining(window, caller.now), window.reset(caller.now)
             headers += [
                 (f"x-ratelimit-limit-{what}", str(window.limit)),
-                (f"x-ratelimit-remaining-{what}", str(left)),
-                (f"x-ratelimit-reset-{what}", answers.go_duration(reset)),
+                (f"x-ratelimit-remaining-{what}", str(remaining(window, caller.now))),
             ]
+            if resets:
+                reset = answers.go_duration(window.reset(caller.now))
+                headers.append((f"x-ratelimit-reset-{what}", reset))
     return headers
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from ..windows import remaining
 from . import answers, chat_replies, embeddings, parameters
 from .answers import Error
 from .chat_requests import read_chat
@@ -27,11 +26,11 @@ _KNOWN = parameters.names(
     logprobs top_logprobs prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls
     reasoning_effort prompt_mode guardrails prompt_cache_key service_tier safe_prompt"""
 )
-# The names in the headers. Limits per other periods have no headers.
+# By their names in headers. Limits per other periods have no headers.
 _SHOWN = {
-    "tokens_per_minute": "tokens-minute",
-    "tokens_per_month": "tokens-month",
-    "requests_per_minute": "req-minute",
+    "tokens-minute": "tokens_per_minute",
+    "tokens-month": "tokens_per_month",
+    "req-minute": "requests_per_minute",
 }
 _INTERNAL = "internal_server_error"
 _ARGUMENTS = "invalid_request_invalid_args"
@@ -158,10 +157,8 @@ class Mistral(OpenAI):
 
     def _headers_with_limits(self, caller: Caller, cost: int) -> answers.Headers:
         """The headers of an answer that does not stream; `cost` in tokens."""
-        headers = self.headers(caller)
-        for name in _SHOWN:
-            headers += _limit_headers(name, caller)
-        return [*headers, ("x-ratelimit-tokens-query-cost", str(cost))]
+        limits = chat_replies.limit_headers(caller, _SHOWN, resets=False)
+        return [*self.headers(caller), *limits, ("x-ratelimit-tokens-query-cost", str(cost))]
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that does not stream."""
@@ -208,10 +205,12 @@ class Mistral(OpenAI):
             headers.append(("x-ratelimit-limit-tokens-month", "1000000000"))
             headers.append(("x-ratelimit-remaining-tokens-month", "0"))
         elif refusal.breaches:
-            never = [b.name for b in refusal.breaches if b.limit == 0 and b.name in _SHOWN]
-            headers += [(f"x-ratelimit-limit-{_SHOWN[name]}", "0") for name in never]
+            zero = {breach.name for breach in refusal.breaches if breach.limit == 0}
+            never = [what for what, name in _SHOWN.items() if name in zero]
+            headers += [(f"x-ratelimit-limit-{what}", "0") for what in never]
             if not never:
-                headers += _limit_headers("tokens_per_minute", caller)
+                minute = {"tokens-minute": "tokens_per_minute"}
+                headers += chat_replies.limit_headers(caller, minute, resets=False)
         return headers
 
     def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,13 +237,3 @@ class Mistral(OpenAI):
         """The events of an error in the middle of a stream, if there is one of this kind."""
         # Not recorded: this assumes that Mistral sends its usual error as an event.
         return super().error_events(kind)[:1]
-
-
-def _limit_headers(name: str, caller: Caller) -> answers.Headers:
-    if name not in caller.limits:
-        return []
-    window, shown = caller.limits[name], _SHOWN[name]
-    return [
-        (f"x-ratelimit-limit-{shown}", str(window.limit)),
-        (f"x-ratelimit-remaining-{shown}", str(remaining(window, caller.now))),
-    ]
