@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .models import MODELS
-from .schemas import json_for_schema, schema_in
+from .schemas import json_for_schema, json_in, schema_in
 from .types import Call, Message, Reply, Tool, ToolCall, Writer
 
 if TYPE_CHECKING:
@@ -182,13 +182,8 @@ def _prompts_in_a_list(call: Call, schema: Mapping[str, Any]) -> list[dict[str, 
     """The prompts by id, if the request contains several prompts; otherwise empty."""
     if "id" not in json.dumps(schema.get("properties", {}).get("replies", "")):
         return []
-    for start in re.finditer(r'\[\{"id"', call.prompt):
-        try:
-            entries, _ = json.JSONDecoder().raw_decode(call.prompt, start.start())
-        except ValueError:
-            continue
-        return [entry for entry in entries if isinstance(entry, dict) and "prompt" in entry]
-    return []
+    entries: list[Any] = next(json_in(call.prompt, r'\[\{"id"'), [])
+    return [entry for entry in entries if isinstance(entry, dict) and "prompt" in entry]
 
 
 def _replies_by_id(call: Call, schema: Mapping[str, Any], entries: list[dict[str, Any]]) -> Any:
