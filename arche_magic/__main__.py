@@ -1,15 +1,15 @@
 """Show quota, problems and services, and serve other programs, outside notebooks.
 
 python -m arche_magic enable             load the extension in all your notebooks
-python -m arche_magic disable            stop doing that
-python -m arche_magic quota              every route, limit by limit
-python -m arche_magic quota groq         one provider
-python -m arche_magic quota --json       for scripts: the usage summary
-python -m arche_magic quota reset KEY    forget a key's counts and why it is closed
-python -m arche_magic doctor             examine files, keys, models, clock and ledger
+python -m arche_magic disable            undo enable
+python -m arche_magic quota              show what is left of every limit
+python -m arche_magic quota groq         show one provider
+python -m arche_magic quota --json       print the usage summary, for scripts
+python -m arche_magic quota reset KEY    set a key's counts to zero and open it
+python -m arche_magic doctor             check files, keys, models, clock and ledger
 python -m arche_magic doctor --send      also send one short prompt to each model
-python -m arche_magic services           what is free where, what is in use, where to get a key
-python -m arche_magic serve              OpenAI's interface for programs on this machine
+python -m arche_magic services           list services with free tiers, and where to get a key
+python -m arche_magic serve              serve the OpenAI API to programs on this machine
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__
 
@@ -322,14 +322,7 @@ def _fitted(line: str, width: int) -> Iterator[str]:
     yield line
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the line of our source that it came from."""
     print(f"Warning: {message}", file=sys.stderr)
 

@@ -150,8 +150,8 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
     """Handle one request, in its own thread."""
     if _asks_itself(port):
         message = (
-            "this server would ask itself: OPENAI_BASE_URL, or a base_url in the settings, is its "
-            "own address; the address is meant for other programs; remove it from this process"
+            "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
+            "settings, is its own address; set that address only for other programs"
         )
         return Problem(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)

@@ -138,8 +138,8 @@ class Failures:
         return None, None
 
 
-def raw(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
-    """The answer of a proxy or a broken network, or None for a failure of a provider."""
+def network_answer(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
+    """The answer for failures of a proxy or of the network; None for all other kinds."""
     if kind == "plain_text_error":
         text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
         return Answer(503, [("content-type", "text/plain")], text)
@@ -150,8 +150,8 @@ def raw(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
     return Answer(0, [], ending="reset") if kind == "reset" else None
 
 
-def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
-    """The reply as a requested failure leaves it, before it is put on the wire."""
+def spoil_reply(reply: Reply, kind: str | None, call: Call) -> Reply:
+    """The reply as a requested failure changes it, before it is written in the wire's format."""
     if kind == "content_filter":
         pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
         return replace(reply, text="", pieces=pieces, finish="content_filter", calls=())
@@ -170,8 +170,8 @@ def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
     return reply
 
 
-def spoil(answer: Answer, kind: str | None, wire: Wire) -> Answer:
-    """Spoil an answer that is ready to be sent, if the failure is of such a kind."""
+def spoil_answer(answer: Answer, kind: str | None, wire: Wire) -> Answer:
+    """The answer as a requested failure changes it, when it is ready to be sent."""
     if kind is None:
         return answer
     if kind == "unrelated_json":
