@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .config import Configuration
-from .config.configuration import none_marked
 from .config.sources import own_settings_file
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
@@ -84,7 +83,7 @@ class OfferedRoutes:
         if request.private:
             marked = [route for route in routes if self.configuration.is_private(route)]
             if not marked:
-                raise none_marked(routes, own_settings_file())
+                raise _none_marked(routes)
             routes = marked
         if request.same_model:
             routes = of_one_model(routes, preferred)
@@ -133,4 +132,15 @@ def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
     return (
         f"No available LLM providers: no API key is configured. Set {variables} in the environment "
         "or in a .env file"
+    )
+
+
+def _none_marked(routes: Iterable[Route]) -> ConfigurationError:
+    """Return the error for a private prompt that has no route."""
+    names = list(dict.fromkeys(route.provider for route in routes))
+    return ConfigurationError(
+        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
+        f"nothing was sent. If you know that they do not train on prompts, write [private] "
+        f'routes = ["{names[0]}"] into {own_settings_file()}; %llm_models {names[0]} shows what '
+        "its terms say"
     )

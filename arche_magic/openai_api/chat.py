@@ -21,16 +21,14 @@ def chat_completions(
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
     Raises:
-        Problem: the request is wrong, or no route answered it.
+        Problem: the request is wrong.
+        LLMProviderError: the request is wrong, or no route answered it.
     """
-    try:
-        call = read_chat(read_json(body), llm.configuration, options)
-        # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
-        if call.stream and not call.request.needs_choices:
-            return _streamed(call, llm)
-        reply = llm.ask(call.request)
-    except LLMProviderError as error:
-        raise problem_of(error, llm.configuration.clock.time()) from None
+    call = read_chat(read_json(body), llm.configuration, options)
+    # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
+    if call.stream and not call.request.needs_choices:
+        return _streamed(call, llm)
+    reply = llm.ask(call.request)
     if call.stream:
         return _events_of(reply, call)
     return json_reply(completion(reply), headers=route_header(reply.route))

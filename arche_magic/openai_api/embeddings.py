@@ -39,6 +39,7 @@ def embeddings(
 
     Raises:
         Problem: the request is wrong, or the model did not answer it.
+        NoKeys: no provider with an embedding model has a key.
     """
     configuration = llm.configuration
     given = {name: value for name, value in read_json(body).items() if value is not None}
@@ -92,8 +93,8 @@ def _model(
         raise Problem(400, "model must be the name of a model", param="model", code=code)
     try:
         return choose_model(configuration, None if name == AUTO else name, provider)
-    except NoKeys as error:
-        raise problem_of(error, 0.0) from None
+    except NoKeys:
+        raise
     except ConfigurationError as error:
         raise Problem(404, str(error), param="model", code="model_not_found") from None
 

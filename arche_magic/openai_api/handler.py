@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import Clock, SystemClock, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
 from .chat import chat_completions
@@ -86,16 +86,18 @@ def _answer(
         raise Problem(
             413, f"the body has {size:.0f} MB; the limit is {most:.0f} MB", code="body_too_large"
         )
+    tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
+    if tag := next(tags, ""):
+        options["tag"] = tag
+    clock: Clock = SystemClock()
     try:
         llm = _llm()
+        clock = llm.configuration.clock
+        if ask := _ASKED.get(path):
+            return ask(body, llm, options)
+        return one_model(name, llm.configuration) if name else model_list(llm.configuration)
     except LLMProviderError as error:
-        raise problem_of(error, 0.0) from None
-    if ask := _ASKED.get(path):
-        tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
-        if tag := next(tags, ""):
-            options["tag"] = tag
-        return ask(body, llm, options)
-    return one_model(name, llm.configuration) if name else model_list(llm.configuration)
+        raise problem_of(error, clock.time()) from None
 
 
 def _llm() -> IntelligentLLMOrchestrator:

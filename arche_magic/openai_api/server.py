@@ -132,9 +132,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port. Raises RuntimeError if the server is not running."""
-        if self._listener is None:
-            raise RuntimeError("the server is not running; call start()")
-        return self._listener.port
+        return self._running().port
 
     @property
     def base_url(self) -> str:
@@ -149,7 +147,8 @@ class Server:
     @property
     def token_file(self) -> Path:
         """The file that holds the token. Raises RuntimeError if the server is not running."""
-        return self._path if self.port else Path()
+        self._running()
+        return self._path
 
     def environment(self) -> dict[str, str]:
         """Return the two variables for a program that this one starts.
@@ -167,6 +166,11 @@ class Server:
         """
         token = self.api_key if show_token else f'"$(cat {_shell_path(self.token_file)})"'
         return f"export OPENAI_BASE_URL={self.base_url}\nexport OPENAI_API_KEY={token}"
+
+    def _running(self) -> LocalServer:
+        if self._listener is None:
+            raise RuntimeError("the server is not running; call start()")
+        return self._listener
 
     def _listen(self) -> LocalServer:
         from ..local_server import LocalServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -250,13 +250,3 @@ def _full_name(provider: Provider, model: str) -> str | None:
     """Return the provider's name for a model that the user wrote without its vendor, if any."""
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
     return next(ends, None)
-
-
-def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
-    """Return the error for a private prompt that has no route."""
-    names = list(dict.fromkeys(route.provider for route in routes))
-    return ConfigurationError(
-        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
-        f"nothing was sent. If you know that they do not train on prompts, write [private] "
-        f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
-    )
