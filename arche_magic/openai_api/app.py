@@ -80,7 +80,7 @@ def client_name(user_agent: str) -> str:
 
 
 def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str:
-    """Return why a request is refused that comes from a web page, or "".
+    """Return why a request from a web page is refused; "" if it is allowed.
 
     A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
     browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.

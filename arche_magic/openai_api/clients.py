@@ -101,7 +101,7 @@ class Transport:
     The client's read timeout bounds the request as a whole.
 
     Args:
-        defaults: options of the engine that hold where a request does not say otherwise.
+        defaults: options of the engine, used where a request does not set them.
     """
 
     def __init__(self, defaults: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ def _path(path: str) -> str:
 
 
 def _seconds(request: Any) -> float | None:
-    """Return seconds that the client gives the request; None if it does not say."""
+    """Return the client's timeout for the request in seconds; None if the user has set none."""
     seconds = request.extensions.get("timeout", {}).get("read")
     return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
 

@@ -50,7 +50,7 @@ def handle(
         path: decoded, without the query, from `/v1/` on.
         headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
-        defaults: options of the engine that hold where the body does not say otherwise; see
+        defaults: options of the engine, used where the body does not set them; see
             `requests.DEFAULTS`.
         timeout: seconds for the whole request; the option or the setting if not given.
 

@@ -23,14 +23,14 @@ _OURS = (
     "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice",
     "parallel_tool_calls",
 )  # fmt: skip
-# Read here; they say how the reply is handed over.
+# Read here: they say who answers, and in which form.
 _HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
 
 DEFAULTS = (
     "model", "provider", "patience", "timeout", "private", "same_model", "keep", "fresh", "tag",
     "reserve", "fallback_on_filter", "system", "temperature", "top_p", "max_tokens", "stop", "seed",
 )  # fmt: skip
-"""What `openai_client(...)` takes: used for requests that do not say otherwise."""
+"""The options of `openai_client(...)`, used where a request does not set them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_chat(
     Args:
         body: its JSON.
         configuration: its providers, models and aliases are those that `model` can name.
-        options: options of the engine that hold where the body does not say otherwise.
+        options: options of the engine, used where the body does not set them.
 
     Raises:
         Problem: a field is missing or wrong, or the model is unknown.

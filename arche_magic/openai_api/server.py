@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8377
 """The usual port; it stays the same, so that clients need no new settings."""
 _LAST_PORT = 65_535
-# How long a connection may stay without a request; the next one can take as long to arrive.
+# How long a connection may stay open without a request, and how long a request may take to arrive.
 _IDLE_SECONDS = 20
 _TOKEN_BYTES = 32
 # A shorter text could be guessed.
@@ -258,7 +258,7 @@ def _create_token(path: Path) -> str:
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Fails if anything is there, so that it follows no link of somebody else.
+        # Fails if anything is there, so that it cannot follow another user's link.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(f"{token}\n")

@@ -35,7 +35,7 @@ class Sandbox:
     """Groq, Mistral, Gemini and OpenAI on 127.0.0.1, with their limits, headers and failures.
 
     Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
-    the base URLs and keys of `environment()`. Its models call tools and make embeddings, too.
+    the base URLs and keys of `environment()`. Its models also call tools and make embeddings.
 
     `keys`: the number of keys per provider, or their texts. `{"groq": 2}` means no keys for the
     other providers.

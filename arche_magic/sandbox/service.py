@@ -221,7 +221,7 @@ class Service:
 
 
 def hide_secrets(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers in which the values that carry keys read "hidden"."""
+    """The headers, with "hidden" in place of values that carry keys."""
     return {name: "hidden" if name in _SECRET else text for name, text in headers.items()}
 
 

@@ -1,7 +1,7 @@
 """Which base URLs and key variables a project's files may set without the user's permission.
 
-The user's keys must not go to an address that somebody else chose, and a notebook's folder with
-its `.env` and `arche_magic.toml` is often somebody else's work.
+The user's keys must not go to an address that others chose, and others often wrote the `.env` and
+`arche_magic.toml` in a notebook's folder.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _home(
 ) -> Path | None:
     """Return the folder of a `.env` with keys, else the working directory.
 
-    From now on, no file of ours is written to its `outputs` if that leads out of it through links.
+    From now on, nothing is written to its `outputs` if that is a link that leads out of the folder.
     """
     names = [name for entry in providers.values() for name in entry.key_variables]
     home, env_file = directory, sources.env_file

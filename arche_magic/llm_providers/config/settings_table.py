@@ -191,7 +191,7 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
     Args:
         settings: the settings.
         table: what they may be.
-        path: the names of the tables in which they are.
+        path: the names of the tables around them.
 
     Raises:
         ValueError: a name is unknown or a value is wrong; the message names the table, the setting

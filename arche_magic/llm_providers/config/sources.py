@@ -81,7 +81,7 @@ class Sources:
         return self.where_set(name) or (f"{name} in the environment" if self.of_process else name)
 
     def borrowed(self, name: str) -> frozenset[str]:
-        """Return the variables of the environment to which a variable of `.env` refers."""
+        """Return the variables of the environment that a variable of `.env` refers to."""
         return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
@@ -125,7 +125,7 @@ def find_sources(directory: Path | None) -> Sources:
     file = nearest(SETTINGS_FILE, directory) if directory else None
     if file and file != own_file.resolve():
         settings, settings_file = _read_settings(file), file
-        # A project's file is often somebody else's. It can only ask for more privacy.
+        # Others may have written a project's file. It can only ask for more privacy.
         own_only = [name for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES) if name in settings]
         if settings.get("private", {}).get("routes"):
             own_only.append("[private] routes")
@@ -150,7 +150,7 @@ def own_settings_folder() -> Path:
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
     named = Path(os.environ.get(variable, ""))
-    # A relative path would be inside the working directory, which may be somebody else's.
+    # A relative path would be inside the working directory, where others may write.
     return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 
 
