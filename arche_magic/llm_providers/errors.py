@@ -61,8 +61,15 @@ class InvalidRequest(LLMProviderError, ValueError):
     `option` is the option or field that is wrong, such as `temperature`; "" if it is not known.
     """
 
-    def __init__(self, message: str, *, option: str = "", attempts: Sequence[Attempt] = ()) -> None:
-        super().__init__(message, attempts=attempts)
+    def __init__(
+        self,
+        message: str,
+        *,
+        option: str = "",
+        attempts: Sequence[Attempt] = (),
+        next_available_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, attempts=attempts, next_available_at=next_available_at)
         self.option = option
 
 
