@@ -1,15 +1,15 @@
 """Show quota, problems and services, and serve other programs, outside notebooks.
 
 python -m arche_magic enable             load the extension in all your notebooks
-python -m arche_magic disable            stop doing that
-python -m arche_magic quota              every route, limit by limit
-python -m arche_magic quota groq         one provider
-python -m arche_magic quota --json       for scripts: the usage summary
-python -m arche_magic quota reset KEY    forget a key's counts and why it is closed
-python -m arche_magic doctor             examine files, keys, models, clock and ledger
+python -m arche_magic disable            undo enable
+python -m arche_magic quota              show what is left of every limit
+python -m arche_magic quota groq         show one provider
+python -m arche_magic quota --json       print the usage summary, for scripts
+python -m arche_magic quota reset KEY    set a key's counts to zero and open it
+python -m arche_magic doctor             check files, keys, models, clock and ledger
 python -m arche_magic doctor --send      also send one short prompt to each model
-python -m arche_magic services           what is free where, what is in use, where to get a key
-python -m arche_magic serve              OpenAI's interface for programs on this machine
+python -m arche_magic services           list services with free tiers, and where to get a key
+python -m arche_magic serve              serve the OpenAI API to programs on this machine
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__
 
@@ -144,26 +144,20 @@ def _quota(options: argparse.Namespace) -> int:
     from .llm_providers.config import get_configuration
     from .llm_providers.quota_tracker import get_quota_tracker
 
-    words, reset = options.words, options.words[:1] == ["reset"]
-    if reset and len(words) != 2:
-        options.error("reset takes one KEY, such as groq_key_2" + _labels())
-    if reset and options.json:
-        options.error("reset cannot be combined with --json")
-    if not reset and len(words) > 1:
+    words: list[str] = options.words
+    if words[:1] == ["reset"]:
+        return _reset(options, words[1:])
+    if len(words) > 1:
         options.error(f"one PROVIDER at most, not {' '.join(words)!r}")
-    if reset:
-        get_quota_tracker().reopen(words[1])
-        print(
-            f"{words[1]} was reset: its counts start at zero, and it is open; "
-            "the next reply shows what is left"
-        )
-        return 0
-    provider = words[0] if words else None
-    configuration = get_configuration()
+    provider, configuration = next(iter(words), None), get_configuration()
     if provider is not None:
-        configuration.provider(provider)
-    if not any(provider in (None, key.provider) for key in configuration.keys):
-        return _failed(_NO_KEY if provider is None else f"no key of {provider} is configured")
+        variable = configuration.provider(provider).key_variables[0]
+        if not any(key.provider == provider for key in configuration.keys):
+            return _failed(
+                f"no key of {provider} is configured: set {variable} in the environment or in .env"
+            )
+    if not configuration.keys:
+        return _failed(_NO_KEY)
     if options.json:
         usage = get_quota_tracker(configuration).get_usage_summary(provider)
         print(json.dumps(usage, indent=2, allow_nan=False))
@@ -175,15 +169,27 @@ def _quota(options: argparse.Namespace) -> int:
     return 0
 
 
-def _labels() -> str:
+def _reset(options: argparse.Namespace, labels: Sequence[str]) -> int:
     from .llm_providers.config import get_configuration
-    from .llm_providers.errors import LLMProviderError
+    from .llm_providers.quota_tracker import get_quota_tracker
 
-    try:
-        labels = ", ".join(key.label for key in get_configuration().keys)
-    except LLMProviderError:
-        return ""
-    return f"; there are {labels}" if labels else ""
+    configuration = get_configuration()
+    if not configuration.keys:
+        return _failed(_NO_KEY)
+    if len(labels) != 1:
+        known = ", ".join(key.label for key in configuration.keys)
+        options.error(f"reset takes one KEY; there are {known}")
+    if options.json:
+        options.error("reset cannot be combined with --json")
+    tracker, label = get_quota_tracker(configuration), labels[0]
+    tracker.reopen(label)
+    if tracker.storage.trouble:
+        return _failed(f"{label} was not reset, because the ledger cannot be changed")
+    print(
+        f"{label} was reset: its counts start at zero, and it is open; the next reply shows what "
+        "is left"
+    )
+    return 0
 
 
 def _add_doctor(add: _Add) -> None:
@@ -316,14 +322,7 @@ def _fitted(line: str, width: int) -> Iterator[str]:
     yield line
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the line of our source that it came from."""
     print(f"Warning: {message}", file=sys.stderr)
 

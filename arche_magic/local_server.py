@@ -30,8 +30,8 @@ class LocalServer:
     Args:
         port: the port; 0 for any free one.
         name: of the thread.
-        idle_seconds: how long a connection may stay without a request; the next one can take as
-            long to arrive.
+        idle_seconds: how long a connection may stay open without a request, and how long a
+            request may take to arrive.
 
     Raises:
         OSError: the port is in use.

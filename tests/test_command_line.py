@@ -96,7 +96,7 @@ def test_the_table_is_followed_by_the_forecast(sandbox_env: Sandbox, tmp_path: P
         (["qouta"], 2, "quota"),
         (["quota", "--jsn"], 2, "--jsn"),
         (["quota", "groq", "mistral"], 2, "one PROVIDER at most, not 'groq mistral'"),
-        (["quota", "reset"], 2, "there are groq_key_1, groq_key_2"),
+        (["quota", "reset"], 2, "reset takes one KEY; there are groq_key_1, groq_key_2"),
         (["quota", "reset", "groq_key_1", "groq_key_2"], 2, "reset takes one KEY"),
         (["quota", "reset", "groq_key_1", "--json"], 2, "cannot be combined with --json"),
         (["quota", "reset", "groq_key_9"], 1, "no key is called 'groq_key_9'"),
@@ -120,11 +120,13 @@ def test_the_exit_status_shows_the_result(
 
 def test_without_keys_it_says_what_to_set(tmp_path: Path) -> None:
     """An empty table would not help."""
-    for words in (["quota"], ["quota", "--json"]):
+    for words in (["quota"], ["quota", "--json"], ["quota", "reset", "groq_key_1"]):
         done = command(*words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert "set GROQ_API_KEY" in done.stderr
         assert done.stderr.count("\n") == 1
+    done = command("quota", "groq", cwd=tmp_path)
+    assert "no key of groq is configured: set GROQ_API_KEY" in done.stderr
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
@@ -187,16 +189,17 @@ def test_an_interrupt_ends_a_command_in_one_line(tmp_path: Path) -> None:
     assert (doctor.returncode, said) == (1, "python -m arche_magic: interrupted\n")
 
 
-def test_a_ledger_that_cannot_be_stored_gives_a_warning_in_one_line(
+def test_a_key_is_not_reset_if_the_ledger_cannot_be_written(
     sandbox_env: Sandbox, tmp_path: Path
 ) -> None:
-    """The warning shows no source line, and the table is still printed."""
+    """A warning says why, without a source line, and the command does not claim success."""
     (tmp_path / "file").write_text("")
     store = str(tmp_path / "file" / "ledger.json")
     done = command("quota", "reset", "groq_key_1", cwd=tmp_path, ARCHE_QUOTA_STORE=store)
-    assert done.returncode == 0
-    assert done.stderr.startswith("Warning: the ledger ")
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (1, "")
+    why, result = done.stderr.splitlines()
+    assert why.startswith("Warning: the ledger ")
+    assert "groq_key_1 was not reset" in result
 
 
 def test_an_unknown_provider_is_an_error_in_one_line(

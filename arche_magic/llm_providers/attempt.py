@@ -310,6 +310,7 @@ class RouteAttempt:
             summary=f"{what}{bracket}{answer}",
             remedy=Remedy.FIX_REQUEST,
             lacks="embeddings" if is_embedding else "",
+            option="model",
         )
 
     def _interrupted(self, account: str | None) -> None:

@@ -196,11 +196,16 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> N
     if dimensions is None:
         return
     if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
-        raise InvalidRequest(f"dimensions is {dimensions!r}; it must be a whole number, 1 or more")
+        raise InvalidRequest(
+            f"dimensions is {dimensions!r}; it must be a whole number, 1 or more",
+            option="dimensions",
+        )
     most = about.dimensions
     if most and (dimensions > most or (dimensions < most and not about.takes_dimensions)):
         fewer = " or fewer" if about.takes_dimensions else ""
-        raise InvalidRequest(f"dimensions is {dimensions}; {model} has {most:,}{fewer}")
+        raise InvalidRequest(
+            f"dimensions is {dimensions}; {model} has {most:,}{fewer}", option="dimensions"
+        )
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:

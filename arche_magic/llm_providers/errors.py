@@ -56,11 +56,33 @@ class NoKeys(ConfigurationError):
 
 
 class InvalidRequest(LLMProviderError, ValueError):
-    """The request is invalid (a parameter, an empty prompt), or every route refused it."""
+    """The request is invalid (a parameter, an empty prompt), or every route refused it.
+
+    `option` is the option or field that is wrong, such as `temperature`; "" if it is not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        option: str = "",
+        attempts: Sequence[Attempt] = (),
+        next_available_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, attempts=attempts, next_available_at=next_available_at)
+        self.option = option
 
 
 class NoRouteAvailable(LLMProviderError):
-    """Every route is closed or failed; the message says when the routes open."""
+    """Every route is closed or failed; the message says when the routes open.
+
+    Attributes:
+        too_large: the request is larger than every route can take.
+        timed_out: the timeout of the request has passed.
+    """
+
+    too_large: bool = False
+    timed_out: bool = False
 
 
 class NotKept(LLMProviderError):

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .config import Configuration
-from .config.configuration import none_marked
 from .config.sources import own_settings_file
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route
-from .wire_fields import may_be_unsuitable, unsuitable
+from .wire_fields import may_be_unsuitable, unsuitable, untaken
 
 _MOST_KEPT = 64
 
@@ -84,7 +83,7 @@ class OfferedRoutes:
         if request.private:
             marked = [route for route in routes if self.configuration.is_private(route)]
             if not marked:
-                raise none_marked(routes, own_settings_file())
+                raise _none_marked(routes)
             routes = marked
         if request.same_model:
             routes = of_one_model(routes, preferred)
@@ -93,7 +92,7 @@ class OfferedRoutes:
     def _check_suitable(self, request: Request, routes: Sequence[Route]) -> None:
         """Check that one of the routes supports everything in the request."""
         if request.images and not any(self.configuration.takes_images(r) for r in routes):
-            raise InvalidRequest(self._no_images(routes))
+            raise InvalidRequest(self._no_images(routes), option="messages")
         reasons = {r.provider: self._unsuitable(r.provider, request) for r in routes}
         if not all(reasons.values()):
             return
@@ -101,7 +100,11 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-        raise InvalidRequest(f"{refused}; {able[0]}")
+        # What is not a field of its own, such as a participant's name, is in the messages.
+        first = untaken(self.configuration.providers[routes[0].provider].wire, request)[0]
+        option = first.split()[0]
+        option = option if option in request.extra else "messages"
+        raise InvalidRequest(f"{refused}; {able[0]}", option=option)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)
@@ -129,4 +132,15 @@ def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
     return (
         f"No available LLM providers: no API key is configured. Set {variables} in the environment "
         "or in a .env file"
+    )
+
+
+def _none_marked(routes: Iterable[Route]) -> ConfigurationError:
+    """Return the error for a private prompt that has no route."""
+    names = list(dict.fromkeys(route.provider for route in routes))
+    return ConfigurationError(
+        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
+        f"nothing was sent. If you know that they do not train on prompts, write [private] "
+        f'routes = ["{names[0]}"] into {own_settings_file()}; %llm_models {names[0]} shows what '
+        "its terms say"
     )

@@ -30,9 +30,9 @@ def cost_usd(route: Route, usage: Usage, *, load: bool = True) -> float | None:
 
 
 def usd_per_million(provider: str, model: str) -> tuple[float, float] | None:
-    """Return what a paying account is asked for a million input, and a million output tokens.
+    """Return the price in USD of a million input, and a million output tokens, for paying accounts.
 
-    None where the price is not known. Loads the table; see `cost_usd`.
+    None if the price is not known. Loads the table; see `cost_usd`.
     """
     # A short prompt: long ones cost more per token with some models.
     price = _price(provider, model, Usage(1000, 1000))

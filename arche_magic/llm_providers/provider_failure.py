@@ -56,6 +56,7 @@ class ProviderFailure:
         lacks: the capability that the model lacks, if that is why (`images`, `tools`,
             `embeddings`), or "".
         names_option: whether the refusal names the option that it is about.
+        option: that option or field of the request, if the server quotes its name, or "".
     """
 
     summary: str
@@ -72,6 +73,7 @@ class ProviderFailure:
     unknown: bool = False
     lacks: str = ""
     names_option: bool = False
+    option: str = ""
 
     def __str__(self) -> str:
         return f"{self.summary}: {self.said}" if self.said else self.summary

@@ -16,6 +16,7 @@ from .types import Route
 
 if TYPE_CHECKING:
     from .attempt import Result
+    from .request import Request
     from .request_progress import RequestProgress
 
 _CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
@@ -37,8 +38,11 @@ class Remaining:
         # request itself; others cannot be reached with the settings of this machine.
         self._left: set[Route] = set()
         self._unfit: set[Route] = set()
+        self._too_small: set[Route] = set()
         self._unreachable: set[Route] = set()
         self._setup: dict[str, None] = {}
+        # What the last refusal of the request itself was about.
+        self._option = ""
         # The error of the request if no other route answers.
         self._filtered: ContentFiltered | None = None
         self._all_reasoning: IncompleteReply | None = None
@@ -79,8 +83,11 @@ class Remaining:
             return self._misfit(result)
         if failure.remedy is Remedy.SHORTEN_PROMPT or not result.is_booked:
             self._left.add(result.answer.route)
-        if failure.remedy is Remedy.FIX_REQUEST:
+        if failure.remedy is Remedy.SHORTEN_PROMPT:
+            self._too_small.add(result.answer.route)
+        elif failure.remedy is Remedy.FIX_REQUEST:
             self._unfit |= self._leave_model(attempt)
+            self._option = failure.option or self._option
         elif failure.remedy is Remedy.CHECK_SETUP:
             self._setup[failure.summary] = None
             self._unreachable.update(r for r in self._routes if r.provider == attempt.provider)
@@ -110,10 +117,10 @@ class Remaining:
         self, states: Mapping[Route, RouteState], now: float, cause: str
     ) -> LLMProviderError:
         progress, attempts = self._progress, self._progress.attempts
-        refused = Remedy.FIX_REQUEST.name
-        unfit = self._unfit | {r for r, state in states.items() if state.remedy == refused}
+        unfit = self._unfit | {r for r, state in states.items() if state.is_unsuitable}
         if unfit.issuperset(self._routes):
-            return refused_by_all(attempts)
+            option = self._option if self._unfit else _demanding_option(progress.request)
+            return refused_by_all(attempts, option)
         if self._unreachable and self._left.issuperset(self._routes):
             return wrong_setup(self._setup, attempts)
         is_late = bool(cause) or progress.time_left() <= 0
@@ -123,7 +130,11 @@ class Remaining:
         # A problem of this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
-        return no_route(progress, others, self._left, now, "; ".join(causes), is_late=is_late)
+        error = no_route(progress, others, self._left, now, "; ".join(causes), is_late=is_late)
+        too_large = Remedy.SHORTEN_PROMPT.name
+        too_small = self._too_small | {r for r, s in states.items() if s.remedy == too_large}
+        error.too_large = too_small.issuperset(self._routes)
+        return error
 
     def _leave_model(self, attempt: Attempt) -> set[Route]:
         """Leave the model of an attempt with all its keys, which would answer in the same way."""
@@ -169,3 +180,10 @@ class Remaining:
         self._mismatch = mismatch
         progress.request = with_correction(progress.request, answer.text, result.misfit)
         return mismatch
+
+
+def _demanding_option(request: Request) -> str:
+    """The option that makes every route unsuitable, if no route was asked."""
+    if request.inputs:
+        return "model"
+    return "tools" if request.uses_tools else "messages"

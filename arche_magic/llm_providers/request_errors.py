@@ -75,11 +75,13 @@ def no_route(
     lines += _next_steps({route: states[route] for route in shown})
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
-    return NoRouteAvailable(
+    error = NoRouteAvailable(
         f"{head}: {'; '.join(lines)}",
         attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
+    error.timed_out = is_late
+    return error
 
 
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
@@ -114,7 +116,7 @@ def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
     return list(steps)
 
 
-def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
+def refused_by_all(attempts: Sequence[Attempt], option: str) -> InvalidRequest:
     """Return the error of a request that every route refused because of its content."""
     # Only the last error of each model: earlier ones refused another form of the request.
     reasons = {
@@ -122,7 +124,7 @@ def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
         for a in attempts
         if a.error and a.outcome in ("failed", "skipped")
     }
-    return InvalidRequest("; ".join(reasons.values()), attempts=attempts)
+    return InvalidRequest("; ".join(reasons.values()), option=option, attempts=attempts)
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:

@@ -258,7 +258,7 @@ def _sooner(entry: Considered, decision: Decision) -> str:
     """What would have made a closed route answer."""
     opens_at = _opening(entry, decision)
     if opens_at is None:
-        if entry.state.reason.startswith("takes no "):
+        if entry.state.is_unsuitable:
             return "a prompt without it"
         return "fixing that; waiting does not help"
     opened = entry.opened(decision.at)

@@ -80,7 +80,7 @@ def client_name(user_agent: str) -> str:
 
 
 def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str:
-    """Return why a request is refused that comes from a web page, or "".
+    """Return why a request from a web page is refused; "" if it is allowed.
 
     A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
     browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
@@ -150,8 +150,8 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
     """Handle one request, in its own thread."""
     if _asks_itself(port):
         message = (
-            "this server would ask itself: OPENAI_BASE_URL, or a base_url in the settings, is its "
-            "own address; the address is meant for other programs; remove it from this process"
+            "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
+            "settings, is its own address; set that address only for other programs"
         )
         return Problem(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)

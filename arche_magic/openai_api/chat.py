@@ -21,21 +21,14 @@ def chat_completions(
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
     Raises:
-        Problem: the request is wrong, or no route answered it.
+        Problem: the request is wrong.
+        LLMProviderError: the request is wrong, or no route answered it.
     """
-    fields, configuration = read_json(body), llm.configuration
-    clock = configuration.clock
-    began, seconds = clock.time(), configuration.timeouts.total
-    try:
-        call = read_chat(fields, configuration, options)
-        seconds = call.request.timeout
-        # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
-        if call.stream and not call.request.needs_choices:
-            return _streamed(call, llm)
-        reply = llm.ask(call.request)
-    except LLMProviderError as error:
-        now = clock.time()
-        raise problem_of(error, now, fields, is_late=now - began >= seconds) from None
+    call = read_chat(read_json(body), llm.configuration, options)
+    # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
+    if call.stream and not call.request.needs_choices:
+        return _streamed(call, llm)
+    reply = llm.ask(call.request)
     if call.stream:
         return _events_of(reply, call)
     return json_reply(completion(reply), headers=route_header(reply.route))
@@ -94,7 +87,6 @@ def _chunks(
         except StopIteration as end:
             yield from chunks.end(end.value)
     except LLMProviderError as error:
-        now = llm.configuration.clock.time()
-        yield event(problem_of(error, now, call.fields).body())
+        yield event(problem_of(error, llm.configuration.clock.time()).body())
     finally:
         events.close()

@@ -26,9 +26,16 @@ from .requests import check_defaults
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-# Nothing is sent there: the name cannot exist (RFC 2606).
-_NOWHERE = "http://arche-magic.invalid/v1"
-_NO_KEY = "not-needed"
+# Without these the client would read variables of the environment, which are for others.
+_SETTINGS: dict[str, Any] = {
+    "api_key": "not-needed",
+    # Nothing is sent there: the name cannot exist (RFC 2606).
+    "base_url": "http://arche-magic.invalid/v1",
+    "organization": "",
+    "project": "",
+    "max_retries": 0,
+    "timeout": None,
+}
 # The official client's default timeout (openai 2.0 to 3.57, `_constants.py`). Users who keep it
 # have not asked for a limit.
 _DEFAULT_SECONDS = 600.0
@@ -55,7 +62,7 @@ def openai_client(**defaults: Any) -> OpenAI:
     """
     transport, openai = openai_transport(**defaults), library("openai")
     http = openai.DefaultHttpxClient(transport=transport, trust_env=False)
-    client: OpenAI = openai.OpenAI(**_settings(), http_client=http)
+    client: OpenAI = openai.OpenAI(**_SETTINGS, http_client=http)
     return client
 
 
@@ -67,7 +74,7 @@ def async_openai_client(**defaults: Any) -> AsyncOpenAI:
     """
     transport, openai = openai_transport(**defaults), library("openai")
     http = openai.DefaultAsyncHttpxClient(transport=transport, trust_env=False)
-    client: AsyncOpenAI = openai.AsyncOpenAI(**_settings(), http_client=http)
+    client: AsyncOpenAI = openai.AsyncOpenAI(**_SETTINGS, http_client=http)
     return client
 
 
@@ -87,18 +94,6 @@ def openai_transport(**defaults: Any) -> Any:
     return Transport(defaults)
 
 
-def _settings() -> dict[str, Any]:
-    # Without these the client would read variables of the environment, which are for others.
-    return {
-        "api_key": _NO_KEY,
-        "base_url": _NOWHERE,
-        "organization": "",
-        "project": "",
-        "max_retries": 0,
-        "timeout": None,
-    }
-
-
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
@@ -106,7 +101,7 @@ class Transport:
     The client's read timeout bounds the request as a whole.
 
     Args:
-        defaults: options of the engine that hold where a request does not say otherwise.
+        defaults: options of the engine, used where a request does not set them.
     """
 
     def __init__(self, defaults: Mapping[str, Any]) -> None:
@@ -175,7 +170,7 @@ def _path(path: str) -> str:
 
 
 def _seconds(request: Any) -> float | None:
-    """Return seconds that the client gives the request; None if it does not say."""
+    """Return the client's timeout for the request in seconds; None if the user has set none."""
     seconds = request.extensions.get("timeout", {}).get("read")
     return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
 

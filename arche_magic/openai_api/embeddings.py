@@ -39,9 +39,10 @@ def embeddings(
 
     Raises:
         Problem: the request is wrong, or the model did not answer it.
+        NoKeys: no provider with an embedding model has a key.
     """
-    fields, configuration = read_json(body), llm.configuration
-    given = {name: value for name, value in fields.items() if value is not None}
+    configuration = llm.configuration
+    given = {name: value for name, value in read_json(body).items() if value is not None}
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
         message = f"encoding_format is {encoding!r}; it can be {' or '.join(_FORMATS)}"
@@ -52,13 +53,10 @@ def embeddings(
             raise Problem(400, message, param=name, code="unknown_parameter")
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}
-    clock = configuration.clock
-    began, seconds = clock.time(), options.get("timeout", configuration.timeouts.total)
     try:
         replies = _ask(texts, llm, provider, model, given.get("dimensions"), options)
     except LLMProviderError as error:
-        now = clock.time()
-        problem = problem_of(error, now, fields, is_late=now - began >= seconds)
+        problem = problem_of(error, configuration.clock.time())
         if problem.status in (400, 413) and problem.param in (None, "messages"):
             problem.param = "input"
         raise problem from None
@@ -95,8 +93,8 @@ def _model(
         raise Problem(400, "model must be the name of a model", param="model", code=code)
     try:
         return choose_model(configuration, None if name == AUTO else name, provider)
-    except NoKeys as error:
-        raise problem_of(error, 0.0) from None
+    except NoKeys:
+        raise
     except ConfigurationError as error:
         raise Problem(404, str(error), param="model", code="model_not_found") from None
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +21,6 @@ from arche_magic.llm_providers.errors import (
 
 from .replies import HttpReply, json_reply
 
-_TOO_LARGE = ("too large", "the request is larger than the limit", "the prompt is too long")
-_QUOTED = re.compile(r"['`](\w+)['`]")
-_WRONG_MODEL = re.compile("makes no embeddings|takes no prompts")
-# Official clients do not repeat such a request (openai 2.0 to 3.57, `_base_client.py`): the engine
-# has waited and tried every route.
-_NO_RETRY = {"x-should-retry": "false"}
 TIMED_OUT = 504
 """The status of a request that was not answered within its timeout; no other error has it."""
 
@@ -68,30 +61,27 @@ class Problem(Exception):
         return json_reply(self.body(), self.status, self.headers)
 
 
-def problem_of(
-    error: LLMProviderError, now: float, fields: Collection[str] = (), *, is_late: bool = False
-) -> Problem:
+def problem_of(error: LLMProviderError, now: float) -> Problem:
     """Return an error of the engine in OpenAI's shape.
 
     Args:
         error: what the request ended with.
         now: epoch seconds, for `retry-after`.
-        fields: the fields of the request, to name the one that the error is about.
-        is_late: whether the request's timeout has passed.
     """
-    message = str(error)
-    # One line each: official clients print the whole body as the error.
-    details: dict[str, Any] = {"attempts": [str(attempt) for attempt in error.attempts]}
-    headers = dict(_NO_RETRY)
-    if error.next_available_at is not None:
-        opens_at = error.next_available_at
+    opens_at = error.next_available_at
+    # Official clients then do not repeat the request (openai 2.0 to 3.57, `_base_client.py`): the
+    # engine has waited and tried every route.
+    headers = {"x-should-retry": "false"}
+    details: dict[str, Any] = {}
+    if error.attempts:
+        # One line each: official clients print the whole body as the error.
+        details["attempts"] = [str(attempt) for attempt in error.attempts]
+    if opens_at is not None:
         details["next_available_at"] = opens_at.isoformat()
         headers["retry-after"] = str(max(1, math.ceil(opens_at.timestamp() - now)))
-    if not error.attempts:
-        details = {}
 
     def problem(status: int, kind: str, code: str | None, param: str | None = None) -> Problem:
-        return Problem(status, message, kind, param, code, headers, details)
+        return Problem(status, str(error), kind, param, code, headers, details)
 
     match error:
         case NoKeys():
@@ -103,32 +93,15 @@ def problem_of(
         case NotKept():
             return problem(400, "invalid_request_error", "not_kept")
         case InvalidRequest():
-            return problem(400, "invalid_request_error", None, _field_in(message, fields))
+            return problem(400, "invalid_request_error", None, error.option or None)
         case SchemaMismatch():
             return problem(502, "server_error", "schema_mismatch", "response_format")
         case IncompleteReply() if not error.partial:
             return problem(400, "invalid_request_error", "incomplete_reply", "max_tokens")
-        case NoRouteAvailable() if _is_too_large(error):
+        case NoRouteAvailable() if error.too_large:
             return problem(413, "invalid_request_error", "context_length_exceeded", "messages")
-        case NoRouteAvailable() if is_late:
+        case NoRouteAvailable() if error.timed_out:
             return problem(TIMED_OUT, "timeout_error", "timeout")
-        case NoRouteAvailable() if error.next_available_at is not None:
+        case NoRouteAvailable() if opens_at is not None:
             return problem(429, "rate_limit_error", "rate_limit_exceeded")
     return problem(503, "server_error", "no_route_available")
-
-
-def _is_too_large(error: LLMProviderError) -> bool:
-    """Return whether every route that was considered is too small for the request."""
-    last = {attempt.route: attempt.error or "" for attempt in error.attempts}
-    return bool(last) and all(why.startswith(_TOO_LARGE) for why in last.values())
-
-
-def _field_in(message: str, fields: Collection[str]) -> str | None:
-    """Return the field of the request that a message is about."""
-    if _WRONG_MODEL.search(message):
-        return "model"
-    first = message.split(maxsplit=1)[0].strip("'\"`:;,")
-    # Providers quote the name of a field.
-    named = (first, *re.findall(r"takes no (\w+)", message), *_QUOTED.findall(message))
-    found = next((name for name in named if name in fields), None)
-    return found or ("messages" if message.startswith("the prompt ") else None)

@@ -9,11 +9,10 @@ what the engine raises into OpenAI's errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.config import Clock, SystemClock, get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
 
 from .chat import chat_completions
@@ -31,7 +30,6 @@ _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
 # The provider object of the configuration in use. It keeps the routes that it has found.
 _kept: IntelligentLLMOrchestrator | None = None
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def handle(
@@ -40,7 +38,7 @@ def handle(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    defaults: Mapping[str, Any] = _NOTHING,
+    defaults: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or the first piece of it.
@@ -52,7 +50,7 @@ def handle(
         path: decoded, without the query, from `/v1/` on.
         headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
-        defaults: options of the engine that hold where the body does not say otherwise; see
+        defaults: options of the engine, used where the body does not set them; see
             `requests.DEFAULTS`.
         timeout: seconds for the whole request; the option or the setting if not given.
 
@@ -60,7 +58,8 @@ def handle(
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
     """
     try:
-        options = {name: value for name, value in defaults.items() if value is not None}
+        given = (defaults or {}).items()
+        options = {name: value for name, value in given if value is not None}
         if timeout is not None:
             options["timeout"] = timeout
         return _answer(method.upper(), path, headers, body, options)
@@ -87,16 +86,18 @@ def _answer(
         raise Problem(
             413, f"the body has {size:.0f} MB; the limit is {most:.0f} MB", code="body_too_large"
         )
+    tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
+    if tag := next(tags, ""):
+        options["tag"] = tag
+    clock: Clock = SystemClock()
     try:
         llm = _llm()
+        clock = llm.configuration.clock
+        if ask := _ASKED.get(path):
+            return ask(body, llm, options)
+        return one_model(name, llm.configuration) if name else model_list(llm.configuration)
     except LLMProviderError as error:
-        raise problem_of(error, 0.0) from None
-    if ask := _ASKED.get(path):
-        tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
-        if tag := next(tags, ""):
-            options["tag"] = tag
-        return ask(body, llm, options)
-    return one_model(name, llm.configuration) if name else model_list(llm.configuration)
+        raise problem_of(error, clock.time()) from None
 
 
 def _llm() -> IntelligentLLMOrchestrator:

@@ -77,7 +77,7 @@ def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bo
     tracker, now = get_quota_tracker(configuration), configuration.clock.time()
     route = configuration.route(key, model)
     states = {name: tracker.state(route, request, now) for name, request in _EXAMPLES.items()}
-    return {name: f"takes no {name}" not in state.reason for name, state in states.items()}
+    return {name: not state.is_unsuitable for name, state in states.items()}
 
 
 def _entry(id_: str, owner: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from arche_magic.llm_providers import ToolCall
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.llm_providers.types import RouteId
@@ -119,21 +118,20 @@ class Chunks:
 
 def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
     """Return the tool calls of a reply, as OpenAI has them."""
-    return [_tool_call(call) for call in reply.tool_calls]
+    shown = []
+    for call in reply.tool_calls:
+        function = {"name": call.name, "arguments": call.arguments}
+        entry: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+        if call.signature:
+            # Where Google's own service for OpenAI's clients has it; `thought_signature` reads it.
+            entry["extra_content"] = {"google": {"thought_signature": call.signature}}
+        shown.append(entry)
+    return shown
 
 
 def _numbered(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return tool calls as a stream has them."""
     return [{"index": index, **call} for index, call in enumerate(calls)]
-
-
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    shown: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
-    if call.signature:
-        # Where Google's own service for OpenAI's clients has it; `thought_signature` reads it.
-        shown["extra_content"] = {"google": {"thought_signature": call.signature}}
-    return shown
 
 
 def _head(kind: str, model: str) -> dict[str, Any]:
@@ -152,15 +150,11 @@ def _choices(reply: Reply) -> list[dict[str, Any]]:
             {"index": index, "logprobs": None, "finish_reason": reply.finish_reason, **choice}
             for index, choice in enumerate(reply.choices)
         ]
-    calls = _tool_calls(reply)
     message: dict[str, Any] = {"role": "assistant", "content": str(reply), "refusal": None}
-    if calls:
+    if calls := _tool_calls(reply):
         message |= {"content": str(reply) or None, "tool_calls": calls}
-    return [
-        {
-            "index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason,
-        }
-    ]  # fmt: skip
+    choice = {"index": 0, "message": message, "logprobs": None}
+    return [choice | {"finish_reason": reply.finish_reason}]
 
 
 def _usage(reply: Reply) -> dict[str, int]:

@@ -98,7 +98,7 @@ class RequestThread:
                 self._loop.run_in_executor(None, self._has_run.wait, _BOOKING_SECONDS)
             raise
         finally:
-            # Older SDKs leave a stream open that its reader leaves.
+            # Older SDKs do not close a stream if its reader stops early.
             self._stop.set()
 
     def _run(self) -> None:

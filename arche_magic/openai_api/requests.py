@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.options import (
-    build_request,
-    check_names,
-    read_messages,
-    read_tools,
-)
-from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.options import build_request, check_names
+from arche_magic.llm_providers.request import Request
 
 from .errors import Problem
 
@@ -28,14 +23,14 @@ _OURS = (
     "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice",
     "parallel_tool_calls",
 )  # fmt: skip
-# Read here; they say how the reply is handed over.
+# Read here: they say who answers, and in which form.
 _HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
 
 DEFAULTS = (
     "model", "provider", "patience", "timeout", "private", "same_model", "keep", "fresh", "tag",
     "reserve", "fallback_on_filter", "system", "temperature", "top_p", "max_tokens", "stop", "seed",
 )  # fmt: skip
-"""What `openai_client(...)` takes: used for requests that do not say otherwise."""
+"""The options of `openai_client(...)`, used where a request does not set them."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +41,11 @@ class ChatCall:
         request: for the engine.
         stream: whether the reply is to come in chunks.
         include_usage: whether a last chunk is to have the usage.
-        fields: the names of the fields of the body.
     """
 
     request: Request
     stream: bool
     include_usage: bool
-    fields: tuple[str, ...]
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -79,7 +72,7 @@ def read_chat(
     Args:
         body: its JSON.
         configuration: its providers, models and aliases are those that `model` can name.
-        options: options of the engine that hold where the body does not say otherwise.
+        options: options of the engine, used where the body does not set them.
 
     Raises:
         Problem: a field is missing or wrong, or the model is unknown.
@@ -91,8 +84,6 @@ def read_chat(
         raise _missing("model")
     messages = _messages(given.get("messages"))
     options = {**options, **{name: given[name] for name in _OURS if name in given}}
-    if "tools" in given:
-        options["tools"] = _read("tools", read_tools, given["tools"])
     if "max_completion_tokens" in given:
         most = given["max_completion_tokens"]
         if given.get("max_tokens", most) != most:
@@ -111,7 +102,6 @@ def read_chat(
         request=build_request(messages, configuration, **options),
         stream=stream,
         include_usage=_flag("include_usage", stream_options.get("include_usage") or False),
-        fields=tuple(body),
     )
 
 
@@ -159,7 +149,7 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
     build_request("any", configuration, **(options | who))
 
 
-def _messages(messages: Any) -> Sequence[Message]:
+def _messages(messages: Any) -> list[dict[str, Any]]:
     if messages is None:
         raise _missing("messages")
     if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
@@ -170,19 +160,7 @@ def _messages(messages: Any) -> Sequence[Message]:
         # The engine reads paths there, and a client must not name files of this machine.
         message = "images is not a field of a message; use parts of the type image_url"
         raise Problem(400, message, param="messages")
-    return _read("messages", read_messages, messages)
-
-
-def _read(name: str, read: Callable[[Any], Sequence[Any]], value: object) -> Sequence[Any]:
-    """Return a field, read by the engine, whose errors do not name the field.
-
-    Raises:
-        Problem: the value is wrong.
-    """
-    try:
-        return read(value)
-    except InvalidRequest as error:
-        raise Problem(400, str(error), param=name) from None
+    return messages
 
 
 def _flag(name: str, value: object) -> bool:

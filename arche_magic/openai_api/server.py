@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8377
 """The usual port; it stays the same, so that clients need no new settings."""
 _LAST_PORT = 65_535
-# How long a connection may stay without a request; the next one can take as long to arrive.
+# How long a connection may stay open without a request, and how long a request may take to arrive.
 _IDLE_SECONDS = 20
 _TOKEN_BYTES = 32
 # A shorter text could be guessed.
@@ -132,9 +132,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port. Raises RuntimeError if the server is not running."""
-        if self._listener is None:
-            raise RuntimeError("the server is not running; call start()")
-        return self._listener.port
+        return self._running().port
 
     @property
     def base_url(self) -> str:
@@ -149,7 +147,8 @@ class Server:
     @property
     def token_file(self) -> Path:
         """The file that holds the token. Raises RuntimeError if the server is not running."""
-        return self._path if self.port else Path()
+        self._running()
+        return self._path
 
     def environment(self) -> dict[str, str]:
         """Return the two variables for a program that this one starts.
@@ -167,6 +166,11 @@ class Server:
         """
         token = self.api_key if show_token else f'"$(cat {_shell_path(self.token_file)})"'
         return f"export OPENAI_BASE_URL={self.base_url}\nexport OPENAI_API_KEY={token}"
+
+    def _running(self) -> LocalServer:
+        if self._listener is None:
+            raise RuntimeError("the server is not running; call start()")
+        return self._listener
 
     def _listen(self) -> LocalServer:
         from ..local_server import LocalServer
@@ -254,7 +258,7 @@ def _create_token(path: Path) -> str:
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Fails if anything is there, so that it follows no link of somebody else.
+        # Fails if anything is there, so that it cannot follow another user's link.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(f"{token}\n")

@@ -9,13 +9,15 @@ import argparse
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .accounts import DEFAULT_KEYS
 from .sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+T = TypeVar("T")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -47,6 +49,13 @@ def _limit(text: str) -> tuple[str, str, int | None]:
     return target, name, None if value == "none" else _number(value, place)
 
 
+def _left(text: str) -> tuple[str, str, int]:
+    target, name, amount = _limit(text)
+    if amount is None:
+        raise argparse.ArgumentTypeError(f"{target}.{name} must be a whole number, got 'none'")
+    return target, name, amount
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m arche_magic.sandbox",
@@ -76,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--left",
-        type=_limit,
+        type=_left,
         action="append",
         default=[],
         metavar="KEY.LIMIT=NUMBER",
@@ -93,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _nested(entries: Sequence[tuple[str, str, int | None]]) -> dict[str, dict[str, int | None]]:
-    result: dict[str, dict[str, int | None]] = {}
+def _nested(entries: Sequence[tuple[str, str, T]]) -> dict[str, dict[str, T]]:
+    result: dict[str, dict[str, T]] = {}
     for target, name, number in entries:
         result.setdefault(target, {})[name] = number
     return result
@@ -104,15 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Return 0, or 2 for invalid arguments."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    left = {
-        key: {name: number or 0 for name, number in values.items()}
-        for key, values in _nested(chosen.left).items()
-    }
     try:
         sandbox = Sandbox(
             keys=DEFAULT_KEYS | dict(chosen.keys) if chosen.keys else None,
             limits=_nested(chosen.limit),
-            left=left,
+            left=_nested(chosen.left),
             accounts=dict(chosen.account),
             seed=chosen.seed,
             time_scale=chosen.time_scale,

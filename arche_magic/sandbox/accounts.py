@@ -51,12 +51,12 @@ def _keys(provider: str, given: int | Sequence[str], accounts: Mapping[str, str]
         yield Key(provider, label, text, accounts.get(label, label), variable)
 
 
-def _known(what: str, name: str, names: Collection[str]) -> None:
+def _check_known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")
 
 
-def _not_negative(what: str, number: int) -> None:
+def _check_not_negative(what: str, number: int) -> None:
     if number < 0:
         raise ValueError(f"{what} must be at least 0, not {number}")
 
@@ -79,9 +79,9 @@ class Accounts:
         now: float,
     ) -> None:
         for provider, given in keys.items():
-            _known("provider", provider, PROVIDERS)
+            _check_known("provider", provider, PROVIDERS)
             if isinstance(given, int):
-                _not_negative(f"the number of keys of {provider}", given)
+                _check_not_negative(f"the number of keys of {provider}", given)
         self.keys = tuple(
             key
             for provider in PROVIDERS
@@ -90,8 +90,8 @@ class Accounts:
         self._by_text = {key.text: key for key in self.keys}
         self._check(limits, left, accounts)
         for provider, kind in windows.items():
-            _known("provider", provider, PROVIDERS)
-            _known("kind of window", kind, KINDS)
+            _check_known("provider", provider, PROVIDERS)
+            _check_known("kind of window", kind, KINDS)
         self._limits = limits
         self._left = left
         self._kinds = {**OF_PROVIDER, **windows}
@@ -107,14 +107,14 @@ class Accounts:
         models = {f"{provider}/{model}" for provider in PROVIDERS for model in MODELS[provider]}
         for target, values in [*limits.items(), *left.items()]:
             for name, number in values.items():
-                _known("limit", name, LIMIT_NAMES)
-                _not_negative(f"{target}.{name}", number or 0)
+                _check_known("limit", name, LIMIT_NAMES)
+                _check_not_negative(f"{target}.{name}", number or 0)
             if target not in PROVIDERS and target not in models:
-                _known("key, provider or model", target, labels)
+                _check_known("key, provider or model", target, labels)
         for target in left:
-            _known("key or provider", target, labels | set(PROVIDERS))
+            _check_known("key or provider", target, labels | set(PROVIDERS))
         for target in accounts:
-            _known("key", target, labels)
+            _check_known("key", target, labels)
 
     def restart(self, now: float) -> None:
         """Reset everything: only what `left` implies is used, and nothing is counted."""

@@ -19,7 +19,7 @@ from .service import hide_secrets
 from .types import Answer, ReceivedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -85,19 +85,8 @@ class Application:
     async def _elsewhere(self, request: Request) -> Response:
         """The default target of redirects, which records what reaches it."""
         await request.body()
-        self._sandbox.service.received.append(
-            ReceivedRequest(
-                at=self._sandbox.clock(),
-                provider="elsewhere",
-                key=None,
-                account=None,
-                model="",
-                body={},
-                stream=False,
-                status=200,
-                headers=hide_secrets(request.headers),
-            )
-        )
+        now, headers = self._sandbox.clock(), hide_secrets(request.headers)
+        self._sandbox.service.received.append(ReceivedRequest(now, "elsewhere", headers=headers))
         return JSONResponse({"hello": 1})
 
     async def _send(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,32 +153,26 @@ def _break(connection: asyncio.Transport, *, reset: bool) -> None:
 
 
 def _control(sandbox: Sandbox) -> list[Route]:
-    """The sandbox's own address, for other processes."""
-
-    async def usage(request: Request) -> Response:
-        return JSONResponse(sandbox.usage())
-
-    async def quota(request: Request) -> Response:
-        return JSONResponse(sandbox.quota())
-
-    async def requests(request: Request) -> Response:
-        return JSONResponse([asdict(entry) for entry in sandbox.requests])
-
-    async def clock(request: Request) -> Response:
-        return JSONResponse({"now": sandbox.clock(), "scale": sandbox.time_scale})
-
-    def calling(act: Callable[..., None]) -> Callable[[Request], Awaitable[Response]]:
-        async def handle(request: Request) -> Response:
-            try:
-                act(**json.loads(await request.body() or "{}"))
-            except (ValueError, TypeError) as error:
-                return JSONResponse({"error": str(error)}, status_code=400)
-            return JSONResponse({"ok": True})
-
-        return handle
-
-    reads = (usage, quota, requests, clock)
+    """The sandbox's own addresses, for other processes."""
+    reads: dict[str, Callable[[], Any]] = {
+        "usage": sandbox.usage,
+        "quota": sandbox.quota,
+        "requests": lambda: [asdict(entry) for entry in sandbox.requests],
+        "clock": lambda: {"now": sandbox.clock(), "scale": sandbox.time_scale},
+    }
     writes = (sandbox.fail, sandbox.fail_randomly, sandbox.clear_failures, sandbox.reset)
-    return [Route(f"/_sandbox/{f.__name__}", f, methods=["GET"]) for f in reads] + [
-        Route(f"/_sandbox/{f.__name__}", calling(f), methods=["POST"]) for f in writes
+    return [Route(f"/_sandbox/{name}", partial(_read, get)) for name, get in reads.items()] + [
+        Route(f"/_sandbox/{act.__name__}", partial(_write, act), methods=["POST"]) for act in writes
     ]
+
+
+async def _read(get: Callable[[], Any], request: Request) -> Response:
+    return JSONResponse(get())
+
+
+async def _write(act: Callable[..., None], request: Request) -> Response:
+    try:
+        act(**json.loads(await request.body() or "{}"))
+    except (ValueError, TypeError) as error:
+        return JSONResponse({"error": str(error)}, status_code=400)
+    return JSONResponse({"ok": True})

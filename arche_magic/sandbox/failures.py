@@ -98,8 +98,7 @@ class Failures:
 
     def clear(self) -> None:
         """Forget every failure, and restart the random ones from the seed."""
-        self._scripted: list[Failure] = []
-        self._random: list[Failure] = []
+        self._failures: list[Failure] = []
         self._generator = random.Random(self._seed)
 
     def add(self, failure: Failure) -> None:
@@ -113,39 +112,34 @@ class Failures:
             raise ValueError(f"unknown target {failure.target!r}; known: {known}")
         if (failure.times is not None and failure.times < 1) or failure.after < 0:
             raise ValueError("times must be at least 1 (or None), after at least 0")
-        if failure.share is None:
-            self._scripted.append(failure)
-        elif 0.0 <= failure.share <= 1.0:
-            self._random.append(failure)
-        else:
+        if failure.share is not None and not 0.0 <= failure.share <= 1.0:
             raise ValueError("share must be between 0 and 1")
+        self._failures.append(failure)
+        # Scripted failures come first.
+        self._failures.sort(key=lambda entry: entry.share is not None)
 
     def next(self, provider: str, label: str, now: float) -> tuple[str | None, str | None]:
-        """The kind of failure for this request, or None, and the target of a redirect.
-
-        Scripted failures come first.
-        """
-        names = {"*", provider, label}
-        self._scripted = [entry for entry in self._scripted if now < entry.until]
-        for entry in self._scripted:
-            if entry.target not in names:
+        """The kind of failure for this request, or None, and the target of a redirect."""
+        self._failures = [entry for entry in self._failures if now < entry.until]
+        for entry in self._failures:
+            if entry.target not in ("*", provider, label):
                 continue
-            if entry.after:
+            if entry.share is not None:
+                if self._generator.random() < entry.share:
+                    return self._generator.choice(entry.kinds), None
+            elif entry.after:
                 entry.after -= 1
-                continue
-            if entry.times is not None:
-                entry.times -= 1
-                if not entry.times:
-                    self._scripted.remove(entry)
-            return entry.kinds[0], entry.to
-        for rule in self._random:
-            if rule.target in names and self._generator.random() < (rule.share or 0.0):
-                return self._generator.choice(rule.kinds), None
+            else:
+                if entry.times is not None:
+                    entry.times -= 1
+                    if not entry.times:
+                        self._failures.remove(entry)
+                return entry.kinds[0], entry.to
         return None, None
 
 
-def raw(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
-    """The answer of a proxy or a broken network, or None for a failure of a provider."""
+def network_answer(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
+    """The answer for failures of a proxy or of the network; None for all other kinds."""
     if kind == "plain_text_error":
         text = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
         return Answer(503, [("content-type", "text/plain")], text)
@@ -156,8 +150,8 @@ def raw(kind: str | None, to: str | None, *, stream: bool) -> Answer | None:
     return Answer(0, [], ending="reset") if kind == "reset" else None
 
 
-def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
-    """The reply as a requested failure leaves it, before it is put on the wire."""
+def spoil_reply(reply: Reply, kind: str | None, call: Call) -> Reply:
+    """The reply as a requested failure changes it, before it is written in the wire's format."""
     if kind == "content_filter":
         pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
         return replace(reply, text="", pieces=pieces, finish="content_filter", calls=())
@@ -176,8 +170,8 @@ def withheld(reply: Reply, kind: str | None, call: Call) -> Reply:
     return reply
 
 
-def spoil(answer: Answer, kind: str | None, wire: Wire) -> Answer:
-    """Spoil an answer that is ready to be sent, if the failure is of such a kind."""
+def spoil_answer(answer: Answer, kind: str | None, wire: Wire) -> Answer:
+    """The answer as a requested failure changes it, when it is ready to be sent."""
     if kind is None:
         return answer
     if kind == "unrelated_json":

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .models import MODELS
-from .schemas import json_for_schema, schema_in
+from .schemas import json_for_schema, json_in, schema_in
 from .types import Call, Message, Reply, Tool, ToolCall, Writer
 
 if TYPE_CHECKING:
@@ -86,32 +86,28 @@ def text_tokens(text: str) -> int:
 def make_reply(call: Call, seed: int, custom: Writer | None = None) -> Reply:
     """Write the reply to `call`, cut at its stop texts and at `max_tokens`.
 
-    `custom` replaces the built-in text: it is given the model and the messages (dicts of role and
-    content) and returns the text.
+    `seed` counts for calls without one. `custom` replaces the built-in text: it is given the model
+    and the messages (dicts of role and content) and returns the text.
     """
-    first = _one_reply(call, seed, custom)
-    if call.choices == 1:
-        return first
     own = seed if call.seed is None else call.seed
-    others = tuple(
-        _one_reply(replace(call, seed=own + number), seed, custom)
-        for number in range(1, call.choices)
+    first, *others = (
+        _one_reply(replace(call, seed=own + number), custom) for number in range(call.choices)
     )
     output = first.output_tokens + sum(other.output_tokens for other in others)
-    return replace(first, others=others, output_tokens=output)
+    return replace(first, others=tuple(others), output_tokens=output)
 
 
-def _one_reply(call: Call, seed: int, custom: Writer | None) -> Reply:
+def _one_reply(call: Call, custom: Writer | None) -> Reply:
     calls: tuple[ToolCall, ...] = ()
     text = ""
     if custom is not None:
         text = custom(call.model, [{"role": m.role, "content": m.text} for m in call.messages])
-    elif calls := _make_calls(call, seed, draw=_choice(seed, call)):
+    elif calls := _make_calls(call):
         pass
     elif call.json_wanted or schema_in(call.messages) is not None:
-        text = json.dumps(_json_reply(call, seed), ensure_ascii=False)
+        text = json.dumps(_json_reply(call), ensure_ascii=False)
     else:
-        text = _prose(call, seed)
+        text = _prose(call)
     for stop in call.stop:
         text = text.partition(stop)[0]
     finish: Literal["stop", "length", "tool_calls"] = "tool_calls" if calls else "stop"
@@ -145,13 +141,13 @@ def _echo(prompt: str) -> str:
     return re.sub(r"([\\`*_<>\[\]$#|])", r"\\\1", line)
 
 
-def _choice(seed: int, call: Call) -> int:
-    own = seed if call.seed is None else call.seed
-    return zlib.crc32(f"{own}|{call.model}|{call.prompt}".encode("utf-8", "replace"))
+def _number(call: Call) -> int:
+    """A number that decides what the reply to a call says."""
+    return zlib.crc32(f"{call.seed}|{call.model}|{call.prompt}".encode("utf-8", "replace"))
 
 
-def _prose(call: Call, seed: int) -> str:
-    number = _choice(seed, call)
+def _prose(call: Call) -> str:
+    number = _number(call)
     name = call.model.rpartition("/")[2]
     head = f"*Simulated reply (sandbox, {call.provider} · {name}).*"
     if answers := _results_in_words(call.messages):
@@ -173,12 +169,12 @@ def _pad(text: str, tokens: int) -> str:
     return _cut(text + paragraph * (missing // len(paragraph) + 1), tokens)
 
 
-def _json_reply(call: Call, seed: int) -> Any:
+def _json_reply(call: Call) -> Any:
     schema = call.json_schema or schema_in(call.messages)
     if schema is not None and (entries := _prompts_in_a_list(call, schema)):
-        return _replies_by_id(call, schema, entries, seed)
+        return _replies_by_id(call, schema, entries)
     if schema is not None:
-        return json_for_schema(schema, number=_choice(seed, call))
+        return json_for_schema(schema, number=_number(call))
     return {"simulated": True, "model": call.model, "answer": f"You asked: {call.prompt[:_ECHO]}"}
 
 
@@ -186,27 +182,20 @@ def _prompts_in_a_list(call: Call, schema: Mapping[str, Any]) -> list[dict[str, 
     """The prompts by id, if the request contains several prompts; otherwise empty."""
     if "id" not in json.dumps(schema.get("properties", {}).get("replies", "")):
         return []
-    for start in re.finditer(r'\[\{"id"', call.prompt):
-        try:
-            entries, _ = json.JSONDecoder().raw_decode(call.prompt, start.start())
-        except ValueError:
-            continue
-        return [entry for entry in entries if isinstance(entry, dict) and "prompt" in entry]
-    return []
+    entries: list[Any] = next(json_in(call.prompt, r'\[\{"id"'), [])
+    return [entry for entry in entries if isinstance(entry, dict) and "prompt" in entry]
 
 
-def _replies_by_id(
-    call: Call, schema: Mapping[str, Any], entries: list[dict[str, Any]], seed: int
-) -> Any:
+def _replies_by_id(call: Call, schema: Mapping[str, Any], entries: list[dict[str, Any]]) -> Any:
     """The id of each prompt, with the reply that the prompt would get alone."""
     wanted = schema["properties"]["replies"]["items"]["properties"]["reply"]
     replies = []
     for entry in entries:
         alone = replace(call, messages=(Message("user", str(entry["prompt"])),))
         if str(wanted.get("type", "object")).lower() == "string":
-            reply: Any = _prose(alone, seed)
+            reply: Any = _prose(alone)
         else:
-            reply = json_for_schema(wanted, number=_choice(seed, alone), root=schema)
+            reply = json_for_schema(wanted, number=_number(alone), root=schema)
         replies.append({"id": entry["id"], "reply": reply})
     return {"replies": replies}
 
@@ -214,14 +203,14 @@ def _replies_by_id(
 # --- tool calls
 
 
-def _make_calls(call: Call, seed: int, draw: int) -> tuple[ToolCall, ...]:
+def _make_calls(call: Call) -> tuple[ToolCall, ...]:
     """The calls in the reply to a request, or () if it is answered with text.
 
     A reply calls the tools that the prompt names, in the order of their names in the prompt, or
     the first tool if it names none. After results of tools, only a request that requires a tool
     (`tool_choice`) gets a call, of a tool that has not been called yet if there is one.
-    `draw` is the number that decides the arguments; words like `city=Oslo` in the prompt replace
-    them. Arguments with a default are left out unless the prompt gives them.
+    Words like `city=Oslo` in the prompt replace arguments. Arguments with a default are left out
+    unless the prompt gives them.
     """
     if not call.tools or call.tool_choice == "none":
         return ()
@@ -231,14 +220,14 @@ def _make_calls(call: Call, seed: int, draw: int) -> tuple[ToolCall, ...]:
         return ()
     made = []
     for tool, words in _chosen(call, answered=answered):
-        drawn = json_for_schema(tool.schema, number=draw) if tool.schema else {}
+        drawn = json_for_schema(tool.schema, number=_number(call)) if tool.schema else {}
         values = drawn if isinstance(drawn, dict) else {}
         made.append((tool.name, json.dumps(_with_words(tool, values, words), ensure_ascii=False)))
     distinct = tuple(dict.fromkeys(made))
     if not call.parallel:
         distinct = distinct[:1]
     return tuple(
-        ToolCall(_id(call, seed, number), name, arguments)
+        ToolCall(_id(call, number), name, arguments)
         for number, (name, arguments) in enumerate(distinct)
     )
 
@@ -313,13 +302,13 @@ def _typed(text: str, schema: Any) -> Any:
         return text
 
 
-def _id(call: Call, seed: int, number: int) -> str:
+def _id(call: Call, number: int) -> str:
     """An id in the form of the provider, the same for the same conversation.
 
     Mistral's ids have nine letters and digits: github.com/nearai/ironclaw/issues/1241, 2026-03.
     """
     talk = "\x00".join(f"{m.role}{m.text}{m.calls}" for m in call.messages)
-    content = f"{seed}|{call.provider}|{call.model}|{call.seed}|{number}|{talk}"
+    content = f"{call.provider}|{call.model}|{call.seed}|{number}|{talk}"
     digest = hashlib.sha256(content.encode("utf-8", "replace")).digest()
     letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest)
     if call.provider == "mistral":

@@ -35,7 +35,7 @@ class Sandbox:
     """Groq, Mistral, Gemini and OpenAI on 127.0.0.1, with their limits, headers and failures.
 
     Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
-    the base URLs and keys of `environment()`. Its models call tools and make embeddings, too.
+    the base URLs and keys of `environment()`. Its models also call tools and make embeddings.
 
     `keys`: the number of keys per provider, or their texts. `{"groq": 2}` means no keys for the
     other providers.
@@ -74,7 +74,7 @@ class Sandbox:
             raise ValueError(f"time_scale must be greater than 0, not {time_scale}")
         for name, seconds in (("latency", latency), ("seconds_per_chunk", seconds_per_chunk)):
             if not 0 <= seconds < math.inf:
-                raise ValueError(f"{name} must be at least 0, not {seconds}")
+                raise ValueError(f"{name} must be at least 0 and finite, not {seconds}")
         if not 0 <= port <= 65_535:
             raise ValueError(f"port must be 0 to 65,535, not {port}")
         self.latency = latency

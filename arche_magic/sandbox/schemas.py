@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,18 +77,16 @@ def bounds_in_words(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def schema_in(messages: Iterable[Message]) -> dict[str, Any] | None:
     """The JSON schema in a system message, used for models without the parameter; or None."""
-    decoder = json.JSONDecoder()
-    for message in messages:
-        if message.role != "system" or "schema" not in message.text.lower():
-            continue
-        for brace in re.finditer(r"\{", message.text):
-            try:
-                found, _ = decoder.raw_decode(message.text, brace.start())
-            except ValueError:
-                continue
-            if isinstance(found, dict) and "properties" in found:
-                return found
-    return None
+    texts = (m.text for m in messages if m.role == "system" and "schema" in m.text.lower())
+    found = (value for text in texts for value in json_in(text, r"\{"))
+    return next((value for value in found if "properties" in value), None)
+
+
+def json_in(text: str, beginning: str) -> Iterator[Any]:
+    """The JSON values in a text that begin with a pattern."""
+    for place in re.finditer(beginning, text):
+        with suppress(ValueError):
+            yield json.JSONDecoder().raw_decode(text, place.start())[0]
 
 
 def json_for_schema(

@@ -1,4 +1,4 @@
-"""Decides about each request, without networking."""
+"""Admits, answers and refuses requests; knows nothing of HTTP connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .failures import REFUSALS, Failures, raw, spoil, withheld
+from .failures import REFUSALS, Failures, network_answer, spoil_answer, spoil_reply
 from .models import MODELS
 from .replies import input_tokens, make_reply
 from .schemas import json_for_schema
@@ -27,7 +27,7 @@ _SECRET = ("authorization", "x-goog-api-key", "cookie")
 
 
 class Service:
-    """Four providers as one object: admits, refuses, replies, counts. Thread-safe."""
+    """The four simulated providers. Thread-safe."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Service:
                 if key is None:
                     raise Refusal("unauthorized" if text else "no_key")
                 kind, to = self.failures.next(provider, key.label, now)
-                refused = raw(kind, to, stream=stream)
+                refused = network_answer(kind, to, stream=stream)
                 if refused is None:
                     if kind == "stream_error" and not stream:
                         raise self._scripted("server_error", key, model, now)
@@ -148,15 +148,15 @@ class Service:
             found = vectors(call) if kind != "empty_reply" else []
             self._settle(call, key, kind, 0)
             answer = wire.embeddings(call, found, self._caller_of(call, key))
-            return spoil(answer, kind, wire)
-        reply = withheld(make_reply(call, self._seed, self._custom), kind, call)
+            return spoil_answer(answer, kind, wire)
+        reply = spoil_reply(make_reply(call, self._seed, self._custom), kind, call)
         charge = partial(self._settle, call, key, kind, reply.output_tokens)
         if not call.stream:
             charge(1.0)
         answer = (wire.stream if call.stream else wire.answer)(
             call, reply, self._caller_of(call, key)
         )
-        return replace(spoil(answer, kind, wire), charge=charge)
+        return replace(spoil_answer(answer, kind, wire), charge=charge)
 
     def _caller_of(self, call: Call, key: Key) -> Caller:
         with self.lock:
@@ -189,11 +189,11 @@ class Service:
             return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
         if name is not None and name not in MODELS[provider]:
             return wire.refuse(Refusal("model_not_found"), name, caller)
-        if answer := raw(kind, to, stream=True):
+        if answer := network_answer(kind, to, stream=True):
             return answer
         if kind is not None and kind in REFUSALS:
             return wire.refuse(self._scripted(kind, key, "", now), "", caller)
-        return spoil(wire.models(name, caller), kind, wire)
+        return spoil_answer(wire.models(name, caller), kind, wire)
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
         """A refusal for a requested failure, with figures that are plausible for the provider."""
@@ -221,7 +221,7 @@ class Service:
 
 
 def hide_secrets(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers in which the values that carry keys read "hidden"."""
+    """The headers, with "hidden" in place of values that carry keys."""
     return {name: "hidden" if name in _SECRET else text for name, text in headers.items()}
 
 

@@ -205,11 +205,11 @@ class ReceivedRequest:
 
     at: float
     provider: str
-    key: str | None
-    account: str | None
-    model: str
-    body: Mapping[str, Any]
-    stream: bool
-    status: int
+    key: str | None = None
+    account: str | None = None
+    model: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = False
+    status: int = 200
     failure: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)

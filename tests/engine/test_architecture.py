@@ -132,8 +132,8 @@ ALLOWED = {
         "types",
     },
     "remaining": {
-        "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request_errors",
-        "request_progress?", "schemas", "types",
+        "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request?",
+        "request_errors", "request_progress?", "schemas", "types",
     },
     "timed_ledger": {
         "attempt_log?", "bounded", "provider_failure", "quota.opening?", "quota_tracker?", "reply?",

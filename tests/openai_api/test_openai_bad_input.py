@@ -71,6 +71,9 @@ def body(**fields: Any) -> bytes:
         (body(temperature=9), 400, "temperature", "temperature is 9; it must be 0 to 2"),
         (body(temperature="hot"), 400, "temperature", "it must be a number"),
         (body(max_tokens=0), 400, "max_tokens", "it must be 1 or more"),
+        (body(max_completion_tokens=0), 400, "max_tokens", "it must be 1 or more"),
+        (body(messages=[{"role": "user", "content": ""}]), 400, "messages", "the prompt is empty"),
+        (body(response_format="json"), 400, "response_format", "must be a dict with a type"),
         (body(max_tokens=5, max_completion_tokens=6), 400, "max_tokens", "are the same"),
         (body(stream="yes"), 400, "stream", "stream is text; it must be true or false"),
         (body(stream_options=True), 400, "stream_options", "it must be an object"),
@@ -100,6 +103,7 @@ def test_an_invalid_body_is_refused_before_anything_is_sent(
         ({"model": "openai", "n": "two"}, "n"),
         ({"model": "groq", "response_format": {"type": "json_object"}}, "messages"),
         ({"model": "openai/text-embedding-3-small"}, "model"),
+        ({"model": "mistral", "temperature": 1.9}, "temperature"),
     ],
 )
 def test_an_error_of_the_provider_names_the_field(

@@ -342,6 +342,14 @@ def test_a_prompt_too_large_for_every_route_is_refused(start: Start) -> None:
     assert len(sandbox.requests) == 1
 
 
+def test_a_prompt_that_the_provider_calls_too_long_is_refused(start: Start) -> None:
+    """With the same status, although no limit was known before."""
+    start(keys={"groq": 1}).fail("groq", "context_too_long")
+    with pytest.raises(openai.APIStatusError, match="the prompt is too long") as caught:
+        arche_magic.openai_client().chat.completions.create(model="auto", messages=HELLO)
+    assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
+
+
 def test_without_a_key_the_error_names_the_variables(tmp_path: Any) -> None:
     """A client can be created before there is a key; its requests say what to set."""
     client = arche_magic.openai_client()

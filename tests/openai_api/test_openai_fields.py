@@ -146,11 +146,12 @@ def test_an_image_that_no_route_accepts_is_refused(start: Start) -> None:
     """The message names the models, and the field is `messages`."""
     sandbox = start(keys={"groq": 1})
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
-    with pytest.raises(openai.BadRequestError, match="takes no images"):
+    with pytest.raises(openai.BadRequestError, match="takes no images") as caught:
         arche_magic.openai_client().chat.completions.create(
             model="auto",
             messages=[{"role": "user", "content": [part]}],  # type: ignore[list-item,misc]
         )
+    assert caught.value.param == "messages"
     assert sandbox.requests == ()
 
 

@@ -260,6 +260,7 @@ def test_ctrl_c_stops_it_without_a_traceback(alone):
     (["--limit", "groq.requests=5"], "unknown limit 'requests'; known: "),
     (["--limit", "groq=5"], "expected TARGET.LIMIT=NUMBER, got 'groq=5'"),
     (["--limit", "groq.requests_per_day=x"], "groq.requests_per_day must be a whole number, got"),
+    (["--left", "groq.requests_per_day=none"], "must be a whole number, got 'none'"),
     (["--keys", "groq=two"], "groq must be a whole number, got 'two'"),
     (["--port", "99999"], "port must be 0 to 65,535, not 99999"),
 ])  # fmt: skip

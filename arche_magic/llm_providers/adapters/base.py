@@ -21,10 +21,10 @@ from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import (
     Refusal,
+    about_request,
     delay_of,
     transport_failure,
     with_observations,
-    without_capability,
 )
 from .formats import Format, formats_of
 from .http import Call, HttpClient
@@ -324,7 +324,7 @@ class Adapter(ABC):
         failure = self._classify(refusal)
         if request is None:
             return failure
-        failure = without_capability(failure, request)
+        failure = about_request(failure, request)
         # Some servers answer 500 or 501 to a schema that they cannot compile.
         may_be_format = failure.remedy is Remedy.FIX_REQUEST or refusal.status in (500, 501)
         if failure.lacks or not may_be_format:

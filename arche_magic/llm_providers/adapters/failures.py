@@ -53,6 +53,12 @@ _NO_TOOLS = re.compile(
 _ONE_WAY = re.compile(
     r"tool_choice|parallel|strict|schema|json|mime|model turn|prefix", re.IGNORECASE
 )
+# Servers quote the name of a field or begin with it.
+_NAME = re.compile(r"(?:^|['`\"])(\w+)")
+_FIELDS = frozenset({
+    "messages", "temperature", "top_p", "stop", "seed", "max_tokens", "max_completion_tokens",
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "dimensions",
+})  # fmt: skip
 _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
@@ -265,17 +271,25 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
     return None
 
 
-def without_capability(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """Return the failure, or one that names a capability that the model lacks."""
+def about_request(failure: ProviderFailure, request: Request) -> ProviderFailure:
+    """Return the failure with what it says about the request.
+
+    That is a capability that the model lacks, or else the field that the server's words name.
+    """
     words = failure.said
     if request.images and _NO_IMAGES.search(words):
-        lacks = "images"
+        lacks, option = "images", "messages"
     elif request.uses_tools and _NO_TOOLS.search(words) and not _ONE_WAY.search(words):
-        lacks = "tools"
+        lacks = option = "tools"
+    elif failure.remedy is Remedy.FIX_REQUEST:
+        named = (name for name in _NAME.findall(words) if name in _FIELDS or name in request.extra)
+        return replace(failure, option=next(named, ""))
     else:
         return failure
     label = failure.summary[failure.summary.find("(") :]
-    return ProviderFailure(f"takes no {lacks} {label}", Remedy.FIX_REQUEST, words, lacks=lacks)
+    return ProviderFailure(
+        f"takes no {lacks} {label}", Remedy.FIX_REQUEST, words, lacks=lacks, option=option
+    )
 
 
 def with_observations(

@@ -1,7 +1,7 @@
 """Which base URLs and key variables a project's files may set without the user's permission.
 
-The user's keys must not go to an address that somebody else chose, and a notebook's folder with
-its `.env` and `arche_magic.toml` is often somebody else's work.
+The user's keys must not go to an address that others chose, and others often wrote the `.env` and
+`arche_magic.toml` in a notebook's folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def check_key_variable(variable: str, where: str, sources: Sources) -> None:
             the message says how to allow it.
     """
     names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
-    if not names_a_key and variable not in sources.trusted_variables:
+    trusted = sources.own_settings.get(TRUST_KEY_VARIABLES, ())
+    if not names_a_key and variable not in trusted:
         raise ConfigurationError(
             f"{where} would send {variable}, whose name does not end in _API_KEY; to allow it, "
             f'write {TRUST_KEY_VARIABLES} = ["{variable}"] into {own_settings_file()}'
@@ -79,9 +80,9 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     place, own = origin(url), {origin(service) for service in provider.services}
     if not where or is_loopback(url) or place in own:
         return
-    trusted = sources.trusted
+    trusted = sources.own_settings.get(TRUST_BASE_URLS, ())
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
-    if trusted is True or (trusted and place in trusted):
+    if trusted is True or (trusted and place in map(origin, trusted)):
         warn_of_configuration(
             f"prompts and keys for {provider.title} are sent to {shown} ({where})"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -77,7 +77,7 @@ class Configuration:
     """Everything the engine needs to know before the first request.
 
     Attributes:
-        providers: by name, in the order in which they are asked.
+        providers: by name, in the order of asking.
         keys: all keys of all providers, in the order of their labels.
         store: where the ledger is kept: a path, `memory://`, or a Redis URL (as a `Location`,
             which does not show its password).
@@ -90,7 +90,7 @@ class Configuration:
         clock: tells the time and waits.
         directory: where the settings were found; the ledger is kept there by default.
         replay: whether replies are kept and used again: `off`, `keep`, or `only` kept ones.
-        replies: the file in which replies are kept.
+        replies: the file of kept replies.
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: the provider to ask before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
@@ -185,10 +185,10 @@ class Configuration:
         return route.provider, f"{route.provider}/{route.model}", key, f"{key}/{route.model}"
 
     def scope_owner(self, scope: str) -> str:
-        """Return the provider to which a name under `[limits]` belongs.
+        """Return the provider that a name under `[limits]` is about.
 
         Raises:
-            ValueError: it belongs to none; the message says what such a name can be.
+            ValueError: it names no provider; the message says what such a name can be.
         """
         match = _SCOPE.fullmatch(scope)
         owner = match[1] if match else scope
@@ -250,13 +250,3 @@ def _full_name(provider: Provider, model: str) -> str | None:
     """Return the provider's name for a model that the user wrote without its vendor, if any."""
     ends = (name for name in sorted(provider.known_models) if name.rpartition("/")[2] == model)
     return next(ends, None)
-
-
-def none_marked(routes: Iterable[Route], own_file: Path) -> ConfigurationError:
-    """Return the error for a private prompt that has no route."""
-    names = list(dict.fromkeys(route.provider for route in routes))
-    return ConfigurationError(
-        f"the prompt is private, and no suitable route is marked private ({', '.join(names)}); "
-        f"nothing was sent. If you know that they do not train on prompts, write [private] "
-        f'routes = ["{names[0]}"] into {own_file}; %llm_models {names[0]} shows what its terms say'
-    )

@@ -77,7 +77,7 @@ class EnvFile:
         variables: the variables that can be used.
         unused: by line number, why a line cannot be used; without its text.
         unusable: by variable, the line that refers to a variable that is not set.
-        borrowed: by variable, the variables of the environment to which it refers.
+        borrowed: by variable, the variables of the environment that it refers to.
         problem: why the file cannot be read at all, or "".
     """
 
@@ -101,7 +101,7 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
 
     Args:
         path: the file.
-        environment: variables to which `${NAME}` can refer; the process's if not given.
+        environment: variables that `${NAME}` can refer to; the process's if not given.
     """
     found = parse_env_file(path, environment)
     if found.problem:

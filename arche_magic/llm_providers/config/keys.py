@@ -234,7 +234,7 @@ def _secret(name: str) -> str:
             userdata = import_module("google.colab.userdata")
             _secrets[name] = clean(str(userdata.get(name)))
         # The secret does not exist, the notebook may not see it, or no browser answers. Colab has
-        # an exception of its own for each, which can be imported nowhere else, and renames them.
+        # its own exception for each, renames them, and they can be imported only there.
         except Exception:  # noqa: BLE001  # without a secret, the other sources of keys still count
             _secrets[name] = ""
     return _secrets[name]

@@ -101,7 +101,7 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
         replay=_replay(sources),
         replies=_replies_place(sources, store, home, bool(keys)),
         budget=Budget(**budget) if (budget := settings.get("budget")) else None,
-        private=Private(sources.private_routes, sources.always_private),
+        private=_private(sources),
         aliases=settings.get("aliases", {}),
         prompts={
             name: {"prompt": saved} if isinstance(saved, str) else saved
@@ -123,7 +123,7 @@ def _home(
 ) -> Path | None:
     """Return the folder of a `.env` with keys, else the working directory.
 
-    From now on, no file of ours is written to its `outputs` if that leads out of it through links.
+    From now on, nothing is written to its `outputs` if that is a link that leads out of the folder.
     """
     names = [name for entry in providers.values() for name in entry.key_variables]
     home, env_file = directory, sources.env_file
@@ -146,6 +146,12 @@ def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> di
             example = next(iter(providers))
             raise ValueError(f"[accounts]: {label!r} is not a key label such as {example}_key_1")
     return {label: str(name) for label, name in table.items()}
+
+
+def _private(sources: Sources) -> Private:
+    own, here = (table.get("private", {}) for table in (sources.own_settings, sources.settings))
+    always = own.get("always", False) or here.get("always", False)
+    return Private(frozenset(own.get("routes", ())), always)
 
 
 def _check_aliases(configuration: Configuration) -> None:

@@ -191,7 +191,7 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
     Args:
         settings: the settings.
         table: what they may be.
-        path: the names of the tables in which they are.
+        path: the names of the tables around them.
 
     Raises:
         ValueError: a name is unknown or a value is wrong; the message names the table, the setting
@@ -220,9 +220,11 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
+    from ..redaction import shortened
+
     # Booleans and dates as TOML has them.
     text = repr(value) if isinstance(value, str | list | dict) else str(value).lower()
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+    return shortened(text, _SHOWN_CHARACTERS)
 
 
 def _kind(value: Any) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..files import home_folder, working_directory
-from ..network import origin
 from .env_file import (
     EnvFile,
     Variables,
@@ -43,12 +42,10 @@ class Sources:
         environment: variables of the environment; they take precedence over those of `.env`.
         dotenv: what `.env` says.
         env_file: the `.env` that was read, if any.
-        settings: the contents of the settings file.
-        settings_file: the settings file that was read, if any.
-        trusted: the origins of the base URLs that the user trusts; True for all.
-        trusted_variables: variables that a project's files may use as keys.
-        private_routes: the routes that the user has marked for private prompts.
-        always_private: whether the user or the project wants every prompt to be private.
+        settings: the contents of the settings file that counts here.
+        settings_file: that file, if there is one.
+        own_settings: the contents of the user's own settings file. Only they decide what a
+            project's files may do, and which routes are private.
         of_process: whether they are those of this process; its session and Colab's secrets then
             count as well.
     """
@@ -58,10 +55,7 @@ class Sources:
     env_file: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     settings_file: Path | None = None
-    trusted: bool | tuple[str, ...] = False
-    trusted_variables: frozenset[str] = frozenset()
-    private_routes: frozenset[str] = frozenset()
-    always_private: bool = False
+    own_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     of_process: bool = False
 
     @cached_property
@@ -87,7 +81,7 @@ class Sources:
         return self.where_set(name) or (f"{name} in the environment" if self.of_process else name)
 
     def borrowed(self, name: str) -> frozenset[str]:
-        """Return the variables of the environment to which a variable of `.env` refers."""
+        """Return the variables of the environment that a variable of `.env` refers to."""
         return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
@@ -117,9 +111,8 @@ class Sources:
 def find_sources(directory: Path | None) -> Sources:
     """Read the environment and the nearest files from a directory upward.
 
-    The user's own settings file is in their configuration folder. It alone decides which base URLs
-    are trusted and which routes are private; its other settings count if the project has no
-    settings file.
+    The user's own settings file is in their configuration folder. It also counts as the settings
+    file if the project has none.
 
     Raises:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
@@ -129,33 +122,24 @@ def find_sources(directory: Path | None) -> Sources:
     own_file = own_settings_file()
     settings = own = _own_settings(own_file)
     settings_file = own_file if own else None
-    private = own.get("private", {})
-    always_private = private.get("always", False)
     file = nearest(SETTINGS_FILE, directory) if directory else None
     if file and file != own_file.resolve():
-        settings = _read_settings(file)
-        settings_file = file
-        # A project's file is often somebody else's. It can only ask for more privacy.
-        table = settings.get("private", {})
-        always_private = always_private or table.get("always", False)
+        settings, settings_file = _read_settings(file), file
+        # Others may have written a project's file. It can only ask for more privacy.
         own_only = [name for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES) if name in settings]
-        if table.get("routes"):
+        if settings.get("private", {}).get("routes"):
             own_only.append("[private] routes")
         if own_only:
             raise ConfigurationError(
                 f"{file}: {own_only[0]} is only allowed in your own settings, {own_file}"
             )
-    trusted = own.get(TRUST_BASE_URLS, False)
     return Sources(
         environment,
         read_env_file(env_file, environment) if env_file else EnvFile(),
         env_file,
         settings,
         settings_file,
-        trusted if isinstance(trusted, bool) else tuple(map(origin, trusted)),
-        frozenset(own.get(TRUST_KEY_VARIABLES, [])),
-        frozenset(private.get("routes", [])),
-        always_private,
+        own,
         of_process=True,
     )
 
@@ -166,7 +150,7 @@ def own_settings_folder() -> Path:
     if sys.platform == "win32":
         variable, below = "APPDATA", Path("AppData", "Roaming")
     named = Path(os.environ.get(variable, ""))
-    # A relative path would be inside the working directory, which may be somebody else's.
+    # A relative path would be inside the working directory, where others may write.
     return (named if named.is_absolute() else home_folder() / below) / "arche_magic"
 
 

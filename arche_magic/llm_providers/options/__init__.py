@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from ..config import Configuration
 from ..errors import InvalidRequest
@@ -35,11 +35,10 @@ __all__ = [
     "check_names",
     "keys_to_check",
     "python_number",
-    "read_messages",
-    "read_tools",
     "with_prompt",
 ]
 
+T = TypeVar("T")
 _LONGEST_TAG = 100
 # No service takes an integer of more than 64 bits.
 _TOO_LARGE = 2**63
@@ -110,7 +109,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known options: {', '.join(known)}"
-            raise InvalidRequest(f"unknown option {name!r}{hint}")
+            raise InvalidRequest(f"unknown option {name!r}{hint}", option=name)
 
 
 def build_request(prompt: str | Messages, configuration: Configuration, **options: Any) -> Request:
@@ -131,16 +130,19 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     } | {name: value for name, value in options.items() if value is not None}
     max_tokens = given.setdefault("max_tokens", given.get("max_output_tokens"))
     if given.get("max_output_tokens", max_tokens) != max_tokens:
-        raise InvalidRequest("max_tokens and max_output_tokens are the same option; use one")
-    tools = read_tools(given.get("tools"))
+        raise InvalidRequest(
+            "max_tokens and max_output_tokens are the same option; use one", option="max_tokens"
+        )
+    tools = _read("tools", read_tools, given.get("tools"))
     extra, schema = _extra(given.get("extra"))
     if "schema" in given:
         if schema or "response_format" in extra:
             raise InvalidRequest("use either schema or the response_format in extra")
-        schema = schema_of(given["schema"])
-    messages = _messages(prompt, given.get("system"), read_images(given.get("images")))
+        schema = _read("schema", schema_of, given["schema"])
+    images = _read("images", read_images, given.get("images"))
+    messages = _read("messages", _messages, prompt, given.get("system"), images)
     fields = {
-        name: read(name, given[name])
+        name: _read(name, read, name, given[name])
         for name, read in _READERS.items()
         if given.get(name) is not None
     }
@@ -150,13 +152,24 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         schema=schema,
         replay=_replay(given.get("keep"), configuration.replay),
         tools=tools,
-        tool_choice=read_tool_choice(given.get("tool_choice"), tools),
-        parallel_tool_calls=read_parallel(given.get("parallel_tool_calls"), tools),
+        tool_choice=_read("tool_choice", read_tool_choice, given.get("tool_choice"), tools),
+        parallel_tool_calls=_read(
+            "parallel_tool_calls", read_parallel, given.get("parallel_tool_calls"), tools
+        ),
         extra=extra,
         **fields,
     )
     _check_keys(request, configuration.keys)
     return request
+
+
+def _read(option: str, read: Callable[..., T], *arguments: Any) -> T:
+    """Return what a reader makes of an option; its error then says which option is wrong."""
+    try:
+        return read(*arguments)
+    except InvalidRequest as error:
+        error.option = error.option or option
+        raise
 
 
 def with_prompt(
@@ -200,7 +213,7 @@ def _messages(
     prompt: str | Messages, system: object, images: tuple[Image, ...]
 ) -> tuple[Message, ...]:
     turns: list[Message] = []
-    if instruction := _text("system", system):
+    if instruction := _read("system", _text, "system", system):
         turns.append(Message("system", instruction))
     if isinstance(prompt, str):
         turns.append(Message("user", whole_characters(prompt), images))
@@ -328,14 +341,16 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
         raise InvalidRequest("extra must be a dict of fields by name")
     for name in value:
         if name in _OPTION_OF:
-            raise InvalidRequest(f"extra: {name} is a separate option; use {_OPTION_OF[name]}")
+            raise InvalidRequest(
+                f"extra: {name} is a separate option; use {_OPTION_OF[name]}", option=name
+            )
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
         # A copy, which stays as it is when the caller changes the original.
         fields = cast("dict[str, Any]", json.loads(json.dumps(given, allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"extra is not JSON: {error}") from None
-    return _without_schema(fields)
+    return _read("response_format", _without_schema, fields)
 
 
 def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | None]:

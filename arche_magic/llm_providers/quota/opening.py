@@ -58,6 +58,11 @@ class RouteState:
     on_trial: bool = False
     remedy: str = ""
 
+    @property
+    def is_unsuitable(self) -> bool:
+        """Whether the route cannot take something that the request has, such as images."""
+        return self.remedy == Remedy.FIX_REQUEST.name
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -157,7 +162,8 @@ def route_state(
     for name, limit in record.limits.items():
         room = room_of(limit, record.model.limits[name], amounts, held, now, reserve)
         if room.opens_at == math.inf:
-            return RouteState(math.inf, room.reason, 0.0)
+            remedy = Remedy.SHORTEN_PROMPT.name if limit.amount > 0 else ""
+            return RouteState(math.inf, room.reason, 0.0, remedy=remedy)
         if room.opens_at > opens:
             opens, reason, remedy = room.opens_at, room.reason, LIMIT
         left = max(0.0, limit.amount - room.used)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..windows import remaining
-from . import base
+from . import answers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,17 +21,20 @@ _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"
 _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}
 
 
-def limit_headers(caller: Caller, shown: Mapping[str, str]) -> base.Headers:
-    """The headers of OpenAI and Groq for limits; `shown` has the limit for each header's name."""
+def limit_headers(
+    caller: Caller, shown: Mapping[str, str], *, resets: bool = True
+) -> answers.Headers:
+    """The headers for limits; `shown` has the limit for each name. Mistral has none for resets."""
     headers = []
     for what, name in shown.items():
         if window := caller.limits.get(name):
-            left, reset = remaining(window, caller.now), window.reset(caller.now)
             headers += [
                 (f"x-ratelimit-limit-{what}", str(window.limit)),
-                (f"x-ratelimit-remaining-{what}", str(left)),
-                (f"x-ratelimit-reset-{what}", base.go_duration(reset)),
+                (f"x-ratelimit-remaining-{what}", str(remaining(window, caller.now))),
             ]
+            if resets:
+                reset = answers.go_duration(window.reset(caller.now))
+                headers.append((f"x-ratelimit-reset-{what}", reset))
     return headers
 
 
@@ -118,8 +121,8 @@ def events(call: Call, reply: Reply, caller: Caller, wire: OpenAI) -> list[bytes
         result += [event(delta, every) for delta in deltas]
         result.append(event(end, fields.get("last", {}), finish_reason=one.finish))
     if "closing" in fields:
-        result.append(base.event(_chunk(call, caller, [], fields["closing"])))
-    return [*result, base.DONE]
+        result.append(answers.event(_chunk(call, caller, [], fields["closing"])))
+    return [*result, answers.DONE]
 
 
 def _event(
@@ -132,7 +135,7 @@ def _event(
 ) -> bytes:
     """A chunk with one choice; `extra` are more fields of the chunk, `choice` of the choice."""
     choices = [{"index": index, "delta": delta, "finish_reason": None, **choice}]
-    return base.event(_chunk(call, caller, choices, extra))
+    return answers.event(_chunk(call, caller, choices, extra))
 
 
 def calls_in_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""Requests for chat completions, which OpenAI, Groq and Mistral read in nearly the same way."""
+"""Requests for chat completions, which OpenAI, Groq and Mistral read in nearly the same way.
+
+Only errors that clients make are told apart. A request of another shape makes these functions raise
+errors of Python, and the service refuses it as invalid JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas import strict_problem
 from ..types import Call, Message, Tool, ToolCall
-from .base import check_base64, check_integer, check_number, invalid, read_stop
+from .parameters import check_base64, check_integer, check_number, invalid, read_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,23 +58,18 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
 
 def _read_messages(body: Mapping[str, Any], wire: OpenAI) -> tuple[Message, ...]:
     given = body.get("messages")
-    if given is None:
-        invalid("missing", "messages")
     if not isinstance(given, list) or not given:
         invalid("empty" if given == [] else "type", "messages", expected="an array")
     messages = []
     for number, item in enumerate(given):
         place = f"messages[{number}]"
-        if not isinstance(item, dict):
-            invalid("type", place, expected="an object")
         role, content = item.get("role"), item.get("content")
         if role not in wire.roles:
             invalid("value", f"{place}.role", value=role, known=list(wire.roles))
         images = 0
         if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, dict)]
-            images = sum(_is_image(part, f"{place}.content") for part in parts)
-            content = "".join(str(part.get("text", "")) for part in parts)
+            images = sum(_is_image(part, f"{place}.content") for part in content)
+            content = "".join(str(part.get("text", "")) for part in content)
         if content is None and role == "assistant":
             content = ""
         if not isinstance(content, str):
@@ -140,8 +139,6 @@ def _read_tools(body: Mapping[str, Any], provider: str) -> tuple[Tool, ...]:
     given = body.get("tools")
     if given is None:
         return ()
-    if not isinstance(given, list):
-        invalid("type", "tools", expected="an array")
     if not given and provider == "openai":
         invalid("empty", "tools")
     if len(given) > _MOST_TOOLS and provider != "mistral":
@@ -150,17 +147,11 @@ def _read_tools(body: Mapping[str, Any], provider: str) -> tuple[Tool, ...]:
 
 
 def _tool(item: Any, place: str, provider: str) -> Tool:
-    if not isinstance(item, dict):
-        invalid("type", place, expected="an object")
     if item.get("type", "function" if provider == "mistral" else None) != "function":
         known = ["function", "custom"] if provider == "openai" else ["function"]
         invalid("value", f"{place}.type", value=item.get("type"), known=known)
-    function = item.get("function")
-    if not isinstance(function, dict):
-        invalid("missing", f"{place}.function")
+    function = item["function"]
     name = function.get("name")
-    if name is None:
-        invalid("missing", f"{place}.function.name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         invalid("tool_name", f"{place}.function.name", value=name)
     where = f"{place}.function.parameters"
@@ -185,9 +176,7 @@ def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool], provider: str) 
     if given is None:
         return "auto"
     if isinstance(given, dict):
-        name = (given.get("function") or {}).get("name")
-        if not isinstance(name, str):
-            invalid("missing", "tool_choice.function.name")
+        name = str(given["function"]["name"])
         if not tools:
             invalid("choice_alone", "tool_choice", tool=name)
         if name not in {tool.name for tool in tools}:
@@ -214,20 +203,12 @@ def _read_calls(item: Mapping[str, Any], place: str, provider: str) -> tuple[Too
         invalid("empty", f"{place}.tool_calls")
     calls = []
     for number, entry in enumerate(given):
-        where = f"{place}.tool_calls[{number}]"
-        function = entry.get("function") if isinstance(entry, dict) else None
-        if not isinstance(function, dict):
-            invalid("missing", f"{where}.function")
-        for name in ("name", "arguments"):
-            if function.get(name) is None:
-                invalid("missing", f"{where}.function.{name}")
+        where, function = f"{place}.tool_calls[{number}]", entry["function"]
         arguments = function["arguments"]
         if isinstance(arguments, dict) and provider == "mistral":
             arguments = json.dumps(arguments)  # its FunctionCall takes both (mistralai 3.7)
         if not isinstance(arguments, str):
             invalid("type", f"{where}.function.arguments", expected="a string")
-        if not isinstance(entry.get("id"), str):
-            invalid("missing", f"{where}.id")
         _check_id(entry["id"], f"{where}.id", provider)
         calls.append(ToolCall(entry["id"], str(function["name"]), arguments))
     return tuple(calls)

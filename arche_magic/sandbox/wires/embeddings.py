@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
-from .base import check_integer, invalid, names, read_model, stated
 from .google_requests import check_known, field
+from .parameters import check_integer, invalid, names, read_model, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,14 +46,7 @@ _WHOLE = 0.2  # the weight of the whole text; the weight of a word is its length
 def read_openai(body: Mapping[str, Any]) -> Call:
     """A request to OpenAI. Raises Refusal."""
     model = read_model(body, _OPENAI)
-    given = body.get("input")
-    if given is None:
-        invalid("missing", "input")
-    items = [given] if isinstance(given, str) or _is_tokens(given) else given
-    if not isinstance(items, list):
-        invalid("type", "input", expected="a string")
-    if not items:
-        invalid("empty", "input")
+    items = _items(body)
     if len(items) > _MOST_OPENAI:
         invalid("too_many", "input", bound=_MOST_OPENAI, value=len(items))
     for number, item in enumerate(items):
@@ -87,14 +80,9 @@ def read_openai(body: Mapping[str, Any]) -> Call:
 def read_mistral(body: Mapping[str, Any]) -> Call:
     """A request to Mistral. Raises Refusal."""
     model = read_model(body, _MISTRAL)
-    given = body.get("input")
-    if given is None:
-        invalid("missing", "input")
-    items = [given] if isinstance(given, str) else given
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+    items = _items(body)
+    if not all(isinstance(item, str) for item in items):
         invalid("type", "input", expected="a valid string")
-    if not items:
-        invalid("empty", "input")
     if body.get("output_dtype") not in (None, "float"):
         stated(f"output_dtype is not supported by {model}", "3051")
     if body.get("output_dimension") is not None:
@@ -146,6 +134,17 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
     return Call(
         "google", model, (), embedding=EmbeddingInputs(kept, tokens, dimensions, single=single)
     )
+
+
+def _items(body: Mapping[str, Any]) -> list[Any]:
+    """The texts of a request to OpenAI or Mistral, as texts or tokens. Raises Refusal."""
+    given = body.get("input")
+    items = [given] if isinstance(given, str) or _is_tokens(given) else given
+    if not isinstance(items, list):
+        invalid("type", "input", expected="a valid string")
+    if not items:
+        invalid("empty", "input")
+    return items
 
 
 def _is_tokens(value: object) -> bool:

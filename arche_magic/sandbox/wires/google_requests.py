@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..types import Call, Message, Tool, ToolCall
-from .base import check_base64, check_integer, check_number, invalid, names, read_stop, stated
+from .parameters import check_base64, check_integer, check_number, invalid, names, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,22 +122,25 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def _parts(content: Mapping[str, Any], name: str) -> list[tuple[int, Any]]:
+    """The parts of a content that have a field: their numbers, and the value of the field."""
+    parts = enumerate(content.get("parts", ()))
+    found = ((number, field(part, name)) for number, part in parts if isinstance(part, dict))
+    return [(number, value) for number, value in found if value is not None]
+
+
 def _text(content: Mapping[str, Any]) -> str:
-    return "".join(str(p.get("text", "")) for p in content.get("parts", ()) if isinstance(p, dict))
+    return "".join(str(text) for _, text in _parts(content, "text"))
 
 
 def _images(content: Mapping[str, Any]) -> int:
     """The number of images among the parts. Raises Refusal if one cannot be read."""
-    count = 0
-    for part in content.get("parts", ()):
-        blob = field(part, "inlineData") if isinstance(part, dict) else None
-        if blob:
-            kind = field(blob, "mimeType")
-            if not str(kind).startswith("image/"):
-                invalid("value", "mimeType", known=[])
-            check_base64(blob.get("data"), "inlineData.data")
-            count += 1
-    return count
+    blobs = _parts(content, "inlineData")
+    for _, blob in blobs:
+        if not str(field(blob, "mimeType")).startswith("image/"):
+            invalid("value", "mimeType", known=[])
+        check_base64(blob.get("data"), "inlineData.data")
+    return len(blobs)
 
 
 def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
@@ -202,22 +205,18 @@ def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, t
 
 def _calls_in(content: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     """The calls among the parts of a content."""
-    found = []
-    for part in content.get("parts", ()):
-        made = field(part, "functionCall") if isinstance(part, dict) else None
-        if made:
-            arguments = json.dumps(made.get("args") or {})
-            found.append(ToolCall(str(made.get("id") or ""), str(made.get("name")), arguments))
-    return tuple(found)
+    return tuple(
+        ToolCall(
+            str(made.get("id") or ""), str(made.get("name")), json.dumps(made.get("args") or {})
+        )
+        for _, made in _parts(content, "functionCall")
+    )
 
 
 def _results_in(content: Mapping[str, Any], place: str) -> list[Message]:
     """The results of tools among the parts of a content. Raises Refusal if one has no name."""
     found = []
-    for number, part in enumerate(content.get("parts", ())):
-        response = field(part, "functionResponse") if isinstance(part, dict) else None
-        if response is None:
-            continue
+    for number, response in _parts(content, "functionResponse"):
         name = response.get("name")
         if not name:
             stated(
@@ -269,18 +268,12 @@ def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:
     """
     first = 0
     for number, content in enumerate(contents):
-        texts = [
-            part for part in content.get("parts", ()) if isinstance(part, dict) and part.get("text")
-        ]
-        if content.get("role", "user") == "user" and texts:
+        if content.get("role", "user") == "user" and _text(content):
             first = number
     for number, content in enumerate(contents[first:], first):
-        signed = [
-            (field(part, "functionCall"), field(part, "thoughtSignature"))
-            for part in content.get("parts", ())
-            if isinstance(part, dict) and field(part, "functionCall")
-        ]
-        for position, (made, signature) in enumerate(signed):
+        signatures = dict(_parts(content, "thoughtSignature"))
+        for position, (part, made) in enumerate(_parts(content, "functionCall")):
+            signature = signatures.get(part)
             if signature is None and position == 0:
                 stated(
                     "Function call is missing a thought_signature in functionCall parts. This is "

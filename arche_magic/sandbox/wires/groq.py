@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from . import base, chat_replies
-from .base import Error, invalid
+from . import answers, chat_replies, parameters
+from .answers import Error
 from .chat_requests import read_chat
 from .openai import NO_JSON_WORD, NO_MODEL, OpenAI
+from .parameters import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
-_KNOWN = base.names(
+_KNOWN = parameters.names(
     """citation_options compound_custom disable_tool_validation documents exclude_domains
     frequency_penalty function_call functions include_domains include_reasoning logit_bias logprobs
     max_completion_tokens max_tokens messages metadata model n parallel_tool_calls presence_penalty
@@ -89,7 +90,7 @@ _ERRORS = {
         "{model} is currently over capacity. Please try again.", None, 503, _INTERNAL
     ),
     # Problems of a request.
-    **{problem: Error(text) for problem, text in base.PLAIN.items()},
+    **{problem: Error(text) for problem, text in parameters.PLAIN.items()},
     "json": Error("We could not parse the JSON body of your request."),
     "missing": Error("'{param}' : property is missing"),
     "empty": Error("'{param}' : minimum number of items is 1"),
@@ -140,7 +141,7 @@ class Groq(OpenAI):
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
         if path == "embeddings":
             raise Refusal("unknown_url")
-        call = read_chat(body, base.read_model(body, _KNOWN), self)
+        call = read_chat(body, parameters.read_model(body, _KNOWN), self)
         for name in ("logprobs", "top_logprobs", "logit_bias"):
             # Refused by console.groq.com/docs/openai, as are several choices.
             if body.get(name):
@@ -155,7 +156,7 @@ class Groq(OpenAI):
             invalid("no_stream_format", "response_format")
         return call
 
-    def headers(self, caller: Caller) -> base.Headers:
+    def headers(self, caller: Caller) -> answers.Headers:
         """The headers of a response except its content type."""
         return [
             ("x-request-id", caller.request_id),
@@ -171,7 +172,7 @@ class Groq(OpenAI):
         value["usage"] = _usage(reply)
         value["x_groq"] = {"id": caller.request_id}
         value["service_tier"] = "on_demand"
-        return base.json_answer(value, self.headers(caller))
+        return answers.json_answer(value, self.headers(caller))
 
     def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         """This provider's own fields of chunks."""
@@ -187,7 +188,7 @@ class Groq(OpenAI):
         window = MODELS["groq"][name].context_window
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
+    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
         """The headers of an error except its content type."""
         if refusal.kind in ("no_key", "unauthorized"):
             return [("x-request-id", caller.request_id)]
@@ -198,7 +199,7 @@ class Groq(OpenAI):
             if breach.too_large:
                 # Recorded 413s have a retry-after header too, although waiting does not help.
                 wait = (breach.requested - breach.limit) / breach.limit * 60
-            headers.append(("retry-after", base.whole_seconds(wait)))
+            headers.append(("retry-after", answers.whole_seconds(wait)))
         return headers
 
     def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class Groq(OpenAI):
             error, details = Error("Internal server error", _INTERNAL, 500, _INTERNAL), {}
         body = self.error_body(error, details)
         body["error"]["status_code"] = error.status
-        return [b"event: error\n" + base.event(body)]
+        return [b"event: error\n" + answers.event(body)]
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

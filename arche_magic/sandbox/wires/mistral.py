@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from ..windows import remaining
-from . import base, chat_replies, embeddings
-from .base import Error, invalid
+from . import answers, chat_replies, embeddings, parameters
+from .answers import Error
 from .chat_requests import read_chat
 from .openai import OpenAI
+from .parameters import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # The fields of ChatCompletionRequest in mistralai 3.7, which has no stream_options and no seed.
-_KNOWN = base.names(
+_KNOWN = parameters.names(
     """model messages temperature top_p max_tokens stream stop random_seed metadata response_format
     tools tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k
     logprobs top_logprobs prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls
     reasoning_effort prompt_mode guardrails prompt_cache_key service_tier safe_prompt"""
 )
-# The names in the headers. Limits per other periods have no headers.
+# By their names in headers. Limits per other periods have no headers.
 _SHOWN = {
-    "tokens_per_minute": "tokens-minute",
-    "tokens_per_month": "tokens-month",
-    "requests_per_minute": "req-minute",
+    "tokens-minute": "tokens_per_minute",
+    "tokens-month": "tokens_per_month",
+    "req-minute": "requests_per_minute",
 }
 _INTERNAL = "internal_server_error"
 _ARGUMENTS = "invalid_request_invalid_args"
@@ -139,13 +139,13 @@ class Mistral(OpenAI):
         """Read and check a request; the user or a tool must speak last. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_mistral(body)
-        call = read_chat(body, base.read_model(body, _KNOWN), self)
+        call = read_chat(body, parameters.read_model(body, _KNOWN), self)
         last, message = call.messages[-1].role, body["messages"][-1]
         if last == "system" or (last == "assistant" and not message.get("prefix")):
             invalid("order", value=last)
         return call
 
-    def headers(self, caller: Caller) -> base.Headers:
+    def headers(self, caller: Caller) -> answers.Headers:
         """The headers of a response except its content type.
 
         Those for limits are missing in streams, since mid 2025.
@@ -155,12 +155,10 @@ class Mistral(OpenAI):
             ("x-kong-request-id", caller.request_id),
         ]
 
-    def _headers_with_limits(self, caller: Caller, cost: int) -> base.Headers:
+    def _headers_with_limits(self, caller: Caller, cost: int) -> answers.Headers:
         """The headers of an answer that does not stream; `cost` in tokens."""
-        headers = self.headers(caller)
-        for name in _SHOWN:
-            headers += _limit_headers(name, caller)
-        return [*headers, ("x-ratelimit-tokens-query-cost", str(cost))]
+        limits = chat_replies.limit_headers(caller, _SHOWN, resets=False)
+        return [*self.headers(caller), *limits, ("x-ratelimit-tokens-query-cost", str(cost))]
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that does not stream."""
@@ -169,7 +167,7 @@ class Mistral(OpenAI):
             for delta in chat_replies.calls_together(one.calls):
                 entry["message"].update(delta)
         cost = value["usage"]["total_tokens"]
-        return base.json_answer(value, self._headers_with_limits(caller, cost))
+        return answers.json_answer(value, self._headers_with_limits(caller, cost))
 
     def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         """This provider's own fields of chunks. Streams always report the usage."""
@@ -181,7 +179,7 @@ class Mistral(OpenAI):
         value = {"id": caller.request_id, **embeddings.chat_body(call, vectors)}
         value["usage"]["completion_tokens"] = 0
         cost = value["usage"]["total_tokens"]
-        return base.json_answer(value, self._headers_with_limits(caller, cost))
+        return answers.json_answer(value, self._headers_with_limits(caller, cost))
 
     def model_fields(self, name: str) -> dict[str, Any]:
         """What the list of models says about a model of this provider only."""
@@ -197,7 +195,7 @@ class Mistral(OpenAI):
             "type": "base",
         }
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
+    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
         """The headers of an error except its content type.
 
         Recorded 429s have only headers for tokens per minute, whichever limit was hit.
@@ -207,10 +205,12 @@ class Mistral(OpenAI):
             headers.append(("x-ratelimit-limit-tokens-month", "1000000000"))
             headers.append(("x-ratelimit-remaining-tokens-month", "0"))
         elif refusal.breaches:
-            never = [b.name for b in refusal.breaches if b.limit == 0 and b.name in _SHOWN]
-            headers += [(f"x-ratelimit-limit-{_SHOWN[name]}", "0") for name in never]
+            zero = {breach.name for breach in refusal.breaches if breach.limit == 0}
+            never = [what for what, name in _SHOWN.items() if name in zero]
+            headers += [(f"x-ratelimit-limit-{what}", "0") for what in never]
             if not never:
-                headers += _limit_headers("tokens_per_minute", caller)
+                minute = {"tokens-minute": "tokens_per_minute"}
+                headers += chat_replies.limit_headers(caller, minute, resets=False)
         return headers
 
     def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,13 +237,3 @@ class Mistral(OpenAI):
         """The events of an error in the middle of a stream, if there is one of this kind."""
         # Not recorded: this assumes that Mistral sends its usual error as an event.
         return super().error_events(kind)[:1]
-
-
-def _limit_headers(name: str, caller: Caller) -> base.Headers:
-    if name not in caller.limits:
-        return []
-    window, shown = caller.limits[name], _SHOWN[name]
-    return [
-        (f"x-ratelimit-limit-{shown}", str(window.limit)),
-        (f"x-ratelimit-remaining-{shown}", str(remaining(window, caller.now))),
-    ]

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from . import base, chat_replies, embeddings
-from .base import Error, invalid
+from . import answers, chat_replies, embeddings, parameters
+from .answers import Error
 from .chat_requests import read_chat
+from .parameters import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # The parameters of chat.completions.create in openai 3.54.
-_KNOWN = base.names(
+_KNOWN = parameters.names(
     """audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens
     max_tokens messages metadata modalities model moderation n parallel_tool_calls prediction
     presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort
@@ -235,19 +236,19 @@ class OpenAI:
         """Read and check a request; `path` is its last part. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_openai(body)
-        model = base.read_model(body, _KNOWN)
+        model = parameters.read_model(body, _KNOWN)
         _check_model(body, model)
         call = read_chat(body, model, self)
         if body.get("stream_options") and not call.stream:
             invalid("no_stream", "stream_options")
-        top = base.check_integer(body, "top_logprobs", 0)
+        top = parameters.check_integer(body, "top_logprobs", 0)
         if top is not None and not body.get("logprobs"):
             invalid("without", "top_logprobs", needs="logprobs")
         if top is not None and top > 20:
             invalid("above", "top_logprobs", bound=20, value=top)
         return replace(call, top_logprobs=top or 0) if body.get("logprobs") else call
 
-    def headers(self, caller: Caller) -> base.Headers:
+    def headers(self, caller: Caller) -> answers.Headers:
         """The headers of a response except its content type."""
         requests = "requests_per_minute"
         if requests not in caller.limits:
@@ -278,12 +279,12 @@ class OpenAI:
             first["message"]["refusal"] = "I'm sorry, but I can't assist with that request."
             first["finish_reason"] = "stop"
         value["service_tier"] = "default"
-        return base.json_answer(value, self.headers(caller))
+        return answers.json_answer(value, self.headers(caller))
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that streams, with all its events."""
         events = chat_replies.events(call, reply, caller, self)
-        return base.event_answer(self.headers(caller), events)
+        return answers.event_answer(self.headers(caller), events)
 
     def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         """This provider's own fields of the "first", the "last" and "every" other chunk.
@@ -298,7 +299,7 @@ class OpenAI:
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""
-        return base.json_answer(embeddings.chat_body(call, vectors), self.headers(caller))
+        return answers.json_answer(embeddings.chat_body(call, vectors), self.headers(caller))
 
     def models(self, name: str | None, caller: Caller) -> Answer:
         """The list of models, or one of them."""
@@ -307,7 +308,7 @@ class OpenAI:
             for model in MODELS[self.provider]
             if name in (None, model)
         ]
-        return base.json_answer(data[0] if name else {"object": "list", "data": data}, [])
+        return answers.json_answer(data[0] if name else {"object": "list", "data": data}, [])
 
     def model_fields(self, name: str) -> dict[str, Any]:
         """What the list of models says about a model of this provider only."""
@@ -330,14 +331,14 @@ class OpenAI:
                 "limit": breach.limit,
                 "used": breach.used,
                 "requested": breach.requested,
-                "wait": base.go_duration(breach.wait_seconds),
+                "wait": answers.go_duration(breach.wait_seconds),
             }
             if refusal.kind in ("limit", "too_large"):
                 details["type"] = "requests" if breach.unit == "requests" else "tokens"
         headers = self.error_headers(refusal, caller)
-        return base.json_answer(self.error_body(error, details), headers, error.status)
+        return answers.json_answer(self.error_body(error, details), headers, error.status)
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> base.Headers:
+    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
         """The headers of an error except its content type."""
         if refusal.kind in ("no_key", "unauthorized", "no_credit"):
             return [("x-request-id", caller.request_id)]
@@ -346,7 +347,7 @@ class OpenAI:
             headers.append(("retry-after", "5"))
         if refusal.kind == "limit":
             wait = refusal.breaches[0].wait_seconds
-            headers.append(("retry-after", base.whole_seconds(wait)))
+            headers.append(("retry-after", answers.whole_seconds(wait)))
             headers.append(("retry-after-ms", str(max(1, round(wait * 1000)))))
         return headers
 
@@ -368,7 +369,7 @@ class OpenAI:
         """
         if kind == "tool_use_failed":
             return []
-        return [base.event(self.error_body(self.errors[kind], {})), base.DONE]
+        return [answers.event(self.error_body(self.errors[kind], {})), answers.DONE]
 
 
 def _check_model(body: Mapping[str, Any], model: str) -> None:
