@@ -233,13 +233,10 @@ class RouteAttempt:
         """Make the call and count it; yields its start, and the pieces of a streamed text."""
         progress, answer, route = self._progress, self._answer, self._hold.route
         load_soon(route)
+        yield Started(route)
+        adapter = adapter_of(route, progress.configuration)
         try:
-            yield Started(route)
-            adapter = adapter_of(route, progress.configuration)
-        except BaseException:  # an interrupt, or a reader that leaves
-            self._ledger.give_back(self._hold)
-            raise
-        try:
+            self._ledger.begin()
             parts = adapter.complete(
                 progress.request,
                 route.model,
