@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import time
@@ -344,11 +343,9 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code not in _UNKNOWN_ISSUER:
             return setup_failure(f"the certificate of {host} is not valid ({error.verify_message})")
-        variable = network.certificate_variable()
-        trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
         return setup_failure(
-            f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "
-            f"its CA's certificate in SSL_CERT_FILE{trusted}"
+            f"the certificate of {host} is not trusted ({error.verify_message}); "
+            f"{network.where_to_trust()}"
         )
     reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from .. import network
-from ..network import is_loopback, origin
+from ..network import origin
 from ..provider_failure import AttemptFailed
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
@@ -219,26 +219,19 @@ class HttpClient:
         return self._client
 
     def _built(self) -> httpx.Client:
-        is_remote = not is_loopback(self._base_url)
-        is_secure = self._base_url.lower().startswith("https:")
-        problem = next(network.proxy_problems(), "") if is_remote else ""
-        if problem := problem or (network.certificate_problem() if is_secure else ""):
+        if problem := network.problem_of(self._base_url):
             raise AttemptFailed(setup_failure(problem))
+        is_secure = self._base_url.lower().startswith("https:")
         proxy = network.proxy_of(self._base_url)
-        try:
-            client = httpx.Client(
-                # A redirect could carry the key to another host.
-                follow_redirects=False,
-                trust_env=False,
-                proxy=proxy or None,
-                verify=network.trusted_certificates() if is_secure else False,
-                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
-                headers={"accept-encoding": ACCEPTED_ENCODINGS},
-            )
-        # Proxy settings of the operating system, if no variable names a proxy.
-        except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
-            problem = f"this machine's proxy settings cannot be used: {error}"
-            raise AttemptFailed(setup_failure(problem)) from None
+        client = httpx.Client(
+            # A redirect could carry the key to another host.
+            follow_redirects=False,
+            trust_env=False,
+            proxy=proxy or None,
+            verify=network.trusted_certificates() if is_secure else False,
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+            headers={"accept-encoding": ACCEPTED_ENCODINGS},
+        )
         keep_time(client)
         client._cookies = _NoCookies()
         client._transport = _CallTransport(client._transport, self)
