@@ -22,7 +22,7 @@ from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors
 
 if TYPE_CHECKING:
-    from .adapters.base import Adapter
+    from .adapters.adapter import Adapter
     from .quota_tracker import Hold
     from .request import Request
     from .request_progress import RequestProgress

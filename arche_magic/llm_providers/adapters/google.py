@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
-from .base import Adapter
+from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format

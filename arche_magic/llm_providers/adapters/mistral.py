@@ -11,7 +11,7 @@ import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
-from .base import Adapter
+from .adapter import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word

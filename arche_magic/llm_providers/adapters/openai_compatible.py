@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
-from .base import Adapter
+from .adapter import Adapter
 from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word

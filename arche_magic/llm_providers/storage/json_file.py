@@ -11,21 +11,8 @@ from typing import Any
 from ..bounded import TookTooLong, within
 from ..files import NotOurs, read_ours
 from ..processes import new_lock, new_rlock, reset_in_children
-from .base import (
-    Change,
-    Document,
-    Mend,
-    StorageTimeout,
-    T,
-    Upgrade,
-    acquire,
-    lock_deadline,
-    may_hang,
-    only_mappings,
-    seconds_left,
-    warn,
-    warn_of_file,
-)
+from .deadlines import acquire, lock_deadline, may_hang, seconds_left
+from .documents import Change, Document, Mend, StorageTimeout, T, Upgrade, only_mappings
 from .kernel_lock import kernel_lock
 from .ledger_file import (
     BeingWritten,
@@ -37,6 +24,7 @@ from .ledger_file import (
     read_entry,
     split,
 )
+from .ledger_warnings import warn, warn_of_file
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.

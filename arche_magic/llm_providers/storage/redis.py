@@ -28,18 +28,10 @@ from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
-from .base import (
-    Change,
-    Document,
-    MemoryStorage,
-    Mend,
-    Merge,
-    StorageTimeout,
-    T,
-    acquire,
-    only_mappings,
-    warn,
-)
+from .deadlines import acquire
+from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
+from .ledger_warnings import warn
+from .memory import MemoryStorage
 from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"
