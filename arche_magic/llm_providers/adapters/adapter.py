@@ -18,7 +18,7 @@ from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
 from ..request import Request
 from ..secrets import hiding_locals, without_locals
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
-from .error_bodies import error_fields, event_status, said
+from .error_bodies import error_fields, event_status, is_page, said
 from .failures import (
     Refusal,
     delay_of,
@@ -131,7 +131,6 @@ class Adapter(ABC):
         stream = stream and (self._streams_json or not request.wants_json)
         with hiding_locals(), self._http.call(timeouts, stream) as call:
             try:
-                self._check_key()
                 if request.inputs:
                     yield self._embedded(call, request, model)
                     return
@@ -173,7 +172,6 @@ class Adapter(ABC):
         failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
-                self._check_key()
                 sdk = self._client()
                 with call.interrupts:
                     names = tuple(self._list(sdk))
@@ -192,12 +190,12 @@ class Adapter(ABC):
         """Close the connections; the adapter cannot be used afterwards."""
         self._http.close()
 
-    def _check_key(self) -> None:
-        if not _fits_a_header(self._key.secret()):
+    def _client(self) -> Any:
+        secret = self._key.secret()
+        # Others cannot be in a header.
+        if not secret.isascii() or not secret.isprintable() or " " in secret:
             summary = "the key contains a space or another character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
-
-    def _client(self) -> Any:
         with self._building:
             if self._sdk is None:
                 self._sdk = uninterrupted(self._built)
@@ -238,7 +236,7 @@ class Adapter(ABC):
                     observations = ()
         if not received:
             early = stream and not objects
-            raise stream_ended_early() if early and not _is_page(call) else _malformed(call)
+            raise stream_ended_early() if early and not call.is_html else _malformed(call)
         text = received.rest() if stream else received.text
         last = _last(received, request, text, stream or objects > 1)
         yield replace(last, observations=observations or ())
@@ -292,10 +290,8 @@ class Adapter(ABC):
             body = getattr(error, "details", None) or getattr(error, "body", None)
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
-            is_page = isinstance(body, str) and body.lstrip().startswith("<")
-            if not is_page and any(
-                said(fields, name) for name in ("message", "code", "type", "detail")
-            ):
+            names = ("message", "code", "type", "detail")
+            if not is_page(body) and any(said(fields, name) for name in names):
                 failure = self._refused(Refusal(call, status or 500, fields, model), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
@@ -370,17 +366,9 @@ def _last(received: Received, request: Request, text: str, stream: bool) -> Comp
     return Completion(text, *ending, tool_calls=received.tool_calls, choices=choices)
 
 
-def _is_page(call: Call) -> bool:
-    return call.headers.get("content-type", "").startswith("text/html")
-
-
 def _malformed(call: Call) -> AttemptFailed:
     """A 200 without a reply, from the service or from a page that answers instead."""
-    if _is_page(call):
+    if call.is_html:
         summary = "a web page came instead of a reply"
         return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
     return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
-
-
-def _fits_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text

@@ -311,7 +311,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
     while link is not None and link not in links:
         links.append(link)
         link = link.__cause__ or link.__context__
-    host, proxy = (call.client.host, call.client.proxy) if call.client else ("", "")
+    host, proxy = call.client.host, call.client.proxy
     for link in links:
         if isinstance(link, ssl.SSLError):
             return _tls_failure(link, host)

@@ -160,7 +160,7 @@ def header_observations(
         by_minute.setdefault("reset", headers[_RESET_BY_SIZE])
     observations = []
     for (metric, period), figures in found.items():
-        limit, remaining = _amount(figures.get("limit")), _amount(figures.get("remaining"))
+        limit, remaining = as_amount(figures.get("limit")), as_amount(figures.get("remaining"))
         resets_in = parse_duration(figures.get("reset", ""))
         if limit is None and remaining is None:
             continue
@@ -245,7 +245,7 @@ def read_sentence(text: str) -> LimitSentence | None:
     if match is None:
         return None
     limit, used, requested = (
-        _amount((match[group] or "").replace(",", "")) for group in ("limit", "used", "requested")
+        as_amount((match[group] or "").replace(",", "")) for group in ("limit", "used", "requested")
     )
     if limit is None:
         return None
@@ -290,8 +290,8 @@ def stated_delay(text: str, now: float) -> float | None:
     return seconds if seconds is not None and seconds <= LONGEST_DELAY else None
 
 
-def _amount(text: str | None) -> float | None:
-    """Return a count from a header; None if it is not a plain number of sensible size."""
+def as_amount(text: str | None) -> float | None:
+    """Return a count that is stated as text; None if it is not a plain number of sensible size."""
     return float(text) if text and _NUMBER.fullmatch(text.strip()) else None
 
 

@@ -12,10 +12,10 @@ import httpx
 from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
-from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
+from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
-from .formats import Format, response_format
+from .formats import Format
 from .http import STAND_IN, Call
 from .limits import header_observations
 from .replies import Part, as_count, counted, in_order
@@ -82,23 +82,16 @@ class MistralAdapter(Adapter):
     ) -> Iterable[Part | None]:
         messages = _in_order(chat_messages(request, _call_id))
         beginning = _mark_beginning(messages)
-        parameters: dict[str, Any] = {
+        others = {
             "model": model,
             "messages": messages,
             "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": list(request.stop) or None,
             "random_seed": request.seed,
-            # The SDK has another name for it, because `schema` is a method of its classes.
-            "response_format": response_format(request, form, "schema_definition"),
-            "tools": tool_definitions(request),
-            "tool_choice": chosen_tool(request),
-            "parallel_tool_calls": request.parallel_tool_calls,
         }
+        # `schema` is a method of the SDK's classes, so its field has another name.
+        given = chat_parameters(request, form, "schema_definition", others)
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
-        parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         parts: Iterator[Part | None]
         if stream:
             parts = _events(sdk.chat.stream(**given))
