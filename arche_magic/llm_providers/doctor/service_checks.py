@@ -19,7 +19,7 @@ from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..quota_tracker import QuotaTracker
-from ..text.hints import did_you_mean, plural
+from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
 from .local_checks import Finding
 

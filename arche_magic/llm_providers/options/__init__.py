@@ -20,7 +20,7 @@ from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages

@@ -13,7 +13,7 @@ from ..files import NotOurs, read_ours
 from ..processes import new_lock, new_rlock, reset_in_children
 from .deadlines import acquire, lock_deadline, may_hang, seconds_left
 from .documents import Change, Document, Mend, StorageTimeout, T, Upgrade, only_mappings
-from .kernel_lock import kernel_lock
+from .kernel_lock import KernelLock
 from .ledger_file import (
     BeingWritten,
     LedgerFile,
@@ -66,7 +66,7 @@ class JsonFileStorage:
         self._change_lock = new_rlock()
         # Held while the file is read, by readers and by changes.
         self._look_lock = new_lock()
-        self._file_lock: Any = kernel_lock(f"{path}.lock")
+        self._file_lock: Any = KernelLock(f"{path}.lock")
         self._rescue = Rescue(path, mend, upgrade)
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
         self._on_disk = True
