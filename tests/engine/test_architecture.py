@@ -28,9 +28,10 @@ ALLOWED = {
         "types",
     },
     "tools": set(),
-    "functions": {
-        "bounded", "errors", "redaction", "reply", "request", "schemas", "stopping", "text",
-        "tools", "types",
+    "functions": {"bounded", "errors", "schemas", "text", "tools"},
+    "tool_rounds": {
+        "errors", "functions", "redaction", "reply", "request", "stopping", "text", "tools",
+        "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},

@@ -31,7 +31,8 @@ from .formats import Format, formats_of
 from .http import Call, HttpClient
 from .limits import parse_date
 from .logs import clean_logs
-from .replies import Part, Received, read_vectors, stream_ended_early
+from .replies import Part, Received, stream_ended_early
+from .vectors import read_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

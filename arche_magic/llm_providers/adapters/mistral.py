@@ -18,7 +18,8 @@ from .failures import Refusal, Words, by_status, by_word
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import header_observations
-from .replies import Part, as_count, counted, in_order
+from .replies import Part, as_count, counted
+from .vectors import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -23,7 +23,8 @@ from .limits import (
     read_sentence,
     served_at,
 )
-from .replies import Part, counted, in_order
+from .replies import Part, counted
+from .vectors import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
