@@ -245,4 +245,4 @@ def _known(configuration: Configuration) -> str:
         for entry in configuration.providers.values()
         for model in entry.embedding_models
     ]
-    return f"known are {', '.join(names)}"
+    return f"known models: {', '.join(names)}"

@@ -361,10 +361,8 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     """
 
     @without_locals
-    def __init__(
-        self, api_keys: Sequence[str] | None = None, *, configuration: Configuration | None = None
-    ) -> None:
-        configuration = configuration or get_configuration()
+    def __init__(self, api_keys: Sequence[str] | None = None) -> None:
+        configuration = get_configuration()
         if api_keys is not None:
             configuration = with_keys(configuration, "groq", api_keys)
         has_keys = any(key.provider == "groq" for key in configuration.keys)

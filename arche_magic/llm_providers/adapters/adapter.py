@@ -68,8 +68,8 @@ class Adapter(ABC):
         self,
         key: Key,
         base_url: str,
-        periods: Mapping[str, Period] | None = None,
-        token_limit: str = "",
+        periods: Mapping[str, Period] | None,
+        token_limit: str,
     ) -> None:
         self.account: str | None = None
         self._date: str | None = None
@@ -219,17 +219,15 @@ class Adapter(ABC):
         received: Received,
     ) -> Iterator[Completion]:
         observations: tuple[Observation, ...] | None = None
-        objects = 0
-        for objects, part in enumerate(parts, start=1):  # noqa: B007
+        for part in parts:
             if observations is None:
                 observations = self._observe(call)
                 self._note_account(call, {})
             if part is not None:
                 received.add(part)
-                if stream and (part.call_pieces or part.tool_calls):
+                if stream and (part.text or part.call_pieces or part.tool_calls):
                     call.hear(text=True)
                 if stream and part.text:
-                    call.hear(text=True)
                     text = received.whole(part.text)
                     paused_at = time.monotonic()
                     yield Completion(text, observations=observations)
@@ -237,10 +235,10 @@ class Adapter(ABC):
                     call.add_time(time.monotonic() - paused_at)
                     observations = ()
         if not received:
-            early = stream and not objects
-            raise stream_ended_early() if early and not call.is_html else _malformed(call)
+            early = stream and observations is None and not call.is_html
+            raise stream_ended_early() if early else _malformed(call)
         text = received.rest() if stream else received.text
-        last = _last(received, request, text, stream or objects > 1)
+        last = _last(received, request, text, stream)
         yield replace(last, observations=observations or ())
 
     def _embedded(self, call: Call, request: Request, model: str) -> Completion:

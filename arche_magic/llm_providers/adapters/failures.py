@@ -113,9 +113,10 @@ class Rule:
         statuses: the HTTP statuses that it is about.
         summary: what happened, in our words.
         remedy: what helps.
-        **patterns: regular expressions that must be found, in any case of letters, in the `message`
-            of the refusal, in its `message_and_label`, `status`, `param` or `body`, in the names
-            of its `fields`, or in its `subject`: the message, and "model" if it names the model.
+        **patterns: regular expressions, all of which must be found in a text of the refusal, in
+            upper or lower case: its `message`, `message_and_label`, `status`, `param` or `body`,
+            the names of its `fields`, or its `subject` (the message, and "model" if it names the
+            model).
     """
 
     def __init__(
@@ -236,7 +237,7 @@ RULES = (
     Rule((503,), "overloaded", Remedy.RETRY_LATER),
     Rule(_OUTAGES, "server error", Remedy.RETRY_LATER),
     Rule(_INVALID, "the prompt is too long", Remedy.SHORTEN_PROMPT, message=_TOO_LONG),
-    # About an option, too, servers say that the model does not support it any longer.
+    # Servers also say of an option that the model no longer supports it.
     Rule(
         _INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"
     ),

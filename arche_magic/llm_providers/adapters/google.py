@@ -139,8 +139,7 @@ class GoogleAdapter(Adapter):
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         for detail in _details(fields, "ErrorInfo"):
-            metadata = detail.get("metadata")
-            consumer = said(metadata, "consumer") if isinstance(metadata, dict) else ""
+            consumer = said(mapping(detail.get("metadata")), "consumer")
             if consumer.startswith("projects/"):
                 return consumer
         # The 429 of a limit that all models share names the project here; other 429s do not.

@@ -145,7 +145,7 @@ def models(
     for model in absent:
         hint = did_you_mean(model, listed).removeprefix("; ")
         some = ", ".join(listed[:_SHOWN_MODELS]) + (", …" if len(listed) > _SHOWN_MODELS else "")
-        advice = hint or f"name others in [providers.{provider.name}] models; there are {some}"
+        advice = hint or f"name others in [providers.{provider.name}] models; it lists {some}"
         yield Finding("look", about, f"{model} is not among {models}", advice)
     if present := [model for model in asked if model not in absent]:
         yield Finding("ok", about, f"{', '.join(present)}, among {models}")
