@@ -133,10 +133,10 @@ class Adapter(ABC):
         stream = stream and (self._streams_json or not request.wants_json)
         with hiding_locals(), self._http.call(timeouts, stream) as call:
             try:
+                adapted, call.asked = self._formats.asking(request, model)
                 if request.inputs:
                     yield self._embedded(call, request, model)
                     return
-                adapted, call.asked = self._formats.asking(request, model)
                 parts = self._send(self._client(), adapted, model, stream, call.asked.form)
                 yield from self._completions(call.steps(parts), call, request, stream, received)
                 return
@@ -152,7 +152,7 @@ class Adapter(ABC):
                     # Only what follows the end of the reply is missing.
                     yield _last(received, request, received.rest(), stream)
                     return
-                failure = self._raised(error, call, request, model, received)
+                failure = self._raised(error, call, request, received)
         # Raised after the handler, so that nothing refers to the cause: its text may quote the
         # key, and the frames it went through may hold the key.
         raise failure
@@ -185,7 +185,7 @@ class Adapter(ABC):
                 failure = KeyboardInterrupt()
             # Broad, because the SDK reads a server's list as it reads a reply: see `complete`.
             except Exception as error:  # noqa: BLE001
-                failure = self._raised(error, call, None, "", Received())
+                failure = self._raised(error, call, None, Received())
         raise failure
 
     def close(self) -> None:
@@ -258,19 +258,19 @@ class Adapter(ABC):
         return Completion("", usage, "stop", observations, vectors=vectors)
 
     def _raised(
-        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+        self, error: Exception, call: Call, request: Request | None, received: Received
     ) -> BaseException:
         """The exception to raise instead of an error: KeyboardInterrupt or AttemptFailed."""
         if call.stopped:
             return KeyboardInterrupt()
-        failure, fields = self._explained(error, call, request, model, received)
+        failure, fields = self._explained(error, call, request, received)
         self._note_account(call, fields)
         if failure.unknown:
             self._report(failure, call, fields)
         return AttemptFailed(failure)
 
     def _explained(
-        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+        self, error: Exception, call: Call, request: Request | None, received: Received
     ) -> tuple[ProviderFailure, Mapping[str, Any]]:
         """Why a call failed, and the fields of the body that says so."""
         fields: Mapping[str, Any] = {}
@@ -278,7 +278,7 @@ class Adapter(ABC):
             failure = error.failure
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
-            failure = self._refused(Refusal(call, call.status, fields, model), request)
+            failure = self._refused(Refusal(call, call.status, fields), request)
             failure = with_observations(failure, self._observe(call))
         elif broken := transport_failure(error, call):
             failure = broken
@@ -292,7 +292,7 @@ class Adapter(ABC):
             status = event_status(fields)
             names = ("message", "code", "type", "detail")
             if not is_page(body) and any(said(fields, name) for name in names):
-                failure = self._refused(Refusal(call, status or 500, fields, model), request)
+                failure = self._refused(Refusal(call, status or 500, fields), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
                 failure = _malformed(call).failure
@@ -325,10 +325,10 @@ class Adapter(ABC):
         may_be_format = failure.remedy is Remedy.FIX_REQUEST or refusal.status in (500, 501)
         if failure.lacks or not may_be_format:
             return failure
-        model, what, asked = refusal.model, refusal.label, refusal.call.asked
-        plainer = self._formats.refused(model, asked, refusal.status, failure.said, what)
+        asked, label = refusal.call.asked, refusal.label
+        plainer = self._formats.refused(asked, refusal.status, failure.said, label)
         if plainer is None and failure.remedy is Remedy.FIX_REQUEST and not failure.names_option:
-            plainer = self._formats.suspected(model, asked, what)
+            plainer = self._formats.suspected(asked, label)
         return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:

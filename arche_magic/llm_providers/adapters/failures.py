@@ -68,14 +68,14 @@ class Refusal:
         texts: what rules search, by name; see `Rule`.
     """
 
-    def __init__(self, call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> None:
-        self.call, self.status, self.fields, self.model = call, status, fields, model
+    def __init__(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
+        self.call, self.status, self.fields, self.model = call, status, fields, call.asked.model
         self.label = label(status, fields)
         is_redirect = 300 <= status < 400
         self.words = (
             call.headers.get("location", "") if is_redirect else words_of(call.body, fields)
         )
-        names_model = bool(model) and model in self.words
+        names_model = bool(self.model) and self.model in self.words
         self.texts: Mapping[str, str] = {
             "message": self.words,
             "message_and_label": f"{self.words} {self.label}",

@@ -65,7 +65,7 @@ class Call:
         status: HTTP status, or None before there is an answer.
         headers: response headers, names in lower case.
         body: of an answer other than 2xx: parsed JSON, else text, else None.
-        asked: how the request asks for JSON, and whether it has a system prompt.
+        asked: the model, how the request asks for JSON, and whether it has a system prompt.
         interrupts: the block in which an SDK works, so that it drops no interrupt.
     """
 
