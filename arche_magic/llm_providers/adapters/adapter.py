@@ -29,7 +29,7 @@ from .failures import (
 )
 from .formats import Format, formats_of
 from .http import Call, HttpClient
-from .limits import parse_date
+from .limits import header_observations, parse_date
 from .logs import clean_logs
 from .replies import Part, Received, stream_ended_early
 from .vectors import read_vectors
@@ -97,9 +97,9 @@ class Adapter(ABC):
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         """Request vectors of `request.inputs`; each as `read_vectors` takes it, and the usage."""
 
-    @abstractmethod
     def _list(self, sdk: Any) -> Iterable[str]:
         """Request the list of models once, and return their names."""
+        return [model.id for model in sdk.models.list().data or ()]
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
@@ -107,7 +107,7 @@ class Adapter(ABC):
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         """Read the limits in the response headers."""
-        return ()
+        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         """The account that the answer names, if it does."""

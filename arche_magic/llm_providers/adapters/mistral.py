@@ -16,8 +16,7 @@ from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format
-from .http import STAND_IN, Call
-from .limits import header_observations
+from .http import STAND_IN
 from .replies import Part, as_count, counted
 from .vectors import in_order
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..request import Request
-    from ..types import Observation, Usage
+    from ..types import Usage
 
 # Codes are strings in recordings, and numbers in some reports.
 WORDS: Words = {
@@ -105,12 +104,6 @@ class MistralAdapter(Adapter):
         answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
         values = in_order([entry.model_dump() for entry in answer.data])
         return values, counted(answer.usage.prompt_tokens, 0)
-
-    def _list(self, sdk: Any) -> Iterable[str]:
-        return [model.id for model in sdk.models.list().data or ()]
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         if known := by_word(WORDS, refusal):

@@ -159,9 +159,6 @@ class OpenAIAdapter(Adapter):
         usage = mapping(answer.get("usage"))
         return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
-    def _list(self, sdk: Any) -> Iterable[str]:
-        return [model.id for model in sdk.models.list().data]
-
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
@@ -189,9 +186,6 @@ class OpenAIAdapter(Adapter):
         usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
         learned = self._formats.token_limits.get(model)
         return learned or self._token_limit_name or usual or "max_tokens"
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))

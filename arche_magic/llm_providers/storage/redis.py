@@ -124,7 +124,7 @@ class RedisStorage:
         self._seen: dict[str, Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
-        self._is_probed = self._outrun = False
+        self._is_probed = False
         self.refusal = ""
         reset_in_children(self)
 
@@ -198,14 +198,8 @@ class RedisStorage:
 
     def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
         keys = [_PREFIX + name for name in names]
-        if self._outrun:
-            # Others are changing the same documents, so what was read last is probably old.
-            found = _interruptible(partial(self._client.mget, keys))
-            bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
-        else:
-            seen = [self._seen.get(name, Stored()) for name in names]
-            bases = [Base(stored, stored.stamp) for stored in seen]
-        self._outrun = False
+        seen = [self._seen.get(name, Stored()) for name in names]
+        bases = [Base(stored, stored.stamp) for stored in seen]
         while True:
             documents = [dict(base.stored.document) for base in bases]
             result = change(*documents)
@@ -222,8 +216,8 @@ class RedisStorage:
             # If Redis has our texts, they were written, and a cut connection lost the answer.
             if found == 1 or [text or "" for text in found] == [s.text for s in after]:
                 break
+            # Others have changed the documents.
             bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
-            self._outrun = True
         for name, stored in zip(names, after, strict=True):
             self._remember(name, stored if stored.text else None)
         return result
