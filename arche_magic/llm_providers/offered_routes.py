@@ -78,7 +78,7 @@ class OfferedRoutes:
                 raise ConfigurationError(f"{names} has only embedding models")
             if any(key.provider in asked for key in self.configuration.keys):
                 off = ", ".join(sorted(self.configuration.off))
-                raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
+                raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
             raise NoKeys(no_keys(self.configuration, asked))
         if request.private:
             marked = [route for route in routes if self.configuration.is_private(route)]

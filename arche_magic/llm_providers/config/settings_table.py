@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
 from ..network import is_base_url
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
