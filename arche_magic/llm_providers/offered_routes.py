@@ -11,7 +11,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route
-from .wire_fields import may_be_unsuitable, unsuitable, untaken
+from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
 
@@ -101,7 +101,9 @@ class OfferedRoutes:
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         # What is not a field of its own, such as a participant's name, is in the messages.
-        first = untaken(self.configuration.providers[routes[0].provider].wire, request)[0]
+        first = unsupported_fields(self.configuration.providers[routes[0].provider].wire, request)[
+            0
+        ]
         option = first.split()[0]
         option = option if option in request.extra else "messages"
         raise InvalidRequest(f"{refused}; {able[0]}", option=option)
