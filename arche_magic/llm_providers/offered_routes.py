@@ -100,11 +100,9 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        wire = self.configuration.providers[routes[0].provider].wire
+        option = unsupported_fields(wire, request)[0].split()[0]
         # What is not a field of its own, such as a participant's name, is in the messages.
-        first = unsupported_fields(self.configuration.providers[routes[0].provider].wire, request)[
-            0
-        ]
-        option = first.split()[0]
         option = option if option in request.extra else "messages"
         raise InvalidRequest(f"{refused}; {able[0]}", option=option)
 
