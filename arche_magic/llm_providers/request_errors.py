@@ -18,9 +18,11 @@ from .errors import (
 from .provider_failure import NO_CONNECTION, Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
+from .text.hints import did_you_mean
 from .types import Route, in_seconds, utc
 
 if TYPE_CHECKING:
+    from .config import Configuration
     from .request_progress import RequestProgress
 
 # Routes that were not asked are named only while a message has fewer routes than this.
@@ -72,7 +74,7 @@ def no_route(
         lines.append("routes that are not marked private were not asked")
     if request.same_model:
         lines.append("other models were not asked")
-    lines += _next_steps({route: states[route] for route in shown})
+    lines += _next_steps({route: states[route] for route in shown}, progress.configuration)
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
     return NoRouteAvailable(
@@ -95,7 +97,7 @@ def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> d
     return shown
 
 
-def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
+def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration) -> list[str]:
     """Return what the user can do about routes that do not open by themselves."""
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
@@ -106,7 +108,10 @@ def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
             source = f" ({route.key.source})" if route.key.source else ""
             keys[f"{route.key.label}{source}"] = None
         elif state.remedy == Remedy.CHANGE_MODEL.name:
-            steps[f"choose a model other than {route.model}, or see %llm_doctor"] = None
+            others = configuration.providers[route.provider].known_models - {route.model}
+            hint = did_you_mean(route.model, sorted(others)).removeprefix("; ")
+            step = f"choose a model other than {route.model}, or see %llm_doctor"
+            steps[f"{hint} If not, {step}" if hint else step] = None
         elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
             steps[f"{route.provider}'s base URL is {route.address}"] = None
     if keys:

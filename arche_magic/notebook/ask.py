@@ -60,19 +60,32 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(text) if options.raw else fill(text, names, budget)
+    hints = _hints(typed, text)
     if system := system_prompt(options, names, budget):
         options.system = system.text
         prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
     images = [image_of(source, names) for source in options.image or ()]
     with_values(options, names)
-    prompt = replace(prompt, images=(*prompt.images, *images))
-    if typed.cell is None and (late := options_in_text(llm_magic, text)):
-        note = f"{late!r} is part of the prompt; options come before it"
-        prompt = replace(prompt, notes=(*prompt.notes, note))
+    prompt = replace(prompt, images=(*prompt.images, *images), notes=(*prompt.notes, *hints))
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare is not None:
         return _compare(session, options, prompt)
     return send(session, options, prompt)
+
+
+def _hints(typed: Typed, text: str) -> list[str]:
+    """Notes about a line that may not mean what the user meant: where its text begins and ends."""
+    hints, system = [], typed.options.system
+    if typed.cell is not None:
+        return []
+    if late := options_in_text(llm_magic, text):
+        hints.append(f"{late!r} is part of the prompt; options come before it")
+    # `-s Brief. What is X?` is a whole sentence, `-s Be brief. What is X?` lacks its quotes.
+    is_part = system and system[-1].isalnum() and typed.line.rstrip().endswith(f"{system} {text}")
+    if is_part and system not in typed.names:
+        words = f'-s "{system} …"'
+        hints.append(f"the system prompt is {system!r}; one with spaces needs quotes: {words}")
+    return hints
 
 
 @one_interrupt()

@@ -40,7 +40,7 @@ def text_of(typed: Typed) -> str:
         if text:
             raise InvalidRequest(
                 f"%%llm: {text.split(maxsplit=1)[0]!r} is not an option; the prompt goes in the "
-                "lines below"
+                "lines below, and a value with spaces needs quotes"
             )
         text = typed.cell.removesuffix("\n")
     if options.prompt is None:

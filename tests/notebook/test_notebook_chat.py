@@ -185,7 +185,7 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
         ("%llm --chat 'a b' hi", "--chat 'a b': a name can have letters, digits, and . _ -"),
         ("%llm_chat show abd", "unknown conversation 'abd'; did you mean 'abc'?"),
         ("%llm_chat shwo abc", "did you mean 'show'?"),
-        ("%llm_chat fork abc", "usage: %llm_chat fork NAME NEW"),
+        ("%llm_chat fork abc", "usage: %llm_chat fork CHAT NAME"),
         ("%llm_chat fork abc abc", "a conversation 'abc' already exists"),
         ("%llm_chat export abc notes.txt", "the file's name ends in .md or .json"),
         ("%llm_chat export abc no/where.md", "No such file or directory"),

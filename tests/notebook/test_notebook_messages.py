@@ -125,6 +125,12 @@ def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
         ("%llm_doctor groq", "%llm_doctor --help shows its usage"),
         ("%llm --keep --over rows --no-keep hi", "leave out --no-keep"),
         ("%llm --over rows --sep ; hi", "need --over FILE"),
+        ("%llm_quota reset groq_key_1", "run python -m arche_magic quota reset groq_key_1"),
+        (
+            "%llm -p groq -m gpt-oss-12b hi",
+            "you do not have access to it; did you mean 'openai/gpt-oss-120b'? If not, choose a "
+            "model other than gpt-oss-12b, or see %llm_doctor",
+        ),
     ],
 )
 def test_an_error_names_the_next_step(kernel: Kernel, sandboxed, cell: str, next_step: str) -> None:

@@ -311,7 +311,8 @@ class Adapter(ABC):
         failure = replace(
             failure,
             summary=summary,
-            said=shortened(redacted(failure.said, secret), room),
+            # Our own words follow in the same sentence.
+            said=shortened(redacted(failure.said, secret), room).rstrip(" ."),
             retry_after=delay_of(failure, call, fields),
             text=failure.text or received.text,
             usage=failure.usage or received.usage if is_final else failure.usage,

@@ -21,6 +21,7 @@ from .base import (
     Upgrade,
     lock_deadline,
     only_mappings,
+    warn,
     warn_of_file,
     warn_once,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Upgrade",
     "lock_deadline",
     "open_storage",
+    "warn",
     "warn_of_file",
     "warn_once",
 ]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # What follows each word.
 _VERBS = {
-    "list": "", "show": "NAME", "export": "NAME FILE", "load": "FILE [NAME]", "fork": "NAME NEW",
-    "undo": "NAME", "clear": "NAME",
+    "list": "", "show": "CHAT", "export": "CHAT FILE", "load": "FILE [NAME]", "fork": "CHAT NAME",
+    "undo": "CHAT", "clear": "CHAT",
 }  # fmt: skip
 _TYPES = {
     "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
