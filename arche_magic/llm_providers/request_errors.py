@@ -18,7 +18,7 @@ from .errors import (
 from .provider_failure import NO_CONNECTION, Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
-from .text.hints import did_you_mean
+from .text.hints import did_you_mean, joined
 from .types import Route, in_seconds, utc
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def no_route(
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
     return NoRouteAvailable(
-        f"{head}: {'; '.join(lines)}",
+        f"{head}: {joined(lines)}",
         attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
@@ -108,8 +108,9 @@ def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration
             source = f" ({route.key.source})" if route.key.source else ""
             keys[f"{route.key.label}{source}"] = None
         elif state.remedy == Remedy.CHANGE_MODEL.name:
-            others = configuration.providers[route.provider].known_models - {route.model}
-            hint = did_you_mean(route.model, sorted(others)).removeprefix("; ")
+            known = configuration.providers[route.provider].known_models
+            near = "" if route.model in known else did_you_mean(route.model, sorted(known))
+            hint = near.removeprefix("; ")
             step = f"choose a model other than {route.model}, or see %llm_doctor"
             steps[f"{hint} If not, {step}" if hint else step] = None
         elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
@@ -127,7 +128,7 @@ def refused_by_all(attempts: Sequence[Attempt]) -> InvalidRequest:
         for a in attempts
         if a.error and a.outcome in ("failed", "skipped")
     }
-    return InvalidRequest("; ".join(reasons.values()), attempts=attempts)
+    return InvalidRequest(joined(reasons.values()), attempts=attempts)
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:
@@ -142,7 +143,7 @@ def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> Configu
 def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
     """Return the error of a filtered reply if the other routes gave no reply either."""
     error = ContentFiltered(
-        f"{filtered}. {others}",
+        f"{str(filtered).rstrip(' .')}. {others}",
         attempts=others.attempts,
         next_available_at=others.next_available_at,
     )

@@ -24,7 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import did_you_mean, plural
+from arche_magic.llm_providers.text.hints import did_you_mean, joined, plural
 
 from . import live_line
 from .cards import card_html, row_html
@@ -222,7 +222,7 @@ def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:
     first = columns[0].error
     if first is not None and len({str(column.error) for column in columns}) == 1:
         return first
-    reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
+    reasons = joined(f"{column.asked}: {column.error}" for column in columns)
     return NoRouteAvailable(f"nobody answered: {reasons}")
 
 

@@ -12,7 +12,15 @@ from arche_magic.llm_providers.attempt_log import Spent, attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage, in_seconds, utc
+from arche_magic.llm_providers.types import (
+    Route,
+    RouteId,
+    Standing,
+    Usage,
+    in_seconds,
+    name_in_words,
+    utc,
+)
 
 from .costs import paid_text
 from .quota_table import quota_bundle
@@ -180,7 +188,7 @@ def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
         lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")
     lines += shared_notes(view.shared, view.provider)
     if off:
-        lines.append(f"Switched off in this session: {', '.join(off)}")
+        lines.append(f"Switched off in this session: {', '.join(map(name_in_words, off))}")
     return quota_bundle(on, view.now, lines, none, view.paid)
 
 
@@ -192,7 +200,7 @@ def notes(view: QuotaView) -> list[str]:
 def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
     """A line per key that adds no quota, of this provider if one is named."""
     return [
-        f"{label} shares its account with {first}: adds no quota"
+        f"{name_in_words(label)} shares its account with {name_in_words(first)}: adds no quota"
         for label, first in shared.items()
         if provider is None or label.startswith(f"{provider}_key_")
     ]

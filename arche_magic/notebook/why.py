@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.hints import joined
 from arche_magic.llm_providers.text.numbers import percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
@@ -94,7 +95,7 @@ def reasons(
         explained.append(Reason(route, "not offered", why=why, would_change=change))
     costs = _costs(decisions, attempts, routes)
     return [
-        replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.route)))))
+        replace(reason, why=joined((reason.why, costs.get(reason.route, ""))))
         for reason in explained
     ]
 

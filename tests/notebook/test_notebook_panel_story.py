@@ -34,7 +34,7 @@ def check(notebook: Any) -> None:
     _, receipt = shown(notebook, "%%llm")
     assert receipt["text/plain"].startswith("mistral · key 1 · ")
     assert (
-        "Switched off in this session: groq_key_2"
+        "Switched off in this session: groq · key 2"
         in (shown(notebook, "%llm_quota groq")[0]["text/plain"])
     )
 

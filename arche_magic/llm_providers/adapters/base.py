@@ -311,8 +311,7 @@ class Adapter(ABC):
         failure = replace(
             failure,
             summary=summary,
-            # Our own words follow in the same sentence.
-            said=shortened(redacted(failure.said, secret), room).rstrip(" ."),
+            said=shortened(redacted(failure.said, secret), room),
             retry_after=delay_of(failure, call, fields),
             text=failure.text or received.text,
             usage=failure.usage or received.usage if is_final else failure.usage,

@@ -50,13 +50,9 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
         )
     if failure is None:
         raise InvalidRequest("%llm_explain: no cell has failed yet; run it after one that fails")
-    notes = (
-        (
-            f"This explains {type(failure.error).__name__}. The error after it came from "
-            "arche_magic, and its message says what to do.",
-        )
-        if ours is not None
-        else ()
+    note = (
+        f"This explains {type(failure.error).__name__}. The error after it came from arche_magic, "
+        "and its message says what to do."
     )
     # The request is one of `%llm`, with its defaults for what this command does not take.
     options = Namespace(**{**vars(llm.parser.parse_args([])), **vars(typed.options)})
@@ -65,6 +61,7 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
     options.chat = options.chat or ""
     question = typed.text.strip() or (FIX if options.format == "code" else QUESTION)
     described = describe(failure, session.shell, options.locals)
-    reply = send(session, options, Prompt(f"{described}\n\n{question}", notes=notes))
+    prompt = Prompt(f"{described}\n\n{question}", notes=(note,) if ours is not None else ())
+    reply = send(session, options, prompt)
     # With these options it is one reply, or None if nothing was sent.
     return cast("Reply | None", session.out.shown(reply, itself=not options.quiet))
