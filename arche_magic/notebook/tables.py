@@ -43,8 +43,8 @@ def html_table(
     """A table; on a narrow page its columns scroll, with the keyboard too, unless they all wrap."""
     right = [cell.right for cell in rows[0]]
     head = "".join(
-        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
-        f'font-weight:600">{escape(text)}</th>'
+        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};'
+        f'font-weight:600">{escape(text).replace("/", "/<wbr>")}</th>'
         for text, is_right in zip(heads, right, strict=True)
     )
     body = "".join(
