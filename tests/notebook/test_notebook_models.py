@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-import re
 from typing import TYPE_CHECKING
 
 import arche_magic
