@@ -239,6 +239,11 @@ class Reply(str):
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), dict(self.__dict__)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the text in IPython; inside a list or dict, the repr."""
+        inside = len(printer.stack) > 1
+        printer.text(repr(self) if inside else without_controls(str(self)))
+
     def _repr_markdown_(self) -> str:
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"
         if self.tool_calls:
