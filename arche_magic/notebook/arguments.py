@@ -160,22 +160,12 @@ def help_text(magic: Any) -> str:
 
 
 def overview(magics: Iterable[Any]) -> str:
-    """The magics, a line each, by name."""
-    known = {f"%{magic.__name__}": magic for magic in magics}
+    """A line per magic, by name, with the first sentence of its help."""
+    known = {f"%{magic.__name__}": magic.__doc__.partition("\n")[0] for magic in magics}
     width = max(map(len, known))
-    lines = [f"  {name.ljust(width)}  {first_sentence(known[name])}" for name in sorted(known)]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "For more, put --help after a name; %%llm takes its prompt from the lines below.",
-        ]
-    )
-
-
-def first_sentence(magic: Any) -> str:
-    """The first sentence of a magic's help."""
-    return inspect.cleandoc(magic.parser.description or "").partition("\n")[0]
+    lines = [f"  {name.ljust(width)}  {known[name]}" for name in sorted(known)]
+    end = "For more, put --help after a name; %%llm takes its prompt from the lines below."
+    return "\n".join([*lines, "", end])
 
 
 def unquoted(value: str) -> str:

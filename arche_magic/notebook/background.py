@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +15,11 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import RouteId
 
 from .display import Place, ReplyDisplay, show
 from .receipt import attempt_lines
-from .styles import RED, quiet_line
+from .styles import quiet_line, red_line
 from .tables import day_and_time
 
 if TYPE_CHECKING:
@@ -349,9 +347,3 @@ class BackgroundJobs:
 def now_in_words() -> str:
     """The local day and time, with seconds."""
     return day_and_time(time.time(), seconds=True)
-
-
-def red_line(text: str) -> dict[str, str]:
-    """A line in red, as text and as HTML."""
-    text = without_controls(text)
-    return {"text/plain": text, "text/html": f'<span style="color:{RED}">{escape(text)}</span>'}

@@ -16,13 +16,13 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
 
-from .background import BackgroundJob, now_in_words, red_line
+from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
 from .cell_options import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
-from .styles import quiet_line
+from .styles import quiet_line, red_line
 
 if TYPE_CHECKING:
     import pandas as pd

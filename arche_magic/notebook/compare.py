@@ -192,7 +192,11 @@ def compare(
                 column.state = lambda seconds: "interrupted: not complete"
         show.finish()
         keep_part(_frame(columns))
-        raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None
+        # A thread that waits for a server cannot be stopped before the server answers.
+        some_wait = any(thread.is_alive() for thread in threads)
+        counted = "those still in progress are counted when they end"
+        counted = counted if some_wait else "their tokens are counted"
+        raise CellInterrupted(f"the requests were stopped; {counted}") from None
     finally:
         stop.set()
     show.finish()
@@ -224,13 +228,6 @@ def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:
         return first
     reasons = joined(f"{column.asked}: {column.error}" for column in columns)
     return NoRouteAvailable(f"nobody answered: {reasons}")
-
-
-def _farewell(some_wait: bool) -> str:
-    if not some_wait:
-        return "the requests were stopped; their tokens are counted"
-    # A thread that waits for a server cannot be stopped before the server answers.
-    return "the requests were stopped; those still in progress are counted when they end"
 
 
 def _requests(
@@ -343,21 +340,16 @@ class _Columns:
             "text/html": f"{notes}{columns}",
         }
 
-    def _providers(self) -> list[str]:
-        """The provider of each column, as far as it is known."""
-        return [re.split(" · |/", column.name)[0] for column in self._columns]
-
-    def _foot(self, column: Column) -> str:
-        return without_controls(column.foot())
-
     def _as_text(self, column: Column) -> str:
         text = without_controls(column.text).strip("\n")
-        return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
+        foot = without_controls(column.foot())
+        return "\n".join(filter(None, (f"── {column.name} ──", text, foot)))
 
     def _as_html(self, column: Column) -> str:
         name = column.name
         # Columns of one provider are titled as they were asked.
-        if column.reply and self._providers().count(name.partition(" · ")[0]) > 1:
+        providers = [re.split(" · |/", column.name)[0] for column in self._columns]
+        if column.reply and providers.count(column.reply.provider) > 1:
             name = f"{column.asked} · {name}"
-        foot = f'<div style="{QUIET}">{escape(self._foot(column))}</div>'
+        foot = f'<div style="{QUIET}">{escape(column.foot())}</div>'
         return card_html(name, as_html(column.text), foot)

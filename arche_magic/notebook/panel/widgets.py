@@ -90,9 +90,7 @@ class Panel:
         if self._asking:
             self._asking.stop()
         closed(self)
-        self._parts.close([self._root])
-        self._tables.close()
-        self._parts.close_shared()
+        self._parts.close_all()
 
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
