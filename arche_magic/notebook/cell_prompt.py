@@ -27,7 +27,7 @@ _LONGEST = 80
 
 
 def text_of(typed: Typed) -> str:
-    """The text of a line or a cell, in the saved prompt that `--prompt` names, if it names one.
+    """The text of a line or a cell, inserted into the saved prompt of `--prompt` if there is one.
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
     becomes that of the options, unless they have one.

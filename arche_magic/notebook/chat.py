@@ -76,8 +76,8 @@ class Chat:
         missing = len(self.turns) - len(kept)
         note = ""
         if missing:
-            which = "the oldest turn" if missing == 1 else f"the {missing} oldest turns"
-            note = f"{self.name}: {which} not sent, to fit into {room:,.0f} tokens"
+            which = "oldest turn was" if missing == 1 else f"{missing} oldest turns were"
+            note = f"{self.name}: the {which} not sent, to fit into {room:,.0f} tokens"
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
@@ -209,7 +209,7 @@ def export(chat: Chat, file: str) -> Path:
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
-        raise InvalidRequest("%llm_chat export: the file's name ends in .md or .json")
+        raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
     text = chat.transcript() if path.suffix == ".md" else chat.to_json()
     try:
         path.write_text(text + "\n", encoding="utf-8")

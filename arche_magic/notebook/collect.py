@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
-_FAREWELL_SECONDS = 0.3
+_STOP_SECONDS = 0.3
 # The last frame of each name: only a frame that a job made may be replaced unasked.
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
@@ -212,7 +212,7 @@ def _run(
             bar.update(job.progress(), clock.time())
     except KeyboardInterrupt:
         job.cancel()
-        collector.join(_FAREWELL_SECONDS)
+        collector.join(_STOP_SECONDS)
         bar.update(job.progress(), clock.time())
         bar.finish(stopped(), ended="stopped" if background else "interrupted")
         raise CellInterrupted("calls in progress are counted when they end") from None

@@ -54,8 +54,8 @@ _TICK_SECONDS = 1.0
 _WITHOUT = (
     "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
 )  # fmt: skip
-# Seconds that an interrupted cell waits until its calls are counted; later ones end by themselves.
-_FAREWELL = 0.25
+# How long an interrupted cell waits for its calls to be counted; later ones end by themselves.
+_STOP_SECONDS = 0.25
 
 
 @dataclass
@@ -182,7 +182,7 @@ def compare(
         _show_changes(columns, changes, show)
     except KeyboardInterrupt:
         stop.set()
-        deadline = time.monotonic() + _FAREWELL
+        deadline = time.monotonic() + _STOP_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         # Copies, because a thread that still waits for its server must not change the display.
@@ -201,7 +201,7 @@ def compare(
         stop.set()
     show.finish()
     if all(column.error is not None for column in columns):
-        raise _nobody_answered(columns)
+        raise _none_answered(columns)
     return _frame(columns)
 
 
@@ -221,13 +221,13 @@ def _show_changes(
         show.update()
 
 
-def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:
+def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
     """The error of all columns, or, if they differ, one with all of them."""
     first = columns[0].error
     if first is not None and len({str(column.error) for column in columns}) == 1:
         return first
     reasons = joined(f"{column.asked}: {column.error}" for column in columns)
-    return NoRouteAvailable(f"nobody answered: {reasons}")
+    return NoRouteAvailable(f"no model answered: {reasons}")
 
 
 def _requests(

@@ -36,7 +36,7 @@ class QuotaView:
 
     Attributes:
         configuration: the one in use, the session's choices in it.
-        provider: the only one that is looked at; None for all.
+        provider: the only provider shown; None for all.
         standings: every limit of every route, also of routes that are off.
         shared: labels of keys that add no quota, each with the one whose account it shares.
         budget: what is left of each budget of paid routes, in words.
@@ -55,7 +55,7 @@ class QuotaView:
     now: float
 
     def is_on(self, limits: Limits) -> bool:
-        """Whether the route of these limits is asked at all."""
+        """Whether the route with these limits is switched on."""
         first = limits[0]
         return self.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
@@ -200,7 +200,7 @@ def notes(view: QuotaView) -> list[str]:
 def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
     """A line per key that adds no quota, of this provider if one is named."""
     return [
-        f"{name_in_words(label)} shares its account with {name_in_words(first)}: adds no quota"
+        f"{name_in_words(label)} adds no quota: it shares its account with {name_in_words(first)}"
         for label, first in shared.items()
         if provider is None or label.startswith(f"{provider}_key_")
     ]

@@ -82,9 +82,9 @@ def _started_again(reply: Reply) -> list[str]:
     """`started again after groq · key 1 broke off`, if some text had come before it did."""
     for attempt in reversed(reply.attempts):
         if attempt.outcome == "failed" and attempt.first_token_s is not None:
-            name = name_in_words(attempt.key)
-            misfit = "does not fit" in (attempt.error or "")
-            return [f"started again after {name} {'did not fit' if misfit else 'broke off'}"]
+            is_misfit = "does not fit" in (attempt.error or "")
+            how = "replied in another format" if is_misfit else "broke off"
+            return [f"started again after {name_in_words(attempt.key)} {how}"]
     return []
 
 

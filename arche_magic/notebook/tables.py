@@ -83,9 +83,9 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
-    """The widths of columns, the widest made narrower until all of them fit into `most` signs.
+    """The widths of columns, the widest made narrower until a row has `most` characters.
 
-    Columns that may not shrink, which hold figures, keep their widths.
+    Columns of figures may not shrink.
     """
     fits = list(widths)
     while sum(fits) + 2 * (len(fits) - 1) > most:

@@ -281,7 +281,7 @@ def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> tuple[str, str]:
     """A configured route that the request could not use."""
     providers = {other.provider for other in offered}
     if route.provider not in providers:
-        why = f"the request was for {' or '.join(sorted(providers))} alone"
+        why = f"the request was only for {' or '.join(sorted(providers))}"
         change = f"-p {route.provider}, or no -p"
     elif route.model not in {o.model for o in offered if o.provider == route.provider}:
         why, change = "the request named another model", f"-m {route.model}, or no -m"

@@ -258,7 +258,7 @@ def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandb
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.send(panel.find("Checkbox", "groq · gpt-oss-120b"), value=False)
-    panel.wait(lambda: "Nobody would answer" in panel.html)
+    panel.wait(lambda: "No route would answer" in panel.html)
     message = "switched off are groq · gpt-oss-120b"
     assert message in panel.html
     assert page.run("%llm -q hi").message == (
