@@ -104,7 +104,7 @@ class Column:
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
         self.text = ""
-        self.say(lambda seconds: f"{event.attempt}; starting over")
+        self.say(lambda seconds: live_line.starting_over(event))
 
     def finish(self, end: Reply | LLMProviderError) -> None:
         """Show the whole reply, or the error instead of it."""
