@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from .defaults import Defaults
 
 
+# Options without a default, which have the same names in Python.
+_AS_TYPED = (
+    "fallback_on_filter", "schema", "fresh", "tag", "same_model", "tools", "max_rounds",
+)  # fmt: skip
+
+
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
@@ -119,10 +125,7 @@ def send(
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
-    log, events = (
-        attempt_log(llm.configuration.store),
-        llm.events(messages, **request),
-    )
+    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(session.shell, options.quiet, form, old)
@@ -211,16 +214,7 @@ def _request(
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
     request |= sampling(options)
-    for name in (
-        "fallback_on_filter",
-        "schema",
-        "fresh",
-        "tag",
-        "same_model",
-        "tools",
-        "max_rounds",
-    ):
-        request[name] = getattr(options, name)
+    request |= {name: getattr(options, name) for name in _AS_TYPED}
     if options.same_model and chat and chat.turns and request["model"] is None:
         spoke = chat.turns[-1]
         request["model"] = f"{spoke.provider}/{spoke.model}"

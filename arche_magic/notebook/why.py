@@ -195,7 +195,9 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
     if outcome in ("served", "interrupted"):
         verdict = "answered" if outcome == "served" else "interrupted"
         open_keys = sum(
-            _is_key_of(entry, e) and e.state.opens_at <= decision.at for e in decision.considered
+            (e.provider, e.model) == (entry.provider, entry.model)
+            and e.state.opens_at <= decision.at
+            for e in decision.considered
         )
         why = "the first open route"
         if open_keys > 1:
@@ -271,10 +273,6 @@ def _sooner(entry: Considered, decision: Decision) -> str:
 
 def _opening(entry: Considered, decision: Decision) -> float | None:
     return entry.state.opens_at if decision.at < entry.state.opens_at < math.inf else None
-
-
-def _is_key_of(entry: Considered, other: Considered) -> bool:
-    return (entry.provider, entry.model) == (other.provider, other.model)
 
 
 def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> tuple[str, str]:

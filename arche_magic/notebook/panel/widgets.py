@@ -213,7 +213,7 @@ class Panel:
                 [
                     self._mover(name, -1, "up", f"Ask {title} earlier"),
                     self._mover(name, 1, "down", f"Ask {title} later"),
-                    self._parts.row([*boxes.values()], flex="1 1 300px"),
+                    self._parts.row([*boxes.values()], flex="1 1 300px", margin="0 0 0 10px"),
                 ],
                 align_items="flex-start",
             )
