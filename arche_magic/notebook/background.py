@@ -41,7 +41,7 @@ class BackgroundJob(ABC):
     `%%capture`, nothing is shown.
 
     Attributes:
-        pending: its result, for those who wait for it.
+        pending: waits for its result.
         number: what `%llm_jobs` calls it; 0 before it starts.
         since: when its cell ran (epoch seconds).
     """
@@ -54,7 +54,7 @@ class BackgroundJob(ABC):
     _bounds: tuple[type[Exception], ...] = ()
     """Errors that say that it reached a bound that the user set."""
     _left = ""
-    """What it leaves when it is stopped, in words."""
+    """What a message about a stopped job adds: the part of the result that is kept."""
 
     def __init__(
         self, shell: InteractiveShell, prompt: str, variable: str | None, quiet: bool
@@ -83,7 +83,7 @@ class BackgroundJob(ABC):
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it is done, failed or was stopped."""
         return self.state not in ("queued", "running")
 
     @property
@@ -93,7 +93,7 @@ class BackgroundJob(ABC):
 
     @property
     def outcome(self) -> str:
-        """What came of it, in words."""
+        """The route that answered, or the error."""
         return str(self.route or self.error or "")
 
     @property
@@ -122,7 +122,7 @@ class BackgroundJob(ABC):
             show(f"{line}, and shows its {self.result}")
 
     def run(self) -> None:
-        """Do the work, show what comes, and give the result to those who wait; at most once."""
+        """Do the work, show its result, and wake whoever waits for it; later calls do nothing."""
         if self._begun.acquire(blocking=False):
             self._context.run(self._run)
 
@@ -275,7 +275,7 @@ class _JobDisplay(ReplyDisplay):
         """Leave it to `broke`."""
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
-        """Mark the part that arrived; the record's last request may be that of another cell."""
+        """Mark the part that arrived, without `ended`, which may belong to another cell."""
         if not self._text:
             self._draw(quiet_line("stopped before a reply arrived"), last=True)
             return None
@@ -289,7 +289,7 @@ class _JobDisplay(ReplyDisplay):
 
 
 class BackgroundJobs:
-    """The jobs of a kernel; a bounded number of threads runs prompts in order."""
+    """The background jobs of a kernel. A few threads run prompts in the order of their cells."""
 
     def __init__(self) -> None:
         self._jobs: list[BackgroundJob] = []
@@ -315,7 +315,7 @@ class BackgroundJobs:
             threading.Thread(target=self._work, name="arche_magic job", daemon=True).start()
 
     def numbered(self, text: str) -> BackgroundJob:
-        """The job of that number.
+        """The job with this number.
 
         Raises:
             InvalidRequest: there is none.

@@ -30,7 +30,7 @@ def text_of(typed: Typed) -> str:
     """The text of a line or a cell, inserted into the saved prompt of `--prompt` if there is one.
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
-    becomes that of the options, unless they have one.
+    is used unless the options have one.
 
     Raises:
         InvalidRequest: a cell magic has text on its first line, too; there is no such prompt.
@@ -56,12 +56,12 @@ def text_of(typed: Typed) -> str:
 def system_prompt(
     options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str] = ()
 ) -> Prompt | None:
-    """The system prompt of the options: a variable's text, or a text with `{{variables}}`.
+    """The system prompt of the options: a text with `{{variables}}`, or a variable's text.
 
-    A word is the name of a variable if there is one of that name that holds a text.
+    A word means the variable of that name, if it holds a text.
 
     Args:
-        options: those of the cell.
+        options: the options of the cell.
         names: the variables.
         budget: most tokens for one table or collection.
         columns: names whose values differ from row to row.

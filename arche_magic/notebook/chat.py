@@ -29,7 +29,7 @@ _USABLE = 0.8
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer, and who answered when (epoch seconds)."""
+    """A question, its answer, the model that answered, and when (epoch seconds)."""
 
     question: Message
     answer: str
@@ -166,7 +166,7 @@ class Chats(dict[str, Chat]):
     """The conversations of a kernel, by name."""
 
     def named(self, name: str) -> Chat:
-        """The conversation of that name, or a new one, which is kept once it has a turn.
+        """The conversation with this name, or a new one, which is kept once it has a turn.
 
         Raises:
             InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
@@ -176,7 +176,7 @@ class Chats(dict[str, Chat]):
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
-        """The conversation of that name.
+        """The conversation with this name.
 
         Raises:
             InvalidRequest: there is none.
@@ -192,8 +192,7 @@ class Chats(dict[str, Chat]):
         """Add a conversation under a name of its own.
 
         Raises:
-            InvalidRequest: there is one of that name, or the name has other characters than those
-                that `named` allows; `verb` is what the user typed.
+            InvalidRequest: the name exists, or is not allowed; `verb` is what the user typed.
         """
         chat.name = self.named(name).name
         if name in self:

@@ -114,7 +114,7 @@ class PendingFrame(Pending["pd.DataFrame"]):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows that are finished now, also those of a job that was stopped or failed."""
+        """The rows that are finished now, even if the job was stopped or failed."""
         return self._finished()
 
 

@@ -48,7 +48,7 @@ _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 class Asked:
     """A prompt that was sent, and its reply; None if none has come.
 
-    `options` are those of `%llm`, with values instead of names of variables.
+    In `options`, which `%llm` takes, names of variables are replaced by their values.
     """
 
     prompt: Prompt
@@ -128,7 +128,7 @@ class Typed:
         options: the values of the options, by name.
         text: what follows the options on the line, verbatim.
         cell: the lines below a cell magic; None for a line magic.
-        names: the variables of the notebook, below those of a function that called the command.
+        names: the local variables of the caller, then the variables of the notebook.
     """
 
     line: str

@@ -64,7 +64,7 @@ class Column:
 
     Attributes:
         asked: the provider or model that the user named.
-        state: a line about it while there is no text, given the seconds since then; or None.
+        state: makes the line shown while there is no text, from the seconds so far; or None.
         changed: called after each change.
     """
 
@@ -78,12 +78,12 @@ class Column:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it has its reply or its error."""
         return self.reply is not None or self.error is not None
 
     @property
     def name(self) -> str:
-        """The route that answered, or who was asked."""
+        """The route that answered; until then, the name that the user typed."""
         reply = self.reply
         return str(reply.route) if reply else self.asked
 

@@ -1,4 +1,4 @@
-"""Outputs of a cell: a reply that grows in its place, and whatever else is displayed."""
+"""Outputs of a cell: a reply that grows in its place, and other displays."""
 
 from __future__ import annotations
 

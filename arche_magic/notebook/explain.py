@@ -62,23 +62,25 @@ class FailureWatch:
         """The last failure; it may have happened before this extension was loaded."""
         if self._last is None:
             error = getattr(sys, "last_value", None)
-            return Failure(error) if _counts(error) else None
+            return Failure(error) if _is_failure(error) and not _is_ours(error) else None
         return self._last
 
     def _look(self, result: ExecutionResult) -> None:
         error = result.error_before_exec or result.error_in_exec
         cell = getattr(result.info, "raw_cell", None) or ""
-        if _counts(error):
+        if not _is_failure(error):
+            return
+        if not _is_ours(error):
             self._last, self.ours = Failure(error, cell, result.execution_count), None
-        elif _is_ours(error) and "llm_explain" not in cell:
+        elif "llm_explain" not in cell:
             self.ours = error
 
 
-def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
-    return error is not None and not _is_ours(error) and not isinstance(error, KeyboardInterrupt)
+def _is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
+    return error is not None and not isinstance(error, KeyboardInterrupt)
 
 
-def _is_ours(error: BaseException | None) -> bool:
+def _is_ours(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "arche_magic"
 
 

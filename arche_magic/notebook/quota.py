@@ -41,7 +41,7 @@ class QuotaView:
         shared: labels of keys that add no quota, each with the one whose account it shares.
         budget: what is left of each budget of paid routes, in words.
         attempts: the last ones of this kernel, newest first.
-        paid: the routes that cost money, each with what this session has paid for it, in words.
+        paid: what each paid route has cost in this session, in words.
         now: epoch seconds.
     """
 
@@ -153,7 +153,7 @@ def look(provider: str | None = None) -> QuotaView:
 
 
 def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """The paid routes, each with its cost in this session, in words."""
+    """What each paid route has cost in this session, in words."""
     words = {}
     for route in routes:
         if not route.paid:
@@ -226,7 +226,7 @@ def look_ahead(
     now: float,
     paid: Collection[str] = (),
 ) -> Forecast:
-    """The forecast from earlier attempts: the pace is that of the last hour.
+    """The forecast from earlier attempts, at the pace of the last hour.
 
     Prompts that fit are counted on free routes, or on paid ones if all providers are `paid`.
     """

@@ -103,7 +103,7 @@ def reasons(
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
 ) -> dict[RouteId, str]:
-    """The paid routes, each with the cost of this request there, in words."""
+    """What this request cost on each paid route, in words."""
     words = {route.id: "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
     for route in words:
