@@ -350,8 +350,9 @@ class _Embedding:
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
         return type(error)(
-            f"no vectors for {which}: {error}. {self._counts.progress().done:,} of "
-            f"{self._total:,} texts are done; run the same call again for the others",
+            f"no vectors for {which}: {str(error).rstrip(' .')}. "
+            f"{self._counts.progress().done:,} of {self._total:,} texts are done; run the same "
+            "call again for the others",
             attempts=error.attempts,
             next_available_at=error.next_available_at,
         )

@@ -186,7 +186,7 @@ class Plan:
 
 def _no_limit(capacity: Capacity) -> str:
     """What the table says about a route that no limit slows down."""
-    return "no limit" if capacity.pace_is_known else "not known yet"
+    return "nothing" if capacity.pace_is_known else "not known yet"
 
 
 def moment(by: str | datetime, now: float) -> float:

@@ -173,12 +173,14 @@ class Writer:
         self._store.forget(addresses)
         self._counts.discarded += len(addresses)
         self._reader.ask_again(addresses)
-        warnings.warn(
+        # Without a place in our code, whose line would be printed below the message.
+        warnings.warn_explicit(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
             f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
             "again, one by one",
             PackingWarning,
-            stacklevel=2,
+            "arche_magic",
+            0,
         )
 
     def _judge(self, errors: list[LLMProviderError]) -> None:

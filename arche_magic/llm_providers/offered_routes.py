@@ -10,7 +10,7 @@ from .config.sources import own_settings_file
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
-from .types import Route
+from .types import Route, name_in_words
 from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
@@ -77,7 +77,7 @@ class OfferedRoutes:
                 names = ", ".join(asked)
                 raise ConfigurationError(f"{names} has only embedding models")
             if any(key.provider in asked for key in self.configuration.keys):
-                off = ", ".join(sorted(self.configuration.off))
+                off = ", ".join(map(name_in_words, sorted(self.configuration.off)))
                 raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
             raise NoKeys(no_keys(self.configuration, asked))
         if request.private:

@@ -67,10 +67,9 @@ class Attempt:
     @property
     def why(self) -> str:
         """Why the route did not answer and, where known, when it opens; "" if it answered."""
-        opens = ""
-        if self.opens_at is not None and self.opens_at > self.at:
-            opens = f", opens {in_seconds(self.opens_at - self.at)}"
-        return f"{self.error}{opens}" if self.error else ""
+        if not self.error or self.opens_at is None or self.opens_at <= self.at:
+            return self.error or ""
+        return f"{self.error.rstrip(' .')}, opens {in_seconds(self.opens_at - self.at)}"
 
     def is_on(self, route: Route) -> bool:
         """Return whether this attempt was on that route."""
@@ -217,6 +216,11 @@ class Reply(str):
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), dict(self.__dict__)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the text in IPython; inside a list or dict, the repr."""
+        inside = len(printer.stack) > 1
+        printer.text(repr(self) if inside else without_controls(str(self)))
 
     def _repr_markdown_(self) -> str:
         text = str(self) if self.parsed is None else f"```json\n{self}\n```"

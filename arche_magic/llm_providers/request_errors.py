@@ -18,9 +18,11 @@ from .errors import (
 from .provider_failure import NO_CONNECTION, Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
+from .text.wording import did_you_mean, joined
 from .types import Route, in_seconds, utc
 
 if TYPE_CHECKING:
+    from .config import Configuration
     from .request_progress import RequestProgress
 
 # Routes that were not asked are named only while a message has fewer routes than this.
@@ -72,11 +74,11 @@ def no_route(
         lines.append("routes that are not marked private were not asked")
     if request.same_model:
         lines.append("other models were not asked")
-    lines += _next_steps({route: states[route] for route in shown})
+    lines += _next_steps({route: states[route] for route in shown}, progress.configuration)
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
     error = NoRouteAvailable(
-        f"{head}: {'; '.join(lines)}",
+        f"{head}: {joined(lines)}",
         attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
@@ -97,7 +99,7 @@ def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> d
     return shown
 
 
-def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
+def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration) -> list[str]:
     """Return what the user can do about routes that do not open by themselves."""
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
@@ -108,7 +110,11 @@ def _next_steps(states: Mapping[Route, RouteState]) -> list[str]:
             source = f" ({route.key.source})" if route.key.source else ""
             keys[f"{route.key.label}{source}"] = None
         elif state.remedy == Remedy.CHANGE_MODEL.name:
-            steps[f"choose a model other than {route.model}, or see %llm_doctor"] = None
+            known = configuration.providers[route.provider].known_models
+            near = "" if route.model in known else did_you_mean(route.model, sorted(known))
+            hint = near.removeprefix("; ")
+            step = f"choose a model other than {route.model}, or see %llm_doctor"
+            steps[f"{hint} If not, {step}" if hint else step] = None
         elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
             steps[f"{route.provider}'s base URL is {route.address}"] = None
     if keys:
@@ -124,7 +130,7 @@ def refused_by_all(attempts: Sequence[Attempt], option: str) -> InvalidRequest:
         for a in attempts
         if a.error and a.outcome in ("failed", "skipped")
     }
-    return InvalidRequest("; ".join(reasons.values()), option=option, attempts=attempts)
+    return InvalidRequest(joined(reasons.values()), option=option, attempts=attempts)
 
 
 def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> ConfigurationError:
@@ -139,7 +145,7 @@ def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> Configu
 def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
     """Return the error of a filtered reply if the other routes gave no reply either."""
     error = ContentFiltered(
-        f"{filtered}. {others}",
+        f"{str(filtered).rstrip(' .')}. {others}",
         attempts=others.attempts,
         next_available_at=others.next_available_at,
     )

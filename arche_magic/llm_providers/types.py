@@ -154,6 +154,18 @@ def without_vendor(model: str) -> str:
     return model.rpartition("/")[2]
 
 
+def name_in_words(name: str) -> str:
+    """Return a key's label, or a model with its provider, as it is shown in routes.
+
+    `groq_key_2` is `groq · key 2`, `groq/openai/gpt-oss-120b` is `groq · gpt-oss-120b`.
+    """
+    provider, slash, model = name.partition("/")
+    if slash:
+        return f"{provider} · {without_vendor(model)}"
+    provider, _, number = name.rpartition("_key_")
+    return f"{provider} · key {number}"
+
+
 @dataclass(frozen=True)
 class Limit:
     """An amount of requests or tokens per period, and when the used amount comes back.

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-_REPLY = ("arche_magic.llm_providers.reply", "Reply")
-
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics in a shell; loading twice changes nothing.
@@ -50,10 +48,6 @@ def load(shell: InteractiveShell) -> None:
     warning_lines.register()
     magics.status_bar = status_bar.start(shell, magics)
     magics.strict_stdout = _replace_characters_of_stdout()
-    # By name, so that the engine is not imported before it is used.
-    plain, markdown = _formatters(shell)
-    plain.for_type_by_name(*_REPLY, _print_reply)
-    markdown.for_type_by_name(*_REPLY, _reply_markdown)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -80,8 +74,6 @@ def unload(shell: InteractiveShell) -> None:
         table[kind][name] = function
     shell.magics_manager.registry.pop(type(magics).__name__, None)
     shell.configurables.remove(magics)
-    for formatter in _formatters(shell):
-        formatter.pop(".".join(_REPLY), None)
 
 
 def _replace_characters_of_stdout():  # type: ignore[no-untyped-def]  # io.TextIOWrapper or None
@@ -98,23 +90,6 @@ def _replace_characters_of_stdout():  # type: ignore[no-untyped-def]  # io.TextI
         return None
     stream.reconfigure(errors="replace")
     return stream
-
-
-def _print_reply(reply, printer, cycle):  # type: ignore[no-untyped-def]  # called by IPython
-    """A reply that a variable holds, as text; within a list or dict as its repr."""
-    from arche_magic.llm_providers.text.characters import without_controls
-
-    inside = len(printer.stack) > 1
-    printer.text(repr(reply) if inside else without_controls(str(reply)))
-
-
-def _reply_markdown(reply):  # type: ignore[no-untyped-def]  # called by IPython
-    return reply._repr_markdown_()
-
-
-def _formatters(shell):  # type: ignore[no-untyped-def]
-    known = shell.display_formatter.formatters
-    return known["text/plain"], known["text/markdown"]
 
 
 def _loaded(shell: InteractiveShell):  # type: ignore[no-untyped-def]  # ArcheMagics, imported late

@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from .defaults import Defaults
 
 
+# Options without a default, which have the same names in Python.
+_AS_TYPED = (
+    "fallback_on_filter", "schema", "fresh", "tag", "same_model", "tools", "max_rounds",
+)  # fmt: skip
+
+
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
     """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
 
@@ -60,19 +66,32 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(text) if options.raw else fill(text, names, budget)
+    hints = _hints(typed, text)
     if system := system_prompt(options, names, budget):
         options.system = system.text
         prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
     images = [image_of(source, names) for source in options.image or ()]
     with_values(options, names)
-    prompt = replace(prompt, images=(*prompt.images, *images))
-    if typed.cell is None and (late := options_in_text(llm_magic, text)):
-        note = f"{late!r} is part of the prompt; options come before it"
-        prompt = replace(prompt, notes=(*prompt.notes, note))
+    prompt = replace(prompt, images=(*prompt.images, *images), notes=(*prompt.notes, *hints))
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare is not None:
         return _compare(session, options, prompt)
     return send(session, options, prompt)
+
+
+def _hints(typed: Typed, text: str) -> list[str]:
+    """Notes about a line that may not mean what the user meant: where its text begins and ends."""
+    hints, system = [], typed.options.system
+    if typed.cell is not None:
+        return []
+    if late := options_in_text(llm_magic, text):
+        hints.append(f"{late!r} is part of the prompt; options come before it")
+    # `-s Brief. What is X?` is a whole sentence, `-s Be brief. What is X?` lacks its quotes.
+    is_part = system and system[-1].isalnum() and typed.line.rstrip().endswith(f"{system} {text}")
+    if is_part and system not in typed.names:
+        words = f'-s "{system} …"'
+        hints.append(f"the system prompt is {system!r}; one with spaces needs quotes: {words}")
+    return hints
 
 
 @one_interrupt()
@@ -106,10 +125,7 @@ def send(
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
     asked = session.asked = Asked(prompt, options, old)
-    log, events = (
-        attempt_log(llm.configuration.store),
-        llm.events(messages, **request),
-    )
+    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(session.shell, options.quiet, form, old)
@@ -198,16 +214,7 @@ def _request(
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
     request |= sampling(options)
-    for name in (
-        "fallback_on_filter",
-        "schema",
-        "fresh",
-        "tag",
-        "same_model",
-        "tools",
-        "max_rounds",
-    ):
-        request[name] = getattr(options, name)
+    request |= {name: getattr(options, name) for name in _AS_TYPED}
     if options.same_model and chat and chat.turns and request["model"] is None:
         spoke = chat.turns[-1]
         request["model"] = f"{spoke.provider}/{spoke.model}"

@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from html import escape
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +15,11 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import RouteId
 
 from .display import Place, ReplyDisplay, show
 from .receipt import attempt_lines
-from .styles import RED, quiet_line
+from .styles import quiet_line, red_line
 from .tables import day_and_time
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ class BackgroundJob(ABC):
     `%%capture`, nothing is shown.
 
     Attributes:
-        pending: its result, for those who wait for it.
+        pending: waits for its result.
         number: what `%llm_jobs` calls it; 0 before it starts.
         since: when its cell ran (epoch seconds).
     """
@@ -56,7 +54,7 @@ class BackgroundJob(ABC):
     _bounds: tuple[type[Exception], ...] = ()
     """Errors that say that it reached a bound that the user set."""
     _left = ""
-    """What it leaves when it is stopped, in words."""
+    """What a message about a stopped job adds: the part of the result that is kept."""
 
     def __init__(
         self, shell: InteractiveShell, prompt: str, variable: str | None, quiet: bool
@@ -85,7 +83,7 @@ class BackgroundJob(ABC):
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it is done, failed or was stopped."""
         return self.state not in ("queued", "running")
 
     @property
@@ -95,7 +93,7 @@ class BackgroundJob(ABC):
 
     @property
     def outcome(self) -> str:
-        """What came of it, in words."""
+        """The route that answered, or the error."""
         return str(self.route or self.error or "")
 
     @property
@@ -124,7 +122,7 @@ class BackgroundJob(ABC):
             show(f"{line}, and shows its {self.result}")
 
     def run(self) -> None:
-        """Do the work, show what comes, and give the result to those who wait; at most once."""
+        """Do the work, show its result, and wake whoever waits for it; later calls do nothing."""
         if self._begun.acquire(blocking=False):
             self._context.run(self._run)
 
@@ -277,7 +275,7 @@ class _JobDisplay(ReplyDisplay):
         """Leave it to `broke`."""
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
-        """Mark the part that arrived; the record's last request may be that of another cell."""
+        """Mark the part that arrived, without `ended`, which may belong to another cell."""
         if not self._text:
             self._draw(quiet_line("stopped before a reply arrived"), last=True)
             return None
@@ -291,7 +289,7 @@ class _JobDisplay(ReplyDisplay):
 
 
 class BackgroundJobs:
-    """The jobs of a kernel; a bounded number of threads runs prompts in order."""
+    """The background jobs of a kernel. A few threads run prompts in the order of their cells."""
 
     def __init__(self) -> None:
         self._jobs: list[BackgroundJob] = []
@@ -317,7 +315,7 @@ class BackgroundJobs:
             threading.Thread(target=self._work, name="arche_magic job", daemon=True).start()
 
     def numbered(self, text: str) -> BackgroundJob:
-        """The job of that number.
+        """The job with this number.
 
         Raises:
             InvalidRequest: there is none.
@@ -349,9 +347,3 @@ class BackgroundJobs:
 def now_in_words() -> str:
     """The local day and time, with seconds."""
     return day_and_time(time.time(), seconds=True)
-
-
-def red_line(text: str) -> dict[str, str]:
-    """A line in red, as text and as HTML."""
-    text = without_controls(text)
-    return {"text/plain": text, "text/html": f'<span style="color:{RED}">{escape(text)}</span>'}

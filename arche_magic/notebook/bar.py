@@ -85,7 +85,7 @@ def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
     }
 
 
-def end_bundle(progress: Progress, seconds: float, ended: str, note: str = "") -> dict[str, str]:
+def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dict[str, str]:
     """The bar of a finished job, which stays in the saved notebook."""
     parts = [ended] if ended else []
     asked = progress.done - progress.resumed

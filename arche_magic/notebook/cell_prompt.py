@@ -27,10 +27,10 @@ _LONGEST = 80
 
 
 def text_of(typed: Typed) -> str:
-    """The text of a line or a cell, in the saved prompt that `--prompt` names, if it names one.
+    """The text of a line or a cell, inserted into the saved prompt of `--prompt` if there is one.
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
-    becomes that of the options, unless they have one.
+    is used unless the options have one.
 
     Raises:
         InvalidRequest: a cell magic has text on its first line, too; there is no such prompt.
@@ -40,7 +40,7 @@ def text_of(typed: Typed) -> str:
         if text:
             raise InvalidRequest(
                 f"%%llm: {text.split(maxsplit=1)[0]!r} is not an option; the prompt goes in the "
-                "lines below"
+                "lines below, and a value with spaces needs quotes"
             )
         text = typed.cell.removesuffix("\n")
     if options.prompt is None:
@@ -56,12 +56,12 @@ def text_of(typed: Typed) -> str:
 def system_prompt(
     options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str] = ()
 ) -> Prompt | None:
-    """The system prompt of the options: a variable's text, or a text with `{{variables}}`.
+    """The system prompt of the options: a text with `{{variables}}`, or a variable's text.
 
-    A word is the name of a variable if there is one of that name that holds a text.
+    A word means the variable of that name, if it holds a text.
 
     Args:
-        options: those of the cell.
+        options: the options of the cell.
         names: the variables.
         budget: most tokens for one table or collection.
         columns: names whose values differ from row to row.

@@ -29,7 +29,7 @@ _USABLE = 0.8
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer, and who answered when (epoch seconds)."""
+    """A question, its answer, the model that answered, and when (epoch seconds)."""
 
     question: Message
     answer: str
@@ -76,8 +76,8 @@ class Chat:
         missing = len(self.turns) - len(kept)
         note = ""
         if missing:
-            which = "the oldest turn" if missing == 1 else f"the {missing} oldest turns"
-            note = f"{self.name}: {which} not sent, to fit into {room:,.0f} tokens"
+            which = "oldest turn was" if missing == 1 else f"{missing} oldest turns were"
+            note = f"{self.name}: the {which} not sent, to fit into {room:,.0f} tokens"
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
@@ -166,7 +166,7 @@ class Chats(dict[str, Chat]):
     """The conversations of a kernel, by name."""
 
     def named(self, name: str) -> Chat:
-        """The conversation of that name, or a new one, which is kept once it has a turn.
+        """The conversation with this name, or a new one, which is kept once it has a turn.
 
         Raises:
             InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
@@ -176,7 +176,7 @@ class Chats(dict[str, Chat]):
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
-        """The conversation of that name.
+        """The conversation with this name.
 
         Raises:
             InvalidRequest: there is none.
@@ -192,8 +192,7 @@ class Chats(dict[str, Chat]):
         """Add a conversation under a name of its own.
 
         Raises:
-            InvalidRequest: there is one of that name, or the name has other characters than those
-                that `named` allows; `verb` is what the user typed.
+            InvalidRequest: the name exists, or is not allowed; `verb` is what the user typed.
         """
         chat.name = self.named(name).name
         if name in self:
@@ -209,7 +208,7 @@ def export(chat: Chat, file: str) -> Path:
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
-        raise InvalidRequest("%llm_chat export: the file's name ends in .md or .json")
+        raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
     text = chat.transcript() if path.suffix == ".md" else chat.to_json()
     try:
         path.write_text(text + "\n", encoding="utf-8")

@@ -16,13 +16,13 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
 
-from .background import BackgroundJob, now_in_words, red_line
+from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
 from .cell_options import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
-from .styles import quiet_line
+from .styles import quiet_line, red_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
-_FAREWELL_SECONDS = 0.3
+_STOP_SECONDS = 0.3
 # The last frame of each name: only a frame that a job made may be replaced unasked.
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
@@ -114,7 +114,7 @@ class PendingFrame(Pending["pd.DataFrame"]):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows that are finished now, also those of a job that was stopped or failed."""
+        """The rows that are finished now, even if the job was stopped or failed."""
         return self._finished()
 
 
@@ -212,7 +212,7 @@ def _run(
             bar.update(job.progress(), clock.time())
     except KeyboardInterrupt:
         job.cancel()
-        collector.join(_FAREWELL_SECONDS)
+        collector.join(_STOP_SECONDS)
         bar.update(job.progress(), clock.time())
         bar.finish(stopped(), ended="stopped" if background else "interrupted")
         raise CellInterrupted("calls in progress are counted when they end") from None

@@ -1,4 +1,4 @@
-"""Makes functions commands of the notebook: `@command` declares, parses and shows help.
+"""Turns functions into commands of the notebook: `@command` parses their line and shows help.
 
 A file in `commands/` holds a command's options, its help and what it does. All of them are loaded
 with the extension, so they import the engine, and modules that need it, inside their functions.
@@ -48,7 +48,7 @@ _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 class Asked:
     """A prompt that was sent, and its reply; None if none has come.
 
-    `options` are those of `%llm`, with values instead of names of variables.
+    In `options`, which `%llm` takes, names of variables are replaced by their values.
     """
 
     prompt: Prompt
@@ -128,7 +128,7 @@ class Typed:
         options: the values of the options, by name.
         text: what follows the options on the line, verbatim.
         cell: the lines below a cell magic; None for a line magic.
-        names: the variables of the notebook, below those of a function that called the command.
+        names: the local variables of the caller, then the variables of the notebook.
     """
 
     line: str
@@ -143,8 +143,8 @@ def command(
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
     """Make a function of the session and of what was typed into a magic with these options.
 
-    `--help` prints the function's docstring and the options. A line that cannot be parsed, or a
-    text where the docstring's `Usage:` has none, is an error, which IPython shows in one line.
+    `--help` prints the function's docstring and the options. A line that cannot be parsed, or text
+    after a command whose `Usage:` has none, is an error, which IPython shows in one line.
 
     Args:
         options: declared as for argparse.

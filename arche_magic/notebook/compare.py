@@ -24,7 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.wording import did_you_mean, plural
+from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
 
 from . import live_line
 from .cards import card_html, row_html
@@ -54,8 +54,8 @@ _TICK_SECONDS = 1.0
 _WITHOUT = (
     "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
 )  # fmt: skip
-# Seconds that an interrupted cell waits until its calls are counted; later ones end by themselves.
-_FAREWELL = 0.25
+# How long an interrupted cell waits for its calls to be counted; later ones end by themselves.
+_STOP_SECONDS = 0.25
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Column:
 
     Attributes:
         asked: the provider or model that the user named.
-        state: a line about it while there is no text, given the seconds since then; or None.
+        state: makes the line shown while there is no text, from the seconds so far; or None.
         changed: called after each change.
     """
 
@@ -78,12 +78,12 @@ class Column:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it has its reply or its error."""
         return self.reply is not None or self.error is not None
 
     @property
     def name(self) -> str:
-        """The route that answered, or who was asked."""
+        """The route that answered; until then, the name that the user typed."""
         reply = self.reply
         return str(reply.route) if reply else self.asked
 
@@ -104,7 +104,7 @@ class Column:
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
         self.text = ""
-        self.say(lambda seconds: f"{event.attempt}; starting over")
+        self.say(lambda seconds: live_line.starting_over(event))
 
     def finish(self, end: Reply | LLMProviderError) -> None:
         """Show the whole reply, or the error instead of it."""
@@ -182,7 +182,7 @@ def compare(
         _show_changes(columns, changes, show)
     except KeyboardInterrupt:
         stop.set()
-        deadline = time.monotonic() + _FAREWELL
+        deadline = time.monotonic() + _STOP_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         # Copies, because a thread that still waits for its server must not change the display.
@@ -192,12 +192,16 @@ def compare(
                 column.state = lambda seconds: "interrupted: not complete"
         show.finish()
         keep_part(_frame(columns))
-        raise CellInterrupted(_farewell(any(thread.is_alive() for thread in threads))) from None
+        # A thread that waits for a server cannot be stopped before the server answers.
+        some_wait = any(thread.is_alive() for thread in threads)
+        counted = "those still in progress are counted when they end"
+        counted = counted if some_wait else "their tokens are counted"
+        raise CellInterrupted(f"the requests were stopped; {counted}") from None
     finally:
         stop.set()
     show.finish()
     if all(column.error is not None for column in columns):
-        raise _nobody_answered(columns)
+        raise _none_answered(columns)
     return _frame(columns)
 
 
@@ -217,20 +221,13 @@ def _show_changes(
         show.update()
 
 
-def _nobody_answered(columns: Sequence[Column]) -> LLMProviderError:
+def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
     """The error of all columns, or, if they differ, one with all of them."""
     first = columns[0].error
     if first is not None and len({str(column.error) for column in columns}) == 1:
         return first
-    reasons = "; ".join(f"{column.asked}: {column.error}" for column in columns)
-    return NoRouteAvailable(f"nobody answered: {reasons}")
-
-
-def _farewell(some_wait: bool) -> str:
-    if not some_wait:
-        return "the requests were stopped; their tokens are counted"
-    # A thread that waits for a server cannot be stopped before the server answers.
-    return "the requests were stopped; those still in progress are counted when they end"
+    reasons = joined(f"{column.asked}: {column.error}" for column in columns)
+    return NoRouteAvailable(f"no model answered: {reasons}")
 
 
 def _requests(
@@ -343,21 +340,16 @@ class _Columns:
             "text/html": f"{notes}{columns}",
         }
 
-    def _providers(self) -> list[str]:
-        """The provider of each column, as far as it is known."""
-        return [re.split(" · |/", column.name)[0] for column in self._columns]
-
-    def _foot(self, column: Column) -> str:
-        return without_controls(column.foot())
-
     def _as_text(self, column: Column) -> str:
         text = without_controls(column.text).strip("\n")
-        return "\n".join(filter(None, (f"── {column.name} ──", text, self._foot(column))))
+        foot = without_controls(column.foot())
+        return "\n".join(filter(None, (f"── {column.name} ──", text, foot)))
 
     def _as_html(self, column: Column) -> str:
         name = column.name
         # Columns of one provider are titled as they were asked.
-        if column.reply and self._providers().count(name.partition(" · ")[0]) > 1:
+        providers = [re.split(" · |/", column.name)[0] for column in self._columns]
+        if column.reply and providers.count(column.reply.provider) > 1:
             name = f"{column.asked} · {name}"
-        foot = f'<div style="{QUIET}">{escape(self._foot(column))}</div>'
+        foot = f'<div style="{QUIET}">{escape(column.foot())}</div>'
         return card_html(name, as_html(column.text), foot)

@@ -127,8 +127,10 @@ def _on_the_line(
         choices = [str(choice) for choice in typed.option.choices]
         return typed.word, list(_matching(choices, typed.word, typed.option.dest))
     if typed.option is not None:
-        metavar = typed.option.metavar or typed.option.dest.upper()
-        return _of_kind(shell, str(metavar), typed.word, typed.given)
+        metavar = str(typed.option.metavar)
+        # `--chat NAME` takes a CHAT.
+        kind = typed.option.dest.upper() if metavar == "NAME" else metavar
+        return _of_kind(shell, kind, typed.word, typed.given)
     found: list[SimpleCompletion] = []
     for form in usage(magic) if typed.text is not None else ():
         for words in _next_words(form, typed.text or ()):

@@ -46,7 +46,7 @@ def was_paid(reply: Reply) -> bool:
 
 
 def paid_hint(reply: Reply) -> str:
-    """How to prevent paid replies, after the first one that had free routes too; else ""."""
+    """How to prevent paid replies; "" except for the first one that could have been free."""
     global _is_shown
     considered = [entry for decision in reply.decisions for entry in decision.considered]
     if _is_shown or not was_paid(reply) or all(entry.paid for entry in considered):

@@ -1,4 +1,4 @@
-"""Outputs of a cell: a reply that grows in its place, and whatever else is displayed."""
+"""Outputs of a cell: a reply that grows in its place, and other displays."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ class ReplyDisplay:
         """Dim the text so far: it broke off or does not fit the schema, and starts over."""
         self._before = max(self._before, self._text, key=len)
         self._text = ""
-        self._line.say(lambda seconds: f"{event.attempt}; starting over")
+        self._line.say(lambda seconds: live_line.starting_over(event))
         if self._printed:
-            print(without_controls(f"{self._held}\n[{event.attempt}; starting over]\n"))
+            print(without_controls(f"{self._held}\n[{live_line.starting_over(event)}]\n"))
             self._held = ""
 
     def calling(self, call: ToolCall) -> None:

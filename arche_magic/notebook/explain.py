@@ -42,9 +42,14 @@ class Failure:
 
 
 class FailureWatch:
-    """Remembers the last failure that is not an error of this package."""
+    """Remembers the last failure that is not an error of this package.
+
+    Attributes:
+        ours: an error of this package that came after it, from another command than `%llm_explain`.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
+        self.ours: BaseException | None = None
         self._shell = shell
         self._last: Failure | None = None
         shell.events.register("post_run_cell", self._look)
@@ -57,19 +62,26 @@ class FailureWatch:
         """The last failure; it may have happened before this extension was loaded."""
         if self._last is None:
             error = getattr(sys, "last_value", None)
-            return Failure(error) if _counts(error) else None
+            return Failure(error) if _is_failure(error) and not _is_ours(error) else None
         return self._last
 
     def _look(self, result: ExecutionResult) -> None:
         error = result.error_before_exec or result.error_in_exec
-        if _counts(error):
-            cell = getattr(result.info, "raw_cell", None)
-            self._last = Failure(error, cell or "", result.execution_count)
+        cell = getattr(result.info, "raw_cell", None) or ""
+        if not _is_failure(error):
+            return
+        if not _is_ours(error):
+            self._last, self.ours = Failure(error, cell, result.execution_count), None
+        elif "llm_explain" not in cell:
+            self.ours = error
 
 
-def _counts(error: BaseException | None) -> TypeGuard[BaseException]:
-    ours = type(error).__module__.partition(".")[0] == "arche_magic"
-    return error is not None and not ours and not isinstance(error, KeyboardInterrupt)
+def _is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
+    return error is not None and not isinstance(error, KeyboardInterrupt)
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "arche_magic"
 
 
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:

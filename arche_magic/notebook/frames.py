@@ -42,7 +42,7 @@ _QUOTA_TYPES = {
 
 
 def typed_frame(types: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
-    """A frame with columns of these types, whatever their values.
+    """A frame with columns of these types.
 
     Each column is constructed with its type: pandas would infer another type from an empty column,
     and cannot convert a column of `NaT` to one with a time zone.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_DEALING_SECONDS = 1.0
+_IGNORED_SECONDS = 1.0
 
 
 class CellInterrupted(KeyboardInterrupt):
@@ -37,13 +37,13 @@ def one_interrupt() -> Iterator[None]:
     ):
         yield
         return
-    last = -_DEALING_SECONDS
+    last = -_IGNORED_SECONDS
     pressed = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _DEALING_SECONDS:
+        if now - last >= _IGNORED_SECONDS:
             last = now
             pressed.set()
             raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting, reply_of
 from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.wording import joined
 from arche_magic.llm_providers.types import in_seconds
 
 # It reads environment variables, which may hold keys: no traceback may show its locals.
@@ -161,6 +162,11 @@ def timed(line: str) -> Callable[[float], str]:
 
 choosing = timed("choosing a route")
 """The line of a request that has no route yet."""
+
+
+def starting_over(event: Discarded) -> str:
+    """`groq · key 1 · gpt-oss-120b failed: stream broke off; starting over`."""
+    return joined((str(event.attempt), "starting over"))
 
 
 def line_of(event: Waiting | Started) -> Callable[[float], str]:

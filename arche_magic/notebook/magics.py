@@ -63,7 +63,7 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def unload(self) -> None:
-        """Close panels and the status bar, stop jobs, sandbox and server, give `Out` back."""
+        """Close panels and the status bar, stop jobs, sandbox and server, restore `Out`."""
         from . import costs, panel, sandbox_switch
 
         panel.close_all()

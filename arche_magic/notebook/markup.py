@@ -177,7 +177,7 @@ def _linked(text: str) -> str:
         )
         return f"\0{len(links) - 1}\0"
 
-    # No reply has these control characters: those of a reply are shown as other characters.
+    # The text has no such control characters: `without_controls` has replaced them.
     text = _emphasis(_LINK.sub(put_aside, _ESCAPED.sub(put_sign_aside, text)))
     text = re.sub("\0(\\d+)\0", lambda place: links[int(place[1])], text)
     return re.sub("\1(\\d+)\1", lambda place: signs[int(place[1])], text)

@@ -116,7 +116,8 @@ def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
             amounts = [Cell(", ".join(words))]
         rows.append(
             (
-                *(Cell(row[name]) for name in (*owner, "model")),
+                *(Cell(row[name]) for name in owner),
+                Cell(row["model"], long=True),
                 Cell("default" if row["default"] else ""),
                 _number(row["context"], count),
                 *amounts,

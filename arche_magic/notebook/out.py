@@ -47,7 +47,7 @@ class OutHook:
         return value
 
     def remove(self) -> None:
-        """Give IPython its own hook back."""
+        """Restore IPython's own hook."""
         self._replace(self, self._usual)
 
     def _replace(self, old: Any, new: Any) -> None:

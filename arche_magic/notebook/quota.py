@@ -12,7 +12,15 @@ from arche_magic.llm_providers.attempt_log import Spent, attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage, in_seconds, utc
+from arche_magic.llm_providers.types import (
+    Route,
+    RouteId,
+    Standing,
+    Usage,
+    in_seconds,
+    name_in_words,
+    utc,
+)
 
 from .costs import paid_text
 from .quota_table import quota_bundle
@@ -28,12 +36,12 @@ class QuotaView:
 
     Attributes:
         configuration: the one in use, the session's choices in it.
-        provider: the only one that is looked at; None for all.
+        provider: the only provider shown; None for all.
         standings: every limit of every route, also of routes that are off.
         shared: labels of keys that add no quota, each with the one whose account it shares.
         budget: what is left of each budget of paid routes, in words.
         attempts: the last ones of this kernel, newest first.
-        paid: the routes that cost money, each with what this session has paid for it, in words.
+        paid: what each paid route has cost in this session, in words.
         now: epoch seconds.
     """
 
@@ -47,7 +55,7 @@ class QuotaView:
     now: float
 
     def is_on(self, limits: Limits) -> bool:
-        """Whether the route of these limits is asked at all."""
+        """Whether the route with these limits is switched on."""
         first = limits[0]
         return self.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
 
@@ -145,7 +153,7 @@ def look(provider: str | None = None) -> QuotaView:
 
 
 def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """The paid routes, each with its cost in this session, in words."""
+    """What each paid route has cost in this session, in words."""
     words = {}
     for route in routes:
         if not route.paid:
@@ -180,7 +188,7 @@ def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
         lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")
     lines += shared_notes(view.shared, view.provider)
     if off:
-        lines.append(f"Switched off in this session: {', '.join(off)}")
+        lines.append(f"Switched off in this session: {', '.join(map(name_in_words, off))}")
     return quota_bundle(on, view.now, lines, none, view.paid)
 
 
@@ -192,7 +200,7 @@ def notes(view: QuotaView) -> list[str]:
 def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list[str]:
     """A line per key that adds no quota, of this provider if one is named."""
     return [
-        f"{label} shares its account with {first}: adds no quota"
+        f"{name_in_words(label)} adds no quota: it shares its account with {name_in_words(first)}"
         for label, first in shared.items()
         if provider is None or label.startswith(f"{provider}_key_")
     ]
@@ -218,7 +226,7 @@ def look_ahead(
     now: float,
     paid: Collection[str] = (),
 ) -> Forecast:
-    """The forecast from earlier attempts: the pace is that of the last hour.
+    """The forecast from earlier attempts, at the pace of the last hour.
 
     Prompts that fit are counted on free routes, or on paid ones if all providers are `paid`.
     """

@@ -41,8 +41,8 @@ from .tables import notes_html
 
 IsOn = Callable[[Limits], bool]
 
-# With more routes than these, those of a provider fold together, and each shows its tightest limit
-# and unfolds to the others.
+# With more routes than these, the routes of a provider fold together, and each shows its tightest
+# limit and unfolds to the others.
 _ROUTES_IN_FULL = 9
 # With more routes than these, the groups are folded at first.
 ROUTES_UNFOLDED = 20
@@ -143,7 +143,7 @@ def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
 
 
 def is_folded(routes: Sequence[Limits]) -> bool:
-    """Whether there are so many routes that those of a provider fold together."""
+    """Whether there are so many routes that they are grouped by provider."""
     return len(routes) > _ROUTES_IN_FULL
 
 

@@ -12,7 +12,7 @@ from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import plural
-from arche_magic.llm_providers.types import Usage
+from arche_magic.llm_providers.types import Usage, name_in_words
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
 from .styles import QUIET, RED, details, one_line, quiet_line
@@ -82,9 +82,9 @@ def _started_again(reply: Reply) -> list[str]:
     """`started again after groq · key 1 broke off`, if some text had come before it did."""
     for attempt in reversed(reply.attempts):
         if attempt.outcome == "failed" and attempt.first_token_s is not None:
-            name = f"{attempt.provider} · key {attempt.key.rpartition('_key_')[2]}"
-            misfit = "does not fit" in (attempt.error or "")
-            return [f"started again after {name} {'did not fit' if misfit else 'broke off'}"]
+            is_misfit = "does not fit" in (attempt.error or "")
+            how = "replied in another format" if is_misfit else "broke off"
+            return [f"started again after {name_in_words(attempt.key)} {how}"]
     return []
 
 

@@ -108,7 +108,7 @@ def stop() -> str:
 
 
 def status() -> str:
-    """Whether the sandbox runs, in words."""
+    """A sentence that says whether the sandbox is running."""
     if _running is None:
         return "The sandbox is not running; %llm_sandbox start starts it."
     return "The sandbox is running; %llm_sandbox stop ends it."

@@ -26,7 +26,7 @@ def enable() -> tuple[Path, bool]:
         The file in the profile, and whether it was written now; False if it was there already.
 
     Raises:
-        FileExistsError: there is another file of that name.
+        FileExistsError: another file has this name.
         OSError: it cannot be written.
     """
     path = _path()
@@ -44,7 +44,7 @@ def disable() -> tuple[Path, bool]:
         The file in the profile, and whether it was removed now; False if there was none.
 
     Raises:
-        FileExistsError: there is another file of that name.
+        FileExistsError: another file has this name.
         OSError: it cannot be removed.
     """
     path = _path()

@@ -46,7 +46,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
         rows.append(
             (
-                Cell(str(RouteId(str(provider), str(key), str(model)))),
+                Cell(str(RouteId(str(provider), str(key), str(model))), long=True),
                 *(
                     Cell(str(outcomes.get(outcome, 0)), right=True)
                     for outcome in ("served", "skipped", "refused", "failed", "interrupted")

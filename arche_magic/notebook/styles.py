@@ -21,6 +21,11 @@ def quiet_line(line: str) -> dict[str, str]:
     return {"text/plain": line, "text/html": f'<span style="{QUIET}">{escape(line)}</span>'}
 
 
+def red_line(line: str) -> dict[str, str]:
+    """A line in red, as text and as HTML."""
+    return {"text/plain": line, "text/html": f'<span style="color:{RED}">{escape(line)}</span>'}
+
+
 def details(summary: str, inside: str, *, is_open: bool = False, style: str = "") -> str:
     """HTML behind a line that unfolds to it."""
     attributes = f' style="{style}"' if style else ""

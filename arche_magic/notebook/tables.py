@@ -43,8 +43,8 @@ def html_table(
     """A table; on a narrow page its columns scroll, with the keyboard too, unless they all wrap."""
     right = [cell.right for cell in rows[0]]
     head = "".join(
-        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};white-space:nowrap;'
-        f'font-weight:600">{escape(text)}</th>'
+        f'<th style="{_CELL};text-align:{"right" if is_right else "left"};'
+        f'font-weight:600">{escape(text).replace("/", "/<wbr>")}</th>'
         for text, is_right in zip(heads, right, strict=True)
     )
     body = "".join(
@@ -83,9 +83,9 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
-    """The widths of columns, the widest made narrower until all of them fit into `most` signs.
+    """The widths of columns, the widest made narrower until a row has `most` characters.
 
-    Columns that may not shrink, which hold figures, keep their widths.
+    Columns of figures may not shrink.
     """
     fits = list(widths)
     while sum(fits) + 2 * (len(fits) - 1) > most:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.wording import percent
+from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text
@@ -94,7 +94,7 @@ def reasons(
         explained.append(Reason(route, "not offered", why=why, would_change=change))
     costs = _costs(decisions, attempts, routes)
     return [
-        replace(reason, why="; ".join(filter(None, (reason.why, costs.get(reason.route)))))
+        replace(reason, why=joined((reason.why, costs.get(reason.route, ""))))
         for reason in explained
     ]
 
@@ -102,7 +102,7 @@ def reasons(
 def _costs(
     decisions: Sequence[Decision], attempts: Sequence[Attempt], routes: Sequence[Route]
 ) -> dict[RouteId, str]:
-    """The paid routes, each with the cost of this request there, in words."""
+    """What this request cost on each paid route, in words."""
     words = {route.id: "paid" for route in routes if route.paid}
     words |= {e.name: "paid" for decision in decisions for e in decision.considered if e.paid}
     for route in words:
@@ -194,7 +194,9 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
     if outcome in ("served", "interrupted"):
         verdict = "answered" if outcome == "served" else "interrupted"
         open_keys = sum(
-            _is_key_of(entry, e) and e.state.opens_at <= decision.at for e in decision.considered
+            (e.provider, e.model) == (entry.provider, entry.model)
+            and e.state.opens_at <= decision.at
+            for e in decision.considered
         )
         why = "the first open route"
         if open_keys > 1:
@@ -272,15 +274,11 @@ def _opening(entry: Considered, decision: Decision) -> float | None:
     return entry.state.opens_at if decision.at < entry.state.opens_at < math.inf else None
 
 
-def _is_key_of(entry: Considered, other: Considered) -> bool:
-    return (entry.provider, entry.model) == (other.provider, other.model)
-
-
 def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> tuple[str, str]:
     """A configured route that the request could not use."""
     providers = {other.provider for other in offered}
     if route.provider not in providers:
-        why = f"the request was for {' or '.join(sorted(providers))} alone"
+        why = f"the request was only for {' or '.join(sorted(providers))}"
         change = f"-p {route.provider}, or no -p"
     elif route.model not in {o.model for o in offered if o.provider == route.provider}:
         why, change = "the request named another model", f"-m {route.model}, or no -m"

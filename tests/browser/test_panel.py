@@ -171,9 +171,9 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
     # Pressed again, the arrow has no effect: Mistral is first. Its row moved, with the focus.
     screen.page.wait_for_function("() => document.activeElement.title === 'Ask Mistral earlier'")
     screen.page.keyboard.press("Enter")
-    two.get_by_label("Mistral mistral-small-latest").uncheck()
+    two.get_by_label("mistral · mistral-small-latest").uncheck()
     one.get_by_text("The next prompt goes to groq").wait_for()
-    one.get_by_role("checkbox", name="Mistral mistral-small-latest", checked=False).wait_for()
+    one.get_by_role("checkbox", name="mistral · mistral-small-latest", checked=False).wait_for()
     one.get_by_role("row").filter(has_text="mistral · key 1").get_by_text("off").wait_for()
     one.get_by_label("Prefer").select_option("openai")
     two.get_by_text("The next prompt goes to openai · key 1").wait_for()

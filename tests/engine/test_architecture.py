@@ -130,7 +130,7 @@ ALLOWED = {
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "request_errors": {
         "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
-        "types",
+        "text", "types",
     },
     "remaining": {
         "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request?",

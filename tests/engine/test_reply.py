@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply import Attempt, Reply
 from arche_magic.llm_providers.tools import ToolCall
 
 
@@ -34,3 +34,11 @@ def test_a_reply_with_tool_calls_can_be_pickled() -> None:
     reply = Reply("", tool_calls=(ToolCall("c1", "f"),), choices=({"index": 0},))
     copy = pickle.loads(pickle.dumps(reply))
     assert (copy.tool_calls, copy.choices) == (reply.tool_calls, reply.choices)
+
+
+def test_when_a_route_opens_follows_the_providers_sentence() -> None:
+    """Without the full stop of that sentence."""
+    attempt = Attempt(
+        "groq", "groq_key_1", "m", "refused", "rate limit (429): Try later.", at=0, opens_at=42
+    )
+    assert str(attempt) == "groq · key 1 · m refused: rate limit (429): Try later, opens in 42 s"

@@ -59,6 +59,17 @@ def test_the_summary_has_whole_units(tracker_of: Build, clock: Clock, window: st
             assert datetime.fromisoformat(row["reset_time"]).tzinfo
 
 
+def test_part_of_a_request_is_shown_as_nothing(tracker_of: Build, clock: Clock) -> None:
+    """A bucket that has refilled by two thirds of a request has none left, in words and share."""
+    tracker = tracker_of(set_by_user(Limit("requests", "minute", 2, "bucket")))
+    route = a_route(tracker.configuration)
+    for _ in range(2):
+        served(tracker, route)
+    clock.now += 20
+    state = tracker.state(route, ask(), clock.now)
+    assert (state.reason, state.headroom) == ("0 of 2 requests per minute left", 0.0)
+
+
 def test_a_time_that_never_comes_is_none(tracker_of: Build) -> None:
     """Neither infinity nor a year beyond the calendar appears in JSON."""
     assert iso(math.inf) is iso(math.nan) is iso(-5.0) is iso(1e15) is None

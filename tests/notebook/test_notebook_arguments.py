@@ -85,6 +85,27 @@ def test_options_after_the_text_are_named_above_the_reply(
     assert [text for text in cell.data() if "part of the prompt" in text] == [note] * bool(note)
 
 
+@pytest.mark.parametrize(
+    ("line", "is_noted"),
+    [
+        ("-s Be brief. What?", True),
+        ("--system=Be brief. What?", True),
+        ("-s Brief. What is X?", False),
+        ("-s 'Be' brief. What?", False),
+        ("-s Be -t 0 brief. What?", False),
+        ("-s role What?", False),
+    ],
+)
+def test_a_system_prompt_that_may_lack_its_quotes_is_named_above_the_reply(
+    kernel: Kernel, sandboxed, line: str, is_noted: bool
+) -> None:
+    """Not if it has its own full stop or quotes, another option follows, or it is a variable."""
+    sandboxed(keys={"groq": 1})
+    kernel.run("role = 'A poet.'")
+    note = "the system prompt is 'Be'; one with spaces needs quotes: -s \"Be …\""
+    assert (note in kernel.run(f"%llm {line}").data()) == is_noted
+
+
 def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
     """-p, -m, -t and --max-tokens set the route and the parameters of the request."""
     sandbox = sandboxed()
@@ -111,6 +132,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm_quota -x", "unknown option -x; %llm_quota --help lists the options"),
         ("%llm hi -o", None),
         ("%llm -t", "-t needs a value: -t NUMBER"),
+        ("%llm --chat", "--chat needs a value: --chat NAME"),
         ("%llm_stats --by", "--by needs a value: --by provider|model|"),
         ("%llm -t warm hi", "'warm' is not a number"),
         ("%llm --max-tokens 1.5 hi", "'1.5' is not a whole number"),
@@ -126,6 +148,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ),
         ("%llm --compare groq,mistral -o list hi", "-o 'list' would hide the builtin list"),
         ("%%llm what is\nthis", "'what' is not an option; the prompt goes in the lines below"),
+        ("%%llm -s Be brief.\nWhat?", "lines below, and a value with spaces needs quotes"),
         ('%llm --compare "" hi', "--compare takes 1 to 8 names"),
         ("%llm_last -o 1a", "InvalidRequest: -o '1a' is not a valid variable name"),
         ("%llm -q", "the prompt is empty"),
@@ -134,9 +157,9 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -m gpt-oss-12b hi", "unknown model 'gpt-oss-12b'; "),
         ("%llm -p mistral -m openai/gpt-oss-120b hi", "a model of groq, not of mistral"),
         ("%llm --max-tokens 0 hi", "max_tokens is 0; it must be 1 or more"),
-        ("%llm -t 9 hi", "temperature is 9.0; it must be 0 to 2"),
+        ("%llm -t 9 hi", "temperature is 9; it must be 0 to 2"),
         ("%llm -t nan hi", "temperature is nan"),
-        ("%llm --patience -1 hi", "patience is -1.0"),
+        ("%llm --patience -1 hi", "patience is -1; it must be 0 or more"),
         ("%llm_stats groq", "takes no text"),
     ],
 )

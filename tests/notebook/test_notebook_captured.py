@@ -111,7 +111,7 @@ def test_an_error_in_an_output_widget_is_one_line(kernel: Kernel) -> None:
     """The widget contains nothing else."""
     cell = kernel.run("with out:\n    %llm -t 9 hi")
     assert cell.displays == []
-    assert cell.error == ["InvalidRequest: temperature is 9.0; it must be 0 to 2"]
+    assert cell.error == ["InvalidRequest: temperature is 9; it must be 0 to 2"]
 
 
 class WakingWidget(OutputWidget):

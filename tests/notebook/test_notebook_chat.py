@@ -117,7 +117,10 @@ def test_the_oldest_turns_of_a_long_conversation_are_not_sent(kernel: Kernel, sa
     (kernel.folder / "long.json").write_text(json.dumps(long))
     kernel.run("%llm_chat load long.json")
     note, _, receipt = kernel.run("%llm --chat c last").displays
-    assert note["data"]["text/plain"] == "c: the 2 oldest turns not sent, to fit into 8,000 tokens"
+    assert (
+        note["data"]["text/plain"]
+        == "c: the 2 oldest turns were not sent, to fit into 8,000 tokens"
+    )
     assert receipt["data"]["text/plain"].endswith("chat c, turn 7")
     questions = [text.split()[0] for role, text in said(sandbox) if role == "user"]
     assert questions == ["2", "3", "4", "5", "last"]
@@ -185,9 +188,9 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
         ("%llm --chat 'a b' hi", "--chat 'a b': a name can have letters, digits, and . _ -"),
         ("%llm_chat show abd", "unknown conversation 'abd'; did you mean 'abc'?"),
         ("%llm_chat shwo abc", "did you mean 'show'?"),
-        ("%llm_chat fork abc", "usage: %llm_chat fork NAME NEW"),
+        ("%llm_chat fork abc", "usage: %llm_chat fork CHAT NAME"),
         ("%llm_chat fork abc abc", "a conversation 'abc' already exists"),
-        ("%llm_chat export abc notes.txt", "the file's name ends in .md or .json"),
+        ("%llm_chat export abc notes.txt", "the file's name must end in .md or .json"),
         ("%llm_chat export abc no/where.md", "No such file or directory"),
         ("%llm_chat load nowhere.json", "No such file or directory"),
         ("%llm_chat load other.json", "is not a .json file that %llm_chat export wrote"),

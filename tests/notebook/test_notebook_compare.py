@@ -94,10 +94,12 @@ def test_the_cell_fails_if_every_column_fails(kernel: Kernel, sandboxed) -> None
     sandbox.fail("*", "content_filter", times=None)
     cell = kernel.run("%%llm --compare groq,mistral\nhi")
     assert cell.status == "error"
-    assert cell.message.startswith("NoRouteAvailable: nobody answered: groq: groq (openai/gpt-oss")
+    assert cell.message.startswith(
+        "NoRouteAvailable: no model answered: groq: groq (openai/gpt-oss"
+    )
     assert len(columns(cell)) == 2
     same = kernel.run("%%llm --compare groq,mistral -t 9\nhi")
-    assert same.message == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
+    assert same.message == "InvalidRequest: temperature is 9; it must be 0 to 2"
 
 
 def test_each_column_uses_the_next_key_of_its_provider(kernel: Kernel, sandboxed) -> None:

@@ -55,8 +55,12 @@ def test_another_question_can_be_asked(kernel: Kernel, sandboxed) -> None:
     kernel.run("%llm_explain -q Is zero a number?")
     assert question(sandbox).endswith("\n\nIs zero a number?")
     kernel.run("%llm -t 9 fails")
-    kernel.run("%llm_explain -q Once more?")
+    cell = kernel.run("%llm_explain Once more?")
     assert "1 / 0" in question(sandbox)
+    assert cell.data()[0] == (
+        "This explains ZeroDivisionError. The error after it came from arche_magic, and its "
+        "message says what to do."
+    )
 
 
 def test_values_are_sent_only_with_locals(kernel: Kernel, sandboxed) -> None:
@@ -163,17 +167,25 @@ def test_an_explanation_can_be_continued(kernel: Kernel, sandboxed) -> None:
 
 
 def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
-    """In one line; interrupts and our own errors are not explained."""
+    """In one line; interrupts are not explained, and our own errors speak for themselves."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "import sys\nfor name in ('last_value', 'last_exc'):\n    sys.__dict__.pop(name, None)"
     )
     kernel.run("%reload_ext arche_magic")
-    kernel.run("%llm -t 9 hi")
     kernel.run("raise KeyboardInterrupt")
+    kernel.run(
+        "from arche_magic.notebook.interrupts import CellInterrupted as C; raise C('stopped')"
+    )
     assert kernel.run("%llm_explain").message == (
         "InvalidRequest: %llm_explain: no cell has failed yet; run it after one that fails"
     )
+    kernel.run("%llm -t 9 hi")
+    for _ in range(2):
+        assert kernel.run("%llm_explain").message == (
+            "InvalidRequest: %llm_explain: the last error came from arche_magic, and its message "
+            "says what to do: InvalidRequest: temperature is 9; it must be 0 to 2"
+        )
     assert sandbox.requests == ()
 
 

@@ -6,6 +6,10 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
+from arche_magic.llm_providers.errors import IncompleteReply
+from arche_magic.llm_providers.reply import Attempt, Discarded
+from arche_magic.notebook.live_line import starting_over
+
 if TYPE_CHECKING:
     from notebook_kernel import Cell, Kernel
 
@@ -132,3 +136,10 @@ def test_an_interrupt_at_the_start_leaves_no_line(kernel: Kernel, sandboxed) -> 
     assert cell.message.startswith("Interrupted: ")
     kernel.run(f"for one in {LINES}: one.join(3)")
     assert kernel.value(LINES) == []
+
+
+def test_our_words_follow_the_services_sentence() -> None:
+    """Without its full stop."""
+    broken = Attempt("mistral", "mistral_key_1", "m", "failed", "server error (500): Not now.")
+    line = starting_over(Discarded(broken, IncompleteReply("")))
+    assert line == "mistral · key 1 · m failed: server error (500): Not now; starting over"

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
 
+NEAR = (
+    "you do not have access to it; did you mean 'openai/gpt-oss-120b'? If not, choose a model "
+    "other than gpt-oss-12b, or see %llm_doctor"
+)
+
+
 @pytest.fixture
 def files(kernel: Kernel) -> Iterator[Path]:
     """The folder of the kernel; `.env` and the settings file in it are removed afterwards."""
@@ -125,6 +131,8 @@ def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
         ("%llm_doctor groq", "%llm_doctor --help shows its usage"),
         ("%llm --keep --over rows --no-keep hi", "leave out --no-keep"),
         ("%llm --over rows --sep ; hi", "need --over FILE"),
+        ("%llm_quota reset groq_key_1", "run python -m arche_magic quota reset groq_key_1"),
+        ("%llm -p groq -m gpt-oss-12b hi", NEAR),
     ],
 )
 def test_an_error_names_the_next_step(kernel: Kernel, sandboxed, cell: str, next_step: str) -> None:

@@ -107,7 +107,7 @@ def test_the_notebook_about_the_panel_is_complete() -> None:
     assert "As of " in record["text/html"]
     _, receipt = shown("%%llm")
     assert receipt["text/plain"].startswith("mistral · key 1 · ")
-    off = "Switched off in this session: groq_key_2"
+    off = "Switched off in this session: groq · key 2"
     assert off in shown("%llm_quota groq")[0]["text/plain"]
 
 

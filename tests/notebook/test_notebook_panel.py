@@ -86,19 +86,19 @@ def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandb
     """The panel and the cell name what is off."""
     sandboxed(keys={"groq": 1})
     panel = page.panel()
-    page.send(panel.find("Checkbox", "Groq gpt-oss-120b"), value=False)
-    panel.wait(lambda: "Nobody would answer" in panel.html)
-    message = "these are switched off: groq/openai/gpt-oss-120b"
+    page.send(panel.find("Checkbox", "groq · gpt-oss-120b"), value=False)
+    panel.wait(lambda: "No route would answer" in panel.html)
+    message = "these are switched off: groq · gpt-oss-120b"
     assert message in panel.html
     assert page.run("%llm -q hi").message == (
         f"NoRouteAvailable: No available LLM providers: {message}"
     )
     none, _, off = kernel.run("q = %llm_quota").data()[0].splitlines()
     assert none == "no route can take prompts"
-    assert off == "Switched off in this session: groq/openai/gpt-oss-120b"
+    assert off == "Switched off in this session: groq · gpt-oss-120b"
     panel.click("Turn everything on")
     panel.wait(lambda: "goes to <b>groq · key 1" in panel.html)
-    panel.wait(lambda: panel.state("Checkbox", "Groq gpt-oss-120b")["value"] is True)
+    panel.wait(lambda: panel.state("Checkbox", "groq · gpt-oss-120b")["value"] is True)
 
 
 def test_the_panel_sets_the_order(kernel: Kernel, page: Page, sandboxed) -> None:
@@ -119,7 +119,7 @@ def test_many_routes_are_grouped_by_provider(kernel: Kernel, page: Page, sandbox
     """
     sandboxed(keys={"groq": 20, "mistral": 2, "google": 1})
     panel = page.panel()
-    page.send(panel.find("Checkbox", "Groq key 2"), value=False)
+    page.send(panel.find("Checkbox", "groq · key 2"), value=False)
     panel.wait(lambda: "20 routes · " in panel.html and "○ 1 off" in panel.html)
     assert "requests/min 570 of 570 left" in panel.html
     assert "2 routes · " in panel.html
@@ -203,8 +203,8 @@ def test_the_switches_follow_the_configuration(kernel: Kernel, page: Page, sandb
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.run("%llm_sandbox --keys groq=1 --keys mistral=2")
-    panel.wait(lambda: "mistral · key 2" in panel.html and panel.has("Checkbox", "Mistral key 2"))
-    assert panel.state("Checkbox", "Mistral mistral-small-latest")["value"] is True
+    panel.wait(lambda: "mistral · key 2" in panel.html and panel.has("Checkbox", "mistral · key 2"))
+    assert panel.state("Checkbox", "mistral · mistral-small-latest")["value"] is True
     assert page.widgets[panel.find("Dropdown", "Prefer")]["_options_labels"][-1] == "mistral"
 
 

@@ -27,13 +27,15 @@ def test_a_key_that_is_off_is_not_used(kernel: Kernel, page: Page, sandboxed) ->
     """By any cell, and every panel shows it; when it is on again, it is used."""
     sandboxed(keys={"groq": 2})
     one, two = page.panel(), page.panel()
-    page.send(one.find("Checkbox", "Groq key 1"), value=False)
-    one.wait(lambda: "○ off" in one.html and two.state("Checkbox", "Groq key 1")["value"] is False)
+    page.send(one.find("Checkbox", "groq · key 1"), value=False)
+    one.wait(
+        lambda: "○ off" in one.html and two.state("Checkbox", "groq · key 1")["value"] is False
+    )
     assert "○ off" in two.html
     assert answered(page, kernel) == "groq_key_2"
-    assert "Switched off in this session: groq_key_1" in kernel.run("%llm_quota").data()[0]
-    page.send(two.find("Checkbox", "Groq key 1"), value=True)
-    one.wait(lambda: one.state("Checkbox", "Groq key 1")["value"] is True)
+    assert "Switched off in this session: groq · key 1" in kernel.run("%llm_quota").data()[0]
+    page.send(two.find("Checkbox", "groq · key 1"), value=True)
+    one.wait(lambda: one.state("Checkbox", "groq · key 1")["value"] is True)
     assert answered(page, kernel) == "groq_key_1"
 
 

@@ -63,7 +63,7 @@ def test_a_dry_run_says_when_a_route_opens(kernel: Kernel, sandboxed) -> None:
 def test_an_invalid_request_fails_a_dry_run(kernel: Kernel, sandboxed) -> None:
     """As it would fail without the option."""
     sandboxed(keys={"groq": 1})
-    assert "temperature is 9.0" in kernel.run("%llm --dry-run -t 9 hi").message
+    assert "temperature is 9" in kernel.run("%llm --dry-run -t 9 hi").message
     assert "the prompt is empty" in kernel.run("%%llm --show-prompt\n ").message
 
 

@@ -161,7 +161,7 @@ def test_plots_are_described_in_words(terminal: Terminal) -> None:
 
 def test_an_error_is_one_line(terminal: Terminal) -> None:
     """Without traceback and escape sequences."""
-    assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9.0; it must be 0 to 2"
+    assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9; it must be 0 to 2"
 
 
 def test_a_broken_reply_starts_again_on_a_new_line(terminal: Terminal) -> None:

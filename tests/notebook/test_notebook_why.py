@@ -171,7 +171,7 @@ def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
     kernel.run("%llm -q -p mistral hi")
     _, rows = explained(kernel)
     assert rows["groq_key_1"]["verdict"] == "not offered"
-    assert rows["groq_key_1"]["why"] == "the request was for mistral alone"
+    assert rows["groq_key_1"]["why"] == "the request was only for mistral"
 
 
 def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:

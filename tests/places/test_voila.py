@@ -74,7 +74,7 @@ def test_the_panel_answers_and_updates(page_address: str) -> None:
         page.get_by_text("groq · key 1 · gpt-oss-120b · ").first.wait_for()
         assert page.locator("p", has_text="You asked: “What is a rolling window?”").is_visible()
         page.get_by_text("The next prompt goes to groq · key 2").wait_for()
-        page.get_by_role("checkbox", name="Groq key 2").uncheck()
+        page.get_by_role("checkbox", name="groq · key 2").uncheck()
         page.get_by_text("The next prompt goes to groq · key 1").wait_for()
         # The table for those who have no kernel is hidden, as in JupyterLab.
         assert page.get_by_text("As of ").filter(visible=True).count() == 0

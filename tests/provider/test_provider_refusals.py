@@ -535,7 +535,7 @@ CAUSES: dict[str, tuple[int, Any, str]] = {
     "retired": (
         400,
         error("It has been decommissioned.", code="model_decommissioned"),
-        "model retired .*It has been decommissioned.; choose a model other than",
+        "model retired .*It has been decommissioned; choose a model other than",
     ),
     "key": (
         401,

@@ -46,7 +46,7 @@ def _number(name: str, value: object, high: float = math.inf) -> float:
         # Python cannot convert larger integers to floats, nor the largest ones to text.
         value = math.inf if value > 0 else -math.inf
     if not 0 <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
+        raise InvalidRequest(f"{name} is {value:g}; it must be {span}")
     return float(value)
 
 

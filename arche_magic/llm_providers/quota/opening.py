@@ -32,6 +32,8 @@ _ONE_REQUEST: Amounts = {
 FRESH_SECONDS = 1.0
 """A limit in use refills: after this, its headroom is worked out anew."""
 
+# Units; refilling windows count with rounding errors.
+_ROUNDING = 1e-3
 # What has no known moment is asked for again after this.
 _SOON_SECONDS = 0.05
 # A call that tests a route blocks others for at most this time, because its kernel may have died.
@@ -137,7 +139,9 @@ def room_of(
         moment = windows.opens_at(limit, state.counter, min(need + units, limit.amount), now)
     left = limit.amount - used
     if moment > now:
-        reason = f"{max(0.0, left):,.0f} of {limit.amount:,.0f} {in_words(limit)} left"
+        # Rounded down, as in the tables of `Standing`.
+        whole = max(0, math.floor(left + _ROUNDING))
+        reason = f"{whole:,} of {limit.amount:,.0f} {in_words(limit)} left"
         return Room(moment, reason, used)
     if need > left + 1e-6:
         # Only unsettled calls are in the way; they settle soon, at no moment known now.
@@ -166,8 +170,9 @@ def route_state(
             return RouteState(math.inf, room.reason, 0.0, remedy=remedy)
         if room.opens_at > opens:
             opens, reason, remedy = room.opens_at, room.reason, LIMIT
-        left = max(0.0, limit.amount - room.used)
-        headroom = min(headroom, round(left / limit.amount, 6))
+        left = limit.amount - room.used
+        # Less than one request or token is nothing.
+        headroom = min(headroom, round(left / limit.amount, 6) if left > 1 - _ROUNDING else 0.0)
     if opens <= now:
         moment, reason = _kept_off_until(record, now)
         if moment > now:

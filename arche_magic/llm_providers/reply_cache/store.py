@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 from ..files import NotOurs, absolute, check_sqlite
 from ..processes import new_lock
 from ..reply import Reply
-from ..storage import LedgerWarning, warn_of_file
+from ..storage import warn, warn_of_file
 from ..tools import ToolCall
 from ..types import Usage, utc
 
@@ -300,7 +299,7 @@ class ReplyStore:
             error = error if isinstance(error, OSError) else OSError(self.problem)
             warn_of_file(self.path, error, message)
         else:
-            warnings.warn(message, LedgerWarning, stacklevel=2)
+            warn(message)
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:

@@ -22,7 +22,7 @@ from .documents import (
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
-from .ledger_warnings import LedgerWarning, warn_of_file, warn_once
+from .ledger_warnings import LedgerWarning, warn, warn_of_file, warn_once
 from .memory import MemoryStorage
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Upgrade",
     "lock_deadline",
     "open_storage",
+    "warn",
     "warn_of_file",
     "warn_once",
 ]

@@ -29,7 +29,8 @@ def warn_of_file(path: Path, error: OSError, message: str) -> None:
 
 def warn(message: str) -> None:
     """Warn about the ledger."""
-    warnings.warn(message, LedgerWarning, stacklevel=2)
+    # Without a place in our code, whose line would be printed below the message.
+    warnings.warn_explicit(message, LedgerWarning, "arche_magic", 0)
 
 
 def warn_once(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Parts of messages: suggestions for misspelt names, counts, percentages, and shortened texts."""
+"""Parts of messages: suggestions for misspelt names, counts, shares, lists, shortened texts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 row`, `2 rows`, `1,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def joined(reasons: Iterable[str]) -> str:
+    """The reasons that are not empty, separated by semicolons.
+
+    A provider's own sentence loses its full stop if another reason follows.
+    """
+    *others, last = [*filter(None, reasons)] or [""]
+    return "; ".join([*(reason.rstrip(" .") for reason in others), last])
 
 
 def percent(share: float, decimals: int = 0) -> str:

@@ -36,7 +36,7 @@ OPTIONS = (
     ),
     argument(
         "--prompt",
-        metavar="PROMPT",
+        metavar="NAME",
         help="Use this saved prompt (%%llm_prompts lists them); the cell's text replaces {{text}}.",
     ),
     argument(
@@ -152,7 +152,7 @@ OPTIONS = (
         metavar="N",
         help="With --tools: maximum number of requests (default: 8).",
     ),
-    argument("--chat", metavar="CHAT", help="Continue this conversation, or start it."),
+    argument("--chat", metavar="NAME", help="Continue this conversation, or start it."),
     argument(
         "--compare",
         metavar="PROVIDER|MODEL,…",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..arguments import usage
 from ..command import Session, Typed, command
 
 if TYPE_CHECKING:
@@ -12,11 +13,6 @@ if TYPE_CHECKING:
 
     from ..chat import Chat, Chats
 
-# What follows each word.
-_VERBS = {
-    "list": "", "show": "NAME", "export": "NAME FILE", "load": "FILE [NAME]", "fork": "NAME NEW",
-    "undo": "NAME", "clear": "NAME",
-}  # fmt: skip
 _TYPES = {
     "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
     "last": "datetime64[ms, UTC]", "system": "str",
@@ -82,15 +78,15 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
         case ["clear", name]:
             show(f"{name} ({_turns(chats.known(name))}) is removed")
             del chats[name]
-        case [verb, *_] if verb in _VERBS:
-            raise InvalidRequest(f"usage: %llm_chat {verb} {_VERBS[verb]}".rstrip())
         case [name] if name in chats:
             show(_transcript(chats[name]))
         case [verb, *_]:
-            hint = did_you_mean(verb, [*_VERBS, *chats])
+            forms = {form[0]: form for form in usage(llm_chat)}
+            if verb in forms:
+                raise InvalidRequest(f"usage: %llm_chat {' '.join(forms[verb])}")
+            hint = did_you_mean(verb, [*forms, *chats])
             raise InvalidRequest(
-                f"%llm_chat: {verb!r} is neither a conversation nor one of "
-                f"{', '.join(_VERBS)}{hint}"
+                f"%llm_chat: {verb!r} is neither a conversation nor one of {', '.join(forms)}{hint}"
             )
     return chats_frame(chats)
 

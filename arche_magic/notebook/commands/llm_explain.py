@@ -42,9 +42,18 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
     from ..ask import send
     from ..explain import FIX, QUESTION, SYSTEM, describe
 
-    failure = session.failures.last()
+    failure, ours = session.failures.last(), session.failures.ours
+    if failure is None and ours is not None:
+        raise InvalidRequest(
+            f"%llm_explain: the last error came from arche_magic, and its message says what to do: "
+            f"{type(ours).__name__}: {ours}"
+        )
     if failure is None:
         raise InvalidRequest("%llm_explain: no cell has failed yet; run it after one that fails")
+    note = (
+        f"This explains {type(failure.error).__name__}. The error after it came from arche_magic, "
+        "and its message says what to do."
+    )
     # The request is one of `%llm`, with its defaults for what this command does not take.
     options = Namespace(**{**vars(llm.parser.parse_args([])), **vars(typed.options)})
     options.system = SYSTEM
@@ -52,6 +61,7 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
     options.chat = options.chat or ""
     question = typed.text.strip() or (FIX if options.format == "code" else QUESTION)
     described = describe(failure, session.shell, options.locals)
-    reply = send(session, options, Prompt(f"{described}\n\n{question}"))
+    prompt = Prompt(f"{described}\n\n{question}", notes=(note,) if ours is not None else ())
+    reply = send(session, options, prompt)
     # With these options it is one reply, or None if nothing was sent.
     return cast("Reply | None", session.out.shown(reply, itself=not options.quiet))

@@ -29,7 +29,7 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
-    stored. The route is that of the cell's result.
+    stored. The route is the one that answered the cell.
 
     Usage:
       %llm_history [TEXT]    a part of the prompt; without it, all prompts

@@ -1,4 +1,4 @@
-"""`%llm_keys`: show the keys, add and remove those of the session, ask whether they work."""
+"""`%llm_keys`: show the keys, add and remove keys of this session, check whether they work."""
 
 from __future__ import annotations
 

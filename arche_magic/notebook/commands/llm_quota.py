@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..command import Session, Typed, argument, command
@@ -25,6 +26,7 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     """
     from arche_magic.llm_providers.attempt_log import attempt_log
     from arche_magic.llm_providers.config import get_configuration
+    from arche_magic.llm_providers.errors import InvalidRequest
 
     from .. import quota
     from ..display import show
@@ -33,6 +35,11 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     from ..plots import can_draw, last_midnight, pictures_bundle, usage_pictures
 
     provider = typed.text.strip() or None
+    if re.match(r"reset\b", typed.text):
+        raise InvalidRequest(
+            f"%llm_quota shows what is left; to reset a key, run python -m arche_magic quota "
+            f"{typed.text if ' ' in typed.text else 'reset KEY'}"
+        )
     if provider:
         get_configuration().provider(provider)
     require_keys()

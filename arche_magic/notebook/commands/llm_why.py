@@ -51,7 +51,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     private = [route for route in routes if configuration.is_private(route)]
     attempts = asked.attempts
     if isinstance(asked, Reply) and asked.tool_runs:
-        # Its decisions are those of the last round.
+        # Its decisions are about the last round only.
         attempts = tuple(attempt for attempt in attempts if attempt.request == asked.request)
     explained = reasons(asked.decisions, attempts, routes, private)
     show(why_bundle(explained, outcome_sentence(asked.decisions, attempts)))

@@ -59,7 +59,7 @@ def opened(panel: Panel | StatusBar) -> None:
     global _thread
     with lock:
         _shown.append(panel)
-        if _thread is None:
+        if _thread is None or not _thread.is_alive():
             # A daemon: it must not keep a kernel from ending.
             _thread = threading.Thread(target=_run, name="arche_magic panel", daemon=True)
             _thread.start()
@@ -97,17 +97,11 @@ def redraw() -> None:
 
 def _run() -> None:
     global _thread
-    try:
-        while True:
-            _changed.wait(_SECONDS)
-            _changed.clear()
-            with lock:
-                if not _shown:
-                    _thread = None
-                    return
-            redraw()
-    except BaseException:
-        # The next panel starts another one.
+    while True:
+        _changed.wait(_SECONDS)
+        _changed.clear()
         with lock:
-            _thread = None
-        raise
+            if not _shown:
+                _thread = None
+                return
+        redraw()

@@ -41,10 +41,6 @@ class Meters:
             self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
             self.box.children = [self._whole, self._notes]
 
-    def close(self) -> None:
-        """Close the widgets that are not shown now."""
-        self._parts.close([self._whole, *(part for g in self._groups.values() for part in g.all)])
-
 
 class _Group:
     """The routes of one provider: a line that opens to a table."""
@@ -61,7 +57,6 @@ class _Group:
         self._summary, self._table = parts.html(), parts.html()
         self._head = parts.row([self._open, self._summary])
         self.box = parts.column([self._head])
-        self.all = [self._open, self._every, self._summary, self._table]
         for switch in (self._open, self._every):
             switch.observe(lambda _: redraw(), "value")
 

@@ -19,6 +19,7 @@ class Parts:
     """Makes the widgets of one panel, and closes them. The most common kinds have a method."""
 
     def __init__(self) -> None:
+        self._made: list[Any] = []
         self._shared: dict[Any, Any] = {}
 
     def html(self, value: str = "", **layout: str) -> widgets.HTML:
@@ -41,7 +42,8 @@ class Parts:
             # ipywidgets would cut long descriptions.
             fits = "description_width" in style.class_traits()
             traits["style"] = self._one(style, {"description_width": "initial"} if fits else {})
-        return kind(layout=self._one(widgets.Layout, layout), **traits)
+        self._made.append(kind(layout=self._one(widgets.Layout, layout), **traits))
+        return self._made[-1]
 
     def close(self, boxes: Iterable[Any]) -> None:
         """Close these widgets and their children; shared layouts and styles stay."""
@@ -49,9 +51,9 @@ class Parts:
             self.close(getattr(widget, "children", ()))
             widget.close()
 
-    def close_shared(self) -> None:
-        """Close layouts and styles, at the end."""
-        for part in self._shared.values():
+    def close_all(self) -> None:
+        """Close every widget, layout and style."""
+        for part in (*self._made, *self._shared.values()):
             part.close()
 
     def _one(self, kind: Any, traits: Mapping[str, str]) -> Any:

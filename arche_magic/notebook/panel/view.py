@@ -56,13 +56,13 @@ def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
     try:
         ahead = preview(view, prompt, options)
     except LLMProviderError as error:
-        return _status("Nobody would answer", "", str(error))
+        return _status("No route would answer", "", str(error))
     skipped = _skipped(view, ahead)
     why = "; ".join(skipped[:_REASONS])
     if len(skipped) > _REASONS:
         why += f"; and {len(skipped) - _REASONS} more before it"
     if ahead.route is None:
-        return _status("Nobody would answer", "", why)
+        return _status("No route would answer", "", why)
     if ahead.wait > 0:
         opens = clock(view.now + ahead.wait, view.now)
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
@@ -79,7 +79,7 @@ def attempts_html(view: QuotaView) -> str:
             Cell(f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}"),
             Cell(str(attempt.route)),
             Cell(attempt.outcome),
-            Cell(_came_of(attempt), long=True),
+            Cell(_result(attempt), long=True),
         )
         for attempt in view.attempts
     ]
@@ -100,8 +100,8 @@ def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     except NoKeys as error:
         return _item("closed", "arche_magic: no API key", "no API key", [str(error)])
     except LLMProviderError as error:
-        text = "arche_magic: nobody would answer"
-        return _item("closed", text, "nobody would answer", [str(error)])
+        text = "no route would answer"
+        return _item("closed", f"arche_magic: {text}", text, [str(error)])
     if ahead.route is not None and ahead.wait <= 0:
         return _open(view, ahead.route)
     return _not_open(view, ahead)
@@ -183,7 +183,7 @@ def _status(begin: str, route: str, why: str) -> str:
     return f'<div role="status">{escape(begin)}{named}{reason}</div>'
 
 
-def _came_of(attempt: Attempt) -> str:
+def _result(attempt: Attempt) -> str:
     if attempt.error and attempt.outcome != "interrupted":
         return without_controls(attempt.why)
     cost = f", {paid_text(attempt.cost_usd)}" if attempt.cost_usd != 0 else ""

@@ -13,6 +13,7 @@ from IPython.display import display
 
 from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.types import name_in_words
 
 from ..display import for_frontends
 from ..quota import QuotaView, look, view_bundle
@@ -89,9 +90,7 @@ class Panel:
         if self._asking:
             self._asking.stop()
         closed(self)
-        self._parts.close([self._root])
-        self._tables.close()
-        self._parts.close_shared()
+        self._parts.close_all()
 
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
@@ -199,17 +198,13 @@ class Panel:
         self._groups, self._rows, self._switches = view.groups, {}, {}
         for name, (labels, models) in view.groups.items():
             title = view.configuration.providers[name].title
-            # With the provider, so that each control has a name of its own.
-            switches = {label: f"{title} key {label.rpartition('_key_')[2]}" for label in labels}
-            switches |= {
-                f"{name}/{model}": f"{title} {model.rpartition('/')[2]}" for model in models
-            }
             boxes = {
                 switch: self._parts.make(
                     widgets.Checkbox, {"width": "auto", "margin": "0 14px 0 0"}, indent=False,
-                    description=words, value=switch not in view.configuration.off,
+                    # With the provider, so that a screen reader tells the controls apart.
+                    description=name_in_words(switch), value=switch not in view.configuration.off,
                 )
-                for switch, words in switches.items()
+                for switch in (*labels, *(f"{name}/{model}" for model in models))
             }  # fmt: skip
             for switch, box in boxes.items():
                 box.observe(self._switcher(switch), "value")
@@ -218,9 +213,7 @@ class Panel:
                 [
                     self._mover(name, -1, "up", f"Ask {title} earlier"),
                     self._mover(name, 1, "down", f"Ask {title} later"),
-                    self._parts.html(f"<b>{escape(title)}</b>", width="120px"),
-                    # On a narrow page they go below the title, where each fits.
-                    self._parts.row([*boxes.values()], flex="1 1 300px"),
+                    self._parts.row([*boxes.values()], flex="1 1 300px", margin="0 0 0 10px"),
                 ],
                 align_items="flex-start",
             )
