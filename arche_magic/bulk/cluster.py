@@ -73,10 +73,10 @@ def imap_rows(
     threads = _check_workers(client)
     size = max(1, min(_MOST_ROWS, math.ceil(len(rows) / (_PARTS * threads))))
     starts = range(0, len(rows), size)
-    shared = options | {"part_of": _new_name()}
+    options |= {"part_of": _new_name()}
     futures = [
         client.submit(
-            _ask_part, rows.frame.iloc[start : start + size], rows.template, shared, start,
+            _ask_part, rows.frame.iloc[start : start + size], rows.template, options, start,
             # Equal rows are separate rows.
             pure=False,
         )

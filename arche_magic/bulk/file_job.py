@@ -84,7 +84,7 @@ class FileJob:
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
-        self._shared = self._job.shared
+        self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
 
@@ -117,11 +117,11 @@ class FileJob:
         """
         _begin(part)
         self.quality = Quality()
-        agreement = self._shared.agreement
+        agreement = self._whole.agreement
         start, refutations = 0, agreement.refutations
         with closing(self._writer(part)) as writer:
             for frame in self._source.frames(ROWS, self._read):
-                options = self._options | {"part_of": self._shared}
+                options = self._options | {"part_of": self._whole}
                 if (most := options.get("stop_after")) is not None:
                     options["stop_after"] = most - self._failed
                 self._job = Job(frame, self._template, **options)

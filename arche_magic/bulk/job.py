@@ -35,7 +35,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import Shared, at_most
+from .bounds import WholeJob, at_most
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
@@ -80,14 +80,14 @@ class Job:
         gold: the column with the known labels, or by field of the schema its column; the prompt
             must not show it. `quality` compares.
         llm: the orchestrator that asks; by default the configured one.
-        part_of: what this job shares with the other parts of a larger one, which replaces the
-            bounds above; or the name of that, if its parts run in other processes: jobs of one name
-            share `max_cost` and `max_tokens_total` through the ledger.
+        part_of: the whole job that this one is a part of, whose bounds replace those above; or its
+            name, if its parts run in other processes: jobs of one name share `max_cost` and
+            `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
         rows: the rows and their prompts.
-        shared: its bounds and whatever else its parts share.
+        whole: the job that it is a part of, or itself, with the bounds.
         schema: what each reply must look like, or None.
         prefix: put before the names of the added columns.
         details, twice, gold: as above; `gold` by field.
@@ -117,7 +117,7 @@ class Job:
         twice: float | None = None,
         gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
-        part_of: Shared | str = "",
+        part_of: WholeJob | str = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
@@ -125,8 +125,8 @@ class Job:
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
-            part_of = Shared.new(self._llm, part_of, patience, max_cost, max_tokens_total)
-        self.shared: Shared = part_of
+            part_of = WholeJob.new(self._llm, part_of, patience, max_cost, max_tokens_total)
+        self.whole: WholeJob = part_of
         # The job keeps replies itself, many at once.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
         self._sample = sample = build_request(
@@ -138,7 +138,7 @@ class Job:
         self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
-        self._workers = Workers(self._allowed(allow_paid), self._counts, self.shared, size)
+        self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
         self._scheduler = self._workers.scheduler
         again = partial(
             Job, template=self.rows.template, schema=schema, pack=pack, llm=llm, reserve=reserve,
@@ -168,6 +168,15 @@ class Job:
             JobStopped: at one of the bounds.
             LLMProviderError: no row can be asked, such as without a key.
         """
+        try:
+            yield from self.rows_unrecorded()
+        finally:
+            self._note()
+            if any(thread.is_alive() for thread in self._all_threads()):
+                threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
+
+    def rows_unrecorded(self) -> Generator[Row, None, None]:
+        """The same rows, for another job that records what this one sends."""
         if self._threads:
             raise RuntimeError("a Job can run only once; create a new one")
         try:
@@ -185,9 +194,6 @@ class Job:
                 yield from self._second.rows()
         finally:
             self.cancel()
-            self._note()
-            if any(thread.is_alive() for thread in self._all_threads()):
-                threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
 
     def progress(self, later: int = 0) -> Progress:
         """Return the progress; `finish_at` includes this number of rows that come `later`."""
@@ -240,22 +246,20 @@ class Job:
     def _ask_again_on(self, again: Callable[..., Job], positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
         frame = self.rows.frame.iloc[positions]
-        # This job records both.
-        shared = replace(self.shared, id="")
-        return again(frame, model=model, provider=None, same_model=False, part_of=shared)
+        return again(frame, model=model, provider=None, same_model=False, part_of=self.whole)
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
         progress = self.progress()
         configuration = self._llm.configuration
         record = JobRecord(
-            at=configuration.clock.time(), job=self.shared.id, session=SESSION, notebook=notebook(),
+            at=configuration.clock.time(), job=self.whole.id, session=SESSION, notebook=notebook(),
             tag=self._sample.tag, rows=len(self),
             done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self._noted, -1)
-        if self.shared.id and new.requests:
+        if new.requests:
             self._noted = record
             note_job(configuration.store, new)
 
@@ -306,7 +310,7 @@ class Job:
         index = self.rows.index
         for start in range(0, len(self.rows), CHUNK):
             rest = [
-                Row(at, index[at], "", error=self._workers.put_off)
+                Row(at, index[at], "", error=f"not asked: {self._workers.put_off}")
                 for at in range(start, min(start + CHUNK, len(self.rows)))
                 if not self._counts.is_finished(at)
             ]
@@ -336,7 +340,7 @@ class Job:
             self._check_for_free_routes()
             names = [name for name in names if not providers[name].paid]
         allowed = narrowed(llm, llm.configuration, names)
-        allowed.quota_tracker.job = self.shared.spending
+        allowed.quota_tracker.job = self.whole.spending
         return allowed
 
     def _check_for_free_routes(self) -> None:

@@ -39,6 +39,12 @@ def draw_number(position: int, prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
+def number_drawn(share: float, rows: int) -> int:
+    """How many of the rows are drawn: the share rounded up, so at least one."""
+    # 0.07 * 100 is 7.000000000000001, which is not 8 rows.
+    return math.ceil(round(share * rows, 6))
+
+
 class Second:
     """Asks the drawn rows of a job again, each on another model than the one that answered it.
 
@@ -60,8 +66,7 @@ class Second:
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._other, self._ask = other, ask
-        # At least one row.
-        self._wanted = math.ceil(share * len(rows))
+        self._wanted = number_drawn(share, len(rows))
         # By position; rows that cannot be drawn any more are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
@@ -107,7 +112,7 @@ class Second:
             if self._cancelled:
                 # By another thread, before the job was in the list.
                 job.cancel()
-            for row in job:
+            for row in job.rows_unrecorded():
                 if row.reply is not None:
                     self._answered += 1
                     yield replace(drawn[positions[row.position]], second=row.reply)
@@ -219,7 +224,7 @@ def asked_twice(
         )
         drawn = [
             (llm.address(request), request)
-            for _, _, request in nsmallest(math.ceil(share * len(rows)), requests)
+            for _, _, request in nsmallest(number_drawn(share, len(rows)), requests)
         ]
         count += len(drawn)
         if fresh:
