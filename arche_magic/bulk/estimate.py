@@ -114,34 +114,22 @@ class RowEstimate:
     Attributes:
         probe: a request of the usual length.
         reply_tokens: tokens of a reply; None uses each model's earlier replies.
+        prompt_tokens: tokens of a prompt; None uses the length of the probe.
+        factor: multiplies the likely figures.
         input_span, output_span: factors from the likely to the lowest and highest figure.
         basis: what the estimate is based on, in words.
-        input_tokens, output_tokens: the mean per row over all routes.
-        factor: multiplies the likely figures.
-        prompt_tokens: tokens of a prompt; None uses the length of the probe.
+        input_tokens, output_tokens: the mean per row over all routes; for a plan.
     """
 
     probe: Request
-    reply_tokens: float | None
-    input_span: tuple[float, float]
-    output_span: tuple[float, float]
-    basis: str
-    input_tokens: float
-    output_tokens: float
-    factor: tuple[float, float] = (1.0, 1.0)
+    reply_tokens: float | None = None
     prompt_tokens: float | None = None
-
-    @classmethod
-    def measured(
-        cls,
-        probe: Request,
-        *,
-        prompt_tokens: float | None = None,
-        reply_tokens: float | None = None,
-    ) -> RowEstimate:
-        """The tokens of one row of a running job, from the rows answered so far."""
-        exact = (1.0, 1.0)
-        return cls(probe, reply_tokens, exact, exact, "", 0.0, 0.0, prompt_tokens=prompt_tokens)
+    factor: tuple[float, float] = (1.0, 1.0)
+    input_span: tuple[float, float] = (1.0, 1.0)
+    output_span: tuple[float, float] = (1.0, 1.0)
+    basis: str = ""
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
 
     @classmethod
     def of(
@@ -168,7 +156,11 @@ class RowEstimate:
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
-            probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0
+            probe,
+            output,
+            input_span=_INPUT_RECORD if record else _INPUT_GUESS,
+            output_span=span,
+            basis=basis,
         )
         each = [estimate.usage(llm, route) for route in routes]
         return replace(

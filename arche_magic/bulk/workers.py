@@ -26,7 +26,7 @@ from arche_magic.llm_providers.types import utc
 
 from .agreement import Model
 from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
-from .capacity import SECONDS_GUESS, Speed, finish_at, paid_after
+from .capacity import SECONDS_GUESS, Forecast, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
 from .growth import PACKING_THREADS
@@ -151,7 +151,7 @@ class Workers:
         if self.counts.served >= KNOWN_AFTER or self.sample is None:
             return self.counts.output_tokens / max(1, self.counts.served)
         first = self.llm.routes(self.sample)[0]
-        return RowEstimate.measured(self.sample).usage(self.llm, first).output_tokens
+        return RowEstimate(self.sample).usage(self.llm, first).output_tokens
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
         """The bound of the job that keeps a request from one of its routes; "" if none does."""
@@ -172,9 +172,7 @@ class Workers:
         # These have reserved or used their share of the limits already.
         held = self.rows_under_way() + self.rows_held_ahead()
         held += self.scheduler.finished.unfinished_tasks
-        estimate = RowEstimate.measured(
-            sample, prompt_tokens=counts.mean_input(), reply_tokens=self.reply_tokens()
-        )
+        estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
         capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS
@@ -182,17 +180,18 @@ class Workers:
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
+        forecast = Forecast(capacities, speed, now)
         if self.before_paying is not None:
             left, preferred = self.before_paying.left, self.llm.preferred_provider
-            capacities = paid_after(capacities, speed, now, left, preferred)
-        end = finish_at(capacities, speed, max(0, counts.left - held + later), now)
+            forecast = forecast.paying_after(left, preferred)
+        end = forecast.finish_at(counts.left - held + later)
         # Requests in progress have to finish, too.
         end = max(end, now + seconds / 2)
         return utc(end) if math.isfinite(end) else None
 
     def _sizes(self, sample: Request) -> dict[Model, int]:
         """Rows per request of each model, by the limits and the replies as they are known now."""
-        return RowEstimate.measured(sample, reply_tokens=self.reply_tokens()).pack_sizes(
+        return RowEstimate(sample, self.reply_tokens()).pack_sizes(
             self.llm,
             self.counts.left,
             pack=self._pack,

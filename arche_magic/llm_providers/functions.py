@@ -21,12 +21,12 @@ from typing import Any
 
 from .bounded import library
 from .errors import InvalidRequest, LLMProviderError
-from .redaction import key_in, shortened
+from .redaction import key_in
 from .reply import Attempt, Event, Reply
 from .request import Message, Request
 from .schemas import validator
 from .stopping import raise_if_stopped
-from .text.characters import whole_characters
+from .text.characters import shortened, whole_characters
 from .text.json_values import fitted
 from .tools import LONGEST_NAME, Tool, ToolCall, ToolRun, is_name
 from .types import Key, Usage

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .secrets import without_locals
-from .text.characters import without_controls
+from .text.characters import shortened, without_controls
 
 if TYPE_CHECKING:
     from .types import Key
@@ -50,11 +50,6 @@ def redacted(text: str, secret: str) -> str:
     text = without_controls(" ".join(text.split()))
     text = "".join(character for character in text if character.isprintable())
     return shortened(text, LONGEST_MESSAGE)
-
-
-def shortened(text: str, longest: int) -> str:
-    """Return the text, cut to at most `longest` characters; "" if none fit."""
-    return text if len(text) <= longest else text[: max(0, longest - 1)] + "…" * (longest > 1)
 
 
 def without_key_like(text: str) -> str:

@@ -110,7 +110,7 @@ ALLOWED = {
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},
     "reply_cache": {
-        "bounded", "errors", "files", "processes", "redaction", "reply", "request", "storage",
+        "bounded", "errors", "files", "processes", "reply", "request", "storage", "text",
         "tools", "types",
     },
     "embeddings": {

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..redaction import LONGEST_MESSAGE, quotes, redacted, shortened
+from ..redaction import LONGEST_MESSAGE, quotes, redacted
 from ..request import Request
 from ..secrets import hiding_locals, without_locals
+from ..text.characters import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, said
 from .failures import (

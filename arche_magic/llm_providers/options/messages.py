@@ -10,9 +10,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..errors import InvalidRequest
-from ..redaction import shortened
 from ..request import Image, Message, read_image
-from ..text.characters import whole_characters
+from ..text.characters import shortened, whole_characters
 from ..tools import ToolCall, thought_signature
 
 Messages = Iterable[Mapping[str, Any] | Message]

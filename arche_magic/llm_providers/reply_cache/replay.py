@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import TookTooLong, within
 from ..errors import NotKept
-from ..redaction import shortened
 from ..reply import Reply, default_of
 from ..request import Request
+from ..text.characters import shortened
 
 if TYPE_CHECKING:
     from .store import ReplyStore
