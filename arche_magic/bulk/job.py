@@ -5,13 +5,14 @@
                │ kept       └───────────┘ or alone             │ saved, many at once
                └────────────────────→ caller ←─────────────────┘
 
-The reader (`reader.py`) makes the prompts of some rows and turns them into tasks, one for all rows
-that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
+The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
+rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
 (`claims.py`), so that no other kernel asks them too. The scheduler gives the tasks to groups of
 workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
 request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
-task back. The writer (`writer.py`) saves the outcome of tasks, many at once, and hands out their
-rows. `Job` passes these to its caller, who makes a frame of them with `Replies` (`results.py`).
+task back. The writer (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out
+their rows. `Job` passes these to its caller, who makes a frame of them with `Replies`
+(`results.py`).
 
 How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
 limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
@@ -41,11 +42,11 @@ from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
-from .reader import Reader
+from .reply_writer import ReplyWriter
+from .row_reader import RowReader
 from .rows import CHUNK, Row, Rows
 from .twice import Second, other_models, share_of
 from .workers import Workers, narrowed
-from .writer import Writer
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
@@ -147,11 +148,11 @@ class Job:
         self._second = self._asked_twice(again, allow_paid)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
-        self._reader = Reader(
+        self._reader = RowReader(
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = Writer(
+        self._writer = ReplyWriter(
             store, self._claims, self._workers, self._reader, self._hand_out, most_failed
         )
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)

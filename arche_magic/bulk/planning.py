@@ -22,7 +22,7 @@ from .capacity import SECONDS_GUESS, Forecast, Share, Speed
 from .columns import columns_of
 from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
-from .files import SourceFile, is_file
+from .file_source import SourceFile, is_file
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows

@@ -21,7 +21,7 @@ from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, st
 
 from .agreement import Check, Model
 from .columns import plain
-from .files import ENDINGS
+from .file_source import ENDINGS
 
 if TYPE_CHECKING:
     import pandas as pd

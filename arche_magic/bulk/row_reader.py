@@ -20,7 +20,7 @@ from .workers import Workers
 _LOOK_SECONDS = 1.0
 
 
-class Reader:
+class RowReader:
     """Passes the rows of a job to its workers.
 
     Args:

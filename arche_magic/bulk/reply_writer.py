@@ -14,7 +14,7 @@ from arche_magic.llm_providers.text.hints import plural
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped
 from .claims import Claims
-from .reader import Reader
+from .row_reader import RowReader
 from .rows import Row, Task
 from .workers import Workers
 
@@ -26,7 +26,7 @@ _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
 _REFUSED_AT_ONCE = 3
 
 
-class Writer:
+class ReplyWriter:
     """Takes what workers have finished; a reply is on disk before its rows are handed out.
 
     Args:
@@ -43,7 +43,7 @@ class Writer:
         store: ReplyStore,
         claims: Claims,
         workers: Workers,
-        reader: Reader,
+        reader: RowReader,
         hand_out: Callable[[list[Row]], None],
         most_failed: float,
     ) -> None:
