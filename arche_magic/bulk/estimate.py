@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 from .agreement import Model
 from .capacity import Capacity, with_reserve
 from .packing import needs_packed, pack_size
-from .rows import CHUNK, MOST_PACKED, Rows
+from .rows import MOST_PACKED, Rows
 
 # A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0
@@ -77,12 +77,10 @@ def count_work(
     tokens = 0.0
     outputs: list[int] = []
     seen: set[str] = set()
-    stretches = ((rows, start) for rows in parts for start in range(0, len(rows), CHUNK))
-    for rows, start in stretches:
+    for rows, start in ((part, start) for part in parts for start in part.chunks()):
         sizes: dict[str, list[float]] = {}
-        stop = min(start + CHUNK, len(rows))
-        total += stop - start
-        for _, _, request in rows.requests(start, stop, llm.configuration, sample):
+        for *_, request in rows.requests(start, llm.configuration, sample):
+            total += 1
             if isinstance(request, str):
                 failed += 1
                 continue

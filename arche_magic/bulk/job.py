@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -141,11 +140,12 @@ class Job:
         size = rows_per_request(pack, sample)
         self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
         self._scheduler = self._workers.scheduler
-        again = partial(
-            Job, template=self.rows.template, schema=schema, pack=pack, llm=llm, reserve=reserve,
-            allow_paid=allow_paid, retry_errors=retry_errors, fresh=fresh, **options,
-        )  # fmt: skip
-        self._second = self._asked_twice(again, allow_paid)
+        self._same_options = {
+            "template": self.rows.template, "schema": schema, "pack": pack, "llm": llm,
+            "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
+            "fresh": fresh, "part_of": self.whole, **options,
+        }  # fmt: skip
+        self._second = self._asked_twice(allow_paid)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
@@ -237,17 +237,17 @@ class Job:
         used = set(map(str, self.rows.columns))
         return gold_columns(gold, fields or ["reply"], columns, used)
 
-    def _asked_twice(self, again: Callable[..., Job], allow_paid: bool) -> Second | None:
-        """The rows that another model is asked too, if any; `again` makes a job like this one."""
+    def _asked_twice(self, allow_paid: bool) -> Second | None:
+        """The rows that another model is asked too, if any."""
         if not self.twice:
             return None
         other = other_models(self._llm, self._sample, allow_paid)
-        return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
+        return Second(self.twice, self.rows, other, self._job_on)
 
-    def _ask_again_on(self, again: Callable[..., Job], positions: list[int], model: str) -> Job:
+    def _job_on(self, positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
-        frame = self.rows.frame.iloc[positions]
-        return again(frame, model=model, provider=None, same_model=False, part_of=self.whole)
+        options = self._same_options | {"model": model, "provider": None, "same_model": False}
+        return Job(self.rows.frame.iloc[positions], **options)
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
@@ -309,7 +309,7 @@ class Job:
         if not self._workers.put_off or self._scheduler.error:
             return
         index = self.rows.index
-        for start in range(0, len(self.rows), CHUNK):
+        for start in self.rows.chunks():
             rest = [
                 Row(at, index[at], "", error=f"not asked: {self._workers.put_off}")
                 for at in range(start, min(start + CHUNK, len(self.rows)))

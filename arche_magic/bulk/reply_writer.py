@@ -131,14 +131,12 @@ class ReplyWriter:
         return [task for task in tasks if task not in untrusted]
 
     def _rows_of(self, task: Task) -> list[Row]:
-        """The finished rows of a task; all but the first one took no request."""
-        spent = self._spent(task)
-        why = str(task.error) if task.error else None
-        raw = _raw(task.error)
-        return [
-            Row(position, label, task.prompt, task.reply, why, number > 0, *spent, raw)
-            for number, (position, label) in enumerate(task.rows)
-        ]
+        """The finished rows of a task."""
+        tokens, cost, request = self._spent(task)
+        return task.finished(
+            reply=task.reply, error=str(task.error) if task.error else None, tokens=tokens,
+            cost_usd=cost, request=request, raw=_raw(task.error),
+        )  # fmt: skip
 
     def _spent(self, task: Task) -> tuple[int, float | None, str]:
         """Tokens, USD and request of a task; counts its reply."""

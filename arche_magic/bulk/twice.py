@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +160,24 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
     Raises:
         InvalidRequest: only one model can answer.
     """
-    other = partial(_other_model, llm, sample, paid)
+    preferred, state = llm.preferred_provider, llm.quota_tracker.state
+    # The model must be of the job's provider, if one was named; it need not be the job's model.
+    request = replace(sample, model=None, same_model=False)
+
+    def other(model: str) -> str | None:
+        try:
+            routes = llm.routes(request)
+        except ConfigurationError:
+            return None
+        now = llm.configuration.clock.time()
+        for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
+            if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
+                continue
+            # Waiting does not open a retired model or a rejected key.
+            if state(route, request, now).opens_at < math.inf:
+                return f"{route.provider}/{route.model}"
+        return None
+
     try:
         first = llm.routes(sample)[0]
     except ConfigurationError:
@@ -173,29 +189,6 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
             "another provider, or omit twice= (--twice)"
         )
     return other
-
-
-def _other_model(
-    llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
-) -> str | None:
-    """The first model other than `model`.
-
-    It must be of the job's provider, if one was named; it need not be the job's model.
-    """
-    preferred, now = llm.preferred_provider, llm.configuration.clock.time()
-    request = replace(sample, model=None, same_model=False)
-    try:
-        routes = llm.routes(request)
-    except ConfigurationError:
-        return None
-    state = llm.quota_tracker.state
-    for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
-        if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
-            continue
-        # Waiting does not open a retired model or a rejected key.
-        if state(route, request, now).opens_at < math.inf:
-            return f"{route.provider}/{route.model}"
-    return None
 
 
 def asked_twice(
@@ -216,10 +209,8 @@ def asked_twice(
     for rows in parts:
         requests = (
             (draw_number(position, prompt), position, request)
-            for start in range(0, len(rows), CHUNK)
-            for position, (_, prompt, request) in enumerate(
-                rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, asked), start
-            )
+            for start in rows.chunks()
+            for position, _, prompt, request in rows.requests(start, llm.configuration, asked)
             if not isinstance(request, str)
         )
         drawn = [
