@@ -72,8 +72,6 @@ class FileJob:
         wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
         self._read = list(dict.fromkeys(wanted))
         self._sep = separator(self.to, sep)
-        # Columns that a file cannot have are refused too.
-        self._writer(self.to)
         self._total = self._source.count()
         self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
         self._failed = 0
@@ -112,7 +110,8 @@ class FileJob:
         self.quality = Quality()
         agreement = self._whole.agreement
         start, refutations = 0, agreement.refutations
-        with closing(self._writer(part)) as writer:
+        writer = FileWriter(part, self.to.name, self._columns, self._source.kinds, self._sep)
+        with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
                 options = self._options | {"part_of": self._whole}
                 if (most := options.get("stop_after")) is not None:
@@ -148,9 +147,6 @@ class FileJob:
         """End soon; see `Job`."""
         self._cancelled = True
         self._job.cancel()
-
-    def _writer(self, path: Path) -> FileWriter:
-        return FileWriter(path, self.to.name, self._columns, self._source.kinds, self._sep)
 
 
 def _begin(part: Path) -> None:

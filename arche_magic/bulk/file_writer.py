@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .columns import Column, arrow_columns, arrow_kinds, as_json_text, as_text, plain
+from .columns import Column, arrow_columns, as_json_text, as_text, plain
 from .file_readers import as_frame
 
 if TYPE_CHECKING:
@@ -41,17 +41,13 @@ class FileWriter:
         self._data_kinds = kinds
         self._parquet: Any = None
         self._begun = False
-        # Computed before anything is asked; columns without their own type are text.
-        self._kinds: dict[str, Any] = {}
-        if name.endswith(".parquet"):
-            self._kinds = arrow_kinds(columns)
 
     def write(self, frame: pd.DataFrame, table: pa.Table | None = None) -> None:
         """Append a chunk of rows with the added columns.
 
         If the data has typed columns, they are those of `table`, and not those of the frame.
         """
-        if self._kinds:
+        if self._name.endswith(".parquet"):
             self._write_parquet(frame, self._table_of(frame) if table is None else table)
             return
         if table is not None:
@@ -96,14 +92,13 @@ class FileWriter:
     def _write_parquet(self, frame: pd.DataFrame, table: pa.Table) -> None:
         import pyarrow.parquet as pq
 
-        added = arrow_columns(frame, self._columns, self._kinds)
-        whole = table
+        added = arrow_columns(frame, self._columns)
         for name in added.column_names:
-            whole = whole.append_column(added.schema.field(name), added[name])
-        whole = _with_types_of(whole, added)
+            table = table.append_column(added.schema.field(name), added[name])
+        table = _with_types_of(table, added)
         if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._path, whole.schema)
-        self._parquet.write_table(whole)
+            self._parquet = pq.ParquetWriter(self._path, table.schema)
+        self._parquet.write_table(table)
 
     def _table_of(self, frame: pd.DataFrame) -> pa.Table:
         """The data of a file whose columns have no types, each typed by its values."""
@@ -114,7 +109,7 @@ class FileWriter:
             "time": pa.timestamp("us"),
         }  # fmt: skip
         columns = {}
-        for name in [name for name in frame.columns if name not in self._kinds]:
+        for name in frame.columns.difference([column.name for column in self._columns], sort=False):
             kind = self._data_kinds.get(name, "string")
             values = [plain(value) for value in frame[name]]
             if kind == "number":

@@ -133,7 +133,7 @@ class Job:
             "…", configuration, **{**options, **fixed, "schema": schema}
         )
         self.schema: Schema | None = sample.schema
-        self.gold: dict[str, str] = self._gold(gold)
+        self.gold: dict[str, str] = gold_columns(gold, self.schema, self.rows)
         most_failed = at_most("stop_after", stop_after, least=1)
         self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
@@ -230,12 +230,6 @@ class Job:
     def _stop(self) -> None:
         self._left.set()
         self._scheduler.end()
-
-    def _gold(self, gold: str | Mapping[str, str] | None) -> dict[str, str]:
-        fields = list(self.schema.fields) if self.schema else []
-        columns = [str(name) for name in self.rows.frame.columns]
-        used = set(map(str, self.rows.columns))
-        return gold_columns(gold, fields or ["reply"], columns, used)
 
     def _asked_twice(self, allow_paid: bool) -> Second | None:
         """The rows that another model is asked too, if any."""
