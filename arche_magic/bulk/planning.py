@@ -63,25 +63,9 @@ def plan(
 ) -> Plan:
     """Estimate what `map` with the same arguments would take now. Nothing is sent or reserved.
 
-    Args:
-        data: as for `map`.
-        template: as for `map`.
-        schema: as for `map`.
-        pack: as for `map`.
-        allow_paid: as for `map`.
-        retry_errors: as for `map`.
-        fresh: as for `map`.
-        reserve: as for `map`.
-        prefix: as for `map`.
-        twice: as for `map`.
-        encoding: as for `map`.
-        sep: as for `map`.
-        sheet: as for `map`.
-        on_rows: called repeatedly with the number of rows read so far.
-        llm: as for `map`.
-        **options: as for `map`.
-        by: a deadline, such as a datetime, `08:00` (the next one), or `2026-11-26 08:00`. The plan
-            says whether the job meets it, and what would help.
+    The other arguments of `map` are accepted too. `on_rows` is called repeatedly with the number
+    of rows read so far. `by` is a deadline: a datetime, `08:00` (the next one) or
+    `2026-11-26 08:00`. The plan says whether the job meets it, and what would help.
 
     Raises:
         InvalidRequest: data, template or an option is wrong.

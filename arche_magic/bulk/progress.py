@@ -233,9 +233,7 @@ class Counts:
 class LineBar:
     """Shows a job's progress in one line on stderr while its `with` block runs.
 
-    Args:
-        progress: how far the job is.
-        now: the clock, in epoch seconds.
+    `now` is the clock, in epoch seconds.
     """
 
     def __init__(self, progress: Callable[[], Progress], now: Callable[[], float]) -> None:

@@ -27,15 +27,10 @@ _REFUSED_AT_ONCE = 3
 
 
 class ReplyWriter:
-    """Takes what workers have finished; a reply is on disk before its rows are handed out.
+    """Saves what workers have finished, then passes the rows to `hand_out`.
 
-    Args:
-        store: where replies are kept.
-        claims: those of the job.
-        workers: those of the job; the writer adjusts their number now and then.
-        reader: that of the job; it asks rows again whose replies are discarded.
-        hand_out: takes finished rows.
-        most_failed: number of failed rows at which the job ends; inf for no bound.
+    It also adjusts the number of workers, and has the reader ask rows again whose replies are
+    discarded. The job ends at `most_failed` failed rows; inf for no bound.
     """
 
     def __init__(
@@ -150,7 +145,7 @@ class ReplyWriter:
         return tokens, cost, attempts[-1].request if attempts else ""
 
     def _compare(self, task: Task) -> None:
-        """Count whether a row that came packed was answered alike alone."""
+        """Count whether a packed reply agrees with the reply to the same row asked alone."""
         self._scheduler.note_written([task])
         self._spent(task)
         check, alone = task.checks, task.reply
@@ -173,8 +168,8 @@ class ReplyWriter:
         self._reader.ask_again(addresses)
         warnings.warn(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
-            f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
-            "again, one by one",
+            f"asked alone, so its {len(addresses):,} packed replies are discarded, and "
+            "their rows are asked again, one by one",
             PackingWarning,
             stacklevel=2,
         )

@@ -21,18 +21,10 @@ _LOOK_SECONDS = 1.0
 
 
 class RowReader:
-    """Passes the rows of a job to its workers.
+    """Passes the rows of a job to its workers, and rows that need not be asked to `hand_out`.
 
-    Args:
-        rows: the rows.
-        llm: the provider object that gives the addresses.
-        sample: a request that is equal to those of the rows, except for the prompt.
-        store: where replies are kept.
-        claims: those of the job.
-        workers: those of the job; they start with the first row that is to be asked.
-        hand_out: takes rows that need not be asked.
-        retry_errors: rows that failed for good are asked again.
-        fresh: rows whose reply is kept are asked again.
+    The requests of the rows are like `sample`, except for the prompt. Rows that failed for good are
+    asked again with `retry_errors`, and rows whose reply is kept with `fresh`.
     """
 
     def __init__(

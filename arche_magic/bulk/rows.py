@@ -244,7 +244,7 @@ class Rows:
             else:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
                 if name in self.index.names:
-                    hint = f", only an index of that name; frame.reset_index({name!r}) makes one"
+                    hint = f", only an index; frame.reset_index({name!r}) makes it a column"
                 raise InvalidRequest(
                     f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
                     f"(\\{{{{{reference}}}}} sends the braces unchanged)"

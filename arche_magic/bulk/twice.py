@@ -45,11 +45,11 @@ def number_drawn(share: float, rows: int) -> int:
 
 
 class Second:
-    """Asks the drawn rows of a job again, each on another model than the one that answered it.
+    """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
     Args:
-        share: of the rows, 0 to 1.
-        rows: those of the job.
+        share: the share; rounded up to whole rows.
+        rows: all rows of the job.
         other: chooses the model.
         ask: makes the job that asks some rows (by position) on a model.
 

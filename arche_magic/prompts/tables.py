@@ -56,7 +56,7 @@ def as_pandas(data: Any) -> Any:
     """
     kind = f"{library_of(data)}.{type(data).__name__}"
     if kind == "polars.LazyFrame":
-        raise InvalidRequest("the data is a polars.LazyFrame; give data.collect()")
+        raise InvalidRequest("the data is a polars.LazyFrame; pass data.collect()")
     if library_of(data) == "pandas":
         return data
     try:
