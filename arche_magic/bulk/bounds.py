@@ -94,17 +94,23 @@ class WholeJob:
 
     @classmethod
     def new(
-        cls, llm: IntelligentLLMOrchestrator, name: str, patience: Any, cost: Any, tokens: Any
+        cls,
+        llm: IntelligentLLMOrchestrator,
+        *,
+        name: str = "",
+        patience: Any = None,
+        max_cost: Any = None,
+        max_tokens_total: Any = None,
     ) -> WholeJob:
-        """A job that starts; jobs of one name share what they spend through the ledger.
+        """A job that starts, with bounds as for `Job`.
 
-        `patience`, `cost` (`max_cost`) and `tokens` (`max_tokens_total`) are as for `Job`.
+        Jobs of one name share what they spend through the ledger.
 
         Raises:
             InvalidRequest: one of them is not a valid bound.
         """
         longest = at_most("patience", patience)
-        most = at_most("max_cost", cost), at_most("max_tokens_total", tokens)
+        most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
         configuration = llm.configuration
         now = configuration.clock.time
         return cls(

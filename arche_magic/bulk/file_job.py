@@ -73,7 +73,7 @@ class FileJob:
         self._read = list(dict.fromkeys(wanted))
         self._sep = separator(self.to, sep)
         self._total = self._source.count()
-        self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
+        self._before = Progress(0, self._total)
         self._failed = 0
         self._whole = self._job.whole
         self.quality = Quality()

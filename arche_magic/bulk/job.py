@@ -125,7 +125,10 @@ class Job:
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
-            part_of = WholeJob.new(self._llm, part_of, patience, max_cost, max_tokens_total)
+            part_of = WholeJob.new(
+                self._llm, name=part_of, patience=patience, max_cost=max_cost,
+                max_tokens_total=max_tokens_total,
+            )  # fmt: skip
         self.whole: WholeJob = part_of
         # The job keeps replies itself, many at once.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}

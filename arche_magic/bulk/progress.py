@@ -58,13 +58,13 @@ class Progress:
 
     done: int
     total: int
-    resumed: int
-    errors: int
-    rows_per_second: float
-    waiting: Waiting | None
-    finish_at: datetime | None
-    cost_usd: float
-    tokens: int
+    resumed: int = 0
+    errors: int = 0
+    rows_per_second: float = 0.0
+    waiting: Waiting | None = None
+    finish_at: datetime | None = None
+    cost_usd: float = 0.0
+    tokens: int = 0
     packed: int = 0
     checked: int = 0
     agreed: int = 0
@@ -223,7 +223,6 @@ class Counts:
                 errors=self.number(_DONE | FAILED),
                 rows_per_second=pace,
                 waiting=waiting if done < self.total else None,
-                finish_at=None,
                 routes=dict(self.routes),
                 noun=self._noun,
                 **{name: getattr(self, name) for name in SPENT},
