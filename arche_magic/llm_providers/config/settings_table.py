@@ -220,7 +220,7 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
-    from ..redaction import shortened
+    from ..text.characters import shortened
 
     # Booleans and dates as TOML has them.
     text = repr(value) if isinstance(value, str | list | dict) else str(value).lower()
