@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.prompts.tables import library_of
 
 from .bounds import JobStopped

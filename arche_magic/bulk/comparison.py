@@ -11,8 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean
-from arche_magic.llm_providers.text.numbers import percent
+from arche_magic.llm_providers.text.wording import did_you_mean, percent
 from arche_magic.prompts import as_pandas
 
 from .columns import PROVIDER, REPLY, SECOND, SECOND_MODEL, plain

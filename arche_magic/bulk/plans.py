@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds, without_vendor
 
 from .capacity import Share

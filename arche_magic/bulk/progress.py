@@ -13,7 +13,7 @@ from typing import Self
 
 from arche_magic.llm_providers.reply import Attempt, Waiting
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, in_seconds
 
 from .rows import Row

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped

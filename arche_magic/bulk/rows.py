@@ -16,7 +16,7 @@ from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.options import keys_to_check, with_prompt
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
 from .agreement import Check, Model

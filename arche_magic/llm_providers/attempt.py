@@ -22,7 +22,7 @@ from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors
 
 if TYPE_CHECKING:
-    from .adapters.base import Adapter
+    from .adapters.adapter import Adapter
     from .quota_tracker import Hold
     from .request import Request
     from .request_progress import RequestProgress
@@ -233,13 +233,10 @@ class RouteAttempt:
         """Make the call and count it; yields its start, and the pieces of a streamed text."""
         progress, answer, route = self._progress, self._answer, self._hold.route
         load_soon(route)
+        yield Started(route)
+        adapter = adapter_of(route, progress.configuration)
         try:
-            yield Started(route)
-            adapter = adapter_of(route, progress.configuration)
-        except BaseException:  # an interrupt, or a reader that leaves
-            self._ledger.give_back(self._hold)
-            raise
-        try:
+            self._ledger.begin()
             parts = adapter.complete(
                 progress.request,
                 route.model,

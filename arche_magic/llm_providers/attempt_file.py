@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from .files import NotOurs, open_ours
 from .reply import Attempt
 from .storage import warn_of_file
-from .storage.kernel_lock import kernel_lock
+from .storage.kernel_lock import KernelLock
 from .types import utc
 
 # How long a process waits while another one renames last month's file.
@@ -129,7 +129,7 @@ def put_aside(path: Path, month: str) -> None:
     """
     if _last_month(path, month) is None:
         return
-    lock = kernel_lock(f"{path}.lock")
+    lock = KernelLock(f"{path}.lock")
     with suppress(OSError):
         # Under a lock, because other processes could write to the old file meanwhile.
         if not lock.acquire(_TURN_SECONDS):

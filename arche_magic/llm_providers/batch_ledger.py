@@ -72,6 +72,7 @@ class BatchLedger:
         self, tracker: QuotaTracker, log: AttemptLog, coming: Callable[[], Iterable[Request]]
     ) -> None:
         self._tracker, self._log, self._coming = tracker, log, coming
+        self.configuration: Configuration = tracker.configuration
         # Held while the ledger is changed.
         self._lock = threading.Lock()
         # Both by `_identity`. Single steps on a dict or deque need no lock.
@@ -83,11 +84,6 @@ class BatchLedger:
         self._is_closed = False
         # The routes as this thread has seen them.
         self._seen = threading.local()
-
-    @property
-    def configuration(self) -> Configuration:
-        """That of the ledger."""
-        return self._tracker.configuration
 
     @property
     def may_hang(self) -> bool:

@@ -18,7 +18,7 @@ from .options import build_request, python_number
 from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters
-from .text.hints import did_you_mean
+from .text.wording import did_you_mean
 
 if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker
@@ -252,4 +252,4 @@ def _known(configuration: Configuration) -> str:
         for entry in configuration.providers.values()
         for model in entry.embedding_models
     ]
-    return f"known are {', '.join(names)}"
+    return f"known models: {', '.join(names)}"

@@ -120,6 +120,7 @@ class RequestRun:
                         yield from self._wait(choice, line)
             finally:
                 if progress.is_ours():
+                    self._ledger.release()
                     self._tally.add(progress.attempts)
                     self._ledger.append(progress.attempts, self.decisions)
 

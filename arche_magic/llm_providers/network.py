@@ -69,9 +69,13 @@ def is_loopback(url: str | None) -> bool:
     return address.is_loopback if address else host == "localhost"
 
 
-def variables() -> tuple[str | None, ...]:
-    """Return the values of all variables that connections depend on."""
-    return tuple(map(os.environ.get, _VARIABLES))
+def variables() -> tuple[object, ...]:
+    """Return the values of all variables that connections depend on.
+
+    Also returns when the files of certificates that they name were last changed.
+    """
+    paths = filter(None, map(os.environ.get, (*CERTIFICATES, *_BUNDLES)))
+    return *map(os.environ.get, _VARIABLES), *map(_changed_at, paths)
 
 
 def proxy_of(url: str) -> str:
@@ -87,11 +91,17 @@ def proxy_of(url: str) -> str:
     from urllib.request import getproxies
 
     parts, proxies = urlsplit(url), getproxies()
-    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme)
     entries = re.split(r"[,\s]+", proxies.get("no", ""))
     if "*" in entries or any(_excludes(entry, host, port) for entry in entries):
         return ""
+    return _as_url(proxy)
+
+
+def _as_url(proxy: str) -> str:
+    """Return a proxy's address with its scheme, which is http if none is given."""
+    proxy = proxy.strip()
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
@@ -107,22 +117,33 @@ def certificate_variable() -> str:
     return next((name for name in CERTIFICATES if os.environ.get(name)), "")
 
 
+def where_to_trust() -> str:
+    """Return what to do so that the certificate of a CA is trusted."""
+    names = [certificate_variable()] if certificate_variable() else _BUNDLES
+    for name in names:
+        if Path(os.environ.get(name, "")).is_file():
+            return f"add its CA's certificate to {os.environ[name]} ({name})"
+    return "name the file of its CA's certificate in SSL_CERT_FILE"
+
+
 def problems() -> Iterator[str]:
     """Yield what is wrong with these variables, one line each, without a proxy's password."""
-    yield from proxy_problems()
-    if problem := certificate_problem():
+    for name in map(_name_of, _PROXIES):
+        if (value := os.environ.get(name, "")) and (problem := _proxy_problem(_as_url(value))):
+            yield f"{name} {problem}"
+    if problem := _certificate_problem():
         yield problem
 
 
-def proxy_problems() -> Iterator[str]:
-    """Yield what is wrong with the variables for proxies, one line each."""
-    for name in map(_name_of, _PROXIES):
-        value = os.environ.get(name, "").strip()
-        if value and (problem := _proxy_problem(value if "://" in value else f"http://{value}")):
-            yield f"{name} {problem}"
+def problem_of(url: str) -> str:
+    """Return why this machine's settings prevent a connection to an address; "" if they do not."""
+    proxy = proxy_of(url)
+    if proxy and (problem := _proxy_problem(proxy)):
+        return f"{proxy_variable(url) or 'the proxy setting of this machine'} {problem}"
+    return _certificate_problem() if url.lower().startswith("https:") else ""
 
 
-def certificate_problem() -> str:
+def _certificate_problem() -> str:
     """Return what is wrong with the file or folder of trusted certificates; "" if nothing."""
     # Imported when it is needed: an import of this package does not load it.
     import ssl
@@ -161,14 +182,13 @@ def trusted_certificates() -> ssl.SSLContext:
         if not any(any(folder.iterdir()) for folder in _folders(os.environ[name])):
             raise ssl.SSLError("no certificate")
         return ssl.create_default_context(capath=os.environ[name])
-    return _usual_certificates(
-        tuple(Path(path).absolute() for path in map(os.environ.get, _BUNDLES) if path)
-    )
+    bundles = (Path(path).absolute() for path in map(os.environ.get, _BUNDLES) if path)
+    return _usual_certificates(tuple((path, _changed_at(path)) for path in bundles))
 
 
-@lru_cache(maxsize=1)
-def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
-    """Return what is trusted if no variable says otherwise; reading it takes 30 ms."""
+@lru_cache(maxsize=1)  # reading them takes 30 ms
+def _usual_certificates(bundles: tuple[tuple[Path, int], ...]) -> ssl.SSLContext:
+    """Return what is trusted if no variable says otherwise, and these files or folders."""
     import ssl
 
     import certifi
@@ -178,7 +198,7 @@ def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
     # (github.com/python/cpython/issues/79846).
     with suppress(OSError):
         context.load_default_certs()
-    for path in bundles:
+    for path, _ in bundles:
         # Nothing but requests and curl needs them.
         with suppress(OSError):
             if path.is_dir():
@@ -186,6 +206,14 @@ def _usual_certificates(bundles: tuple[Path, ...]) -> ssl.SSLContext:
             else:
                 context.load_verify_locations(cafile=path)
     return context
+
+
+def _changed_at(path: str | Path) -> int:
+    """Return when a file was last changed, in nanoseconds; 0 if it cannot be read."""
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116  # for each call
+    except OSError:
+        return 0
 
 
 def _folders(paths: str) -> list[Path]:

@@ -11,7 +11,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route
-from .wire_fields import may_be_unsuitable, unsuitable, untaken
+from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
 
@@ -78,7 +78,7 @@ class OfferedRoutes:
                 raise ConfigurationError(f"{names} has only embedding models")
             if any(key.provider in asked for key in self.configuration.keys):
                 off = ", ".join(sorted(self.configuration.off))
-                raise NoRouteAvailable(f"No available LLM providers: switched off are {off}")
+                raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
             raise NoKeys(no_keys(self.configuration, asked))
         if request.private:
             marked = [route for route in routes if self.configuration.is_private(route)]
@@ -100,9 +100,9 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        wire = self.configuration.providers[routes[0].provider].wire
+        option = unsupported_fields(wire, request)[0].split()[0]
         # What is not a field of its own, such as a participant's name, is in the messages.
-        first = untaken(self.configuration.providers[routes[0].provider].wire, request)[0]
-        option = first.split()[0]
         option = option if option in request.extra else "messages"
         raise InvalidRequest(f"{refused}; {able[0]}", option=option)
 

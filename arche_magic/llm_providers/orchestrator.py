@@ -12,7 +12,6 @@ from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
 from .config.keys import with_keys
 from .errors import NoKeys
-from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
@@ -25,6 +24,7 @@ from .request import Request
 from .secrets import without_locals
 from .stopping import in_a_thread
 from .timed_ledger import TimedLedger
+from .tool_rounds import in_rounds, read_functions
 from .types import Route
 
 if TYPE_CHECKING:
@@ -361,10 +361,8 @@ class MultiKeyGroqProvider(IntelligentLLMOrchestrator):
     """
 
     @without_locals
-    def __init__(
-        self, api_keys: Sequence[str] | None = None, *, configuration: Configuration | None = None
-    ) -> None:
-        configuration = configuration or get_configuration()
+    def __init__(self, api_keys: Sequence[str] | None = None) -> None:
+        configuration = get_configuration()
         if api_keys is not None:
             configuration = with_keys(configuration, "groq", api_keys)
         has_keys = any(key.provider == "groq" for key in configuration.keys)

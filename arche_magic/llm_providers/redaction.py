@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .secrets import without_locals
-from .text.characters import shortened, without_controls
+from .text.characters import without_controls
+from .text.wording import shortened
 
 if TYPE_CHECKING:
     from .types import Key

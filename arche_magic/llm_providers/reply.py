@@ -142,55 +142,34 @@ class Reply(str):
         vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
-    provider: str
-    key: str
-    model: str
-    usage: Usage
-    attempts: tuple[Attempt, ...]
-    seconds: float
-    finish_reason: str
-    cost: float | None
-    standing: str
-    decisions: tuple[Decision, ...]
-    parsed: Any
-    from_memory: datetime | None
-    request: str
-    tool_calls: tuple[ToolCall, ...]
-    choices: tuple[Mapping[str, Any], ...]
-    tool_runs: tuple[ToolRun, ...]
-    vectors: Vectors
+    provider: str = ""
+    key: str = ""
+    model: str = ""
+    usage: Usage = Usage()
+    attempts: tuple[Attempt, ...] = ()
+    seconds: float = 0.0
+    finish_reason: str = "stop"
+    cost: float | None = None
+    standing: str = ""
+    decisions: tuple[Decision, ...] = ()
+    parsed: Any = None
+    from_memory: datetime | None = None
+    request: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
+    tool_runs: tuple[ToolRun, ...] = ()
+    vectors: Vectors = ()
 
-    def __new__(
-        cls,
-        text: str,
-        *,
-        provider: str = "",
-        key: str = "",
-        model: str = "",
-        usage: Usage | None = None,
-        attempts: tuple[Attempt, ...] = (),
-        seconds: float = 0.0,
-        finish_reason: str = "stop",
-        cost: float | None = None,
-        standing: str = "",
-        decisions: tuple[Decision, ...] = (),
-        parsed: Any = None,
-        from_memory: datetime | None = None,
-        request: str = "",
-        tool_calls: tuple[ToolCall, ...] = (),
-        choices: tuple[Mapping[str, Any], ...] = (),
-        tool_runs: tuple[ToolRun, ...] = (),
-        vectors: Vectors = (),
-    ) -> Self:
-        """Create a reply from its text and attributes."""
+    def __new__(cls, text: str, **attributes: Any) -> Self:
+        """Create a reply from its text and attributes.
+
+        Raises:
+            TypeError: a reply has no such attribute.
+        """
+        if unknown := attributes.keys() - Reply.__annotations__.keys():
+            raise TypeError(f"a reply has no attribute {', '.join(unknown)}")
         reply = super().__new__(cls, whole_characters(text))
-        reply.provider, reply.key, reply.model = provider, key, model
-        reply.usage, reply.attempts, reply.seconds = usage or Usage(), attempts, seconds
-        reply.finish_reason, reply.cost, reply.standing = finish_reason, cost, standing
-        reply.decisions, reply.parsed, reply.from_memory = decisions, parsed, from_memory
-        reply.request, reply.tool_calls, reply.choices = request, tool_calls, choices
-        reply.tool_runs = tool_runs
-        reply.vectors = vectors
+        vars(reply).update(attributes)
         return reply
 
     @property

@@ -116,7 +116,7 @@ class Message:
     Attributes:
         images: shown to the model after the text; only a user's turn has any.
         tool_calls: what the assistant's turn asked to run; its text may then be empty.
-        tool_call_id: the call whose result a tool's turn is.
+        tool_call_id: of a tool's turn, the id of the call that it answers.
         name: distinguishes participants with the same role; "" for most.
     """
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from .quota.opening import RouteState
 from .reply import without_defaults
@@ -69,17 +69,8 @@ class _Deferred(Sequence[T]):
     def __len__(self) -> int:
         return len(self._values())
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+    def __getitem__(self, index: Any) -> Any:
         return self._values()[index]
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._values())
 
     def __eq__(self, other: object) -> bool:
         return self._values() == (other._values() if isinstance(other, _Deferred) else other)

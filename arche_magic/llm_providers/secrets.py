@@ -65,12 +65,9 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def hiding(*args: P.args, **kwargs: P.kwargs) -> T:
-        outer = sys.exception()
         try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            _clear(error, outer)
-            raise
+            with hiding_locals():
+                return function(*args, **kwargs)
         finally:
             # Emptied rather than deleted, because tools that list arguments look up their names.
             args, kwargs = (), {}  # type: ignore[assignment]

@@ -60,6 +60,9 @@ class TimedLedger:
     ) -> None:
         self.ledger, self._log, self._has_deadline = ledger, log, has_deadline
         self._ends = math.inf
+        # The hold of the present call, and whether the call has begun.
+        self._hold: Hold | None = None
+        self._has_begun = False
 
     def start(self, seconds: float) -> None:
         """Set the deadline to `seconds` from now."""
@@ -80,20 +83,27 @@ class TimedLedger:
 
         def offer_in_time() -> tuple[T, Hold | None]:
             with lock_deadline(left):
-                return offer()
-
-        def give_back_late(offered: tuple[T, Hold | None]) -> None:
-            if offered[1] is not None:
-                self._give_back(offered[1])
+                offered = offer()
+            # Here, because an interrupt may come before the caller has the result.
+            self._hold, self._has_begun = offered[1], False
+            return offered
 
         try:
-            return self._timed(offer_in_time, math.inf, give_back_late)
+            return self._timed(offer_in_time, math.inf, lambda _: self._release())
         except (TookTooLong, StorageTimeout):
             raise LedgerTimeout from None
 
-    def give_back(self, hold: Hold) -> None:
-        """Release a hold for which nothing was sent."""
-        self._book(partial(self._give_back, hold), None)
+    def begin(self) -> None:
+        """Note that the call begins: from now on, its hold counts."""
+        self._has_begun = True
+
+    def release(self) -> None:
+        """End the hold of a call that was interrupted before it was booked.
+
+        If the call has begun, what it was expected to take counts as used.
+        """
+        if self._hold is not None:
+            self._book(self._release, None)
 
     def settle(
         self,
@@ -106,15 +116,23 @@ class TimedLedger:
         is_whole: bool = True,
     ) -> str:
         """As `QuotaTracker.settle`; "" if the ledger takes too long."""
-        settle = partial(
-            self.ledger.settle, hold, usage, observations, account,
-            answered=answered, is_whole=is_whole,
-        )  # fmt: skip
+
+        def settle() -> str:
+            self._hold = None
+            return self.ledger.settle(
+                hold, usage, observations, account, answered=answered, is_whole=is_whole
+            )
+
         return self._book(settle, "")
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
         """As `QuotaTracker.fail`; None if the ledger takes too long."""
-        return self._book(partial(self.ledger.fail, hold, failure, account), None)
+
+        def fail() -> RouteState:
+            self._hold = None
+            return self.ledger.fail(hold, failure, account)
+
+        return self._book(fail, None)
 
     def states(
         self, routes: Iterable[Route], request: Request, now: float
@@ -131,8 +149,12 @@ class TimedLedger:
         """As `AttemptLog.append`."""
         self._book(partial(self._log.append, attempts, decisions), None)
 
-    def _give_back(self, hold: Hold) -> None:
-        self.ledger.fail(hold, NOT_SENT)
+    def _release(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None and self._has_begun:
+            self.ledger.settle(hold, None, answered=False, is_whole=False)
+        elif hold is not None:
+            self.ledger.fail(hold, NOT_SENT)
 
     def _book(self, work: Callable[[], T], otherwise: T) -> T:
         """Return the result of `work`, or `otherwise` if it fails or takes too long."""

@@ -181,7 +181,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Observation:
-    """The statement of one response about one limit; missing figures are None.
+    """What one response says about one limit; missing figures are None.
 
     Attributes:
         name: the limit, such as `requests_per_minute`.
@@ -362,7 +362,7 @@ def utc(seconds: float) -> datetime:
 
 
 def in_seconds(seconds: float) -> str:
-    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, since too early is of no use."""
+    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, so that nobody asks too early."""
     if seconds < 100:
         return f"in {math.ceil(seconds)} s"
     if seconds < 100 * 60:

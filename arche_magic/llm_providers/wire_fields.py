@@ -25,7 +25,7 @@ _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
-def untaken(wire: str, request: Request) -> list[str]:
+def unsupported_fields(wire: str, request: Request) -> list[str]:
     """Return the fields of a request that a provider with this wire cannot take, by OpenAI's names.
 
     What asks for the default, such as `n=1`, counts as not given.
@@ -62,7 +62,7 @@ def may_be_unsuitable(request: Request) -> bool:
 
 def unsuitable(wire: str, request: Request) -> str:
     """Return why a provider with this wire cannot take a request (`takes no logprobs`), or ""."""
-    names = untaken(wire, request)
+    names = unsupported_fields(wire, request)
     if not names:
         return ""
     *others, last = names

@@ -238,7 +238,7 @@ def _in_words(bad: re.Match[str]) -> str:
 
 def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.text.hints import did_you_mean
+    from arche_magic.llm_providers.text.wording import did_you_mean
 
     known = [name for action in magic.parser._actions for name in action.option_strings]
     long = [name for name in known if name.startswith("--")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text

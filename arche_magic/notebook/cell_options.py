@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import Function
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.prompts import is_reference, look_up
 
 if TYPE_CHECKING:

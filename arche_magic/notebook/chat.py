@@ -17,7 +17,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, read_image
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.llm_providers.types import utc
 
 from .defaults import CHAT_NAME, CHAT_NAME_RULE

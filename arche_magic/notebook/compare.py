@@ -24,7 +24,7 @@ from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import did_you_mean, plural
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 
 from . import live_line
 from .cards import card_html, row_html

@@ -120,7 +120,7 @@ def _failing_line(
 
 def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list[str]:
     """A line per frame of the user; frames of libraries between them are counted."""
-    from arche_magic.llm_providers.text.hints import plural
+    from arche_magic.llm_providers.text.wording import plural
 
     entries: list[str] = []
     groups = [
@@ -176,7 +176,7 @@ def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> boo
 
 def _listing(lines: list[str], marked: int | None, most: int) -> str:
     """Numbered lines with an arrow at one; at most `most` of them, around it."""
-    from arche_magic.llm_providers.text.hints import plural
+    from arche_magic.llm_providers.text.wording import plural
 
     start = 0
     if len(lines) > most:

@@ -10,7 +10,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .frames import typed_frame
 from .quota_words import count, in_short

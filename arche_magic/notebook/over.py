@@ -17,7 +17,7 @@ from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 

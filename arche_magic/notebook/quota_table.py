@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import RouteId, Standing
 
 from .quota_words import (

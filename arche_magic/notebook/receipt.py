@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage
 
 from .costs import paid_hint, paid_text, rate_text, was_paid

@@ -14,7 +14,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.text.hints import did_you_mean, plural
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.llm_providers.types import Metric, Period
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
-from arche_magic.llm_providers.text.numbers import percent
+from arche_magic.llm_providers.text.wording import percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text

@@ -69,8 +69,8 @@ def problem_of(error: LLMProviderError, now: float) -> Problem:
         now: epoch seconds, for `retry-after`.
     """
     opens_at = error.next_available_at
-    # Official clients then do not repeat the request (openai 2.0 to 3.57, `_base_client.py`): the
-    # engine has waited and tried every route.
+    # Tells official clients not to retry, because the engine has already waited and tried every
+    # route (openai 2.0 to 3.57, `_base_client.py`).
     headers = {"x-should-retry": "false"}
     details: dict[str, Any] = {}
     if error.attempts:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Image, read_image
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .tables import Shown
 from .tables import as_pandas as as_pandas

@@ -111,10 +111,9 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
 
     ends = time.monotonic() + seconds
     asked, headers = url, {"User-Agent": f"arche_magic/{__version__}", "Accept": "text/html,*/*"}
-    is_remote = not network.is_loopback(str(url))
-    if is_remote and (problem := next(network.problems(), "")):
-        raise ValueError(f"cannot be fetched: {problem}")
     for _ in range(_MOST_REDIRECTS + 1):
+        if problem := network.problem_of(str(asked)):
+            raise ValueError(f"cannot be fetched: {problem}")
         with (
             httpx.Client(
                 timeout=seconds,

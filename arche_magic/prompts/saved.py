@@ -10,7 +10,7 @@ from pathlib import Path
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import working_directory
-from arche_magic.llm_providers.text.hints import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean
 
 from . import references
 

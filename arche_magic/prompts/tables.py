@@ -21,8 +21,7 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import text_tokens
-from arche_magic.llm_providers.text.characters import shortened
-from arche_magic.llm_providers.text.hints import plural
+from arche_magic.llm_providers.text.wording import plural, shortened
 
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.

@@ -12,7 +12,7 @@ import pytest
 from loopback import Handler
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, ProviderFailure
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Completion, Key, Timeouts

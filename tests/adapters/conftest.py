@@ -14,7 +14,7 @@ from adapter_calls import SECRET, WIRES, Build, Script, ScriptedHandler, sandbox
 from loopback import serving
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.types import Key
 from arche_magic.sandbox import Sandbox
 

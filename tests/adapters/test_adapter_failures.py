@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts

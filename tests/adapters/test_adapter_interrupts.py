@@ -14,7 +14,7 @@ from adapter_calls import HELLO, MODELS, SECRET, WIRES, complete
 from tool_answers import ANSWERED
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed
 from arche_magic.llm_providers.types import Key, Timeouts
 

@@ -10,7 +10,7 @@ import pytest
 from adapter_calls import HELLO, MODELS, WIRES, Build, Script, chunk_of, complete, reply_of, text_of
 
 from arche_magic.llm_providers.adapters import build_adapter
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Key, Timeouts, Usage
 

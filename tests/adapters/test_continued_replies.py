@@ -18,7 +18,7 @@ from adapter_calls import (
 )
 from tool_answers import ASKED
 
-from arche_magic.llm_providers.adapters.base import Adapter
+from arche_magic.llm_providers.adapters.adapter import Adapter
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.schemas import schema_of

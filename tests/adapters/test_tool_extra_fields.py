@@ -13,7 +13,7 @@ from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.openai_compatible import OpenAIAdapter
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.types import Key
-from arche_magic.llm_providers.wire_fields import unsuitable, untaken
+from arche_magic.llm_providers.wire_fields import unsuitable, unsupported_fields
 
 WIRES = ("groq", "openai", "mistral", "google")
 PNG = Image("image/png", b"\x89PNG\r\n\x1a\n")
@@ -63,7 +63,7 @@ def test_mistral_gets_the_fields_that_its_sdk_has(script: Script, build: Build) 
         "prediction": {"type": "content", "content": "Hi"},
         "response_format": {"type": "json_object"},
     }
-    assert untaken("mistral", with_extra(**fields)) == []
+    assert unsupported_fields("mistral", with_extra(**fields)) == []
     assert sent(script, build, "mistral", with_extra(**fields)).items() >= fields.items()
 
 
@@ -107,7 +107,7 @@ def test_reasoning_effort_sets_geminis_thinking(
 def test_each_wire_states_what_it_takes(fields: dict[str, Any], takers: set[str]) -> None:
     """A pure function of the wire and the request."""
     request = with_extra(**fields)
-    assert {wire for wire in WIRES if not untaken(wire, request)} == takers
+    assert {wire for wire in WIRES if not unsupported_fields(wire, request)} == takers
     for wire in set(WIRES) - takers:
         assert unsuitable(wire, request) == f"takes no {next(iter(fields))}"
 
@@ -116,13 +116,17 @@ def test_groq_takes_no_response_format_with_tools() -> None:
     """The other wires take both together."""
     request = replace(ANSWERED, extra={"response_format": {"type": "json_object"}})
     assert unsuitable("groq", request) == "takes no response_format together with tools"
-    assert [wire for wire in WIRES if not untaken(wire, request)] == ["openai", "mistral", "google"]
+    assert [wire for wire in WIRES if not unsupported_fields(wire, request)] == [
+        "openai",
+        "mistral",
+        "google",
+    ]
 
 
 def test_names_of_participants_are_sent_only_to_openai(script: Script, build: Build) -> None:
     """Groq refuses them, and Mistral and Gemini have no place for them."""
     request = Request((Message("user", "Hi", name="Ada"),))
-    assert [wire for wire in WIRES if not untaken(wire, request)] == ["openai"]
+    assert [wire for wire in WIRES if not unsupported_fields(wire, request)] == ["openai"]
     assert sent(script, build, "openai", request)["messages"][0]["name"] == "Ada"
 
 

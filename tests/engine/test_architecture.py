@@ -28,9 +28,10 @@ ALLOWED = {
         "types",
     },
     "tools": set(),
-    "functions": {
-        "bounded", "errors", "redaction", "reply", "request", "schemas", "stopping", "text",
-        "tools", "types",
+    "functions": {"bounded", "errors", "schemas", "text", "tools"},
+    "tool_rounds": {
+        "errors", "functions", "redaction", "reply", "request", "stopping", "text", "tools",
+        "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
@@ -303,7 +304,8 @@ def test_broad_except_clauses_are_few() -> None:
                 if caught == "Exception":
                     catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
     assert catching == {
-        "adapters/base.py", "batch_ledger.py", "config/keys.py", "functions.py", "timed_ledger.py",
+        "adapters/adapter.py", "batch_ledger.py", "config/keys.py", "functions.py",
+        "timed_ledger.py",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage
-from arche_magic.llm_providers.storage.kernel_lock import kernel_lock
+from arche_magic.llm_providers.storage.kernel_lock import KernelLock
 from arche_magic.llm_providers.storage.ledger_file import parse
 from arche_magic.llm_providers.types import Usage
 
@@ -200,7 +200,7 @@ def test_threads_that_wait_for_a_hold_get_it_in_one_change(tmp_path: Path, clock
         barrier.wait()
         return ledger.hold(route, request)
 
-    lock = kernel_lock(f"{path}.lock")
+    lock = KernelLock(f"{path}.lock")
     with ThreadPoolExecutor(len(requests)) as pool:
         # As if another kernel were changing the ledger.
         lock.acquire()

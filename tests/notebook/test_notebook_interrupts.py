@@ -17,7 +17,7 @@ from loopback import full_queue
 from notebook_kernel import Cell, Kernel
 from promptness import in_time
 
-from arche_magic.llm_providers.storage.kernel_lock import kernel_lock
+from arche_magic.llm_providers.storage.kernel_lock import KernelLock
 from arche_magic.sandbox import Sandbox
 
 PROVIDERS = ("groq", "mistral", "google", "openai")
@@ -234,7 +234,7 @@ def test_a_second_interrupt(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path
     sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))
-    lock, since = kernel_lock(f"{ledger}.lock"), []
+    lock, since = KernelLock(f"{ledger}.lock"), []
 
     def twice(cell: Cell) -> bool:
         """Interrupts while another kernel holds the lock, so that nothing can be counted yet."""

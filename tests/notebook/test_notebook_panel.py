@@ -88,7 +88,7 @@ def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandb
     panel = page.panel()
     page.send(panel.find("Checkbox", "Groq gpt-oss-120b"), value=False)
     panel.wait(lambda: "Nobody would answer" in panel.html)
-    message = "switched off are groq/openai/gpt-oss-120b"
+    message = "these are switched off: groq/openai/gpt-oss-120b"
     assert message in panel.html
     assert page.run("%llm -q hi").message == (
         f"NoRouteAvailable: No available LLM providers: {message}"

@@ -52,7 +52,7 @@ def test_a_correct_configuration_has_no_problems(
     findings = examine()
     assert {finding.state for finding in findings} == {"ok"}, findings
     assert str(project / ".env") in only(findings, ".env").found
-    assert "none from" in only(findings, "arche_magic.toml").found
+    assert "or the folders above it" in only(findings, "arche_magic.toml").found
     assert only(findings, "groq").found.startswith(f"{sandbox_of_project.url}/groq (GROQ_BASE_URL")
     key = only(findings, "groq_key_2")
     assert key.found == f"works, from GROQ_API_KEY_2 in {project / '.env'}"

@@ -245,7 +245,7 @@ def test_a_model_can_be_named_in_several_ways(
     ("named", "problem"),
     [
         ("mistral-embd", "unknown embedding model 'mistral-embd'; did you mean 'mistral-embed'"),
-        ("groq", "groq has no embedding model; known are mistral/mistral-embed, google/"),
+        ("groq", "groq has no embedding model; known models: mistral/mistral-embed, google/"),
     ],
 )
 def test_an_unknown_model_is_an_error_that_lists_the_known_ones(

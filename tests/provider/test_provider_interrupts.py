@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from provider_parts import Start, run_script
@@ -11,6 +15,11 @@ from provider_parts import Start, run_script
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.types import Location
+
+# The modules that a request goes through from its hold to its booking.
+STEPS = {"loop.py", "attempt.py", "timed_ledger.py"}
+Line = tuple[str, int]
 
 # Sends SIGINT once, while this module is being imported.
 INTERRUPTED_IMPORT = """
@@ -74,3 +83,47 @@ def test_an_interrupt_that_an_sdk_wraps_is_still_an_interrupt(
         list(provider.stream("Hello")) if stream else provider.generate("Hello")
     (attempt,) = attempt_log(get_configuration().store).session()
     assert attempt.outcome == "interrupted"
+
+
+def lines_of(call: Callable[[], object], interrupted: Line | None = None) -> list[Line]:
+    """The lines of a request's steps that a call reaches; an interrupt may come at one of them."""
+    reached: dict[Line, None] = {}
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        path = Path(frame.f_code.co_filename)
+        if path.name not in STEPS or path.parent.name != "llm_providers":
+            return None
+        line = path.name, frame.f_lineno
+        if event == "line" and line not in reached:
+            reached[line] = None
+            if line == interrupted:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return list(reached)
+
+
+@pytest.mark.parametrize(("stream", "in_file"), [(False, False), (True, False), (False, True)])
+def test_an_interrupt_at_any_line_leaves_no_hold(start: Start, in_file: bool, stream: bool) -> None:
+    """A hold that no call uses would count as used until it expires."""
+    start(keys={"groq": 20}, settings={} if in_file else {"store": Location("memory://")})
+    provider = get_llm_provider("groq")
+
+    def ask() -> None:
+        list(provider.stream("Hi")) if stream else provider.generate("Hi")
+
+    ask()
+    lines = lines_of(ask)
+    assert {name for name, _ in lines} == STEPS
+    for line in lines:
+        with pytest.raises(KeyboardInterrupt):
+            lines_of(ask, line)
+        store = Path(provider.configuration.store)
+        ledger = store.read_text() if in_file else repr(vars(provider.quota_tracker.storage))
+        assert "used" in ledger
+        assert "holds" not in ledger, line

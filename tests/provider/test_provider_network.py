@@ -27,7 +27,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.doctor import examine
-from arche_magic.llm_providers.network import proxy_of, proxy_problems, trusted_certificates
+from arche_magic.llm_providers.network import problem_of, proxy_of, trusted_certificates
 
 WRONG = [
     ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
@@ -187,10 +187,27 @@ def test_an_empty_variable_in_small_letters_turns_the_proxy_off(
 ) -> None:
     """A wrong value of the other variable is not used, so it is not an error."""
     monkeypatch.setenv("HTTP_PROXY", "garbage://127.0.0.1")
-    assert list(proxy_problems())
+    assert problem_of("http://api.test").startswith("HTTP_PROXY names a proxy as garbage")
     monkeypatch.setenv("http_proxy", "")
     assert proxy_of("http://api.test") == ""
-    assert not list(proxy_problems())
+    assert problem_of("http://api.test") == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "affected", "other"),
+    [
+        ("SSL_CERT_FILE", "no-such-file.pem", "https://api.test", "http://api.test"),
+        ("SSL_CERT_FILE", "empty.pem", "https://localhost", "http://localhost"),
+        ("HTTPS_PROXY", "garbage://host", "https://api.test", "http://api.test"),
+        ("ALL_PROXY", "garbage://host", "http://api.test", "http://localhost"),
+    ],
+)
+def test_an_invalid_variable_stops_only_the_connections_that_use_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, affected: str, other: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert problem_of(affected).startswith(variable)
+    assert problem_of(other) == ""
 
 
 def test_an_invalid_variable_is_named_beside_other_failures(
@@ -278,6 +295,22 @@ def test_certificates_of_a_company_are_trusted(
     usual = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
     if variable != "SSL_CERT_DIR":
         assert len(trusted_certificates().get_ca_certs()) >= len(usual)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_changed_file_of_certificates_is_read_again(
+    https_server: str, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The error says to which file the certificate must be added, and names its variable."""
+    Path("company.pem").write_bytes(Path(certifi.where()).read_bytes())
+    monkeypatch.setenv(variable, "company.pem")
+    settle(https_server)
+    words = rf"is not trusted .*add its CA's certificate to company\.pem \({variable}\)"
+    with pytest.raises(ConfigurationError, match=words):
+        get_llm_provider("my-server").generate("Hello")
+    with Path("company.pem").open("ab") as file:
+        file.write(Path("own.pem").read_bytes())
+    assert get_llm_provider("my-server").generate("Hello") == "Safe."
 
 
 def test_an_invalid_certificate_of_the_system_stops_no_request(

@@ -309,7 +309,7 @@ def test_refusals_are_understood_in_the_words_of_each_service(
     formats = formats_of("made up", f"http://127.0.0.1/{status}/{message}")
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
     _, asked = formats.asking(request, "model")
-    failure = formats.refused("model", asked, status, message, "(400)")
+    failure = formats.refused(asked, status, message, "(400)")
     assert (failure is None) == (then is None)
     sent, asked = formats.asking(request, "model")
     assert asked.form is not None
@@ -323,7 +323,7 @@ def test_a_refused_schema_does_not_affect_other_schemas() -> None:
     message = "Invalid schema for response_format 'reply': In context=(), 'x' is not permitted."
     request = Request((Message("user", "Hello"),), schema=schema_of(LINE))
     _, asked = formats.asking(request, "model")
-    assert formats.refused("model", asked, 400, message, "(400)") is not None
+    assert formats.refused(asked, 400, message, "(400)") is not None
     assert formats.asking(request, "model")[1].form.name == "JSON"
     other = replace(request, schema=schema_of("other int"))
     assert formats.asking(other, "model")[1].form.name == "SCHEMA"

@@ -28,9 +28,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import cgitb
+if sys.version_info < (3, 13):  # later versions no longer have it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import cgitb
 
 from IPython.core.ultratb import VerboseTB
 
@@ -61,9 +62,10 @@ def show_error(error: BaseException) -> None:
         print(*traceback.format_exception(link))
         print(*traceback.TracebackException.from_exception(link, capture_locals=True).format())
         print(VerboseTB(theme_name="nocolor").text(kind, link, trace))
-        # It cannot print frames whose variables were cleared, and then prints nothing for them.
-        with suppress(KeyError):
-            print(cgitb.text((kind, link, trace)))
+        if sys.version_info < (3, 13):
+            # It cannot print frames whose variables were cleared, and then prints nothing for them.
+            with suppress(KeyError):
+                print(cgitb.text((kind, link, trace)))
         while trace is not None:
             for name, value in trace.tb_frame.f_locals.items():
                 # The script's own frames contain the keys that it uses.

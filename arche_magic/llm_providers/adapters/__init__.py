@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..types import Key, Period
-    from .base import Adapter
+    from .adapter import Adapter
 
 WIRES = {
     "groq": "openai_compatible:GroqAdapter",

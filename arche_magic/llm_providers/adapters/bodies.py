@@ -1,7 +1,7 @@
 """Reads the body of an answer: decompressed, limited in size, and as plain events.
 
-A few kilobytes can decompress to gigabytes, an error page can be as long as a film, and a line can
-be endless. The SDKs read everything, so this module limits what they get.
+A few kilobytes can decompress to gigabytes, and an error page or a line can be endless. The SDKs
+read everything, so this module limits what they get.
 """
 
 from __future__ import annotations

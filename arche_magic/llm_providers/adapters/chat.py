@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .error_bodies import ErrorInReply, mapping, mappings, said
+from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
 
 if TYPE_CHECKING:
@@ -78,8 +79,31 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
     return parts
 
 
-def tool_definitions(request: Request) -> list[dict[str, Any]] | None:
-    """Return the tools of a request in OpenAI's form; None if it has none."""
+def chat_parameters(
+    request: Request, form: Format | None, schema_field: str, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameters of a call that are set.
+
+    Args:
+        request: what is asked.
+        form: how it asks for JSON, or None.
+        schema_field: what the SDK calls the schema in `response_format`.
+        others: the parameters that each service names differently.
+    """
+    parameters = {
+        **others,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop": list(request.stop) or None,
+        "response_format": response_format(request, form, schema_field),
+        "tools": _tool_definitions(request),
+        "tool_choice": _chosen_tool(request),
+        "parallel_tool_calls": request.parallel_tool_calls,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _tool_definitions(request: Request) -> list[dict[str, Any]] | None:
     tools = []
     for tool in request.tools:
         function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema}
@@ -91,8 +115,7 @@ def tool_definitions(request: Request) -> list[dict[str, Any]] | None:
     return tools or None
 
 
-def chosen_tool(request: Request) -> str | dict[str, Any] | None:
-    """Return the `tool_choice` parameter; None if the request leaves it to the provider."""
+def _chosen_tool(request: Request) -> str | dict[str, Any] | None:
     choice = request.tool_choice
     if any(tool.name == choice for tool in request.tools):
         return {"type": "function", "function": {"name": choice}}

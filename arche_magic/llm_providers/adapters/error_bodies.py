@@ -88,7 +88,7 @@ def words_of(body: Any, fields: Mapping[str, Any]) -> str:
         return words
     if not isinstance(body, str):
         return json.dumps(body)[:MOST_READ]
-    if not _is_page(body):
+    if not is_page(body):
         return body
     title = re.search(r"<(title|h1)[^>]{0,100}>([^<]{1,200})", body[:MOST_READ], re.IGNORECASE)
     return title[2].strip() if title else ""
@@ -107,7 +107,8 @@ def event_status(fields: Mapping[str, Any]) -> int | None:
     return 400 if said(fields, "type").startswith("invalid_request") else None
 
 
-def _is_page(body: Any) -> bool:
+def is_page(body: Any) -> bool:
+    """Return whether a body is HTML or XML, which no API sends."""
     return isinstance(body, str) and body.lstrip()[:1] == "<"
 
 

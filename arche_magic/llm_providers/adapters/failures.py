@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import time
@@ -75,14 +74,14 @@ class Refusal:
         texts: what rules search, by name; see `Rule`.
     """
 
-    def __init__(self, call: Call, status: int, fields: Mapping[str, Any], model: str = "") -> None:
-        self.call, self.status, self.fields, self.model = call, status, fields, model
+    def __init__(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
+        self.call, self.status, self.fields, self.model = call, status, fields, call.asked.model
         self.label = label(status, fields)
         is_redirect = 300 <= status < 400
         self.words = (
             call.headers.get("location", "") if is_redirect else words_of(call.body, fields)
         )
-        names_model = bool(model) and model in self.words
+        names_model = bool(self.model) and self.model in self.words
         self.texts: Mapping[str, str] = {
             "message": self.words,
             "message_and_label": f"{self.words} {self.label}",
@@ -120,9 +119,10 @@ class Rule:
         statuses: the HTTP statuses that it is about.
         summary: what happened, in our words.
         remedy: what helps.
-        **patterns: regular expressions that must be found, in any case of letters, in the `message`
-            of the refusal, in its `message_and_label`, `status`, `param` or `body`, in the names
-            of its `fields`, or in its `subject`: the message, and "model" if it names the model.
+        **patterns: regular expressions, all of which must be found in a text of the refusal, in
+            upper or lower case: its `message`, `message_and_label`, `status`, `param` or `body`,
+            the names of its `fields`, or its `subject` (the message, and "model" if it names the
+            model).
     """
 
     def __init__(
@@ -243,7 +243,7 @@ RULES = (
     Rule((503,), "overloaded", Remedy.RETRY_LATER),
     Rule(_OUTAGES, "server error", Remedy.RETRY_LATER),
     Rule(_INVALID, "the prompt is too long", Remedy.SHORTEN_PROMPT, message=_TOO_LONG),
-    # About an option, too, servers say that the model does not support it any longer.
+    # Servers also say of an option that the model no longer supports it.
     Rule(
         _INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"
     ),
@@ -326,7 +326,7 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
     while link is not None and link not in links:
         links.append(link)
         link = link.__cause__ or link.__context__
-    host, proxy = (call.client.host, call.client.proxy) if call.client else ("", "")
+    host, proxy = call.client.host, call.client.proxy
     for link in links:
         if isinstance(link, ssl.SSLError):
             return _tls_failure(link, host)
@@ -358,11 +358,9 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code not in _UNKNOWN_ISSUER:
             return setup_failure(f"the certificate of {host} is not valid ({error.verify_message})")
-        variable = network.certificate_variable()
-        trusted = f", which is {os.environ[variable]}" if variable == "SSL_CERT_FILE" else ""
         return setup_failure(
-            f"the certificate of {host} is not trusted ({error.verify_message}); name the file of "
-            f"its CA's certificate in SSL_CERT_FILE{trusted}"
+            f"the certificate of {host} is not trusted ({error.verify_message}); "
+            f"{network.where_to_trust()}"
         )
     reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):

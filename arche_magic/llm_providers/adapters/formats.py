@@ -53,11 +53,13 @@ class Asked:
     """What a request asked for.
 
     Attributes:
+        model: the model that was asked, or "".
         form: how it asked for JSON, or None.
         schema: the schema's text.
         system: whether it had a system prompt.
     """
 
+    model: str = ""
     form: Format | None = None
     schema: str = ""
     system: bool = False
@@ -89,25 +91,18 @@ class Formats:
         self.stale_signatures: set[str] = set()
 
     def refused(
-        self, model: str, asked: Asked, status: int, message: str, what: str
+        self, asked: Asked, status: int, message: str, label: str
     ) -> ProviderFailure | None:
-        """Learn from a refusal whose words name the format or the system prompt.
+        """Learn from a refusal whose message names the format or the system prompt.
 
-        Returns None if the refusal is about something else.
-
-        Args:
-            model: the model that refused.
-            asked: what the request asked for.
-            status: HTTP status of the refusal.
-            message: its text.
-            what: its short label, for the failure.
+        Returns None if it is about something else. `label` becomes part of the summary.
         """
         if status not in (400, 404, 422, 500, 501):
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):
-            self._without_system.add(model)
+            self._without_system.add(asked.model)
             return ProviderFailure(
-                f"{model} does not accept a system prompt {what}", Remedy.ASK_DIFFERENTLY
+                f"{asked.model} does not accept a system prompt {label}", Remedy.ASK_DIFFERENTLY
             )
         if _ABOUT_SCHEMA.search(message):
             form = Format.JSON
@@ -115,9 +110,9 @@ class Formats:
             form = Format.PROMPT
         else:
             return None
-        return self._plainer(model, asked, form, what, named=bool(_SCHEMA_NAME.search(message)))
+        return self._plainer(asked, form, label, named=bool(_SCHEMA_NAME.search(message)))
 
-    def suspected(self, model: str, asked: Asked, what: str) -> ProviderFailure | None:
+    def suspected(self, asked: Asked, label: str) -> ProviderFailure | None:
         """Be less strict after a refusal without a reason: the model may not support the schema.
 
         Gemini answers INVALID_ARGUMENT without a reason to schemas that it cannot compile. This
@@ -125,19 +120,19 @@ class Formats:
         reason.
         """
         if asked.form is Format.PROMPT:
-            self._plainest.pop((model, asked.schema), None)
-        return self._plainer(model, asked, Format.JSON, what, named=True)
+            self._plainest.pop((asked.model, asked.schema), None)
+        return self._plainer(asked, Format.JSON, label, named=True)
 
     def asking(self, request: Request, model: str) -> tuple[Request, Asked]:
         """Return the request in the form that this model accepts, and what it asks for."""
         is_plain = self._is_gemini and _PLAIN_GEMMA.match(model) is not None
-        asked, schema = Asked(), request.schema
+        asked, schema = Asked(model), request.schema
         if schema is not None:
             places = ((model, ""), (model, schema.text))
             form = max(self._plainest.get(place, Format.SCHEMA) for place in places)
             form = Format.PROMPT if is_plain or self._refuses_both(request, model) else form
             request = _with_schema(request, schema) if form > Format.SCHEMA else request
-            asked = Asked(form, schema.text)
+            asked = Asked(model, form, schema.text)
         if all(message.role != "system" for message in request.messages):
             return request, asked
         # Gemini needs a turn of the user.
@@ -157,19 +152,21 @@ class Formats:
         return request.uses_tools and (self._is_groq or older)
 
     def _plainer(
-        self, model: str, asked: Asked, form: Format, what: str, *, named: bool
+        self, asked: Asked, form: Format, label: str, *, named: bool
     ) -> ProviderFailure | None:
         if asked.form is None or asked.form is Format.PROMPT:
             return None
         # At least one step less strict than what was refused, whatever the words say.
         form = max(form, Format(asked.form + 1))
-        place = (model, asked.schema if named else "")
+        place = (asked.model, asked.schema if named else "")
         self._plainest[place] = max(form, self._plainest.get(place, form))
         if asked.form is Format.JSON:
             kind = "JSON"
         else:
             kind = "this JSON Schema" if named else "a JSON Schema"
-        return ProviderFailure(f"{model} does not support {kind} {what}", Remedy.ASK_DIFFERENTLY)
+        return ProviderFailure(
+            f"{asked.model} does not support {kind} {label}", Remedy.ASK_DIFFERENTLY
+        )
 
 
 def _with_schema(request: Request, schema: Schema) -> Request:

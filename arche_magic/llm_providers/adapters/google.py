@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
-from .base import Adapter
+from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format
@@ -23,7 +23,7 @@ from .google_parts import (
     translated,
 )
 from .http import STAND_IN, Call
-from .limits import parse_duration
+from .limits import as_amount, parse_duration
 from .replies import Part, as_count, counted, finish_kind
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ class GoogleAdapter(Adapter):
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         for detail in _details(fields, "ErrorInfo"):
-            metadata = detail.get("metadata")
-            consumer = said(metadata, "consumer") if isinstance(metadata, dict) else ""
+            consumer = said(mapping(detail.get("metadata")), "consumer")
             if consumer.startswith("projects/"):
                 return consumer
         # The 429 of a limit that all models share names the project here; other 429s do not.
@@ -250,7 +249,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
 
 def _observation(violation: Mapping[str, Any]) -> Observation | None:
     quota = str(violation.get("quotaId", ""))
-    value = _amount(violation.get("quotaValue"))
+    value = as_amount(str(violation.get("quotaValue")))
     periods: dict[str, Period] = {"PerDay": "day", "PerMinute": "minute"}
     period = next((name for text, name in periods.items() if text in quota), None)
     metric: Metric = "tokens"
@@ -263,8 +262,3 @@ def _observation(violation: Mapping[str, Any]) -> Observation | None:
     # A refused request was one too many; refused tokens may only have been too many at once.
     remaining, excess = (0.0, 1.0) if metric == "requests" else (None, None)
     return Observation(f"{metric}_per_{period}", value, remaining, evidence="error", excess=excess)
-
-
-def _amount(value: Any) -> float | None:
-    """A count that Google writes as a string."""
-    return float(value) if re.fullmatch("[0-9]{1,15}", str(value)) else None

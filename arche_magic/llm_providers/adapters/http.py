@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from .. import network
-from ..network import is_loopback, origin
+from ..network import origin
 from ..provider_failure import AttemptFailed
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
@@ -59,22 +59,18 @@ class Call:
     """One call in progress: what has arrived, and how long the next step may take.
 
     Attributes:
+        client: the HTTP client that makes the call.
         timeouts: `total` is what the call as a whole may take.
         stream: whether the answer is to come in events.
         status: HTTP status, or None before there is an answer.
         headers: response headers, names in lower case.
         body: of an answer other than 2xx: parsed JSON, else text, else None.
-        asked: how the request asks for JSON, and whether it has a system prompt.
-        client: the HTTP client that makes the call.
+        asked: the model, how the request asks for JSON, and whether it has a system prompt.
         interrupts: the block in which an SDK works, so that it drops no interrupt.
     """
 
-    def __init__(
-        self, timeouts: Timeouts, stream: bool, keep: Callable[[Any], Any] | None = None
-    ) -> None:
-        self.timeouts = timeouts
-        self.stream = stream
-        self._keep = keep
+    def __init__(self, client: HttpClient, timeouts: Timeouts, stream: bool) -> None:
+        self.client, self.timeouts, self.stream = client, timeouts, stream
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
         # How the message about a timeout of the next step begins, and the seconds it had.
@@ -83,7 +79,6 @@ class Call:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.asked = Asked()
-        self.client: HttpClient | None = None
         self._response: httpx.Response | None = None
         self._stop = stop_of_this_thread()
         self.interrupts = KeptInterrupts()
@@ -111,6 +106,11 @@ class Call:
     def refused(self) -> bool:
         """Whether the answer has a status other than 2xx; some gateways send replies with 201."""
         return self.status is not None and not 200 <= self.status < 300
+
+    @property
+    def is_html(self) -> bool:
+        """Whether its headers say that it is a web page."""
+        return self.headers.get("content-type", "").startswith("text/html")
 
     def send(self) -> Mapping[str, float]:
         """Start the timeouts; returns them in the form that httpx expects."""
@@ -151,7 +151,7 @@ class Call:
         body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear)
-        body = rewritten(body, self._keep, events=self.stream)
+        body = rewritten(body, self.client.keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
         return httpx.Response(200, headers={"content-type": kind}, content=body)
 
@@ -197,14 +197,19 @@ class HttpClient:
         base_url: the address of the service.
         key: the key that it expects.
         keep: reduces a reply's JSON to the part that the SDK gets; None for all of it.
+
+    Attributes:
+        host: the host that requests go to.
+        proxy: the variable or setting that names the proxy; "" without one.
     """
 
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
         self._key, self._base_url, self._origin = key, base_url, origin(base_url)
-        self._keep = keep
+        self.keep = keep
         self._current = threading.local()
         self._client: httpx.Client | None = None
-        self._proxy = ""
+        self.host = urlsplit(base_url).netloc
+        self.proxy = ""
 
     @property
     def client(self) -> httpx.Client:
@@ -219,26 +224,19 @@ class HttpClient:
         return self._client
 
     def _built(self) -> httpx.Client:
-        is_remote = not is_loopback(self._base_url)
-        is_secure = self._base_url.lower().startswith("https:")
-        problem = next(network.proxy_problems(), "") if is_remote else ""
-        if problem := problem or (network.certificate_problem() if is_secure else ""):
+        if problem := network.problem_of(self._base_url):
             raise AttemptFailed(setup_failure(problem))
+        is_secure = self._base_url.lower().startswith("https:")
         proxy = network.proxy_of(self._base_url)
-        try:
-            client = httpx.Client(
-                # A redirect could carry the key to another host.
-                follow_redirects=False,
-                trust_env=False,
-                proxy=proxy or None,
-                verify=network.trusted_certificates() if is_secure else False,
-                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
-                headers={"accept-encoding": ACCEPTED_ENCODINGS},
-            )
-        # Proxy settings of the operating system, if no variable names a proxy.
-        except (ValueError, ImportError, httpx.InvalidURL, OSError) as error:
-            problem = f"this machine's proxy settings cannot be used: {error}"
-            raise AttemptFailed(setup_failure(problem)) from None
+        client = httpx.Client(
+            # A redirect could carry the key to another host.
+            follow_redirects=False,
+            trust_env=False,
+            proxy=proxy or None,
+            verify=network.trusted_certificates() if is_secure else False,
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+            headers={"accept-encoding": ACCEPTED_ENCODINGS},
+        )
         keep_time(client)
         client._cookies = _NoCookies()
         client._transport = _CallTransport(client._transport, self)
@@ -246,15 +244,13 @@ class HttpClient:
             if transport is not None:
                 client._mounts[pattern] = _CallTransport(transport, self)
         if proxy:
-            self._proxy = network.proxy_variable(self._base_url) or "this machine's settings"
+            self.proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
-        call = Call(timeouts, stream, self._keep)
-        call.client = self
-        self._current.call = call
+        call = self._current.call = Call(self, timeouts, stream)
         try:
             with calling_with(self._key):
                 yield call
@@ -266,16 +262,6 @@ class HttpClient:
         """Close every connection."""
         if self._client is not None:
             self._client.close()
-
-    @property
-    def host(self) -> str:
-        """The host that requests go to."""
-        return urlsplit(self._base_url).netloc
-
-    @property
-    def proxy(self) -> str:
-        """The variable or setting that names the proxy; "" without one."""
-        return self._proxy
 
     def send(
         self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]

@@ -160,7 +160,7 @@ def header_observations(
         by_minute.setdefault("reset", headers[_RESET_BY_SIZE])
     observations = []
     for (metric, period), figures in found.items():
-        limit, remaining = _amount(figures.get("limit")), _amount(figures.get("remaining"))
+        limit, remaining = as_amount(figures.get("limit")), as_amount(figures.get("remaining"))
         resets_in = parse_duration(figures.get("reset", ""))
         if limit is None and remaining is None:
             continue
@@ -245,7 +245,7 @@ def read_sentence(text: str) -> LimitSentence | None:
     if match is None:
         return None
     limit, used, requested = (
-        _amount((match[group] or "").replace(",", "")) for group in ("limit", "used", "requested")
+        as_amount((match[group] or "").replace(",", "")) for group in ("limit", "used", "requested")
     )
     if limit is None:
         return None
@@ -253,7 +253,9 @@ def read_sentence(text: str) -> LimitSentence | None:
     dimension, _, label = match["dimension"].rpartition(" per ")
     metric, period = _METRICS.get(dimension.strip()), _PERIODS.get(label.strip())
     inferred = False
-    if wait and wait >= 0.01 and limit and (period is None or wait > _longest_wait(period)):
+    # A server may add a little to the longest wait that a period explains.
+    is_wrong = period is None or (wait or 0.0) > 1.1 * PERIOD_SECONDS[period] + 1
+    if wait and wait >= 0.01 and limit and is_wrong:
         excess = used + requested - limit if used is not None and requested is not None else 0.0
         period = _nearest(wait * limit / excess if excess > 0 else wait)
         inferred = True
@@ -274,10 +276,7 @@ def stated_delay(text: str, now: float) -> float | None:
     text = text[:_MOST_READ]
     seconds: float | None = None
     if found := _AFTER.search(text) or _BEFORE.search(text):
-        seconds = sum(
-            _stated_number(amount) * _seconds_per(unit)
-            for amount, unit in _STATED.findall(found["span"])
-        )
+        seconds = sum(_seconds_of(*amount) for amount in _STATED.findall(found["span"]))
     elif found := _SECONDS.search(text):
         seconds = float(found[1])
     elif found := _MOMENT.search(text):
@@ -290,8 +289,8 @@ def stated_delay(text: str, now: float) -> float | None:
     return seconds if seconds is not None and seconds <= LONGEST_DELAY else None
 
 
-def _amount(text: str | None) -> float | None:
-    """Return a count from a header; None if it is not a plain number of sensible size."""
+def as_amount(text: str | None) -> float | None:
+    """Return a count that is stated as text; None if it is not a plain number of sensible size."""
     return float(text) if text and _NUMBER.fullmatch(text.strip()) else None
 
 
@@ -299,11 +298,6 @@ def _named_period(count: int, unit: str) -> Period | None:
     """Return the period of `count` units, if it has a name: 60 seconds is a minute."""
     seconds = count * PERIOD_SECONDS[_PERIODS[unit]]
     return next((name for name, length in PERIOD_SECONDS.items() if length == seconds), None)
-
-
-def _longest_wait(period: Period) -> float:
-    """Return the longest wait in seconds that a period explains, with additions by the server."""
-    return 1.1 * PERIOD_SECONDS[period] + 1
 
 
 def _nearest(seconds: float) -> Period:
@@ -330,13 +324,9 @@ def _inferred(
     return nearest if fits else None
 
 
-def _stated_number(text: str) -> float:
-    return float(text.rstrip(" -")) if text[0].isdigit() else 1.0
-
-
-def _seconds_per(name: str) -> float:
-    """Return the seconds of a unit."""
-    name = name.lower()
-    if name.startswith(("ms", "mil")):
-        return 1e-3
-    return {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[name[0]]
+def _seconds_of(amount: str, unit: str) -> float:
+    """Return the seconds in an amount, such as `1.5`, `an` or `one`, of a unit."""
+    number, unit = float(amount.rstrip(" -")) if amount[0].isdigit() else 1.0, unit.lower()
+    if unit.startswith(("ms", "mil")):
+        return number / 1000
+    return number * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[unit[0]]

@@ -11,20 +11,20 @@ import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..wire_fields import MISTRAL_FIELDS
-from .base import Adapter
-from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
+from .adapter import Adapter
+from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
-from .formats import Format, response_format
-from .http import STAND_IN, Call
-from .limits import header_observations
-from .replies import Part, as_count, counted, in_order
+from .formats import Format
+from .http import STAND_IN
+from .replies import Part, as_count, counted
+from .vectors import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..request import Request
-    from ..types import Observation, Usage
+    from ..types import Usage
 
 # Codes are strings in recordings, and numbers in some reports.
 WORDS: Words = {
@@ -82,23 +82,16 @@ class MistralAdapter(Adapter):
     ) -> Iterable[Part | None]:
         messages = _in_order(chat_messages(request, _call_id))
         beginning = _mark_beginning(messages)
-        parameters: dict[str, Any] = {
+        others = {
             "model": model,
             "messages": messages,
             "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": list(request.stop) or None,
             "random_seed": request.seed,
-            # The SDK has another name for it, because `schema` is a method of its classes.
-            "response_format": response_format(request, form, "schema_definition"),
-            "tools": tool_definitions(request),
-            "tool_choice": chosen_tool(request),
-            "parallel_tool_calls": request.parallel_tool_calls,
         }
+        # `schema` is a method of the SDK's classes, so its field has another name.
+        given = chat_parameters(request, form, "schema_definition", others)
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
-        parameters |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
         parts: Iterator[Part | None]
         if stream:
             parts = _events(sdk.chat.stream(**given))
@@ -111,12 +104,6 @@ class MistralAdapter(Adapter):
         answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
         values = in_order([entry.model_dump() for entry in answer.data])
         return values, counted(answer.usage.prompt_tokens, 0)
-
-    def _list(self, sdk: Any) -> Iterable[str]:
-        return [model.id for model in sdk.models.list().data or ()]
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         if known := by_word(WORDS, refusal):

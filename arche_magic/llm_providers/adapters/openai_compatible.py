@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..provider_failure import ProviderFailure, Remedy
 from ..types import TOKEN_LIMIT_NAMES
 from . import google
-from .base import Adapter
-from .chat import chat_messages, chat_part, chosen_tool, short_id, tool_definitions
+from .adapter import Adapter
+from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .failures import Refusal, Words, by_status, by_word
-from .formats import Format, response_format
+from .formats import Format
 from .http import STAND_IN, Call
 from .limits import (
     LimitSentence,
@@ -23,7 +23,8 @@ from .limits import (
     read_sentence,
     served_at,
 )
-from .replies import Part, counted, in_order
+from .replies import Part, counted
+from .vectors import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -144,25 +145,19 @@ class OpenAIAdapter(Adapter):
             yield chat_part(item)
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
-        parameters = {
-            "model": model,
-            "input": list(request.inputs),
-            "dimensions": request.dimensions,
+        body: dict[str, Any] = {"model": model, "input": list(request.inputs)}
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        if self._key.provider == "openai":
             # A third of the size of decimal numbers. Some compatible services do not have it.
-            "encoding_format": "base64" if self._key.provider == "openai" else None,
-        }
+            body["encoding_format"] = "base64"
         answer = sdk.post(
-            self._base_url.rstrip("/") + self._embedding_path,
-            body={name: value for name, value in parameters.items() if value is not None},
-            cast_to=object,
+            self._base_url.rstrip("/") + self._embedding_path, body=body, cast_to=object
         )
         if not answer.get("data"):
             raise ErrorInReply(answer)
         usage = mapping(answer.get("usage"))
         return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
-
-    def _list(self, sdk: Any) -> Iterable[str]:
-        return [model.id for model in sdk.models.list().data]
 
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
@@ -171,22 +166,15 @@ class OpenAIAdapter(Adapter):
         extra = dict(request.extra)
         # The others count for streams alone, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
-        parameters: dict[str, Any] = {
+        others = {
             "model": model,
             "messages": chat_messages(request, _call_id, signed=self._is_google),
             self._token_limit(model): request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": list(request.stop) or None,
             "seed": request.seed,
-            "response_format": response_format(request, form, "schema"),
             "stream": stream or None,
             "stream_options": (options or None) if stream and takes_options else None,
-            "tools": tool_definitions(request),
-            "tool_choice": chosen_tool(request),
-            "parallel_tool_calls": request.parallel_tool_calls,
         }
-        return extra | {name: value for name, value in parameters.items() if value is not None}
+        return extra | chat_parameters(request, form, "schema", others)
 
     # Without it OpenAI streams carry no usage.
     _stream_options: Mapping[str, Any] | None = {"include_usage": True}
@@ -198,9 +186,6 @@ class OpenAIAdapter(Adapter):
         usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
         learned = self._formats.token_limits.get(model)
         return learned or self._token_limit_name or usual or "max_tokens"
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))

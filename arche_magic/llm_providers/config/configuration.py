@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..catalog import Provider
 from ..errors import ConfigurationError
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .providers import unknown_provider
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..catalog import EmbeddingModel, Provider, known_services, published_providers
 from ..network import is_base_url, is_loopback, origin
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from .base_url_policy import check_key_variable
 from .sources import SETTINGS_FILE, Sources
 

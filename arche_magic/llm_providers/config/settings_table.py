@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
 from ..network import is_base_url
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean, shortened
 from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
@@ -220,8 +220,6 @@ def _hint(name: str, table: Table) -> str:
 
 
 def _shown(value: Any) -> str:
-    from ..text.characters import shortened
-
     # Booleans and dates as TOML has them.
     text = repr(value) if isinstance(value, str | list | dict) else str(value).lower()
     return shortened(text, _SHOWN_CHARACTERS)

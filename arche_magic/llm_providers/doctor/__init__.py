@@ -16,7 +16,7 @@ from ..errors import LLMProviderError
 from ..files import working_directory
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from .local_checks import Finding, configuration_files, network, packages, unread_keys
 from .service_checks import KeyCheck, answers, check_keys, clock, key_finding, models
 

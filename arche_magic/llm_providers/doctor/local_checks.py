@@ -107,7 +107,7 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
     if env_file := nearest.get(".env"):
         yield from _env_file(env_file)
     elif directory:
-        yield Finding("ok", ".env", f"none from {directory} upward")
+        yield Finding("ok", ".env", f"not in {directory} or the folders above it")
     settings = nearest.get(SETTINGS_FILE)
     try:
         settings = settings or (own if stat.S_ISREG(own.stat().st_mode) else None)
@@ -115,8 +115,9 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
         pass
     except OSError as error:
         yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")
-    upward = f"none from {directory} upward, nor" if directory else "there is no"
-    yield Finding("ok", SETTINGS_FILE, str(settings) if settings else f"{upward} {own}")
+    nowhere = f"not in {directory} or the folders above it; there is no {own} either"
+    absent = nowhere if directory else f"there is no {own}"
+    yield Finding("ok", SETTINGS_FILE, str(settings or absent))
 
 
 def _env_file(path: Path) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..quota_tracker import QuotaTracker
-from ..text.hints import did_you_mean, plural
+from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
 from .local_checks import Finding
 
@@ -99,22 +99,17 @@ def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> F
     if check.works is None:
         found = f"could not be checked: {check.reason}; {source}"
         return Finding("look", key.label, found, _unreached(check, provider))
-    closed = tracker.closure(key)
-    if closed:
-        until = "" if closed.until is None else f", {_when(closed.until, tracker)}"
+    if closed := tracker.closure(key):
         found = f"accepted, but closed by the ledger: {closed.reason}"
-        return Finding(
-            "look", key.label, found, f"python -m arche_magic quota reset {key.label}{until}"
-        )
-    shared = tracker.shared_keys().get(key.label)
-    if shared:
+        advice = f"python -m arche_magic quota reset {key.label}"
+        if closed.until is not None:
+            left = closed.until - tracker.configuration.clock.time()
+            advice = f"{advice}, or wait: it is tried again {in_seconds(left)}"
+        return Finding("look", key.label, found, advice)
+    if shared := tracker.shared_keys().get(key.label):
         found = f"works, but shares its account with {shared}"
         return Finding("look", key.label, found, "it adds no quota; one key per account is enough")
     return Finding("ok", key.label, f"works, {source}")
-
-
-def _when(until: float, tracker: QuotaTracker) -> str:
-    return f"or wait: it is tried again {in_seconds(until - tracker.configuration.clock.time())}"
 
 
 def _unreached(check: KeyCheck, provider: Provider) -> str:
@@ -145,7 +140,7 @@ def models(
     for model in absent:
         hint = did_you_mean(model, listed).removeprefix("; ")
         some = ", ".join(listed[:_SHOWN_MODELS]) + (", …" if len(listed) > _SHOWN_MODELS else "")
-        advice = hint or f"name others in [providers.{provider.name}] models; there are {some}"
+        advice = hint or f"name others in [providers.{provider.name}] models; it lists {some}"
         yield Finding("look", about, f"{model} is not among {models}", advice)
     if present := [model for model in asked if model not in absent]:
         yield Finding("ok", about, f"{', '.join(present)}, among {models}")

@@ -6,11 +6,7 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
@@ -20,11 +16,12 @@ from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
-from ..text.hints import did_you_mean
+from ..text.wording import did_you_mean
 from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
+from .values import READERS, python_number, read_flag, read_text
 
 if TYPE_CHECKING:
     from ..reply import OnWait
@@ -39,9 +36,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_LONGEST_TAG = 100
-# No service takes an integer of more than 64 bits.
-_TOO_LARGE = 2**63
 # The options that must not be in `extra`, by their field in OpenAI's chat completions.
 _OPTION_OF = {
     "model": "model",
@@ -143,7 +137,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     messages = _read("messages", _messages, prompt, given.get("system"), images)
     fields = {
         name: _read(name, read, name, given[name])
-        for name, read in _READERS.items()
+        for name, read in READERS.items()
         if given.get(name) is not None
     }
     request = Request(
@@ -213,7 +207,7 @@ def _messages(
     prompt: str | Messages, system: object, images: tuple[Image, ...]
 ) -> tuple[Message, ...]:
     turns: list[Message] = []
-    if instruction := _read("system", _text, "system", system):
+    if instruction := _read("system", read_text, "system", system):
         turns.append(Message("system", instruction))
     if isinstance(prompt, str):
         turns.append(Message("user", whole_characters(prompt), images))
@@ -229,105 +223,11 @@ def _messages(
     return tuple(turns)
 
 
-def python_number(value: object) -> object:
-    """Return a number of NumPy, such as one of a column or of `np.arange`, as Python's own."""
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if not isinstance(value, numbers.Real):
-        return value
-    # As it is written: float32(0.1) is 0.1, not 0.10000000149.
-    return float(str(value)) if hasattr(value, "dtype") else float(value)
-
-
-def _text(name: str, value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
-    return whole_characters(value) if value else None
-
-
-def _number(name: str, value: object, high: float = math.inf) -> float:
-    span = f"0 to {high:g}" if high < math.inf else "0 or more"
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
-    if abs(value) > sys.float_info.max:
-        # Python cannot convert larger integers to floats, nor the largest ones to text.
-        value = math.inf if value > 0 else -math.inf
-    if not 0 <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
-    return float(value)
-
-
-def _seconds(name: str, value: object) -> float:
-    seconds = _number(name, value)
-    if not 0 < seconds < math.inf:
-        raise InvalidRequest(
-            f"{name} is {seconds:g}; it must be a number of seconds greater than 0"
-        )
-    return seconds
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
-    return value
-
-
-def _tag(name: str, value: object) -> str:
-    tag = (_text(name, value) or "").strip()
-    if len(tag) > _LONGEST_TAG or not tag.isprintable():
-        raise InvalidRequest(
-            f"tag is {tag[:_LONGEST_TAG]!r}; it must be one line, {_LONGEST_TAG} characters or less"
-        )
-    return tag
-
-
-def _integer(name: str, value: object, low: int | None = None) -> int:
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
-    if abs(value) >= _TOO_LARGE:
-        raise InvalidRequest(f"{name} must be less than 2**63")
-    if low is not None and value < low:
-        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
-    return value
-
-
-def _stop(name: str, value: object) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value
-    if isinstance(stops, list | tuple) and all(isinstance(stop, str) and stop for stop in stops):
-        return tuple(map(whole_characters, stops))
-    raise InvalidRequest(f"{name} must be a text or a list of texts")
-
-
-# How to check options that become fields of the request with the same name.
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "provider": _text,
-    "model": _text,
-    "max_tokens": partial(_integer, low=1),
-    # The widest range of the four providers. A provider with a narrower one refuses the value.
-    "temperature": partial(_number, high=2.0),
-    "top_p": partial(_number, high=1.0),
-    "stop": _stop,
-    "seed": _integer,
-    "patience": _number,
-    "timeout": _seconds,
-    "fallback_on_filter": _flag,
-    "fresh": _flag,
-    "reserve": partial(_number, high=1.0),
-    "private": _flag,
-    "same_model": _flag,
-    "tag": _tag,
-}
-
-
 def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
     # `only` promises that nothing is sent in the whole run, so a call cannot override it.
     if keep is None or configured == "only":
         return configured
-    return "keep" if _flag("keep", keep) else "off"
+    return "keep" if read_flag("keep", keep) else "off"
 
 
 def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:

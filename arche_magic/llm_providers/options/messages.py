@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from ..errors import InvalidRequest
 from ..request import Image, Message, read_image
-from ..text.characters import shortened, whole_characters
+from ..text.characters import whole_characters
+from ..text.wording import shortened
 from ..tools import ToolCall, thought_signature
 
 Messages = Iterable[Mapping[str, Any] | Message]

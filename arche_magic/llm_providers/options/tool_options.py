@@ -52,12 +52,12 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
         )
     if not tools and chosen in ("auto", "none"):
         return ""
-    names = [tool.name for tool in tools]
-    if chosen not in (*TOOL_CHOICES, *names):
-        known = ", ".join(names) or "there are none"
-        raise InvalidRequest(f"tool_choice names the tool {chosen!r}; the tools are: {known}")
     if not tools:
         raise InvalidRequest(f"tool_choice is {chosen!r}, but there are no tools")
+    names = [tool.name for tool in tools]
+    if chosen not in (*TOOL_CHOICES, *names):
+        known = ", ".join(names)
+        raise InvalidRequest(f"tool_choice names the tool {chosen!r}; the tools are: {known}")
     return chosen
 
 

@@ -12,7 +12,7 @@ from ..bounded import TookTooLong, within
 from ..errors import NotKept
 from ..reply import Reply, default_of
 from ..request import Request
-from ..text.characters import shortened
+from ..text.wording import shortened
 
 if TYPE_CHECKING:
     from .store import ReplyStore

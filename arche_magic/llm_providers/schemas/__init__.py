@@ -17,8 +17,8 @@ from ..bounded import library
 from ..errors import ConfigurationError, InvalidRequest
 from ..request import Field, Message, Request, Schema
 from ..text.characters import whole_characters
-from ..text.hints import did_you_mean
 from ..text.json_values import Misfit, Problem, json_in, reader
+from ..text.wording import did_you_mean
 from .json_schema import as_object, fields_in, strict_form
 
 if TYPE_CHECKING:

@@ -8,24 +8,22 @@ from pathlib import Path
 from ..files import absolute
 from ..processes import new_lock
 from ..types import Location
-from .base import (
+from .deadlines import lock_deadline
+from .documents import (
     Change,
     Document,
-    LedgerWarning,
-    MemoryStorage,
     Mend,
     Merge,
     Storage,
     StorageTimeout,
     T,
     Upgrade,
-    lock_deadline,
     only_mappings,
-    warn_of_file,
-    warn_once,
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
+from .ledger_warnings import LedgerWarning, warn_of_file, warn_once
+from .memory import MemoryStorage
 
 __all__ = [
     "FILE_VERSION",

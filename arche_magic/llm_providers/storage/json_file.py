@@ -11,22 +11,9 @@ from typing import Any
 from ..bounded import TookTooLong, within
 from ..files import NotOurs, read_ours
 from ..processes import new_lock, new_rlock, reset_in_children
-from .base import (
-    Change,
-    Document,
-    Mend,
-    StorageTimeout,
-    T,
-    Upgrade,
-    acquire,
-    lock_deadline,
-    may_hang,
-    only_mappings,
-    seconds_left,
-    warn,
-    warn_of_file,
-)
-from .kernel_lock import kernel_lock
+from .deadlines import acquire, lock_deadline, may_hang, seconds_left
+from .documents import Change, Document, Mend, StorageTimeout, T, Upgrade, only_mappings
+from .kernel_lock import KernelLock
 from .ledger_file import (
     BeingWritten,
     LedgerFile,
@@ -37,6 +24,7 @@ from .ledger_file import (
     read_entry,
     split,
 )
+from .ledger_warnings import warn, warn_of_file
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
@@ -78,7 +66,7 @@ class JsonFileStorage:
         self._change_lock = new_rlock()
         # Held while the file is read, by readers and by changes.
         self._look_lock = new_lock()
-        self._file_lock: Any = kernel_lock(f"{path}.lock")
+        self._file_lock: Any = KernelLock(f"{path}.lock")
         self._rescue = Rescue(path, mend, upgrade)
         self._copy, self._backup = self._rescue.copy, self._rescue.backup
         self._on_disk = True

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import Any
 
 from ..files import check_ours, open_ours
 
@@ -15,8 +14,8 @@ _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
 
 if sys.platform == "win32":
 
-    class _KernelLock:
-        """A lock by filelock."""
+    class KernelLock:
+        """The lock for the lock file at a path, by filelock."""
 
         def __init__(self, path: str) -> None:
             from filelock import FileLock
@@ -42,11 +41,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    class _KernelLock:
-        """The same system call as in filelock, in a tenth of the time.
+    class KernelLock:
+        """The lock for the lock file at a path.
 
-        The caller holds a lock between threads. The lock file is opened each time, so that two
-        kernels cannot both hold the lock for long after a fork or after the file was deleted.
+        It makes the same system call as filelock, in a tenth of the time. The caller holds a lock
+        between threads. The lock file is opened each time, so that two kernels cannot both hold
+        the lock for long after a fork or after the file was deleted.
         """
 
         def __init__(self, path: str) -> None:
@@ -92,8 +92,3 @@ else:
                 nap = min(2 * nap, _LONGEST_NAP_SECONDS)
             else:
                 return True
-
-
-def kernel_lock(path: str) -> Any:
-    """The lock for the lock file at a path."""
-    return _KernelLock(path)

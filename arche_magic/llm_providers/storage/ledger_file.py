@@ -16,7 +16,7 @@ from typing import Any
 
 from ..bounded import library
 from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_unchanging
-from .base import Document, Upgrade
+from .documents import Document, Upgrade
 
 FILE_VERSION = 3
 # Documents of older versions are read as they are; see `quota.older_versions`.

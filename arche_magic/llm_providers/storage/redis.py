@@ -28,18 +28,10 @@ from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
-from .base import (
-    Change,
-    Document,
-    MemoryStorage,
-    Mend,
-    Merge,
-    StorageTimeout,
-    T,
-    acquire,
-    only_mappings,
-    warn,
-)
+from .deadlines import acquire
+from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
+from .ledger_warnings import warn
+from .memory import MemoryStorage
 from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"
@@ -132,7 +124,7 @@ class RedisStorage:
         self._seen: dict[str, Stored] = {}
         self._away: MemoryStorage | None = None
         self._changed_away: set[str] = set()
-        self._is_probed = self._outrun = False
+        self._is_probed = False
         self.refusal = ""
         reset_in_children(self)
 
@@ -206,14 +198,8 @@ class RedisStorage:
 
     def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
         keys = [_PREFIX + name for name in names]
-        if self._outrun:
-            # Others are changing the same documents, so what was read last is probably old.
-            found = _interruptible(partial(self._client.mget, keys))
-            bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
-        else:
-            seen = [self._seen.get(name, Stored()) for name in names]
-            bases = [Base(stored, stored.stamp) for stored in seen]
-        self._outrun = False
+        seen = [self._seen.get(name, Stored()) for name in names]
+        bases = [Base(stored, stored.stamp) for stored in seen]
         while True:
             documents = [dict(base.stored.document) for base in bases]
             result = change(*documents)
@@ -230,8 +216,8 @@ class RedisStorage:
             # If Redis has our texts, they were written, and a cut connection lost the answer.
             if found == 1 or [text or "" for text in found] == [s.text for s in after]:
                 break
+            # Others have changed the documents.
             bases = [self._base(name, text) for name, text in zip(names, found, strict=True)]
-            self._outrun = True
         for name, stored in zip(names, after, strict=True):
             self._remember(name, stored if stored.text else None)
         return result

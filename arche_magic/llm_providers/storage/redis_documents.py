@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Document, Mend
+from .documents import Document, Mend
 
 
 @dataclass

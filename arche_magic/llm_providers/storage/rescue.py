@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import open_ours, read_ours
-from .base import Document, Mend, Upgrade, warn
+from .documents import Document, Mend, Upgrade
 from .ledger_file import FILE_VERSION, is_ours, parse
+from .ledger_warnings import warn
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3

@@ -2,6 +2,5 @@
 
 `characters` removes what must not be written or shown, `markdown` and `formulas` make a model's
 Markdown harmless, `code_blocks` finds the code in a reply, `json_values` its JSON, and `reasoning`
-removes the reasoning around an answer. `hints` suggests a name for a misspelt one, and `numbers`
-writes percentages.
+removes the reasoning around an answer. `wording` has parts of messages, such as counts.
 """

@@ -49,8 +49,3 @@ def without_controls(text: str) -> str:
     """Remove terminal escapes, control characters, and marks that hide or reorder text."""
     text = _CONTROLS.sub(r"\1", _LINE_ENDS.sub("\n", whole_characters(text)))
     return text if text.isascii() else _JOINERS.sub("", text)
-
-
-def shortened(text: str, longest: int) -> str:
-    """Return the text, cut to at most `longest` characters; "" if none fit."""
-    return text if len(text) <= longest else text[: max(0, longest - 1)] + "…" * (longest > 1)

@@ -44,7 +44,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     import shlex
 
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.text.hints import did_you_mean
+    from arche_magic.llm_providers.text.wording import did_you_mean
 
     from ..chat import export, load
     from ..display import show
@@ -144,6 +144,6 @@ def _transcript(chat: Chat) -> dict[str, str]:
 
 
 def _turns(chat: Chat) -> str:
-    from arche_magic.llm_providers.text.hints import plural
+    from arche_magic.llm_providers.text.wording import plural
 
     return plural(len(chat.turns), "turn")

@@ -37,7 +37,7 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_jobs stop all
     """
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.text.hints import plural
+    from arche_magic.llm_providers.text.wording import plural
 
     from ..display import show
 

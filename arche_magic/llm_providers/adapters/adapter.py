@@ -17,9 +17,9 @@ from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..redaction import LONGEST_MESSAGE, quotes, redacted
 from ..request import Request
 from ..secrets import hiding_locals, without_locals
-from ..text.characters import shortened
+from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
-from .error_bodies import error_fields, event_status, said
+from .error_bodies import error_fields, event_status, is_page, said
 from .failures import (
     Refusal,
     about_request,
@@ -29,9 +29,10 @@ from .failures import (
 )
 from .formats import Format, formats_of
 from .http import Call, HttpClient
-from .limits import parse_date
+from .limits import header_observations, parse_date
 from .logs import clean_logs
-from .replies import Part, Received, read_vectors, stream_ended_early
+from .replies import Part, Received, stream_ended_early
+from .vectors import read_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,8 +68,8 @@ class Adapter(ABC):
         self,
         key: Key,
         base_url: str,
-        periods: Mapping[str, Period] | None = None,
-        token_limit: str = "",
+        periods: Mapping[str, Period] | None,
+        token_limit: str,
     ) -> None:
         self.account: str | None = None
         self._date: str | None = None
@@ -96,9 +97,9 @@ class Adapter(ABC):
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         """Request vectors of `request.inputs`; each as `read_vectors` takes it, and the usage."""
 
-    @abstractmethod
     def _list(self, sdk: Any) -> Iterable[str]:
         """Request the list of models once, and return their names."""
+        return [model.id for model in sdk.models.list().data or ()]
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
@@ -106,7 +107,7 @@ class Adapter(ABC):
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         """Read the limits in the response headers."""
-        return ()
+        return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         """The account that the answer names, if it does."""
@@ -132,11 +133,10 @@ class Adapter(ABC):
         stream = stream and (self._streams_json or not request.wants_json)
         with hiding_locals(), self._http.call(timeouts, stream) as call:
             try:
-                self._check_key()
+                adapted, call.asked = self._formats.asking(request, model)
                 if request.inputs:
                     yield self._embedded(call, request, model)
                     return
-                adapted, call.asked = self._formats.asking(request, model)
                 parts = self._send(self._client(), adapted, model, stream, call.asked.form)
                 yield from self._completions(call.steps(parts), call, request, stream, received)
                 return
@@ -152,7 +152,7 @@ class Adapter(ABC):
                     # Only what follows the end of the reply is missing.
                     yield _last(received, request, received.rest(), stream)
                     return
-                failure = self._raised(error, call, request, model, received)
+                failure = self._raised(error, call, request, received)
         # Raised after the handler, so that nothing refers to the cause: its text may quote the
         # key, and the frames it went through may hold the key.
         raise failure
@@ -174,7 +174,6 @@ class Adapter(ABC):
         failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:
             try:
-                self._check_key()
                 sdk = self._client()
                 with call.interrupts:
                     names = tuple(self._list(sdk))
@@ -186,19 +185,19 @@ class Adapter(ABC):
                 failure = KeyboardInterrupt()
             # Broad, because the SDK reads a server's list as it reads a reply: see `complete`.
             except Exception as error:  # noqa: BLE001
-                failure = self._raised(error, call, None, "", Received())
+                failure = self._raised(error, call, None, Received())
         raise failure
 
     def close(self) -> None:
         """Close the connections; the adapter cannot be used afterwards."""
         self._http.close()
 
-    def _check_key(self) -> None:
-        if not _fits_a_header(self._key.secret()):
+    def _client(self) -> Any:
+        secret = self._key.secret()
+        # Others cannot be in a header.
+        if not secret.isascii() or not secret.isprintable() or " " in secret:
             summary = "the key contains a space or another character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
-
-    def _client(self) -> Any:
         with self._building:
             if self._sdk is None:
                 self._sdk = uninterrupted(self._built)
@@ -220,17 +219,15 @@ class Adapter(ABC):
         received: Received,
     ) -> Iterator[Completion]:
         observations: tuple[Observation, ...] | None = None
-        objects = 0
-        for objects, part in enumerate(parts, start=1):  # noqa: B007
+        for part in parts:
             if observations is None:
                 observations = self._observe(call)
                 self._note_account(call, {})
             if part is not None:
                 received.add(part)
-                if stream and (part.call_pieces or part.tool_calls):
+                if stream and (part.text or part.call_pieces or part.tool_calls):
                     call.hear(text=True)
                 if stream and part.text:
-                    call.hear(text=True)
                     text = received.whole(part.text)
                     paused_at = time.monotonic()
                     yield Completion(text, observations=observations)
@@ -238,10 +235,10 @@ class Adapter(ABC):
                     call.add_time(time.monotonic() - paused_at)
                     observations = ()
         if not received:
-            early = stream and not objects
-            raise stream_ended_early() if early and not _is_page(call) else _malformed(call)
+            early = stream and observations is None and not call.is_html
+            raise stream_ended_early() if early else _malformed(call)
         text = received.rest() if stream else received.text
-        last = _last(received, request, text, stream or objects > 1)
+        last = _last(received, request, text, stream)
         yield replace(last, observations=observations or ())
 
     def _embedded(self, call: Call, request: Request, model: str) -> Completion:
@@ -261,19 +258,19 @@ class Adapter(ABC):
         return Completion("", usage, "stop", observations, vectors=vectors)
 
     def _raised(
-        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+        self, error: Exception, call: Call, request: Request | None, received: Received
     ) -> BaseException:
         """The exception to raise instead of an error: KeyboardInterrupt or AttemptFailed."""
         if call.stopped:
             return KeyboardInterrupt()
-        failure, fields = self._explained(error, call, request, model, received)
+        failure, fields = self._explained(error, call, request, received)
         self._note_account(call, fields)
         if failure.unknown:
             self._report(failure, call, fields)
         return AttemptFailed(failure)
 
     def _explained(
-        self, error: Exception, call: Call, request: Request | None, model: str, received: Received
+        self, error: Exception, call: Call, request: Request | None, received: Received
     ) -> tuple[ProviderFailure, Mapping[str, Any]]:
         """Why a call failed, and the fields of the body that says so."""
         fields: Mapping[str, Any] = {}
@@ -281,7 +278,7 @@ class Adapter(ABC):
             failure = error.failure
         elif call.refused and call.status is not None:
             fields = error_fields(call.body)
-            failure = self._refused(Refusal(call, call.status, fields, model), request)
+            failure = self._refused(Refusal(call, call.status, fields), request)
             failure = with_observations(failure, self._observe(call))
         elif broken := transport_failure(error, call):
             failure = broken
@@ -293,11 +290,9 @@ class Adapter(ABC):
             body = getattr(error, "details", None) or getattr(error, "body", None)
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
-            is_page = isinstance(body, str) and body.lstrip().startswith("<")
-            if not is_page and any(
-                said(fields, name) for name in ("message", "code", "type", "detail")
-            ):
-                failure = self._refused(Refusal(call, status or 500, fields, model), request)
+            names = ("message", "code", "type", "detail")
+            if not is_page(body) and any(said(fields, name) for name in names):
+                failure = self._refused(Refusal(call, status or 500, fields), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
                 failure = _malformed(call).failure
@@ -330,10 +325,10 @@ class Adapter(ABC):
         may_be_format = failure.remedy is Remedy.FIX_REQUEST or refusal.status in (500, 501)
         if failure.lacks or not may_be_format:
             return failure
-        model, what, asked = refusal.model, refusal.label, refusal.call.asked
-        plainer = self._formats.refused(model, asked, refusal.status, failure.said, what)
+        asked, label = refusal.call.asked, refusal.label
+        plainer = self._formats.refused(asked, refusal.status, failure.said, label)
         if plainer is None and failure.remedy is Remedy.FIX_REQUEST and not failure.names_option:
-            plainer = self._formats.suspected(model, asked, what)
+            plainer = self._formats.suspected(asked, label)
         return plainer or failure
 
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
@@ -371,17 +366,9 @@ def _last(received: Received, request: Request, text: str, stream: bool) -> Comp
     return Completion(text, *ending, tool_calls=received.tool_calls, choices=choices)
 
 
-def _is_page(call: Call) -> bool:
-    return call.headers.get("content-type", "").startswith("text/html")
-
-
 def _malformed(call: Call) -> AttemptFailed:
     """A 200 without a reply, from the service or from a page that answers instead."""
-    if _is_page(call):
+    if call.is_html:
         summary = "a web page came instead of a reply"
         return AttemptFailed(ProviderFailure(summary, Remedy.CHECK_ADDRESS))
     return AttemptFailed(ProviderFailure("malformed reply", Remedy.RETRY_LATER))
-
-
-def _fits_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text

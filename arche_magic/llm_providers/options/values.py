@@ -1,0 +1,121 @@
+"""Checks of single options: texts, numbers, flags."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..text.characters import whole_characters
+
+_LONGEST_TAG = 100
+# No service takes an integer of more than 64 bits.
+_TOO_LARGE = 2**63
+
+
+def python_number(value: object) -> object:
+    """Return a number of NumPy, such as one of a column or of `np.arange`, as Python's own."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if not isinstance(value, numbers.Real):
+        return value
+    # As it is written: float32(0.1) is 0.1, not 0.10000000149.
+    return float(str(value)) if hasattr(value, "dtype") else float(value)
+
+
+def read_text(name: str, value: object) -> str | None:
+    """Return a text without lone surrogates; None for an empty one.
+
+    Raises:
+        InvalidRequest: it is not text.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
+    return whole_characters(value) if value else None
+
+
+def _number(name: str, value: object, high: float = math.inf) -> float:
+    span = f"0 to {high:g}" if high < math.inf else "0 or more"
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
+    if abs(value) > sys.float_info.max:
+        # Python cannot convert larger integers to floats, nor the largest ones to text.
+        value = math.inf if value > 0 else -math.inf
+    if not 0 <= value <= high:
+        raise InvalidRequest(f"{name} is {value!r}; it must be {span}")
+    return float(value)
+
+
+def _seconds(name: str, value: object) -> float:
+    seconds = _number(name, value)
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(
+            f"{name} is {seconds:g}; it must be a number of seconds greater than 0"
+        )
+    return seconds
+
+
+def read_flag(name: str, value: object) -> bool:
+    """Return True or False.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
+    return value
+
+
+def _tag(name: str, value: object) -> str:
+    tag = (read_text(name, value) or "").strip()
+    if len(tag) > _LONGEST_TAG or not tag.isprintable():
+        raise InvalidRequest(
+            f"tag is {tag[:_LONGEST_TAG]!r}; it must be one line, {_LONGEST_TAG} characters or less"
+        )
+    return tag
+
+
+def _integer(name: str, value: object, low: int | None = None) -> int:
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
+    if abs(value) >= _TOO_LARGE:
+        raise InvalidRequest(f"{name} must be less than 2**63")
+    if low is not None and value < low:
+        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
+    return value
+
+
+def _stop(name: str, value: object) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list | tuple) and all(isinstance(stop, str) and stop for stop in stops):
+        return tuple(map(whole_characters, stops))
+    raise InvalidRequest(f"{name} must be a text or a list of texts")
+
+
+# How to check options that become fields of the request with the same name.
+READERS: dict[str, Callable[[str, Any], Any]] = {
+    "provider": read_text,
+    "model": read_text,
+    "max_tokens": partial(_integer, low=1),
+    # The widest range of the four providers. A provider with a narrower one refuses the value.
+    "temperature": partial(_number, high=2.0),
+    "top_p": partial(_number, high=1.0),
+    "stop": _stop,
+    "seed": _integer,
+    "patience": _number,
+    "timeout": _seconds,
+    "fallback_on_filter": read_flag,
+    "fresh": read_flag,
+    "reserve": partial(_number, high=1.0),
+    "private": read_flag,
+    "same_model": read_flag,
+    "tag": _tag,
+}

@@ -1,0 +1,77 @@
+"""What a storage does: it reads named JSON documents, and changes one or several atomically.
+
+It does not know what they mean; the ledger does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from ..errors import LLMProviderError
+
+T = TypeVar("T")
+Document = dict[str, Any]
+Change = Callable[..., T]
+Upgrade = Callable[[Document], "dict[str, Document] | None"]
+# mend(name, document) returns the document without its wrong values, and the paths of those.
+Mend = Callable[[str, Any], "tuple[Document, list[str]]"]
+# merge(name, before, ours, theirs) adds to `theirs`, the document of that name, what happened
+# between `before` and `ours`.
+Merge = Callable[[str, Document, Document, Document], None]
+
+
+def only_mappings(name: str, document: Any) -> tuple[Document, list[str]]:
+    """Repair documents of unknown content: replace anything but a mapping by an empty document."""
+    return (document, []) if isinstance(document, dict) else ({}, [name])
+
+
+class StorageTimeout(LLMProviderError):
+    """Another process or thread held the storage's lock until the deadline; nothing was changed."""
+
+
+class Storage(Protocol):
+    """Named JSON documents."""
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether a call can take minutes although no lock is in its way, as in a network."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why the documents are in memory for now; "" if they are in their storage."""
+        ...
+
+    @property
+    def refusal(self) -> str:
+        """Why a storage that answers accepts no changes; "" if it accepts them."""
+        ...
+
+    @property
+    def findings(self) -> list[str]:
+        """Problems with documents that this process read, and what it used instead."""
+        ...
+
+    def read(self, name: str) -> Document:
+        """The document, empty if there is none yet. Callers must not change it.
+
+        Reading never waits for a change that another process or thread is making.
+        """
+        ...
+
+    def read_all(self, *names: str) -> list[Document]:
+        """Several documents, all as they were at one moment."""
+        ...
+
+    def update(self, name: str, change: Change[T], *others: str) -> T:
+        """Run `change` on the document and the others, atomically; return its result.
+
+        `change` gets one document per name, and what it puts into them is written. It may replace
+        their values, but not change these in place: only the documents themselves are copies. If
+        it raises, nothing is written. It may run more than once, and may be interrupted.
+
+        Raises:
+            StorageTimeout: the `lock_deadline` of this thread passed while it waited for the lock.
+        """
+        ...
