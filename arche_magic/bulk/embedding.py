@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext, suppress
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -295,12 +296,14 @@ class _Embedding:
         more = len(places) - _PLACES_IN_A_MESSAGE
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
-        return type(error)(
+        # A copy has all that the error says besides its message, such as `option`.
+        explained = copy(error)
+        message = (
             f"no vectors for {which}: {error}. {self._counts.progress().done:,} of "
-            f"{self._total:,} texts are done; run the same call again for the others",
-            attempts=error.attempts,
-            next_available_at=error.next_available_at,
+            f"{self._total:,} texts are done; run the same call again for the others"
         )
+        explained.args = (message,)
+        return explained
 
 
 def _is_about_texts(error: LLMProviderError) -> bool:

@@ -173,11 +173,21 @@ def test_after_a_failure_the_same_call_requests_the_rest(server: EmbeddingServer
     assert sorted(server.texts) == sorted(texts[200:])
 
 
-def test_a_refused_text_is_found_and_the_others_are_kept(server: EmbeddingServer) -> None:
+@pytest.mark.parametrize(
+    ("message", "kind", "told"),
+    [
+        ("'dimensions': bad input", InvalidRequest, {"option": "dimensions"}),
+        ("bad input: the prompt is too long", NoRouteAvailable, {"too_large": True}),
+    ],
+)
+def test_a_refused_text_is_found_and_the_others_are_kept(
+    server: EmbeddingServer, message: str, kind: type[Exception], told: dict[str, Any]
+) -> None:
     texts = numbered(40)
-    server.refusal = refuse(lambda request: "text 17" in request.texts, "bad input")
-    with pytest.raises(InvalidRequest, match=r"no vectors for text 17: .*bad input"):
+    server.refusal = refuse(lambda request: "text 17" in request.texts, message)
+    with pytest.raises(kind, match=r"no vectors for text 17: .*bad input") as caught:
         arche_magic.embed(texts)
+    assert told.items() <= vars(caught.value).items()
     server.refusal = EmbeddingServer.refusal
     sent = len(server.received)
     assert np.array_equal(arche_magic.embed(texts), expected(texts))
