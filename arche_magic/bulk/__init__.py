@@ -15,7 +15,7 @@ from .bounds import JobStopped
 from .comparison import Quality, quality
 from .embedding import embed
 from .file_job import FileJob
-from .files import is_file
+from .file_source import is_file
 from .job import Job
 from .planning import plan
 from .plans import Plan, Way

@@ -1,4 +1,4 @@
-"""The bounds of a job: what it may spend and how long it waits; all its parts share them."""
+"""The bounds of a whole job, which its parts share: what it may spend and how long it waits."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the parts of a job share, such as the chunks of a file.
+class WholeJob:
+    """What the parts of a whole job share, such as those for the chunks of a file.
 
     Attributes:
-        id: the job's id in the record of jobs; "" if another part records this one.
+        id: its id in the record of jobs.
         spending: the most that all calls may cost; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
@@ -94,17 +94,23 @@ class Shared:
 
     @classmethod
     def new(
-        cls, llm: IntelligentLLMOrchestrator, name: str, patience: Any, cost: Any, tokens: Any
-    ) -> Shared:
-        """The state of a job that starts; jobs of one name share what they spend in the ledger.
+        cls,
+        llm: IntelligentLLMOrchestrator,
+        *,
+        name: str = "",
+        patience: Any = None,
+        max_cost: Any = None,
+        max_tokens_total: Any = None,
+    ) -> WholeJob:
+        """A job that starts, with bounds as for `Job`.
 
-        `patience`, `cost` (`max_cost`) and `tokens` (`max_tokens_total`) are as for `Job`.
+        Jobs of one name share what they spend through the ledger.
 
         Raises:
             InvalidRequest: one of them is not a valid bound.
         """
         longest = at_most("patience", patience)
-        most = at_most("max_cost", cost), at_most("max_tokens_total", tokens)
+        most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
         configuration = llm.configuration
         now = configuration.clock.time
         return cls(

@@ -7,7 +7,6 @@ not sent to them. With a ledger in Redis, workers on several machines share the 
 from __future__ import annotations
 
 import math
-import os
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -20,6 +19,7 @@ from arche_magic.prompts.tables import library_of
 
 from .bounds import JobStopped
 from .job import Job
+from .job_records import new_job_id
 from .results import Replies
 from .rows import Row
 
@@ -52,7 +52,7 @@ def map_partitions(
     _check(options)
     meta = Replies(Job(data._meta, template, **options), always_raw=True).frame()
     return data.map_partitions(
-        _ask_partition, template, options | {"part_of": _new_name()}, meta=meta
+        _ask_partition, template, options | {"part_of": new_job_id()}, meta=meta
     )
 
 
@@ -73,10 +73,10 @@ def imap_rows(
     threads = _check_workers(client)
     size = max(1, min(_MOST_ROWS, math.ceil(len(rows) / (_PARTS * threads))))
     starts = range(0, len(rows), size)
-    shared = options | {"part_of": _new_name()}
+    options = options | {"part_of": new_job_id()}
     futures = [
         client.submit(
-            _ask_part, rows.frame.iloc[start : start + size], rows.template, shared, start,
+            _ask_part, rows.frame.iloc[start : start + size], rows.template, options, start,
             # Equal rows are separate rows.
             pure=False,
         )
@@ -140,11 +140,6 @@ def _about() -> dict[str, Any]:
         "store": str(configuration.store),
         "keys": len(configuration.keys),
     }
-
-
-def _new_name() -> str:
-    """A name for a job, under which its parts share bounds in the ledger."""
-    return os.urandom(8).hex()
 
 
 def _ask_partition(

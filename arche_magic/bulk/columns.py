@@ -162,9 +162,7 @@ def _converted(value: Any, field: Field) -> Any:
             return value if isinstance(value, datetime.date) else None
 
 
-def arrow_columns(
-    frame: pd.DataFrame, columns: Sequence[Column], kinds: Mapping[str, pa.DataType] | None = None
-) -> pa.Table:
+def arrow_columns(frame: pd.DataFrame, columns: Sequence[Column]) -> pa.Table:
     """The added columns in Arrow's types, which do not depend on the rows.
 
     If a column cannot hold a value, the row's error says so.
@@ -172,7 +170,7 @@ def arrow_columns(
     import pandas as pd
     import pyarrow as pa
 
-    kinds = kinds or arrow_kinds(columns)
+    kinds = {column.name: _arrow_kind(column) for column in columns}
     error = next(column for column in columns if column.of == "error" and not column.is_field)
     shown = frame[[column.name for column in columns]].reset_index(drop=True)
     errors = [plain(value) for value in shown[error.name]]
@@ -182,11 +180,6 @@ def arrow_columns(
             shown[column.name] = pd.Series(fitting, dtype=object)
     shown[error.name] = error.series(errors)
     return pa.Table.from_pandas(shown, pa.schema(kinds.items()), preserve_index=False)
-
-
-def arrow_kinds(columns: Sequence[Column]) -> dict[str, pa.DataType]:
-    """The types of the added columns; a column without a type of its own is text."""
-    return {column.name: _arrow_kind(column) for column in columns}
 
 
 def _fitting(
@@ -205,6 +198,7 @@ def _fitting(
 
 
 def _arrow_kind(column: Column) -> pa.DataType:
+    """The type of a column; text if it has none of its own."""
     import pyarrow as pa
 
     simple = {

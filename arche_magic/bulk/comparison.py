@@ -14,10 +14,14 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import did_you_mean, percent
 from arche_magic.prompts import as_pandas
 
-from .columns import PROVIDER, SECOND, SECOND_MODEL, plain
+from .columns import PROVIDER, REPLY, SECOND, SECOND_MODEL, plain
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from arche_magic.llm_providers.request import Schema
+
+    from .rows import Rows
 
 # A longer text is not a label: two good answers rarely share their wording.
 MOST_WORDS = 5
@@ -45,7 +49,9 @@ class Comparison:
         """
         pairs: Counter[tuple[str, str]] = Counter()
         not_compared = unanswered = 0
-        whole = _is_choice(one)
+        import pandas as pd
+
+        whole = isinstance(one.dtype, pd.CategoricalDtype)
         for mine, theirs, swap in zip(one, other, [*swapped] or [False] * len(one), strict=True):
             if plain(theirs) is None:
                 continue
@@ -239,21 +245,17 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
 
 
 def gold_columns(
-    gold: str | Mapping[str, str] | None, fields: list[str], data: list[str], used: set[str]
+    gold: str | Mapping[str, str] | None, schema: Schema | None, rows: Rows
 ) -> dict[str, str]:
-    """By field, the column with its known labels.
-
-    Args:
-        gold: that, or the column alone where there is one field.
-        fields: those of the schema, or `reply`.
-        data: the columns of the data.
-        used: those that the prompt names.
+    """By field, the column with its known labels; `gold` is that, or the column of the only field.
 
     Raises:
         InvalidRequest: it names an unknown field or column, or one that the prompt contains.
     """
     if gold is None:
         return {}
+    fields = list(schema.fields if schema else ()) or [REPLY]
+    data = [str(name) for name in rows.frame.columns]
     if isinstance(gold, str):
         if len(fields) > 1:
             example = f"{{{fields[0]!r}: {gold!r}}}"
@@ -271,7 +273,7 @@ def gold_columns(
         if column not in data:
             hint = did_you_mean(str(column), data) or f"; there are {', '.join(data[:20])}"
             raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
-        if column in used:
+        if column in map(str, rows.columns):
             raise InvalidRequest(
                 f"gold: the prompt contains the column {column!r}, which has the answers; "
                 "remove it from the prompt"
@@ -305,12 +307,6 @@ def _label(value: Any, whole: bool) -> str | None:
     # 7.0 is 7: a column with missing values may have it so.
     whole_number = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole_number else value).casefold()
-
-
-def _is_choice(column: pd.Series) -> bool:
-    import pandas as pd
-
-    return isinstance(column.dtype, pd.CategoricalDtype)
 
 
 def _frame(comparisons: Mapping[str, Comparison], names: tuple[str, ...]) -> pd.DataFrame:

@@ -1,13 +1,16 @@
-"""Vectors of many texts from one model, in batches, each saved when it arrives."""
+"""Vectors of many texts from one model, in batches, each saved when it arrives.
+
+The workers of a job ask for the batches, one task each: they wait, keep the limits and try again.
+"""
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -26,17 +29,17 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.reply import Waiting
 from arche_magic.llm_providers.reply_cache.replay import vector_addresses
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
-from .bounds import Patience, at_most
+from .bounds import WholeJob
 from .columns import plain
 from .progress import Counts, LineBar
-from .rows import Row
+from .rows import Row, Task
+from .workers import Workers
 
 if TYPE_CHECKING:
     from array import array
@@ -46,11 +49,7 @@ if TYPE_CHECKING:
 
 _Vectors: TypeAlias = "Mapping[str, array[float]]"
 
-_THREADS = 8
-_NAP_SECONDS, _SHORTEST_NAP_SECONDS = 0.5, 0.05
-# How often a batch is sent if the provider has temporary failures.
-_TRIES = 5
-_LONGEST_WAIT_IN_ENGINE = 120.0
+_NAP_SECONDS = 0.1
 _LOOKED_UP_AT_ONCE = 1000
 _PLACES_IN_A_MESSAGE = 5
 
@@ -106,8 +105,9 @@ def embed(
     """
     index, values = _values(texts)
     options = {"reserve": reserve, "private": private, "tag": tag}
-    longest = at_most("patience", patience)
-    job = _Embedding(values, llm or get_llm_provider(), model, dimensions, longest, fresh, options)
+    llm = llm or get_llm_provider()
+    whole = WholeJob.new(llm, patience=patience)
+    job = _Embedding(values, llm, model, dimensions, whole, fresh, options)
     matrix = job.run(allow_paid, progress)
     if index is None:
         return matrix
@@ -116,22 +116,14 @@ def embed(
     return pd.DataFrame(matrix, index=index)
 
 
-class _TextsFailed(Exception):
-    """A batch has no vectors; its arguments are the reason and the texts."""
-
-
-class _Ended(Exception):
-    """The call has ended, so this thread ends too."""
-
-
 class _Embedding:
-    """One call of `embed`. Its threads each ask for a batch of texts at a time.
+    """One call of `embed`.
 
     Args:
         values: the texts, some of them missing.
         llm: what asks.
         model, dimensions: as for `embed`.
-        patience: seconds; inf for no bound.
+        whole: has the patience.
         fresh: whether kept vectors are asked for again.
         options: further options of each request.
     """
@@ -142,16 +134,16 @@ class _Embedding:
         llm: IntelligentLLMOrchestrator,
         model: str | None,
         dimensions: int | None,
-        patience: float,
+        whole: WholeJob,
         fresh: bool,
-        options: Mapping[str, Any],
+        options: dict[str, Any],
     ) -> None:
         configuration = llm.configuration
         self._llm, self._configuration, self._clock = llm, configuration, configuration.clock
         self._provider, self._model = choose_model(configuration, model, among=llm.providers)
-        self._dimensions, self._fresh = dimensions, fresh and configuration.replay != "only"
+        self._fresh = fresh and configuration.replay != "only"
         self._about = about_model(configuration, self._provider, self._model)
-        check_dimensions(dimensions, self._model, self._about)
+        self._dimensions = check_dimensions(dimensions, self._model, self._about)
         # Positions by text: each text is asked for once.
         self._places: dict[str, list[int]] = {}
         self._missing: list[int] = []
@@ -163,15 +155,13 @@ class _Embedding:
             self._places.setdefault(whole_characters(value), []).append(place)
         self._total = len(values)
         self._counts = Counts(self._total, self._clock.time, "text")
-        self._patience, self._options = Patience(patience, self._clock.time), options
-        self._address = vector_addresses(self._provider, self._model, dimensions)
+        self._options = options | {"patience": whole.patience.left}
+        self._address = vector_addresses(self._provider, self._model, self._dimensions)
         self._store = reply_store(configuration.replies)
         self._matrix: np.ndarray[Any, Any] | None = None
-        # The threads share it: `next` of a list's iterator is a single step.
-        self._batches: Iterator[Sequence[str]] = iter(())
-        self._ended = threading.Event()
-        # What came: vectors, an error, or None when a thread ends.
-        self._out: queue.SimpleQueue[_Vectors | BaseException | None] = queue.SimpleQueue()
+        # Texts without vectors so far, and those of the batch that failed.
+        self._left, self._failed = set(self._places), tuple[str, ...]()
+        self._workers = Workers(llm, self._counts, whole, pack=1)
 
     def run(self, allow_paid: bool, progress: bool) -> np.ndarray[Any, Any]:
         """The vectors, one row per value; for what it raises see `embed`."""
@@ -209,7 +199,6 @@ class _Embedding:
             self._provider,
             self._model,
             dimensions=self._dimensions,
-            patience=min(self._patience.left, _LONGEST_WAIT_IN_ENGINE),
             **self._options,
         )
 
@@ -219,106 +208,64 @@ class _Embedding:
         After a failure no further calls are sent; it is raised when those under way have ended. If
         the user interrupts, these continue: their vectors are kept when they arrive.
         """
-        batches = list(batches)
-        self._batches, running = iter(batches), min(_THREADS, len(batches))
-        for _ in range(running):
-            threading.Thread(target=self._work, name="arche-embed", daemon=True).start()
-        failures: list[BaseException] = []
+        tasks = [self._task(batch) for batch in batches]
+        scheduler = self._workers.scheduler
+        scheduler.add(tasks)
+        self._workers.start(tasks[0])
+        thread = threading.Thread(target=self._collect, name="arche-embed", daemon=True)
+        thread.start()
         try:
-            while running:
-                try:
-                    # An interrupt does not reach an endless wait on every system.
-                    item = self._out.get(timeout=_NAP_SECONDS)
-                except queue.Empty:
-                    continue
-                if item is None:
-                    running -= 1
-                elif isinstance(item, BaseException):
-                    failures.append(item)
-                else:
-                    self._take(item)
+            while thread.is_alive():
+                # An interrupt does not reach an endless wait on every system.
+                thread.join(_NAP_SECONDS)
         finally:
-            self._ended.set()
-        if failures and isinstance(failures[0], _TextsFailed):
-            raise self._explained(*failures[0].args)
-        if failures:
-            raise failures[0]
+            scheduler.end()
+        if isinstance(scheduler.error, LLMProviderError):
+            raise self._explained(scheduler.error)
+        if scheduler.error is not None:
+            raise scheduler.error
+        if self._workers.put_off is not None:
+            raise self._explained(self._workers.put_off)
 
-    def _work(self) -> None:
-        """Ask for batches until none is left; one of the threads."""
+    def _task(self, texts: Sequence[str]) -> Task:
+        # No text is in two batches, so the first one identifies the batch.
+        return Task(texts[0], self._request(texts), [])
+
+    def _collect(self) -> None:
+        """Take what workers have finished, until all vectors are there or the call ends."""
+        scheduler = self._workers.scheduler
         try:
-            while (batch := next(self._batches, None)) and not self._ended.is_set():
-                self._ask(batch)
-        except _Ended:
-            pass
+            while self._left and not (scheduler.ending.is_set() and scheduler.is_quiet()):
+                with suppress(queue.Empty):
+                    self._finish(scheduler.finished.get(timeout=_NAP_SECONDS))
+                self._workers.look_after()
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
-            self._ended.set()
-            self._out.put(error)
+            scheduler.end(error)
         finally:
-            self._out.put(None)
+            self._workers.end()
 
-    def _ask(self, texts: Sequence[str]) -> None:
-        """Request the vectors of some texts; if the texts are refused, halve the batch."""
-        failed = 0
-        while not self._ended.is_set():
-            request = self._request(texts)
-            try:
-                reply = self._llm.ask(request, self._note_wait)
-            except LLMProviderError as error:
-                self._counts.spend(error.attempts)
-                failed += any(attempt.outcome == "failed" for attempt in error.attempts)
-                if len(texts) > 1 and self._is_about_texts(error):
-                    half = len(texts) // 2
-                    self._ask(texts[:half])
-                    self._ask(texts[half:])
-                    return
-                if failed >= _TRIES or not self._wait(error, request):
-                    raise _TextsFailed(error, texts) from None
-            else:
-                self._counts.spend(reply.attempts)
-                found = dict(zip(texts, reply.vectors, strict=True))
-                by_address = {self._address(text): vector for text, vector in found.items()}
-                self._store.keep_vectors(by_address, self._clock.time())
-                self._out.put(found)
-                return
-
-    def _is_about_texts(self, error: LLMProviderError) -> bool:
-        """Whether the refusal is about the texts, so that other texts may be accepted."""
-        if isinstance(error, InvalidRequest | ContentFiltered):
-            return True
-        if not isinstance(error, NoRouteAvailable) or error.next_available_at is not None:
-            return False
-        short, now = self._request(["?"]), self._clock.time()
-        state = self._llm.quota_tracker.state
-        opens = (state(route, short, now).opens_at for route in self._llm.routes(short))
-        return min(opens, default=math.inf) < math.inf
-
-    def _note_wait(self, waiting: Waiting) -> None:
-        if self._ended.is_set():
-            raise _Ended
-        self._counts.wait(waiting)
-        self._patience.wait(min(waiting.seconds, _NAP_SECONDS))
-
-    def _wait(self, error: LLMProviderError, request: Request) -> bool:
-        """Wait until the first route opens; False if none does within the patience."""
-        if error.next_available_at is None:
-            return False
-        opens, route = error.next_available_at.timestamp(), self._llm.routes(request)[0]
-        while self._patience.left > 0:
-            left = max(0.0, opens - self._clock.time())
-            if left > self._patience.left:
-                return False
-            self._note_wait(Waiting(route, left))
-            self._clock.sleep(min(max(left, _SHORTEST_NAP_SECONDS), _NAP_SECONDS))
-            if left <= _NAP_SECONDS:
-                return True
-        return False
+    def _finish(self, task: Task) -> None:
+        """Keep the vectors of a batch; if its texts are refused, ask for its halves."""
+        scheduler, texts = self._workers.scheduler, task.request.inputs
+        if task.reply is not None:
+            found = dict(zip(texts, task.reply.vectors, strict=True))
+            by_address = {self._address(text): vector for text, vector in found.items()}
+            self._store.keep_vectors(by_address, self._clock.time())
+            self._take(found)
+        elif task.error is not None and len(texts) > 1 and _is_about_texts(task.error):
+            half = len(texts) // 2
+            scheduler.add([self._task(texts[:half]), self._task(texts[half:])])
+        elif task.error is not None:
+            self._failed = self._failed or texts
+            scheduler.end(task.error)
+        scheduler.note_written([task])
 
     def _take(self, vectors: _Vectors, *, resumed: bool = False) -> None:
         """Put the vectors of texts into the rows that have these texts."""
         import numpy as np
 
         for text, vector in vectors.items():
+            self._left.discard(text)
             matrix, places = self._filled(len(vector)), self._places[text]
             if matrix.shape[1] != len(vector):
                 raise LLMProviderError(
@@ -342,20 +289,28 @@ class _Embedding:
         for row in rows:
             self._counts.hand_out(row)
 
-    def _explained(self, error: LLMProviderError, texts: Sequence[str]) -> LLMProviderError:
-        """The error for some texts, with their positions and what to do next."""
-        places = sorted(self._places[text][0] for text in texts)
+    def _explained(self, error: LLMProviderError) -> LLMProviderError:
+        """The error with the positions of the texts without vectors, and what to do next."""
+        places = sorted(self._places[text][0] for text in self._failed or self._left)
         shown = ", ".join(map(str, places[:_PLACES_IN_A_MESSAGE]))
         more = len(places) - _PLACES_IN_A_MESSAGE
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
-        return type(error)(
+        # A copy has all that the error says besides its message, such as `option`.
+        explained = copy(error)
+        message = (
             f"no vectors for {which}: {str(error).rstrip(' .')}. "
             f"{self._counts.progress().done:,} of {self._total:,} texts are done; run the same "
-            "call again for the others",
-            attempts=error.attempts,
-            next_available_at=error.next_available_at,
+            "call again for the others"
         )
+        explained.args = (message,)
+        return explained
+
+
+def _is_about_texts(error: LLMProviderError) -> bool:
+    """Whether the refusal is about the texts, so that fewer or other texts may be accepted."""
+    too_long = isinstance(error, NoRouteAvailable) and error.next_available_at is None
+    return too_long or isinstance(error, InvalidRequest | ContentFiltered)
 
 
 def _is_missing(value: Any) -> bool:

@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 from .agreement import Model
 from .capacity import Capacity, with_reserve
 from .packing import needs_packed, pack_size
-from .rows import CHUNK, MOST_PACKED, Rows
+from .rows import MOST_PACKED, Rows
 
 # A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0
@@ -77,12 +77,10 @@ def count_work(
     tokens = 0.0
     outputs: list[int] = []
     seen: set[str] = set()
-    stretches = ((rows, start) for rows in parts for start in range(0, len(rows), CHUNK))
-    for rows, start in stretches:
+    for rows, start in ((part, start) for part in parts for start in part.chunks()):
         sizes: dict[str, list[float]] = {}
-        stop = min(start + CHUNK, len(rows))
-        total += stop - start
-        for _, _, request in rows.requests(start, stop, llm.configuration, sample):
+        for *_, request in rows.requests(start, llm.configuration, sample):
+            total += 1
             if isinstance(request, str):
                 failed += 1
                 continue
@@ -114,34 +112,22 @@ class RowEstimate:
     Attributes:
         probe: a request of the usual length.
         reply_tokens: tokens of a reply; None uses each model's earlier replies.
+        prompt_tokens: tokens of a prompt; None uses the length of the probe.
+        factor: multiplies the likely figures.
         input_span, output_span: factors from the likely to the lowest and highest figure.
         basis: what the estimate is based on, in words.
-        input_tokens, output_tokens: the mean per row over all routes.
-        factor: multiplies the likely figures.
-        prompt_tokens: tokens of a prompt; None uses the length of the probe.
+        input_tokens, output_tokens: the mean per row over all routes; for a plan.
     """
 
     probe: Request
-    reply_tokens: float | None
-    input_span: tuple[float, float]
-    output_span: tuple[float, float]
-    basis: str
-    input_tokens: float
-    output_tokens: float
-    factor: tuple[float, float] = (1.0, 1.0)
+    reply_tokens: float | None = None
     prompt_tokens: float | None = None
-
-    @classmethod
-    def measured(
-        cls,
-        probe: Request,
-        *,
-        prompt_tokens: float | None = None,
-        reply_tokens: float | None = None,
-    ) -> RowEstimate:
-        """The tokens of one row of a running job, from the rows answered so far."""
-        exact = (1.0, 1.0)
-        return cls(probe, reply_tokens, exact, exact, "", 0.0, 0.0, prompt_tokens=prompt_tokens)
+    factor: tuple[float, float] = (1.0, 1.0)
+    input_span: tuple[float, float] = (1.0, 1.0)
+    output_span: tuple[float, float] = (1.0, 1.0)
+    basis: str = ""
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
 
     @classmethod
     def of(
@@ -168,7 +154,11 @@ class RowEstimate:
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
-            probe, output, _INPUT_RECORD if record else _INPUT_GUESS, span, basis, 0.0, 0.0
+            probe,
+            output,
+            input_span=_INPUT_RECORD if record else _INPUT_GUESS,
+            output_span=span,
+            basis=basis,
         )
         each = [estimate.usage(llm, route) for route in routes]
         return replace(

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import open_ours
 
-from .columns import Column, arrow_columns, arrow_kinds, as_json_text, as_text, plain
 from .comparison import Quality
-from .files import WRITTEN, SourceFile, separator, usable_path
+from .file_source import WRITTEN, SourceFile, separator, usable_path
+from .file_writer import FileWriter
 from .job import Job
 from .progress import Progress
 from .results import Replies
 from .rows import Row
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
 ROWS = 10_000
 """Rows that are in memory at a time."""
-_PANDAS = b"pandas"
 _ROWS = ("done", "resumed", "errors", "twice", "to_ask_twice")
 
 
@@ -79,12 +72,10 @@ class FileJob:
         wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
         self._read = list(dict.fromkeys(wanted))
         self._sep = separator(self.to, sep)
-        # Columns that a file cannot have are refused too.
-        self._writer(self.to)
         self._total = self._source.count()
-        self._before = self._now = Progress(0, self._total, 0, 0, 0.0, None, None, 0.0, 0)
+        self._before = Progress(0, self._total)
         self._failed = 0
-        self._shared = self._job.shared
+        self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
 
@@ -117,11 +108,12 @@ class FileJob:
         """
         _begin(part)
         self.quality = Quality()
-        agreement = self._shared.agreement
+        agreement = self._whole.agreement
         start, refutations = 0, agreement.refutations
-        with closing(self._writer(part)) as writer:
-            for frame in self._source.frames(ROWS, self._read):
-                options = self._options | {"part_of": self._shared}
+        writer = FileWriter(part, self.to.name, self._columns, self._source.kinds, self._sep)
+        with closing(writer):
+            for frame, table in self._source.chunks(ROWS, self._read):
+                options = self._options | {"part_of": self._whole}
                 if (most := options.get("stop_after")) is not None:
                     options["stop_after"] = most - self._failed
                 self._job = Job(frame, self._template, **options)
@@ -136,7 +128,7 @@ class FileJob:
                     self._before = replace(self.progress(), done=0, resumed=0, errors=0)
                     return False
                 refutations = agreement.refutations
-                writer.write(replies.frame())
+                writer.write(replies.frame(), table)
                 self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
                 start += len(frame)
@@ -155,12 +147,6 @@ class FileJob:
         """End soon; see `Job`."""
         self._cancelled = True
         self._job.cancel()
-
-    def _writer(self, path: Path) -> FileWriter:
-        source = self._source
-        return FileWriter(
-            path, self.to.name, self._columns, source.tables(), source.kinds, self._sep
-        )
 
 
 def _begin(part: Path) -> None:
@@ -190,144 +176,3 @@ def _target(source: Path, to: str | Path | None) -> Path:
     if source.resolve() == to.resolve():
         raise InvalidRequest(f"{to} is the input file and would be overwritten; name another file")
     return to
-
-
-class FileWriter:
-    """Appends frames to a file; the first one decides its columns.
-
-    Args:
-        path: where to write.
-        name: the name that the file will have, which decides its format.
-        columns: those that are added to the data.
-        tables: the data, in pieces of any length; None if the frames have it.
-        kinds: the kinds of values in the data's columns; see `RecordReader`.
-        sep: what separates the fields of a CSV.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        columns: Sequence[Column],
-        tables: Iterator[pa.Table] | None,
-        kinds: Mapping[str, str],
-        sep: str,
-    ) -> None:
-        self._path, self._name, self._columns, self._sep = path, name, columns, sep
-        self._tables, self._data_kinds = tables, kinds
-        # What is left of a table after the rows of the last frame.
-        self._rest: pa.Table | None = None
-        self._parquet: Any = None
-        self._begun = False
-        # Computed before anything is asked; columns without their own type are text.
-        self._kinds: dict[str, Any] = {}
-        if name.endswith(".parquet"):
-            self._kinds = arrow_kinds(columns)
-
-    def write(self, frame: pd.DataFrame) -> None:
-        """Append a chunk of rows: the added columns and, without tables, those of the data."""
-        if self._kinds:
-            self._write_parquet(frame)
-        elif self._tables is None:
-            self._write_text(frame)
-        else:
-            for table, added in self._pieces(self._tables, frame):
-                data = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
-                self._write_text(data.join(added.set_axis(data.index)))
-
-    def _pieces(
-        self, tables: Iterator[pa.Table], frame: pd.DataFrame
-    ) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
-        """The data of a frame's rows in pieces, each with the added columns of its rows.
-
-        There is one piece even if there are no rows.
-        """
-        added, start = frame[[column.name for column in self._columns]], 0
-        while start < len(added) or self._rest is None:
-            if not self._rest:
-                self._rest = next(tables)
-            table = self._rest.slice(0, len(added) - start)
-            self._rest = self._rest.slice(len(table))
-            yield table, added.iloc[start : start + len(table)]
-            start += len(table)
-
-    def _write_text(self, frame: pd.DataFrame) -> None:
-        import pandas as pd
-
-        if self._name.endswith((".jsonl", ".jsonl.gz")):
-            self._write_lines(frame)
-            return
-        packed = "gzip" if self._name.endswith(".gz") else None
-        # Nested values become JSON, in columns of the source too.
-        shown = frame.apply(
-            # `Series.map` would turn integers beside missing values into floats.
-            lambda column: (
-                pd.Series([*map(_as_cell, column)], column.index, object)
-                if column.dtype == object
-                else column
-            )
-        )
-        mode = "a" if self._begun else "w"
-        shown.to_csv(
-            self._path, mode=mode, header=not self._begun, index=False, compression=packed,
-            sep=self._sep,
-        )  # fmt: skip
-        self._begun = True
-
-    def _write_lines(self, frame: pd.DataFrame) -> None:
-        opened = gzip.open if self._name.endswith(".gz") else open
-        with opened(self._path, "at", encoding="utf-8") as file:
-            for record in frame.to_dict("records"):
-                file.write(as_json_text(record) + "\n")
-
-    def close(self) -> None:
-        """Write what ends the file."""
-        if self._parquet is not None:
-            self._parquet.close()
-
-    def _write_parquet(self, frame: pd.DataFrame) -> None:
-        import pyarrow.parquet as pq
-
-        tables = self._tables
-        pieces = self._pieces(tables, frame) if tables else [(self._table_of(frame), frame)]
-        for table, part in pieces:
-            added, whole = arrow_columns(part, self._columns, self._kinds), table
-            for name in added.column_names:
-                whole = whole.append_column(added.schema.field(name), added[name])
-            whole = _with_types_of(whole, added)
-            if self._parquet is None:
-                self._parquet = pq.ParquetWriter(self._path, whole.schema)
-            self._parquet.write_table(whole)
-
-    def _table_of(self, frame: pd.DataFrame) -> pa.Table:
-        """The data of a file whose columns have no types, each typed by its values."""
-        import pyarrow as pa
-
-        types = {
-            "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
-            "time": pa.timestamp("us"),
-        }  # fmt: skip
-        columns = {}
-        for name in [name for name in frame.columns if name not in self._kinds]:
-            kind = self._data_kinds.get(name, "string")
-            values = [plain(value) for value in frame[name]]
-            if kind == "number":
-                values = [None if value is None else float(value) for value in values]
-            if kind == "other":
-                values = [None if value is None else as_text(value) for value in values]
-            columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
-        return pa.table(columns)
-
-
-def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
-    """The table with the pandas types of the added columns, which pandas reads them back with."""
-    metadata = dict(table.schema.metadata or {})
-    ours = json.loads(added.schema.metadata[_PANDAS])
-    theirs = json.loads(metadata.get(_PANDAS, b"{}"))
-    whole = ours | theirs | {"columns": [*theirs.get("columns", ()), *ours["columns"]]}
-    return table.replace_schema_metadata({**metadata, _PANDAS: json.dumps(whole).encode()})
-
-
-def _as_cell(value: Any) -> Any:
-    several = isinstance(value, list | tuple | set | frozenset | dict | bytes)
-    return as_text(value) if several or hasattr(value, "tolist") else value

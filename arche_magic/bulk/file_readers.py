@@ -68,20 +68,13 @@ class ParquetReader:
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
         """The rows, with the named columns alone, numbered on from one frame to the next."""
-        import pandas as pd
+        start = 0
+        for table in self.tables(rows, columns):
+            yield as_frame(table, start)
+            start += len(table)
 
-        began = 0
-        for table in self._tables(rows, columns):
-            frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
-            frame.index = pd.RangeIndex(began, began + len(frame))
-            began += len(frame)
-            yield frame
-
-    def tables(self) -> Iterator[pa.Table]:
-        """All columns of all rows, as Arrow tables of any length."""
-        return self._tables(_MOST_ROWS)
-
-    def _tables(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def tables(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows, with the named columns alone, as Arrow tables."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -97,6 +90,15 @@ class ParquetReader:
                     yield _with_schema(pa.Table.from_batches([batch]), schema, keys)
         if not found:
             yield schema.empty_table()
+
+
+def as_frame(table: pa.Table, start: int = 0) -> pd.DataFrame:
+    """The table as a frame whose rows are numbered from `start` on."""
+    import pandas as pd
+
+    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+    frame.index = pd.RangeIndex(start, start + len(frame))
+    return frame
 
 
 def _parquet_files(folder: Path) -> list[str]:

@@ -228,8 +228,7 @@ class Group:
             stopped.at_bound = True
             self._scheduler.end(stopped)
             raise _HandBack from None
-        short = replace(task.request, messages=(Message("user", "?"),), schema=None)
-        if error.next_available_at is None and self._opens(short) < math.inf:
+        if error.next_available_at is None and self._opens(_shortest(task.request)) < math.inf:
             # Others have a route here.
             if self._opens(task.request) < math.inf:
                 self._try_later(task, error)
@@ -267,8 +266,15 @@ class Group:
             self._scheduler.close_until(self, opens)
             return
         if opens < math.inf:
-            workers.put_off = f"not asked: {error}"
-        self._scheduler.close(self, error, ends_well=bool(workers.put_off))
+            workers.put_off = error
+        self._scheduler.close(self, error, ends_well=workers.put_off is not None)
+
+
+def _shortest(request: Request) -> Request:
+    """The same request about a text of one character."""
+    if request.inputs:
+        return replace(request, inputs=("?",), counts_as=1)
+    return replace(request, messages=(Message("user", "?"),), schema=None)
 
 
 def _shorten(tasks: list[Task], limit: int) -> None:

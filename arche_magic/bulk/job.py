@@ -5,13 +5,14 @@
                │ kept       └───────────┘ or alone             │ saved, many at once
                └────────────────────→ caller ←─────────────────┘
 
-The reader (`reader.py`) makes the prompts of some rows and turns them into tasks, one for all rows
-that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
+The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
+rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
 (`claims.py`), so that no other kernel asks them too. The scheduler gives the tasks to groups of
 workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
 request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
-task back. The writer (`writer.py`) saves the outcome of tasks, many at once, and hands out their
-rows. `Job` passes these to its caller, who makes a frame of them with `Replies` (`results.py`).
+task back. The writer (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out
+their rows. `Job` passes these to its caller, who makes a frame of them with `Replies`
+(`results.py`).
 
 How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
 limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
@@ -24,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -35,17 +35,17 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import Shared, at_most
+from .bounds import WholeJob, at_most
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
-from .reader import Reader
+from .reply_writer import ReplyWriter
+from .row_reader import RowReader
 from .rows import CHUNK, Row, Rows
 from .twice import Second, other_models, share_of
 from .workers import Workers, narrowed
-from .writer import Writer
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
@@ -80,14 +80,14 @@ class Job:
         gold: the column with the known labels, or by field of the schema its column; the prompt
             must not show it. `quality` compares.
         llm: the orchestrator that asks; by default the configured one.
-        part_of: what this job shares with the other parts of a larger one, which replaces the
-            bounds above; or the name of that, if its parts run in other processes: jobs of one name
-            share `max_cost` and `max_tokens_total` through the ledger.
+        part_of: the whole job that this one is a part of, whose bounds replace those above; or its
+            name, if its parts run in other processes: jobs of one name share `max_cost` and
+            `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
     Attributes:
         rows: the rows and their prompts.
-        shared: its bounds and whatever else its parts share.
+        whole: the job that it is a part of, or itself, with the bounds.
         schema: what each reply must look like, or None.
         prefix: put before the names of the added columns.
         details, twice, gold: as above; `gold` by field.
@@ -117,7 +117,7 @@ class Job:
         twice: float | None = None,
         gold: str | Mapping[str, str] | None = None,
         llm: IntelligentLLMOrchestrator | None = None,
-        part_of: Shared | str = "",
+        part_of: WholeJob | str = "",
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
@@ -125,33 +125,37 @@ class Job:
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
-            part_of = Shared.new(self._llm, part_of, patience, max_cost, max_tokens_total)
-        self.shared: Shared = part_of
+            part_of = WholeJob.new(
+                self._llm, name=part_of, patience=patience, max_cost=max_cost,
+                max_tokens_total=max_tokens_total,
+            )  # fmt: skip
+        self.whole: WholeJob = part_of
         # The job keeps replies itself, many at once.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
         self._sample = sample = build_request(
             "…", configuration, **{**options, **fixed, "schema": schema}
         )
         self.schema: Schema | None = sample.schema
-        self.gold: dict[str, str] = self._gold(gold)
+        self.gold: dict[str, str] = gold_columns(gold, self.schema, self.rows)
         most_failed = at_most("stop_after", stop_after, least=1)
         self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
-        self._workers = Workers(self._allowed(allow_paid), self._counts, self.shared, size)
+        self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
         self._scheduler = self._workers.scheduler
-        again = partial(
-            Job, template=self.rows.template, schema=schema, pack=pack, llm=llm, reserve=reserve,
-            allow_paid=allow_paid, retry_errors=retry_errors, fresh=fresh, **options,
-        )  # fmt: skip
-        self._second = self._asked_twice(again, allow_paid)
+        self._same_options = {
+            "template": self.rows.template, "schema": schema, "pack": pack, "llm": llm,
+            "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
+            "fresh": fresh, "part_of": self.whole, **options,
+        }  # fmt: skip
+        self._second = self._asked_twice(allow_paid)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
-        self._reader = Reader(
+        self._reader = RowReader(
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = Writer(
+        self._writer = ReplyWriter(
             store, self._claims, self._workers, self._reader, self._hand_out, most_failed
         )
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
@@ -168,6 +172,15 @@ class Job:
             JobStopped: at one of the bounds.
             LLMProviderError: no row can be asked, such as without a key.
         """
+        try:
+            yield from self.rows_unrecorded()
+        finally:
+            self._note()
+            if any(thread.is_alive() for thread in self._all_threads()):
+                threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
+
+    def rows_unrecorded(self) -> Generator[Row, None, None]:
+        """The same rows, for another job that records what this one sends."""
         if self._threads:
             raise RuntimeError("a Job can run only once; create a new one")
         try:
@@ -185,9 +198,6 @@ class Job:
                 yield from self._second.rows()
         finally:
             self.cancel()
-            self._note()
-            if any(thread.is_alive() for thread in self._all_threads()):
-                threading.Thread(target=self._note_rest, name="arche-job", daemon=True).start()
 
     def progress(self, later: int = 0) -> Progress:
         """Return the progress; `finish_at` includes this number of rows that come `later`."""
@@ -224,38 +234,30 @@ class Job:
         self._left.set()
         self._scheduler.end()
 
-    def _gold(self, gold: str | Mapping[str, str] | None) -> dict[str, str]:
-        fields = list(self.schema.fields) if self.schema else []
-        columns = [str(name) for name in self.rows.frame.columns]
-        used = set(map(str, self.rows.columns))
-        return gold_columns(gold, fields or ["reply"], columns, used)
-
-    def _asked_twice(self, again: Callable[..., Job], allow_paid: bool) -> Second | None:
-        """The rows that another model is asked too, if any; `again` makes a job like this one."""
+    def _asked_twice(self, allow_paid: bool) -> Second | None:
+        """The rows that another model is asked too, if any."""
         if not self.twice:
             return None
         other = other_models(self._llm, self._sample, allow_paid)
-        return Second(self.twice, self.rows, other, partial(self._ask_again_on, again))
+        return Second(self.twice, self.rows, other, self._job_on)
 
-    def _ask_again_on(self, again: Callable[..., Job], positions: list[int], model: str) -> Job:
+    def _job_on(self, positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
-        frame = self.rows.frame.iloc[positions]
-        # This job records both.
-        shared = replace(self.shared, id="")
-        return again(frame, model=model, provider=None, same_model=False, part_of=shared)
+        options = self._same_options | {"model": model, "provider": None, "same_model": False}
+        return Job(self.rows.frame.iloc[positions], **options)
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
         progress = self.progress()
         configuration = self._llm.configuration
         record = JobRecord(
-            at=configuration.clock.time(), job=self.shared.id, session=SESSION, notebook=notebook(),
+            at=configuration.clock.time(), job=self.whole.id, session=SESSION, notebook=notebook(),
             tag=self._sample.tag, rows=len(self),
             done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self._noted, -1)
-        if self.shared.id and new.requests:
+        if new.requests:
             self._noted = record
             note_job(configuration.store, new)
 
@@ -304,9 +306,9 @@ class Job:
         if not self._workers.put_off or self._scheduler.error:
             return
         index = self.rows.index
-        for start in range(0, len(self.rows), CHUNK):
+        for start in self.rows.chunks():
             rest = [
-                Row(at, index[at], "", error=self._workers.put_off)
+                Row(at, index[at], "", error=f"not asked: {self._workers.put_off}")
                 for at in range(start, min(start + CHUNK, len(self.rows)))
                 if not self._counts.is_finished(at)
             ]
@@ -336,7 +338,7 @@ class Job:
             self._check_for_free_routes()
             names = [name for name in names if not providers[name].paid]
         allowed = narrowed(llm, llm.configuration, names)
-        allowed.quota_tracker.job = self.shared.spending
+        allowed.quota_tracker.job = self.whole.spending
         return allowed
 
     def _check_for_free_routes(self) -> None:

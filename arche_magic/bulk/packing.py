@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -189,25 +190,17 @@ def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
         _read(reply.parsed.get(id_), request.schema)
         for id_, request in zip(ids, requests, strict=True)
     ]
-    good = [
-        (request.messages[-1].tokens, len(entry[0]))
-        for request, entry in zip(requests, found, strict=True)
-        if entry
-    ]
-    inputs = iter(_shares(reply.usage.input_tokens, [tokens for tokens, _ in good]))
-    outputs = iter(_shares(reply.usage.output_tokens, [length + 1.0 for _, length in good]))
+    good = {number: entry for number, entry in enumerate(found) if entry}
+    prompts = [requests[number].messages[-1].tokens for number in good]
+    inputs = _shares(reply.usage.input_tokens, prompts)
+    outputs = _shares(reply.usage.output_tokens, [len(text) + 1.0 for text, _ in good.values()])
     total = reply.usage.total_tokens
-    replies: list[Reply | None] = []
-    for entry in found:
-        if entry is None:
-            replies.append(None)
-            continue
-        usage = Usage(next(inputs), next(outputs))
-        cost = reply.cost
-        if cost and total:
-            cost *= usage.total_tokens / total
-        single = Reply(entry[0], **{**reply.__dict__, "usage": usage, "cost": cost})
-        replies.append(single.changed(parsed=entry[1], finish_reason="stop"))
+    replies: list[Reply | None] = [None] * len(requests)
+    for (number, (text, parsed)), *tokens in zip(good.items(), inputs, outputs, strict=True):
+        usage = Usage(*tokens)
+        cost = reply.cost * usage.total_tokens / total if reply.cost and total else reply.cost
+        single = Reply(text, **{**reply.__dict__, "usage": usage, "cost": cost})
+        replies[number] = single.changed(parsed=parsed, finish_reason="stop")
     return replies
 
 
@@ -247,19 +240,20 @@ def _read(entry: Mapping[str, Any] | None, schema: Schema | None) -> tuple[str, 
     """A reply from its entry, as the text and the value it would have had alone."""
     if entry is None:
         return None
-    # Some models leave out the level "reply": {"id": …, "mood": "good"}.
-    flat = dict(entry) if "reply" not in entry or len(entry) > 1 else None
-    candidates = [entry["reply"]] if "reply" in entry else []
     if schema is None:
-        if not candidates and flat and len(flat) == 1:
-            candidates = list(flat.values())
-        text = _as_text(candidates[0]) if candidates else ""
+        # Some models give the reply another name.
+        value = entry.get("reply", next(iter(entry.values())) if len(entry) == 1 else None)
+        text = "" if value is None else _as_text(value)
         return (text, None) if text.strip() else None
+    candidates = [entry["reply"]] if "reply" in entry else []
     fields = list(schema.definition.get("properties", {}))
     if candidates and len(fields) == 1 and not isinstance(candidates[0], dict):
         candidates.append({fields[0]: candidates[0]})
-    for value in (*candidates, flat):
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if entry.keys() != {"reply"}:
+        # Some models leave out the level "reply": {"id": …, "mood": "good"}.
+        candidates.append(entry)
+    for value in candidates:
+        text = _as_text(value)
         try:
             return text, schema.read(text)
         except ValueError:
@@ -268,18 +262,11 @@ def _read(entry: Mapping[str, Any] | None, schema: Schema | None) -> tuple[str, 
 
 
 def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _shares(total: int, weights: Sequence[float]) -> list[int]:
     """Divide an integer by weight, so that the parts add up to it."""
-    whole, given, shares = sum(weights) or 1.0, 0, []
-    reached = 0.0
-    for weight in weights:
-        reached += weight
-        share = round(total * reached / whole) - given
-        given += share
-        shares.append(share)
-    return shares
+    whole = sum(weights) or 1.0
+    ends = [0, *(round(total * reached / whole) for reached in accumulate(weights))]
+    return [end - start for start, end in pairwise(ends)]

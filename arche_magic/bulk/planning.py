@@ -18,20 +18,11 @@ from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.types import utc, without_vendor
 
 from .bounds import at_most
-from .capacity import (
-    SECONDS_GUESS,
-    Capacity,
-    Share,
-    Speed,
-    finish_at,
-    paid_after,
-    rows_until,
-    shares,
-)
+from .capacity import SECONDS_GUESS, Forecast, Share, Speed
 from .columns import columns_of
 from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
-from .files import SourceFile, is_file
+from .file_source import SourceFile, is_file
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
@@ -72,25 +63,9 @@ def plan(
 ) -> Plan:
     """Estimate what `map` with the same arguments would take now. Nothing is sent or reserved.
 
-    Args:
-        data: as for `map`.
-        template: as for `map`.
-        schema: as for `map`.
-        pack: as for `map`.
-        allow_paid: as for `map`.
-        retry_errors: as for `map`.
-        fresh: as for `map`.
-        reserve: as for `map`.
-        prefix: as for `map`.
-        twice: as for `map`.
-        encoding: as for `map`.
-        sep: as for `map`.
-        sheet: as for `map`.
-        on_rows: called repeatedly with the number of rows read so far.
-        llm: as for `map`.
-        **options: as for `map`.
-        by: a deadline, such as a datetime, `08:00` (the next one), or `2026-11-26 08:00`. The plan
-            says whether the job meets it, and what would help.
+    The other arguments of `map` are accepted too. `on_rows` is called repeatedly with the number
+    of rows read so far. `by` is a deadline: a datetime, `08:00` (the next one) or
+    `2026-11-26 08:00`. The plan says whether the job meets it, and what would help.
 
     Raises:
         InvalidRequest: data, template or an option is wrong.
@@ -112,7 +87,15 @@ def plan(
     work = count_work(parts(), llm, sample, retry_errors, fresh, on_rows)
     estimate = RowEstimate.of(work, llm, options)
     outlook = _Outlook(
-        llm, estimate, _speed(llm, estimate), work.to_ask, now, reserve, size, allow_paid, patience
+        llm,
+        estimate,
+        _speed(llm, estimate),
+        work.to_ask,
+        now,
+        sample.reserve,
+        size,
+        allow_paid,
+        patience,
     )
     found = _plan_of(work, outlook)
     if share := share_of(twice):
@@ -143,41 +126,31 @@ class _Outlook:
     allow_paid: bool
     patience: float
 
-    def capacities(self, estimate: RowEstimate | None = None, **changes: Any) -> list[Capacity]:
-        """The capacity of each model of each account, with other `reserve`, `pack` and `paid`."""
+    def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> Forecast:
+        """When rows are answered; `changes` are another `reserve`, `pack` or `paid`."""
         estimate = estimate or self.estimate
         asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
         del asked["pack"]
-        found = estimate.capacities(self.llm, sizes, **asked)
-        preferred = self.llm.preferred_provider
-        return paid_after(found, self.speed, self.now, self.patience, preferred)
+        capacities = estimate.capacities(self.llm, sizes, **asked)
+        forecast = Forecast(capacities, self.speed, self.now)
+        return forecast.paying_after(self.patience, self.llm.preferred_provider)
 
-    def finish_at(self, capacities: Sequence[Capacity]) -> float:
-        """When all rows are answered (epoch seconds); inf if not within a year."""
-        return finish_at(capacities, self.speed, self.rows, self.now)
-
-    def shares(self, capacities: Sequence[Capacity], end: float) -> tuple[Share, ...]:
-        """Who answers how many rows, if all are answered by then; empty if that is never."""
-        if not math.isfinite(end):
-            return ()
-        return shares(capacities, self.speed, self.rows, self.now, end)
-
-    def way(self, what: str, capacities: Sequence[Capacity]) -> Way:
+    def way(self, what: str, forecast: Forecast) -> Way:
         """A change, with its effect."""
-        end = self.finish_at(capacities)
-        return Way(what, _time(end), _cost(self.shares(capacities, end)))
+        end = forecast.finish_at(self.rows)
+        return Way(what, _time(end), _cost(forecast.shares(self.rows, end)))
 
 
 def _plan_of(work: Work, outlook: _Outlook) -> Plan:
     """The plan of a job without second questions and without a deadline."""
     estimate, rows = outlook.estimate, outlook.rows
-    capacities, every = outlook.capacities(), outlook.capacities(paid=True)
-    end = outlook.finish_at(capacities)
+    forecast, with_paid = outlook.forecast(), outlook.forecast(paid=True)
+    end = forecast.finish_at(rows)
     # Longer replies are packed otherwise, which may even be faster.
-    late = max(end, outlook.finish_at(outlook.capacities(estimate.heavy())))
-    shared = outlook.shares(capacities, end)
-    is_paid_extra = len(every) > len(capacities)
+    late = max(end, outlook.forecast(estimate.heavy()).finish_at(rows))
+    shares = forecast.shares(rows, end)
+    is_paid_extra = len(with_paid.capacities) > len(forecast.capacities)
     return Plan(
         rows=work.rows,
         kept=work.kept,
@@ -186,32 +159,30 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
         input_tokens=round(estimate.input_tokens * rows),
         output_tokens=round(estimate.output_tokens * rows),
         basis=estimate.basis,
-        requests=sum(share.requests for share in shared),
-        shares=shared or tuple(Share(capacity, 0, 0, None) for capacity in capacities),
+        requests=sum(share.requests for share in shares),
+        shares=shares or tuple(Share(one, 0, 0, None) for one in forecast.capacities),
         at=utc(outlook.now),
         finish_at=_time(end),
         latest_at=_time(late),
-        cost_usd=_cost(shared),
-        with_paid=outlook.way("paid routes as well", every) if is_paid_extra else None,
-        one_model=_one_model(outlook, shared),
+        cost_usd=_cost(shares),
+        with_paid=outlook.way("paid routes as well", with_paid) if is_paid_extra else None,
+        one_model=_one_model(outlook, shares),
     )
 
 
 def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
     """The same plan with what is finished by then, and what would help if that is not all."""
-    capacities, now = outlook.capacities(), outlook.now
-    done = rows_until(capacities, outlook.speed, now, until) if until > now else 0
+    forecast = outlook.forecast()
+    done = forecast.rows_until(until) if until > outlook.now else 0
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
     if plan.in_time:
         return plan
     ways = [
         *filter(None, [plan.with_paid]),
-        outlook.way(
-            "as many rows per request as the limits suggest", outlook.capacities(pack=None)
-        ),
-        outlook.way("no reserve for other cells", outlook.capacities(reserve=0.0)),
+        outlook.way("as many rows per request as the limits suggest", outlook.forecast(pack=None)),
+        outlook.way("no reserve for other cells", outlook.forecast(reserve=0.0)),
         *_shorter(outlook, until),
-        *_higher(outlook, capacities, until),
+        *_higher(outlook, forecast, until),
     ]
     return replace(plan, ways=tuple(way for way in ways if _is_better(way, plan)))
 
@@ -249,9 +220,9 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
     if len({without_vendor(part.capacity.model) for part in parts if part.rows}) < 2:
         return None
     probe = replace(outlook.estimate.probe, same_model=True)
-    capacities = outlook.capacities(replace(outlook.estimate, probe=probe))
+    forecast = outlook.forecast(replace(outlook.estimate, probe=probe))
     model = without_vendor(outlook.llm.routes(probe)[0].model)
-    return outlook.way(f"{model} alone", capacities) if capacities else None
+    return outlook.way(f"{model} alone", forecast) if forecast.capacities else None
 
 
 def _second_models(
@@ -270,18 +241,17 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
         return plan
     probe = replace(outlook.estimate.probe, model=models[0], provider=None, same_model=False)
     other = replace(outlook.estimate, probe=probe)
-    speed, now = outlook.speed, outlook.now
-    capacities = outlook.capacities(other)
+    forecast = outlook.forecast(other)
     end = plan.finish_at.timestamp() if plan.finish_at else math.inf
-    names = {capacity.name for capacity in capacities}
+    names = {capacity.name for capacity in forecast.capacities}
     # It may have answered some of the rows in the first place.
     taken = sum(share.rows for share in plan.shares if share.capacity.name in names)
-    unlimited = [replace(capacity, standings=(), opens_at=0.0) for capacity in capacities]
-    finish = max(
-        finish_at(capacities, speed, taken + rows, now),
-        finish_at(unlimited, speed, rows, end) if math.isfinite(end) else math.inf,
-    )
-    parts = shares(capacities, speed, rows, now, finish) if math.isfinite(finish) else ()
+    unlimited = [replace(one, standings=(), opens_at=0.0) for one in forecast.capacities]
+    finish = math.inf
+    if math.isfinite(end):
+        at_full_speed = Forecast(unlimited, outlook.speed, end)
+        finish = max(forecast.finish_at(taken + rows), at_full_speed.finish_at(rows))
+    parts = forecast.shares(rows, finish)
     shown = {share.capacity.name: share for share in plan.shares if share.rows}
     for part in parts:
         old = shown.get(part.capacity.name, replace(part, rows=0, requests=0))
@@ -310,36 +280,34 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
 def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
     """The longest replies with which the job meets the deadline, if shorter ones help."""
 
-    def capacities(tokens: int) -> Sequence[Capacity]:
-        return outlook.capacities(replace(outlook.estimate, reply_tokens=float(tokens)))
+    def forecast(tokens: int) -> Forecast:
+        return outlook.forecast(replace(outlook.estimate, reply_tokens=float(tokens)))
 
     lengths = range(_SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens))
     fitting = bisect_left(
-        lengths, True, key=lambda tokens: outlook.finish_at(capacities(tokens)) > until
+        lengths, True, key=lambda tokens: forecast(tokens).finish_at(outlook.rows) > until
     )
     if fitting:
         tokens = lengths[fitting - 1]
         what = f"replies of {tokens} tokens, instead of {outlook.estimate.output_tokens:,.0f}"
-        yield outlook.way(what, capacities(tokens))
+        yield outlook.way(what, forecast(tokens))
 
 
-def _higher(outlook: _Outlook, capacities: Sequence[Capacity], until: float) -> Iterator[Way]:
+def _higher(outlook: _Outlook, forecast: Forecast, until: float) -> Iterator[Way]:
     """The lowest limits with which the job meets the deadline."""
 
-    def raised(times: float) -> list[Capacity]:
-        return [
-            replace(
-                capacity,
-                standings=tuple(replace(r, amount=r.amount * times) for r in capacity.standings),
-            )
-            for capacity in capacities
+    def raised(times: float) -> Forecast:
+        capacities = [
+            replace(one, standings=[replace(r, amount=r.amount * times) for r in one.standings])
+            for one in forecast.capacities
         ]
+        return replace(forecast, capacities=capacities)
 
     tenths = range(11, 10 * _HIGHEST_LIMITS + 1)
     tenth = bisect_left(
-        tenths, True, key=lambda tenth: outlook.finish_at(raised(tenth / 10)) <= until
+        tenths, True, key=lambda tenth: raised(tenth / 10).finish_at(outlook.rows) <= until
     )
-    if capacities and tenth < len(tenths):
+    if forecast.capacities and tenth < len(tenths):
         times = tenths[tenth] / 10
         yield outlook.way(f"limits {times:g} times as high", raised(times))
 

@@ -11,7 +11,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds, without_vendor
 
-from .capacity import Capacity, Share
+from .capacity import Share
 from .progress import local_time
 
 
@@ -144,7 +144,7 @@ class Plan:
                 f"{share.requests:,}",
                 f"{share.bound_by.amount:,.0f} {share.bound_by.limit.replace('_', ' ')}"
                 if share.bound_by
-                else _no_limit(share.capacity),
+                else ("nothing" if share.capacity.pace_is_known else "not known yet"),
             )
             for share in self.shares
             if share.rows
@@ -182,11 +182,6 @@ class Plan:
         when = f"done {in_seconds(max(1.0, seconds))}"
         when += f", about {_clock(way.finish_at, self.at)}" if seconds >= 100 else ""
         return f"{way.what}: {when}" + (f", {_price(way.cost_usd)}" if way.cost_usd != 0 else "")
-
-
-def _no_limit(capacity: Capacity) -> str:
-    """What the table says about a route that no limit slows down."""
-    return "nothing" if capacity.pace_is_known else "not known yet"
 
 
 def moment(by: str | datetime, now: float) -> float:

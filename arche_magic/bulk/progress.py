@@ -58,13 +58,13 @@ class Progress:
 
     done: int
     total: int
-    resumed: int
-    errors: int
-    rows_per_second: float
-    waiting: Waiting | None
-    finish_at: datetime | None
-    cost_usd: float
-    tokens: int
+    resumed: int = 0
+    errors: int = 0
+    rows_per_second: float = 0.0
+    waiting: Waiting | None = None
+    finish_at: datetime | None = None
+    cost_usd: float = 0.0
+    tokens: int = 0
     packed: int = 0
     checked: int = 0
     agreed: int = 0
@@ -223,7 +223,6 @@ class Counts:
                 errors=self.number(_DONE | FAILED),
                 rows_per_second=pace,
                 waiting=waiting if done < self.total else None,
-                finish_at=None,
                 routes=dict(self.routes),
                 noun=self._noun,
                 **{name: getattr(self, name) for name in SPENT},
@@ -233,9 +232,7 @@ class Counts:
 class LineBar:
     """Shows a job's progress in one line on stderr while its `with` block runs.
 
-    Args:
-        progress: how far the job is.
-        now: the clock, in epoch seconds.
+    `now` is the clock, in epoch seconds.
     """
 
     def __init__(self, progress: Callable[[], Progress], now: Callable[[], float]) -> None:

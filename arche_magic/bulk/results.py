@@ -70,10 +70,10 @@ class Replies:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns that `frame` adds, in their order."""
+        raw = self._ours.get(RAW)
+        hides_raw = raw is not None and not (self._always_raw or any(self._values[raw.name]))
         columns = (*self._fields, *self._ours.values())
-        if self._has_raw():
-            return columns
-        return tuple(column for column in columns if column.is_field or column.of != RAW)
+        return tuple(column for column in columns if not (hides_raw and column is raw))
 
     def add(self, row: Row) -> None:
         """Note one finished row."""
@@ -158,12 +158,6 @@ class Replies:
             figures |= self.quality.to_dict()
         frame.attrs["arche_magic"] = figures
         return frame
-
-    def _has_raw(self) -> bool:
-        raw = self._ours.get(RAW)
-        return raw is not None and (
-            self._always_raw or any(text is not None for text in self._values[raw.name])
-        )
 
 
 def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:

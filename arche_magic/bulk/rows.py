@@ -21,7 +21,7 @@ from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, st
 
 from .agreement import Check, Model
 from .columns import plain
-from .files import ENDINGS
+from .file_source import ENDINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,10 +107,13 @@ class Task:
         """Note why it gets no reply in this run."""
         self.error, self.may_work_later = error, may_work_later
 
-    @property
-    def prompt(self) -> str:
-        """The text of the prompt."""
-        return self.request.messages[-1].content
+    def finished(self, *, resumed: bool = False, **outcome: Any) -> list[Row]:
+        """Its rows, finished with this outcome; all but the first one took no request."""
+        prompt = self.request.messages[-1].content
+        return [
+            Row(position, label, prompt, resumed=resumed or number > 0, **outcome)
+            for number, (position, label) in enumerate(self.rows)
+        ]
 
 
 class Rows:
@@ -175,26 +178,31 @@ class Rows:
                 except InvalidRequest as error:
                     yield label, str(error)
 
-    def requests(
-        self, start: int, stop: int, configuration: Configuration, sample: Request
-    ) -> Iterator[tuple[Hashable, str, Request | str]]:
-        """The label and prompt of rows, each with its request, or with the reason why it has none.
+    def chunks(self) -> range:
+        """Where each chunk of rows begins; see `requests`."""
+        return range(0, len(self), CHUNK)
 
-        Requests are like the sample, except for their prompt.
+    def requests(
+        self, start: int, configuration: Configuration, sample: Request
+    ) -> Iterator[tuple[int, Hashable, str, Request | str]]:
+        """The position, label, prompt and request of each row in the chunk that begins at `start`.
+
+        Requests are like the sample, except for their prompt. A row that cannot be asked has the
+        reason in place of its request.
         """
-        found = list(self.prompts(start, stop))
+        found = list(self.prompts(start, start + CHUNK))
         texts = [prompt.text for _, prompt in found if isinstance(prompt, Prompt)]
         keys = keys_to_check(texts, configuration)
-        for label, prompt in found:
+        for position, (label, prompt) in enumerate(found, start):
             if isinstance(prompt, str):
-                yield label, "", prompt
+                yield position, label, "", prompt
                 continue
             try:
                 request = with_prompt(sample, prompt.text, keys, prompt.images)
             except InvalidRequest as error:
-                yield label, prompt.text, str(error)
+                yield position, label, prompt.text, str(error)
             else:
-                yield label, prompt.text, request
+                yield position, label, prompt.text, request
 
     def _fast_text_of(self) -> Callable[[Sequence[str]], str] | None:
         """Makes the prompt of a row whose values are all texts; None if the template needs more.
@@ -236,7 +244,7 @@ class Rows:
             else:
                 hint = did_you_mean(name, columns) or f"; there are {shown}"
                 if name in self.index.names:
-                    hint = f", only an index of that name; frame.reset_index({name!r}) makes one"
+                    hint = f", only an index; frame.reset_index({name!r}) makes it a column"
                 raise InvalidRequest(
                     f"{{{{{reference}}}}}: there is no column {name!r}{hint} "
                     f"(\\{{{{{reference}}}}} sends the braces unchanged)"

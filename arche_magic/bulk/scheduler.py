@@ -95,10 +95,10 @@ class Scheduler:
 
     # --- the workers
 
-    def take(self, group: Group, on_shut: Callable[[float], object]) -> list[Task]:
+    def take(self, group: Group, on_closed: Callable[[float], object]) -> list[Task]:
         """The next tasks for a worker, once a route may be open; none when the job ends.
 
-        `on_shut` is called with the seconds of each sleep in which no group is open.
+        `on_closed` is called with the seconds of each sleep in which no group is open.
         """
         while True:
             with self._lock:
@@ -106,7 +106,7 @@ class Scheduler:
                     if self.clock.time() < group.opens_at:
                         if not group.is_timed:
                             group.is_timed = True
-                            all_shut = self._are_all_shut()
+                            all_closed = self._are_all_closed()
                             break
                         self._work.wait(NAP_SECONDS)
                     elif self._awaits_free(group):
@@ -119,7 +119,7 @@ class Scheduler:
                         self._idle -= 1
                 else:
                     return []
-            self._sleep(group, on_shut if all_shut else None)
+            self._sleep(group, on_closed if all_closed else None)
 
     def coming(self, group: Group) -> list[Request]:
         """The requests that the group asks next, if its workers ask each row alone."""
@@ -332,7 +332,7 @@ class Scheduler:
     def _may_be_taken(self, task: Task) -> bool:
         return any(task.suits(group.number) for group in self._groups if not group.is_closed)
 
-    def _are_all_shut(self) -> bool:
+    def _are_all_closed(self) -> bool:
         now = self.clock.time()
         return all(
             group.is_closed or now < group.opens_at or self._awaits_free(group)

@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +38,18 @@ def draw_number(position: int, prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
+def number_drawn(share: float, rows: int) -> int:
+    """How many of the rows are drawn: the share rounded up, so at least one."""
+    # 0.07 * 100 is 7.000000000000001, which is not 8 rows.
+    return math.ceil(round(share * rows, 6))
+
+
 class Second:
-    """Asks the drawn rows of a job again, each on another model than the one that answered it.
+    """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
     Args:
-        share: of the rows, 0 to 1.
-        rows: those of the job.
+        share: the share; rounded up to whole rows.
+        rows: all rows of the job.
         other: chooses the model.
         ask: makes the job that asks some rows (by position) on a model.
 
@@ -60,8 +65,7 @@ class Second:
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._other, self._ask = other, ask
-        # At least one row.
-        self._wanted = math.ceil(share * len(rows))
+        self._wanted = number_drawn(share, len(rows))
         # By position; rows that cannot be drawn any more are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
@@ -107,7 +111,7 @@ class Second:
             if self._cancelled:
                 # By another thread, before the job was in the list.
                 job.cancel()
-            for row in job:
+            for row in job.rows_unrecorded():
                 if row.reply is not None:
                     self._answered += 1
                     yield replace(drawn[positions[row.position]], second=row.reply)
@@ -156,7 +160,24 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
     Raises:
         InvalidRequest: only one model can answer.
     """
-    other = partial(_other_model, llm, sample, paid)
+    preferred, state = llm.preferred_provider, llm.quota_tracker.state
+    # The model must be of the job's provider, if one was named; it need not be the job's model.
+    request = replace(sample, model=None, same_model=False)
+
+    def other(model: str) -> str | None:
+        try:
+            routes = llm.routes(request)
+        except ConfigurationError:
+            return None
+        now = llm.configuration.clock.time()
+        for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
+            if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
+                continue
+            # Waiting does not open a retired model or a rejected key.
+            if state(route, request, now).opens_at < math.inf:
+                return f"{route.provider}/{route.model}"
+        return None
+
     try:
         first = llm.routes(sample)[0]
     except ConfigurationError:
@@ -168,29 +189,6 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
             "another provider, or omit twice= (--twice)"
         )
     return other
-
-
-def _other_model(
-    llm: IntelligentLLMOrchestrator, sample: Request, paid: bool, model: str
-) -> str | None:
-    """The first model other than `model`.
-
-    It must be of the job's provider, if one was named; it need not be the job's model.
-    """
-    preferred, now = llm.preferred_provider, llm.configuration.clock.time()
-    request = replace(sample, model=None, same_model=False)
-    try:
-        routes = llm.routes(request)
-    except ConfigurationError:
-        return None
-    state = llm.quota_tracker.state
-    for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
-        if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
-            continue
-        # Waiting does not open a retired model or a rejected key.
-        if state(route, request, now).opens_at < math.inf:
-            return f"{route.provider}/{route.model}"
-    return None
 
 
 def asked_twice(
@@ -211,15 +209,13 @@ def asked_twice(
     for rows in parts:
         requests = (
             (draw_number(position, prompt), position, request)
-            for start in range(0, len(rows), CHUNK)
-            for position, (_, prompt, request) in enumerate(
-                rows.requests(start, min(start + CHUNK, len(rows)), llm.configuration, asked), start
-            )
+            for start in rows.chunks()
+            for position, _, prompt, request in rows.requests(start, llm.configuration, asked)
             if not isinstance(request, str)
         )
         drawn = [
             (llm.address(request), request)
-            for _, _, request in nsmallest(math.ceil(share * len(rows)), requests)
+            for _, _, request in nsmallest(number_drawn(share, len(rows)), requests)
         ]
         count += len(drawn)
         if fresh:

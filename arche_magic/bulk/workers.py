@@ -20,12 +20,13 @@ from functools import lru_cache
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.errors import NoRouteAvailable
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
 from .agreement import Model
-from .bounds import Patience, Shared, costs_extra, pays_after_waiting
-from .capacity import SECONDS_GUESS, Speed, finish_at, paid_after
+from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
+from .capacity import SECONDS_GUESS, Forecast, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
 from .growth import PACKING_THREADS
@@ -49,33 +50,33 @@ class Workers:
     Args:
         llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
-        shared: the bounds of the job, and how packed replies agree.
+        whole: has the bounds of the job, and how packed replies agree.
         pack: rows per request; None decides by the limits.
 
     Attributes:
         scheduler: gives tasks to workers.
         counts: as above.
-        agreement, patience: those of `shared`.
-        put_off: why the rows that are left are not asked in this run, or "".
+        agreement, patience: those of `whole`.
+        put_off: why the rows that are left are not asked in this run, or None.
         sample: the request of the first row, by which all are estimated; None before it is known.
-        before_paying: that of `shared`; None if there are not both free and paid routes.
+        before_paying: that of `whole`; None if there are not both free and paid routes.
     """
 
     def __init__(
         self,
         llm: IntelligentLLMOrchestrator,
         counts: Counts,
-        shared: Shared,
+        whole: WholeJob,
         pack: int | None,
     ) -> None:
         self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
-        self._shared, self._pack = shared, pack
-        self.agreement, self.patience = shared.agreement, shared.patience
+        self._whole, self._pack = whole, pack
+        self.agreement, self.patience = whole.agreement, whole.patience
         self.before_paying: Patience | None = None
         # Requests that wait for a route end soon after the job has ended.
         configuration = replace(llm.configuration, clock=self.scheduler.clock)
         self.llm = narrowed(llm, configuration, list(llm.providers))
-        self.put_off = ""
+        self.put_off: NoRouteAvailable | None = None
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
         # By thread: rows of its request, and when it last waited.
@@ -95,7 +96,7 @@ class Workers:
         """
         self.sample = first.request
         if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
-            self.before_paying = self._shared.before_paying
+            self.before_paying = self._whole.before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -150,7 +151,7 @@ class Workers:
         if self.counts.served >= KNOWN_AFTER or self.sample is None:
             return self.counts.output_tokens / max(1, self.counts.served)
         first = self.llm.routes(self.sample)[0]
-        return RowEstimate.measured(self.sample).usage(self.llm, first).output_tokens
+        return RowEstimate(self.sample).usage(self.llm, first).output_tokens
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
         """The bound of the job that keeps a request from one of its routes; "" if none does."""
@@ -171,9 +172,7 @@ class Workers:
         # These have reserved or used their share of the limits already.
         held = self.rows_under_way() + self.rows_held_ahead()
         held += self.scheduler.finished.unfinished_tasks
-        estimate = RowEstimate.measured(
-            sample, prompt_tokens=counts.mean_input(), reply_tokens=self.reply_tokens()
-        )
+        estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
         capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS
@@ -181,17 +180,18 @@ class Workers:
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
+        forecast = Forecast(capacities, speed, now)
         if self.before_paying is not None:
             left, preferred = self.before_paying.left, self.llm.preferred_provider
-            capacities = paid_after(capacities, speed, now, left, preferred)
-        end = finish_at(capacities, speed, max(0, counts.left - held + later), now)
+            forecast = forecast.paying_after(left, preferred)
+        end = forecast.finish_at(counts.left - held + later)
         # Requests in progress have to finish, too.
         end = max(end, now + seconds / 2)
         return utc(end) if math.isfinite(end) else None
 
     def _sizes(self, sample: Request) -> dict[Model, int]:
         """Rows per request of each model, by the limits and the replies as they are known now."""
-        return RowEstimate.measured(sample, reply_tokens=self.reply_tokens()).pack_sizes(
+        return RowEstimate(sample, self.reply_tokens()).pack_sizes(
             self.llm,
             self.counts.left,
             pack=self._pack,

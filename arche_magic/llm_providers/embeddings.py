@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .options import build_request
+from .options import build_request, python_number
 from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters
@@ -121,7 +121,7 @@ def embedding_request(
         NotKept: replay is set to only, which sends nothing.
     """
     about = about_model(configuration, provider, model)
-    check_dimensions(dimensions, model, about)
+    dimensions = check_dimensions(dimensions, model, about)
     if configuration.replay == "only":
         raise NotKept(
             "there are no kept vectors for these texts; replay is set to only, so nothing was sent"
@@ -187,14 +187,15 @@ def about_model(configuration: Configuration, provider: str, model: str) -> Embe
     return configuration.providers[provider].embedding_models.get(model, EmbeddingModel())
 
 
-def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> None:
-    """Check the length of vectors that a caller asks for; None is the model's own.
+def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> int | None:
+    """Return the length of vectors that a caller asks for; None is the model's own.
 
     Raises:
         InvalidRequest: it is not a length that the model has.
     """
     if dimensions is None:
-        return
+        return None
+    dimensions = python_number(dimensions)
     if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
         raise InvalidRequest(
             f"dimensions is {dimensions!r}; it must be a whole number, 1 or more",
@@ -206,6 +207,7 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> N
         raise InvalidRequest(
             f"dimensions is {dimensions}; {model} has {most:,}{fewer}", option="dimensions"
         )
+    return dimensions
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.bulk import Job, Plan, cluster, planning
 from arche_magic.bulk.file_job import FileJob
-from arche_magic.bulk.files import SourceFile, is_file
+from arche_magic.bulk.file_source import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook

@@ -13,9 +13,10 @@ from typing import Any
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, marked_encoding
+from arche_magic.llm_providers.request import text_tokens
 
 from . import Prompt, file_or_value, one_line
-from .tables import beginning, tokens_of
+from .tables import beginning
 from .values import IMAGES
 
 MOST_BYTES = 5_000_000
@@ -106,12 +107,12 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
 def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
     """Return the text between a line with the name and one that ends it, and a note."""
     name, text = attachment.name, attachment.text
-    tokens = round(tokens_of(text))
+    tokens = round(text_tokens(text))
     kept = text if budget is None or tokens <= budget else _first(text, budget)
     if kept is text:
         return f"[{name}]\n{text}\n[end of {name}]", f"{name} · {tokens:,} tokens"
     cut = f"cut to the first {len(kept):,} of {len(text):,} characters"
-    note = f"{name} · {tokens_of(kept):,.0f} of {tokens:,} tokens: {cut} by --budget"
+    note = f"{name} · {text_tokens(kept):,.0f} of {tokens:,} tokens: {cut} by --budget"
     return f"[{name}, {cut}]\n{kept} …\n[end of {name}]", note
 
 

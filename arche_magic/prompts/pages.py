@@ -71,7 +71,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
         declared = _CHARSET.search(content[:2000])
         encoding = encoding or (declared[1].decode() if declared else "")
         text = readable(_decoded(content, encoding))
-    except TookTooLong:
+    except (TookTooLong, httpx.TimeoutException):
         raise InvalidRequest(f"--url {name} took longer than {seconds:g} s") from None
     except httpx.HTTPError as error:
         reason = without_controls(str(error)) or type(error).__name__

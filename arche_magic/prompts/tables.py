@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
@@ -19,8 +20,8 @@ from typing import Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.request import Message
-from arche_magic.llm_providers.text.wording import plural
+from arche_magic.llm_providers.request import text_tokens
+from arche_magic.llm_providers.text.wording import plural, shortened
 
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
@@ -54,7 +55,7 @@ def as_pandas(data: Any) -> Any:
     """
     kind = f"{library_of(data)}.{type(data).__name__}"
     if kind == "polars.LazyFrame":
-        raise InvalidRequest("the data is a polars.LazyFrame; give data.collect()")
+        raise InvalidRequest("the data is a polars.LazyFrame; pass data.collect()")
     if library_of(data) == "pandas":
         return data
     try:
@@ -92,17 +93,17 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     heads = [] if plain else [_head(level) for level in index.names]
-    shown = _columns_that_fit(frame, budget / 2 - tokens_of(_csv(heads)))
+    shown = _columns_that_fit(frame, budget / 2 - text_tokens(_csv(heads)))
     heads += map(_head, frame.columns[:shown])
     # One row takes at most half of the budget, so that several are seen.
     longest = max(16, 2 * budget // max(1, len(heads)))
     lines, texts_cut = [_csv(heads)], False
-    spent = tokens_of(lines[0])
+    spent = text_tokens(lines[0])
     for row in frame.iloc[:budget, :shown].itertuples(index=not plain, name=None):
         cells = [*row[0], *row[1:]] if not plain and index.nlevels > 1 else row
         texts = [_cell(cell) for cell in cells]
-        line = _csv(_shortened(text, longest) for text in texts)
-        spent += tokens_of(line)
+        line = _csv(shortened(text, longest) for text in texts)
+        spent += text_tokens(line)
         if spent > budget and len(lines) > 1:
             break
         texts_cut = texts_cut or any(len(text) > longest for text in texts)
@@ -122,7 +123,7 @@ def _columns_that_fit(frame: Any, budget: float) -> int:
     """Return how many columns fit, at least one; each takes about its name and its first value."""
     first = [_cell(cell)[:40] for cell in (frame.iloc[0] if len(frame) else ())]
     for number, column in enumerate(frame.columns):
-        budget -= tokens_of(_head(column) + "".join(first[number : number + 1])) + 0.5
+        budget -= text_tokens(_head(column) + "".join(first[number : number + 1])) + 0.5
         if number and budget < 0:
             return number
     return len(frame.columns)
@@ -137,7 +138,7 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
     kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
     text = (", " if flat else "\n").join(kept)
     size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
-    if tokens_of(text) > budget + 1:
+    if text_tokens(text) > budget + 1:
         return cut_text(text, name, size, budget)
     left = f"the first {plural(len(kept), 'value' if flat else 'row')}"
     return _stated(text, name, size, left if len(kept) < len(array) else "")
@@ -161,7 +162,7 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     else:
         opening, closing, kept = "[", "]", _as_many(first, budget)
     text, kind = opening + ", ".join(kept) + closing, type(value).__name__
-    if tokens_of(text) > budget + 1:
+    if text_tokens(text) > budget + 1:
         return cut_text(text, name, kind, budget)
     if len(kept) == len(value):
         return Shown(text)
@@ -170,7 +171,7 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
 
 def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
     """Return a text, cut to its beginning if it does not fit."""
-    if tokens_of(text) <= budget:
+    if text_tokens(text) <= budget:
         return Shown(text)
     kept = beginning(text, budget)
     size = f"{kind}, {len(text):,} characters"
@@ -178,11 +179,10 @@ def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
 
 
 def beginning(text: str, budget: int) -> str:
-    """Return as much of the beginning of a text as fits."""
-    kept = text[: 4 * budget]
-    while len(kept) > 1 and tokens_of(kept) > budget:
-        kept = kept[: len(kept) * 9 // 10]
-    return kept
+    """Return as much of the beginning of a text as fits, at least one character."""
+    # A character is at least a quarter of a token.
+    lengths = range(2, min(len(text), 4 * budget) + 1)
+    return text[: 1 + bisect_right(lengths, float(budget), key=lambda end: text_tokens(text[:end]))]
 
 
 def _stated(text: str, name: str, size: str, *left: str) -> Shown:
@@ -200,7 +200,7 @@ def _as_many(
     spent = 0.0
     for entry in entries:
         text = (text_of or _json)(entry)
-        spent += tokens_of(text) + 0.5
+        spent += text_tokens(text) + 0.5
         if spent > budget and kept:
             break
         kept.append(text)
@@ -253,15 +253,6 @@ def _head(name: Any) -> str:
     if isinstance(name, tuple):
         return " / ".join(map(str, name))
     return "" if name is None else str(name)
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def tokens_of(text: str) -> float:
-    """Return about how many tokens a text takes."""
-    return Message("user", text).tokens
 
 
 def text_of(value: Any) -> str:

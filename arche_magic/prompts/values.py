@@ -190,20 +190,27 @@ def _fits(node: ast.ClassDef, value: Any) -> bool:
     """Return whether a definition fits the class; cells may define the same name twice."""
     has = {**inspect.get_annotations(value), **value.__dict__}
     for line in node.body:
-        if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names, constant = [line.name], None
-        elif isinstance(line, ast.Assign | ast.AnnAssign):
-            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-            names = [target.id for target in targets if isinstance(target, ast.Name)]
-            constant = line.value
-        else:
-            continue
-        for name in names:
-            if name not in has:
-                return False
-            if not isinstance(constant, ast.Constant):
+        given: ast.expr | None = None
+        match line:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)], value=given):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=given):
+                pass
+            case _:
                 continue
-            # A decorator or a metaclass may have replaced a value by one of another type.
-            if type(has[name]) is type(constant.value) and has[name] != constant.value:
-                return False
+        if name not in has:
+            return False
+        # A decorator or a metaclass may have replaced a value by one of another type.
+        if (
+            isinstance(given, ast.Constant)
+            and type(has[name]) is type(given.value)
+            and has[name] != given.value
+        ):
+            return False
     return True

@@ -137,7 +137,7 @@ def test_a_stopped_job_has_its_finished_rows_in_the_same_type(sandbox: Sandbox) 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (pl.DataFrame({"text": ["One"]}).lazy(), r"polars\.LazyFrame; give data\.collect\(\)"),
+        (pl.DataFrame({"text": ["One"]}).lazy(), r"polars\.LazyFrame; pass data\.collect\(\)"),
         ({"text": ["One"]}, "of type dict; it must be a DataFrame"),
         (5, "of type int; it must be a DataFrame"),
     ],

@@ -141,7 +141,7 @@ def test_kept_vectors_are_not_requested_again(server: EmbeddingServer) -> None:
     assert server.texts == ["a", "b", "c"]
     # Another model, another length, and on request.
     arche_magic.embed(["a"], "google")
-    arche_magic.embed(["a"], "google", dimensions=4)
+    arche_magic.embed(["a"], "google", dimensions=np.int64(4))
     arche_magic.embed(["a"], fresh=True)
     assert server.texts == ["a", "b", "c", "a", "a", "a"]
 
@@ -159,9 +159,8 @@ def test_after_a_failure_the_same_call_requests_the_rest(server: EmbeddingServer
     texts = numbered(1300)
     arche_magic.embed(texts[:200])
     server.spent("mistral-1", "mistral-2")
-    # Of any batch: all are sent at once.
     wanted = (
-        r"no vectors for texts (200, 201|712, 713|1224, 1225), .* and \d+ more: .*opens in 60 min.*"
+        r"no vectors for texts 200, 201, 202, 203, 204 and 1,095 more: .*opens in 60 min.*"
         "; other models were not asked. 200 of 1,300 texts are done"
     )
     with pytest.raises(NoRouteAvailable, match=wanted) as caught:
@@ -174,11 +173,21 @@ def test_after_a_failure_the_same_call_requests_the_rest(server: EmbeddingServer
     assert sorted(server.texts) == sorted(texts[200:])
 
 
-def test_a_refused_text_is_found_and_the_others_are_kept(server: EmbeddingServer) -> None:
+@pytest.mark.parametrize(
+    ("message", "kind", "told"),
+    [
+        ("'dimensions': bad input", InvalidRequest, {"option": "dimensions"}),
+        ("bad input: the prompt is too long", NoRouteAvailable, {"too_large": True}),
+    ],
+)
+def test_a_refused_text_is_found_and_the_others_are_kept(
+    server: EmbeddingServer, message: str, kind: type[Exception], told: dict[str, Any]
+) -> None:
     texts = numbered(40)
-    server.refusal = refuse(lambda request: "text 17" in request.texts, "bad input")
-    with pytest.raises(InvalidRequest, match=r"no vectors for text 17: .*bad input"):
+    server.refusal = refuse(lambda request: "text 17" in request.texts, message)
+    with pytest.raises(kind, match=r"no vectors for text 17: .*bad input") as caught:
         arche_magic.embed(texts)
+    assert told.items() <= vars(caught.value).items()
     server.refusal = EmbeddingServer.refusal
     sent = len(server.received)
     assert np.array_equal(arche_magic.embed(texts), expected(texts))

@@ -20,7 +20,7 @@ from bulk_parts import prompts
 from pydantic import BaseModel, Field
 
 import arche_magic
-from arche_magic.bulk import file_job, files
+from arche_magic.bulk import file_job, file_source
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.errors import ConfigurationError
 
@@ -202,7 +202,7 @@ def test_a_sheet_of_an_excel_file_is_read(
     with pytest.raises(InvalidRequest, match=r"^bad\.xlsx cannot be read: ") as raised:
         arche_magic.plan("bad.xlsx", TEMPLATE)
     assert "\n" not in str(raised.value)
-    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    monkeypatch.setattr(file_source, "find_spec", lambda name: None)
     for name, extra in (("in.xlsx", "excel"), ("in.parquet", "parquet")):
         with pytest.raises(ConfigurationError, match=rf"pip install 'arche_magic\[{extra}\]'"):
             arche_magic.plan(name, TEMPLATE)

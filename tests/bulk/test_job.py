@@ -396,7 +396,7 @@ def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
     job = Job([f"Row {n}" for n in range(40)], patience=45, reserve=0.0)
     rows = list(job)
     assert 35 <= clock.now - began <= 55
-    assert job.shared.patience.left < 10
+    assert job.whole.patience.left < 10
     assert 5 <= sum(row.reply is not None for row in rows) <= 10
     assert all("not asked: " in (row.error or "") for row in rows if row.reply is None)
 

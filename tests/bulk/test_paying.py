@@ -69,6 +69,14 @@ def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None
     assert paid == pytest.approx(planned, abs=4)
 
 
+def test_a_job_that_waits_without_end_pays_nothing(start: Start) -> None:
+    """Its plan says so, and when the free routes are done."""
+    start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))
+    plan = arche_magic.plan(ROWS, patience=float("inf"), **OPTIONS)
+    assert (paid_rows(plan), plan.cost_usd) == (0, 0)
+    assert plan.finish_at is not None
+
+
 @pytest.mark.parametrize("pack", [1, "auto"])
 def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack: int | str) -> None:
     """A day's requests are spent, so paid routes answer the rest at once, packed or not."""

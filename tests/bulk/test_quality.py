@@ -225,7 +225,16 @@ def test_second_questions_share_the_patience(start: Start, clock: Clock) -> None
     job = Job(DATA, PROMPT, schema="mood good|bad", twice=1.0, pack=1, patience=45, reserve=0.0)
     list(job)
     assert 35 <= clock.now - began <= 55
-    assert job.shared.patience.left < 10
+    assert job.whole.patience.left < 10
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn"), [(0.0, 0), (0.07, 7), (np.float32(0.1), 10), (0.001, 1), (0.101, 11)]
+)
+def test_a_share_of_rows_is_rounded_up(sandbox: Sandbox, share: Any, drawn: int) -> None:
+    """Rounding errors of floats draw no further row."""
+    job = Job([f"Row {n}" for n in range(100)], schema=SCHEMA, twice=share)
+    assert job.progress().to_ask_twice == drawn
 
 
 @pytest.mark.parametrize("twice", [-0.1, 1.1, "5%", True])

@@ -119,7 +119,7 @@ def test_calls_running_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbo
     (record,) = jobs_since(get_configuration().store, 0.0)
     log = attempt_log(get_configuration().store)
     attempts = [one for one in log.session() if one.outcome != "skipped"]
-    assert (record.job, record.rows) == (job.shared.id, 20)
+    assert (record.job, record.rows) == (job.whole.id, 20)
     assert record.requests == len(sandbox.requests) == len(attempts) > 1
     assert record.tokens == sum(one.input_tokens + one.output_tokens for one in attempts)
     assert record.done == record.requests

@@ -107,11 +107,11 @@ def test_zero_is_a_value(option: str) -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     """Those of a column or of `np.arange` have types that JSON does not know."""
     asked = request(
-        max_tokens=np.int64(5), seed=np.int32(3), temperature=np.float32(0.5), top_p=np.float16(1),
+        max_tokens=np.int64(5), seed=np.int32(3), temperature=np.float32(0.7), top_p=np.float16(1),
         patience=np.float64(2),
     )  # fmt: skip
     given = (asked.max_tokens, asked.seed, asked.temperature, asked.top_p, asked.patience)
-    assert given == (5, 3, 0.5, 1.0, 2.0)
+    assert given == (5, 3, 0.7, 1.0, 2.0)
     assert {type(number) for number in given} == {int, float}
     with pytest.raises(InvalidRequest, match="whole number"):
         request(max_tokens=np.float64(5))

@@ -184,7 +184,7 @@ def test_tables_of_other_libraries_are_inserted_like_those_of_pandas() -> None:
     """Their own text forms omit rows without saying so."""
     for table in (pl.DataFrame({"n": range(30)}), pa.table({"n": range(30)})):
         assert fill("{{t}}", {"t": table}, 100).text.endswith("\n28\n29")
-    with pytest.raises(InvalidRequest, match=r"LazyFrame; give data\.collect"):
+    with pytest.raises(InvalidRequest, match=r"LazyFrame; pass data\.collect"):
         fill("{{t}}", {"t": pl.LazyFrame({"n": [1]})}, 100)
 
 

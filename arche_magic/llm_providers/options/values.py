@@ -23,7 +23,10 @@ def python_number(value: object) -> object:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
+    if not isinstance(value, numbers.Real):
+        return value
+    # As it is written: float32(0.1) is 0.1, not 0.10000000149.
+    return float(str(value)) if hasattr(value, "dtype") else float(value)
 
 
 def read_text(name: str, value: object) -> str | None:

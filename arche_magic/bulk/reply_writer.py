@@ -14,7 +14,7 @@ from arche_magic.llm_providers.text.wording import plural
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped
 from .claims import Claims
-from .reader import Reader
+from .row_reader import RowReader
 from .rows import Row, Task
 from .workers import Workers
 
@@ -26,16 +26,11 @@ _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
 _REFUSED_AT_ONCE = 3
 
 
-class Writer:
-    """Takes what workers have finished; a reply is on disk before its rows are handed out.
+class ReplyWriter:
+    """Saves what workers have finished, then passes the rows to `hand_out`.
 
-    Args:
-        store: where replies are kept.
-        claims: those of the job.
-        workers: those of the job; the writer adjusts their number now and then.
-        reader: that of the job; it asks rows again whose replies are discarded.
-        hand_out: takes finished rows.
-        most_failed: number of failed rows at which the job ends; inf for no bound.
+    It also adjusts the number of workers, and has the reader ask rows again whose replies are
+    discarded. The job ends at `most_failed` failed rows; inf for no bound.
     """
 
     def __init__(
@@ -43,7 +38,7 @@ class Writer:
         store: ReplyStore,
         claims: Claims,
         workers: Workers,
-        reader: Reader,
+        reader: RowReader,
         hand_out: Callable[[list[Row]], None],
         most_failed: float,
     ) -> None:
@@ -131,14 +126,12 @@ class Writer:
         return [task for task in tasks if task not in untrusted]
 
     def _rows_of(self, task: Task) -> list[Row]:
-        """The finished rows of a task; all but the first one took no request."""
-        spent = self._spent(task)
-        why = str(task.error) if task.error else None
-        raw = _raw(task.error)
-        return [
-            Row(position, label, task.prompt, task.reply, why, number > 0, *spent, raw)
-            for number, (position, label) in enumerate(task.rows)
-        ]
+        """The finished rows of a task."""
+        tokens, cost, request = self._spent(task)
+        return task.finished(
+            reply=task.reply, error=str(task.error) if task.error else None, tokens=tokens,
+            cost_usd=cost, request=request, raw=_raw(task.error),
+        )  # fmt: skip
 
     def _spent(self, task: Task) -> tuple[int, float | None, str]:
         """Tokens, USD and request of a task; counts its reply."""
@@ -152,7 +145,7 @@ class Writer:
         return tokens, cost, attempts[-1].request if attempts else ""
 
     def _compare(self, task: Task) -> None:
-        """Count whether a row that came packed was answered alike alone."""
+        """Count whether a packed reply agrees with the reply to the same row asked alone."""
         self._scheduler.note_written([task])
         self._spent(task)
         check, alone = task.checks, task.reply
@@ -176,8 +169,8 @@ class Writer:
         # Without a place in our code, whose line would be printed below the message.
         warnings.warn_explicit(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
-            f"asked alone, so its {len(addresses):,} packed replies are discarded and asked "
-            "again, one by one",
+            f"asked alone, so its {len(addresses):,} packed replies are discarded, and "
+            "their rows are asked again, one by one",
             PackingWarning,
             "arche_magic",
             0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import zlib
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.files import expanded
+from arche_magic.llm_providers.files import expanded, marked_encoding
 from arche_magic.prompts import name_in, references
 
 from .file_readers import (
@@ -23,6 +22,7 @@ from .file_readers import (
     FileReader,
     ParquetReader,
     RecordReader,
+    as_frame,
     json_lines,
     opened,
     sheet_reader,
@@ -38,13 +38,6 @@ _JSON_LINES = (".jsonl", ".jsonl.gz")
 WRITTEN = (*_PARQUET, *_CSV, *_TSV, *_JSON_LINES)
 ENDINGS = (*WRITTEN, *_EXCEL)
 _NEEDED = {"pyarrow": ("Parquet", "parquet"), "openpyxl": ("Excel", "excel")}
-# The longer mark first: UTF-32's begins with that of UTF-16.
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 
 def is_file(data: object) -> bool:
@@ -169,13 +162,19 @@ class SourceFile:
         with self._readable():
             yield from self._reader.frames(rows, columns)
 
-    def tables(self) -> Iterator[pa.Table] | None:
-        """Read all columns a second time, to write them; None if the frames have all columns."""
-        return self._tables(self._reader) if isinstance(self._reader, ParquetReader) else None
-
-    def _tables(self, reader: ParquetReader) -> Iterator[pa.Table]:
+    def chunks(
+        self, rows: int, columns: Sequence[str]
+    ) -> Iterator[tuple[pd.DataFrame, pa.Table | None]]:
+        """The same frames, each with the Arrow table of all its columns if the file is Parquet."""
         with self._readable():
-            yield from reader.tables()
+            if isinstance(self._reader, ParquetReader):
+                start = 0
+                for table in self._reader.tables(rows):
+                    yield as_frame(table.select(columns), start), table
+                    start += len(table)
+            else:
+                for frame in self._reader.frames(rows):
+                    yield frame, None
 
     def _reader_for(self, sheet: str | None) -> FileReader:
         if self._is_parquet:
@@ -209,15 +208,13 @@ class SourceFile:
     def _encoding_by_mark(self) -> str:
         with opened(self.path) as file:
             start = file.read(4096)
-        for mark, encoding in _BYTE_ORDER_MARKS.items():
-            if start.startswith(mark):
-                return encoding
-        if b"\0" in start:
+        marked = marked_encoding(start)
+        if not marked and b"\0" in start:
             raise InvalidRequest(
                 f"{self.path.name} is not UTF-8 text; it may be UTF-16 without a byte order mark: "
                 "name the encoding, such as encoding='utf-16-le' (--encoding utf-16-le)"
             )
-        return "utf-8-sig"
+        return marked or "utf-8-sig"
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -13,26 +13,18 @@ from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.request import Request, Schema
 
 from .claims import Claims
-from .rows import CHUNK, Row, Rows, Task
+from .rows import Row, Rows, Task
 from .workers import Workers
 
 # How often to check rows that another kernel has claimed.
 _LOOK_SECONDS = 1.0
 
 
-class Reader:
-    """Passes the rows of a job to its workers.
+class RowReader:
+    """Passes the rows of a job to its workers, and rows that need not be asked to `hand_out`.
 
-    Args:
-        rows: the rows.
-        llm: the provider object that gives the addresses.
-        sample: a request that is equal to those of the rows, except for the prompt.
-        store: where replies are kept.
-        claims: those of the job.
-        workers: those of the job; they start with the first row that is to be asked.
-        hand_out: takes rows that need not be asked.
-        retry_errors: rows that failed for good are asked again.
-        fresh: rows whose reply is kept are asked again.
+    The requests of the rows are like `sample`, except for the prompt. Rows that failed for good are
+    asked again with `retry_errors`, and rows whose reply is kept with `fresh`.
     """
 
     def __init__(
@@ -60,7 +52,7 @@ class Reader:
         scheduler = self._workers.scheduler
         theirs: dict[str, Task] = {}
         began = self._llm.configuration.clock.time()
-        for start in range(0, len(self._rows), CHUNK):
+        for start in self._rows.chunks():
             if scheduler.ending.is_set():
                 return
             found, failed = self._tasks(start)
@@ -83,7 +75,7 @@ class Reader:
     def ask_again(self, addresses: set[str]) -> None:
         """Ask the finished rows of these addresses again."""
         counts, scheduler = self._workers.counts, self._workers.scheduler
-        for start in range(0, len(self._rows), CHUNK):
+        for start in self._rows.chunks():
             found, _ = self._tasks(start)
             tasks = {}
             for address in found.keys() & addresses:
@@ -98,9 +90,8 @@ class Reader:
         """The next rows that have a prompt, by address, and those that have none."""
         tasks: dict[str, Task] = {}
         failed: list[Row] = []
-        stop = min(start + CHUNK, len(self._rows))
-        found = self._rows.requests(start, stop, self._llm.configuration, self._sample)
-        for position, (label, prompt, request) in enumerate(found, start):
+        found = self._rows.requests(start, self._llm.configuration, self._sample)
+        for position, label, prompt, request in found:
             if isinstance(request, str):
                 failed.append(Row(position, label, prompt, error=request))
                 continue
@@ -120,25 +111,20 @@ class Reader:
         for address, reply in self._store.lookup_many(addresses).items():
             if reply.from_memory is None or reply.from_memory.timestamp() < since:
                 continue
-            if (read := _read(reply, self._sample.schema)) is not None:
-                kept[address] = read
+            if (fitting := _read(reply, self._sample.schema)) is not None:
+                kept[address] = fitting
             else:
                 self._misfits.add(address)
         failures = {} if self._retry_errors else self._store.failures(addresses)
         rows, left = [], []
         for task in tasks:
             if (found := kept.get(task.address)) is not None:
-                spent = found.usage.total_tokens, found.cost, found.request
-                rows += [
-                    Row(position, label, task.prompt, found, None, True, *spent)
-                    for position, label in task.rows
-                ]
+                rows += task.finished(
+                    resumed=True, reply=found, tokens=found.usage.total_tokens,
+                    cost_usd=found.cost, request=found.request,
+                )  # fmt: skip
             elif (failure := failures.get(task.address)) is not None:
-                rows += [
-                    Row(position, label, task.prompt, error=failure.error, resumed=True,
-                        cost_usd=None, raw=failure.raw)
-                    for position, label in task.rows
-                ]  # fmt: skip
+                rows += task.finished(resumed=True, error=failure.error, raw=failure.raw)
             else:
                 left.append(task)
         if rows:
