@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
@@ -29,6 +30,7 @@ class Capacity:
         standings: its current limits, for each key that shares them.
         need: units per metric (`requests`, `tokens`, …) that one request takes.
         pack: rows in one request.
+        reserve: the share of each limit (0 to 1) that the job leaves for other requests.
         opens_at: when it opens (epoch seconds), if its limits do not say; inf means never.
         paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
@@ -39,6 +41,7 @@ class Capacity:
     standings: Sequence[Standing]
     need: Mapping[Metric, float]
     pack: int = 1
+    reserve: float = 0.0
     opens_at: float = 0.0
     paid: bool = False
     cost: float | None = 0.0
@@ -55,15 +58,19 @@ class Capacity:
         now = max(now, self.opens_at)
         if now > until:
             return 0.0
-        rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
-        return float(prompts_that_fit(rows, self.need, now, until)) if rows else math.inf
+        usable = [limit for _, limit in self._limits]
+        return float(prompts_that_fit(usable, self.need, now, until)) if usable else math.inf
 
     def binding(self, now: float, until: float) -> Standing | None:
         """The limit that allows the fewest requests until then; None without limits."""
-        rows = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
-        return min(
-            rows, key=lambda row: prompts_that_fit([row], self.need, now, until), default=None
-        )
+        fits = [prompts_that_fit([limit], self.need, now, until) for _, limit in self._limits]
+        return self._limits[fits.index(min(fits))][0] if fits else None
+
+    @cached_property
+    def _limits(self) -> list[tuple[Standing, Standing]]:
+        """Each limit that requests count on, and what of it the job may use."""
+        needed = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
+        return [(row, _without_reserve(row, self.reserve)) for row in needed]
 
 
 @dataclass(frozen=True)
@@ -119,15 +126,11 @@ class Share:
         return self.capacity.cost * self.requests if self.capacity.cost is not None else None
 
 
-def with_reserve(standings: Sequence[Standing], reserve: float) -> tuple[Standing, ...]:
-    """The limits without the share `reserve` (0 to 1) that a job leaves for other requests."""
-    return tuple(
-        replace(row, used=row.used + reserve * row.amount)
-        # The refill rate of a bucket does not change; the job only never empties it.
-        if row.window == "bucket"
-        else replace(row, amount=(1 - reserve) * row.amount)
-        for row in standings
-    )
+def _without_reserve(row: Standing, reserve: float) -> Standing:
+    if row.window == "bucket":
+        # Its refill rate does not change; the job only never empties it.
+        return replace(row, used=row.used + reserve * row.amount)
+    return replace(row, amount=(1 - reserve) * row.amount)
 
 
 @dataclass(frozen=True)

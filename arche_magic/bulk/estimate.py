@@ -22,7 +22,7 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 
 from .agreement import Model
-from .capacity import Capacity, with_reserve
+from .capacity import Capacity
 from .packing import needs_packed, pack_size
 from .rows import MOST_PACKED, Rows
 
@@ -275,9 +275,10 @@ class RowEstimate:
             capacities.append(
                 Capacity(
                     name=str(first),
-                    standings=with_reserve(limits, reserve),
+                    standings=limits,
                     need=prompt_units(usage),
                     pack=size,
+                    reserve=reserve,
                     opens_at=opens_at,
                     paid=first.paid,
                     cost=cost_usd(first, usage),

@@ -150,8 +150,7 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
     # Longer replies are packed otherwise, which may even be faster.
     late = max(end, outlook.forecast(estimate.heavy()).finish_at(rows))
     shares = forecast.shares(rows, end)
-    is_paid_extra = len(with_paid.capacities) > len(forecast.capacities)
-    return Plan(
+    plan = Plan(
         rows=work.rows,
         kept=work.kept,
         failed=work.failed,
@@ -165,9 +164,10 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
         finish_at=_time(end),
         latest_at=_time(late),
         cost_usd=_cost(shares),
-        with_paid=outlook.way("paid routes as well", with_paid) if is_paid_extra else None,
         one_model=_one_model(outlook, shares),
     )
+    paying = outlook.way("paid routes as well", with_paid)
+    return replace(plan, with_paid=paying) if _is_better(paying, plan) else plan
 
 
 def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:

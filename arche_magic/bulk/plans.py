@@ -47,7 +47,7 @@ class Plan:
         finish_at: the likely finish time; None if not within a year, or never by waiting.
         latest_at: the finish time with the highest estimate of tokens.
         cost_usd: the cost on the routes of the job in USD; None if a price is unknown.
-        with_paid: what paid routes would change; None if they are used anyway, or there are none.
+        with_paid: what paid routes would change; None if the job would not finish clearly earlier.
         one_model: what `same_model=True` would change; None if only one model would answer.
         twice: rows that are asked again, on the model `second` (`a or b` if it depends on which
             model answers first); all figures but `rows`, `to_ask` and `rows_by` count them.

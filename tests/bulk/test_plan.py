@@ -199,15 +199,16 @@ def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
 
 
 def test_a_reserve_is_left(start: Start) -> None:
-    """Less of each window is used, so the job takes longer."""
+    """Less of each window is used, so the job takes longer. The plan shows the whole limit."""
     start(**limits(requests_per_day=100))
     whole = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0)
     left = arche_magic.plan(texts(1000), TEMPLATE, pack=1, reserve=0.5)
     assert seconds(left) == pytest.approx(2 * seconds(whole), rel=0.15)
+    assert "  100 requests per day\n" in str(left)
 
 
 def test_money_is_spent_only_if_allowed(start: Start) -> None:
-    """Paid routes are not used. The plan says what they would change."""
+    """Paid routes are not used. If they would be faster, the plan says by how much."""
     start({"groq": 1, "openai": 1}, clock=Clock())
     frame = texts(3000)
     plan = arche_magic.plan(frame, TEMPLATE, pack=1)
@@ -222,6 +223,7 @@ def test_money_is_spent_only_if_allowed(start: Start) -> None:
     assert only.finish_at is None
     assert "No free route can answer this\n" in str(only)
     assert only.with_paid is not None
+    assert arche_magic.plan(texts(5), TEMPLATE).with_paid is None
 
 
 def test_a_plan_says_whether_a_job_is_done_by_a_time(start: Start) -> None:
