@@ -17,7 +17,8 @@ from arche_magic.llm_providers.errors import (
     NoRouteAvailable,
     NotKept,
 )
-from arche_magic.llm_providers.reply import Reply, Waiting
+from arche_magic.llm_providers.events import Waiting
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request
 
 from .agreement import Check, Model, fields_to_compare

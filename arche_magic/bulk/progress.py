@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
-from arche_magic.llm_providers.reply import Attempt, Waiting
+from arche_magic.llm_providers.events import Waiting
+from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, in_seconds

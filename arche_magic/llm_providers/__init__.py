@@ -3,8 +3,8 @@
 It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
 
 The names below are for everybody. Other parts of this package also use `types`, `request`,
-`options`, `reply` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`, `prices`,
-`attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
+`options`, `reply`, `events` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`,
+`prices`, `attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
 tests/engine/test_architecture.py has the whole list; everything else is internal.
 """
 
@@ -29,12 +29,13 @@ from .secrets import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
+    from .events import ReplyStream
     from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
     from .pending import Pending, PendingReply
     from .preview import Preview
     from .quota_tracker import get_quota_tracker
-    from .reply import Attempt, Reply, ReplyStream
+    from .reply import Attempt, Reply
     from .routing import Considered, Decision
     from .tools import Tool, ToolCall, ToolRun
 
@@ -80,7 +81,7 @@ _LATER = {
     "PendingReply": "pending",
     "Preview": "preview",
     "Reply": "reply",
-    "ReplyStream": "reply",
+    "ReplyStream": "events",
     "Tool": "tools",
     "ToolCall": "tools",
     "ToolRun": "tools",

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from . import network
 from .adapters import build_adapter
 from .config import Configuration
+from .events import Event, Piece, Started
 from .prices import load_soon
 from .processes import new_lock
 from .provider_failure import AttemptFailed, ProviderFailure, Remedy
-from .reply import Attempt, Event, Outcome, Piece, Started
+from .reply import Attempt, Outcome
 from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors
 

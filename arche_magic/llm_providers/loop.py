@@ -16,11 +16,12 @@ from typing import NoReturn
 
 from .attempt import Result, RouteAttempt
 from .attempt_log import Tally
+from .events import Discarded, Event, Waiting
 from .processes import new_lock
 from .quota.opening import RouteState
 from .quota_tracker import Hold
 from .remaining import Remaining
-from .reply import Discarded, Event, Reply, Waiting, total_cost
+from .reply import Reply, total_cost
 from .request import Request
 from .request_progress import RequestProgress
 from .routing import Choice, Decision, Routes, choose

@@ -12,13 +12,14 @@ from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
 from .config.keys import with_keys
 from .errors import NoKeys
+from .events import Event, OnWait, Piece, ReplyStream, Waiting, reply_of
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Event, OnWait, Piece, Reply, ReplyStream, Waiting, reply_of
+from .reply import Reply
 from .reply_cache import replay
 from .request import Request
 from .secrets import without_locals

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from .attempt_log import SESSION, notebook
 from .errors import LLMProviderError
+from .events import Event, Piece
 from .prices import cost_usd
 from .provider_failure import ProviderFailure
-from .reply import Attempt, Event, Outcome, Piece
+from .reply import Attempt, Outcome
 from .types import Timeouts, Usage
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import InvalidRequest, LLMProviderError
+from .events import Event
 from .functions import Function
 from .redaction import key_in
-from .reply import Attempt, Event, Reply
+from .reply import Attempt, Reply
 from .request import Message, Request
 from .stopping import raise_if_stopped
 from .text.wording import shortened

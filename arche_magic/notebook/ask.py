@@ -13,7 +13,8 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, ToolCall, Tool
 from arche_magic.llm_providers.attempt_log import Ended, attempt_log, name_notebook
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
-from arche_magic.llm_providers.reply import Event, Reply
+from arche_magic.llm_providers.events import Event
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 

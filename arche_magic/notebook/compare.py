@@ -20,7 +20,8 @@ from arche_magic.llm_providers.errors import (
     LLMProviderError,
     NoRouteAvailable,
 )
-from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
+from arche_magic.llm_providers.events import Discarded, Started, Waiting
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.characters import without_controls

@@ -9,7 +9,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import ToolCall, ToolRun
-from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
+from arche_magic.llm_providers.events import Discarded, Started, Waiting
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import unfinished, without_controls
 from arche_magic.llm_providers.text.code_blocks import code_of
 

@@ -14,7 +14,8 @@ from contextvars import copy_context
 from typing import Protocol
 
 from arche_magic.llm_providers import ToolCall, ToolRun
-from arche_magic.llm_providers.reply import Discarded, Event, Reply, Started, Waiting, reply_of
+from arche_magic.llm_providers.events import Discarded, Event, Started, Waiting, reply_of
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.secrets import without_locals
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import joined

@@ -7,7 +7,8 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
-from arche_magic.llm_providers.reply import Discarded, Event, Piece, Reply
+from arche_magic.llm_providers.events import Discarded, Event, Piece
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import Route
 
 from .errors import problem_of

@@ -30,13 +30,14 @@ ALLOWED = {
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
-        "errors", "functions", "redaction", "reply", "request", "stopping", "text", "tools",
-        "types",
+        "errors", "events", "functions", "redaction", "reply", "request", "stopping", "text",
+        "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
     "request": {"errors", "files", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
+    "events": {"errors?", "reply?", "tools", "types?"},
     "pending": {"reply"},
     "errors": {"reply?", "text"},
     "catalog": {"network", "types"},
@@ -122,8 +123,7 @@ ALLOWED = {
     "routing": {"quota.opening", "reply", "request", "types"},
     "offered_routes": {"config", "errors", "request", "routing", "types", "wire_fields"},
     "options": {
-        "config", "errors", "redaction", "reply?", "request", "schemas", "text", "tools",
-        "types",
+        "config", "errors", "events?", "redaction", "request", "schemas", "text", "tools", "types",
     },
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},
@@ -141,11 +141,11 @@ ALLOWED = {
         "request?", "routing?", "storage", "batch_ledger?", "types?",
     },
     "request_progress": {
-        "attempt?", "attempt_log", "config?", "errors", "prices", "provider_failure", "reply",
-        "request?", "routing?", "timed_ledger?", "types",
+        "attempt?", "attempt_log", "config?", "errors", "events", "prices", "provider_failure",
+        "reply", "request?", "routing?", "timed_ledger?", "types",
     },
     "attempt": {
-        "adapters", "config", "network", "prices", "processes", "provider_failure",
+        "adapters", "config", "events", "network", "prices", "processes", "provider_failure",
         "quota_tracker?", "reply", "request?", "request_progress?", "timed_ledger?", "tools",
         "types",
     },
@@ -157,8 +157,8 @@ ALLOWED = {
 # The engine's public surface: what other layers may import besides the names in its `__init__`. Of
 # a package, they may import the names in its `__init__`, and all modules if it is marked `.*`.
 PUBLIC = {
-    # A request and its reply: routes, keys and usage; options; events and attempts; errors.
-    "types", "request", "options", "reply", "errors",
+    # A request and its reply: routes, keys and usage; options; attempts; events; errors.
+    "types", "request", "options", "reply", "events", "errors",
     # Settings and keys, the table of providers, and checks of both.
     "config", "catalog", "doctor",
     # Quota, money, the record of attempts, and kept replies and vectors.

@@ -9,9 +9,10 @@ from collections.abc import Generator
 from engine_parts import Clock, a_route, ask, custom_configuration, proven, served
 
 from arche_magic.llm_providers.attempt_log import AttemptLog, Tally
+from arche_magic.llm_providers.events import Event, Waiting
 from arche_magic.llm_providers.loop import RequestRun, waiting_line
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
-from arche_magic.llm_providers.reply import Event, Reply, Waiting
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.timed_ledger import TimedLedger
 from arche_magic.llm_providers.types import Limit

@@ -7,7 +7,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.errors import IncompleteReply
-from arche_magic.llm_providers.reply import Attempt, Discarded
+from arche_magic.llm_providers.events import Discarded
+from arche_magic.llm_providers.reply import Attempt
 from arche_magic.notebook.live_line import starting_over
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.reply import Discarded, Piece
+from arche_magic.llm_providers.events import Discarded, Piece
 from arche_magic.sandbox import FAILURE_KINDS, TEMPORARY_KINDS
 
 BREAKS_A_STREAM = (

@@ -14,9 +14,9 @@ from provider_parts import MODELS, NOON, Clock, FastClock, Start, asked, run_scr
 
 from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
 from arche_magic.llm_providers.catalog import parse_limits
+from arche_magic.llm_providers.events import Piece, Waiting
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-from arche_magic.llm_providers.reply import Piece, Waiting
 
 
 def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None:

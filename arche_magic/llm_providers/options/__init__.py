@@ -24,7 +24,7 @@ from .tool_options import read_parallel, read_tool_choice, read_tools
 from .values import READERS, python_number, read_flag, read_text
 
 if TYPE_CHECKING:
-    from ..reply import OnWait
+    from ..events import OnWait
 
 __all__ = [
     "Options",

@@ -9,7 +9,8 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
-from arche_magic.llm_providers.reply import Discarded, Reply, Started, Waiting
+from arche_magic.llm_providers.events import Discarded, Started, Waiting
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import stopped_by
 
 from .. import live_line
