@@ -253,6 +253,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over nowhere.csv --into out.csv{}", "there is no file nowhere.csv"),
         ("--over nowhere.csv --plan{}", "there is no file nowhere.csv"),
         ("--stop-after 3\nhello", "--stop-after needs --over FRAME"),
+        ("--max-cost 0\nhello", "--max-cost needs --over FRAME"),
         ("--into moods\nhello", "--into needs --over FRAME"),
     ],
 )

@@ -323,5 +323,9 @@ def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame |
 def _given_without_over(options: Any) -> str | None:
     """An option that has no effect without `--over`."""
     flags = [option.args[0] for option in _OVER_OPTIONS]
-    names = {flag: flag.removeprefix("--").replace("-", "_") for flag in flags}
-    return next((flag for flag, name in names.items() if getattr(options, name, None)), None)
+    for flag in flags:
+        value = getattr(options, flag.removeprefix("--").replace("-", "_"))
+        # Not `if value`: with --max-cost 0, no prompt may be sent that costs anything.
+        if value is not None and value is not False:
+            return flag
+    return None
