@@ -13,7 +13,8 @@ from IPython.core.error import UsageError
 
 # A word, including quoted parts. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
-_QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
+# Quotes after a bracket are part of the value: `row["key"]`.
+_QUOTED = re.compile(r"""(?<!\[)(?:\"((?:\\.|[^"\\])*)"|'([^']*)')""", re.DOTALL)
 # A dash at the beginning of a word.
 _DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.

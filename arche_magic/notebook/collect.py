@@ -15,6 +15,7 @@ from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
+from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
@@ -173,7 +174,9 @@ class RowsJob(BackgroundJob):
 
 
 def _finished(rows: int) -> str:
-    return f"the {rows:,} finished rows; run the cell again for the others"
+    if not rows:
+        return "no finished rows; run the cell again"
+    return f"the {plural(rows, 'finished row')}; run the cell again for the others"
 
 
 def _note(where: str, quality: Quality) -> str:

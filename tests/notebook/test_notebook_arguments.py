@@ -49,6 +49,7 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
         ("--system=Brief hi", "Brief", "hi"),
         ('--system="Be brief" hi', "Be brief", "hi"),
         ("-sBrief hi", "Brief", "hi"),
+        ('-s row["first name"] hi', 'row["first name"]', "hi"),
         ('-s "- a dash" hi', "- a dash", "hi"),
         ("-s Brief -- -t is an option", "Brief", "-t is an option"),
         ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
@@ -57,7 +58,10 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
 def test_values_may_be_quoted(
     kernel: Kernel, sandboxed, line: str, system: str, prompt: str
 ) -> None:
-    """The quotes are removed. `--`, or a word that is not an option, ends the options."""
+    """The quotes are removed, except after a bracket.
+
+    `--`, or a word that is not an option, ends the options.
+    """
     sandbox = sandboxed(keys={"groq": 1})
     cell = kernel.run(f"%llm -q {line}")
     assert cell.status == "ok", cell.error

@@ -237,9 +237,11 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews\n \n ", "the prompt is empty"),
         ("--over before.shape{}", "list"),
         ("--over 5{}", "--over"),
+        ("--over reviews.head(){}", "not 'reviews.head()'; assign the value to a variable"),
         ("--over reviews --into 2x{}", "--into '2x' is not a valid variable name"),
         ("--over reviews --into sum{}", "--into 'sum' would hide the builtin sum"),
         ("--over reviews -o Out{}", "'Out' is a name that IPython or Python uses"),
+        ("--over reviews --into moods -o moods{}", "--into and -o both name the result"),
         ("--over reviews --pack many{}", "--pack 'many' is not a number of rows"),
         ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
@@ -294,6 +296,15 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
 
 
+def test_a_job_without_a_finished_row_says_so(kernel: Kernel, start: Sandboxed) -> None:
+    """Its frame has no rows."""
+    start(3)
+    cell = kernel.run(f"%%llm --over reviews --into moods --max-tokens-total 1{PROMPT}")
+    assert cell.message.startswith("JobStopped: nothing was sent")
+    assert bar(cell).endswith("moods has no finished rows; run the cell again")
+    assert kernel.value("len(moods)") == 0
+
+
 def test_quiet_shows_nothing(kernel: Kernel, start: Sandboxed) -> None:
     """`-q` only binds the frame."""
     start(3)
@@ -323,11 +334,13 @@ def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sand
     assert cell.status == "ok", cell.error
 
 
-def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed) -> None:
-    """Row by row, with the bar; no variable is set."""
+@pytest.mark.parametrize("source", ["reviews.csv", 'files["in"]'])
+def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed, source: str) -> None:
+    """Row by row, with the bar; no variable is set. A variable may have the path."""
     start(9)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
-    cell = kernel.run(f"%%llm --over reviews.csv --into moods.csv{PROMPT}")
+    kernel.run("import pathlib\nfiles = {'in': pathlib.Path('reviews.csv')}")
+    cell = kernel.run(f"%%llm --over {source} --into moods.csv{PROMPT}")
     assert cell.status == "ok", cell.error
     assert "9 of 9 rows" in bar(cell)
     assert "written to moods.csv" in bar(cell)
