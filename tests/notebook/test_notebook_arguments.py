@@ -127,6 +127,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ('%llm -s "never closed hi', "the quote at"),
         (r'%llm -s "never \"closed hi', "the quote at"),
         ("%llm --temprature 1 hi", "did you mean '--temperature'?"),
+        ("%llm --temp 1 hi", "unknown option --temp; did you mean '--temperature'?"),
         ("%llm --fil notes.md hi", "unknown option --fil; did you mean '--file'?"),
         ("%llm --quit hi", "unknown option --quit; did you mean '--quiet'?"),
         ("%llm_explain --file notes.md", "unknown option --file; put -- before a text"),
