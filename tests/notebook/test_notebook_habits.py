@@ -203,7 +203,7 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     sandboxed(keys={"groq": 1})
     kernel.run("%reset -f in")
     kernel.run("%%llm -p groq -t 0\nWhat is a Walrus?\nBe brief.")
-    kernel.run("answer = %llm -m gpt-oss-120b About the walrus")
+    kernel.run("answer = %llm -m gpt-oss-120b \\\n  About the walrus")
     kernel.run("%llm -b -o later walrus, in the background")
     kernel.run("# %llm walrus\nsource = '%llm walrus'")
     kernel.run("%llm --nonsense walrus")
