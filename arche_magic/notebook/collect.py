@@ -149,7 +149,7 @@ class RowsJob(BackgroundJob):
         return self._rows.collect(self._bar, background=True)
 
     def _show_end(self, end: Any) -> None:
-        self._draw_below(quiet_line(f"{self.name} ended at {now_in_words()}"))
+        self._draw_below(quiet_line(f"{self.name} ended on {now_in_words()}"))
 
     def _show_error(self, error: Exception, line: str) -> None:
         self._draw_below(red_line(f"{line}: {type(error).__name__}: {error}"))

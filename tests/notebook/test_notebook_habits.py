@@ -363,7 +363,7 @@ def test_a_job_can_be_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.run("%llm_jobs stop all").printed == "8 jobs stopped\n"
     reply, receipt = filled(kernel, cell)
     assert reply["data"]["text/plain"].startswith("word0")
-    assert "job 1 was stopped at " in receipt["data"]["text/plain"]
+    assert "job 1 was stopped on " in receipt["data"]["text/plain"]
     assert kernel.run("answer.wait()").message == "LLMProviderError: job 1 was stopped"
     assert "job 9 has already ended: stopped" in kernel.run("%llm_jobs stop 9").message
     assert "unknown job '99'" in kernel.run("%llm_jobs show 99").message
@@ -379,7 +379,7 @@ def test_a_failed_job_reports_its_error(kernel: Kernel, sandboxed: Sandboxed) ->
     error, note = filled(kernel, cell)
     assert error["data"]["text/plain"].startswith("NoRouteAvailable: ")
     assert len(error["metadata"]["arche_magic"]["attempts"]) == 1
-    assert "job 1 failed at " in note["data"]["text/plain"]
+    assert "job 1 failed on " in note["data"]["text/plain"]
     assert kernel.run("str(answer)").message == error["data"]["text/plain"]
     kernel.run("jobs = %llm_jobs")
     assert kernel.value("list(jobs.state)") == ["failed"]
