@@ -295,7 +295,8 @@ class Panel:
         self._send.button_style = "" if draft.busy else "primary"
         self._stop.button_style = "primary" if draft.busy else ""
         line = escape(without_controls(draft.line))
-        self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
+        style = f"{QUIET};line-height:1.35"
+        self._line.value = f'<div role="status" style="{style}">{line}</div>'
         # Markdown only: each draft sends the whole text again.
         outputs = (
             [{"text/markdown": reply_bundle(draft.text)["text/markdown"]}] if draft.text else []
