@@ -29,6 +29,7 @@ def length(word: str) -> int:
     return len(word)
 %llm_sandbox --keys groq=1
 %llm --tools length Call length word={"long" * 25}
+%llm --compare groq,groq/{"long" * 14} Hello
 %llm_sandbox stop"""
 CELLS = (
     SANDBOX,
