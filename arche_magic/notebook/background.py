@@ -108,7 +108,7 @@ class BackgroundJob(ABC):
 
     def about(self) -> str:
         """Its name and its state."""
-        return f"{self.name} is {self.state}"
+        return f"{self.name} {'' if self.state == 'failed' else 'is '}{self.state}"
 
     def begin(self, number: int) -> None:
         """Make the outputs of the cell; they stay if the kernel ends before the job."""

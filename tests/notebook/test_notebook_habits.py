@@ -381,6 +381,7 @@ def test_a_failed_job_reports_its_error(kernel: Kernel, sandboxed: Sandboxed) ->
     assert len(error["metadata"]["arche_magic"]["attempts"]) == 1
     assert "job 1 failed on " in note["data"]["text/plain"]
     assert kernel.run("str(answer)").message == error["data"]["text/plain"]
+    assert kernel.value("repr(answer)") == "<PendingReply: job 1 failed>"
     kernel.run("jobs = %llm_jobs")
     assert kernel.value("list(jobs.state)") == ["failed"]
 

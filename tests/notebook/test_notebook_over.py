@@ -296,6 +296,14 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
 
 
+def test_the_bar_counts_rows_that_were_not_asked(kernel: Kernel, start: Sandboxed) -> None:
+    """With --patience, a job ends although no route can take the other rows yet."""
+    start(3, keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
+    cell = kernel.run(f"%%llm --over reviews --patience 0{PROMPT}")
+    assert bar(cell).splitlines()[0].endswith("  3 not asked, see the column error")
+    assert kernel.value("replies.error.str.startswith('not asked: ').all().item()") is True
+
+
 def test_a_job_without_a_finished_row_says_so(kernel: Kernel, start: Sandboxed) -> None:
     """Its frame has no rows."""
     start(3)
