@@ -95,8 +95,6 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
         parts.append(f"{plural(progress.errors, 'error')}, see the column error")
-    if not ended and (left := progress.total - progress.done):
-        parts.append(f"{left:,} not asked, see the column error")
     first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
     if progress.to_ask_twice:

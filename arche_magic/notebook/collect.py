@@ -159,7 +159,7 @@ class RowsJob(BackgroundJob):
         progress = self._rows.job.progress()
         show(self._bar.end or bar_bundle(progress, get_configuration().clock.time()))
         end = f": {self.error}" if self.error else ""
-        show(quiet_line(f"{self.name} is {self.state}{end}"))
+        show(quiet_line(f"{super().about()}{end}"))
 
     @property
     def outcome(self) -> str:
@@ -209,8 +209,11 @@ def _run(
     collector = threading.Thread(target=collect, daemon=True)
     try:
         collector.start()
-        while collector.is_alive():
+        running = True
+        while running:
             collector.join(_SECONDS)
+            # Before the progress is read, so that the last one read has all rows.
+            running = collector.is_alive()
             raise_if_stopped()
             bar.update(job.progress(), clock.time())
     except KeyboardInterrupt:

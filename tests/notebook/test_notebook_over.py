@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from notebook_kernel import Cell, Kernel, kernel_environment
 from test_notebook_completion import offers
 from test_notebook_replies import tags
 
+from arche_magic.bulk import Progress, Row
+from arche_magic.notebook.bar import Bar
+from arche_magic.notebook.collect import FileRows
 from arche_magic.sandbox import Sandbox
 
 Sandboxed = Callable[..., Sandbox]
@@ -296,12 +301,30 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
 
 
-def test_the_bar_counts_rows_that_were_not_asked(kernel: Kernel, start: Sandboxed) -> None:
-    """With --patience, a job ends although no route can take the other rows yet."""
-    start(3, keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
-    cell = kernel.run(f"%%llm --over reviews --patience 0{PROMPT}")
-    assert bar(cell).splitlines()[0].endswith("  3 not asked, see the column error")
-    assert kernel.value("replies.error.str.startswith('not asked: ').all().item()") is True
+def test_the_final_bar_has_the_last_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Even if they finish while the progress is read for the bar."""
+
+    class LastRows:
+        to, quality, done = "out.csv", "", 0
+        read, counted = threading.Event(), threading.Event()
+
+        def __iter__(self) -> Iterator[Row]:
+            self.read.wait(30)
+            self.done = 3
+            self.counted.set()
+            yield from ()
+
+        def progress(self) -> Progress:
+            before = self.done
+            self.read.set()
+            self.counted.wait(30)
+            time.sleep(0.05)  # until the thread that collects the rows has ended
+            return Progress(before, 3, 0, 0, 0.0, None, None, 0.0, 0)
+
+    job: Any = LastRows()
+    shell: Any = None
+    FileRows(job).collect(Bar(shell))
+    assert capsys.readouterr().out.startswith("3 of 3 rows")
 
 
 def test_a_job_without_a_finished_row_says_so(kernel: Kernel, start: Sandboxed) -> None:
