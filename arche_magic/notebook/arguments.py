@@ -13,7 +13,8 @@ from IPython.core.error import UsageError
 
 # A word, including quoted parts. The match ends at an unclosed quote.
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
-_QUOTED = re.compile(r"""\"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
+# Quotes after a bracket are part of the value: `row["key"]`.
+_QUOTED = re.compile(r"""(?<!\[)(?:\"((?:\\.|[^"\\])*)"|'([^']*)')""", re.DOTALL)
 # A dash at the beginning of a word.
 _DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.
@@ -237,7 +238,8 @@ def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
 
     known = [name for action in magic.parser._actions for name in action.option_strings]
     long = [name for name in known if name.startswith("--")]
-    if hint := did_you_mean(flag, long) if flag.startswith("--") else "":
+    begun = [name for name in long if name.startswith(flag)]
+    if hint := did_you_mean(begun[0] if begun else flag, long) if flag.startswith("--") else "":
         return InvalidRequest(f"{name}: unknown option {flag}{hint}")
     if any("TEXT" in words for words in usage(magic)):
         hint = "; put -- before a text that starts with a dash"

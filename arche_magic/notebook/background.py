@@ -108,7 +108,7 @@ class BackgroundJob(ABC):
 
     def about(self) -> str:
         """Its name and its state."""
-        return f"{self.name} is {self.state}"
+        return f"{self.name} {'' if self.state == 'failed' else 'is '}{self.state}"
 
     def begin(self, number: int) -> None:
         """Make the outputs of the cell; they stay if the kernel ends before the job."""
@@ -141,11 +141,11 @@ class BackgroundJob(ABC):
         except KeyboardInterrupt:
             end = self.error = LLMProviderError(f"{self.name} was stopped{self._left}")
             self._close("stopped")
-            self._draw_below(quiet_line(f"{self.name} was stopped at {now_in_words()}"))
+            self._draw_below(quiet_line(f"{self.name} was stopped on {now_in_words()}"))
         except Exception as error:  # noqa: BLE001  # raised again where the result is used
             end = self.error = error
             self._close("stopped" if isinstance(error, self._bounds) else "failed")
-            self._show_error(error, f"{self.name} {self.state} at {now_in_words()}")
+            self._show_error(error, f"{self.name} {self.state} on {now_in_words()}")
         else:
             self._close("done")
             self._show_end(end)

@@ -18,7 +18,7 @@ _CARD = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
 )
-_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
+_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4);overflow-wrap:anywhere"
 
 
 def row_html(cards: Iterable[str]) -> str:

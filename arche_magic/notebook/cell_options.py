@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import Function
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import did_you_mean
-from arche_magic.prompts import is_reference, look_up
+from arche_magic.prompts import is_reference, look_up, own_names
 
 if TYPE_CHECKING:
     from .defaults import Defaults
@@ -148,7 +148,7 @@ def functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
 def _function(word: str, names: Mapping[str, Any]) -> Function:
     first = word.partition(".")[0]
     if first not in names:
-        fitting = [name for name, value in names.items() if callable(value)]
+        fitting = [name for name in own_names(names) if callable(names[name])]
         raise InvalidRequest(
             f"%llm: --tools {word!r} is not a variable{did_you_mean(first, fitting)}"
         )

@@ -15,6 +15,7 @@ from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
+from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
@@ -148,7 +149,7 @@ class RowsJob(BackgroundJob):
         return self._rows.collect(self._bar, background=True)
 
     def _show_end(self, end: Any) -> None:
-        self._draw_below(quiet_line(f"{self.name} ended at {now_in_words()}"))
+        self._draw_below(quiet_line(f"{self.name} ended on {now_in_words()}"))
 
     def _show_error(self, error: Exception, line: str) -> None:
         self._draw_below(red_line(f"{line}: {type(error).__name__}: {error}"))
@@ -158,7 +159,7 @@ class RowsJob(BackgroundJob):
         progress = self._rows.job.progress()
         show(self._bar.end or bar_bundle(progress, get_configuration().clock.time()))
         end = f": {self.error}" if self.error else ""
-        show(quiet_line(f"{self.name} is {self.state}{end}"))
+        show(quiet_line(f"{super().about()}{end}"))
 
     @property
     def outcome(self) -> str:
@@ -173,7 +174,9 @@ class RowsJob(BackgroundJob):
 
 
 def _finished(rows: int) -> str:
-    return f"the {rows:,} finished rows; run the cell again for the others"
+    if not rows:
+        return "no finished rows; run the cell again"
+    return f"the {plural(rows, 'finished row')}; run the cell again for the others"
 
 
 def _note(where: str, quality: Quality) -> str:
@@ -206,8 +209,11 @@ def _run(
     collector = threading.Thread(target=collect, daemon=True)
     try:
         collector.start()
-        while collector.is_alive():
+        running = True
+        while running:
             collector.join(_SECONDS)
+            # Before the progress is read, so that the last one read has all rows.
+            running = collector.is_alive()
             raise_if_stopped()
             bar.update(job.progress(), clock.time())
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
+from .interrupts import CellInterrupted
 from .warning_lines import show_held
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def command(
     """Make a function of the session and of what was typed into a magic with these options.
 
     `--help` prints the function's docstring and the options. A line that cannot be parsed, or text
-    after a command whose `Usage:` has none, is an error, which IPython shows in one line.
+    after a command whose `Usage:` has none, is an error, which IPython shows in one line. So is an
+    interrupt.
 
     Args:
         options: declared as for argparse.
@@ -175,7 +177,12 @@ def command(
                     f"%{magic.__name__} --help shows its usage"
                 )
             names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
-            result = body(magics.session, Typed(line, given, text, cell, names))
+            try:
+                result = body(magics.session, Typed(line, given, text, cell, names))
+            except CellInterrupted:
+                raise
+            except KeyboardInterrupt:
+                raise CellInterrupted(f"%{magic.__name__} was stopped") from None
             return magics.session.out.shown(result) if shows_result else result
 
         magic.__name__ = body.__name__

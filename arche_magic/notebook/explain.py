@@ -105,10 +105,11 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
     own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
     if own and not (failure.cell and _is_cell(own[-1][0], failure, shell)):
         frame, number = own[-1]
-        source = [text.rstrip("\n") for text in linecache.getlines(frame.f_code.co_filename)]
+        name = frame.f_code.co_filename
+        source = [text.rstrip("\n") for text in linecache.getlines(name)]
         if source:
-            parts.append(f"{_place(frame, shell)}:\n{_listing(source, number, 2 * _AROUND + 1)}")
-    parts.append(_chain(error))
+            parts.append(f"{_place(name, shell)}:\n{_listing(source, number, 2 * _AROUND + 1)}")
+    parts.append(_chain(error, shell))
     if with_locals and own:
         parts.append(_locals(own[-1][0]))
     return "\n\n".join(filter(None, parts))
@@ -159,13 +160,12 @@ def _frames(steps: list[tuple[FrameType, int]], shell: InteractiveShell) -> list
 
 def _frame(frame: FrameType, number: int, shell: InteractiveShell) -> str:
     code = linecache.getline(frame.f_code.co_filename, number).strip()
-    where = f"  {_place(frame, shell)}, line {number}, in {frame.f_code.co_name}"
+    where = f"  {_place(frame.f_code.co_filename, shell)}, line {number}, in {frame.f_code.co_name}"
     return f"{where}: {code}" if code else where
 
 
-def _place(frame: FrameType, shell: InteractiveShell) -> str:
+def _place(name: str, shell: InteractiveShell) -> str:
     """`Cell In[3]`, the end of a file's path, or Python's name for the code."""
-    name = frame.f_code.co_filename
     if label := shell.compile.format_code_name(name):
         return " ".join(label)
     for library in (*_PACKAGES, *_STANDARD):
@@ -209,24 +209,27 @@ def _listing(lines: list[str], marked: int | None, most: int) -> str:
     )
 
 
-def _chain(error: BaseException) -> str:
+def _chain(error: BaseException, shell: InteractiveShell) -> str:
     """The error's message, then the messages of its causes."""
-    messages = [_message(error)]
+    messages = [_message(error, shell)]
     link = error
     for _ in range(_CAUSES):
         cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
         if cause is None:
             break
         how = "caused by" if link.__cause__ else "while handling"
-        messages.append(f"{how} {_message(cause)}")
+        messages.append(f"{how} {_message(cause, shell)}")
         link = cause
     return "\n".join(messages)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, shell: InteractiveShell) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, SyntaxError) and error.filename:
+        place = _place(error.filename, shell)
+        text = text.replace(f'File "{error.filename}"', place, 1)
     if isinstance(error, BaseExceptionGroup):
-        text += "".join(f"\n  - {_message(inner)}" for inner in error.exceptions[:_CAUSES])
+        text += "".join(f"\n  - {_message(inner, shell)}" for inner in error.exceptions[:_CAUSES])
     if len(text) <= _MESSAGE_CHARACTERS:
         return text
     half = _MESSAGE_CHARACTERS // 2

@@ -19,6 +19,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.quota_tracker import Closure, get_quota_tracker
 from arche_magic.llm_providers.secrets import Hidden, without_locals
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
@@ -164,7 +165,7 @@ def _state(row: KeyRow, now: float) -> str:
 
 def _outcome(check: KeyCheck) -> str:
     if check.works:
-        return f"works, {len(check.models)} models"
+        return f"works, {plural(len(check.models), 'model')}"
     return check.reason if check.works is False else f"could not be checked: {check.reason}"
 
 

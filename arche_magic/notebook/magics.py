@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics
+from traitlets import TraitError
 
 from .command import Session
 from .commands.llm import llm
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from io import TextIOWrapper
 
     from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
 
     from .status_bar import StatusBar
 
@@ -61,6 +63,18 @@ class ArcheMagics(Defaults, Magics):
         self.status_bar: StatusBar | None = None
         self.strict_stdout: TextIOWrapper | None = None
         self._checks_provider = True
+
+    def update_config(self, config: Config) -> None:
+        """Take what `%config` sets.
+
+        IPython gives the same object to the shell next, which must not keep a refused value: the
+        next `%load_ext` would fail because of it.
+        """
+        try:
+            super().update_config(config)
+        except TraitError:
+            config.pop(type(self).__name__)
+            raise
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, restore `Out`."""

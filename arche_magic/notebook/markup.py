@@ -17,12 +17,13 @@ from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formula
 from arche_magic.llm_providers.text.markdown import harmless_formula
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
+_RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
 # A character after a backslash and a character reference are text, never a mark.
 _ESCAPED = re.compile(r"\\(?P<sign>[!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{1,31});")
 _LINK = re.compile(r"(!?)\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
-_CODE = re.compile(r"(`+)(.+?)\1")
+_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _DELETED = re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~")
 _BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
@@ -30,6 +31,7 @@ _BLOCK = (
     "margin:6px 0;padding:6px 8px;border-radius:4px;background:rgba(128,128,128,.14);"
     "white-space:pre;overflow-x:auto;font-family:monospace;font-size:90%;color:inherit"
 )
+_LINE = "margin:8px 0;border-top:1px solid rgba(128,128,128,.5)"
 _QUOTED = "margin:6px 0;padding-left:10px;border-left:3px solid rgba(128,128,128,.5)"
 _MOST_QUOTES = 4
 # Code in other languages, and longer code, has one colour: a model writes it, and it is drawn again
@@ -97,6 +99,9 @@ def _prose_blocks(text: str, quotes: int = 0) -> str:
             held.append(line)
         elif not line.strip():
             end()
+        elif _RULE.match(line):
+            end()
+            html.append(f'<div style="{_LINE}"></div>')
         elif heading := _HEADING.match(line):
             end()
             html.append(

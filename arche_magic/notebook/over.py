@@ -18,7 +18,7 @@ from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import did_you_mean
-from arche_magic.prompts import Template, as_pandas, look_up, name_in, references
+from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
@@ -60,11 +60,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if not text.strip():
         raise InvalidRequest(EMPTY)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
-    from_file = is_file(options.over)
+    table = options.over if is_file(options.over) else _value(options.over, names)
+    from_file = is_file(table)
     if any(read.values()) and not from_file:
         raise InvalidRequest("%llm: --encoding, --sep and --sheet need --over FILE")
-    table = None if from_file else _data(options, names)
-    data = options.over if from_file else as_pandas(table)
+    data = table if from_file else as_pandas(table)
     if options.background and hasattr(data, "iloc"):
         # Other cells may change the frame in place while the job runs.
         data = data.copy()
@@ -107,6 +107,8 @@ def _check(options: Namespace) -> None:
         raise InvalidRequest(
             "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
         )
+    if options.into and options.output:
+        raise InvalidRequest("%llm: --into and -o both name the result; leave out one of them")
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by needs --plan")
 
@@ -148,12 +150,22 @@ def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any
     place.draw(plan_bundle(plan), last=True)
 
 
-def _data(options: Namespace, names: Mapping[str, Any]) -> Any:
-    first = name_in(options.over)
+def _value(name: str, names: Mapping[str, Any]) -> Any:
+    """The value of the variable that `--over` names: rows, or the path of a file.
+
+    Raises:
+        InvalidRequest: there is no such variable, or no rows of it can be asked for here.
+    """
+    first = name_in(name)
     if first not in names:
         hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])
-        raise InvalidRequest(f"%llm: --over {options.over}: there is no variable {first!r}{hint}")
-    data = look_up(options.over, names)
+        raise InvalidRequest(f"%llm: --over {name}: there is no variable {first!r}{hint}")
+    if not is_reference(name, names):
+        raise InvalidRequest(
+            f'%llm: --over takes a name, name.attr, name[0] or name["k"], not {name!r}; assign the '
+            "value to a variable first"
+        )
+    data = look_up(name, names)
     if isinstance(data, Pending):
         data = data.wait()
     if cluster.is_dask(data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from arche_magic.llm_providers import get_quota_tracker
 from arche_magic.llm_providers.attempt_log import Spent, attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
 from arche_magic.llm_providers.quota import forecast
+from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import (
     Route,
     RouteId,
@@ -24,7 +26,7 @@ from arche_magic.llm_providers.types import (
 
 from .costs import paid_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock, in_words
+from .quota_words import Limits, clock, in_words, state_at
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -38,6 +40,7 @@ class QuotaView:
         configuration: the one in use, the session's choices in it.
         provider: the only provider shown; None for all.
         standings: every limit of every route, also of routes that are off.
+        unlimited: routes without a known limit; with why it is not open, if it is not.
         shared: labels of keys that add no quota, each with the one whose account it shares.
         budget: what is left of each budget of paid routes, in words.
         attempts: the last ones of this kernel, newest first.
@@ -48,6 +51,7 @@ class QuotaView:
     configuration: Configuration
     provider: str | None
     standings: Sequence[Standing]
+    unlimited: Mapping[RouteId, str]
     shared: Mapping[str, str]
     budget: Sequence[str]
     attempts: Sequence[Attempt]
@@ -137,12 +141,14 @@ def look(provider: str | None = None) -> QuotaView:
     everything = replace(configuration, off=frozenset())
     now = configuration.clock.time()
     tracker = get_quota_tracker(everything)
+    standings = tracker.standings(provider, now)
     log = attempt_log(configuration.store)
     recent = log.recent
     return QuotaView(
         configuration,
         provider,
-        tracker.standings(provider, now),
+        standings,
+        _unlimited(tracker, everything, {row.route for row in standings}, now),
         tracker.shared_keys(),
         [use.left for use in tracker.budget()],
         # From the end: there may be ten thousand, and other threads append.
@@ -150,6 +156,21 @@ def look(provider: str | None = None) -> QuotaView:
         _paid_routes(everything.routes(), log.spent()),
         now,
     )
+
+
+def _unlimited(
+    tracker: QuotaTracker, configuration: Configuration, limited: Container[RouteId], now: float
+) -> dict[RouteId, str]:
+    """The routes that are not `limited`; with when each opens and why, if it is not open."""
+    routes = [route for route in configuration.routes() if route.id not in limited]
+    state_of = tracker.states_for(Request((Message("user", "Hello"),)), now)
+    words = {}
+    for route in routes:
+        state = state_of(route)
+        name = state_at(state.opens_at, now)
+        opens = f", opens {clock(state.opens_at, now)}" if name == "waiting" else ""
+        words[route.id] = "" if name == "open" else f"{name}{opens}: {state.reason}"
+    return words
 
 
 def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
@@ -207,15 +228,16 @@ def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list
 
 
 def _without_limits(view: QuotaView) -> list[str]:
-    """A line per route without a known limit, with what it costs if it does."""
-    limited = {row.route for row in view.standings}
+    """A line per route without a known limit, with what it costs if it does, and its state."""
     names = [
         route.id
         for route in view.configuration.routes()
-        if view.provider in (None, route.provider) and route.id not in limited
+        if view.provider in (None, route.provider) and route.id in view.unlimited
     ]
     return [
-        f"{name}: no limit is known" + (f" · {view.paid[name]}" if name in view.paid else "")
+        " · ".join(
+            filter(None, (f"{name}: no limit is known", view.paid.get(name), view.unlimited[name]))
+        )
         for name in dict.fromkeys(names)
     ]
 

@@ -116,7 +116,8 @@ def clock(moment: float, now: float, live: bool = False) -> str:
         return in_seconds(max(0.0, moment - now))
     step = 1 if near else 60
     # Rounded up, so that it is not too early; but not for rounding errors of a refilling window.
-    local = datetime.fromtimestamp(math.ceil((moment - 1e-3) / step) * step).astimezone()
+    steps = math.ceil((moment - 1e-3) / step) if moment > now else moment // step
+    local = datetime.fromtimestamp(steps * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
     if abs(days) >= 7:
         return f"{local.day} {local:%b}"

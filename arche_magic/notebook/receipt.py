@@ -226,11 +226,15 @@ def run_bundle(run: ToolRun) -> dict[str, str]:
     return {
         "text/plain": f"{line} → {error}{result}",
         "text/html": details(
-            f"<code>{escape(line)}</code> → {mark}<code>{escape(result)}</code>",
+            f"{_code(line)} → {mark}{_code(result)}",
             inside,
             style=QUIET,
         ),
     }
+
+
+def _code(text: str) -> str:
+    return f'<code style="{_WRAPPED}">{escape(text)}</code>'
 
 
 def _json(value: Any) -> str:

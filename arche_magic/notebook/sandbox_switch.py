@@ -152,4 +152,6 @@ def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
         if not count.isdigit():
             raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
         keys[provider] = int(count)
+    if not any(keys.values()):
+        raise InvalidRequest("%llm_sandbox: --keys leaves no provider with a key")
     return keys

@@ -83,6 +83,7 @@ def reasons(
             why = "comes later in the order"
             explained.append(Reason(route, "not needed", why=why, would_change=change))
     unmarked = {route.id for route in routes if route not in private}
+    paid = {route.id for route in routes if route.paid}
     for route in (route.id for route in routes if route.id not in offered):
         if first.private and route in unmarked:
             why = "not marked private"
@@ -91,6 +92,8 @@ def reasons(
             why, change = "another model", "no --same-model"
         else:
             why, change = _not_offered(route, offered)
+            # A job without --allow-paid offers its rows to free routes only.
+            change += ", or --allow-paid with --over" if change and route in paid else ""
         explained.append(Reason(route, "not offered", why=why, would_change=change))
     costs = _costs(decisions, attempts, routes)
     return [

@@ -33,6 +33,7 @@ _STEP = re.compile(
 _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
 _SHOWN_CHARACTERS = 100
+_OF_IPYTHON = ("In", "Out", "exit", "get_ipython", "open", "quit")
 _UNCHANGED = r"(\{{ sends braces unchanged, and so does --raw)"
 
 
@@ -142,7 +143,7 @@ def look_up(reference: str, names: Mapping[str, Any]) -> Any:
     name = name_in(reference, names)
     steps = steps_in(reference, name)
     if name not in names:
-        hint = did_you_mean(name, _own(names)) or f" {_UNCHANGED}"
+        hint = did_you_mean(name, own_names(names)) or f" {_UNCHANGED}"
         raise InvalidRequest(f"{{{{{reference}}}}}: there is no variable {name!r}{hint}")
     value = names[name]
     for step in steps:
@@ -208,7 +209,7 @@ def file_or_value(option: str, source: str, names: Mapping[str, Any]) -> Any:
         near = []
     if is_reference(source, names):
         return look_up(source, names)
-    variables = (name for name in _own(names) if not callable(names[name]))
+    variables = (name for name in own_names(names) if not callable(names[name]))
     hint = did_you_mean(source, [*near, *variables])
     raise InvalidRequest(f"{option} {source}: there is no such file, and no such variable{hint}")
 
@@ -234,8 +235,9 @@ def one_line(value: object) -> str:
     return " ".join(str(value)[:_SHOWN_CHARACTERS].split())
 
 
-def _own(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not name.startswith("_")]
+def own_names(names: Iterable[str]) -> list[str]:
+    """Return the names that a user may mean: no private ones, and none that IPython adds."""
+    return [name for name in names if not name.startswith("_") and name not in _OF_IPYTHON]
 
 
 def _attribute(value: Any, name: str, path: str) -> Any:
@@ -244,7 +246,7 @@ def _attribute(value: Any, name: str, path: str) -> Any:
     try:
         return getattr(value, name)
     except AttributeError:
-        hint = did_you_mean(name, _own(dir(value)))
+        hint = did_you_mean(name, own_names(dir(value)))
         if isinstance(value, Mapping) and name in value:
             hint = f"; write {{{{{path}[{name!r}]}}}}"
         raise InvalidRequest(f"{{{{{path}.{name}}}}}: {path} has no {name!r}{hint}") from None

@@ -154,7 +154,7 @@ def _prose(call: Call) -> str:
         return f"{head}\n\n{answers}"
     asked = f" You asked: “{_echo(call.prompt)}”" if call.prompt.strip() else ""
     if call.images:
-        asked += f" With it came {call.images} image{'s' if call.images > 1 else ''}."
+        asked += f" You sent {call.images} image{'s' if call.images > 1 else ''}."
     lines = [_OPENINGS[number % len(_OPENINGS)], _MIDDLES[number // 7 % len(_MIDDLES)]]
     if number // 41 % 2:
         lines.append(_CLOSINGS[number // 97 % len(_CLOSINGS)])

@@ -24,9 +24,17 @@ sandbox = Sandbox(keys=keys, left=spent, reply=lambda *_: reply).start()
 os.environ.update(sandbox.environment(), ARCHE_QUOTA_STORE="memory://")
 %load_ext arche_magic
 texts = ["good", "bad"]"""
+LONG_WORD = f"""\
+def length(word: str) -> int:
+    return len(word)
+%llm_sandbox --keys groq=1
+%llm --tools length Call length word={"long" * 25}
+%llm --compare groq,groq/{"long" * 14} Hello
+%llm_sandbox stop"""
 CELLS = (
     SANDBOX,
     "%llm Hello",
+    LONG_WORD,
     "%llm_retry",
     "%llm --compare groq,mistral,google Hello",
     "%llm_quota",

@@ -49,6 +49,7 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
         ("--system=Brief hi", "Brief", "hi"),
         ('--system="Be brief" hi', "Be brief", "hi"),
         ("-sBrief hi", "Brief", "hi"),
+        ('-s row["first name"] hi', 'row["first name"]', "hi"),
         ('-s "- a dash" hi', "- a dash", "hi"),
         ("-s Brief -- -t is an option", "Brief", "-t is an option"),
         ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
@@ -57,7 +58,10 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
 def test_values_may_be_quoted(
     kernel: Kernel, sandboxed, line: str, system: str, prompt: str
 ) -> None:
-    """The quotes are removed. `--`, or a word that is not an option, ends the options."""
+    """The quotes are removed, except after a bracket.
+
+    `--`, or a word that is not an option, ends the options.
+    """
     sandbox = sandboxed(keys={"groq": 1})
     cell = kernel.run(f"%llm -q {line}")
     assert cell.status == "ok", cell.error
@@ -123,6 +127,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ('%llm -s "never closed hi', "the quote at"),
         (r'%llm -s "never \"closed hi', "the quote at"),
         ("%llm --temprature 1 hi", "did you mean '--temperature'?"),
+        ("%llm --temp 1 hi", "unknown option --temp; did you mean '--temperature'?"),
         ("%llm --fil notes.md hi", "unknown option --fil; did you mean '--file'?"),
         ("%llm --quit hi", "unknown option --quit; did you mean '--quiet'?"),
         ("%llm_explain --file notes.md", "unknown option --file; put -- before a text"),

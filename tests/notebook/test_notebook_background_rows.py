@@ -60,7 +60,7 @@ def test_the_cell_ends_at_once_and_its_bar_fills_later(kernel: Kernel, start: Sa
     bar, line = (output["data"]["text/plain"] for output in filled(kernel, cell))
     assert bar.startswith("40 of 40 rows  █")
     assert bar.endswith("answer.wait() returns the frame")
-    assert line.startswith("job 1 ended at ")
+    assert line.startswith("job 1 ended on ")
     assert kernel.value("list(answer.wait().text) == list(reviews.text)") is True
     assert kernel.value("(len(await answer), answer.frame.reply.notna().all().item())") == (
         40, True,
@@ -94,7 +94,7 @@ def test_a_stopped_job_keeps_its_finished_rows(kernel: Kernel, start: Sandboxed)
     assert " of 120 rows" in bar
     assert "stopped · " in bar
     assert "finished rows; run the cell again for the others" in bar
-    assert line.startswith("job 1 was stopped at ")
+    assert line.startswith("job 1 was stopped on ")
     kept = kernel.value("len(answer.frame)")
     assert 4 <= kept < 120
     assert kernel.value("answer.frame.reply.notna().all().item()") is True
@@ -124,7 +124,7 @@ def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) 
     cell = kernel.run(RUN.replace("--pack 1", "--pack 1 --stop-after 2"))
     bar, line = (output["data"]["text/plain"] for output in filled(kernel, cell))
     assert "stopped · " in bar
-    assert line.startswith("job 1 stopped at ")
+    assert line.startswith("job 1 stopped on ")
     assert "JobStopped: " in line
     assert kernel.run("answer.wait()").message.startswith("JobStopped: ")
     assert kernel.value("answer.frame.error.notna().all().item()") is True
@@ -184,7 +184,7 @@ def test_a_notebook_that_waits_is_saved_with_its_bar(tmp_path: Path) -> None:
         )
     bar, line = (output.data["text/plain"] for output in book.cells[1].outputs)
     assert bar.startswith("2 of 2 rows")
-    assert line.startswith("job 1 ended at ")
+    assert line.startswith("job 1 ended on ")
     assert book.cells[2].outputs[0].data["text/plain"] == "2"
 
 

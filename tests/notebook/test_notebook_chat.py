@@ -142,7 +142,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
     assert shown["text/plain"].startswith("*Kind*\n\n> One <b>\n\ngpt-oss-120b saw 2\n\n*groq · ")
     assert "<b>" not in shown["text/markdown"]
     assert kernel.run("%llm_chat a").displays[0]["data"] == shown
-    assert kernel.run("%llm_chat fork a b").printed.startswith("b has the 2 turns of a")
+    assert kernel.run("%llm_chat fork a b").printed.startswith("Copied a (2 turns) to b;")
     kernel.run("%llm -q --chat b Three")
     assert len(said(chatting)) == 6
     kernel.run("%llm_chat undo a")
@@ -160,7 +160,7 @@ def test_conversations_are_listed_shown_forked_and_cleared(
         [2, 3],
         ["groq", "groq"],
     )
-    assert kernel.run("%llm_chat clear b").printed == "b (3 turns) is removed\n"
+    assert kernel.run("%llm_chat clear b").printed == "Removed b (3 turns).\n"
     kernel.run("%llm_chat")
     assert kernel.value("list(_.chat)") == ["a"]
 
@@ -169,9 +169,8 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     """As JSON, it is restored with its images; Markdown is for readers."""
     kernel.run("from PIL import Image\nImage.new('RGB', (8, 8)).save('dot.png')")
     kernel.run("%llm -q --chat a -s Kind --image dot.png One")
-    assert (
-        kernel.run("%llm_chat export a 'a chat.json'").printed == "a (1 turn) is in a chat.json\n"
-    )
+    cell = kernel.run("%llm_chat export a 'a chat.json'")
+    assert cell.printed == "Wrote a (1 turn) to a chat.json.\n"
     kernel.run("%llm_chat export a a.md")
     markdown = (kernel.folder / "a.md").read_text()
     assert "> One\n> [image/png, 1 kB]\n\nmistral-small-latest saw 2\n\n*mistral · " in markdown

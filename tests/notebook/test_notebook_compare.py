@@ -174,7 +174,7 @@ def test_variables_and_images_are_sent_in_every_column(kernel: Kernel, sandboxed
     )
     first, *others = columns(cell)
     assert first.splitlines()[1].startswith("openai/gpt-oss-120b takes no images")
-    assert all("With it came 1 image." in text for text in others)
+    assert all("You sent 1 image." in text for text in others)
     assert len(sandbox.requests) == 2
 
 

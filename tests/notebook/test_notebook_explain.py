@@ -124,7 +124,7 @@ finally:
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ("x = = 3", "> 1 x = = 3"),
+        ("x = = 3", "> 1 x = = 3\n\nCell In["),
         ("%%time\na = 1\n1 / (a - 1)", "> 3 1 / (a - 1)"),
         ("\n".join(f"x{n} = {n}" for n in range(200)) + "\n1 / 0", "> 201 1 / 0"),
         ("raise ValueError('long ' * 5000)", "ValueError: long long"),

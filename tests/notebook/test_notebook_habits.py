@@ -203,7 +203,7 @@ def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None
     sandboxed(keys={"groq": 1})
     kernel.run("%reset -f in")
     kernel.run("%%llm -p groq -t 0\nWhat is a Walrus?\nBe brief.")
-    kernel.run("answer = %llm -m gpt-oss-120b About the walrus")
+    kernel.run("answer = %llm -m gpt-oss-120b \\\n  About the walrus")
     kernel.run("%llm -b -o later walrus, in the background")
     kernel.run("# %llm walrus\nsource = '%llm walrus'")
     kernel.run("%llm --nonsense walrus")
@@ -363,7 +363,7 @@ def test_a_job_can_be_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.run("%llm_jobs stop all").printed == "8 jobs stopped\n"
     reply, receipt = filled(kernel, cell)
     assert reply["data"]["text/plain"].startswith("word0")
-    assert "job 1 was stopped at " in receipt["data"]["text/plain"]
+    assert "job 1 was stopped on " in receipt["data"]["text/plain"]
     assert kernel.run("answer.wait()").message == "LLMProviderError: job 1 was stopped"
     assert "job 9 has already ended: stopped" in kernel.run("%llm_jobs stop 9").message
     assert "unknown job '99'" in kernel.run("%llm_jobs show 99").message
@@ -379,8 +379,9 @@ def test_a_failed_job_reports_its_error(kernel: Kernel, sandboxed: Sandboxed) ->
     error, note = filled(kernel, cell)
     assert error["data"]["text/plain"].startswith("NoRouteAvailable: ")
     assert len(error["metadata"]["arche_magic"]["attempts"]) == 1
-    assert "job 1 failed at " in note["data"]["text/plain"]
+    assert "job 1 failed on " in note["data"]["text/plain"]
     assert kernel.run("str(answer)").message == error["data"]["text/plain"]
+    assert kernel.value("repr(answer)") == "<PendingReply: job 1 failed>"
     kernel.run("jobs = %llm_jobs")
     assert kernel.value("list(jobs.state)") == ["failed"]
 

@@ -59,7 +59,7 @@ def test_an_image_can_be_a_file_or_a_variable(
     text, types, (data,) = sent(sandbox)
     assert (text, types) == ("What is it?", [media_type])
     assert len(data) > 50
-    assert "With it came 1 image." in cell.displays[0]["data"]["text/plain"]
+    assert "You sent 1 image." in cell.displays[0]["data"]["text/plain"]
 
 
 def test_figures_in_the_text_become_images_in_order(kernel: Kernel, sandboxed) -> None:

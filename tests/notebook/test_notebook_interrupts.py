@@ -159,6 +159,18 @@ def test_an_interrupt_that_python_ignores(
         in_time("an interrupt", cell.ended - kernel.value("pressed"))
 
 
+def test_before_anything_is_sent(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """For example, while a prompt waits for the reply that it contains."""
+    sandboxed(keys={"groq": 1}, latency=60)
+    kernel.run("%llm -b -o answer hi")
+    cell = kernel.run(
+        "print('waits')\n%llm Shorter: {{answer}}",
+        interrupt_when=lambda cell: bool(cell.printed) and time.monotonic() > cell.started + 1,
+    )
+    assert cell.message == "Interrupted: %llm was stopped"
+    kernel.run("%llm_jobs stop all")
+
+
 def test_o_keeps_the_text_of_an_interrupted_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """An assignment does not take place."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)

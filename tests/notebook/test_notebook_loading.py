@@ -168,7 +168,7 @@ def test_ipython_config_sets_defaults(tmp_path: Path) -> None:
 def test_config_refuses_invalid_values_in_one_line(
     kernel: Kernel, statement: str, said: str
 ) -> None:
-    """When they are set; the old value stays."""
+    """When they are set; the old value stays, and the extension can be loaded again."""
     name = statement.split(maxsplit=1)[0]
     before = kernel.run(f"%config ArcheMagics.{name}").results
     printed = kernel.run(f"%config ArcheMagics.{statement}").printed
@@ -177,6 +177,8 @@ def test_config_refuses_invalid_values_in_one_line(
     assert kernel.run(f"%config ArcheMagics.{name}").results == before
     kernel.run("%config ArcheMagics.model = 'gpt-oss-20b'")
     assert kernel.run("%config ArcheMagics.model").results == ["'gpt-oss-20b'"]
+    assert kernel.run("%reload_ext arche_magic").status == "ok"
+    assert kernel.run(f"%config ArcheMagics.{name}").results == before
 
 
 def test_an_invalid_value_in_ipython_config_is_one_line(tmp_path: Path) -> None:

@@ -171,15 +171,15 @@ def test_columns_show_formulas_and_code_blocks() -> None:
 
 
 def test_common_markdown_is_rendered_in_columns() -> None:
-    """Titles, lists, code, tables and emphasis; other text stays as it is."""
+    """Titles, lines, lists, code, tables and emphasis; other text stays as it is."""
     page = as_html(
-        "# Title\ntwo\nlines **bold** *it* `a<b`\n- one\n  2. two\n```py\nx < 1\n```\n"
-        "| a |\n|---|\n| b |\n\n2 * 3 * 4"
+        "# Title\ntwo\nlines **bold** *it* `a<b` ```py\n\n* * *\n- one\n  2. two\n"
+        "```py\nx < 1\n```\n| a |\n|---|\n| b |\n\n2 * 3 * 4"
     )
     plain = re.sub(r' (style|tabindex)="[^"]*"', "", page)
     assert plain == (
-        "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code></div>"
-        "<div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
+        "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code> ```py</div>"
+        "<div></div><div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
         "<pre>x &lt; <span>1</span></pre>"
         "<div><table><tr><td>a</td></tr><tr><td>b</td></tr></table></div>"
         "<div>2 * 3 * 4</div>"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from notebook_kernel import Cell, Kernel, kernel_environment
 from test_notebook_completion import offers
 from test_notebook_replies import tags
 
+from arche_magic.bulk import Progress, Row
+from arche_magic.notebook.bar import Bar
+from arche_magic.notebook.collect import FileRows
 from arche_magic.sandbox import Sandbox
 
 Sandboxed = Callable[..., Sandbox]
@@ -237,9 +242,11 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews\n \n ", "the prompt is empty"),
         ("--over before.shape{}", "list"),
         ("--over 5{}", "--over"),
+        ("--over reviews.head(){}", "not 'reviews.head()'; assign the value to a variable"),
         ("--over reviews --into 2x{}", "--into '2x' is not a valid variable name"),
         ("--over reviews --into sum{}", "--into 'sum' would hide the builtin sum"),
         ("--over reviews -o Out{}", "'Out' is a name that IPython or Python uses"),
+        ("--over reviews --into moods -o moods{}", "--into and -o both name the result"),
         ("--over reviews --pack many{}", "--pack 'many' is not a number of rows"),
         ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
@@ -294,6 +301,41 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
     assert kernel.run(f"%%llm --over reviews{PROMPT}").status == "ok"
 
 
+def test_the_final_bar_has_the_last_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Even if they finish while the progress is read for the bar."""
+
+    class LastRows:
+        to, quality, done = "out.csv", "", 0
+        read, counted = threading.Event(), threading.Event()
+
+        def __iter__(self) -> Iterator[Row]:
+            self.read.wait(30)
+            self.done = 3
+            self.counted.set()
+            yield from ()
+
+        def progress(self) -> Progress:
+            before = self.done
+            self.read.set()
+            self.counted.wait(30)
+            time.sleep(0.05)  # until the thread that collects the rows has ended
+            return Progress(before, 3, 0, 0, 0.0, None, None, 0.0, 0)
+
+    job: Any = LastRows()
+    shell: Any = None
+    FileRows(job).collect(Bar(shell))
+    assert capsys.readouterr().out.startswith("3 of 3 rows")
+
+
+def test_a_job_without_a_finished_row_says_so(kernel: Kernel, start: Sandboxed) -> None:
+    """Its frame has no rows."""
+    start(3)
+    cell = kernel.run(f"%%llm --over reviews --into moods --max-tokens-total 1{PROMPT}")
+    assert cell.message.startswith("JobStopped: nothing was sent")
+    assert bar(cell).endswith("moods has no finished rows; run the cell again")
+    assert kernel.value("len(moods)") == 0
+
+
 def test_quiet_shows_nothing(kernel: Kernel, start: Sandboxed) -> None:
     """`-q` only binds the frame."""
     start(3)
@@ -323,11 +365,13 @@ def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sand
     assert cell.status == "ok", cell.error
 
 
-def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed) -> None:
-    """Row by row, with the bar; no variable is set."""
+@pytest.mark.parametrize("source", ["reviews.csv", 'files["in"]'])
+def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed, source: str) -> None:
+    """Row by row, with the bar; no variable is set. A variable may have the path."""
     start(9)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
-    cell = kernel.run(f"%%llm --over reviews.csv --into moods.csv{PROMPT}")
+    kernel.run("import pathlib\nfiles = {'in': pathlib.Path('reviews.csv')}")
+    cell = kernel.run(f"%%llm --over {source} --into moods.csv{PROMPT}")
     assert cell.status == "ok", cell.error
     assert "9 of 9 rows" in bar(cell)
     assert "written to moods.csv" in bar(cell)

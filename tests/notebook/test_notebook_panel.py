@@ -151,6 +151,22 @@ def test_preference_and_patience_apply_to_cells(kernel: Kernel, page: Page, sand
     assert kernel.value("get_ipython().magics_manager.registry['ArcheMagics'].patience") is None
 
 
+def test_a_prompt_inserts_variables(kernel: Kernel, page: Page, sandboxed) -> None:
+    """As in a cell; if a name does not exist, the panel says so and nothing is sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("city = 'Oslo'")
+    panel = page.panel()
+    prompt = panel.find("Textarea", "Prompt")
+    page.send(prompt, value="Where is {{citi}}?")
+    panel.click("Send")
+    panel.wait(lambda: "did you mean &#x27;city&#x27;?" in panel.html)
+    page.send(prompt, value="Where is {{city}}?")
+    panel.click("Send")
+    panel.wait(lambda: len(panel.outputs) == 2)
+    sent = [request.body["messages"][-1]["content"] for request in sandbox.requests]
+    assert sent == ["Where is Oslo?"]
+
+
 def test_untrusted_text_is_harmless_in_the_panel(kernel: Kernel, page: Page, sandboxed) -> None:
     """Neither HTML in a reply nor the name of a model or an error has any effect."""
     said = "<img src=x onerror=alert(1)>"

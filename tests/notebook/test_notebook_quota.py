@@ -59,7 +59,7 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
     """A bar, the numbers, when it is full again, and its evidence."""
     shown = text(
         limit("requests_per_minute", 15, 30),
-        limit("tokens_per_day", 8_373, 200_000, evidence="header", evidence_at=NOW - 42),
+        limit("tokens_per_day", 8_373, 200_000, evidence="header", evidence_at=NOW - 41.5),
     )
     assert [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()] == [
         ["groq · key 1 · gpt-oss-120b · open"],

@@ -60,6 +60,12 @@ def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
     assert "house · key 1" in kernel.run("%llm_stats").data()[0]
     assert "works, " in kernel.run("%llm_keys check house_key_1").data()[0]
     assert "house · key 1" in kernel.run("%llm --dry-run -p house hi").printed
+    server.fail("openai", "unauthorized")
+    assert kernel.run("%llm -q -p house hi").status == "error"
+    assert re.search(
+        r"gpt-4.1-mini: no limit is known · paid.* · closed: .*401",
+        kernel.run("%llm_quota").data()[0],
+    )
     assert kernel.run("%llm_why").status == "ok"
 
 

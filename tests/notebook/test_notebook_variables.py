@@ -122,6 +122,7 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
     [
         ("{{nmae}}", "there is no variable 'nmae'; did you mean 'name'?"),
         ("{{secrets.TOKEN}}", r"there is no variable 'secrets' \(\\\{\{ sends braces"),
+        ("{{opne}}", r"there is no variable 'opne' \(\\\{\{ sends braces"),
         ("{{thing.sise}}", "thing has no 'sise'; did you mean 'size'?"),
         ("{{row['first nam']}}", "row has no key 'first nam'; did you mean 'first name'?"),
         ("{{xs[9]}}", "xs has no 9"),
@@ -163,6 +164,7 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
 
     names: dict[str, Any] = {
         "name": "Ada",
+        "open": open,  # IPython adds it to every notebook
         "xs": [1],
         "row": {"first name": 1},
         "thing": SimpleNamespace(size=1),

@@ -166,12 +166,18 @@ def test_why_explains_that_a_paid_route_was_not_used(kernel: Kernel, sandboxed) 
 
 
 def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
-    """A provider excluded by -p does not just come later in the order."""
-    sandboxed(keys={"groq": 1, "mistral": 1})
+    """A provider excluded by -p does not just come later in the order.
+
+    `--over` excludes paid routes unless `--allow-paid` is given.
+    """
+    sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
     kernel.run("%llm -q -p mistral hi")
     _, rows = explained(kernel)
     assert rows["groq_key_1"]["verdict"] == "not offered"
     assert rows["groq_key_1"]["why"] == "the request was only for mistral"
+    assert rows["groq_key_1"]["would_change"] == "-p groq, or no -p"
+    paid = "-p openai, or no -p, or --allow-paid with --over"
+    assert rows["openai_key_1"]["would_change"] == paid
 
 
 def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ def test_images_are_sent_with_their_text_in_every_wire_format(
     model = IMAGE_MODELS.get(name)
     reply = provider.generate("What is it?", model=model, images=[file, png(2)])
     assert sent_images(sandbox) == [png(1), png(2)]
-    assert "With it came 2 images." in reply
+    assert "You sent 2 images." in reply
     assert "What is it?" in reply
     streamed = provider.stream("What is it?", model=model, images=[str(file)])
-    assert "With it came 1 image." in "".join(streamed)
+    assert "You sent 1 image." in "".join(streamed)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -71,7 +71,7 @@ def test_a_conversation_includes_the_images_of_its_turns(sandbox: Sandbox, name:
         {"role": "user", "content": "Of which shade?"},
     ]
     reply = get_llm_provider(name).generate_chat(messages, model=IMAGE_MODELS.get(name))
-    assert "With it came 1 image." in reply
+    assert "You sent 1 image." in reply
 
 
 def test_a_prompt_with_images_skips_models_without_vision(sandbox: Sandbox) -> None:

@@ -58,25 +58,25 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             show(_transcript(chats.known(name)))
         case ["export", name, file]:
             chat = chats.known(name)
-            show(f"{name} ({_turns(chat)}) is in {export(chat, file)}")
+            show(f"Wrote {name} ({_turns(chat)}) to {export(chat, file)}.")
         case ["load", file, *names] if len(names) <= 1:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"
             chats.add_new(names[0] if names else chat.name, chat, "load", again)
-            show(f"{chat.name} has {_turns(chat)}; %%llm --chat {chat.name} continues it")
+            show(f"Loaded {chat.name} ({_turns(chat)}); %%llm --chat {chat.name} continues it.")
         case ["fork", name, new]:
             chat = chats.known(name)
             chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
-            show(f"{new} has the {_turns(chat)} of {name}; both continue separately")
+            show(f"Copied {name} ({_turns(chat)}) to {new}; both continue separately.")
         case ["undo", name]:
             chat = chats.known(name)
             question = chat.turns.pop().question
             if not chat.turns:
                 del chats[name]
             left = _turns(chat) if chat.turns else "no turns"
-            show(f"removed: {one_line(question.content, 60)!r}; {name} has {left} left")
+            show(f"Removed {one_line(question.content, 60)!r}; {name} has {left} left.")
         case ["clear", name]:
-            show(f"{name} ({_turns(chats.known(name))}) is removed")
+            show(f"Removed {name} ({_turns(chats.known(name))}).")
             del chats[name]
         case [name] if name in chats:
             show(_transcript(chats[name]))

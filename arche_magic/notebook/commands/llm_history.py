@@ -29,7 +29,7 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
-    stored. The route is the one that answered the cell.
+    stored. The route is known where the reply is the result of the cell (`Out`).
 
     Usage:
       %llm_history [TEXT]    a part of the prompt; without it, all prompts
@@ -93,7 +93,8 @@ def _prompts(source: str) -> Iterator[str]:
         if cell[2].strip():
             yield cell[2].strip("\n")
         return
-    for line in _LINE.findall(source):
+    # A backslash at its end continues a line.
+    for line in _LINE.findall(re.sub(r"\\\n\s*", " ", source)):
         try:
             parsed = parse_line(llm, line)
         except InvalidRequest:

@@ -11,7 +11,9 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.events import Discarded, Started, Waiting
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import stopped_by
+from arche_magic.prompts import Prompt
 
 from .. import live_line
 from ..display import Pace
@@ -36,7 +38,7 @@ class Asking:
     """
 
     def __init__(
-        self, prompt: str, options: Mapping[str, Any], show: Callable[[Draft], None]
+        self, prompt: Prompt, options: Mapping[str, Any], show: Callable[[Draft], None]
     ) -> None:
         self._prompt, self._options, self._show = prompt, options, show
         # Held while a draft is shown: none is shown after `stop`.
@@ -60,14 +62,15 @@ class Asking:
         self._line.say(live_line.choosing)
         try:
             with stopped_by(self._stopped):
-                events = IntelligentLLMOrchestrator().events(self._prompt, **self._options)
+                question = Message("user", self._prompt.text, self._prompt.images)
+                events = IntelligentLLMOrchestrator().events([question], **self._options)
                 reply = follow(events, self)
         except KeyboardInterrupt:
             return
         except LLMProviderError as error:
             end = Draft(self._text, f"{type(error).__name__}: {error}")
         else:
-            end = Draft(str(reply), reply=reply)
+            end = Draft(str(reply), "; ".join(self._prompt.notes), reply=reply)
         finally:
             self._line.end()
         self._tell(end)

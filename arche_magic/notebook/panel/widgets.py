@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import display
 
 from arche_magic.llm_providers.config import Choices, get_choices, use_choices
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import name_in_words
+from arche_magic.prompts import fill
 
 from ..display import for_frontends
 from ..quota import QuotaView, look, view_bundle
@@ -49,7 +51,7 @@ class Panel:
     """
 
     def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
-        self._defaults = defaults
+        self._shell, self._defaults = shell, defaults
         self._cell = _running_cell(shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
         self._view = look()
@@ -270,10 +272,16 @@ class Panel:
         return prompt_options(self._defaults)
 
     def _ask(self) -> None:
-        """Send the prompt, unless another one is running."""
-        if not self._draft.busy:
-            self._asking = Asking(self._prompt.value, self._options(), self._show_draft)
-            self._asking.start()
+        """Send the prompt with its variables, unless another one is running."""
+        if self._draft.busy:
+            return
+        try:
+            prompt = fill(self._prompt.value, self._shell.user_ns, self._defaults.budget)
+        except InvalidRequest as error:
+            self._show_draft(Draft(line=f"{type(error).__name__}: {error}"))
+            return
+        self._asking = Asking(prompt, self._options(), self._show_draft)
+        self._asking.start()
 
     def _stop_asking(self) -> None:
         if self._asking is None or not self._draft.busy:
@@ -287,7 +295,8 @@ class Panel:
         self._send.button_style = "" if draft.busy else "primary"
         self._stop.button_style = "primary" if draft.busy else ""
         line = escape(without_controls(draft.line))
-        self._line.value = f'<span role="status" style="{QUIET}">{line}</span>'
+        style = f"{QUIET};line-height:1.35"
+        self._line.value = f'<div role="status" style="{style}">{line}</div>'
         # Markdown only: each draft sends the whole text again.
         outputs = (
             [{"text/markdown": reply_bundle(draft.text)["text/markdown"]}] if draft.text else []
