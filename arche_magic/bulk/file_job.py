@@ -164,7 +164,7 @@ def _target(source: Path, to: str | Path | None) -> Path:
             f"{source.name}: name a file for the rows and their replies with "
             "to='replies.parquet' (--into replies.parquet)"
         )
-    if str(to).endswith((".xlsx", ".xlsm")):
+    if str(to).lower().endswith((".xlsx", ".xlsm")):
         raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")
     to = usable_path(to, WRITTEN)
     if not os.path.isdir(to.parent):  # noqa: PTH112  # raises nothing

@@ -171,6 +171,35 @@ def test_json_lines_keep_their_values(sandbox: Sandbox, name: str) -> None:
     assert [bool(error) for error in errors] == [False, name == "in.jsonl", False]
 
 
+@pytest.mark.parametrize("target", ["OUT.CSV.GZ", "OUT.JSONL", "out.Parquet"])
+def test_names_in_capitals_and_lone_surrogates(sandbox: Sandbox, target: str) -> None:
+    """The ending of a name may be in capitals. Files cannot contain lone surrogates, but JSON can.
+
+    Texts that were cut in the middle of an emoji end with one.
+    """
+    Path("IN.JSONL").write_text(
+        '{"text": "so\\ud83d", "n\\ud83d": {"a": "\\ud83d\\ude00\\ud83d"}}\n'
+    )
+    arche_magic.map("IN.JSONL", "{{text}}", to=target)
+    read = {
+        "OUT.CSV.GZ": partial(pd.read_csv, compression="gzip"),
+        "OUT.JSONL": partial(pd.read_json, lines=True),
+    }
+    written = read.get(target, pd.read_parquet)(target)
+    assert (written.text[0], *written) == (
+        "so�",
+        "text",
+        "n�",
+        "reply",
+        "provider",
+        "model",
+        "tokens",
+        "error",
+    )
+    nested = written["n�"][0]
+    assert (nested if isinstance(nested, dict) else json.loads(nested)) == {"a": "😀�"}
+
+
 def test_a_sheet_of_an_excel_file_is_read(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,7 @@ ALLOWED = {
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
         "errors", "events", "functions", "options", "redaction", "reply", "request", "stopping",
-        "text",
-        "tools", "types",
+        "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},

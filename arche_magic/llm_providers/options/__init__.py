@@ -32,6 +32,7 @@ __all__ = [
     "check_names",
     "keys_to_check",
     "python_number",
+    "read_flag",
     "with_prompt",
 ]
 
