@@ -139,12 +139,22 @@ def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
     every field (see `schemas.json_schema`).
     """
     try:
-        return validate(value)
+        return _checked(value, validate)
     except Misfit as misfit:
         left_out = [_leave_out(value, problem.place) for problem in misfit.problems]
         if not any(left_out):
             raise
-    return validate(value)
+    return _checked(value, validate)
+
+
+def _checked(value: Any, validate: Callable[[Any], Any]) -> Any:
+    try:
+        return validate(value)
+    except Misfit:
+        raise
+    except Exception as error:  # whatever a validator of the user's class raises
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise Misfit([Problem((), said, True, value)]) from error
 
 
 def _leave_out(value: Any, place: tuple[str | int, ...]) -> bool:
