@@ -95,6 +95,11 @@ class FileJob:
                 if self._cancelled:
                     return
             part.replace(self.to)
+        except OSError as error:
+            raise InvalidRequest(
+                f"{self.to} cannot be written ({error.strerror or error}); after you have mended "
+                "that, the same call continues with the replies that are kept"
+            ) from None
         finally:
             # An error here must not hide why the job ended.
             with suppress(OSError):
