@@ -133,7 +133,7 @@ class Configuration:
         """
         try:
             return self.providers[name]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ConfigurationError(unknown_provider(name, self.providers)) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
