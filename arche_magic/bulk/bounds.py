@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,12 @@ def is_set(name: str, value: Any) -> bool:
         InvalidRequest: it is not True or False.
     """
     return value is not None and read_flag(name, value)
+
+
+def refuse_tools(options: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if the options of a job have tools, which may be functions."""
+    if options.get("tools"):
+        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
 
 
 class Patience:

@@ -37,7 +37,8 @@ REVIEWS = pd.DataFrame(
 def test_each_row_is_asked_and_gets_its_reply(sandbox: Sandbox) -> None:
     """The result has the data's columns, index and order; the data itself is not changed."""
     before = REVIEWS.copy()
-    result = arche_magic.map(REVIEWS, "{{stars}} stars: {{text}}")
+    before.attrs["source"] = "a survey"
+    result = arche_magic.map(before, "{{stars}} stars: {{text}}")
     assert prompts(sandbox) == ["1 stars: Broken.", "2 stars: Loud.", "5 stars: Fine."]
     assert list(result.columns) == [
         "text",
@@ -55,6 +56,8 @@ def test_each_row_is_asked_and_gets_its_reply(sandbox: Sandbox) -> None:
     assert set(result.provider) <= {"groq", "mistral", "google"}
     assert (result.tokens > 10).all()
     assert result.error.isna().all()
+    assert set(result.attrs) == {"source", "arche_magic"}
+    assert before.attrs == {"source": "a survey"}
     pd.testing.assert_frame_equal(REVIEWS, before)
 
 
@@ -172,8 +175,10 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
         (REVIEWS, "{{text}}", {"schema": "stars int"}, "already has a column 'stars'"),
         (REVIEWS, "{{text}}", {"reserve": 2}, "reserve is 2"),
-        (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0"),
+        (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0; it must be 'auto', or .* from 1 on"),
+        (REVIEWS, "{{text}}", {"pack": pd.NA}, "pack is <NA>"),
         (REVIEWS, "{{text}}", {"tools": [Tool("f")]}, "tools: jobs do not run tools"),
+        (REVIEWS, "{{text}}", {"tools": [prompts]}, "tools: jobs do not run tools"),
         (REVIEWS, "{{text}}", {"pack": "some"}, "pack is 'some'"),
         (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop cannot be combined with packing"),
         (REVIEWS, "{{text}}", {"stop_after": 0}, "stop_after is 0"),
