@@ -99,7 +99,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                 if on_done:
                     on_done(row)
         return file_job.to
-    if to is not None:
+    if to is not None and not isinstance(data, str):
         raise InvalidRequest("to= is only for files; for a frame, the result is returned")
     if any(value is not None for value in read.values()):
         raise InvalidRequest("encoding=, sep= and sheet= are only for files")

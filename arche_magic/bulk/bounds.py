@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.options import python_number
+from arche_magic.llm_providers.options import python_number, read_flag
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.types import Route
 
@@ -45,7 +46,22 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
-    return float(value)
+    return math.inf if value > sys.float_info.max else float(value)
+
+
+def is_set(name: str, value: Any) -> bool:
+    """A flag; None is False.
+
+    Raises:
+        InvalidRequest: it is not True or False.
+    """
+    return value is not None and read_flag(name, value)
+
+
+def refuse_tools(options: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if the options of a job have tools, which may be functions."""
+    if options.get("tools"):
+        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
 
 
 class Patience:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Field, Kind, Schema
+from arche_magic.llm_providers.text.characters import whole_characters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def columns_of(
     Raises:
         InvalidRequest: two columns would have the same name.
     """
-    if not isinstance(prefix, str):
+    if not isinstance(prefix, str) or prefix != whole_characters(prefix):
         raise InvalidRequest(f"prefix is {prefix!r}; it must be a text, such as 'llm_'")
     fields = dict(schema.fields) if schema else {}
     ours = ({} if fields else {REPLY: _TEXT}) | _ABOUT | ({RAW: _TEXT} if schema else {})

@@ -95,6 +95,11 @@ class FileJob:
                 if self._cancelled:
                     return
             part.replace(self.to)
+        except OSError as error:
+            raise InvalidRequest(
+                f"{self.to} cannot be written ({error.strerror or error}); after you have mended "
+                "that, the same call continues with the replies that are kept"
+            ) from None
         finally:
             # An error here must not hide why the job ended.
             with suppress(OSError):
@@ -164,7 +169,7 @@ def _target(source: Path, to: str | Path | None) -> Path:
             f"{source.name}: name a file for the rows and their replies with "
             "to='replies.parquet' (--into replies.parquet)"
         )
-    if str(to).endswith((".xlsx", ".xlsm")):
+    if str(to).lower().endswith((".xlsx", ".xlsm")):
         raise InvalidRequest(f"{to}: Excel files are read, not written; name a .csv or .parquet")
     to = usable_path(to, WRITTEN)
     if not os.path.isdir(to.parent):  # noqa: PTH112  # raises nothing

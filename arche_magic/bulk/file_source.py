@@ -43,7 +43,7 @@ _NEEDED = {"pyarrow": ("Parquet", "parquet"), "openpyxl": ("Excel", "excel")}
 def is_file(data: object) -> bool:
     """Whether data is named by a path: a Path, or a text that ends like a file or with `/`."""
     return isinstance(data, Path) or (
-        isinstance(data, str) and data.endswith((*ENDINGS, "/", os.sep))
+        isinstance(data, str) and data.lower().endswith((*ENDINGS, "/", os.sep))
     )
 
 
@@ -55,20 +55,20 @@ def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
         ConfigurationError: a package is missing.
     """
     path = expanded(path)
-    if not path.name.endswith(tuple(endings)):
+    if not path.name.lower().endswith(tuple(endings)):
         raise InvalidRequest(
             f"{path}: unknown kind of file; the name must end with {', '.join(endings)}"
         )
-    if path.name.endswith(_PARQUET):
+    if path.name.lower().endswith(_PARQUET):
         _need("pyarrow")
-    if path.name.endswith(_EXCEL):
+    if path.name.lower().endswith(_EXCEL):
         _need("openpyxl")
     return path
 
 
 def separator(path: Path, sep: str | None = None) -> str:
     """What separates the fields of a file of this name; `sep` is that of a CSV."""
-    return "\t" if path.name.endswith(_TSV) or sep == r"\t" else sep or ","
+    return "\t" if path.name.lower().endswith(_TSV) or sep == r"\t" else sep or ","
 
 
 class SourceFile:
@@ -114,8 +114,8 @@ class SourceFile:
         if not is_there:
             raise InvalidRequest(f"there is no file {self.path}")
         name = self.path.name
-        self._is_parquet = is_folder or name.endswith(_PARQUET)
-        self._is_excel = name.endswith(_EXCEL)
+        self._is_parquet = is_folder or name.lower().endswith(_PARQUET)
+        self._is_excel = name.lower().endswith(_EXCEL)
         sep = "\t" if sep == r"\t" else sep
         self._check_options(encoding, sep, sheet)
         self.encoding = encoding or ""
@@ -137,7 +137,7 @@ class SourceFile:
 
     def _check_separator(self, template: str) -> None:
         """Refuse a CSV with one column if the prompt names a part of that column's name."""
-        if len(self.first_row.columns) != 1 or not self.path.name.endswith(_CSV):
+        if len(self.first_row.columns) != 1 or not self.path.name.lower().endswith(_CSV):
             return
         whole = str(self.first_row.columns[0])
         sep = next((sign for sign in ";\t|" if sign in whole), "")
@@ -182,13 +182,13 @@ class SourceFile:
         if self._is_excel:
             return sheet_reader(self.path, sheet)
         self.encoding = self.encoding or self._encoding_by_mark()
-        if self.path.name.endswith(_JSON_LINES):
+        if self.path.name.lower().endswith(_JSON_LINES):
             return RecordReader(partial(json_lines, self.path, self.encoding))
         return CsvReader(self.path, self.encoding, self.sep)
 
     def _check_options(self, encoding: str | None, sep: str | None, sheet: str | None) -> None:
         name = self.path.name
-        if sep is not None and not name.endswith(_CSV):
+        if sep is not None and not name.lower().endswith(_CSV):
             raise InvalidRequest(f"{name}: sep is for CSV files")
         if encoding is not None and (self._is_parquet or self._is_excel):
             raise InvalidRequest(f"{name}: encoding is for CSV, TSV and JSON lines files")

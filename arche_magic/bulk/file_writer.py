@@ -37,7 +37,7 @@ class FileWriter:
         kinds: Mapping[str, str],
         sep: str,
     ) -> None:
-        self._path, self._name, self._columns, self._sep = path, name, columns, sep
+        self._path, self._name, self._columns, self._sep = path, name.lower(), columns, sep
         self._data_kinds = kinds
         self._parquet: Any = None
         self._begun = False

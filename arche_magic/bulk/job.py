@@ -35,7 +35,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, at_most
+from .bounds import WholeJob, at_most, is_set, refuse_tools
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
@@ -121,7 +121,9 @@ class Job:
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
-        self.prefix, self.details, self.twice = prefix, details, share_of(twice)
+        allow_paid = is_set("allow_paid", allow_paid)
+        retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
+        self.prefix, self.details, self.twice = prefix, is_set("details", details), share_of(twice)
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
@@ -130,6 +132,7 @@ class Job:
                 max_tokens_total=max_tokens_total,
             )  # fmt: skip
         self.whole: WholeJob = part_of
+        refuse_tools(options)
         # The job keeps replies itself, many at once.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
         self._sample = sample = build_request(

@@ -50,17 +50,14 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
     """Most rows in one request; None: the limits decide.
 
     Raises:
-        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on, or a row would call
-            tools.
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
     """
-    if sample.uses_tools:
-        raise InvalidRequest("tools: jobs do not run tools; call generate for each row")
-    if pack == "auto":
+    if isinstance(pack, str) and pack == "auto":
         # A stop text would cut the list, and further fields may be about one reply.
         return 1 if sample.stop or sample.extra else None
     pack = cast("int | str", python_number(pack))
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
-        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a whole number of rows")
+        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a number of rows from 1 on")
     if pack > 1 and sample.stop:
         raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
     return pack

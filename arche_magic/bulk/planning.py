@@ -17,7 +17,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import at_most
+from .bounds import at_most, is_set, refuse_tools
 from .capacity import SECONDS_GUESS, Forecast, Share, Speed
 from .columns import columns_of
 from .estimate import RowEstimate, Work, count_work, served_lately
@@ -71,9 +71,12 @@ def plan(
         InvalidRequest: data, template or an option is wrong.
         ConfigurationError: no key, unknown provider or model.
     """
+    allow_paid = is_set("allow_paid", allow_paid)
+    retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
     llm = llm or get_llm_provider()
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
+    refuse_tools(options)
     patience = options.get("patience")
     patience = configuration.patience if patience is None else at_most("patience", patience)
     options |= {"schema": schema, "reserve": reserve, "patience": math.inf}

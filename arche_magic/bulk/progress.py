@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
@@ -261,12 +262,14 @@ class LineBar:
 
     def _draw(self, end: str = "") -> None:
         text = without_controls(line(self._progress(), self._now()))
-        if sys.stderr.isatty():
-            # A longer line would wrap, and its first part would stay.
-            text = text[: max(20, shutil.get_terminal_size().columns - 1)]
-        sys.stderr.write("\r" + text.ljust(self._width) + end)
-        sys.stderr.flush()
-        self._width = len(text)
+        # It may be missing, closed, or unable to encode the bar. The job continues without it.
+        with suppress(AttributeError, OSError, ValueError):
+            if sys.stderr.isatty():
+                # A longer line would wrap, and its first part would stay.
+                text = text[: max(20, shutil.get_terminal_size().columns - 1)]
+            sys.stderr.write("\r" + text.ljust(self._width) + end)
+            sys.stderr.flush()
+            self._width = len(text)
 
 
 def line(progress: Progress, now: float) -> str:

@@ -156,7 +156,7 @@ class Replies:
             gold = {names[field]: known for field, known in self._job.gold.items()}
             self.quality = quality(frame, gold)
             figures |= self.quality.to_dict()
-        frame.attrs["arche_magic"] = figures
+        frame.attrs = {**data.attrs, "arche_magic": figures}
         return frame
 
 

@@ -299,12 +299,13 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
             f"name ends with {', '.join(ENDINGS)}; for a single prompt, call generate"
         )
     if isinstance(data, Sequence) and not isinstance(data, bytes):
-        wrong = next((value for value in data if not isinstance(value, str | None)), "")
-        if wrong:
-            raise InvalidRequest(
-                f"the list holds a value of type {type(wrong).__name__}; it must hold texts only. "
-                "For several values in a row, use a DataFrame"
-            )
+        for value in data:
+            # A missing value may be None, NaN or NA.
+            if not isinstance(value, str) and plain(value) is not None:
+                raise InvalidRequest(
+                    f"the list holds a value of type {type(value).__name__}; it must hold texts "
+                    "only. For several values in a row, use a DataFrame"
+                )
         return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})
     kind = type(data).__name__
     raise InvalidRequest(

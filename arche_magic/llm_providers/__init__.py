@@ -118,6 +118,8 @@ def get_llm_provider(
     from .redaction import without_key_like
 
     configuration = get_configuration()
+    if not isinstance(name, str | None):
+        raise ConfigurationError(unknown_provider(name, ()))
     # The settings file is checked when it is read, so a wrong default comes from the variable.
     where = "" if name else f"{configuration.set_by.get('default_provider', 'default_provider')}: "
     given = (name or configuration.default_provider).strip()

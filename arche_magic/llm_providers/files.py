@@ -79,14 +79,19 @@ def expanded(path: str | Path) -> Path:
     """Return a path that a user typed, with `~` for a home folder.
 
     Raises:
-        InvalidRequest: the home folder for `~` is unknown.
+        InvalidRequest: it is no path, or the home folder for `~` is unknown.
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        if b"\0" not in os.fsencode(found):
+            return found
+    except (TypeError, ValueError):
+        pass
     except RuntimeError:
         raise InvalidRequest(
             f"{path}: the home folder for ~ is unknown; write the path without ~"
         ) from None
+    raise InvalidRequest(f"{path!r:.100} is not a path")
 
 
 def open_ours(path: str | os.PathLike[str], flags: int) -> int:

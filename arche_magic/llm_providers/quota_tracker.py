@@ -324,7 +324,7 @@ class QuotaTracker:
         try:
             owner = self.configuration.scope_owner(scope)
             parse_limits({name: given for name, given in limits.items() if given is not None})
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigurationError(f"set_limits({scope!r}): {error}") from None
         if scope.startswith(f"{owner}_key_"):
             find_key(self.configuration, scope.partition("/")[0])

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from .errors import InvalidRequest
 from .files import expanded
+from .text.wording import shortened
 from .tools import Tool, ToolCall
 from .types import ReplayMode, Timeouts
 
@@ -60,7 +61,7 @@ def read_image(source: Image | str | Path | bytes) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, str | Path):
-        name = str(source)
+        name = shortened(str(source), 200)
         if name.startswith(("http://", "https://")):
             raise InvalidRequest(
                 f"image {name}: images are not downloaded; save it to a file first"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -173,8 +174,10 @@ def _json_reply(call: Call) -> Any:
     schema = call.json_schema or schema_in(call.messages)
     if schema is not None and (entries := _prompts_in_a_list(call, schema)):
         return _replies_by_id(call, schema, entries)
-    if schema is not None:
-        return json_for_schema(schema, number=_number(call))
+    # A schema in the prompt may have no value, and a model replies all the same.
+    with suppress(AttributeError, LookupError, TypeError, ValueError):
+        if schema is not None:
+            return json_for_schema(schema, number=_number(call))
     return {"simulated": True, "model": call.model, "answer": f"You asked: {call.prompt[:_ECHO]}"}
 
 

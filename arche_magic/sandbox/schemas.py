@@ -90,7 +90,7 @@ def json_in(text: str, beginning: str) -> Iterator[Any]:
 
 
 def json_for_schema(
-    schema: Mapping[str, Any],
+    schema: Mapping[str, Any] | bool,
     *,
     number: int = 0,
     name: str = "value",
@@ -107,7 +107,7 @@ def json_for_schema(
         # Below the interpreter's recursion limit, at which even finalizers fail.
         raise ValueError("every value of this schema is endless")
     root = schema if root is None else root
-    schema = bounds_in_words(schema)
+    schema = bounds_in_words({} if isinstance(schema, bool) else schema)
     # A schema may contain itself (a tree). From this depth on, only required parts are filled.
     deep = depth > 12
 
@@ -133,6 +133,7 @@ def json_for_schema(
     kind = str(kind[0] if isinstance(kind, list) else kind).lower()
     if kind == "object":
         fields = schema.get("properties") or {}
+        fields = {key: sub for key, sub in fields.items() if sub is not False}
         if deep:
             fields = {key: sub for key, sub in fields.items() if key in schema.get("required", ())}
         return {key: inner(sub, key, n) for n, (key, sub) in enumerate(fields.items(), 1)}
@@ -154,7 +155,7 @@ def _target(root: Any, reference: Any) -> Any:
     """The schema that a `$ref` refers to."""
     target = root
     for part in str(reference).removeprefix("#").strip("/").split("/"):
-        target = target[part] if part else target
+        target = target[part.replace("~1", "/").replace("~0", "~")] if part else target
     return target
 
 

@@ -20,7 +20,7 @@ from bulk_parts import prompts
 from pydantic import BaseModel, Field
 
 import arche_magic
-from arche_magic.bulk import file_job, file_source
+from arche_magic.bulk import Row, file_job, file_source
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.errors import ConfigurationError
 
@@ -117,6 +117,25 @@ def test_a_damaged_file_gives_an_error_of_one_line(sandbox: Sandbox, name: str) 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_disk_that_refuses_the_rows_is_an_error_of_one_line(
+    sandbox: Sandbox, target: str
+) -> None:
+    """Here a folder is in the way. The replies are kept."""
+    Path("in.csv").write_text("text\nsoup\n")
+    part = Path(f".{target}.part")
+
+    def put_a_folder_there(row: Row) -> None:
+        part.unlink()
+        part.mkdir()
+
+    with pytest.raises(InvalidRequest, match=f"^{target} cannot be written .*; .* kept$"):
+        arche_magic.map("in.csv", TEMPLATE, to=target, on_done=put_a_folder_there)
+    part.rmdir()
+    arche_magic.map("in.csv", TEMPLATE, to=target)
+    assert len(sandbox.requests) == 1
+
+
 def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
     """They would have no effect."""
     frame = pd.DataFrame({"text": ["soup"]})
@@ -169,6 +188,35 @@ def test_json_lines_keep_their_values(sandbox: Sandbox, name: str) -> None:
     assert pd.read_csv("out.tsv", sep="\t", dtype=str)["n"][2] == str(2**60)
     errors = [row["error"] for row in written]
     assert [bool(error) for error in errors] == [False, name == "in.jsonl", False]
+
+
+@pytest.mark.parametrize("target", ["OUT.CSV.GZ", "OUT.JSONL", "out.Parquet"])
+def test_names_in_capitals_and_lone_surrogates(sandbox: Sandbox, target: str) -> None:
+    """The ending of a name may be in capitals. Files cannot contain lone surrogates, but JSON can.
+
+    Texts that were cut in the middle of an emoji end with one.
+    """
+    Path("IN.JSONL").write_text(
+        '{"text": "so\\ud83d", "n\\ud83d": {"a": "\\ud83d\\ude00\\ud83d"}}\n'
+    )
+    arche_magic.map("IN.JSONL", "{{text}}", to=target)
+    read = {
+        "OUT.CSV.GZ": partial(pd.read_csv, compression="gzip"),
+        "OUT.JSONL": partial(pd.read_json, lines=True),
+    }
+    written = read.get(target, pd.read_parquet)(target)
+    assert (written.text[0], *written) == (
+        "so�",
+        "text",
+        "n�",
+        "reply",
+        "provider",
+        "model",
+        "tokens",
+        "error",
+    )
+    nested = written["n�"][0]
+    assert (nested if isinstance(nested, dict) else json.loads(nested)) == {"a": "😀�"}
 
 
 def test_a_sheet_of_an_excel_file_is_read(

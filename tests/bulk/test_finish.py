@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import arche_magic
 from arche_magic.bulk import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from provider_parts import Clock, Start
@@ -73,6 +75,30 @@ def test_map_shows_its_progress_in_one_line(
     assert "1 of 1 row  ████" in capsys.readouterr().err
     arche_magic.map(["Four"])
     assert not capsys.readouterr().err
+
+
+def no_stderr() -> None:
+    """As with pythonw, and for services of Windows."""
+
+
+def closed_stderr() -> io.StringIO:
+    file = io.StringIO()
+    file.close()
+    return file
+
+
+def stderr_without_blocks() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+@pytest.mark.parametrize("stderr", [no_stderr, closed_stderr, stderr_without_blocks])
+def test_a_job_continues_if_its_progress_cannot_be_shown(
+    start: Start, monkeypatch: pytest.MonkeyPatch, stderr: Callable[[], Any]
+) -> None:
+    """Its result is returned."""
+    start()
+    monkeypatch.setattr(sys, "stderr", stderr())
+    assert arche_magic.map(["One"], progress=True).reply.notna().all()
 
 
 def test_an_interrupt_at_the_start_leaves_no_progress_line(start: Start) -> None:

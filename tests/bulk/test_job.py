@@ -37,7 +37,8 @@ REVIEWS = pd.DataFrame(
 def test_each_row_is_asked_and_gets_its_reply(sandbox: Sandbox) -> None:
     """The result has the data's columns, index and order; the data itself is not changed."""
     before = REVIEWS.copy()
-    result = arche_magic.map(REVIEWS, "{{stars}} stars: {{text}}")
+    before.attrs["source"] = "a survey"
+    result = arche_magic.map(before, "{{stars}} stars: {{text}}")
     assert prompts(sandbox) == ["1 stars: Broken.", "2 stars: Loud.", "5 stars: Fine."]
     assert list(result.columns) == [
         "text",
@@ -55,6 +56,8 @@ def test_each_row_is_asked_and_gets_its_reply(sandbox: Sandbox) -> None:
     assert set(result.provider) <= {"groq", "mistral", "google"}
     assert (result.tokens > 10).all()
     assert result.error.isna().all()
+    assert set(result.attrs) == {"source", "arche_magic"}
+    assert before.attrs == {"source": "a survey"}
     pd.testing.assert_frame_equal(REVIEWS, before)
 
 
@@ -164,17 +167,27 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         ("text", None, {}, "'text' is a str; pass a table"),
         ("in.txt", "{{text}}", {}, r"'in.txt' is a str; pass .* whose name ends with \.parquet,"),
         (REVIEWS.set_index("text"), "{{text}}", {}, r"no column 'text', .*reset_index\('text'\)"),
+        ("in.txt", "{{text}}", {"to": "out.csv"}, r"'in.txt' is a str; pass .* the path of a file"),
         ([1, 2], None, {}, "the list holds a value of type int"),
+        (["a", 0], None, {}, "the list holds a value of type int"),
+        (["a", b""], None, {}, "the list holds a value of type bytes"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns have the name 'a'"),
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
         (REVIEWS, "{{text}}", {"schema": "stars int"}, "already has a column 'stars'"),
         (REVIEWS, "{{text}}", {"reserve": 2}, "reserve is 2"),
-        (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0"),
+        (REVIEWS, "{{text}}", {"pack": 0}, "pack is 0; it must be 'auto', or .* from 1 on"),
+        (REVIEWS, "{{text}}", {"pack": pd.NA}, "pack is <NA>"),
         (REVIEWS, "{{text}}", {"tools": [Tool("f")]}, "tools: jobs do not run tools"),
+        (REVIEWS, "{{text}}", {"tools": [prompts]}, "tools: jobs do not run tools"),
         (REVIEWS, "{{text}}", {"pack": "some"}, "pack is 'some'"),
         (REVIEWS, "{{text}}", {"pack": 5, "stop": "x"}, "stop cannot be combined with packing"),
         (REVIEWS, "{{text}}", {"stop_after": 0}, "stop_after is 0"),
         (REVIEWS, "{{text}}", {"max_cost": "all"}, "max_cost is 'all'"),
+        (REVIEWS, "{{text}}", {"allow_paid": "no"}, "allow_paid is 'no'; it must be True or False"),
+        (REVIEWS, "{{text}}", {"retry_errors": pd.NA}, "retry_errors is <NA>; it must be True"),
+        (REVIEWS, "{{text}}", {"fresh": "no"}, "fresh is 'no'; it must be True or False"),
+        (REVIEWS, "{{text}}", {"details": 1}, "details is 1; it must be True or False"),
+        (REVIEWS, "{{text}}", {"prefix": "\ud800"}, r"prefix is '\\ud800'; it must be a text"),
         (REVIEWS, "{{text}}", {"patience": -1}, "patience is -1"),
         (REVIEWS, "{{text}}", {"temprature": 0}, "did you mean 'temperature'"),
         (REVIEWS, "{{text}}", {"provider": "openai"}, "only paid routes .* allow_paid=True"),
@@ -211,6 +224,7 @@ DAYS = [pd.Timestamp("2026-11-29"), pd.NaT]
         (pd.DataFrame({"t": pd.Series(["\ud83d"], dtype=object)}), "{{t}}", ["�"]),
         (pd.DataFrame({"t": []}), "{{t}}", []),
         (np.array(["a", "b"]), None, ["a", "b"]),
+        (["a", None, float("nan"), pd.NA], None, ["a"]),
     ],
 )  # fmt: skip
 def test_unusual_data_is_asked_and_returned_unchanged(
@@ -221,7 +235,8 @@ def test_unusual_data_is_asked_and_returned_unchanged(
     assert prompts(sandbox) == sorted(asked)
     missing = result[result.reply.isna()].error
     assert len(missing) == len(result) - len(asked)
-    assert (missing == "'t' has no value in this row (fill it to ask anyway)").all()
+    name = "prompt" if template is None else "t"
+    assert (missing == f"{name!r} has no value in this row (fill it to ask anyway)").all()
     if isinstance(data, pd.DataFrame):
         pd.testing.assert_frame_equal(result[data.columns], data, check_column_type=False)
 

@@ -295,6 +295,7 @@ def test_a_plan_takes_the_arguments_of_a_job(start: Start) -> None:
         ({"template": TEMPLATE, "model": "nobody/knows"}, "unknown model"),
         ({"template": TEMPLATE, "temprature": 1}, "did you mean 'temperature'"),
         ({"template": TEMPLATE, "pack": 0}, "pack is 0"),
+        ({"template": TEMPLATE, "allow_paid": "no"}, "allow_paid is 'no'; it must be True"),
     ):
         with pytest.raises(LLMProviderError, match=message):
             arche_magic.plan(texts(3), **arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,32 @@ def test_a_reply_that_does_not_fit_is_kept_as_text(judge: Sandbox) -> None:
     assert "raw" not in arche_magic.map(data.head(1), TEMPLATE, schema=LINE)
     rows = {row.position: row.raw for row in arche_magic.imap(data, TEMPLATE, schema=LINE)}
     assert rows == {0: None, 1: MISFIT}
+
+
+@dataclass
+class Share:
+    """Its own code raises another error than ValueError for some replies."""
+
+    good: int
+    of: int
+
+    def __post_init__(self) -> None:
+        self.share = self.good / self.of
+
+
+def test_an_error_of_a_class_fails_its_row_alone(start: Start) -> None:
+    """The reply is kept, as one that does not fit."""
+
+    def share(model: str, messages: list[dict[str, Any]]) -> str:
+        return f'{{"good": 1, "of": {int("Judge: odd" not in messages[0]["content"])}}}'
+
+    sandbox = start(reply=share)
+    for _ in range(2):
+        frame = arche_magic.map(texts("one", "odd", "two"), TEMPLATE, schema=Share, pack=1)
+        assert list(frame.error.isna()) == [True, False, True]
+        assert "does not fit Share: ZeroDivisionError: division by zero (got" in frame.error[1]
+        assert frame.raw[1] == '{"good": 1, "of": 0}'
+    assert len(sandbox.requests) == 4
 
 
 @pytest.mark.usefixtures("judge")

@@ -30,12 +30,12 @@ ALLOWED = {
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
-        "errors", "events", "functions", "redaction", "reply", "request", "stopping", "text",
-        "tools", "types",
+        "errors", "events", "functions", "options", "redaction", "reply", "request", "stopping",
+        "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
-    "request": {"errors", "files", "tools", "types"},
+    "request": {"errors", "files", "text", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
     "events": {"errors?", "reply?", "tools", "types?"},
     "pending": {"reply"},
@@ -305,7 +305,7 @@ def test_broad_except_clauses_are_few() -> None:
                     catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
     assert catching == {
         "adapters/adapter.py", "batch_ledger.py", "config/keys.py", "functions.py",
-        "timed_ledger.py",
+        "text/json_values.py", "timed_ledger.py",
     }  # fmt: skip
 
 

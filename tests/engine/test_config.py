@@ -95,6 +95,8 @@ def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: st
         ("ARCHE_QUOTA_STORE", "ftp://:hunter2@host/x", ": ftp:// is not supported; use a path"),
         ("ARCHE_QUOTA_STORE", "redis:host", ": a Redis URL begins with redis:// and a host"),
         ("ARCHE_QUOTA_STORE", "redis://:hunter2@host/0?x=y", ": the Redis URL has an invalid host"),
+        ("ARCHE_QUOTA_STORE", ".", ": . is a folder; name a file"),
+        ("ARCHE_REPLIES", "/", ": / is a folder; name a file"),
         ("ARCHE_LLM_PROVIDER", "opnai", ": unknown provider 'opnai'; did you mean 'openai'?"),
         ("ARCHE_LLM_PROVIDER", "gsk_hunter2hunter2hunter2hunter2", ": unknown provider '[key]'"),
         ("ARCHE_REPLAY", "yes", " is 'yes'; it can be off, keep or only"),

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from arche_magic.llm_providers.config import load_configuration
@@ -31,7 +32,7 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("", {"system": "Be brief."}, "the prompt is empty"),
         (None, {}, "the prompt is of type NoneType"),
         (5, {}, "the prompt is of type int"),
-        (b"Hello", {}, "a message is"),
+        (b"Hello", {}, "the prompt is of type bytes; it must be text"),
         ({"role": "user", "content": "Hi"}, {}, "a message is"),
         (["Hi"], {}, "a message is"),
         ([{"role": "user"}], {}, "the content of a message of role user is of type NoneType"),
@@ -44,7 +45,9 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"max_tokens": 10.0}, "whole number"),
         ("Hi", {"max_tokens": True}, "max_tokens is True"),
         ("Hi", {"max_tokens": "10"}, "max_tokens is '10'"),
-        ("Hi", {"max_output_tokens": 0}, "it must be 1 or more"),
+        ("Hi", {"max_tokens": pd.NA}, "max_tokens is <NA>; it must be a whole number"),
+        ("Hi", {"max_output_tokens": 0}, "max_output_tokens is 0; it must be 1 or more"),
+        ("Hi", {"max_output_tokens": pd.NA}, "max_output_tokens is <NA>"),
         ("Hi", {"max_tokens": 5, "max_output_tokens": 6}, "are the same option; use one"),
         ("Hi", {"temperature": 3}, "temperature is 3; it must be 0 to 2"),
         ("Hi", {"temperature": -0.1}, "temperature is -0.1"),
@@ -65,13 +68,18 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"patience": math.nan}, "patience is nan"),
         ("Hi", {"patience": True}, "patience is True"),
         ("Hi", {"timeout": 0}, "timeout is 0; it must be a number of seconds greater than 0"),
-        ("Hi", {"timeout": -1}, "timeout is -1"),
+        ("Hi", {"timeout": -1}, "timeout is -1; it must be a number of seconds greater than 0"),
+        ("Hi", {"timeout": "5"}, "timeout is '5'; it must be a number of seconds greater than 0"),
         ("Hi", {"timeout": math.inf}, "timeout is inf"),
         ("Hi", {"timeout": math.nan}, "timeout is nan"),
         ("Hi", {"max_tokens": 10**5000}, "max_tokens must be less than 2**63"),
         ("Hi", {"seed": -(10**5000)}, "seed must be less than 2**63"),
         ("Hi", {"timeout": 10**5000}, "it must be a number of seconds greater than 0"),
         ("Hi", {"model": 5}, "model is of type int; it must be text"),
+        ("Hi", {"model": "groq/a\nb"}, "model is 'groq/a\\nb'; it must be one line"),
+        ("Hi", {"images": ["a\0.png"]}, "'a\\x00.png' is not a path"),
+        ("Hi", {"images": ["\ud800.png"]}, "'\\ud800.png' is not a path"),
+        ("Hi", {"images": ["x" * 5000]}, "x… cannot be read: File name too long"),
         ("Hi", {"provider": ["groq"]}, "provider is of type list; it must be text"),
         ("Hi", {"system": 5}, "system is of type int; it must be text"),
         ("Hi", {"tag": "a\nb"}, "it must be one line"),
@@ -115,6 +123,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert {type(number) for number in given} == {int, float}
     with pytest.raises(InvalidRequest, match="whole number"):
         request(max_tokens=np.float64(5))
+    assert request(fresh=np.True_).fresh is True
+
+
+def test_lone_surrogates_of_extra_fields_are_replaced() -> None:
+    """As in prompts: they cannot be sent."""
+    assert request(extra={"user": "a\ud800"}).extra == {"user": "a\ufffd"}
 
 
 def test_max_output_tokens_is_max_tokens() -> None:

@@ -481,6 +481,14 @@ REFUSING = {
 }
 
 
+def test_a_database_that_does_not_exist_is_named(redis_server: LedgerServer) -> None:
+    """By default, there are 16."""
+    url = f"{redis_server.url.removesuffix('/0')}/99"
+    configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "made-up"})
+    with pytest.raises(ConfigurationError, match="it has no database of the number in the URL"):
+        IntelligentLLMOrchestrator(configuration=configuration)
+
+
 @pytest.mark.parametrize("spoil", REFUSING)
 def test_no_request_starts_if_redis_refuses_changes(
     redis_server: LedgerServer, spoil: Callable[[LedgerServer], None]

@@ -252,6 +252,12 @@ def newer_layout(path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
 
 
+def other_column(path: Path) -> None:
+    ReplyStore(path).finish({"a": REPLY}, NOON)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE replies RENAME COLUMN text TO words")
+
+
 def file_in_place_of_the_folder(path: Path) -> None:
     path.parent.write_text("a file")
 
@@ -262,7 +268,13 @@ def folder_in_place_of_the_file(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [not_a_database, newer_layout, file_in_place_of_the_folder, folder_in_place_of_the_file],
+    [
+        not_a_database,
+        newer_layout,
+        other_column,
+        file_in_place_of_the_folder,
+        folder_in_place_of_the_file,
+    ],
 )
 def test_an_unusable_file_gives_one_warning(store: ReplyStore, spoil) -> None:
     """Lookups find nothing, claims are granted, and the existing file is not changed."""

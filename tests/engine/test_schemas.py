@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 import typing
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import reduce
 from typing import Any, Literal
 
 import jsonschema
@@ -327,10 +329,14 @@ def test_a_prepared_schema_is_used_unchanged() -> None:
         (Point(1), "schema is of type Point; a schema is"),
         (int, "schema int: it does not describe an object; name what you want"),
         (sys, "schema is of type module; a schema is"),
-        (threading.Thread, "schema is the class Thread; a schema is"),
+        (threading.Thread, "core schema for <class 'threading.Thread'>; a schema is"),
+        (dataclasses.make_dataclass("Two", [("a", threading.Thread)]), "schema Two: Unable to"),
         ({"type": "array", "items": {"type": "string"}}, "it does not describe an object"),
         ({"type": "objekt"}, "schema['type']: 'objekt' is not valid"),
         ({"type": "object", "properties": {"a": {"const": {1}}}}, "schema is not JSON"),
+        ({"type": "object", "properties": {"a": {"const": math.nan}}}, "schema is not JSON"),
+        (reduce(lambda inner, _: {"items": inner}, range(5000), {}), "schema is nested too deeply"),
+        ({"$schema": 5, "type": "object"}, "schema['$schema']: 5 is not of type 'string'"),
         ({"$ref": "#/$defs/gone"}, "it refers to '#/$defs/gone', which it does not contain"),
         (
             {"type": "object", "properties": {"a": {"$ref": "https://example.org/x.json"}}},

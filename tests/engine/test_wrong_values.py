@@ -367,15 +367,21 @@ def test_an_invalid_value_in_redis_raises_no_error(redis_server: LedgerServer, w
     kept = {name: client.get(name) for name in client.scan_iter()}
     for name, text in kept.items():
         content = json.loads(text)
-        for path in a_tenth_of(places(content), what):
+        wrong = {
+            shown(path): json.dumps(replaced(content, path, WRONG[what])).encode()
+            for path in a_tenth_of(places(content), what)
+        }
+        # Half a character, within a text and instead of it.
+        cut = {"a half": text[:-9] + b"\xff" + text[-9:], "all": b"\xff"}
+        for place, value in (wrong | cut).items():
             client.mset(kept)
-            client.set(name, json.dumps(replaced(content, path, WRONG[what])))
+            client.set(name, value)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     use(tracker())
             except Exception as error:
-                raise AssertionError(f"{name.decode()}: {shown(path)} is {what}") from error
+                raise AssertionError(f"{name.decode()}: {place} is {what}") from error
 
 
 def test_a_table_of_closed_routes_has_no_opening_times() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from env_file import write_env_file
 from provider_parts import PROVIDERS, Start, asked
 
+from arche_magic import openai_client
 from arche_magic.llm_providers import (
     ConfigurationError,
     IntelligentLLMOrchestrator,
@@ -16,6 +17,7 @@ from arche_magic.llm_providers import (
     get_llm_provider,
 )
 from arche_magic.llm_providers.config import use_configuration
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +61,21 @@ def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> 
         get_llm_provider("grok")
     with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
         IntelligentLLMOrchestrator(preferred_provider="grok")
+
+
+@pytest.mark.parametrize("name", [5, b"groq", ["groq"]])
+def test_a_name_that_is_no_text_is_an_error_in_one_line(sandbox: Sandbox, name: Any) -> None:
+    """Wherever a provider is named."""
+    for use in (
+        lambda: get_llm_provider(name),
+        lambda: IntelligentLLMOrchestrator(preferred_provider=name),
+        lambda: get_quota_tracker().get_usage_summary(name),
+        lambda: openai_client(provider=name),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^the name of a provider is of type "):
+            use()
+    with pytest.raises(ConfigurationError, match=r"^set_limits"):
+        get_quota_tracker().set_limits(name, requests_per_day=5)
 
 
 def test_an_unknown_default_is_an_error_only_if_it_is_used(

@@ -278,7 +278,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     )
     with (
         pytest.warns(LedgerWarning),
-        pytest.raises(NotKept, match=r"cannot be read .file is not a database"),
+        pytest.raises(NotKept, match=r"cannot be read .file is not a database; move it"),
     ):
         get_llm_provider().generate("Hello")
 

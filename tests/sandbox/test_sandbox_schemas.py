@@ -195,6 +195,27 @@ def test_a_schema_in_the_system_prompt_is_followed(shared, connect, provider, wo
     jsonschema.validate(json.loads(reply.text), SCHEMA)
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_unusual_schemas_have_values(shared, connect, provider):
+    """Schemas that are true or false, and a reference to a name with a slash."""
+    schema = {
+        "type": "object",
+        "properties": {"any": True, "none": False, "place": {"$ref": "#/$defs/a~1b"}},
+        "$defs": {"a/b": {"enum": ["Oslo"]}},
+    }
+    value = json.loads(connect(shared, provider).ask(**options(provider, schema)).text)
+    jsonschema.validate(value, schema)
+    assert value.keys() == {"any", "place"}
+
+
+def test_a_schema_without_a_value_in_the_prompt_is_answered(shared, connect):
+    """A model replies all the same."""
+    endless = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}
+    told = {"role": "system", "content": f"Reply with JSON schema: {json.dumps(endless)}"}
+    reply = connect(shared, "groq").ask([told, {"role": "user", "content": "Hello"}])
+    assert "Hello" in json.loads(reply.text)["answer"]
+
+
 def test_bounds_in_a_description_are_kept(shared, connect):
     """Bounds in descriptions are followed too."""
     fields = {

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..catalog import Provider
 from ..errors import ConfigurationError
-from ..text.wording import did_you_mean
+from ..text.wording import did_you_mean, shortened
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .providers import unknown_provider
 
@@ -133,7 +133,7 @@ class Configuration:
         """
         try:
             return self.providers[name]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ConfigurationError(unknown_provider(name, self.providers)) from None
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
@@ -241,8 +241,8 @@ class Configuration:
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         hint = did_you_mean(model, [*self.aliases, *known]).replace("?", "? If not,") or ";"
         raise ConfigurationError(
-            f"unknown model {model!r}{hint} write provider/model to send a name that is not in the "
-            "catalog"
+            f"unknown model {shortened(model, 100)!r}{hint} write provider/model to send a name "
+            "that is not in the catalog"
         )
 
 

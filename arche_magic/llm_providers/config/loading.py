@@ -257,6 +257,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
         path = expanded(named)
     except InvalidRequest as error:
         raise ConfigurationError(f"{sources.named(variable)}: {error}") from None
+    if not path.name:
+        raise ConfigurationError(f"{sources.named(variable)}: {named} is a folder; name a file")
     if not where or env_file is None:
         keep_inside(path.parent, None)
         return path

@@ -51,8 +51,10 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
     return {name: providers[name] for name in dict.fromkeys([*order, *providers])}
 
 
-def unknown_provider(name: str, known: Iterable[str]) -> str:
+def unknown_provider(name: object, known: Iterable[str]) -> str:
     """Return the message about an unknown name of a provider."""
+    if not isinstance(name, str):
+        return f"the name of a provider is of type {type(name).__name__}; it must be text"
     known = list(known)
     hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
     if service := known_services().get(name):

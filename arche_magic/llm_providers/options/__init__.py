@@ -32,6 +32,7 @@ __all__ = [
     "check_names",
     "keys_to_check",
     "python_number",
+    "read_flag",
     "with_prompt",
 ]
 
@@ -122,11 +123,13 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         "timeout": configuration.timeouts.total,
         "private": configuration.private.always,
     } | {name: value for name, value in options.items() if value is not None}
-    max_tokens = given.setdefault("max_tokens", given.get("max_output_tokens"))
-    if given.get("max_output_tokens", max_tokens) != max_tokens:
+    names = [name for name in ("max_tokens", "max_output_tokens") if name in given]
+    most = {_read(name, READERS["max_tokens"], name, given[name]) for name in names}
+    if len(most) > 1:
         raise InvalidRequest(
             "max_tokens and max_output_tokens are the same option; use one", option="max_tokens"
         )
+    given["max_tokens"] = next(iter(most), None)
     tools = _read("tools", read_tools, given.get("tools"))
     extra, schema = _extra(given.get("extra"))
     if "schema" in given:
@@ -213,7 +216,7 @@ def _messages(
         turns.append(Message("user", whole_characters(prompt), images))
     elif images:
         raise InvalidRequest("in a conversation, put the images into the messages")
-    elif isinstance(prompt, Iterable):
+    elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | bytearray):
         turns.extend(read_messages(prompt))
     else:
         raise InvalidRequest(f"the prompt is of type {type(prompt).__name__}; it must be text")
@@ -250,7 +253,8 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
         # A copy, which stays as it is when the caller changes the original.
-        fields = cast("dict[str, Any]", json.loads(json.dumps(given, allow_nan=False)))
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"extra is not JSON: {error}") from None
     return _read("response_format", _without_schema, fields)

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
 from ..tools import Tool, is_name
+from .values import read_flag
 
 TOOL_CHOICES = ("auto", "none", "required")
 _FIELDS = ("name", "description", "parameters", "strict")
@@ -23,7 +24,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise InvalidRequest("tools must be a list of definitions or Tool objects")
+        raise InvalidRequest("tools must be a list of functions, definitions or Tool objects")
     tools = tuple(map(_tool, value))
     names = [tool.name for tool in tools]
     for name in names:
@@ -69,11 +70,10 @@ def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
     """
     if value is None:
         return None
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"parallel_tool_calls is {value!r}; it must be True or False")
+    allowed = read_flag("parallel_tool_calls", value)
     if not tools:
         raise InvalidRequest("parallel_tool_calls is set, but there are no tools")
-    return value
+    return allowed
 
 
 def _tool(value: object) -> Tool:

@@ -18,9 +18,11 @@ _TOO_LARGE = 2**63
 
 
 def python_number(value: object) -> object:
-    """Return a number of NumPy, such as one of a column or of `np.arange`, as Python's own."""
+    """Return a number or flag of NumPy, such as one of a column, as Python's own."""
     if isinstance(value, int | float):
         return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
     if isinstance(value, numbers.Integral):
         return int(value)
     if not isinstance(value, numbers.Real):
@@ -40,25 +42,24 @@ def read_text(name: str, value: object) -> str | None:
     return whole_characters(value) if value else None
 
 
-def _number(name: str, value: object, high: float = math.inf) -> float:
+def _number(name: str, value: object, rule: str = "", high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {span}")
+        raise InvalidRequest(f"{name} is {value!r}; it must be {rule or f'a number, {span}'}")
     if abs(value) > sys.float_info.max:
         # Python cannot convert larger integers to floats, nor the largest ones to text.
         value = math.inf if value > 0 else -math.inf
     if not 0 <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be {span}")
+        raise InvalidRequest(f"{name} is {value:g}; it must be {rule or span}")
     return float(value)
 
 
 def _seconds(name: str, value: object) -> float:
-    seconds = _number(name, value)
+    rule = "a number of seconds greater than 0"
+    seconds = _number(name, value, rule)
     if not 0 < seconds < math.inf:
-        raise InvalidRequest(
-            f"{name} is {seconds:g}; it must be a number of seconds greater than 0"
-        )
+        raise InvalidRequest(f"{name} is {seconds:g}; it must be {rule}")
     return seconds
 
 
@@ -68,9 +69,17 @@ def read_flag(name: str, value: object) -> bool:
     Raises:
         InvalidRequest: it is neither.
     """
+    value = python_number(value)
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
     return value
+
+
+def _model(name: str, value: object) -> str | None:
+    model = read_text(name, value)
+    if model and not model.isprintable():
+        raise InvalidRequest(f"{name} is {model!r:.{_LONGEST_TAG}}; it must be one line")
+    return model
 
 
 def _tag(name: str, value: object) -> str:
@@ -103,7 +112,7 @@ def _stop(name: str, value: object) -> tuple[str, ...]:
 # How to check options that become fields of the request with the same name.
 READERS: dict[str, Callable[[str, Any], Any]] = {
     "provider": read_text,
-    "model": read_text,
+    "model": _model,
     "max_tokens": partial(_integer, low=1),
     # The widest range of the four providers. A provider with a narrower one refuses the value.
     "temperature": partial(_number, high=2.0),

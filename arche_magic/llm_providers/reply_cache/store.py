@@ -235,6 +235,8 @@ class ReplyStore:
         except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
             # The last three are raised for lone surrogates and numbers that SQLite cannot store.
             self.complain(error)
+        except (AttributeError, LookupError):
+            self.complain(sqlite3.DatabaseError("it has other columns or values than this version"))
 
     def _connect(self) -> sqlite3.Connection:
         check_sqlite(self.path)
@@ -285,7 +287,10 @@ class ReplyStore:
 
     def complain(self, error: Exception) -> None:
         """Record why the file could not be used, and warn the first time."""
+        name = getattr(error, "sqlite_errorname", "")
         self.problem = str(getattr(error, "strerror", None) or error)
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            self.problem += "; move it away to start a new one"
         message = (
             f"replies cannot be kept in {self.path} ({self.problem}); calls continue without "
             "keeping replies"
@@ -294,7 +299,6 @@ class ReplyStore:
             return
         self._complained = True
         refused = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
-        name = getattr(error, "sqlite_errorname", "")
         if isinstance(error, OSError) or name.startswith(refused):
             error = error if isinstance(error, OSError) else OSError(self.problem)
             warn_of_file(self.path, error, message)

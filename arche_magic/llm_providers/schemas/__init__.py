@@ -193,13 +193,16 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
             "checking a JSON Schema needs the package jsonschema, which is not installed: "
             "pip install 'arche_magic[schema]', or describe the reply with a class or a short line"
         ) from None
-    kind = validator_for(definition)
     try:
-        json.dumps(definition)
+        text = json.dumps(definition, ensure_ascii=False, allow_nan=False)
+        definition = json.loads(whole_characters(text))
+        kind = validator_for(definition if isinstance(definition.get("$schema"), str) else {})
         kind.check_schema(definition)
     except SchemaError as error:
         place = "".join(f"[{step!r}]" for step in error.absolute_path)
         raise InvalidRequest(f"schema{place}: {error.message}") from None
+    except RecursionError:
+        raise InvalidRequest("schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"schema is not JSON: {error}") from None
     validator = kind(definition, format_checker=FormatChecker())
@@ -247,8 +250,9 @@ def _adapter(described: Any) -> TypeAdapter[Any]:
 
     try:
         return TypeAdapter(described)
-    except PydanticSchemaGenerationError:
-        raise InvalidRequest(f"schema is the class {described.__name__}; {_ACCEPTED}") from None
+    except PydanticSchemaGenerationError as error:
+        why = str(error).partition(". ")[0]
+        raise InvalidRequest(f"schema {described.__name__}: {why}; {_ACCEPTED}") from None
     except (PydanticUserError, NameError) as error:
         raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
 

@@ -99,6 +99,8 @@ class RedisStorage:
                 # One retry at once, for a connection that a restart has cut; none after a timeout.
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
                 decode_responses=True,
+                # Bytes that are no text are read, compared and replaced like other wrong values.
+                encoding_errors="surrogateescape",
             )
             pool = self._client.connection_pool
             names = [pool.connection_kwargs.pop(name, None) for name in ("username", "password")]
@@ -382,4 +384,6 @@ def _refusal(error: Exception) -> str:
     code = re.match(r"[A-Z]{3,20}\b", str(error))
     if code and code[0] in ("NOAUTH", "WRONGPASS"):
         return _NO_ENTRY
+    if "DB index" in str(error):
+        return "it has no database of the number in the URL"
     return f"it refuses the change ({code[0] if code else type(error).__name__})"

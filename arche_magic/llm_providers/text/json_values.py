@@ -67,7 +67,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
             try:
-                value = _in_whole_characters(json.loads(place), place)
+                value = in_whole_characters(json.loads(place), place)
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
@@ -109,13 +109,13 @@ def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
         else:
             before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
             labelled = _LABEL.search(before) is not None
-            yield _in_whole_characters(value, text), labelled
+            yield in_whole_characters(value, text), labelled
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
 
 
-def _in_whole_characters(value: Any, text: str) -> Any:
+def in_whole_characters(value: Any, text: str) -> Any:
     """Return the value without lone surrogates, which JSON can contain as escapes."""
     if "\\ud" not in text.lower():
         return value
@@ -139,12 +139,22 @@ def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
     every field (see `schemas.json_schema`).
     """
     try:
-        return validate(value)
+        return _checked(value, validate)
     except Misfit as misfit:
         left_out = [_leave_out(value, problem.place) for problem in misfit.problems]
         if not any(left_out):
             raise
-    return validate(value)
+    return _checked(value, validate)
+
+
+def _checked(value: Any, validate: Callable[[Any], Any]) -> Any:
+    try:
+        return validate(value)
+    except Misfit:
+        raise
+    except Exception as error:  # whatever a validator of the user's class raises
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise Misfit([Problem((), said, True, value)]) from error
 
 
 def _leave_out(value: Any, place: tuple[str | int, ...]) -> bool:
