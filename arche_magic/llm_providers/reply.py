@@ -199,9 +199,12 @@ class Reply(str):
         The file is never incomplete.
 
         Raises:
-            InvalidRequest: the file exists and `overwrite` is False, or it cannot be written.
+            InvalidRequest: the path does not name a file, the file exists and `overwrite` is
+                False, or it cannot be written.
         """
         path = expanded(path)
+        if not path.name or "\0" in str(path):
+            raise InvalidRequest(f"save: {str(path)!r} is not the name of a file")
         if path.exists() and not overwrite:
             raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
         part = path.with_name(f".{path.name}.{os.getpid()}.part")

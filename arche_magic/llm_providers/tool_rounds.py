@@ -13,6 +13,7 @@ from typing import Any
 from .errors import InvalidRequest, LLMProviderError
 from .events import Event
 from .functions import Function
+from .options import python_number
 from .redaction import key_in
 from .reply import Attempt, Reply
 from .request import Message, Request
@@ -48,7 +49,7 @@ def read_functions(
         if most is not None:
             raise InvalidRequest("max_rounds requires that all tools are functions")
         return made, {}, MOST_ROUNDS
-    most = MOST_ROUNDS if most is None else most
+    most = MOST_ROUNDS if most is None else python_number(most)
     if isinstance(most, bool) or not isinstance(most, int) or most < 2:
         raise InvalidRequest(
             f"max_rounds is {most!r}; it must be a whole number, 2 or more: one round to call, "

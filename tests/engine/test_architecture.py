@@ -30,8 +30,8 @@ ALLOWED = {
     "tools": set(),
     "functions": {"bounded", "errors", "schemas", "text", "tools"},
     "tool_rounds": {
-        "errors", "events", "functions", "redaction", "reply", "request", "stopping", "text",
-        "tools", "types",
+        "errors", "events", "functions", "options", "redaction", "reply", "request", "stopping",
+        "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},

@@ -255,6 +255,11 @@ def test_an_unknown_model_is_an_error_that_lists_the_known_ones(
         choose_model(get_configuration(), named)
 
 
+def test_a_model_of_another_provider_is_an_error_that_names_it(server: EmbeddingServer) -> None:
+    with pytest.raises(ConfigurationError, match=r"google is not among .* object .groq, mistral."):
+        choose_model(get_configuration(), "gemini-embedding-001", among=["groq", "mistral"])
+
+
 def test_the_first_provider_with_a_key_is_used_and_free_ones_first(
     server: EmbeddingServer, tmp_path: Path
 ) -> None:
