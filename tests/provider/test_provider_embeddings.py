@@ -25,6 +25,8 @@ from arche_magic.llm_providers.errors import (
     NoKeys,
     NoRouteAvailable,
 )
+from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
+from arche_magic.llm_providers.types import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +201,19 @@ def test_no_tokens_are_reserved_for_a_reply(server: EmbeddingServer, tmp_path: P
     for text in ("one " * 30, "two " * 30):
         embed([text], patience=0)
     assert len(server.received) == 2
+
+
+def test_requests_within_a_budget_run_side_by_side(server: EmbeddingServer) -> None:
+    """Once a count is known, no room is kept for a reply, because vectors have no tokens."""
+    limits = {"openai": parse_limits({"requests_per_minute": 100})}
+    use_configuration(replace(get_configuration(), budget=Budget(per_day=1.0), limits=limits))
+    reply = embed(["one two three"], "openai")
+    (use,) = get_quota_tracker().budget()
+    assert use.spent == reply.cost > 0
+    request = embedding_request(["four"], get_configuration(), "openai", MODELS["openai"])
+    route = next(r for r in get_llm_provider().routes(request) if r.key.label == reply.key)
+    for _ in range(2):
+        assert isinstance(get_quota_tracker().hold(route, request), Hold)
 
 
 def test_a_text_that_contains_a_key_is_not_sent(server: EmbeddingServer) -> None:
