@@ -163,8 +163,8 @@ class SpendingBounds:
             state.held[name] = HeldShare(
                 at=now,
                 expires=expires,
-                usd=amounts.usual["usd"] if amounts.has_price else 0.0,
-                tokens=amounts.usual["tokens"],
+                usd=min(amounts.usual["usd"], MOST_UNITS),
+                tokens=min(amounts.usual["tokens"], MOST_UNITS),
                 most_usd=_or_none(amounts.most["usd"]),
                 most_tokens=_or_none(amounts.most["tokens"]),
                 kind=expected.kind,
@@ -350,7 +350,8 @@ def _most(share: HeldShare, unit: Unit) -> float:
 
 
 def _or_none(amount: float) -> float | None:
-    return amount if amount < math.inf else None
+    """None for more than a document can hold: such an amount counts as unknown."""
+    return amount if amount <= MOST_UNITS else None
 
 
 def _name(bound: _Bound) -> str:

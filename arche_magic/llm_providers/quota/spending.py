@@ -12,7 +12,7 @@ from ..config import Configuration
 from ..prices import cost_usd
 from ..request import Request
 from ..storage import Storage
-from ..types import Route, Usage
+from ..types import MOST_UNITS, Route, Usage
 from . import ledger
 from .budget import BudgetUse, Expected, SpendingBounds
 from .opening import RouteState
@@ -144,7 +144,7 @@ class Spending:
             plain=ledger.plain_tokens(request),
             longest_reply=0 if request.inputs else longest,
             window=windows.get(route.model, math.inf),
-            scale=float((request.expected_tokens or 1) * request.reply_count),
+            scale=float(min((request.expected_tokens or 1) * request.reply_count, MOST_UNITS)),
             price=partial(cost_usd, route),
         )
 
