@@ -92,8 +92,9 @@ class Attempt:
         for name, kinds in _FIELDS.items():
             if not isinstance(getattr(attempt, name), kinds):
                 raise TypeError(f"{name} is {getattr(attempt, name)!r}")
-        if max(attempt.input_tokens, attempt.output_tokens) > MOST_TOKENS:
-            raise ValueError("more tokens than a call can have")
+        for name in _NUMBERS:
+            if not 0 <= (getattr(attempt, name) or 0) <= MOST_TOKENS:
+                raise ValueError(f"no call has this {name}")
         return attempt
 
 
@@ -109,6 +110,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),
     **dict.fromkeys(("first_token_s", "cost_usd", "opens_at"), (*_NUMBER, NoneType)),
 }
+_NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 
 class Reply(str):
