@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from .attempt import Result, RouteAttempt
 from .attempt_log import Tally
@@ -35,7 +36,8 @@ _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
 # A route that was open when it was chosen and closed when it was held is not tried for this long.
 _CONTENDED_SECONDS = 0.05
-_lines: dict[Hashable, WaitingLine] = {}
+# A line exists as long as requests use it: the bounds of a job are part of its name.
+_lines: WeakValueDictionary[Hashable, WaitingLine] = WeakValueDictionary()
 _lines_lock = new_lock()
 
 
