@@ -235,6 +235,15 @@ def test_reopening_a_key_clears_its_closures_and_its_usage(tracker_of: Build) ->
     assert used(tracker, limit="requests_per_day") == 0
 
 
+def test_reopening_a_key_keeps_the_limits_of_another_key(tracker_of: Build) -> None:
+    """Those of the provider and of the key itself are forgotten, as they may close the key."""
+    tracker = tracker_of()
+    for scope in ("groq", "groq/model-a", "groq_key_1", "groq_key_1/model-a", "groq_key_2"):
+        tracker.set_limits(scope, requests_per_day=7)
+    tracker.reopen("groq_key_1")
+    assert {row.key for row in tracker.standings()} == {"groq_key_2"}
+
+
 def test_reopening_during_a_call_does_not_lose_its_usage(tracker_of: Build) -> None:
     """Settling and failing work on a ledger that was cleared during the call."""
     tracker = tracker_of(RPD)
