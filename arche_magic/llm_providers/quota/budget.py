@@ -284,7 +284,11 @@ class SpendingBounds:
             if today[0] not in state.spent:
                 # A long reply of yesterday must not keep today's requests out.
                 state.seen = {}
-            state.spent = {name: state.spent.get(name, 0.0) for name in today}
+                # The clock of another machine may show the day before or after.
+                near = {name for days in (-1, 0, 1) for name in _days(now + days * 86_400)}
+                state.spent = {name: usd for name, usd in state.spent.items() if name in near}
+            for name in today:
+                state.spent.setdefault(name, 0.0)
         for name, share in list(state.held.items()):
             if is_expired(share, now) or is_dead(share.by):
                 del state.held[name]
