@@ -222,8 +222,9 @@ class RequestRun:
 
     def _note_skipped(self, choice: Choice[Route]) -> None:
         """Note each closed route that would have come first, once per request."""
+        noted = {attempt.route for attempt in self._progress.attempts}
         for route, state in choice.skipped:
-            if not any(attempt.is_on(route) for attempt in self._progress.attempts):
+            if route.id not in noted:
                 self._progress.note(route, "skipped", error=state.reason, opens_at=state.opens_at)
 
     def _give_up(self, cause: str = "") -> NoReturn:

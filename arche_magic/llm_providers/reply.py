@@ -17,7 +17,7 @@ from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of, fence_around
 from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
-from .types import Route, RouteId, Usage, Vectors, in_seconds
+from .types import RouteId, Usage, Vectors, in_seconds
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,10 +69,6 @@ class Attempt:
         if not self.error or self.opens_at is None or self.opens_at <= self.at:
             return self.error or ""
         return f"{self.error.rstrip(' .')}, opens {in_seconds(self.opens_at - self.at)}"
-
-    def is_on(self, route: Route) -> bool:
-        """Return whether this attempt was on that route."""
-        return self.route == route.id
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attempt as plain JSON values, without the server's own text."""
