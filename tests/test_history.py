@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -81,8 +82,13 @@ def test_an_incomplete_or_foreign_line_is_skipped(tmp_path: Path) -> None:
     AttemptLog(path).append([attempt(datetime.now(UTC))])
     with path.open("a") as file:
         file.write('{"provider": "groq", "ke\n[1]\nnull\n')
+        file.write(f"{'[' * 100_000}\n")
+        for name, value in (("at", 10**400), ("at", math.nan), ("opens_at", 10**400)):
+            changes = {name: value}
+            file.write(f"{json.dumps(attempt(datetime.now(UTC)).to_dict() | changes)}\n")
     AttemptLog(path).append([attempt(datetime.now(UTC), error="x")])
     assert [a.error for a in read_attempts(path)] == [None, "x"]
+    assert [a.error for a in AttemptLog(path).since(1.0)] == [None, "x"]
 
 
 _records = st.dictionaries(

@@ -110,7 +110,8 @@ def get_llm_provider(
         api_key: the only key to use for one provider, instead of the configured ones.
 
     Raises:
-        ConfigurationError: the name is unknown, or a key is given for all providers at once.
+        ConfigurationError: the name is unknown, the key is blank, or a key is given for all
+            providers at once.
     """
     from . import orchestrator
     from .config.keys import with_keys
@@ -125,14 +126,14 @@ def get_llm_provider(
     given = (name or configuration.default_provider).strip()
     name = given.lower()
     if name in ALL_PROVIDERS:
-        if api_key:
+        if api_key is not None:
             raise ConfigurationError(f"api_key belongs to one provider; {name!r} asks all of them")
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         known = ["intelligent", *configuration.providers]
         # A key in the place of a name is not shown.
         raise ConfigurationError(without_key_like(f"{where}{unknown_provider(given, known)}"))
-    if api_key:
+    if api_key is not None:
         configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)
 

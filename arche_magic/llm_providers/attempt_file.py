@@ -14,7 +14,7 @@ from .files import NotOurs, open_ours
 from .reply import Attempt
 from .storage import warn_of_file
 from .storage.kernel_lock import KernelLock
-from .types import utc
+from .types import NEVER, utc
 
 # How long a process waits while another one renames last month's file.
 _TURN_SECONDS = 1.0
@@ -93,7 +93,7 @@ def records_of(lines: bytes) -> Iterator[dict[str, Any]]:
     try:
         # Parsed together: a call per line would take longer than reading the file.
         records = json.loads(b"[%s]" % lines.replace(b"\n", b","))
-    except ValueError:
+    except (ValueError, RecursionError):
         records = map(_record, lines.split(b"\n"))
     return (record for record in records if isinstance(record, dict))
 
@@ -101,13 +101,13 @@ def records_of(lines: bytes) -> Iterator[dict[str, Any]]:
 def _record(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _at(record: dict[str, Any]) -> float:
     at = record.get("at")
-    return float(at) if isinstance(at, int | float) else 0.0
+    return float(at) if isinstance(at, int | float) and 0 <= at <= NEVER else 0.0
 
 
 def month_of(seconds: float) -> str:

@@ -248,9 +248,11 @@ def attempt_log(store: str) -> AttemptLog:
 
     For a ledger in Redis, it is `outputs/llm_calls.jsonl` in the working directory.
     """
+    # A relative path means the same ledger only while the working directory stays the same.
+    name = store if "://" in store else str(absolute(Path(store)))
     with _lock:
-        if store not in _logs:
-            beside = absolute(Path("outputs", "ledger")) if "://" in store else Path(store)
+        if name not in _logs:
+            beside = absolute(Path("outputs", "ledger")) if "://" in store else Path(name)
             in_memory = store.startswith("memory://")
-            _logs[store] = AttemptLog(None if in_memory else beside.with_name("llm_calls.jsonl"))
-        return _logs[store]
+            _logs[name] = AttemptLog(None if in_memory else beside.with_name("llm_calls.jsonl"))
+        return _logs[name]

@@ -51,7 +51,8 @@ def choose_model(
 
     Raises:
         InvalidRequest: the model is not text.
-        ConfigurationError: unknown provider or model, or a provider without embedding models.
+        ConfigurationError: unknown provider or model, a provider without embedding models, or one
+            that is not among those to use.
         NoKeys: no provider with an embedding model has a key.
     """
     if model is not None and not isinstance(model, str):
@@ -73,16 +74,16 @@ def choose_model(
         prefix, _, rest = model.partition("/")
         if prefix in known and rest:
             return _checked(prefix, rest, among)
-        owners = [name for name in among if model in known[name].embedding_models]
+        owners = [name for name, entry in known.items() if model in entry.embedding_models]
         if not owners:
             names = [name for entry in known.values() for name in entry.embedding_models]
             raise ConfigurationError(
                 f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
                 f"{_known(configuration)}; write provider/model for another one"
             )
-        return next(
-            filter(lambda name: _has_key(configuration, name, model), owners), owners[0]
-        ), model
+        owners = [name for name in among if name in owners] or owners
+        with_key = (name for name in owners if _has_key(configuration, name, model))
+        return _checked(next(with_key, owners[0]), model, among)
     preferred = configuration.preferred_provider
     named = [(name, own) for name in among for own in known[name].embedding_models]
     named.sort(key=lambda pair: (pair[0] != preferred, known[pair[0]].costs_money(pair[1])))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from .attempt import Result, RouteAttempt
 from .attempt_log import Tally
@@ -35,7 +36,8 @@ _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
 # A route that was open when it was chosen and closed when it was held is not tried for this long.
 _CONTENDED_SECONDS = 0.05
-_lines: dict[Hashable, WaitingLine] = {}
+# A line exists as long as requests use it: the bounds of a job are part of its name.
+_lines: WeakValueDictionary[Hashable, WaitingLine] = WeakValueDictionary()
 _lines_lock = new_lock()
 
 
@@ -220,8 +222,9 @@ class RequestRun:
 
     def _note_skipped(self, choice: Choice[Route]) -> None:
         """Note each closed route that would have come first, once per request."""
+        noted = {attempt.route for attempt in self._progress.attempts}
         for route, state in choice.skipped:
-            if not any(attempt.is_on(route) for attempt in self._progress.attempts):
+            if route.id not in noted:
                 self._progress.note(route, "skipped", error=state.reason, opens_at=state.opens_at)
 
     def _give_up(self, cause: str = "") -> NoReturn:

@@ -73,6 +73,11 @@ class OfferedRoutes:
             routes = [r for r in routes if r.provider != "groq" or r.key.label == "groq_key_1"]
         if not routes:
             asked = [name for name in models if name in self.providers]
+            if not asked:
+                raise ConfigurationError(
+                    f"{request.model!r} is a model of {', '.join(models)}; the providers of this "
+                    f"object are {', '.join(self.providers)}"
+                )
             if not any(models[name] for name in asked):
                 names = ", ".join(asked)
                 raise ConfigurationError(f"{names} has only embedding models")
@@ -119,7 +124,7 @@ class OfferedRoutes:
             f"{name}/{model}"
             for name, entry in providers.items()
             for model in (*entry.models, *entry.limits)
-            if model not in entry.text_only
+            if model not in entry.text_only and "*" not in model
         ]
         names = ", ".join(dict.fromkeys(route.model for route in routes))
         return f"{names} takes no images" + (f"; {able[0]} does" if able else "")

@@ -11,7 +11,7 @@ from .attempt_log import Tally, attempt_log
 from .batch_ledger import BatchLedger
 from .config import Configuration, get_configuration
 from .config.keys import with_keys
-from .errors import NoKeys
+from .errors import ConfigurationError, NoKeys
 from .events import Event, OnWait, Piece, ReplyStream, Waiting, reply_of
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
@@ -43,7 +43,8 @@ class IntelligentLLMOrchestrator:
         configuration: keys, models and limits; by default the configuration in use.
 
     Raises:
-        ConfigurationError: a provider name is unknown, or the ledger's Redis refuses changes.
+        ConfigurationError: a provider name is unknown, `providers` is empty, or the ledger's Redis
+            refuses changes.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class IntelligentLLMOrchestrator:
         self.configuration: Configuration = configuration or get_configuration()
         for name in (*(providers or ()), *([preferred_provider] if preferred_provider else ())):
             self.configuration.provider(name)
+        if providers is not None and not providers:
+            raise ConfigurationError("providers is empty; leave it out to use all of them")
         self.providers: tuple[str, ...] = tuple(providers or self.configuration.providers)
         self.preferred_provider: str | None = (
             preferred_provider or self.configuration.preferred_provider
@@ -317,6 +320,8 @@ class IntelligentLLMOrchestrator:
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
         options, _, _ = read_functions(given)
+        # Nothing is waited for.
+        options.pop("on_wait", None)
         return build_request(prompt, self.configuration, **options)
 
     def _rounds(

@@ -290,7 +290,7 @@ class QuotaTracker:
         """Reset a key, its account and its models: they are open, and nothing counts as used.
 
         For example after the user has added credit; `key` is a label. Limits that were learned or
-        set at run time are forgotten too.
+        set at run time are forgotten too, except those of other keys.
 
         Raises:
             ConfigurationError: no key has that label.
@@ -300,7 +300,9 @@ class QuotaTracker:
 
         def forget(account: AccountState, provider: ProviderState) -> None:
             ledger.forget(account)
-            provider.models, provider.closed, provider.limits = {}, None, {}
+            provider.models, provider.closed = {}, None
+            others = [s for s in provider.limits if s.split("/")[0] not in (known.provider, key)]
+            provider.limits = {scope: provider.limits[scope] for scope in others}
 
         with lock_deadline(_COMMAND_SECONDS):
             self._records.accounts.update(known, forget)

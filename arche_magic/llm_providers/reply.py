@@ -17,7 +17,7 @@ from .text.characters import whole_characters, without_controls
 from .text.code_blocks import blocks_of, code_of, fence_around
 from .text.markdown import harmless_markdown
 from .tools import ToolCall, ToolRun
-from .types import Route, RouteId, Usage, Vectors, in_seconds
+from .types import RouteId, Usage, Vectors, in_seconds
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,10 +70,6 @@ class Attempt:
             return self.error or ""
         return f"{self.error.rstrip(' .')}, opens {in_seconds(self.opens_at - self.at)}"
 
-    def is_on(self, route: Route) -> bool:
-        """Return whether this attempt was on that route."""
-        return self.route == route.id
-
     def to_dict(self) -> dict[str, Any]:
         """Return the attempt as plain JSON values, without the server's own text."""
         values = dict(self.__dict__)
@@ -92,8 +88,9 @@ class Attempt:
         for name, kinds in _FIELDS.items():
             if not isinstance(getattr(attempt, name), kinds):
                 raise TypeError(f"{name} is {getattr(attempt, name)!r}")
-        if max(attempt.input_tokens, attempt.output_tokens) > MOST_TOKENS:
-            raise ValueError("more tokens than a call can have")
+        for name in _NUMBERS:
+            if not 0 <= (getattr(attempt, name) or 0) <= MOST_TOKENS:
+                raise ValueError(f"no call has this {name}")
         return attempt
 
 
@@ -109,6 +106,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),
     **dict.fromkeys(("first_token_s", "cost_usd", "opens_at"), (*_NUMBER, NoneType)),
 }
+_NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 
 class Reply(str):
@@ -199,9 +197,12 @@ class Reply(str):
         The file is never incomplete.
 
         Raises:
-            InvalidRequest: the file exists and `overwrite` is False, or it cannot be written.
+            InvalidRequest: the path does not name a file, the file exists and `overwrite` is
+                False, or it cannot be written.
         """
         path = expanded(path)
+        if not path.name or "\0" in str(path):
+            raise InvalidRequest(f"save: {str(path)!r} is not the name of a file")
         if path.exists() and not overwrite:
             raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
         part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -19,7 +19,7 @@ from .provider_failure import NO_CONNECTION, Remedy
 from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
 from .text.wording import did_you_mean, joined
-from .types import Route, in_seconds, utc
+from .types import Route, RouteId, in_seconds, utc
 
 if TYPE_CHECKING:
     from .config import Configuration
@@ -89,8 +89,11 @@ def no_route(
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
     """Why each route that a message names did not answer: all that were asked, and a few others."""
     shown: dict[Route, str] = {}
+    by_route: dict[RouteId, list[Attempt]] = {}
+    for attempt in attempts:
+        by_route.setdefault(attempt.route, []).append(attempt)
     for route, state in states.items():
-        own = [attempt for attempt in attempts if attempt.is_on(route)]
+        own = by_route.get(route.id, [])
         asked = any(attempt.outcome != "skipped" for attempt in own)
         if asked or len(shown) < _ROUTES_IN_A_MESSAGE:
             # The latest error includes the server's own words, which the ledger does not store.

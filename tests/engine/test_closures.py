@@ -18,6 +18,7 @@ from engine_parts import (
     failed,
     held,
     opens_in,
+    proven,
     served,
     used,
 )
@@ -235,6 +236,15 @@ def test_reopening_a_key_clears_its_closures_and_its_usage(tracker_of: Build) ->
     assert used(tracker, limit="requests_per_day") == 0
 
 
+def test_reopening_a_key_keeps_the_limits_of_another_key(tracker_of: Build) -> None:
+    """Those of the provider and of the key itself are forgotten, as they may close the key."""
+    tracker = tracker_of()
+    for scope in ("groq", "groq/model-a", "groq_key_1", "groq_key_1/model-a", "groq_key_2"):
+        tracker.set_limits(scope, requests_per_day=7)
+    tracker.reopen("groq_key_1")
+    assert {row.key for row in tracker.standings()} == {"groq_key_2"}
+
+
 def test_reopening_during_a_call_does_not_lose_its_usage(tracker_of: Build) -> None:
     """Settling and failing work on a ledger that was cleared during the call."""
     tracker = tracker_of(RPD)
@@ -248,6 +258,26 @@ def test_reopening_during_a_call_does_not_lose_its_usage(tracker_of: Build) -> N
     ):
         tracker.fail(hold, ProviderFailure("late", remedy))
     assert opens_in(tracker, route) == math.inf
+
+
+def test_a_closure_at_another_address_delays_nothing(storage: Storage, clock: Clock) -> None:
+    """Calls at a corrected address run side by side, and its first failure is the first."""
+    configuration = custom_configuration([replace(RPM, amount=1000)], clock=clock)
+
+    def tracker_at(base_url: str) -> QuotaTracker:
+        provider = replace(configuration.providers["groq"], base_url=base_url)
+        return QuotaTracker(storage, replace(configuration, providers={"groq": provider}))
+
+    wrong, right = proven(tracker_at("https://wrong.example")), tracker_at("https://right.example")
+    for _ in range(4):
+        state = failed(wrong, a_route(wrong.configuration), Remedy.CHECK_ADDRESS)
+        clock.now = state.opens_at + 1
+    failed(wrong, a_route(wrong.configuration), Remedy.CHECK_ADDRESS)
+    route = a_route(right.configuration)
+    clock.now += 1
+    for _ in range(2):
+        held(right, route)
+    assert failed(right, route, Remedy.CHECK_ADDRESS).opens_at - clock.now == 120
 
 
 def test_reopening_an_unknown_key_names_the_known_ones(tracker_of: Build) -> None:

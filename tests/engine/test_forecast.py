@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.reply import Attempt
-from arche_magic.llm_providers.types import Standing
+from arche_magic.llm_providers.types import Standing, Usage
 
 NOW = 1_795_000_000.0
 
@@ -92,6 +92,16 @@ def test_the_tightest_limit_decides_how_many_prompts_fit() -> None:
     assert forecast.prompts_that_fit(rows, need, NOW, NOW) == 5 + 1
     # In 12 seconds, the buckets refill by 6 requests and 1,600 tokens.
     assert forecast.prompts_that_fit(rows, need, NOW, NOW + 12) == 13 + 7
+
+
+def test_a_route_whose_limits_do_not_count_the_prompts_is_left_out() -> None:
+    """Before the first prompt, nothing is known of its tokens."""
+    rows = [
+        standing("tokens_per_day", 8000, 0),
+        standing("requests_per_day", 9, 2, key="groq_key_2", account="b"),
+    ]
+    need = forecast.prompt_units(Usage())
+    assert forecast.prompts_that_fit(rows, need, NOW, NOW) == 7
 
 
 def test_keys_of_one_account_are_counted_once() -> None:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
-from engine_parts import NOON, Clock, a_route, ask, custom_configuration, served
+from engine_parts import (
+    NOON,
+    Clock,
+    a_route,
+    ask,
+    custom_configuration,
+    failed,
+    opens_in,
+    proven,
+    served,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_interleavings import ExactServer
 
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota import codec
+from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import (
     MOST_UNITS,
+    Budget,
     Limit,
     Observation,
     Usage,
@@ -184,6 +197,64 @@ def test_an_inferred_limit_is_still_inferred_after_a_merge(clock: Clock) -> None
     served(merged, route)
     limits = {row.limit for row in merged.standings() if row.key == route.key.label}
     assert limits == {"requests_per_minute"}
+
+
+def merged(before: MemoryStorage, ours: MemoryStorage, now: float, *names: str) -> MemoryStorage:
+    """The storage that both copies had, with what happened in one of them since."""
+    for name in names:
+        before.update(
+            name,
+            lambda theirs, name=name: merge_documents(  # type: ignore[misc]
+                name, before.read(name), ours.read(name), theirs, now
+            ),
+        )
+    return before
+
+
+def copied(storage: MemoryStorage, *names: str) -> MemoryStorage:
+    copy = MemoryStorage()
+    for name in names:
+        copy.put(name, storage.read(name))
+    return copy
+
+
+@pytest.mark.parametrize("job", ["", "one"])
+def test_a_call_of_one_copy_is_charged_to_a_bound_after_the_merge(job: str) -> None:
+    """Its share of a budget, or of a job's bounds, is held there too until it ends."""
+
+    def bounds_in(storage: MemoryStorage) -> SpendingBounds:
+        budget = None if job else Budget(per_day=10.0)
+        return SpendingBounds(storage, budget, max_cost=10.0 if job else math.inf, job=job)
+
+    name = codec.JOBS if job else codec.BUDGET
+    expected = Expected("kind", Usage(10, 90), 10, 90, math.inf, 1.0, lambda usage: 0.1)
+    both = MemoryStorage()
+    bounds_in(both).settle(str(bounds_in(both).hold(expected, NOON, NOON + 9)), Usage(), 1.0, NOON)
+    ours = copied(both, name)
+    hold = bounds_in(ours).hold(expected, NOON, NOON + 9)
+    bounds_in(merged(both, ours, NOON, name)).settle(str(hold), Usage(10, 90), 2.0, NOON)
+    document = both.read(name)
+    state = document["jobs"][job] if job else document
+    assert set(state["spent"].values()) == ({3.0, 100.0} if job else {3.0})
+    assert "held" not in state
+
+
+def test_what_the_user_does_in_one_copy_is_in_the_merge(clock: Clock) -> None:
+    """Limits that were set or removed, and a key that was reopened with its models."""
+    configuration = custom_configuration(clock=clock)
+    route, names = a_route(configuration), [f"groq:{a_route(configuration).key.account}", "groq"]
+    both = MemoryStorage()
+    tracker = proven(QuotaTracker(both, configuration))
+    tracker.set_limits("groq", tokens_per_day=50)
+    failed(tracker, route, Remedy.REPLACE_KEY)
+    failed(tracker, a_route(configuration, 2, "model-b"), Remedy.CHANGE_MODEL)
+    ours = copied(both, *names)
+    copy = QuotaTracker(ours, configuration)
+    copy.reopen("groq_key_1")
+    copy.set_limits("groq_key_1", requests_per_day=7)
+    tracker = QuotaTracker(merged(both, ours, clock.now, *names), configuration)
+    assert {row.limit: row.amount for row in tracker.standings()} == {"requests_per_day": 7}
+    assert opens_in(tracker, route) == opens_in(tracker, a_route(configuration, 2, "model-b")) == 0
 
 
 def test_a_merge_never_exceeds_the_largest_valid_count(clock: Clock) -> None:

@@ -432,6 +432,15 @@ def test_an_invalid_redis_url_is_refused_without_its_password(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_a_user_without_a_password_is_named_to_redis(redis_server: LedgerServer) -> None:
+    """Another user's password would otherwise be asked for."""
+    redis_server.client().execute_command("ACL", "SETUSER", "ada", "on", "nopass", "~*", "+@all")
+    redis_server.client().config_set("requirepass", "of the default user")
+    storage = redis_server.storage(redis_server.url.replace("127.0.0.1", "ada@127.0.0.1"))
+    storage.update("groq", lambda document: document.update(is_there=True))
+    assert (storage.refusal, storage.read("groq")) == ("", {"is_there": True})
+
+
 @pytest.mark.parametrize("port", ["running", "closed"])
 def test_the_password_is_in_no_message(redis_server: LedgerServer, port: str) -> None:
     """Neither if Redis refuses it, nor if Redis is down."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -71,6 +72,32 @@ def test_a_file_of_an_earlier_version_is_extended(store: ReplyStore) -> None:
     store.finish({"b": REPLY}, NOON)
     requests = {address: kept.request for address, kept in store.lookup_many(["a", "b"]).items()}
     assert requests == {"a": "", "b": "r0123456789ab"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("more", "[1]"),
+        ("more", '{"tool_calls": 5}'),
+        ("more", "[" * 100_000),
+        ("input_tokens", "many"),
+        ("cost_usd", "little"),
+        ("created_at", -math.inf),
+        ("text", b"\xff"),
+    ],
+)
+def test_a_damaged_row_is_asked_again_and_hides_no_other(
+    store: ReplyStore, column: str, value: object
+) -> None:
+    """Files of replies are passed on, and a job must not wait for such a row forever."""
+    store.finish({"a": REPLY, "b": REPLY}, NOON)
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute(f"UPDATE replies SET {column} = ? WHERE address = 'a'", [value])
+    assert set(store.lookup_many(["a", "b"])) == {"b"}
+    assert store.claim(["a", "b"], "one", NOON, NOON + 60) == {"a"}
+    store.finish({"a": REPLY}, NOON)
+    assert set(store.lookup_many(["a", "b"])) == {"a", "b"}
+    assert store.problem == ""
 
 
 def test_a_lookup_creates_no_file(store: ReplyStore) -> None:

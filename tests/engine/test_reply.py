@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
+
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Attempt, Reply
 from arche_magic.llm_providers.tools import ToolCall
 
@@ -34,6 +37,12 @@ def test_a_reply_with_tool_calls_can_be_pickled() -> None:
     reply = Reply("", tool_calls=(ToolCall("c1", "f"),), choices=({"index": 0},))
     copy = pickle.loads(pickle.dumps(reply))
     assert (copy.tool_calls, copy.choices) == (reply.tool_calls, reply.choices)
+
+
+@pytest.mark.parametrize("path", ["", ".", "a\0b.md"])
+def test_a_reply_is_saved_only_under_the_name_of_a_file(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not the name of a file"):
+        Reply("Hello").save(path, overwrite=True)
 
 
 def test_when_a_route_opens_follows_the_providers_sentence() -> None:

@@ -90,6 +90,19 @@ def test_a_finished_job_is_removed_after_a_week() -> None:
     assert list(storage.read("bounds of jobs")["jobs"]) == ["new"]
 
 
+def test_a_daily_budget_holds_between_clocks_that_differ() -> None:
+    """Around midnight UTC, one machine counts for the old day and another for the new one."""
+    bounds, midnight = SpendingBounds(MemoryStorage(), Budget(per_day=3.0)), 1_764_115_200.0
+    sent = 0
+    for number in range(20):
+        now = midnight + (5 if number % 2 else -5)
+        hold = bounds.hold(expected(0, 90, 0.01), now, now + 9)
+        if isinstance(hold, str):
+            bounds.settle(hold, Usage(PLAIN, 90), 1.0, now)
+            sent += 1
+    assert sent == 6
+
+
 def test_absurd_counts_keep_the_bound_closed() -> None:
     """The total never exceeds the largest valid count of a document."""
     bounds = SpendingBounds(MemoryStorage(), max_tokens=100, job="one")

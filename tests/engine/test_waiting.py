@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Generator
 
 from engine_parts import Clock, a_route, ask, custom_configuration, proven, served
@@ -11,7 +13,7 @@ from engine_parts import Clock, a_route, ask, custom_configuration, proven, serv
 from arche_magic.llm_providers.attempt_log import AttemptLog, Tally
 from arche_magic.llm_providers.events import Event, Waiting
 from arche_magic.llm_providers.loop import RequestRun, waiting_line
-from arche_magic.llm_providers.quota_tracker import QuotaTracker
+from arche_magic.llm_providers.quota_tracker import QuotaTracker, SpendingBounds
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.timed_ledger import TimedLedger
@@ -43,6 +45,17 @@ def test_a_place_is_freed_after_any_error() -> None:
         pass
     with waiting_line("routes", "next") as line:
         assert line.may_go("next")
+
+
+def test_a_line_ends_with_its_last_request() -> None:
+    """Each job with bounds has lines of its own, and a kernel may run many jobs."""
+    bounds = SpendingBounds(MemoryStorage(), max_cost=1.0)
+    gone = weakref.ref(bounds)
+    with waiting_line(bounds, "a") as line:
+        line.join("a")
+    del bounds, line
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:

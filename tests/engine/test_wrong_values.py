@@ -31,6 +31,7 @@ from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota.standings import usage_summary
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
+from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning, MemoryStorage
 from arche_magic.llm_providers.types import Budget, Limit, Observation, Usage
 from arche_magic.notebook.frames import quota_frame
@@ -406,3 +407,19 @@ def test_an_absurd_limit_is_not_learned(ledger: Path, amount: float) -> None:
         if (row.key, row.model, row.limit) == ("groq_key_2", "model-a", "requests_per_day")
     ]
     assert row.amount == 100
+
+
+@pytest.mark.parametrize("request_", [ask(max_tokens=2**62), replace(ask(), extra={"n": 2**62})])
+def test_the_hold_of_an_absurd_request_can_be_read(tmp_path: Path, request_: Request) -> None:
+    """Another process sees that it takes the whole limit, and nothing wrong in the file."""
+    path, later = tmp_path / "ledger.json", NOON + 4 * 3600
+    served(tracker_of(path), a_route(tracker_of(path).configuration))
+    tracker = tracker_of(path, later)
+    route = a_route(tracker.configuration)
+    tracker.job = tracker.job_bounds(1.0, math.inf, "a job")
+    held(tracker, route, request_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = tracker_of(path, later).standings()
+    (row,) = [r for r in rows if r.route == route.id and r.limit == TPM.name]
+    assert row.remaining == 0

@@ -147,7 +147,7 @@ def test_a_key_can_be_passed_for_one_provider(start: Start) -> None:
     assert {provider.generate("Hello").key for _ in range(3)} == {"groq_key_1"}
     used_up = get_llm_provider().quota_tracker.get_usage_summary("groq")["groq"]
     assert [used(used_up, label) for label in ("groq_key_1", "groq_key_2")] == [0, 3]
-    for name, key in (("groq", " "), ("intelligent", second)):
+    for name, key in (("groq", ""), ("groq", " "), ("intelligent", second)):
         with pytest.raises(ConfigurationError, match="api_key"):
             get_llm_provider(name, key)
 

@@ -91,6 +91,13 @@ def test_another_configuration_starts_without_choices(start: Start) -> None:
     assert list(get_configuration().providers) == list(PROVIDERS)
 
 
+def test_a_choice_switches_nothing_on_that_the_configuration_switched_off(start: Start) -> None:
+    start(keys={"groq": 2})
+    use_configuration(replace(get_configuration(), off=frozenset({"groq_key_1"})))
+    use_choices(Choices(patience=1.0))
+    assert get_llm_provider().generate("Hello").key == "groq_key_2"
+
+
 def test_unknown_names_in_choices_are_ignored(start: Start) -> None:
     """A provider that was removed from the settings is removed from the order too."""
     start()

@@ -25,6 +25,8 @@ from arche_magic.llm_providers.errors import (
     NoKeys,
     NoRouteAvailable,
 )
+from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
+from arche_magic.llm_providers.types import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,6 +203,19 @@ def test_no_tokens_are_reserved_for_a_reply(server: EmbeddingServer, tmp_path: P
     assert len(server.received) == 2
 
 
+def test_requests_within_a_budget_run_side_by_side(server: EmbeddingServer) -> None:
+    """Once a count is known, no room is kept for a reply, because vectors have no tokens."""
+    limits = {"openai": parse_limits({"requests_per_minute": 100})}
+    use_configuration(replace(get_configuration(), budget=Budget(per_day=1.0), limits=limits))
+    reply = embed(["one two three"], "openai")
+    (use,) = get_quota_tracker().budget()
+    assert use.spent == reply.cost > 0
+    request = embedding_request(["four"], get_configuration(), "openai", MODELS["openai"])
+    route = next(r for r in get_llm_provider().routes(request) if r.key.label == reply.key)
+    for _ in range(2):
+        assert isinstance(get_quota_tracker().hold(route, request), Hold)
+
+
 def test_a_text_that_contains_a_key_is_not_sent(server: EmbeddingServer) -> None:
     with pytest.raises(InvalidRequest, match="contains the key mistral_key_2") as caught:
         embed(["fine", "my key is made-up-mistral-2"])
@@ -253,6 +268,11 @@ def test_an_unknown_model_is_an_error_that_lists_the_known_ones(
 ) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         choose_model(get_configuration(), named)
+
+
+def test_a_model_of_another_provider_is_an_error_that_names_it(server: EmbeddingServer) -> None:
+    with pytest.raises(ConfigurationError, match=r"google is not among .* object .groq, mistral."):
+        choose_model(get_configuration(), "gemini-embedding-001", among=["groq", "mistral"])
 
 
 def test_the_first_provider_with_a_key_is_used_and_free_ones_first(

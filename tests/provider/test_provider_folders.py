@@ -11,12 +11,15 @@ import pytest
 from provider_parts import Start, run_script
 from test_provider_disks import like_everybody
 
-from arche_magic.llm_providers.config import load_configuration
+from arche_magic.llm_providers import get_llm_provider
+from arche_magic.llm_providers.config import load_configuration, use_configuration
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from arche_magic.sandbox import Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="homes of another kind")
 
@@ -126,6 +129,28 @@ print(bool(provider.generate("Hello again")), bool(get_llm_provider().generate("
 """
     out, _ = run_script(code, tmp_path, start(keys={"mistral": 1}).environment())
     assert out.split() == ["True"] * 3
+
+
+def test_attempts_stay_beside_their_ledger_after_a_change_of_folder(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable names a relative path; a new provider finds it in the new folder."""
+    use_configuration(None)
+    for name, value in sandbox.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", "ledger.json")
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    monkeypatch.chdir(one)
+    provider = get_llm_provider("groq")
+    provider.generate("Hello")
+    monkeypatch.chdir(two)
+    provider.generate("Hello")
+    get_llm_provider("groq").generate("Hello")
+    for folder, count in ((one, 2), (two, 1)):
+        assert (folder / "ledger.json").exists()
+        assert len((folder / "llm_calls.jsonl").read_text().splitlines()) == count
 
 
 def test_a_path_with_a_tilde_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from provider_parts import PROVIDERS, asked
+from provider_parts import PROVIDERS, Start, asked
 
-from arche_magic.llm_providers import InvalidRequest, get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers import (
+    IntelligentLLMOrchestrator,
+    InvalidRequest,
+    get_llm_provider,
+    get_quota_tracker,
+)
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.request import Image
 
 if TYPE_CHECKING:
@@ -94,6 +101,17 @@ def test_a_model_without_vision_is_refused_by_name(sandbox: Sandbox) -> None:
     assert sandbox.requests == ()
 
 
+def test_a_pattern_of_models_is_not_named_as_one_with_vision(start: Start) -> None:
+    """The limits of some services are for patterns of models, such as `*`."""
+    start()
+    configuration = get_configuration()
+    groq = configuration.providers["groq"]
+    providers = {"groq": replace(groq, limits={"*": ()})}
+    provider = IntelligentLLMOrchestrator(configuration=replace(configuration, providers=providers))
+    with pytest.raises(InvalidRequest, match=r"^openai/gpt-oss-120b takes no images$"):
+        provider.generate("What is it?", images=[png()])
+
+
 def test_an_unknown_model_is_tried_with_images(sandbox: Sandbox) -> None:
     """It may take them; otherwise the provider says so."""
     get_llm_provider().generate("What is it?", model="mistral-medium-latest", images=[png()])
@@ -119,6 +137,7 @@ def test_an_image_counts_in_the_estimate_but_not_in_the_calibration(sandbox: San
     [
         ([b"%PDF-1.7"], "is not a PNG, JPEG, WebP or GIF"),
         (["nowhere.png"], "image nowhere.png cannot be read"),
+        (["a\0b.png"], "cannot be read: embedded null byte"),
         (["https://example.com/a.png"], "images are not downloaded"),
         ([png() + bytes(20_000_001)], "the limit is 20 MB"),
         ([3], "an image must be a path or bytes, not int"),

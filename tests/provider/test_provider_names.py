@@ -78,6 +78,21 @@ def test_a_name_that_is_no_text_is_an_error_in_one_line(sandbox: Sandbox, name: 
         get_quota_tracker().set_limits(name, requests_per_day=5)
 
 
+def test_an_empty_list_of_providers_is_refused(sandbox: Sandbox) -> None:
+    """It must not mean all of them."""
+    with pytest.raises(ConfigurationError, match="providers is empty"):
+        IntelligentLLMOrchestrator(providers=[])
+
+
+def test_a_model_of_other_providers_is_named_with_them(sandbox: Sandbox) -> None:
+    """The object has some providers, and none of them has the model."""
+    two = IntelligentLLMOrchestrator(providers=["groq", "mistral"])
+    for model in ("gemini-3.5-flash-lite", "google/gemini-3.5-flash-lite"):
+        with pytest.raises(ConfigurationError, match=r"of google; the providers .* groq, mistral$"):
+            two.generate("Hello", model=model)
+    assert asked(sandbox) == []
+
+
 def test_an_unknown_default_is_an_error_only_if_it_is_used(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

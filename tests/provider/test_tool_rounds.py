@@ -215,11 +215,13 @@ def test_invalid_tools_are_refused_in_one_line(
     assert not sandbox.requests
 
 
-def test_a_preview_includes_functions(sandbox: Sandbox) -> None:
+def test_a_preview_takes_the_options_of_a_call_with_functions(sandbox: Sandbox) -> None:
     """Their descriptions are tokens of the prompt."""
     provider = get_llm_provider()
     without = provider.preview(ASKED).usage.input_tokens
-    assert provider.preview(ASKED, tools=[weather]).usage.input_tokens > without
+    options: dict[str, Any] = {"tools": [weather], "max_rounds": np.int64(2), "on_wait": print}
+    assert provider.preview(ASKED, **options).usage.input_tokens > without
+    assert provider.kept(ASKED, keep=True, **options) is None
     assert not sandbox.requests
 
 

@@ -58,7 +58,7 @@ class Choices:
         return replace(
             configuration,
             providers={name: known[name] for name in order},
-            off=frozenset(self.off),
+            off=configuration.off.union(self.off),
             patience=configuration.patience if self.patience is None else self.patience,
             preferred_provider=preferred or configuration.preferred_provider,
         )

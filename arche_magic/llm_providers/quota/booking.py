@@ -210,12 +210,12 @@ def _close(
         seconds = _MODEL_RECHECK_SECONDS
     elif failure.remedy is Remedy.CHECK_ADDRESS:
         part = provider
-        longer = _FIRST_ADDRESS_SECONDS * 4 ** closures.strikes(provider, began)
+        longer = _FIRST_ADDRESS_SECONDS * 4 ** closures.strikes(provider, began, route.address)
         seconds = min(longer, _LONGEST_ADDRESS_SECONDS)
     elif failure.remedy is Remedy.RETRY_LATER:
         part, seconds = provider, _sensible(failure.retry_after)
         if seconds is None:
-            doubled = _FIRST_OUTAGE_SECONDS * 2 ** closures.strikes(provider, began)
+            doubled = _FIRST_OUTAGE_SECONDS * 2 ** closures.strikes(provider, began, route.address)
             seconds = min(doubled, _LONGEST_OUTAGE_SECONDS) * jitter
     if part is not None:
         remedy, address = failure.remedy.name, route.address
@@ -244,7 +244,8 @@ def _wait_for_limit(
     wait = opening.route_state(alone, ledger.as_amounts(1, 0), now).opens_at - now
     if 0 < wait < math.inf:
         return wait
-    doubled: float = _UNNAMED_LIMIT_SECONDS * 2 ** closures.strikes(record.model, began)
+    strikes = closures.strikes(record.model, began, record.route.address)
+    doubled: float = _UNNAMED_LIMIT_SECONDS * 2**strikes
     return min(doubled, _LONGEST_UNNAMED_SECONDS)
 
 

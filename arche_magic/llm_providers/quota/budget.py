@@ -64,7 +64,7 @@ class Expected:
             packed, with or without images.
         usual: its tokens by the ledger's estimate.
         plain: its input tokens by length alone.
-        longest_reply: `max_tokens`; None without.
+        longest_reply: `max_tokens`; None without; 0 if vectors are asked for.
         window: the model's maximum number of tokens for a request and its reply together; inf if
             unknown.
         scale: the length that replies are compared with: 1, or the length that is expected for
@@ -163,8 +163,8 @@ class SpendingBounds:
             state.held[name] = HeldShare(
                 at=now,
                 expires=expires,
-                usd=amounts.usual["usd"] if amounts.has_price else 0.0,
-                tokens=amounts.usual["tokens"],
+                usd=min(amounts.usual["usd"], MOST_UNITS),
+                tokens=min(amounts.usual["tokens"], MOST_UNITS),
                 most_usd=_or_none(amounts.most["usd"]),
                 most_tokens=_or_none(amounts.most["tokens"]),
                 kind=expected.kind,
@@ -200,7 +200,7 @@ class SpendingBounds:
                     "tokens": max(took["tokens"], share.tokens),
                 }
             self._charge(state, took, now)
-            if counted and spent.output_tokens:
+            if counted and spent.total_tokens:
                 _see(state, share, spent)
 
         self._change(change, now)
@@ -284,7 +284,11 @@ class SpendingBounds:
             if today[0] not in state.spent:
                 # A long reply of yesterday must not keep today's requests out.
                 state.seen = {}
-            state.spent = {name: state.spent.get(name, 0.0) for name in today}
+                # The clock of another machine may show the day before or after.
+                near = {name for days in (-1, 0, 1) for name in _days(now + days * 86_400)}
+                state.spent = {name: usd for name, usd in state.spent.items() if name in near}
+            for name in today:
+                state.spent.setdefault(name, 0.0)
         for name, share in list(state.held.items()):
             if is_expired(share, now) or is_dead(share.by):
                 del state.held[name]
@@ -313,10 +317,14 @@ def _amounts(state: BudgetState, expected: Expected) -> _Amounts:
         input_tokens = math.ceil(max(usual.input_tokens, seen.input * expected.plain))
         usual = Usage(input_tokens, usual.output_tokens)
         most_input = math.ceil(_TIMES_THE_INPUT * expected.plain)
+    is_guess = expected.longest_reply is None and seen is not None and seen.output > 0
+    if expected.longest_reply is not None:
+        output = most_output = expected.longest_reply
+    elif seen and is_guess:
         output = math.ceil(seen.output * expected.scale)
         most_output = max(_TIMES_THE_LONGEST * output, _LONG_REPLY_TOKENS)
-    usual = Usage(usual.input_tokens, expected.longest_reply or output)
-    most_output = expected.longest_reply or max(output, min(most_output, window))
+    usual = Usage(usual.input_tokens, output)
+    most_output = max(output, min(most_output, window))
     most_input = max(usual.input_tokens, min(most_input, window))
     usd = expected.price(usual)
     most_usd: float | None = math.inf if usd else 0.0
@@ -326,7 +334,7 @@ def _amounts(state: BudgetState, expected: Expected) -> _Amounts:
         {"usd": usd or 0.0, "tokens": usual.total_tokens},
         {"usd": most_usd or 0.0, "tokens": most_input + most_output},
         has_price=usd is not None,
-        is_guess=seen is not None and expected.longest_reply is None,
+        is_guess=is_guess,
     )
 
 
@@ -346,7 +354,8 @@ def _most(share: HeldShare, unit: Unit) -> float:
 
 
 def _or_none(amount: float) -> float | None:
-    return amount if amount < math.inf else None
+    """None for more than a document can hold: such an amount counts as unknown."""
+    return amount if amount <= MOST_UNITS else None
 
 
 def _name(bound: _Bound) -> str:

@@ -41,7 +41,10 @@ class HeldShare:
 
 @dataclass
 class Highest:
-    """The highest counts of one kind of request; see `budget.Expected`."""
+    """The highest counts of one kind of request; see `budget.Expected`.
+
+    `output` is 0 until a reply has tokens.
+    """
 
     input: Units = 0.0
     output: Units = 0.0

@@ -42,7 +42,7 @@ def close(
     # Never at once: a provider that says "retry after 0" is not called in a tight loop.
     until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
     before = closure_of(part, address)
-    count = strikes(part, began) + 1
+    count = strikes(part, began, address) + 1
     if before and began <= before.since <= now:
         count = before.strikes
         if before.until is None or (until is not None and before.until >= until):
@@ -61,11 +61,15 @@ def reopen(part: Closable, began: float) -> bool:
     return False
 
 
-def strikes(part: Closable, began: float) -> int:
-    """How often in a row a part was closed before a call that began then, for waits that double."""
-    if not part.closed:
+def strikes(part: Closable, began: float, address: str) -> int:
+    """How often in a row a part was closed at an address before a call that began then.
+
+    It is for waits that double.
+    """
+    closed = closure_of(part, address)
+    if not closed:
         return 0
-    earlier = part.closed.strikes - int(began <= part.closed.since)
+    earlier = closed.strikes - int(began <= closed.since)
     return min(max(0, earlier), _MAX_DOUBLINGS)
 
 
@@ -108,16 +112,17 @@ def note_trial(provider: ProviderState, route: Route, now: float) -> None:
     For the account's own parts the hold itself shows that.
     """
     for part in (provider, provider.models.get(route.model)):
-        if part and part.closed:
-            part.closed.tried = now
+        if part and (closed := closure_of(part, route.address)):
+            closed.tried = now
 
 
 def end_trial(record: RouteRecord, began: float) -> None:
     """End the trial of a call that began then, whatever its outcome, so that others can try."""
     for part in (record.provider, record.model_at_provider):
-        tried = part.closed.tried if part.closed else None
-        if part.closed and tried is not None and abs(tried - began) < _SAME_MOMENT_SECONDS:
-            part.closed.tried = None
+        closed = closure_of(part, record.route.address)
+        tried = closed.tried if closed else None
+        if closed and tried is not None and abs(tried - began) < _SAME_MOMENT_SECONDS:
+            closed.tried = None
 
 
 def lacks(record: RouteRecord, capability: str, now: float) -> bool:

@@ -69,6 +69,8 @@ def prompts_that_fit(
 ) -> int:
     """How many prompts that need these units fit on all routes together up to `until`.
 
+    Routes whose limits count none of these units are left out, like those without limits.
+
     Args:
         standings: the limits of the routes; keys of one account count once.
         need: units per metric of one prompt (`requests`, `tokens`, …).
@@ -83,7 +85,7 @@ def prompts_that_fit(
     for (account, _), fits in routes.items():
         # Of keys that share an account, the one that is not closed itself.
         best[account] = max(best.get(account, 0.0), fits)
-    return sum(math.floor(fits) for fits in best.values())
+    return sum(math.floor(fits) for fits in best.values() if fits < math.inf)
 
 
 def midnight(now: float) -> float:

@@ -87,12 +87,12 @@ def plain_tokens(request: Request) -> float:
 
 
 def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0) -> Amounts:
-    """Units per metric."""
+    """Units per metric, at most the largest valid count: a document cannot hold more."""
     return {
         "requests": requests,
-        "tokens": float(input_tokens + output_tokens),
-        "input_tokens": float(input_tokens),
-        "output_tokens": float(output_tokens),
+        "tokens": float(min(input_tokens + output_tokens, MOST_UNITS)),
+        "input_tokens": float(min(input_tokens, MOST_UNITS)),
+        "output_tokens": float(min(output_tokens, MOST_UNITS)),
     }
 
 
@@ -147,7 +147,7 @@ def place_hold(
         return
     hold.expires = max(hold.expires, expires)
     for metric, amount in amounts.items():
-        hold.amounts[metric] += amount
+        hold.amounts[metric] = min(hold.amounts[metric] + amount, MOST_UNITS)
 
 
 def lost_holds(

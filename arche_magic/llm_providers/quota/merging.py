@@ -64,11 +64,12 @@ def merge_accounts(
     """
     theirs.provider = ours.provider or theirs.provider
     _merge_closure(before.closed, ours, theirs)
-    for name, key in ours.keys.items():
+    # What is missing in ours was forgotten there: it is open again.
+    for name, key in ({name: KeyState() for name in before.keys} | ours.keys).items():
         known_key = theirs.key(name, key.label)
         _merge_closure(before.keys.get(name, KeyState()).closed, key, known_key)
         _keep_answered(key, known_key)
-    for name, model in ours.models.items():
+    for name, model in ({name: ModelState() for name in before.models} | ours.models).items():
         known, earlier = theirs.model(name), before.models.get(name, ModelState())
         _merge_closure(earlier.closed, model, known)
         _keep_answered(model, known)
@@ -95,10 +96,16 @@ def absorb(source: AccountState, target: AccountState, now: float) -> None:
 
 def _merge_providers(before: ProviderState, ours: ProviderState, theirs: ProviderState) -> None:
     _merge_closure(before.closed, ours, theirs)
-    for name, model in ours.models.items():
+    for name, model in ({name: ModelAtProvider() for name in before.models} | ours.models).items():
         known = theirs.model(name)
         _merge_closure(before.models.get(name, ModelAtProvider()).closed, model, known)
         known.lacks |= deepcopy(model.lacks)
+    for scope in before.limits | ours.limits:
+        table = ours.limits.get(scope)
+        if table != before.limits.get(scope):
+            theirs.limits.pop(scope, None)
+            if table:
+                theirs.limits[scope] = table
 
 
 def _merge_directories(ours: DirectoryState, theirs: DirectoryState) -> None:
@@ -109,12 +116,14 @@ def _merge_directories(ours: DirectoryState, theirs: DirectoryState) -> None:
 
 
 def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) -> None:
-    """Add the usage; holds belong to their own kernels."""
+    """Add the usage, and the calls under way."""
     for name, amount in ours.spent.items():
         gained = max(0.0, amount - before.spent.get(name, 0.0))
         theirs.spent[name] = _sum(theirs.spent.get(name, 0.0), gained)
     for hold in before.held.keys() - ours.held.keys():
         theirs.held.pop(hold, None)
+    for hold in ours.held.keys() - before.held.keys():
+        theirs.held[hold] = ours.held[hold]
     for kind, highest in ours.seen.items():
         known = theirs.seen.setdefault(kind, Highest())
         known.input = max(known.input, highest.input)

@@ -18,7 +18,7 @@ from ..types import Limit
 from ..wire_fields import may_be_unsuitable, unsuitable
 from . import windows
 from .budget_state import HeldShare
-from .closures import RECHECK_SECONDS, from_a_wrong_clock, lacks, latest_closure
+from .closures import RECHECK_SECONDS, closure_of, from_a_wrong_clock, lacks, latest_closure
 from .closures import opens as closure_opens
 from .state import Amounts, HeldCall, LimitState, ModelState, RouteRecord
 
@@ -271,11 +271,9 @@ def _is_stale(limit: Limit, state: LimitState, now: float) -> bool:
 
 def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
     """Until when the outcome of another call must be awaited at most, and why; 0 if it need not."""
-    tried = [
-        part.closed.tried
-        for part in (record.provider, record.model_at_provider)
-        if part.closed and part.closed.tried is not None
-    ]
+    address = record.route.address
+    shared = (closure_of(part, address) for part in (record.provider, record.model_at_provider))
+    tried = [closed.tried for closed in shared if closed and closed.tried is not None]
     every = [hold for model in record.account.models.values() for hold in model.holds.values()]
     if not (tried or every):
         return 0.0, ""
@@ -286,8 +284,9 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
         (record.key, of_key, record.key.answered),
         (record.model, holds, record.model.answered),
     ):
-        if part.closed or not was_answered:
-            since = part.closed.since if part.closed else -math.inf
+        closed = closure_of(part, address)
+        if closed or not was_answered:
+            since = closed.since if closed else -math.inf
             tried.extend(hold.at for hold in calls if hold.at > since)
     if latest := _latest(tried, now, _TRIAL_SECONDS):
         return latest, "another call is trying it"

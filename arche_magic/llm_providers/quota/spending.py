@@ -12,7 +12,7 @@ from ..config import Configuration
 from ..prices import cost_usd
 from ..request import Request
 from ..storage import Storage
-from ..types import Route, Usage
+from ..types import MOST_UNITS, Route, Usage
 from . import ledger
 from .budget import BudgetUse, Expected, SpendingBounds
 from .opening import RouteState
@@ -137,13 +137,14 @@ class Spending:
         images = " with images" if request.images else ""
         tools = " with tools" if request.uses_tools else ""
         windows = self._configuration.providers[route.provider].context_windows
+        longest = request.max_tokens and request.max_tokens * request.reply_count
         return Expected(
             kind=f"{route.provider}/{route.model}{packed}{images}{tools}",
             usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
             plain=ledger.plain_tokens(request),
-            longest_reply=request.max_tokens and request.max_tokens * request.reply_count,
+            longest_reply=0 if request.inputs else longest,
             window=windows.get(route.model, math.inf),
-            scale=float((request.expected_tokens or 1) * request.reply_count),
+            scale=float(min((request.expected_tokens or 1) * request.reply_count, MOST_UNITS)),
             price=partial(cost_usd, route),
         )
 

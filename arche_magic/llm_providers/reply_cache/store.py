@@ -11,7 +11,7 @@ import sqlite3
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,7 @@ class ReplyStore:
         """Return the kept replies at these addresses, each with the time when it was kept."""
         with self._complaining(), self._reading() as connection:
             if connection is not None:
-                rows = _rows(addresses, "replies", "replies.*", connection)
-                return {row["address"]: _reply(row) for row in rows if _is_reply(row)}
+                return _replies(addresses, connection)
         return {}
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
@@ -159,8 +158,7 @@ class ReplyStore:
                 if row["claimed_by"] != owner and row["claimed_until"] > now
             }
             if not again:
-                kept = _rows(wanted, "replies", "address, text, more", connection)
-                taken |= {row["address"] for row in kept if _is_reply(row)}
+                taken |= _replies(wanted, connection).keys()
             free = wanted - taken
             connection.executemany(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
@@ -325,9 +323,18 @@ def _delete(addresses: Iterable[str], table: str, connection: sqlite3.Connection
     connection.executemany(_DELETE.format(table=table), [(address,) for address in addresses])
 
 
-def _is_reply(row: sqlite3.Row) -> bool:
-    """Return whether a row has a reply; earlier versions also kept empty texts."""
-    return bool(row["text"] or _added(row, "more"))
+def _replies(addresses: Iterable[str], connection: sqlite3.Connection) -> dict[str, Reply]:
+    """Return the replies at these addresses.
+
+    The file may come from somebody else: a row that cannot be read counts as missing.
+    """
+    found = {}
+    for row in _rows(addresses, "replies", "replies.*", connection):
+        with suppress(AttributeError, OverflowError, RecursionError, TypeError, ValueError):
+            # Earlier versions also kept empty texts.
+            if row["text"] or _added(row, "more"):
+                found[row["address"]] = _reply(row)
+    return found
 
 
 def _added(row: sqlite3.Row, name: str) -> Any:
@@ -364,12 +371,12 @@ def _reply(row: sqlite3.Row) -> Reply:
         provider=row["provider"],
         key=row["key"],
         model=row["model"],
-        usage=Usage(row["input_tokens"], row["output_tokens"]),
+        usage=Usage(int(row["input_tokens"]), int(row["output_tokens"])),
         finish_reason=row["finish_reason"],
-        cost=row["cost_usd"],
+        cost=None if row["cost_usd"] is None else float(row["cost_usd"]),
         from_memory=utc(row["created_at"]),
         request=_added(row, "request") or "",
-        seconds=_added(row, "seconds") or 0.0,
+        seconds=float(_added(row, "seconds") or 0.0),
         tool_calls=tuple(ToolCall(**call) for call in more.get("tool_calls", ())),
         choices=tuple(more.get("choices", ())),
     )

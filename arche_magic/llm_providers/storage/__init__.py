@@ -70,8 +70,8 @@ def open_storage(
         mend: removes wrong values from what is read.
 
     Raises:
-        ValueError: a URL of another kind.
-        ConfigurationError: redis-py is missing, or it does not accept the URL.
+        ValueError: a URL of another kind, or one that redis-py does not accept.
+        ConfigurationError: redis-py is missing.
     """
     location = Location(location)
     scheme = location.partition("://")[0] if "://" in location else ""

@@ -74,7 +74,8 @@ class RedisStorage:
         mend: removes wrong values from a document that was read.
 
     Raises:
-        ConfigurationError: redis-py is missing, or it does not accept the URL.
+        ConfigurationError: redis-py is missing.
+        ValueError: it does not accept the URL.
     """
 
     may_hang = True
@@ -103,10 +104,11 @@ class RedisStorage:
                 encoding_errors="surrogateescape",
             )
             pool = self._client.connection_pool
-            names = [pool.connection_kwargs.pop(name, None) for name in ("username", "password")]
-            if any(names):
-                provider = _Credentials(*(Secret(name) for name in names if name))
-                pool.connection_kwargs["credential_provider"] = provider
+            user, password = (pool.connection_kwargs.pop(n, None) for n in ("username", "password"))
+            if user or password:
+                # Without a name, the password is that of the default user.
+                names = [Secret(text or "") for text in ((user, password) if user else (password,))]
+                pool.connection_kwargs["credential_provider"] = _Credentials(*names)
             # Only this checks the options of the URL.
             pool.connection_class(**pool.connection_kwargs)
             taken = True
