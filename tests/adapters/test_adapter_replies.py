@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -257,14 +259,33 @@ def test_streams_in_one_thread_may_interleave(
     assert "Number 2." in texts[1]
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
 @pytest.mark.parametrize("wire", WIRES)
-def test_connections_are_kept(script: Script, build: Build, wire: str) -> None:
-    """Consecutive calls use one connection, even after refusals."""
-    for status in (500, 429, 500):
-        script.answer(status, {"error": {"message": "no"}})
-        with pytest.raises(Exception, match=str(status)):
+def test_connections_are_kept(script: Script, build: Build, wire: str, encoding: str) -> None:
+    """Consecutive calls use one connection: after refusals, replies and streams."""
+    compress = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    for _ in range(2):
+        script.answer(500, {"error": {"message": "no"}}, {"content-encoding": encoding})
+        script.body = compress(script.body)
+        with pytest.raises(Exception, match="500"):
             complete(build(wire), "m")
+        script.answer(200, reply_of(wire, "Yes."), {"content-encoding": encoding})
+        script.body = compress(script.body)
+        assert text_of(complete(build(wire), "m")) == "Yes."
+        script.events(chunk_of(wire, "Yes."), chunk_of(wire, "", "stop"), done=wire != "google")
+        script.headers["content-encoding"] = encoding
+        script.body = compress(script.body)
+        assert text_of(complete(build(wire), "m", stream=True)) == "Yes."
     assert len(script.connections) == 1
+
+
+@pytest.mark.parametrize("wire", ["groq", "openai", "mistral"])
+def test_a_stream_ends_with_its_last_event(script: Script, build: Build, wire: str) -> None:
+    """A server that goes on sending after it delays nothing."""
+    script.events(chunk_of(wire, "Yes."), chunk_of(wire, "", "stop"))
+    script.endless = b": still here\n\n"
+    assert text_of(complete(build(wire), "m", stream=True)) == "Yes."
+    assert script.left.wait(1)
 
 
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:
