@@ -469,6 +469,15 @@ def test_a_mismatch_is_described(text: str, said: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("form", ["{}", "Here: {}", "{} \\ud800"])
+def test_a_deeply_nested_reply_is_a_mismatch(form: str) -> None:
+    """It can be parsed, but checking it takes more levels than Python has."""
+    tree = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+    text = '{"a": ' * 300 + "{}" + "}" * 300
+    with pytest.raises(ValueError, match="it is nested too deeply"):
+        schema_of(tree).read(form.replace("{}", text))
+
+
 def test_only_the_first_of_many_problems_are_named() -> None:
     """With the number of the others."""
     line = ", ".join(f"f{number} int" for number in range(9))

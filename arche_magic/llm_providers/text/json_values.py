@@ -63,6 +63,13 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
     """
 
     def read(text: str) -> Any:
+        try:
+            return found_in(text)
+        except RecursionError:
+            # Checking a value takes more levels of calls than parsing it.
+            raise Misfit([Problem((), "it is nested too deeply")]) from None
+
+    def found_in(text: str) -> Any:
         # Servers that enforce JSON may put all of it into the reasoning.
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
