@@ -106,9 +106,10 @@ def parse_duration(text: str, now: float | None = None) -> float | None:
 
 
 def parse_date(text: str | None) -> float | None:
-    """Return epoch seconds of an HTTP date, or None."""
+    """Return epoch seconds of an HTTP date, or None; it is in UTC, also where it names no zone."""
     try:
-        return parsedate_to_datetime(text or "").timestamp()
+        date = parsedate_to_datetime(text or "")
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
 
