@@ -185,7 +185,8 @@ def test_an_interrupt_ends_a_command_in_one_line(tmp_path: Path) -> None:
             connection, _ = silent.accept()
             with connection:
                 doctor.send_signal(signal.SIGINT)
-            _, said = doctor.communicate(timeout=60)
+                # The service would have 15 s.
+                _, said = doctor.communicate(timeout=10)
     assert (doctor.returncode, said) == (1, "python -m arche_magic: interrupted\n")
 
 
