@@ -141,6 +141,15 @@ def test_a_field_without_a_type_is_text() -> None:
     assert schema.read(json.dumps(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [("a 0|-1|12", 12), ("a 01|02", "01"), ("a '1'|'2'", "2"), ("a 1|two", "1")],
+)
+def test_choices_are_numbers_if_all_of_them_are(line: str, value: Any) -> None:
+    """Otherwise they are words, and leading zeros are kept."""
+    assert schema_of(line).read(json.dumps({"a": value})) == {"a": value}
+
+
 def test_a_nullable_field_may_be_missing() -> None:
     """The value then has it as None."""
     assert schema_of("a int, b str?").read('{"a": 1}') == {"a": 1, "b": None}
