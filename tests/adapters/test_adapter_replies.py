@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import time
 import zlib
@@ -9,7 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from adapter_calls import HELLO, MODELS, WIRES, Build, Script, chunk_of, complete, reply_of, text_of
+from adapter_calls import (
+    HELLO,
+    MODELS,
+    SECRET,
+    TEN_SECONDS,
+    WIRES,
+    Build,
+    Script,
+    chunk_of,
+    complete,
+    reply_of,
+    text_of,
+)
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.adapter import Adapter
@@ -286,6 +299,28 @@ def test_a_stream_ends_with_its_last_event(script: Script, build: Build, wire: s
     script.endless = b": still here\n\n"
     assert text_of(complete(build(wire), "m", stream=True)) == "Yes."
     assert script.left.wait(1)
+
+
+class CollectingKey(Key):
+    """A key that starts the garbage collection when it is read, which is before each request."""
+
+    def secret(self) -> str:
+        gc.collect()
+        return super().secret()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_abandoned_stream_does_not_disturb_the_next_call(script: Script, wire: str) -> None:
+    """It is closed when the garbage collection finds it."""
+    adapter = build_adapter(wire, CollectingKey.of(wire, f"{wire}_key_1", SECRET), script.url)
+    script.events(chunk_of(wire, "Yes"), chunk_of(wire, ".", "stop"), done=wire != "google")
+    stream = adapter.complete(HELLO, "m", stream=True, timeouts=TEN_SECONDS)
+    assert next(stream).text == "Yes"
+    cycle: list[object] = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    assert text_of(complete(adapter, "m", stream=True)) == "Yes."
+    adapter.close()
 
 
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:

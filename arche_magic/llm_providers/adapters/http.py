@@ -256,12 +256,13 @@ class HttpClient:
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
+        # It stays the current one when it has ended: the garbage collection may end an abandoned
+        # stream at any moment, and that must not affect the call that began since.
         call = self._current.call = Call(self, timeouts, stream)
         try:
             with calling_with(self._key):
                 yield call
         finally:
-            self._current.call = None
             call.close()
 
     def close(self) -> None:
