@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 import threading
@@ -51,6 +52,7 @@ class LocalServer:
             self._socket.close()
             raise
         self.port: int = self._socket.getsockname()[1]
+        self._process = os.getpid()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
 
@@ -71,8 +73,15 @@ class LocalServer:
         self._thread.start()
         self._ready.wait()
 
-    def close(self) -> None:
-        """Close the port, break the connections, and cancel their requests and wait for them."""
+    def close(self) -> bool:
+        """Close the port, break the connections, and cancel their requests and wait for them.
+
+        Returns False in a forked child, which has this object and the socket, but whose parent has
+        the server.
+        """
+        if self._process != os.getpid():
+            self._socket.close()
+            return False
         if self._thread is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -81,6 +90,7 @@ class LocalServer:
             # A process that was forked meanwhile has the socket too, and would keep the port open.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        return True
 
     def _run(self, app: ASGIApp) -> None:
         try:

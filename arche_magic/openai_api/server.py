@@ -62,7 +62,6 @@ class Server:
         self._origins = tuple(_origin(address) for address in allow_origins)
         self._token_file = expanded(token_file).absolute() if token_file else None
         self._listener: LocalServer | None = None
-        self._process = 0
         self._token = ""
         self._path = Path()
 
@@ -95,7 +94,7 @@ class Server:
             listener.close()
             raise
         listener.serve(application(port, self._token, self._origins))
-        self._listener, self._process = listener, os.getpid()
+        self._listener = listener
         atexit.register(self.stop)
         return self
 
@@ -108,11 +107,7 @@ class Server:
             return
         atexit.unregister(self.stop)
         listener, self._listener = self._listener, None
-        if self._process != os.getpid():
-            # A forked child has this object, but the server is its parent's.
-            return
-        listener.close()
-        if self._token_file is None:
+        if listener.close() and self._token_file is None:
             _forget_token(self._path, self._token)
 
     def __enter__(self) -> Self:
