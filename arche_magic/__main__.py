@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             status: int = options.run(options)
+            # What is still buffered can fail too.
+            sys.stdout.flush()
     except LLMProviderError as error:
         return _failed(str(error))
     except KeyboardInterrupt:

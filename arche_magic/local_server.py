@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 import threading
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MOST_CONNECTIONS = 512
 # How long stopping waits for requests to end.
 _STOP_SECONDS = 3.0
+# Without a handler, Python prints uvicorn's warnings, such as on malformed requests.
+logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
 
 
 class LocalServer:
@@ -51,6 +54,7 @@ class LocalServer:
             self._socket.close()
             raise
         self.port: int = self._socket.getsockname()[1]
+        self._process = os.getpid()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
 
@@ -64,15 +68,25 @@ class LocalServer:
 
         The scope of a request has its connection as `scope["state"]["connection"]`, so that the
         application can break it.
+
+        Raises:
+            OSError: the process has reached its limit of open files.
         """
-        # Without a handler, Python prints uvicorn's warnings, such as on malformed requests.
-        logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
-        self._thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
-        self._thread.start()
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
         self._ready.wait()
 
-    def close(self) -> None:
-        """Close the port, break the connections, and cancel their requests and wait for them."""
+    def close(self) -> bool:
+        """Close the port, break the connections, and cancel their requests and wait for them.
+
+        Returns False in a forked child, which has this object and the socket, but whose parent has
+        the server.
+        """
+        if self._process != os.getpid():
+            self._socket.close()
+            return False
         if self._thread is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -81,15 +95,17 @@ class LocalServer:
             # A process that was forked meanwhile has the socket too, and would keep the port open.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        return True
 
     def _run(self, app: ASGIApp) -> None:
         try:
-            asyncio.run(self._serve(app))
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(app))
         finally:
             self._ready.set()
 
     async def _serve(self, app: ASGIApp) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._stopping = asyncio.Event()
 
         async def until_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
             # uvicorn would log the cancellation as an error.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -19,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
 from .errors import Problem
@@ -37,7 +37,8 @@ _BODY_SECONDS = 60.0
 _UNREAD_SECONDS = 60.0
 # Chunks that may wait for a client that reads slowly; then the request's thread waits too.
 _MOST_WAITING = 100
-_HOSTS = ("127.0.0.1", "localhost", "::1")
+_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_HTTP_PORT = 80
 _LONGEST_CLIENT = 40
 _START, _BODY = "http.response.start", "http.response.body"
 
@@ -85,7 +86,10 @@ def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str
     A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
     browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
     """
-    names = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in _HOSTS]
+    names = [f"{name}:{port}" for name in _HOSTS]
+    if port == _HTTP_PORT:
+        # Clients leave it out.
+        names += _HOSTS
     hosts = [host.lower() for host in headers.getlist("host")]
     if len(hosts) != 1 or hosts[0] not in names:
         return f"the Host header must be one of {', '.join(sorted(names))}"
@@ -159,12 +163,11 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
 
 def _asks_itself(port: int) -> bool:
     """Return whether a provider with a key is configured with this server's address."""
-    with suppress(LLMProviderError, ValueError):
+    here = [origin(f"http://{host}:{port}") for host in _HOSTS]
+    with suppress(LLMProviderError):
         configuration = get_configuration()
-        for name in {key.provider for key in configuration.keys}:
-            address = urlsplit(configuration.providers[name].base_url or "")
-            if address.port == port and address.hostname in _HOSTS:
-                return True
+        names = {key.provider for key in configuration.keys}
+        return any(origin(configuration.providers[n].base_url or "") in here for n in names)
     return False
 
 

@@ -62,7 +62,6 @@ class Server:
         self._origins = tuple(_origin(address) for address in allow_origins)
         self._token_file = expanded(token_file).absolute() if token_file else None
         self._listener: LocalServer | None = None
-        self._process = 0
         self._token = ""
         self._path = Path()
 
@@ -70,8 +69,8 @@ class Server:
         """Open the port and start serving. Does nothing if the server is already running.
 
         Raises:
-            ConfigurationError: packages are not installed, the port is in use, or the token cannot
-                be read or written.
+            ConfigurationError: packages are not installed, the port is in use, the token cannot be
+                read or written, or too many files are open.
         """
         if self._listener is not None:
             return self
@@ -91,11 +90,14 @@ class Server:
                 self._token, self._path = _new_token(port)
             else:
                 self._token, self._path = _kept_token(self._token_file), self._token_file
-        except BaseException:
+            listener.serve(application(port, self._token, self._origins))
+        except BaseException as error:
             listener.close()
+            if isinstance(error, OSError):
+                message = f"the server cannot be started: {error.strerror}"
+                raise ConfigurationError(message) from None
             raise
-        listener.serve(application(port, self._token, self._origins))
-        self._listener, self._process = listener, os.getpid()
+        self._listener = listener
         atexit.register(self.stop)
         return self
 
@@ -108,11 +110,7 @@ class Server:
             return
         atexit.unregister(self.stop)
         listener, self._listener = self._listener, None
-        if self._process != os.getpid():
-            # A forked child has this object, but the server is its parent's.
-            return
-        listener.close()
-        if self._token_file is None:
+        if listener.close() and self._token_file is None:
             _forget_token(self._path, self._token)
 
     def __enter__(self) -> Self:

@@ -7,7 +7,8 @@ import json
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -206,13 +207,17 @@ def test_every_valid_form_of_a_stream_is_read(
 def test_packet_boundaries_do_not_change_the_events(name: str) -> None:
     """Packets that end inside characters, line ends or fields give the same events."""
     body = STREAMS[name]({"a": "ä"}, {"b": "😀"}, {"c": 1}).encode()
-    whole = list(events([body], lambda: None))
+
+    def events_of(chunks: Iterable[bytes]) -> list[bytes]:
+        return list(events(iter(chunks), heard=lambda: None, ended=lambda: None))
+
+    whole = events_of([body])
     texts = [b"".join(part.removeprefix(b"data: ") for part in e.split(b"\n")) for e in whole]
     values = [json.loads(text) for text in texts if text != b"[DONE]"]
     assert values == [{"a": "ä"}, {"b": "😀"}, {"c": 1}]
     for at in range(len(body) + 1):
-        assert list(events([body[:at], b"", body[at:]], lambda: None)) == whole
-    assert list(events((body[n : n + 1] for n in range(len(body))), lambda: None)) == whole
+        assert events_of([body[:at], b"", body[at:]]) == whole
+    assert events_of(body[n : n + 1] for n in range(len(body))) == whole
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -267,5 +272,5 @@ def test_comments_do_not_count_as_data() -> None:
         ([b": wait\ndata: 1\n\n"], 1),
     ):
         heard: list[None] = []
-        list(events(chunks, lambda heard=heard: heard.append(None)))  # type: ignore[misc]
+        list(events(chunks, partial(heard.append, None), lambda: None))
         assert len(heard) == expected

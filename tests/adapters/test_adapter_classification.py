@@ -744,7 +744,27 @@ COMPATIBLE = {
     "plain text": (422, "Failed to deserialize the JSON body", "FIX_REQUEST"),
     "a proxy's page": (400, "<html><h1>400 Bad Request</h1></html>", ADDRESS),
     "teapot": (418, error("short and stout"), "RETRY_LATER"),
-    "gone": (410, "gone", "RETRY_LATER"),
+    "gone": (410, "gone", ADDRESS),
+    "Hugging Face: old address": (
+        410,
+        {"error": "https://api-inference.huggingface.co is no longer supported."},
+        ADDRESS,
+    ),
+    "NVIDIA: retired": (
+        410,
+        {
+            "type": "about:blank",
+            "title": "Gone",
+            "status": 410,
+            "detail": "The model 'x' has reached its end of life and is no longer available.",
+        },
+        "CHANGE_MODEL",
+    ),
+    "NVIDIA: model": (
+        404,
+        {"status": 404, "title": "Not Found", "detail": "Function 'x': Not found for account 'y'"},
+        "CHANGE_MODEL",
+    ),
     "no content": (204, "", "RETRY_LATER"),
 }
 

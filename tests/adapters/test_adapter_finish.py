@@ -121,9 +121,12 @@ def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build)
     assert complete(build("openai"), "m")
 
 
-def test_an_error_without_a_count_states_the_requested_limit(script: Script, build: Build) -> None:
-    """Without the server's count, the error states the requested limit."""
-    answer(script, "groq", "", "length", output_tokens=0)
+@pytest.mark.parametrize("count", [0, -5, 10**30])
+def test_an_error_without_a_count_states_the_requested_limit(
+    script: Script, build: Build, count: int
+) -> None:
+    """So does one with an absurd count."""
+    answer(script, "groq", "", "length", output_tokens=count)
     request = Request(HELLO.messages, max_tokens=20)
     assert "all 20 tokens for reasoning" in str(failure_of(build("groq"), request=request))
     assert "all its tokens for reasoning" in str(failure_of(build("groq")))

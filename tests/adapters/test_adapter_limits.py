@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from email.utils import formatdate
 
 import pytest
@@ -53,6 +54,23 @@ def test_dates_and_epoch_times_count_from_now() -> None:
     assert parse_duration(str(int(NOW) + 5), NOW) == 5
     assert parse_duration(str(int(NOW + 5) * 1000), NOW) == 5
     assert parse_duration(formatdate(NOW + 90, usegmt=True)) is None
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone cannot be changed")
+def test_dates_are_in_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all three forms of RFC 9110, one of which names no zone."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        for form in (
+            "%a, %d %b %Y %H:%M:%S GMT",
+            "%A, %d-%b-%y %H:%M:%S GMT",
+            "%a %b %d %H:%M:%S %Y",
+        ):
+            assert parse_duration(time.strftime(form, time.gmtime(NOW + 90)), NOW) == 90
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(

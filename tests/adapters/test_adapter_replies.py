@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from adapter_calls import HELLO, MODELS, WIRES, Build, Script, chunk_of, complete, reply_of, text_of
+from adapter_calls import (
+    HELLO,
+    MODELS,
+    SECRET,
+    TEN_SECONDS,
+    WIRES,
+    Build,
+    Script,
+    chunk_of,
+    complete,
+    reply_of,
+    text_of,
+)
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.adapters.adapter import Adapter
@@ -148,6 +163,7 @@ def test_a_compatible_service_gets_max_tokens_and_no_organization(
 ) -> None:
     """Other services get the older name and no headers of the OpenAI account."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: mine\nAuthorization: Bearer mine")
     script.answer(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
     adapter = build_adapter("openai", Key.of("cerebras", "cerebras_key_1", "csk-1234"), script.url)
     (completion,) = complete(adapter, "m", Request(HELLO.messages, max_tokens=5))
@@ -155,7 +171,9 @@ def test_a_compatible_service_gets_max_tokens_and_no_organization(
     assert completion.text == "Hi"
     assert completion.usage is None
     assert script.received[-1]["body"]["max_tokens"] == 5
-    assert "openai-organization" not in {n.lower() for n in script.received[-1]["headers"]}
+    headers = {name.lower(): text for name, text in script.received[-1]["headers"].items()}
+    assert headers["authorization"] == "Bearer csk-1234"
+    assert not [text for text in headers.values() if "mine" in text]
 
 
 def test_thinking_is_not_part_of_a_reply(script: Script, build: Build) -> None:
@@ -257,14 +275,55 @@ def test_streams_in_one_thread_may_interleave(
     assert "Number 2." in texts[1]
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
 @pytest.mark.parametrize("wire", WIRES)
-def test_connections_are_kept(script: Script, build: Build, wire: str) -> None:
-    """Consecutive calls use one connection, even after refusals."""
-    for status in (500, 429, 500):
-        script.answer(status, {"error": {"message": "no"}})
-        with pytest.raises(Exception, match=str(status)):
+def test_connections_are_kept(script: Script, build: Build, wire: str, encoding: str) -> None:
+    """Consecutive calls use one connection: after refusals, replies and streams."""
+    compress = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    for _ in range(2):
+        script.answer(500, {"error": {"message": "no"}}, {"content-encoding": encoding})
+        script.body = compress(script.body)
+        with pytest.raises(Exception, match="500"):
             complete(build(wire), "m")
+        script.answer(200, reply_of(wire, "Yes."), {"content-encoding": encoding})
+        script.body = compress(script.body)
+        assert text_of(complete(build(wire), "m")) == "Yes."
+        script.events(chunk_of(wire, "Yes."), chunk_of(wire, "", "stop"), done=wire != "google")
+        script.headers["content-encoding"] = encoding
+        script.body = compress(script.body)
+        assert text_of(complete(build(wire), "m", stream=True)) == "Yes."
     assert len(script.connections) == 1
+
+
+@pytest.mark.parametrize("wire", ["groq", "openai", "mistral"])
+def test_a_stream_ends_with_its_last_event(script: Script, build: Build, wire: str) -> None:
+    """A server that goes on sending after it delays nothing."""
+    script.events(chunk_of(wire, "Yes."), chunk_of(wire, "", "stop"))
+    script.endless = b": still here\n\n"
+    assert text_of(complete(build(wire), "m", stream=True)) == "Yes."
+    assert script.left.wait(1)
+
+
+class CollectingKey(Key):
+    """A key that starts the garbage collection when it is read, which is before each request."""
+
+    def secret(self) -> str:
+        gc.collect()
+        return super().secret()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_abandoned_stream_does_not_disturb_the_next_call(script: Script, wire: str) -> None:
+    """It is closed when the garbage collection finds it."""
+    adapter = build_adapter(wire, CollectingKey.of(wire, f"{wire}_key_1", SECRET), script.url)
+    script.events(chunk_of(wire, "Yes"), chunk_of(wire, ".", "stop"), done=wire != "google")
+    stream = adapter.complete(HELLO, "m", stream=True, timeouts=TEN_SECONDS)
+    assert next(stream).text == "Yes"
+    cycle: list[object] = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    assert text_of(complete(adapter, "m", stream=True)) == "Yes."
+    adapter.close()
 
 
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:

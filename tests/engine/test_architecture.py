@@ -107,7 +107,7 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "doctor": {
         "adapters", "catalog", "config", "errors", "files", "network", "orchestrator",
-        "provider_failure", "quota_tracker", "redaction", "storage", "text", "types",
+        "provider_failure", "quota_tracker", "redaction", "stopping", "storage", "text", "types",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},

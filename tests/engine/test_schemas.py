@@ -143,6 +143,15 @@ def test_a_field_without_a_type_is_text() -> None:
     assert schema.read(json.dumps(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [("a 0|-1|12", 12), ("a 01|02", "01"), ("a '1'|'2'", "2"), ("a 1|two", "1")],
+)
+def test_choices_are_numbers_if_all_of_them_are(line: str, value: Any) -> None:
+    """Otherwise they are words, and leading zeros are kept."""
+    assert schema_of(line).read(json.dumps({"a": value})) == {"a": value}
+
+
 def test_a_nullable_field_may_be_missing() -> None:
     """The value then has it as None."""
     assert schema_of("a int, b str?").read('{"a": 1}') == {"a": 1, "b": None}
@@ -459,6 +468,7 @@ def test_no_part_of_a_cut_object_is_used(text: str) -> None:
         ("I cannot do that.", "it is not JSON (Expecting value"),
         ('{"a": 1', "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
+        ('Here: {"a": ' + "1" * 5000 + "}", "it is not JSON"),
         ("[1]", "Input should be an object (got [1])"),
         ("null", "Input should be an object (got None)"),
         ('{"a": "high"}', "a: Input should be a valid integer"),
@@ -473,6 +483,15 @@ def test_a_mismatch_is_described(text: str, said: str) -> None:
         schema_of("a int").read(text)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("form", ["{}", "Here: {}", "{} \\ud800"])
+def test_a_deeply_nested_reply_is_a_mismatch(form: str) -> None:
+    """It can be parsed, but checking it takes more levels than Python has."""
+    tree = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+    text = '{"a": ' * 300 + "{}" + "}" * 300
+    with pytest.raises(ValueError, match="it is nested too deeply"):
+        schema_of(tree).read(form.replace("{}", text))
 
 
 def test_only_the_first_of_many_problems_are_named() -> None:

@@ -99,10 +99,13 @@ def test_only_python_is_offered(kernel: Kernel, sandboxed, reply: str, code: lis
     assert ("no code in it" in cell.displays[1]["data"]["text/plain"]) == ("cannot" in reply)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("reply", "language", "code"),
     [
         ("print('hi')", "python", "print('hi')"),
+        (r"re.split('\d', x)", "python", r"re.split('\d', x)"),
+        (r"C\d(x)", "", ""),
         ("[x for x in xs if x]", "python", "[x for x in xs if x]"),
         ("import math\n\nmath.pi", "python", "import math\n\nmath.pi"),
         ("Hello, world", "", ""),

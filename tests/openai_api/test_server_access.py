@@ -14,6 +14,11 @@ import openai
 import pytest
 from server_parts import HI, attempts, client, send
 
+from arche_magic.llm_providers.config import (
+    Configuration,
+    load_configuration,
+    use_configuration,
+)
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.openai_api.server import Server
 from arche_magic.sandbox import Sandbox
@@ -75,6 +80,22 @@ def test_the_official_client_reports_a_wrong_token(server: Server) -> None:
 def test_the_names_of_this_machine_are_accepted(server: Server, name: str) -> None:
     """With the port."""
     assert send(server, headers={"Host": f"{name}:{server.port}"}).status_code == 200
+
+
+def test_addresses_on_the_standard_port_need_not_name_it(configured: Configuration) -> None:
+    """Clients leave it out of the Host header, and users out of OPENAI_BASE_URL."""
+    try:
+        server = Server(port=80).start()
+    except ConfigurationError:
+        pytest.skip("the port is reserved or in use")
+    with server:
+        assert client(server).chat.completions.create(model="groq", messages=HI).choices
+        for host in ("127.0.0.1", "[::1]", "localhost:80"):
+            assert send(server, headers={"Host": host}).status_code == 200
+        assert send(server, headers={"Host": "example.org"}).status_code == 403
+        own = {"OPENAI_BASE_URL": "http://localhost/v1", "OPENAI_API_KEY": server.api_key}
+        use_configuration(load_configuration({**own, "ARCHE_QUOTA_STORE": configured.store}))
+        assert "to itself" in send(server).json()["error"]["message"]
 
 
 def test_it_listens_on_one_address(server: Server) -> None:

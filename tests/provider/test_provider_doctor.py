@@ -221,12 +221,15 @@ def test_a_local_server_that_requires_a_key_is_reported_with_its_variable() -> N
 
 
 def test_a_configured_service_without_a_key_is_reported() -> None:
-    """Its table in the settings shows that the user wants to use it."""
-    Path("arche_magic.toml").write_text('[providers.deepseek]\nmodels = ["deepseek-flash"]\n')
+    """Its table in the settings shows that the user wants to use it; a free one is named too."""
+    Path("arche_magic.toml").write_text(
+        'order = ["deepseek", "groq"]\n[providers.deepseek]\nmodels = ["deepseek-flash"]\n'
+    )
     findings = examine()
     assert only(findings, "deepseek").advice.startswith("put one into DEEPSEEK_API_KEY")
     assert only(findings, "keys").state == "wrong"
-    assert "set GROQ_API_KEY" in only(findings, "keys").advice
+    advice = "set GROQ_API_KEY in the environment or in .env; free: https://console.groq.com/keys"
+    assert only(findings, "keys").advice == advice
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(3600.0, "ahead of"), (-3600.0, "behind")])
@@ -319,12 +322,14 @@ def test_kept_replies_are_not_used_by_the_doctor(
     assert asked(sandbox_of_project).count("openai") == 2
 
 
+@pytest.mark.parametrize("name", ["llm_quota_tracker", "tracker[1]"])
 def test_an_invalid_value_in_the_ledger_is_reported(
-    sandbox_of_project: Sandbox, project: Path
+    sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """With its consequence; another process reports at least the file that was kept aside."""
+    store = project / f"{name}.json"
+    monkeypatch.setenv("ARCHE_QUOTA_STORE", str(store))
     get_llm_provider("groq").generate("Hello")
-    store = project / "outputs" / "llm_quota_tracker.json"
     store.write_text(re.sub(r'"charged":\{[^}]*\}', '"charged":"much"', store.read_text()))
     assert '"charged":"much"' in store.read_text()
     with pytest.warns(LedgerWarning, match="has a wrong value"):
@@ -332,5 +337,5 @@ def test_an_invalid_value_in_the_ledger_is_reported(
     findings = {finding.state: finding.found for finding in about(examine(), "ledger")}
     assert findings.keys() == {"ok", "look", "wrong"}
     assert "charged); counting continues from its copy" in findings["wrong"]
-    assert "is kept as llm_quota_tracker.wrong-" in findings["look"]
+    assert f"is kept as {name}.wrong-" in findings["look"]
     assert '"charged":"much"' not in store.read_text()

@@ -70,6 +70,15 @@ def test_images_are_sent_with_their_text_in_every_wire_format(
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
+def test_an_image_without_text_is_sent_alone(sandbox: Sandbox, name: str) -> None:
+    """Some services refuse empty texts."""
+    messages = [{"role": "user", "content": "", "images": [png()]}]
+    get_llm_provider(name).generate_chat(messages, model=IMAGE_MODELS.get(name))
+    assert sent_images(sandbox) == [png()]
+    assert "text': ''" not in str(sandbox.requests[-1].body)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
 def test_a_conversation_includes_the_images_of_its_turns(sandbox: Sandbox, name: str) -> None:
     """A user's message has its own images; other messages have none."""
     messages = [

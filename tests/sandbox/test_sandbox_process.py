@@ -30,6 +30,19 @@ def is_open(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_stop_the_sandbox():
+    """The child has the object and the socket, but the sandbox belongs to its parent."""
+    with Sandbox() as sandbox:
+        child = os.fork()
+        if child == 0:
+            sandbox.stop()
+            os._exit(int(sandbox.running))
+        assert os.waitpid(child, 0)[1] == 0
+        assert httpx.get(f"{sandbox.url}/_sandbox/clock").status_code == 200
+
+
 def test_import_loads_no_server():
     """Importing the package is cheap: no server, no asyncio, no SDK before a sandbox starts."""
     code = (

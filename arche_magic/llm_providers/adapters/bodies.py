@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -59,8 +60,12 @@ def beginning(chunks: Iterable[bytes], most: int) -> bytes:
     return bytes(kept[:most])
 
 
-def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+def decompressed(
+    chunks: Iterable[bytes], encoding: str, ended: Callable[[], None]
+) -> Iterator[bytes]:
     """The body without its `content-encoding`, in pieces of at most 64 kB.
+
+    `ended` is as in `events`.
 
     Raises:
         Unreadable: the encoding is not one that we accept, or the data is damaged.
@@ -70,14 +75,14 @@ def decompressed(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         case []:
             yield from chunks
         case ["gzip" | "x-gzip"]:
-            yield from _inflated(chunks, 16 + zlib.MAX_WBITS)
+            yield from _inflated(chunks, 16 + zlib.MAX_WBITS, ended)
         case ["deflate"]:
-            yield from _inflated(chunks, zlib.MAX_WBITS)
+            yield from _inflated(chunks, zlib.MAX_WBITS, ended)
         case _:
             raise Unreadable("the answer is compressed in a way that was not requested")
 
 
-def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
+def _inflated(chunks: Iterable[bytes], window: int, ended: Callable[[], None]) -> Iterator[bytes]:
     inflate, begun = zlib.decompressobj(window), False
     for chunk in chunks:
         rest, piece = chunk, b""
@@ -94,10 +99,24 @@ def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
             if piece:
                 yield piece
             if inflate.eof:
+                _read_end(chunks, ended)
                 return
 
 
-def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes]:
+def _read_end(chunks: Iterable[bytes], ended: Callable[[], None]) -> None:
+    """Read the end of a message whose content has arrived, so that its connection can be reused.
+
+    It has usually arrived too. A server that does not send it delays nothing.
+    """
+    ended()
+    with suppress(httpx.TransportError, Unreadable):
+        for _ in chunks:
+            pass
+
+
+def events(
+    chunks: Iterable[bytes], heard: Callable[[], None], ended: Callable[[], None]
+) -> Iterator[bytes]:
     """The events of a stream, each as `data: …` lines and a blank one.
 
     The SDKs support different parts of the format: one drops an event that follows a byte order
@@ -110,13 +129,20 @@ def events(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
         chunks: the body, cut anywhere.
         heard: called for each chunk that has more than comments. Comments only keep the connection
             open, and the model may never answer.
+        ended: called when the content is complete; must limit the time in which `chunks` end.
     """
     data: list[bytes] = []
     size, is_json = 0, False
     for line in _lines(chunks, heard):
         if not line:
+            is_last = data == [b"[DONE]"]
+            if is_last:
+                # Some SDKs read no further.
+                _read_end(chunks, ended)
             if any(data):
                 yield b"".join(b"data: %b\n" % value for value in data) + b"\n"
+            if is_last:
+                return
             data, size, is_json = [], 0, False
             continue
         is_json = is_json or (not data and line.lstrip().startswith((b"{", b"[")))

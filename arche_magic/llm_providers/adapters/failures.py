@@ -177,7 +177,7 @@ _NO_MODEL = (
 )
 _BLOCKED = "access blocked between this machine and the provider"
 _PAGE = r"^\s*<"
-_INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405)
+_INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405, 410)
 # 499: Google's CANCELLED, and a proxy whose client left.
 _OUTAGES = (408, 409, 424, 425, 498, 499, *range(500, 1000))
 _FORBIDDEN_PLACE = "access from this region or network refused"
@@ -224,9 +224,10 @@ RULES = (
     Rule(_MISSING, "no such address", Remedy.CHECK_ADDRESS, message="(invalid|request) url"),
     Rule(
         _MISSING, "model not found", Remedy.CHANGE_MODEL,
-        subject=r"\bmodels?\b|no longer available|no endpoints found for",
+        # The last is NVIDIA's.
+        subject=r"\bmodels?\b|no longer available|no endpoints found for|not found for account",
     ),
-    Rule((405,), "no such address", Remedy.CHECK_ADDRESS),
+    Rule((405, 410), "no such address", Remedy.CHECK_ADDRESS),
     Rule((404,), "no such address", Remedy.CHECK_ADDRESS, message="^$"),
     Rule((404,), "no such address", Remedy.CHECK_ADDRESS, body=_PAGE),
     Rule((404,), "no such address", Remedy.CHECK_ADDRESS, message_and_label=_NO_ADDRESS),

@@ -52,8 +52,9 @@ def contents_of(request: Request, model: str, stale: Container[str] = ()) -> lis
         results = None
         names.update((call.id, call.name) for call in message.tool_calls)
         is_assistant = message.role == "assistant"
-        is_empty = is_assistant and not message.content
-        parts: list[dict[str, Any]] = [] if is_empty else [{"text": message.content}]
+        # Gemini refuses empty parts (reported in github.com/RooCodeInc/Roo-Code/pull/10728).
+        is_left_out = not message.content and (is_assistant or message.images)
+        parts: list[dict[str, Any]] = [] if is_left_out else [{"text": message.content}]
         parts += map(_inline, message.images)
         calls = [
             replace(call, signature="") if call.signature in stale else call

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _END = object()
+# A new connection to a provider takes longer.
+_END_SECONDS = 0.05
 
 STAND_IN = "in-place-of-the-key"
 """The key that SDKs are given.
@@ -140,7 +142,7 @@ class Call:
         if self.refused:
             most = MOST_OF_AN_ERROR
         raw = cast("httpx.SyncByteStream", response.stream)
-        body = decompressed(bounded(raw, most), encoding)
+        body = decompressed(bounded(raw, most), encoding, self.expect_end)
         if self.refused:
             try:
                 text = beginning(body, most).decode("utf-8", "replace")
@@ -150,7 +152,7 @@ class Call:
             return httpx.Response(self.status)
         body = bounded(body, most)
         if self.stream:
-            body = events(body, self.hear)
+            body = events(body, self.hear, self.expect_end)
         body = rewritten(body, self.client.keep, events=self.stream)
         kind = "text/event-stream" if self.stream else "application/json"
         return httpx.Response(200, headers={"content-type": kind}, content=body)
@@ -161,6 +163,10 @@ class Call:
         self._speaking = self._speaking or text
         if self._speaking or time.monotonic() + silence > self._next_by:
             self._expect(silence, "no data in the stream for")
+
+    def expect_end(self) -> None:
+        """Allow only a moment from now on, for the end of a message whose content has arrived."""
+        self._next_by = min(self._next_by, time.monotonic() + _END_SECONDS)
 
     def add_time(self, seconds: float) -> None:
         """Move every deadline by the time that the reader of the stream took."""
@@ -250,12 +256,13 @@ class HttpClient:
     @contextmanager
     def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
         """A call whose HTTP request is the next one this thread sends; closed at the end."""
+        # It stays the current one when it has ended: the garbage collection may end an abandoned
+        # stream at any moment, and that must not affect the call that began since.
         call = self._current.call = Call(self, timeouts, stream)
         try:
             with calling_with(self._key):
                 yield call
         finally:
-            self._current.call = None
             call.close()
 
     def close(self) -> None:

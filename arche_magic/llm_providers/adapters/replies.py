@@ -19,7 +19,7 @@ from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
-from ..types import Usage
+from ..types import MOST_UNITS, Usage
 from .error_bodies import is_code, mapping, said
 
 if TYPE_CHECKING:
@@ -188,8 +188,10 @@ class Received:
         return "length" if finish_reason == "length" else "stop"
 
     def _all_reasoning(self, request: Request) -> str:
-        tokens = (self.usage.output_tokens if self.usage else 0) or request.max_tokens
-        spent = f"all {tokens:,} tokens" if tokens else "all its tokens"
+        counted = self.usage.output_tokens if self.usage else 0
+        tokens = request.max_tokens or counted
+        # Figures that are no counts are -1.
+        spent = f"all {tokens:,} tokens" if 0 < tokens <= MOST_UNITS else "all its tokens"
         return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 from ..catalog import Provider, published_providers
@@ -62,9 +63,10 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
     owners = {key.provider for key in configuration.keys}
     without = [p for p in configuration.providers.values() if p.name not in owners]
     if not owners:
-        first = without[0]
-        variable = first.key_variables[0]
-        advice = f"set {variable} in the environment or in .env; free: {first.key_page}"
+        free = [provider for provider in without if provider.key_page and not provider.paid]
+        first = (free or without)[0]
+        page = f"; free: {first.key_page}" if free else ""
+        advice = f"set {first.key_variables[0]} in the environment or in .env{page}"
         yield Finding("wrong", "keys", "no API key is configured", advice)
     built_in = [provider for provider in without if provider.name in published_providers()]
     if owners and built_in:
@@ -147,7 +149,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     path = Path(place)
     size = f", {max(1, path.stat().st_size // 1000):,} kB" if path.exists() else ", still empty"
     yield Finding("ok", "ledger", f"{path}{size}")
-    for aside in sorted(path.parent.glob(f"{path.stem}.*-*{path.suffix}")):
+    for aside in sorted(path.parent.glob(f"{escape(path.stem)}.*-*{path.suffix}")):
         yield Finding(
             "look", "ledger", f"an earlier ledger could not be read and is kept as {aside.name}",
             "delete it if you do not need it",

@@ -5,10 +5,12 @@ Services are asked for their lists of models, which spends no quota; only `answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import TypeVar
 
 from ..adapters import build_adapter
 from ..catalog import Provider
@@ -19,9 +21,13 @@ from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
 from ..quota_tracker import QuotaTracker
+from ..stopping import stopped_by
 from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
 from .local_checks import Finding
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Seconds within which a service has to list its models.
 _TIMEOUT = 15.0
@@ -60,8 +66,23 @@ def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
     A key that was refused and is accepted now is open again. So is a missing model that is listed
     now.
     """
-    with ThreadPoolExecutor(_CHECKS_AT_ONCE, thread_name_prefix="arche-check") as pool:
-        return list(pool.map(lambda key: _check(key, tracker), keys))
+    return _at_once(_CHECKS_AT_ONCE, lambda key: _check(key, tracker), keys)
+
+
+def _at_once(most: int, ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what `ask` returns for each item, in `most` threads; an interrupt ends them all."""
+    stop = threading.Event()
+
+    def stoppable(item: T) -> R:
+        with stopped_by(stop):
+            return ask(item)
+
+    with ThreadPoolExecutor(most, thread_name_prefix="arche-doctor") as pool:
+        try:
+            return list(pool.map(stoppable, items))
+        except BaseException:
+            stop.set()
+            raise
 
 
 def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
@@ -174,8 +195,7 @@ def answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Fi
         for model in provider.models
         if name in keys and configuration.is_on(keys[name], model)
     ]
-    with ThreadPoolExecutor(_PROMPTS_AT_ONCE, thread_name_prefix="arche-doctor") as pool:
-        return list(pool.map(lambda pair: _answer(pair[0], pair[1], configuration), tried))
+    return _at_once(_PROMPTS_AT_ONCE, lambda pair: _answer(*pair, configuration), tried)
 
 
 def _answer(key: Key, model: str, configuration: Configuration) -> Finding:

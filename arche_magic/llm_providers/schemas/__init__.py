@@ -148,7 +148,8 @@ def _type_of(name: str, kind: str) -> Any:
             f"schema: {name!r} has {mixed[0]!r} as a choice; put a choice that is the name of a "
             "type into quotes, and use a class for a field of several types"
         )
-    if all(re.fullmatch(r"-?[0-9]{1,15}", choice) for choice in choices):
+    # `01` is a word, because the number would be 1.
+    if all(re.fullmatch(r"0|-?[1-9][0-9]{0,14}", choice) for choice in choices):
         return Literal[tuple(dict.fromkeys(map(int, choices)))]
     return Literal[tuple(dict.fromkeys(map(_unquoted, choices)))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 
 from .reasoning import without_reasoning
 
@@ -103,6 +104,7 @@ def code_of(text: str) -> tuple[str, str]:
     return "python" if chosen & {"", *_PYTHON} else blocks[0][0], code
 
 
+_BACKSLASH = re.compile(r"(\\[\\'\"\r\n])|\\")
 # "Hello, world", "yes or no" and "Note: this" parse as Python too, but only have names.
 _PROGRAM = (
     ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
@@ -112,14 +114,17 @@ _PROGRAM = (
 
 
 def _is_python(text: str) -> bool:
+    # Python warns about unknown escapes ("\d"), and a filter for warnings would affect all threads.
+    text = _BACKSLASH.sub(lambda found: found[1] or r"\\", text)
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return any(isinstance(node, _PROGRAM) or _is_use(node, text) for node in nodes)
+    lines = text.encode().splitlines()
+    return any(isinstance(node, _PROGRAM) or _is_use(node, lines) for node in nodes)
 
 
-def _is_use(node: ast.AST, text: str) -> bool:
+def _is_use(node: ast.AST, lines: Sequence[bytes]) -> bool:
     """Return whether the node is a call or an index written without a space before the bracket."""
     if isinstance(node, ast.AnnAssign):
         return node.value is not None
@@ -129,9 +134,8 @@ def _is_use(node: ast.AST, text: str) -> bool:
         used = node.value
     else:
         return False
-    source = ast.get_source_segment(text, node) or ""
-    name = ast.get_source_segment(text, used) or ""
-    return source[len(name) : len(name) + 1] in ("(", "[")
+    end = used.end_col_offset or 0
+    return lines[(used.end_lineno or 1) - 1][end : end + 1] in (b"(", b"[")
 
 
 def fence_around(text: str) -> str:

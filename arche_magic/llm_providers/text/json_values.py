@@ -63,6 +63,13 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
     """
 
     def read(text: str) -> Any:
+        try:
+            return found_in(text)
+        except RecursionError:
+            # Checking a value takes more levels of calls than parsing it.
+            raise Misfit([Problem((), "it is nested too deeply")]) from None
+
+    def found_in(text: str) -> Any:
         # Servers that enforce JSON may put all of it into the reasoning.
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
@@ -104,7 +111,8 @@ def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
             if error.msg.startswith("Unterminated string"):
                 return
             at = max(error.pos, start.end())
-        except RecursionError:
+        except (RecursionError, ValueError):
+            # Python reads no numbers of more than 4,300 digits.
             return
         else:
             before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
