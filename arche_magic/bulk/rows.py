@@ -299,10 +299,10 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
             f"name ends with {', '.join(ENDINGS)}; for a single prompt, call generate"
         )
     if isinstance(data, Sequence) and not isinstance(data, bytes):
-        wrong = next((value for value in data if not isinstance(value, str | None)), "")
+        wrong = [type(value).__name__ for value in data if not isinstance(value, str | None)]
         if wrong:
             raise InvalidRequest(
-                f"the list holds a value of type {type(wrong).__name__}; it must hold texts only. "
+                f"the list holds a value of type {wrong[0]}; it must hold texts only. "
                 "For several values in a row, use a DataFrame"
             )
         return pd.DataFrame({PROMPT: pd.Series(list(data), dtype=object)})

@@ -165,6 +165,8 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         ("in.txt", "{{text}}", {}, r"'in.txt' is a str; pass .* whose name ends with \.parquet,"),
         (REVIEWS.set_index("text"), "{{text}}", {}, r"no column 'text', .*reset_index\('text'\)"),
         ([1, 2], None, {}, "the list holds a value of type int"),
+        (["Hi", 0], None, {}, "the list holds a value of type int"),
+        ([np.array([1, 2])], None, {}, "the list holds a value of type ndarray"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns have the name 'a'"),
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
         (REVIEWS, "{{text}}", {"schema": "stars int"}, "already has a column 'stars'"),
