@@ -74,7 +74,6 @@ class FileJob:
         self._sep = separator(self.to, sep)
         self._total = self._source.count()
         self._before = Progress(0, self._total)
-        self._failed = 0
         self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
@@ -113,14 +112,10 @@ class FileJob:
         writer = FileWriter(part, self.to.name, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                options = self._options | {"part_of": self._whole}
-                if (most := options.get("stop_after")) is not None:
-                    options["stop_after"] = most - self._failed
-                self._job = Job(frame, self._template, **options)
+                self._job = Job(frame, self._template, **{**self._options, "part_of": self._whole})
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
-                    self._failed += row.reply is None and not row.resumed
                     yield replace(row, position=start + row.position)
                 if self._cancelled:
                     return False

@@ -35,7 +35,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, at_most
+from .bounds import WholeJob
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
@@ -127,7 +127,7 @@ class Job:
         if isinstance(part_of, str):
             part_of = WholeJob.new(
                 self._llm, name=part_of, patience=patience, max_cost=max_cost,
-                max_tokens_total=max_tokens_total,
+                max_tokens_total=max_tokens_total, stop_after=stop_after,
             )  # fmt: skip
         self.whole: WholeJob = part_of
         # The job keeps replies itself, many at once.
@@ -137,7 +137,6 @@ class Job:
         )
         self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = gold_columns(gold, self.schema, self.rows)
-        most_failed = at_most("stop_after", stop_after, least=1)
         self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
@@ -156,7 +155,7 @@ class Job:
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._writer = ReplyWriter(
-            store, self._claims, self._workers, self._reader, self._hand_out, most_failed
+            store, self._claims, self._workers, self._reader, self._hand_out, self.whole.failures
         )
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()

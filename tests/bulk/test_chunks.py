@@ -158,6 +158,24 @@ def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_failed_rows_are_counted_over_all_chunks(sandbox: Sandbox) -> None:
+    """A row without a value does not count, as it is not asked."""
+    gaps = ["text,n", *[",1"] * 3, *[f"soup {n},1" for n in range(20)]]
+    Path("in.csv").write_text("\n".join(gaps))
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv", stop_after=2)
+    assert pd.read_csv("out.csv").reply.notna().sum() == 20
+
+    def spoil_the_next(row: Row) -> None:
+        if row.position == 7:
+            sandbox.fail("mistral", "content_filter", times=1)
+
+    frame().to_csv("in.csv", index=False)
+    sandbox.fail("mistral", "content_filter", times=1)
+    with pytest.raises(JobStopped, match="stopped after 2 failed rows"):
+        arche_magic.map("in.csv", TEMPLATE, to="out.csv", stop_after=2, on_done=spoil_the_next)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_a_job_with_a_name_can_have_a_file(sandbox: Sandbox) -> None:
     """Its chunks share the bounds of that name."""
     frame(12).to_csv("in.csv", index=False)
