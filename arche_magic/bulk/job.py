@@ -60,8 +60,8 @@ class Job:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
         schema: what each reply must look like, as for `generate`.
-        pack: the most rows in one request. 1 asks each row alone; `auto` packs rows where the
-            limits allow few requests and many tokens.
+        pack: the most rows in one request, up to 50. 1 asks each row alone; `auto` packs rows where
+            the limits allow few requests and many tokens.
         patience: seconds that the job may wait in total while no route is open; None: no bound.
             Rows that were not asked by then get an error that says what opens when.
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for

@@ -167,12 +167,13 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
     assert "prompts and the schema)" in str(plan)
 
 
-def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
-    """Fifty short replies fit into one request; with usual lengths, half as many would."""
+@pytest.mark.parametrize("pack", ["auto", 100])
+def test_a_plan_and_its_job_pack_alike(start: Start, pack: int | str) -> None:
+    """At most fifty rows go into one request; with replies of usual length, half as many would."""
     sandbox = start(**limits(requests_per_day=20))
-    plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad")
+    plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad", pack=pack)
     assert plan.requests == 8
-    arche_magic.map(texts(400), TEMPLATE, schema="mood good|bad", patience=0)
+    arche_magic.map(texts(400), TEMPLATE, schema="mood good|bad", pack=pack, patience=0)
     first = sandbox.requests[0].body["messages"][-1]["content"]
     assert first.count("The soup of table") == 50
 
