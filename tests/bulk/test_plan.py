@@ -199,6 +199,14 @@ def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
     assert seconds(alone) > 20 * 86_400
 
 
+def test_a_plan_knows_that_few_threads_send_packed_requests(start: Start) -> None:
+    """Four threads send a hundred requests each; at first, one is expected to take 1.5 s."""
+    start(**limits())
+    plan = arche_magic.plan(texts(4000), TEMPLATE, pack=10)
+    assert plan.requests == 400
+    assert seconds(plan) >= 100 * 1.5
+
+
 def test_a_reserve_is_left(start: Start) -> None:
     """Less of each window is used, so the job takes longer. The plan shows the whole limit."""
     start(**limits(requests_per_day=100))
