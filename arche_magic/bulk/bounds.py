@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
-    return float(value)
+    # A larger integer does not fit into a float.
+    return float(value) if value <= sys.float_info.max else math.inf
 
 
 class Patience:
