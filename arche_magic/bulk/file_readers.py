@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.text.json_values import in_whole_characters
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def json_lines(path: Path, encoding: str) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = in_whole_characters(json.loads(line), line)
             except (ValueError, RecursionError) as error:
                 why = getattr(error, "msg", str(error))
                 raise InvalidRequest(f"{path.name}: line {number} is not JSON ({why})") from None

@@ -171,6 +171,14 @@ def test_json_lines_keep_their_values(sandbox: Sandbox, name: str) -> None:
     assert [bool(error) for error in errors] == [False, name == "in.jsonl", False]
 
 
+@pytest.mark.parametrize("target", ["out.jsonl", "out.csv", "out.parquet"])
+def test_half_a_character_in_json_lines_is_replaced(sandbox: Sandbox, target: str) -> None:
+    """A text that was cut within an emoji has one, and no file can hold it."""
+    Path("in.jsonl").write_text('{"text": "Hi", "note": ["cut \\ud83d"]}\n')
+    arche_magic.map("in.jsonl", TEMPLATE, to=target)
+    assert "cut \ufffd" in str(next(file_source.SourceFile(target).frames(9)).note[0])
+
+
 def test_a_sheet_of_an_excel_file_is_read(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

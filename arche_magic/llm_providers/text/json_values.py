@@ -67,7 +67,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
         places = dict.fromkeys((after_reasoning(text), text))
         for place in places:
             try:
-                value = _in_whole_characters(json.loads(place), place)
+                value = in_whole_characters(json.loads(place), place)
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
@@ -109,13 +109,13 @@ def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
         else:
             before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
             labelled = _LABEL.search(before) is not None
-            yield _in_whole_characters(value, text), labelled
+            yield in_whole_characters(value, text), labelled
             space = _SPACE.match(text, at)
             if space and END_TOKEN.match(text, space.end()):
                 return
 
 
-def _in_whole_characters(value: Any, text: str) -> Any:
+def in_whole_characters(value: Any, text: str) -> Any:
     """Return the value without lone surrogates, which JSON can contain as escapes."""
     if "\\ud" not in text.lower():
         return value
