@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.files import open_ours
 
 from .comparison import Quality
 from .file_source import WRITTEN, SourceFile, separator, usable_path
@@ -88,28 +87,19 @@ class FileJob:
             InvalidRequest: the file cannot be written.
             JobStopped, LLMProviderError: as a `Job`.
         """
-        part = self.to.with_name(f".{self.to.name}.part")
-        try:
-            while not (yield from self._write(part)):
-                if self._cancelled:
-                    return
-            part.replace(self.to)
-        finally:
-            # An error here must not hide why the job ended.
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        while not (yield from self._write()) and not self._cancelled:
+            pass
 
-    def _write(self, part: Path) -> Generator[Row, None, bool]:
+    def _write(self) -> Generator[Row, None, bool]:
         """Write all rows; returns False if the job was cancelled, or has to start again.
 
         It starts again if packed replies are discarded that were already written to earlier chunks.
         Kept replies are not asked for again.
         """
-        _begin(part)
         self.quality = Quality()
         agreement = self._whole.agreement
         start, refutations = 0, agreement.refutations
-        writer = FileWriter(part, self.to.name, self._columns, self._source.kinds, self._sep)
+        writer = FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
                 self._job = Job(frame, self._template, **{**self._options, "part_of": self._whole})
@@ -129,6 +119,7 @@ class FileJob:
                 self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
                 start += len(frame)
+            writer.finish()
         return True
 
     def progress(self) -> Progress:
@@ -144,15 +135,6 @@ class FileJob:
         """End soon; see `Job`."""
         self._cancelled = True
         self._job.cancel()
-
-
-def _begin(part: Path) -> None:
-    """Create an empty file, replacing a file of an earlier run or a link."""
-    try:
-        part.unlink(missing_ok=True)
-        os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    except OSError as error:
-        raise InvalidRequest(f"{part} cannot be written ({error.strerror})") from None
 
 
 def _target(source: Path, to: str | Path | None) -> Path:

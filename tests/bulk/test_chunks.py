@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +16,7 @@ from env_file import write_env_file
 
 import arche_magic
 from arche_magic.bulk import JobStopped, Row, file_job
+from arche_magic.bulk.file_source import SourceFile
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.sandbox import Sandbox
 
@@ -140,6 +144,68 @@ def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) ->
     arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
     assert len(pd.read_parquet("out.parquet")) == 20
     assert len(sandbox.requests) == 20
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_a_result_that_cannot_be_written_is_an_error_of_one_line(name: str) -> None:
+    """Here, its folder is removed while rows are asked; their replies are kept."""
+    frame().to_csv("in.csv", index=False)
+    for removed in (8, 20):  # in the second chunk, and after the last one was written
+        Path("out").mkdir()
+        seen: list[Row] = []
+
+        def remove(row: Row, seen: list[Row] = seen, removed: int = removed) -> None:
+            seen.append(row)
+            if len(seen) == removed:
+                shutil.rmtree("out")
+
+        with pytest.raises(InvalidRequest, match=rf"out/{name} cannot be written \(.*are kept"):
+            arche_magic.map("in.csv", TEMPLATE, to=f"out/{name}", on_done=remove)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_two_jobs_can_write_the_same_file(sandbox: Sandbox, name: str) -> None:
+    """They share the rows; each writes a file of its own, and the last one remains."""
+    frame().to_csv("in.csv", index=False)
+    sandbox.latency = 0.02
+    threads = [
+        threading.Thread(target=lambda: arche_magic.map("in.csv", TEMPLATE, to=name))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert [len(part) for part in SourceFile(name).frames(20)] == [20]
+    assert len(sandbox.requests) == 20
+    assert not list(Path.cwd().glob(".*.part"))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_the_unfinished_file_of_a_killed_run_is_deleted() -> None:
+    """The next run in the folder does that."""
+    frame().to_csv("in.csv", index=False)
+    run = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"asked\n"
+    assert len(list(Path.cwd().glob(".*.part"))) == 1
+    run.kill()
+    run.communicate()
+    arche_magic.map("in.csv", TEMPLATE, to="other.csv")
+    assert not list(Path.cwd().glob(".*.part"))
+
+
+_ENDLESS = f"""
+import time
+import arche_magic
+def wait(row):
+    print("asked", flush=True)
+    time.sleep(60)
+arche_magic.map("in.csv", {TEMPLATE!r}, to="out.csv", on_done=wait)
+"""
 
 
 @pytest.mark.usefixtures("small_chunks")
