@@ -90,6 +90,19 @@ class Patience:
             self._left -= self._counted_until - began
 
 
+@dataclass
+class Failures:
+    """The failed rows of a whole job.
+
+    Attributes:
+        most: the number that ends the job; inf for no bound.
+        count: how many there are in this run.
+    """
+
+    most: float
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class WholeJob:
     """What the parts of a whole job share, such as those for the chunks of a file.
@@ -99,6 +112,7 @@ class WholeJob:
         spending: the most that all calls may cost; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
+        failures: its failed rows, and their bound.
         agreement: how packed replies agree with others.
     """
 
@@ -106,6 +120,7 @@ class WholeJob:
     spending: SpendingBounds | None
     patience: Patience
     before_paying: Patience
+    failures: Failures
     agreement: Agreement
 
     @classmethod
@@ -117,6 +132,7 @@ class WholeJob:
         patience: Any = None,
         max_cost: Any = None,
         max_tokens_total: Any = None,
+        stop_after: Any = None,
     ) -> WholeJob:
         """A job that starts, with bounds as for `Job`.
 
@@ -127,6 +143,7 @@ class WholeJob:
         """
         longest = at_most("patience", patience)
         most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
+        failures = Failures(at_most("stop_after", stop_after, least=1))
         configuration = llm.configuration
         now = configuration.clock.time
         return cls(
@@ -134,6 +151,7 @@ class WholeJob:
             spending=llm.quota_tracker.job_bounds(*most, name),
             patience=Patience(longest, now),
             before_paying=Patience(configuration.patience if patience is None else longest, now),
+            failures=failures,
             agreement=Agreement(),
         )
 

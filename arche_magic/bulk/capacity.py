@@ -81,7 +81,8 @@ class Speed:
         seconds: how long a request for one row takes.
         threads: how many such requests are under way at once in the beginning, everywhere
             together.
-        most_threads: how many there are at most; their number doubles with each reply.
+        most_threads: how many there are at most; their number doubles with each reply. That of
+            packed requests does not grow.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
@@ -92,16 +93,15 @@ class Speed:
 
     def requests_until(self, capacity: Capacity, now: float, until: float) -> float:
         """The number of requests that can be answered until then, with all threads."""
-        now = max(now, capacity.opens_at)
-        seconds, threads = self.seconds, self.threads
+        seconds = max(0.0, until - max(now, capacity.opens_at))
         if capacity.pack > 1:
-            seconds, threads = seconds + capacity.pack * self.seconds_per_row, PACKING_THREADS
-        rounds = max(0.0, until - now) / seconds
-        if self.most_threads <= threads:
-            return threads * rounds
+            return PACKING_THREADS * seconds / (self.seconds + capacity.pack * self.seconds_per_row)
+        rounds = seconds / self.seconds
+        if self.most_threads <= self.threads:
+            return self.threads * rounds
         # The number doubles in each round, up to the maximum.
-        growing = min(rounds, math.log2(self.most_threads / threads))
-        return threads * (2**growing - 1) + self.most_threads * (rounds - growing)
+        growing = min(rounds, math.log2(self.most_threads / self.threads))
+        return self.threads * (2**growing - 1) + self.most_threads * (rounds - growing)
 
 
 @dataclass(frozen=True)

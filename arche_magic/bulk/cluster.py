@@ -21,7 +21,7 @@ from .bounds import JobStopped
 from .job import Job
 from .job_records import new_job_id
 from .results import Replies
-from .rows import Row
+from .rows import Row, name_of_series
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -48,7 +48,7 @@ def map_partitions(
         InvalidRequest: template or an option is wrong.
     """
     if data.ndim == 1:
-        data = data.to_frame(data.name or "prompt")
+        data = data.to_frame(name_of_series(data.name, template))
     _check(options)
     meta = Replies(Job(data._meta, template, **options), always_raw=True).frame()
     return data.map_partitions(

@@ -214,10 +214,13 @@ def _arrow_kind(column: Column) -> pa.DataType:
     return simple.get(column.field.kind) or arrow_type(definition, definition)
 
 
-def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataType:
+def arrow_type(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> pa.DataType:
     """The type of a column that holds what a JSON Schema describes; text where none fits."""
     import pyarrow as pa
 
+    if isinstance(schema, bool):
+        # True is a schema that any value fits.
+        return pa.string()
     if reference := schema.get("$ref"):
         target: Any = root
         for step in str(reference).removeprefix("#/").split("/"):
@@ -228,7 +231,7 @@ def arrow_type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> pa.DataTyp
         }})  # fmt: skip
     kinds = schema.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    others = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    others = [one for one in schema.get("anyOf", ()) if one is True or one.get("type") != "null"]
     if len(others) == 1:
         return arrow_type(others[0], root)
     kinds = [kind for kind in kinds if kind != "null"]

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.wording import did_you_mean, percent
+from arche_magic.llm_providers.text.wording import did_you_mean, percent, plural
 from arche_magic.prompts import as_pandas
 
 from .columns import PROVIDER, REPLY, SECOND, SECOND_MODEL, plain
@@ -233,6 +233,8 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
         of = name.removeprefix(f"{prefix}{SECOND}")
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
+            if f"{prefix}model" not in columns:
+                raise InvalidRequest(f"there is no column '{prefix}model', which says who answered")
             # Kappa compares two raters, so each of two models stays on the same side.
             one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
             swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]
@@ -255,7 +257,7 @@ def gold_columns(
     if gold is None:
         return {}
     fields = list(schema.fields if schema else ()) or [REPLY]
-    data = [str(name) for name in rows.frame.columns]
+    data = [_name(column) for column in rows.frame.columns]
     if isinstance(gold, str):
         if len(fields) > 1:
             example = f"{{{fields[0]!r}: {gold!r}}}"
@@ -273,7 +275,9 @@ def gold_columns(
         if column not in data:
             hint = did_you_mean(str(column), data) or f"; there are {', '.join(data[:20])}"
             raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
-        if column in map(str, rows.columns):
+        if data.count(column) > 1:
+            raise InvalidRequest(f"gold: two columns have the name {column!r}")
+        if column in map(_name, rows.columns):
             raise InvalidRequest(
                 f"gold: the prompt contains the column {column!r}, which has the answers; "
                 "remove it from the prompt"
@@ -337,13 +341,13 @@ def _twice_in_words(name: str, found: Comparison) -> str:
     if not found.compared and not found.not_compared:
         return f"{name} in no row"
     if not found.compared:
-        return f"{name} is free text, {found.not_compared} rows not compared"
+        return f"{name} is free text, {plural(found.not_compared, 'row')} not compared"
     kappa = "" if math.isnan(found.kappa) else f" (kappa {found.kappa:.2f})"
-    return f"{name} agrees in {found.agreed} of {found.compared} rows{kappa}"
+    return f"{name} agrees in {found.agreed:,} of {plural(found.compared, 'row')}{kappa}"
 
 
 def _gold_in_words(name: str, found: Comparison) -> str:
     if not found.compared:
         return f"{name} is not compared"
     share = percent(found.share)
-    return f"{name} is correct in {found.agreed} of {found.compared} rows ({share})"
+    return f"{name} is correct in {found.agreed:,} of {plural(found.compared, 'row')} ({share})"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.files import open_ours
 
 from .comparison import Quality
 from .file_source import WRITTEN, SourceFile, separator, usable_path
@@ -74,7 +73,6 @@ class FileJob:
         self._sep = separator(self.to, sep)
         self._total = self._source.count()
         self._before = Progress(0, self._total)
-        self._failed = 0
         self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
@@ -89,54 +87,39 @@ class FileJob:
             InvalidRequest: the file cannot be written.
             JobStopped, LLMProviderError: as a `Job`.
         """
-        part = self.to.with_name(f".{self.to.name}.part")
-        try:
-            while not (yield from self._write(part)):
-                if self._cancelled:
-                    return
-            part.replace(self.to)
-        except OSError as error:
-            raise InvalidRequest(
-                f"{self.to} cannot be written ({error.strerror or error}); after you have mended "
-                "that, the same call continues with the replies that are kept"
-            ) from None
-        finally:
-            # An error here must not hide why the job ended.
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        while not (yield from self._write()) and not self._cancelled:
+            pass
 
-    def _write(self, part: Path) -> Generator[Row, None, bool]:
+    def _write(self) -> Generator[Row, None, bool]:
         """Write all rows; returns False if the job was cancelled, or has to start again.
 
         It starts again if packed replies are discarded that were already written to earlier chunks.
         Kept replies are not asked for again.
         """
-        _begin(part)
         self.quality = Quality()
         agreement = self._whole.agreement
         start, refutations = 0, agreement.refutations
-        writer = FileWriter(part, self.to.name, self._columns, self._source.kinds, self._sep)
+        writer = FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                options = self._options | {"part_of": self._whole}
-                if (most := options.get("stop_after")) is not None:
-                    options["stop_after"] = most - self._failed
-                self._job = Job(frame, self._template, **options)
+                self._job = Job(frame, self._template, **{**self._options, "part_of": self._whole})
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
-                    self._failed += row.reply is None and not row.resumed
                     yield replace(row, position=start + row.position)
                 if self._cancelled:
                     return False
                 if start and agreement.refutations > refutations:
-                    self._before = replace(self.progress(), done=0, resumed=0, errors=0)
+                    self._before = replace(
+                        self.progress(), done=0, resumed=0, errors=0, twice=0, to_ask_twice=0
+                    )
                     return False
                 refutations = agreement.refutations
                 writer.write(replies.frame(), table)
                 self.quality = self.quality.plus(replies.quality)
                 self._before = self.progress()
                 start += len(frame)
+            writer.finish()
         return True
 
     def progress(self) -> Progress:
@@ -152,15 +135,6 @@ class FileJob:
         """End soon; see `Job`."""
         self._cancelled = True
         self._job.cancel()
-
-
-def _begin(part: Path) -> None:
-    """Create an empty file, replacing a file of an earlier run or a link."""
-    try:
-        part.unlink(missing_ok=True)
-        os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    except OSError as error:
-        raise InvalidRequest(f"{part} cannot be written ({error.strerror})") from None
 
 
 def _target(source: Path, to: str | Path | None) -> Path:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.files import open_ours
+from arche_magic.llm_providers.processes import is_dead, this_process
 
 from .columns import Column, arrow_columns, as_json_text, as_text, plain
 from .file_readers import as_frame
@@ -16,47 +22,82 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PANDAS = b"pandas"
+_PART = ".part"
 
 
 class FileWriter:
-    """Appends frames to a file; the first one decides its columns.
+    """Appends frames to a file, which appears when it is complete.
+
+    Until then it is a hidden file in the same folder. Each run has its own, so that several kernels
+    can write the same result, and a run deletes those of killed kernels.
 
     Args:
-        path: where to write.
-        name: the name that the file will have, which decides its format.
+        to: the file, whose name decides its format; an existing one is replaced.
         columns: those that are added to the data.
         kinds: the kinds of values in the data's columns; see `RecordReader`.
         sep: what separates the fields of a CSV.
+
+    Raises:
+        InvalidRequest: it cannot be written; raised by the methods too.
     """
 
     def __init__(
-        self,
-        path: Path,
-        name: str,
-        columns: Sequence[Column],
-        kinds: Mapping[str, str],
-        sep: str,
+        self, to: Path, columns: Sequence[Column], kinds: Mapping[str, str], sep: str
     ) -> None:
-        self._path, self._name, self._columns, self._sep = path, name.lower(), columns, sep
+        self._to, self._columns, self._sep = to, columns, sep
+        self._name = to.name.lower()
         self._data_kinds = kinds
         self._parquet: Any = None
         self._begun = False
+        with self._writing():
+            for other in to.parent.glob(f".*{_PART}"):
+                if is_dead(_process_of(other)):
+                    other.unlink(missing_ok=True)
+            self._path = to.with_name(_new_name())
+            os.close(open_ours(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
 
     def write(self, frame: pd.DataFrame, table: pa.Table | None = None) -> None:
-        """Append a chunk of rows with the added columns.
+        """Append a chunk of rows with the added columns; the first one decides all columns.
 
         If the data has typed columns, they are those of `table`, and not those of the frame.
         """
-        if self._name.endswith(".parquet"):
-            self._write_parquet(frame, self._table_of(frame) if table is None else table)
-            return
-        if table is not None:
-            added = frame[[column.name for column in self._columns]]
-            frame = as_frame(table).join(added.reset_index(drop=True))
-        if self._name.endswith((".jsonl", ".jsonl.gz")):
-            self._write_lines(frame)
-        else:
-            self._write_csv(frame)
+        with self._writing():
+            if self._name.endswith(".parquet"):
+                self._write_parquet(frame, self._table_of(frame) if table is None else table)
+                return
+            if table is not None:
+                added = frame[[column.name for column in self._columns]]
+                frame = as_frame(table).join(added.reset_index(drop=True))
+            if self._name.endswith((".jsonl", ".jsonl.gz")):
+                self._write_lines(frame)
+            else:
+                self._write_csv(frame)
+
+    def finish(self) -> None:
+        """Complete the file, and give it its name."""
+        with self._writing():
+            if self._parquet is not None:
+                self._parquet.close()
+            self._path.replace(self._to)
+
+    def close(self) -> None:
+        """Delete the file if it is not complete."""
+        # An error here must not hide why the job ended.
+        with suppress(OSError):
+            if self._parquet is not None:
+                self._parquet.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InvalidRequest(
+                f"{self._to} cannot be written ({error.strerror or error}); finished rows are "
+                "kept, so the same call asks only the others"
+            ) from None
 
     def _write_csv(self, frame: pd.DataFrame) -> None:
         import pandas as pd
@@ -83,11 +124,6 @@ class FileWriter:
         with opened(self._path, "at", encoding="utf-8") as file:
             for record in frame.to_dict("records"):
                 file.write(as_json_text(record) + "\n")
-
-    def close(self) -> None:
-        """Write what ends the file."""
-        if self._parquet is not None:
-            self._parquet.close()
 
     def _write_parquet(self, frame: pd.DataFrame, table: pa.Table) -> None:
         import pyarrow.parquet as pq
@@ -118,6 +154,16 @@ class FileWriter:
                 values = [None if value is None else as_text(value) for value in values]
             columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
         return pa.table(columns)
+
+
+def _new_name() -> str:
+    """A name for an unfinished file, with that of this process."""
+    return f".{os.urandom(4).hex()}.{this_process().replace(':', ',')}{_PART}"
+
+
+def _process_of(path: Path) -> str:
+    """The name of the process that writes an unfinished file."""
+    return path.name[1:].removesuffix(_PART).partition(".")[2].replace(",", ":")
 
 
 def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:

@@ -80,7 +80,7 @@ class Group:
     opens_at: float = 0.0
     is_closed: bool = False
     threads: int = 0
-    growth: Growth = field(default_factory=lambda: Growth(time.monotonic()))
+    growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
     is_timed: bool = False
 
     def work(self) -> None:

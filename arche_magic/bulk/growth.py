@@ -36,6 +36,7 @@ class Growth:
 
     Args:
         now: seconds of a monotonic clock, as in all of its methods.
+        worked: seconds that this process has computed so far.
 
     Attributes:
         threads: the number of workers that there should be.
@@ -43,7 +44,7 @@ class Growth:
         is_limited: a row has waited for a limit, or failed, since then.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, worked: float) -> None:
         self.threads = THREADS
         self.pace: tuple[int, float] | None = None
         self.is_limited = False
@@ -54,7 +55,7 @@ class Growth:
         self._before: tuple[int, float] | None = None
         self._rest, self._next_rest = 0, _REST
         # Processors that this process kept busy, and up to when and what that was measured.
-        self._busy, self._measured = 0.0, (now, 0.0)
+        self._busy, self._measured = 0.0, (now, worked)
 
     def note_reply(self, began: float, now: float) -> None:
         """Note that a thread asked a row, from `began` until now."""
@@ -75,10 +76,7 @@ class Growth:
             self._go_to(min(self.threads, max(THREADS, self.threads // 2)), now)
 
     def look(self, now: float, worked: float) -> None:
-        """Take a step, or correct the last one, once enough replies have come.
-
-        `worked` are the seconds that this process has computed so far.
-        """
+        """Take a step, or correct the last one, once enough replies have come."""
         passed = now - self._stepped_at
         if not self._heard:
             self._measured = now, worked

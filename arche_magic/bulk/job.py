@@ -35,7 +35,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, at_most, is_set, refuse_tools
+from .bounds import WholeJob, is_set, refuse_tools
 from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
@@ -60,8 +60,8 @@ class Job:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
         schema: what each reply must look like, as for `generate`.
-        pack: the most rows in one request. 1 asks each row alone; `auto` packs rows where the
-            limits allow few requests and many tokens.
+        pack: the most rows in one request, up to 50. 1 asks each row alone; `auto` packs rows where
+            the limits allow few requests and many tokens.
         patience: seconds that the job may wait in total while no route is open; None: no bound.
             Rows that were not asked by then get an error that says what opens when.
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for
@@ -129,7 +129,7 @@ class Job:
         if isinstance(part_of, str):
             part_of = WholeJob.new(
                 self._llm, name=part_of, patience=patience, max_cost=max_cost,
-                max_tokens_total=max_tokens_total,
+                max_tokens_total=max_tokens_total, stop_after=stop_after,
             )  # fmt: skip
         self.whole: WholeJob = part_of
         refuse_tools(options)
@@ -140,7 +140,6 @@ class Job:
         )
         self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = gold_columns(gold, self.schema, self.rows)
-        most_failed = at_most("stop_after", stop_after, least=1)
         self._noted = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
@@ -159,7 +158,7 @@ class Job:
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
         self._writer = ReplyWriter(
-            store, self._claims, self._workers, self._reader, self._hand_out, most_failed
+            store, self._claims, self._workers, self._reader, self._hand_out, self.whole.failures
         )
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()

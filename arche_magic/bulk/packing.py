@@ -23,6 +23,8 @@ from arche_magic.llm_providers.request import Message, Request, Schema
 from arche_magic.llm_providers.text.reasoning import after_reasoning
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Standing, Usage
 
+from .rows import MOST_PACKED
+
 _INSTRUCTION = (
     "Below are {count} separate prompts as a JSON list. Answer each of them on its own, as if it "
     "had been sent alone, and none of them twice. Reply with JSON alone: "
@@ -47,7 +49,7 @@ Entries = dict[str, dict[str, Any]]
 
 
 def rows_per_request(pack: int | str, sample: Request) -> int | None:
-    """Most rows in one request; None: the limits decide.
+    """Most rows in one request, up to `MOST_PACKED`; None: the limits decide.
 
     Raises:
         InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
@@ -60,7 +62,7 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a number of rows from 1 on")
     if pack > 1 and sample.stop:
         raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
-    return pack
+    return min(pack, MOST_PACKED)
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:

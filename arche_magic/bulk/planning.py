@@ -14,12 +14,12 @@ from typing import Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.request import Schema
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import at_most, is_set, refuse_tools
-from .capacity import SECONDS_GUESS, Forecast, Share, Speed
+from .bounds import WholeJob, is_set, refuse_tools
+from .capacity import HORIZON_SECONDS, SECONDS_GUESS, Forecast, Share, Speed
 from .columns import columns_of
+from .comparison import gold_columns
 from .estimate import RowEstimate, Work, count_work, served_lately
 from .file_job import ROWS
 from .file_source import SourceFile, is_file
@@ -35,10 +35,7 @@ _SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100
 # A change is suggested if it saves at least this share of the time.
 _WORTH_SAYING = 0.02
 # The arguments of `map` that do not matter for a plan.
-_NOT_PLANNED = (
-    "max_cost", "max_tokens_total", "stop_after", "on_done", "progress", "client", "to",
-    "details", "gold",
-)  # fmt: skip
+_NOT_PLANNED = ("on_done", "progress", "client", "to")
 
 
 def plan(
@@ -52,7 +49,12 @@ def plan(
     fresh: bool = False,
     reserve: float = 0.1,
     prefix: str = "",
+    details: bool = False,
     twice: float | None = None,
+    gold: str | Mapping[str, str] | None = None,
+    max_cost: float | None = None,
+    max_tokens_total: int | None = None,
+    stop_after: int | None = None,
     by: str | datetime | None = None,
     encoding: str | None = None,
     sep: str | None = None,
@@ -63,9 +65,9 @@ def plan(
 ) -> Plan:
     """Estimate what `map` with the same arguments would take now. Nothing is sent or reserved.
 
-    The other arguments of `map` are accepted too. `on_rows` is called repeatedly with the number
-    of rows read so far. `by` is a deadline: a datetime, `08:00` (the next one) or
-    `2026-11-26 08:00`. The plan says whether the job meets it, and what would help.
+    The other arguments of `map` are accepted too; bounds are only checked. `on_rows` is called
+    repeatedly with the number of rows read so far. `by` is a deadline: a datetime, `08:00` (the
+    next one) or `2026-11-26 08:00`. The plan says whether the job meets it, and what would help.
 
     Raises:
         InvalidRequest: data, template or an option is wrong.
@@ -77,8 +79,11 @@ def plan(
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
     refuse_tools(options)
-    patience = options.get("patience")
-    patience = configuration.patience if patience is None else at_most("patience", patience)
+    share = share_of(twice)
+    whole = WholeJob.new(
+        llm, patience=options.get("patience"), max_cost=max_cost,
+        max_tokens_total=max_tokens_total, stop_after=stop_after,
+    )  # fmt: skip
     options |= {"schema": schema, "reserve": reserve, "patience": math.inf}
     sample = build_request("…", configuration, **options)
     options["schema"] = sample.schema
@@ -86,7 +91,12 @@ def plan(
     now = configuration.clock.time()
     until = None if by is None else moment(by, now)
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
-    parts = partial(_parts, data, template, sample.schema, prefix, read)
+
+    def check(rows: Rows) -> None:
+        columns_of(rows.frame, sample.schema, prefix, details=details, twice=share > 0)
+        gold_columns(gold, sample.schema, rows)
+
+    parts = partial(_parts, data, template, read, check)
     work = count_work(parts(), llm, sample, retry_errors, fresh, on_rows)
     estimate = RowEstimate.of(work, llm, options)
     outlook = _Outlook(
@@ -98,10 +108,10 @@ def plan(
         sample.reserve,
         size,
         allow_paid,
-        patience,
+        whole.before_paying.left,
     )
     found = _plan_of(work, outlook)
-    if share := share_of(twice):
+    if share:
         other = other_models(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
         found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
@@ -176,7 +186,8 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
 def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
     """The same plan with what is finished by then, and what would help if that is not all."""
     forecast = outlook.forecast()
-    done = forecast.rows_until(until) if until > outlook.now else 0
+    horizon = outlook.now + HORIZON_SECONDS
+    done = forecast.rows_until(min(until, horizon)) if until > outlook.now else 0
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
     if plan.in_time:
         return plan
@@ -193,21 +204,20 @@ def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
 def _parts(
     data: Any,
     template: str | None,
-    schema: Schema | None,
-    prefix: str,
     read: Mapping[str, str | None],
+    check: Callable[[Rows], object],
 ) -> Iterable[Rows]:
-    """The rows: all of a frame at once, those of a file in pieces."""
+    """The rows: all of a frame at once, those of a file in pieces; `check` gets the first piece."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
             raise InvalidRequest("encoding=, sep= and sheet= are only for files")
         rows = Rows(data, template)
-        columns_of(rows.frame, schema, prefix)
+        check(rows)
         return [rows]
     source = SourceFile(data, **read, template=template)
-    columns_of(source.first_row, schema, prefix)
-    columns = Rows(source.first_row, template).columns
-    return (Rows(frame, template) for frame in source.frames(ROWS, columns))
+    first = Rows(source.first_row, template)
+    check(first)
+    return (Rows(frame, template) for frame in source.frames(ROWS, first.columns))
 
 
 def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:

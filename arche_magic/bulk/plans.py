@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from datetime import time as clock_time
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import plural
@@ -52,7 +53,7 @@ class Plan:
         twice: rows that are asked again, on the model `second` (`a or b` if it depends on which
             model answers first); all figures but `rows`, `to_ask` and `rows_by` count them.
         by: the deadline in question, or None.
-        rows_by: the number of rows that are finished by then.
+        rows_by: the number of rows that are finished by then, and within a year.
         ways: changes that would meet the deadline; empty if none is needed.
     """
 
@@ -195,12 +196,15 @@ def moment(by: str | datetime, now: float) -> float:
     if isinstance(by, str) and (clock := re.fullmatch(r"\s*(\d{1,2}):(\d{2})\s*", by)):
         hour, minute = int(clock[1]), int(clock[2])
         if hour < 24 and minute < 60:
-            local = datetime.fromtimestamp(now).replace(hour=hour, minute=minute, second=0)
-            local = local.replace(microsecond=0)
-            # A day later by the calendar, whatever the clocks do that night.
-            return (local if local.timestamp() > now else local + timedelta(days=1)).timestamp()
+            today = datetime.fromtimestamp(now).date()
+            # Where clocks are set back, a time may come twice in a day; then tomorrow, by the
+            # calendar.
+            local = datetime.combine(today, clock_time(hour, minute))
+            days = (local, local.replace(fold=1), local + timedelta(days=1))
+            return next(at for at in map(datetime.timestamp, days) if at > now)
     try:
-        return (datetime.fromisoformat(by) if isinstance(by, str) else by).timestamp()
+        # Not the method of a Timestamp of pandas, which takes a time without a zone for UTC.
+        return datetime.timestamp(datetime.fromisoformat(by) if isinstance(by, str) else by)
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidRequest(
             f"by is {by!r}; write a time such as 08:00 or 2026-11-26 08:00"

@@ -12,7 +12,7 @@ from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
-from .bounds import JobStopped
+from .bounds import Failures, JobStopped
 from .claims import Claims
 from .row_reader import RowReader
 from .rows import Row, Task
@@ -30,7 +30,7 @@ class ReplyWriter:
     """Saves what workers have finished, then passes the rows to `hand_out`.
 
     It also adjusts the number of workers, and has the reader ask rows again whose replies are
-    discarded. The job ends at `most_failed` failed rows; inf for no bound.
+    discarded. `failures` counts the failed rows, whose bound ends the job.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class ReplyWriter:
         workers: Workers,
         reader: RowReader,
         hand_out: Callable[[list[Row]], None],
-        most_failed: float,
+        failures: Failures,
     ) -> None:
         self._store, self._claims, self._workers, self._reader = store, claims, workers, reader
         self._scheduler, self._counts = workers.scheduler, workers.counts
-        self._hand_out, self._most_failed = hand_out, most_failed
+        self._hand_out, self._failures = hand_out, failures
         self._written = 0
 
     def run(self) -> None:
@@ -180,15 +180,16 @@ class ReplyWriter:
         """End the job if too many rows have failed."""
         if not errors:
             return
-        counts, last = self._counts, errors[-1]
+        counts, failures, last = self._counts, self._failures, errors[-1]
         counts.failed += len(errors)
+        failures.count += len(errors)
         refused = all(isinstance(error, InvalidRequest) for error in errors)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
             self._scheduler.end(
                 JobStopped(f"stopped, because every row so far was refused: {last}")
             )
-        elif counts.failed >= self._most_failed:
-            what = plural(counts.failed, "failed row")
+        elif failures.count >= failures.most:
+            what = plural(failures.count, "failed row")
             self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
 
 

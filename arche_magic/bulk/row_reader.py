@@ -58,6 +58,8 @@ class RowReader:
             found, failed = self._tasks(start)
             if failed:
                 self._hand_out(failed)
+            for address in theirs.keys() & found.keys():
+                theirs[address].rows.extend(found.pop(address).rows)
             tasks = scheduler.join(found)
             tasks = tasks if self._fresh else self._without_kept(tasks)
             if tasks and self._workers.sample is None:
@@ -115,7 +117,8 @@ class RowReader:
                 kept[address] = fitting
             else:
                 self._misfits.add(address)
-        failures = {} if self._retry_errors else self._store.failures(addresses)
+        asks_again = self._retry_errors or self._fresh
+        failures = {} if asks_again else self._store.failures(addresses)
         rows, left = [], []
         for task in tasks:
             if (found := kept.get(task.address)) is not None:

@@ -281,6 +281,11 @@ def _name(column: Hashable) -> str:
     return " ".join(".".join(filter(None, texts)).split())
 
 
+def name_of_series(name: Hashable, template: str | None) -> Hashable:
+    """The name of the column that a Series becomes; without a template its texts are prompts."""
+    return PROMPT if template is None or name is None else name
+
+
 def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     library("pandas")
     import pandas as pd
@@ -289,8 +294,7 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
-        named = template is not None and data.name is not None
-        return data.to_frame(data.name if named else PROMPT)
+        return data.to_frame(name_of_series(data.name, template))
     if getattr(data, "ndim", 0) == 1 and hasattr(data, "tolist"):
         data = data.tolist()
     if isinstance(data, str):

@@ -76,11 +76,11 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if system := system_prompt(options, names, defaults.budget, columns):
         options.system = system.text
     asked = _job_options(defaults, options, names)
+    for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
+        asked[name] = getattr(options, name)
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
-    for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
-        asked[name] = getattr(options, name)
     into = options.into or options.output
     variable = "" if from_file else variable_for(shell, into, data=name_in(options.over))
     rows: FileRows | FrameRows = (

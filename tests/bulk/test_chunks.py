@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +16,7 @@ from env_file import write_env_file
 
 import arche_magic
 from arche_magic.bulk import JobStopped, Row, file_job
+from arche_magic.bulk.file_source import SourceFile
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.sandbox import Sandbox
 
@@ -142,6 +146,68 @@ def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) ->
     assert len(sandbox.requests) == 20
 
 
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_a_result_that_cannot_be_written_is_an_error_of_one_line(name: str) -> None:
+    """Here, its folder is removed while rows are asked; their replies are kept."""
+    frame().to_csv("in.csv", index=False)
+    for removed in (8, 20):  # in the second chunk, and after the last one was written
+        Path("out").mkdir()
+        seen: list[Row] = []
+
+        def remove(row: Row, seen: list[Row] = seen, removed: int = removed) -> None:
+            seen.append(row)
+            if len(seen) == removed:
+                shutil.rmtree("out")
+
+        with pytest.raises(InvalidRequest, match=rf"out/{name} cannot be written \(.*are kept"):
+            arche_magic.map("in.csv", TEMPLATE, to=f"out/{name}", on_done=remove)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_two_jobs_can_write_the_same_file(sandbox: Sandbox, name: str) -> None:
+    """They share the rows; each writes a file of its own, and the last one remains."""
+    frame().to_csv("in.csv", index=False)
+    sandbox.latency = 0.02
+    threads = [
+        threading.Thread(target=lambda: arche_magic.map("in.csv", TEMPLATE, to=name))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert [len(part) for part in SourceFile(name).frames(20)] == [20]
+    assert len(sandbox.requests) == 20
+    assert not list(Path.cwd().glob(".*.part"))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_the_unfinished_file_of_a_killed_run_is_deleted() -> None:
+    """The next run in the folder does that."""
+    frame().to_csv("in.csv", index=False)
+    run = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"asked\n"
+    assert len(list(Path.cwd().glob(".*.part"))) == 1
+    run.kill()
+    run.communicate()
+    arche_magic.map("in.csv", TEMPLATE, to="other.csv")
+    assert not list(Path.cwd().glob(".*.part"))
+
+
+_ENDLESS = f"""
+import time
+import arche_magic
+def wait(row):
+    print("asked", flush=True)
+    time.sleep(60)
+arche_magic.map("in.csv", {TEMPLATE!r}, to="out.csv", on_done=wait)
+"""
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
     """What one chunk has spent counts for the next."""
@@ -155,6 +221,24 @@ def test_bounds_hold_for_the_whole_file(sandbox: Sandbox) -> None:
     )
     assert 600 < spent <= 1400
     assert not Path("out.parquet").exists()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_failed_rows_are_counted_over_all_chunks(sandbox: Sandbox) -> None:
+    """A row without a value does not count, as it is not asked."""
+    gaps = ["text,n", *[",1"] * 3, *[f"soup {n},1" for n in range(20)]]
+    Path("in.csv").write_text("\n".join(gaps))
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv", stop_after=2)
+    assert pd.read_csv("out.csv").reply.notna().sum() == 20
+
+    def spoil_the_next(row: Row) -> None:
+        if row.position == 7:
+            sandbox.fail("mistral", "content_filter", times=1)
+
+    frame().to_csv("in.csv", index=False)
+    sandbox.fail("mistral", "content_filter", times=1)
+    with pytest.raises(JobStopped, match="stopped after 2 failed rows"):
+        arche_magic.map("in.csv", TEMPLATE, to="out.csv", stop_after=2, on_done=spoil_the_next)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -40,6 +40,19 @@ def test_nothing_is_asked_before_it_is_computed(sandbox: Sandbox) -> None:
     assert result["score"].notna().all()
 
 
+@pytest.mark.parametrize(("name", "template"), [("text", None), (0, "How long is this? {{0}}")])
+def test_a_series_is_asked_as_in_pandas(
+    sandbox: Sandbox, name: str | int, template: str | None
+) -> None:
+    """Its texts are the prompts, or the column that its name says."""
+    data = pd.Series(["One", "Two"], name=name)
+    lazy = arche_magic.map(dd.from_pandas(data, npartitions=2), template)
+    result, expected = lazy.compute(scheduler="threads"), arche_magic.map(data, template)
+    assert list(result) == list(expected)
+    assert result["reply"].tolist() == expected["reply"].tolist()
+    assert len(sandbox.requests) == 2
+
+
 def test_partitions_share_the_bounds(sandbox: Sandbox) -> None:
     """The bounds are neither split nor exceeded: one partition may use all of them."""
     texts = ["long " * 300 + str(n) for n in range(4)] + [f"text {n}" for n in range(12)]

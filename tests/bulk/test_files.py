@@ -375,6 +375,23 @@ def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: 
     assert result.colour[1] == "red"
 
 
+def test_a_part_of_a_schema_may_allow_anything(start: Start) -> None:
+    """Such values are written as text."""
+    parts: dict[str, Any] = {
+        "list": {"type": "array", "items": True},
+        "dish": {"type": "object", "properties": {"name": True}},
+        "any": {"anyOf": [True, {"type": "null"}]},
+    }
+    schema = {"type": "object", "properties": parts, "required": list(parts)}
+    values = {"list": [1, "two"], "dish": {"name": ["soup"]}, "any": 3}
+    start(reply=lambda model, messages: json.dumps(values))
+    Path("in.csv").write_text("text\nHi\n")
+    arche_magic.map("in.csv", TEMPLATE, to="out.parquet", schema=schema)
+    (row,) = pq.read_table("out.parquet").to_pylist()
+    assert [row["list"], row["dish"], row["any"]] == [["1", "two"], {"name": '["soup"]'}, "3"]
+    assert row["error"] is None
+
+
 def test_an_enum_is_its_value_everywhere(dishes: Any) -> None:
     """This holds in a frame, in a CSV and in the frame of a single reply."""
     frame = arche_magic.map(pd.DataFrame({"text": ["one"]}), TEMPLATE, schema=Dish)

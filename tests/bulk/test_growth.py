@@ -13,16 +13,22 @@ TICK = 0.05
 
 
 def seconds_of(
-    rows: int, latency: float, cpu: float, threads: int | None = None, slots: int | None = None
+    rows: int,
+    latency: float,
+    cpu: float,
+    threads: int | None = None,
+    slots: int | None = None,
+    worked: float = 0.0,
 ) -> tuple[float, int]:
     """How long a pool takes for so many rows, and its threads in the end.
 
     Each row takes `cpu` seconds, one row at a time, and then `latency` seconds at the service,
-    which works on `slots` rows at once. Without `threads`, `Growth` says how many there are.
+    which works on `slots` rows at once. Without `threads`, `Growth` says how many there are. Before
+    all rows, the process has computed for `worked` seconds.
     """
-    growth = Growth(0.0)
+    growth = Growth(0.0, worked)
     now = idle_at = 0.0
-    tick = worked = 0.0
+    tick = TICK
     order = count()
     busy: list[float] = []
     under_way: list[tuple[float, int, float]] = []
@@ -63,9 +69,14 @@ def test_threads_that_bring_no_gain_are_given_up() -> None:
     assert of_service <= 16
 
 
+def test_what_was_computed_before_the_job_does_not_matter() -> None:
+    """A notebook may have computed for minutes."""
+    assert seconds_of(2_000, 0.02, 0.002, worked=100.0) == seconds_of(2_000, 0.02, 0.002)
+
+
 def test_a_limit_reduces_the_threads_to_a_few() -> None:
     """Threads that wait for a limit do not help."""
-    growth, now = Growth(0.0), 0.0
+    growth, now = Growth(0.0, 0.0), 0.0
     for _ in range(8):
         for _ in range(MOST_THREADS):
             growth.note_reply(now, now + 1.0)

@@ -172,6 +172,7 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         ([1, 2], None, {}, "the list holds a value of type int"),
         (["a", 0], None, {}, "the list holds a value of type int"),
         (["a", b""], None, {}, "the list holds a value of type bytes"),
+        ([np.array([1, 2])], None, {}, "the list holds a value of type ndarray"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "{{a}}", {}, "two columns have the name 'a'"),
         (REVIEWS, "{{text}}", {"schema": 5}, "schema is of type int"),
         (REVIEWS, "{{text}}", {"schema": "stars int"}, "already has a column 'stars'"),

@@ -429,10 +429,15 @@ def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.Monke
         # Right at first, so that the first chunk is written.
         return answering(rotated if asked > 3 else echoes)(model, messages)
 
-    start(keys={"google": 1}, limits={"google": PLENTY}, reply=reply)
+    start(keys={"google": 1, "groq": 1}, limits={"google": PLENTY}, reply=reply)
     pd.DataFrame({"text": DISTINCT}).to_csv("in.csv", index=False)
+    google = {"model": "google/gemini-3.5-flash-lite", "pack": 4, "twice": 0.25}
+    job = file_job.FileJob("in.csv", "out.csv", "{{text}}", **google)
     with pytest.warns(PackingWarning):
-        arche_magic.map("in.csv", "{{text}}", to="out.csv", pack=4)
+        list(job)
+    progress = job.progress()
+    assert (progress.done, progress.total) == (64, 64)
+    assert (progress.twice, progress.to_ask_twice) == (16, 16)
     written = pd.read_csv("out.csv")
     assert written.reply.tolist() == [f"echo {text}" for text in DISTINCT]
 

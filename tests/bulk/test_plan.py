@@ -13,9 +13,11 @@ from provider_parts import NOON, Clock, Start
 
 import arche_magic
 from arche_magic.bulk import Plan
+from arche_magic.bulk.plans import moment
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 TEMPLATE = "Is this positive? {{text}}"
@@ -167,12 +169,13 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
     assert "prompts and the schema)" in str(plan)
 
 
-def test_a_plan_and_its_job_pack_alike(start: Start) -> None:
-    """Fifty short replies fit into one request; with usual lengths, half as many would."""
+@pytest.mark.parametrize("pack", ["auto", 100])
+def test_a_plan_and_its_job_pack_alike(start: Start, pack: int | str) -> None:
+    """At most fifty rows go into one request; with replies of usual length, half as many would."""
     sandbox = start(**limits(requests_per_day=20))
-    plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad")
+    plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad", pack=pack)
     assert plan.requests == 8
-    arche_magic.map(texts(400), TEMPLATE, schema="mood good|bad", patience=0)
+    arche_magic.map(texts(400), TEMPLATE, schema="mood good|bad", pack=pack, patience=0)
     first = sandbox.requests[0].body["messages"][-1]["content"]
     assert first.count("The soup of table") == 50
 
@@ -196,6 +199,14 @@ def test_packing_is_planned_as_it_would_be_done(start: Start) -> None:
     assert share.requests <= 20
     assert seconds(packed) < 3600
     assert seconds(alone) > 20 * 86_400
+
+
+def test_a_plan_knows_that_few_threads_send_packed_requests(start: Start) -> None:
+    """Four threads send a hundred requests each; at first, one is expected to take 1.5 s."""
+    start(**limits())
+    plan = arche_magic.plan(texts(4000), TEMPLATE, pack=10)
+    assert plan.requests == 400
+    assert seconds(plan) >= 100 * 1.5
 
 
 def test_a_reserve_is_left(start: Start) -> None:
@@ -247,6 +258,12 @@ def test_a_plan_says_whether_a_job_is_done_by_a_time(start: Start) -> None:
     assert f"no, {no.rows_by:,} of 3,000 rows; sooner with\n" in str(no)
 
 
+def test_a_time_may_be_very_late(start: Start) -> None:
+    """The days until then are not counted one by one."""
+    start({"google": 1})
+    assert arche_magic.plan(texts(3), TEMPLATE, by="9999-12-31 23:59").in_time is True
+
+
 def test_a_plan_suggests_shorter_replies_where_they_help(start: Start) -> None:
     """It says which length is short enough, and that length is."""
     start(**limits(tokens_per_day=100_000))
@@ -278,16 +295,48 @@ def test_times_are_taken_as_people_write_them(
     assert clock is not None
     assert f"{clock.astimezone():%H:%M}" == "08:00"
     assert 0 < clock.timestamp() - NOON <= 86_400
-    for wrong in ("soon", "25:00", ""):
+    for wrong in ("soon", "25:00", "", pd.NaT):
         with pytest.raises(InvalidRequest, match="write a time such as 08:00"):
             arche_magic.plan(texts(3), TEMPLATE, by=wrong)
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine is in New York, where clocks are set back on 1 November 2026 at 06:00 UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("01:30", "2026-11-01T06:30"),  # for the second time in this night
+        ("01:50", "2026-11-01T05:50"),
+        ("01:10", "2026-11-01T06:10"),
+        ("00:10", "2026-11-02T05:10"),
+        ("2026-11-02 08:00", "2026-11-02T13:00"),
+        (datetime(2026, 11, 2, 8), "2026-11-02T13:00"),  # without a zone
+        (pd.Timestamp("2026-11-02 08:00"), "2026-11-02T13:00"),
+        (pd.Timestamp("2026-11-02 08:00", tz="UTC"), "2026-11-02T08:00"),
+    ],
+)
+def test_times_without_a_zone_are_in_that_of_the_machine(by: str | datetime, expected: str) -> None:
+    """It is 01:40, before the clocks are set back."""
+    now = datetime(2026, 11, 1, 5, 40, tzinfo=UTC).timestamp()
+    assert datetime.fromtimestamp(moment(by, now), UTC).isoformat(timespec="minutes") == (
+        f"{expected}+00:00"
+    )
 
 
 def test_a_plan_takes_the_arguments_of_a_job(start: Start) -> None:
     """Bounds and patience change nothing; mistakes give the errors of a job."""
     start(**limits())
     plan = arche_magic.plan(
-        texts(3), TEMPLATE, patience=5, max_cost=1, max_tokens_total=9, stop_after=2
+        texts(3), TEMPLATE, patience=5, max_cost=1, max_tokens_total=10**400, stop_after=2
     )
     assert plan.to_ask == 3
     for arguments, message in (
@@ -296,9 +345,16 @@ def test_a_plan_takes_the_arguments_of_a_job(start: Start) -> None:
         ({"template": TEMPLATE, "temprature": 1}, "did you mean 'temperature'"),
         ({"template": TEMPLATE, "pack": 0}, "pack is 0"),
         ({"template": TEMPLATE, "allow_paid": "no"}, "allow_paid is 'no'; it must be True"),
+        ({"template": TEMPLATE, "max_cost": -1}, "max_cost is -1"),
+        ({"template": TEMPLATE, "stop_after": 0}, "stop_after is 0"),
+        ({"template": TEMPLATE, "twice": 2}, "twice is 2"),
+        ({"template": TEMPLATE, "gold": "label"}, "no column 'label'"),
+        ({"template": TEMPLATE, "details": True}, "already has a column 'seconds'"),
+        ({"template": TEMPLATE, "twice": 0.1}, "already has a column 'second_reply'"),
     ):
+        data = texts(3).assign(**{"seconds" if "details" in arguments else "second_reply": 1})
         with pytest.raises(LLMProviderError, match=message):
-            arche_magic.plan(texts(3), **arguments)
+            arche_magic.plan(data, **arguments)
 
 
 def test_an_empty_frame_takes_nothing(start: Start) -> None:

@@ -366,6 +366,21 @@ def test_wrong_gold_is_refused_before_a_request(sandbox: Sandbox, gold: Any, wor
     assert not sandbox.requests
 
 
+def test_gold_names_columns_as_prompts_do(sandbox: Sandbox) -> None:
+    """The levels of a name are joined by dots, and a name that occurs twice is refused."""
+    columns = pd.MultiIndex.from_tuples([("text", ""), ("known", "mood")])
+    data = pd.DataFrame([["Row 1", "good"]], columns=columns)
+    result = arche_magic.map(data, "{{text}}", schema="mood good|bad", gold="known.mood")
+    assert quality(result).accuracy.compared.tolist() == [1]
+    assert re.fullmatch(r"gold: mood is correct in [01] of 1 row \(\d+ %\)", str(quality(result)))
+    with pytest.raises(InvalidRequest, match=r"the prompt contains the column 'known\.mood'"):
+        arche_magic.map(data, "{{known.mood}}", schema="mood good|bad", gold="known.mood")
+    data.columns = ["known", "known"]
+    with pytest.raises(InvalidRequest, match="two columns have the name 'known'"):
+        arche_magic.map(data.assign(text="Two"), "{{text}}", gold="known")
+    assert len(sandbox.requests) == 1
+
+
 def test_a_prefix_does_not_look_like_a_second_model() -> None:
     """With `prefix="second_"`, columns of a later job look like those of `twice=`."""
     columns = {"mood": ["a"], "model": ["x"], "second_mood": ["b"], "second_provider": ["groq"]}
@@ -392,6 +407,8 @@ def test_quality_needs_its_columns() -> None:
         quality(frame, gold={"mood": "lable"})
     with pytest.raises(InvalidRequest, match="name their column with gold="):
         quality(frame).confusion()
+    with pytest.raises(InvalidRequest, match="no column 'model', which says who answered"):
+        quality(frame.assign(second_mood="bad", second_model="m"))
     assert quality(frame).agreement.empty
     assert quality(frame).accuracy.dtypes.astype(str).tolist() == [
         "str" if pd.__version__ >= "3" else "object", "int64", "int64", "float64", "int64", "int64"

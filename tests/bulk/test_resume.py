@@ -21,6 +21,7 @@ from env_file import write_env_file
 import arche_magic
 from arche_magic.bulk import Job
 from arche_magic.bulk.job_records import jobs_since
+from arche_magic.bulk.rows import CHUNK
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration, use_configuration
@@ -193,6 +194,24 @@ def test_two_jobs_of_one_kernel_share_rows_too(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 60
 
 
+def test_equal_rows_wait_together_for_another_job(sandbox: Sandbox) -> None:
+    """Also if they are far apart in the data, and are read at different times."""
+    sandbox.latency = 1.0
+    one = threading.Thread(target=lambda: arche_magic.map(["Shared"]))
+    one.start()
+    while not sandbox.requests:
+        time.sleep(0.01)
+    sandbox.latency = 0.0
+    texts = ["Shared", *["Own"] * CHUNK, "Shared"]
+    frames: list[pd.DataFrame] = []
+    two = threading.Thread(target=lambda: frames.append(arche_magic.map(texts)), daemon=True)
+    two.start()
+    for thread in (one, two):
+        thread.join(20)
+    assert [len(frame) for frame in frames] == [len(texts)]
+    assert prompts(sandbox) == ["Own", "Shared"]
+
+
 def test_only_changed_rows_are_asked(sandbox: Sandbox) -> None:
     """Between two runs, rows may be changed, added, removed and reordered."""
     frame = pd.DataFrame({"text": TEXTS[:5], "note": list("abcde")})
@@ -213,6 +232,22 @@ def test_fresh_asks_again_and_replaces(start: Start) -> None:
     assert arche_magic.map(["Hi"], fresh=True).reply.tolist() == ["new"]
     assert arche_magic.map(["Hi"]).reply.tolist() == ["new"]
     assert len(sandbox.requests) == 2
+
+
+def test_fresh_does_not_return_an_old_error(start: Start) -> None:
+    """Not even while another job asks the row, whose reply it then gets."""
+    sandbox = start()
+    arche_magic.map(["Warm up"])
+    sandbox.fail("groq", "content_filter")
+    assert arche_magic.map(["Hi"]).error.notna().all()
+    sandbox.latency = 1.5
+    other = threading.Thread(target=lambda: arche_magic.map(["Hi"], fresh=True))
+    other.start()
+    while len(sandbox.requests) < 3:
+        time.sleep(0.01)
+    assert arche_magic.map(["Hi"], fresh=True).error.isna().all()
+    other.join(20)
+    assert len(sandbox.requests) == 3
 
 
 def test_rows_that_failed_for_good_are_not_asked_again(start: Start) -> None:

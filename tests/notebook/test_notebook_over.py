@@ -250,6 +250,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews --pack many{}", "--pack 'many' is not a number of rows"),
         ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
+        ("--over reviews --plan --patience -1{}", "patience is -1.0"),
         ("--over reviews --by 08:00{}", "--by needs --plan"),
         ("--over reviews --max-cost -1{}", "max_cost is -1.0"),
         ("--over reviews --stop-after 0{}", "stop_after is 0"),
