@@ -20,7 +20,7 @@ from bulk_parts import prompts
 from pydantic import BaseModel, Field
 
 import arche_magic
-from arche_magic.bulk import Row, file_job, file_source
+from arche_magic.bulk import file_job, file_source
 from arche_magic.llm_providers import InvalidRequest
 from arche_magic.llm_providers.errors import ConfigurationError
 
@@ -115,25 +115,6 @@ def test_a_damaged_file_gives_an_error_of_one_line(sandbox: Sandbox, name: str) 
     with pytest.raises(InvalidRequest, match=f"^{name} cannot be read: ") as raised:
         arche_magic.map(name, "{{text}}", to="out.csv")
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet"])
-def test_a_disk_that_refuses_the_rows_is_an_error_of_one_line(
-    sandbox: Sandbox, target: str
-) -> None:
-    """Here a folder is in the way. The replies are kept."""
-    Path("in.csv").write_text("text\nsoup\n")
-    part = Path(f".{target}.part")
-
-    def put_a_folder_there(row: Row) -> None:
-        part.unlink()
-        part.mkdir()
-
-    with pytest.raises(InvalidRequest, match=f"^{target} cannot be written .*; .* kept$"):
-        arche_magic.map("in.csv", TEMPLATE, to=target, on_done=put_a_folder_there)
-    part.rmdir()
-    arche_magic.map("in.csv", TEMPLATE, to=target)
-    assert len(sandbox.requests) == 1
 
 
 def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
