@@ -59,8 +59,8 @@ _PERIODS: Mapping[str, Period] = {
 # A delay that a service states only in the text of its refusal.
 _MOST_READ = 20_000
 _ANNOUNCES = (
-    r"(?:\b(?:re-?try(?:ing)?|try(?: \w+)? again|wait|resets?|available(?: again)?|allowed)\b"
-    r"|cool-?down)"
+    r"(?:\b(?:re-?try(?:ing|[-_ ]?after)?|try(?: \w+)? again|wait|resets?|available(?: again)?"
+    r"|allowed)\b|cool-?down)"
 )
 # The text between the words that announce a delay and the delay, within a sentence.
 _GAP = r"[^0-9.\n]{0,40}?"
@@ -73,8 +73,10 @@ _SPAN = rf"(?P<span>{_AMOUNT}(?:(?:[ ,]|\band\b){{0,5}}{_AMOUNT}){{0,4}})"
 _AFTER = re.compile(f"{_ANNOUNCES}{_GAP}{_SPAN}", re.IGNORECASE)
 _BEFORE = re.compile(rf"\b(?:in|after) {_SPAN}{_GAP}{_ANNOUNCES}", re.IGNORECASE)
 _STATED = re.compile(rf"([0-9.]+[ -]?|\b(?:an?|one) )({_UNIT})", re.IGNORECASE)
-_SECONDS = re.compile(
-    r"retry[-_ ]?after(?:_seconds)?[^0-9.\n]{0,5}([0-9]{1,15}(?:\.[0-9]{1,15})?)(?![\w.]| ?\w)",
+# A field or words without a unit after the number, which is not the year of a date.
+_PLAIN = re.compile(
+    r"retry[-_ ]?after[-_ ]?(?:(?P<thousandths>ms|millis\w*)|s|secs?|seconds)?[^\w.\n]{0,5}"
+    r"(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,15})?)(?![\w.]|[-/][0-9]{1,2}[-/]| ?\w)",
     re.IGNORECASE,
 )
 _MOMENT = re.compile(
@@ -278,8 +280,8 @@ def stated_delay(text: str, now: float) -> float | None:
     seconds: float | None = None
     if found := _AFTER.search(text) or _BEFORE.search(text):
         seconds = sum(_seconds_of(*amount) for amount in _STATED.findall(found["span"]))
-    elif found := _SECONDS.search(text):
-        seconds = float(found[1])
+    elif found := _PLAIN.search(text):
+        seconds = float(found["amount"]) / (1000 if found["thousandths"] else 1)
     elif found := _MOMENT.search(text):
         try:
             moment = datetime.fromisoformat(found[1].upper())
