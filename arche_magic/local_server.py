@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MOST_CONNECTIONS = 512
 # How long stopping waits for requests to end.
 _STOP_SECONDS = 3.0
+# Without a handler, Python prints uvicorn's warnings, such as on malformed requests.
+logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
 
 
 class LocalServer:
@@ -66,11 +68,14 @@ class LocalServer:
 
         The scope of a request has its connection as `scope["state"]["connection"]`, so that the
         application can break it.
+
+        Raises:
+            OSError: the process has reached its limit of open files.
         """
-        # Without a handler, Python prints uvicorn's warnings, such as on malformed requests.
-        logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
-        self._thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
-        self._thread.start()
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
         self._ready.wait()
 
     def close(self) -> bool:
@@ -94,12 +99,13 @@ class LocalServer:
 
     def _run(self, app: ASGIApp) -> None:
         try:
-            asyncio.run(self._serve(app))
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(app))
         finally:
             self._ready.set()
 
     async def _serve(self, app: ASGIApp) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._stopping = asyncio.Event()
 
         async def until_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
             # uvicorn would log the cancellation as an error.

@@ -69,8 +69,8 @@ class Server:
         """Open the port and start serving. Does nothing if the server is already running.
 
         Raises:
-            ConfigurationError: packages are not installed, the port is in use, or the token cannot
-                be read or written.
+            ConfigurationError: packages are not installed, the port is in use, the token cannot be
+                read or written, or too many files are open.
         """
         if self._listener is not None:
             return self
@@ -90,10 +90,13 @@ class Server:
                 self._token, self._path = _new_token(port)
             else:
                 self._token, self._path = _kept_token(self._token_file), self._token_file
-        except BaseException:
+            listener.serve(application(port, self._token, self._origins))
+        except BaseException as error:
             listener.close()
+            if isinstance(error, OSError):
+                message = f"the server cannot be started: {error.strerror}"
+                raise ConfigurationError(message) from None
             raise
-        listener.serve(application(port, self._token, self._origins))
         self._listener = listener
         atexit.register(self.stop)
         return self

@@ -104,7 +104,8 @@ class Sandbox:
     def start(self) -> Self:
         """Open the port and start serving. Does nothing if the sandbox is already running.
 
-        Raises SandboxNotInstalled without uvicorn and starlette, OSError if the port is taken.
+        Raises SandboxNotInstalled without uvicorn and starlette, OSError if the port is taken or
+        too many files are open.
         """
         if self._server is None:
             try:
@@ -115,7 +116,11 @@ class Sandbox:
                     "the sandbox needs starlette and uvicorn: pip install 'arche_magic[sandbox]'"
                 ) from error
             self._server = LocalServer(self._port, "arche-sandbox", _IDLE_SECONDS)
-            self._server.serve(Application(self).router())
+            try:
+                self._server.serve(Application(self).router())
+            except OSError:
+                self.stop()
+                raise
         return self
 
     def stop(self) -> None:

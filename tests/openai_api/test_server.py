@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from server_parts import BODY, CHAT, FREE, HI, attempts, client, send, use, wait_until
@@ -18,6 +23,7 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     use_configuration,
 )
+from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.stopping import THREAD_NAME
 from arche_magic.openai_api.app import client_name
 from arche_magic.openai_api.server import Server
@@ -185,6 +191,41 @@ def test_an_internal_error_is_a_500(server: Server, configured: Configuration) -
         "message": "the server failed", "type": "server_error", "param": None,
         "code": "internal_error",
     }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's own
+@pytest.mark.parametrize(
+    ("kind", "error"), [(partial(Server, port=0), ConfigurationError), (Sandbox, OSError)]
+)
+def test_a_start_with_too_many_open_files_fails_in_one_line(
+    kind: Callable[[], Server | Sandbox], error: type[Exception]
+) -> None:
+    """Whether its port, its token or its event loop is one too many."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    server, opened, problems = kind(), [], []
+    try:
+        with suppress(OSError):
+            while True:
+                opened.append(os.dup(2))
+        while not server.running:
+            # Two, because pytest keeps what a failed start has opened.
+            for _ in range(2):
+                os.close(opened.pop())
+            try:
+                server.start()
+            except error as problem:
+                problems.append(str(problem))
+    finally:
+        for number in opened:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert all("Too many open files" in problem for problem in problems)
+    assert problems
+    with server:
+        address = server.url if isinstance(server, Sandbox) else server.base_url
+        assert httpx.get(address).status_code == 404
 
 
 def test_the_server_does_not_call_itself(server: Server, configured: Configuration) -> None:
