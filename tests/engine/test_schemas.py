@@ -462,6 +462,7 @@ def test_no_part_of_a_cut_object_is_used(text: str) -> None:
         ("I cannot do that.", "it is not JSON (Expecting value"),
         ('{"a": 1', "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
+        ('Here: {"a": ' + "1" * 5000 + "}", "it is not JSON"),
         ("[1]", "Input should be an object (got [1])"),
         ("null", "Input should be an object (got None)"),
         ('{"a": "high"}', "a: Input should be a valid integer"),

@@ -111,7 +111,8 @@ def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
             if error.msg.startswith("Unterminated string"):
                 return
             at = max(error.pos, start.end())
-        except RecursionError:
+        except (RecursionError, ValueError):
+            # Python reads no numbers of more than 4,300 digits.
             return
         else:
             before = text[max(0, start.start() - _LONGEST_LABEL) : start.start()]
