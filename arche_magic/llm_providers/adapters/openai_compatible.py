@@ -125,6 +125,7 @@ class OpenAIAdapter(Adapter):
         if self._key.provider != "openai":
             # The SDK took them from the environment, and another service must not get them.
             sdk.organization = sdk.project = None
+            sdk._custom_headers = {}
         return sdk
 
     def _send(
