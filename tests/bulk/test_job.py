@@ -158,6 +158,7 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
     [
         (REVIEWS, "Good?", {}, r"names no column.*\{\{column\}\}.*text, stars"),
         (REVIEWS, "{{txt}}", {}, r"no column 'txt'; did you mean 'text'"),
+        (REVIEWS.rename(columns={"text": "ID"}), "{{id}}", {}, "no column 'id'; did you mean 'ID'"),
         (REVIEWS, None, {}, "a frame needs a template"),
         (REVIEWS, 5, {}, "the template is of type int"),
         (5, "{{text}}", {}, "the data is of type int"),

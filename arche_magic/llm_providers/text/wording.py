@@ -10,11 +10,11 @@ _MOST_DECIMALS = 2
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'groq'?` for a near miss, else nothing.
 
-    The dashes before an option do not make it like another one.
+    Case does not matter, and the dashes before an option do not make it like another one.
     """
     import difflib
 
-    names = {name.lstrip("-"): name for name in known}
+    names = {name.lower().lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
 
