@@ -100,8 +100,9 @@ def json_for_schema(
     """A value that is valid for a JSON schema, or for Gemini's OpenAPI subset of it.
 
     Follows type, enum, const, properties, items, prefixItems, anyOf, oneOf, allOf, $ref, and the
-    bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises LookupError,
-    TypeError or ValueError for a schema that has no value or makes no sense.
+    bounds on numbers, lengths and item counts. A `pattern` is not followed. Raises
+    ArithmeticError, LookupError, TypeError or ValueError for a schema that has no value or makes no
+    sense.
     """
     if depth > _DEEPEST:
         # Below the interpreter's recursion limit, at which even finalizers fail.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
+# Raised while a request of another shape is read.
+_ODD_SHAPE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Service:
@@ -228,7 +230,7 @@ def hide_secrets(headers: Mapping[str, str]) -> dict[str, str]:
 def _parse(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
-    except ValueError:
+    except _ODD_SHAPE:
         body = None
     if not isinstance(body, dict):
         raise Refusal("json")
@@ -239,7 +241,7 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
     """Read a request. Values of wrong types and impossible schemas make it invalid."""
     try:
         call = WIRES[provider].read(body, path)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except _ODD_SHAPE as error:
         raise Refusal("json") from error
     schemas = [("tools", tool.schema) for tool in call.tools if tool.schema]
     if call.json_schema is not None:
@@ -247,7 +249,7 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
     for param, schema in schemas:
         try:
             json_for_schema(schema)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except _ODD_SHAPE as error:
             raise Refusal("other", param=param) from error
     return call
 

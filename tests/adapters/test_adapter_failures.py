@@ -271,6 +271,20 @@ def test_a_prompt_that_cannot_be_encoded_is_an_invalid_request(wire: str) -> Non
     assert escaped or caught.value.failure.remedy is Remedy.FIX_REQUEST
 
 
+def test_a_summary_never_quotes_the_request(script: Script, build: Build) -> None:
+    """It is stored, and the words of an SDK or a server are shown only."""
+    field = Request(HELLO.messages, extra={"metadata": ["a secret"]})
+    failure = failure_of(build("mistral"), request=field)
+    assert failure.summary == "the request could not be sent (ValidationError)"
+    assert "a secret" in failure.said
+    assert not failure.sent
+    error = {"message": "a secret", "code": "unsupported_value", "param": "a secret"}
+    script.answer(400, {"error": error})
+    failure = failure_of(build("openai"))
+    assert "secret" not in failure.summary
+    assert failure.said == "a secret"
+
+
 NAMES = (
     "error message code type param status details detail loc msg metadata violations choices delta "
     "content finish_reason usage prompt_tokens candidates parts text data @type quotaValue quotaId "

@@ -15,7 +15,13 @@ from env_file import write_env_file
 from provider_parts import Clock, Start, asked
 
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
-from arche_magic.llm_providers.config import SystemClock, load_configuration, use_configuration
+from arche_magic.llm_providers.config import (
+    Choices,
+    SystemClock,
+    load_configuration,
+    use_choices,
+    use_configuration,
+)
 from arche_magic.llm_providers.doctor import Finding, examine
 from arche_magic.llm_providers.doctor.local_checks import SDKS
 from arche_magic.llm_providers.storage import LedgerWarning
@@ -155,6 +161,16 @@ def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:
     assert asked(sandbox_of_project).count("openai") == 1
     summary = get_quota_tracker().get_usage_summary("openai")["openai"]["openai_key_1"]
     assert summary["requests_per_day"]["used"] > 0
+
+
+def test_sending_uses_no_key_that_is_switched_off(sandbox_of_project: Sandbox) -> None:
+    """The next key of the provider is used."""
+    use_choices(Choices(off=frozenset({"groq_key_1"})))
+    try:
+        findings = examine(send=True)
+    finally:
+        use_choices(Choices())
+    assert only(findings, "groq · key 2 · gpt-oss-120b").state == "ok"
 
 
 def test_a_rejected_key_is_closed_and_must_be_replaced(sandbox_of_project: Sandbox) -> None:

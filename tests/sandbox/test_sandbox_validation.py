@@ -241,6 +241,12 @@ def test_conversations_with_system_messages_are_accepted(shared, connect, provid
             b' "response_format": {"type": "json_schema", "json_schema":'
             b' {"name": "a", "schema": {"$ref": "#"}}}}'
         ),
+        (
+            b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],'
+            b' "response_format": {"type": "json_schema", "json_schema":'
+            b' {"name": "a", "schema": {"type": "integer", "multipleOf": 0}}}}'
+        ),
+        b'{"model": ' + b"[" * 100_000,
     ],
 )
 def test_malformed_bodies_are_400(shared, connect, content):

@@ -283,8 +283,9 @@ class Adapter(ABC):
         elif broken := transport_failure(error, call):
             failure = broken
         elif call.status is None:
-            summary = f"the request could not be sent ({type(error).__name__}: {error})"
-            failure = ProviderFailure(summary, Remedy.FIX_REQUEST)
+            # What an SDK says may quote the prompt, and summaries are stored.
+            summary = f"the request could not be sent ({type(error).__name__})"
+            failure = ProviderFailure(summary, Remedy.FIX_REQUEST, str(error), sent=call.sent)
         else:
             # google-genai keeps an error event in `details`, the others in `body`.
             body = getattr(error, "details", None) or getattr(error, "body", None)

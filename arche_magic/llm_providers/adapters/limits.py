@@ -59,8 +59,8 @@ _PERIODS: Mapping[str, Period] = {
 # A delay that a service states only in the text of its refusal.
 _MOST_READ = 20_000
 _ANNOUNCES = (
-    r"(?:\b(?:re-?try(?:ing)?|try(?: \w+)? again|wait|resets?|available(?: again)?|allowed)\b"
-    r"|cool-?down)"
+    r"(?:\b(?:re-?try(?:ing|[-_ ]?after)?|try(?: \w+)? again|wait|resets?|available(?: again)?"
+    r"|allowed)\b|cool-?down)"
 )
 # The text between the words that announce a delay and the delay, within a sentence.
 _GAP = r"[^0-9.\n]{0,40}?"

@@ -97,6 +97,8 @@ _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
     re.IGNORECASE,
 )
+# `messages[0].name`; anything else may be a text that quotes the prompt.
+_FIELD = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 _LONGEST_CALL_ID = 40
 
 
@@ -214,7 +216,8 @@ class OpenAIAdapter(Adapter):
                     Remedy.FIX_REQUEST,
                     names_option=True,
                 )
-            if (param := refusal.said("param")) and refusal.said("code").startswith("un"):
+            param = refusal.said("param")
+            if _FIELD.fullmatch(param) and refusal.said("code").startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
                 return refusal.failure(
                     f"{model} does not take {param}",

@@ -185,16 +185,13 @@ def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
 
 def answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
     """Return the outcome of one short prompt to each model, with the first key that may work."""
-    keys: dict[str, Key] = {}
-    for check in checks:
-        if check.works is not False:
-            keys.setdefault(check.key.provider, check.key)
-    tried = [
-        (keys[name], model)
-        for name, provider in configuration.providers.items()
-        for model in provider.models
-        if name in keys and configuration.is_on(keys[name], model)
-    ]
+    keys = [check.key for check in checks if check.works is not False]
+    tried = []
+    for name, provider in configuration.providers.items():
+        for model in provider.models:
+            usable = (k for k in keys if k.provider == name and configuration.is_on(k, model))
+            if (key := next(usable, None)) is not None:
+                tried.append((key, model))
     return _at_once(_PROMPTS_AT_ONCE, lambda pair: _answer(*pair, configuration), tried)
 
 
