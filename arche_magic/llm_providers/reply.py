@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .routing import Decision
 
 Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
+NOT_SPENT: tuple[Outcome, ...] = ("skipped", "refused")
+"""The outcomes of attempts that use no quota."""
 
 
 @dataclass(frozen=True)
