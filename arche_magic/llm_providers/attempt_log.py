@@ -26,7 +26,7 @@ from .attempt_file import read_lines as read_lines
 from .attempt_file import records_of as records_of
 from .files import absolute, append_lines
 from .processes import new_lock
-from .reply import Attempt
+from .reply import NOT_SPENT, Attempt
 from .storage import warn_of_file
 from .types import RouteId
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
-_NOT_SPENT = ("skipped", "refused")
 _PASSED_OVER = ("skipped", "refused", "failed")
 
 
@@ -81,7 +80,7 @@ class Spent:
         """These sums plus one attempt."""
         return Spent(
             self.attempts + 1,
-            self.requests + (attempt.outcome not in _NOT_SPENT),
+            self.requests + (attempt.outcome not in NOT_SPENT),
             self.input_tokens + attempt.input_tokens,
             self.output_tokens + attempt.output_tokens,
             self.cost_usd + (attempt.cost_usd or 0.0),

@@ -32,9 +32,10 @@ class LLMProviderError(Exception):
     def to_store(self) -> str:
         """Return the message without the servers' own words, which may quote the prompt."""
         message = str(self)
-        for attempt in self.attempts:
-            if attempt.said:
-                message = message.replace(f": {attempt.said}", "")
+        # Lists of reasons omit full stops. Longer texts first: they may begin like shorter ones.
+        said = {attempt.said.rstrip(" .") for attempt in self.attempts}
+        for text in sorted(filter(None, said), key=len, reverse=True):
+            message = message.replace(f": {text}", "")
         return message
 
     def _render_traceback_(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .routing import Decision
 
 Outcome = Literal["served", "skipped", "refused", "failed", "interrupted"]
+NOT_SPENT: tuple[Outcome, ...] = ("skipped", "refused")
+"""The outcomes of attempts that use no quota."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,11 @@ class Reply(str):
             part.write_bytes(str(self).encode("utf-8"))
             part.replace(path)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise InvalidRequest(f"save: {path}: {error.strerror or error}") from None
+        finally:
+            # It is still there after an error or an interrupt.
+            with suppress(OSError):
+                part.unlink()
         return path
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:

@@ -258,6 +258,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("default_provider = 'grok'", "default_provider: unknown provider 'grok'; did you mean"),
         ("[timeouts]\ntotall = 3", "did you mean 'total'"),
         ("[timeouts]\nsilence = 0", "silence is 0; it must be a number of seconds greater than 0"),
+        ("[timeouts]\nanswer = 1e10", "answer is 10000000000.0; it must be a number of seconds"),
         ("[timeouts]\nsilence = inf", "silence is inf"),
         ("[timeouts]\nconnect = true", "connect is true"),
         ("timeouts = 3", "must be a table"),

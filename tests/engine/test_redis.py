@@ -152,6 +152,21 @@ def test_processes_and_threads_never_exceed_a_limit(redis_server: LedgerServer) 
     assert count(tracker, "tokens_per_day") == 1500
 
 
+def test_no_change_is_lost_however_many_others_made_meanwhile(redis_server: LedgerServer) -> None:
+    """As during a long call on one machine: between its hold and its settlement."""
+    one, other = redis_server.storage(), redis_server.storage()
+
+    def add(document: dict[str, int]) -> None:
+        document["count"] = document.get("count", 0) + 1
+
+    for _ in range(5):
+        one.update("groq", add)
+    for _ in range(50):
+        other.update("groq", add)
+    one.update("groq", add)
+    assert redis_server.storage().read("groq") == {"count": 56}
+
+
 class LosesOneAnswer(socketserver.ThreadingTCPServer):
     """A proxy of a Redis server that drops the answer to the next change, after `meanwhile()`."""
 

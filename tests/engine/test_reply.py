@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,16 @@ def test_a_reply_with_tool_calls_can_be_pickled() -> None:
 def test_a_reply_is_saved_only_under_the_name_of_a_file(path: str) -> None:
     with pytest.raises(InvalidRequest, match="is not the name of a file"):
         Reply("Hello").save(path, overwrite=True)
+
+
+def test_a_reply_that_cannot_be_saved_is_an_error_in_one_line(tmp_path: Path) -> None:
+    """A file where a folder should be, and a folder where the file should be."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.md", tmp_path / "folder"):
+        with pytest.raises(InvalidRequest, match=f"^save: {path}: "):
+            Reply("Hello").save(path, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
 
 
 def test_when_a_route_opens_follows_the_providers_sentence() -> None:

@@ -50,6 +50,15 @@ def test_a_refusal_that_quotes_the_prompt_is_not_stored(
     assert not written(tmp_path)
 
 
+def test_refusals_of_several_routes_are_not_stored(echo: Echo, tmp_path: Path) -> None:
+    """One message has them all, without their full stops; some begin alike."""
+    texts = iter(range(100))
+    echo.message(lambda key: f"no use{f' of {PROMPT}.' if next(texts) % 2 else ''}", 400)
+    frame = arche_magic.map([PROMPT, "another"], patience=0, allow_paid=True)
+    assert frame["error"].str.contains(PROMPT).all()
+    assert not written(tmp_path)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_names_that_quote_the_prompt_are_not_stored(
     echo: Echo, tmp_path: Path, provider: str

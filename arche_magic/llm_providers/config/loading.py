@@ -244,8 +244,8 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
 
     Raises:
-        ConfigurationError: the path leads out of the project, it begins with a variable, or it
-            begins with `~` and the home folder is unknown.
+        ConfigurationError: the path leads out of the project, it does not name a file, it begins
+            with a variable, or it begins with `~` and the home folder is unknown.
     """
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):

@@ -110,8 +110,9 @@ def _text(kind: str, *, shows_value: bool = True, pattern: str = ".*") -> Settin
 _ANYTHING = Setting("", lambda value: True)
 _YES_OR_NO = Setting("must be true or false", lambda value: isinstance(value, bool))
 _SECONDS = Setting(
-    "must be a number of seconds greater than 0",
-    lambda value: _is_number(value) and 0 < value < math.inf,
+    "must be a number of seconds greater than 0, and 1e9 or less",
+    # Sockets refuse timeouts that are much longer.
+    lambda value: _is_number(value) and 0 < value <= 1e9,
 )
 _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <= value < math.inf)
 _PERIOD = _one_of(*PERIOD_SECONDS)

@@ -252,8 +252,8 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
             )
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
-        # A copy, which stays as it is when the caller changes the original.
         text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        # A copy, which stays as it is when the caller changes the original.
         fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"extra is not JSON: {error}") from None

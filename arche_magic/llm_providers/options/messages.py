@@ -55,7 +55,7 @@ def read_images(value: object) -> tuple[Image, ...]:
 
 def _message(entry: Mapping[str, Any] | Message) -> Message:
     if isinstance(entry, Message):
-        return replace(entry, content=whole_characters(entry.content))
+        entry = vars(entry)
     if not isinstance(entry, Mapping):
         raise InvalidRequest("a message is a dict such as {'role': 'user', 'content': 'text'}")
     role = entry.get("role")
@@ -78,7 +78,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         text,
         images,
         calls,
-        cast("str", call_id) if role == "tool" else "",
+        whole_characters(cast("str", call_id)) if role == "tool" else "",
         _name(entry.get("name"), role),
     )
 

@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from ..reply import Attempt
+from ..reply import NOT_SPENT, Attempt
 from ..types import METRICS, PERIOD_SECONDS, Metric, RouteId, Standing, Usage
 from .ledger import as_amounts
 from .state import Amounts
 from .windows import period_end
 
 PACE_SECONDS = 3600.0
-_NOT_SPENT = ("skipped", "refused")
 
 Account = tuple[str, str, str]
 
@@ -29,7 +28,7 @@ def account_of(row: Standing) -> Account:
 
 def units(attempt: Attempt, metric: Metric) -> float:
     """The units of `requests`, `tokens`, … of an attempt, by its recorded count."""
-    if attempt.outcome in _NOT_SPENT:
+    if attempt.outcome in NOT_SPENT:
         return 0.0
     return as_amounts(attempt.input_tokens, attempt.output_tokens)[metric]
 

@@ -24,6 +24,7 @@ from . import windows
 from .closures import reopen
 from .opening import is_expired, note_level, on_hold
 from .state import (
+    LEARNED,
     AccountState,
     Amounts,
     Calibration,
@@ -42,7 +43,6 @@ _OTHER_PLAN = 3.0
 # For this long, a header does not replace what an error said about a limit. Headers may be about
 # another limit (on Groq tokens per minute, when a request was refused for its input tokens).
 _ERROR_HOLDS_SECONDS = 86_400.0
-_LEARNED = ("header", "error")
 
 
 def document_name(route: Route) -> str:
@@ -107,7 +107,7 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     learned, has_other_plan = {}, False
     for name, state in model.limits.items():
         # Ignore stored copies of published and configured limits: the settings may be newer.
-        if state.evidence not in _LEARNED:
+        if state.evidence not in LEARNED:
             continue
         known = limits.get(name)
         if _is_wish(known, state.amount):
@@ -288,7 +288,7 @@ def learn(
         else:
             state = model.limits[seen.name] = limit_state(limit, now, before, since)
         if seen.amount is not None:
-            was_stated = before and before.evidence in _LEARNED and not before.inferred
+            was_stated = before and before.evidence in LEARNED and not before.inferred
             state.inferred = seen.inferred and not was_stated
         counter = state.counter
         opens = None if wish or seen.opens_in is None else now + seen.opens_in

@@ -16,6 +16,7 @@ from .closures import Closable
 from .codec import Document
 from .ledger import limit_state
 from .state import (
+    LEARNED,
     AccountState,
     Amounts,
     Closure,
@@ -220,18 +221,14 @@ def _adopt_limits(ours: ModelState, theirs: ModelState, now: float) -> None:
     """
     for name, state in ours.limits.items():
         known = theirs.limits.get(name)
-        if known and not (_is_learned(state) and known.evidence_at < state.evidence_at):
+        if known and (state.evidence not in LEARNED or known.evidence_at >= state.evidence_at):
             continue
         taken = limit_state(state.limit(name), now, known, state.evidence_at)
-        was_stated = known is not None and _is_learned(known) and not known.inferred
+        was_stated = known is not None and known.evidence in LEARNED and not known.inferred
         taken.inferred = state.inferred and not was_stated
         if known is None:
             taken.proven = state.proven
         theirs.limits[name] = taken
-
-
-def _is_learned(state: LimitState) -> bool:
-    return state.evidence in ("header", "error")
 
 
 def _sum(one: float, other: float) -> float:

@@ -20,7 +20,7 @@ from . import windows
 from .budget_state import HeldShare
 from .closures import RECHECK_SECONDS, closure_of, from_a_wrong_clock, lacks, latest_closure
 from .closures import opens as closure_opens
-from .state import Amounts, HeldCall, LimitState, ModelState, RouteRecord
+from .state import LEARNED, Amounts, HeldCall, LimitState, ModelState, RouteRecord
 
 LIMIT = Remedy.WAIT_FOR_LIMIT.name
 """Name of the remedy of a limit that is spent."""
@@ -265,8 +265,7 @@ def is_expired(hold: HeldCall | HeldShare, now: float) -> bool:
 
 def _is_stale(limit: Limit, state: LimitState, now: float) -> bool:
     """Whether a reply stated the limit so long ago that requests should try again."""
-    learned = limit.evidence in ("header", "error")
-    return learned and now - state.evidence_at > RECHECK_SECONDS
+    return limit.evidence in LEARNED and now - state.evidence_at > RECHECK_SECONDS
 
 
 def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:

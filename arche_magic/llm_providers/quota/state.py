@@ -29,6 +29,9 @@ from ..types import (
     WindowRule,
 )
 
+LEARNED: tuple[Evidence, ...] = ("header", "error")
+"""The evidence of what a provider stated in its replies."""
+
 Amounts = dict[Metric, float]
 """Units per metric."""
 

@@ -55,7 +55,8 @@ class Stored:
     @property
     def stamp(self) -> str:
         """The beginning of the text, which differs after each change."""
-        return self.text[: self.text.find(",", self.text.find('"revision"'))]
+        # With the comma, because revision 5 begins like revision 50.
+        return self.text[: self.text.find(",", self.text.find('"revision"')) + 1]
 
     def followed_by(self, document: Document) -> Stored:
         """The next revision, with this document."""
