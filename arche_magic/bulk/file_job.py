@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import open_ours
@@ -23,6 +26,9 @@ from .rows import Row
 ROWS = 10_000
 """Rows that are in memory at a time."""
 _ROWS = ("done", "resumed", "errors", "twice", "to_ask_twice")
+_PART = re.compile(r"[0-9a-f]{8}\.part")
+# An incomplete file that was not changed for so long belongs to no run any more.
+_KEPT_SECONDS = 7 * 86_400
 
 
 class FileJob:
@@ -89,7 +95,7 @@ class FileJob:
             InvalidRequest: the file cannot be written.
             JobStopped, LLMProviderError: as a `Job`.
         """
-        part = self.to.with_name(f".{self.to.name}.part")
+        part = _part_of(self.to)
         try:
             while not (yield from self._write(part)):
                 if self._cancelled:
@@ -154,8 +160,23 @@ class FileJob:
         self._job.cancel()
 
 
+def _part_of(to: Path) -> Path:
+    """The file that a run writes before it is complete.
+
+    Each run has its own, because another one may write the same result at the same time. Those of
+    runs that were killed long ago are removed.
+    """
+    part = to.with_name(f".{to.name}.{uuid4().hex[:8]}.part")
+    with suppress(OSError):
+        for left in part.parent.iterdir():
+            same = left.name.removeprefix(f".{to.name}.")
+            if _PART.fullmatch(same) and time.time() - left.lstat().st_mtime > _KEPT_SECONDS:
+                left.unlink()
+    return part
+
+
 def _begin(part: Path) -> None:
-    """Create an empty file, replacing a file of an earlier run or a link."""
+    """Create an empty file, replacing that of an attempt that starts again."""
     try:
         part.unlink(missing_ok=True)
         os.close(open_ours(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +142,37 @@ def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) ->
     arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
     assert len(pd.read_parquet("out.parquet")) == 20
     assert len(sandbox.requests) == 20
+
+
+@pytest.mark.usefixtures("sandbox", "small_chunks")
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet"])
+def test_two_runs_can_write_the_same_file_at_the_same_time(target: str) -> None:
+    """Each writes all rows, and the last one to end replaces the file of the other."""
+    frame().to_csv("in.csv", index=False)
+    first = file_job.FileJob("in.csv", target, TEMPLATE)
+    rows = iter(first)
+    for _ in range(10):
+        next(rows)
+    read = {"out.csv": pd.read_csv, "out.jsonl": partial(pd.read_json, lines=True)}
+    for end in (lambda: arche_magic.map("in.csv", "Again: {{text}}", to=target), lambda: [*rows]):
+        end()
+        result = read.get(target, pd.read_parquet)(target)
+        assert list(result.text) == list(frame().text)
+    assert not result.reply.str.contains("Again: ").any()
+    assert not list(Path.cwd().glob(".*.part"))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_what_a_killed_run_has_written_is_removed_after_a_week() -> None:
+    """Until then, it could belong to a run on another machine."""
+    frame().to_csv("in.csv", index=False)
+    parts = [Path(f".out.csv.{name}.part") for name in ("0123abcd", "4567cdef", "of-a-user")]
+    for part in parts:
+        part.touch()
+        if part != parts[1]:
+            os.utime(part, (0, 0))
+    arche_magic.map("in.csv", TEMPLATE, to="out.csv")
+    assert [part.exists() for part in parts] == [False, True, True]
 
 
 @pytest.mark.usefixtures("small_chunks")
