@@ -208,7 +208,8 @@ class Reply(str):
             raise InvalidRequest(f"save: {str(path)!r} is not the name of a file")
         if path.exists() and not overwrite:
             raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # Another thread may save there too.
+        part = path.parent / f".{path.name}.{os.urandom(4).hex()}.part"
         try:
             part.write_bytes(str(self).encode("utf-8"))
             part.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,17 @@ def test_when_a_route_opens_follows_the_providers_sentence() -> None:
         "groq", "groq_key_1", "m", "refused", "rate limit (429): Try later.", at=0, opens_at=42
     )
     assert str(attempt) == "groq · key 1 · m refused: rate limit (429): Try later, opens in 42 s"
+
+
+def test_threads_can_save_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writes the whole text, and the last one stays."""
+    path = tmp_path / "reply.md"
+    texts = [str(number) * 100_000 for number in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        for _ in range(10):
+            list(pool.map(lambda text: Reply(text).save(path, overwrite=True), texts))
+            assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match=r"save: \.: "):
+        Reply("Hello").save(".", overwrite=True)
