@@ -11,10 +11,13 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+# What is between quotes. Quotes in brackets are part of it: `"Hello {{row["key"]}}"`.
+_DOUBLE = r"""(?:\\.|\["[^"]*"\]|[^"\\])*"""
+_SINGLE = r"""(?:\['[^']*'\]|[^'])*"""
 # A word, including quoted parts. The match ends at an unclosed quote.
-_WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*')+""", re.DOTALL)
+_WORD = re.compile(rf"""(?:[^\s"']|"{_DOUBLE}"|'{_SINGLE}')+""", re.DOTALL)
 # Quotes after a bracket are part of the value: `row["key"]`.
-_QUOTED = re.compile(r"""(?<!\[)(?:\"((?:\\.|[^"\\])*)"|'([^']*)')""", re.DOTALL)
+_QUOTED = re.compile(rf"""(?<!\[)(?:"({_DOUBLE})"|'({_SINGLE})')""", re.DOTALL)
 # A dash at the beginning of a word.
 _DASH = re.compile(r"(?<=\s)-")
 # A line below `Usage:` in a docstring; its meaning follows after two spaces or more.

@@ -50,6 +50,9 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
         ('--system="Be brief" hi', "Be brief", "hi"),
         ("-sBrief hi", "Brief", "hi"),
         ('-s row["first name"] hi', 'row["first name"]', "hi"),
+        ('-s "To row["first name"]." hi', 'To row["first name"].', "hi"),
+        ("-s 'To row['first name'].' hi", "To row['first name'].", "hi"),
+        ('-s "An open [" hi', "An open [", "hi"),
         ('-s "- a dash" hi', "- a dash", "hi"),
         ("-s Brief -- -t is an option", "Brief", "-t is an option"),
         ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
@@ -58,7 +61,7 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
 def test_values_may_be_quoted(
     kernel: Kernel, sandboxed, line: str, system: str, prompt: str
 ) -> None:
-    """The quotes are removed, except after a bracket.
+    """The quotes are removed, except in brackets.
 
     `--`, or a word that is not an option, ends the options.
     """
