@@ -204,7 +204,7 @@ class Reply(str):
                 False, or it cannot be written.
         """
         path = expanded(path)
-        if not path.name or "\0" in str(path):
+        if not path.name:
             raise InvalidRequest(f"save: {str(path)!r} is not the name of a file")
         if path.exists() and not overwrite:
             raise InvalidRequest(f"save: {path} already exists; overwrite=True replaces it")
