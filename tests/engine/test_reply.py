@@ -43,7 +43,7 @@ def test_a_reply_with_tool_calls_can_be_pickled() -> None:
 
 @pytest.mark.parametrize("path", ["", ".", "a\0b.md"])
 def test_a_reply_is_saved_only_under_the_name_of_a_file(path: str) -> None:
-    with pytest.raises(InvalidRequest, match="is not (the name of a file|a path)"):
+    with pytest.raises(InvalidRequest, match=r"is not (the name of a file|a path)"):
         Reply("Hello").save(path, overwrite=True)
 
 

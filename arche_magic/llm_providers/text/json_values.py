@@ -158,7 +158,7 @@ def fitted(value: Any, validate: Callable[[Any], Any]) -> Any:
 def _checked(value: Any, validate: Callable[[Any], Any]) -> Any:
     try:
         return validate(value)
-    except Misfit:
+    except (Misfit, RecursionError):
         raise
     except Exception as error:  # whatever a validator of the user's class raises
         said = f"{type(error).__name__}: {error}".partition("\n")[0]
