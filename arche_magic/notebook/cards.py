@@ -16,9 +16,10 @@ _ROW = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
 # Cards share the width; a card that would be narrower than this wraps.
 _CARD = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
-    "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column"
+    "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column;"
+    "overflow-wrap:break-word"
 )
-_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4);overflow-wrap:anywhere"
+_HEAD = "padding-bottom:4px;border-bottom:1px solid rgba(128,128,128,.4)"
 
 
 def row_html(cards: Iterable[str]) -> str:
@@ -36,7 +37,7 @@ def card_html(name: str, body: str, foot: str) -> str:
     return (
         f'<div style="{_CARD}"><div style="{_HEAD}"><b>{escape(first)}</b>'
         f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
-        f'<div style="flex:1;overflow-wrap:break-word">{body}</div>'
+        f'<div style="flex:1">{body}</div>'
         f'<div style="margin-top:4px">{foot}</div></div>'
     )
 
