@@ -37,10 +37,8 @@ def table_bundle(
     }
 
 
-def html_table(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, scrolls: bool = True
-) -> str:
-    """A table; on a narrow page its columns scroll, with the keyboard too, unless they all wrap."""
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table; on a narrow page its columns scroll, with the keyboard too."""
     right = [cell.right for cell in rows[0]]
     head = "".join(
         f'<th style="{_CELL};text-align:{"right" if is_right else "left"};'
@@ -55,7 +53,7 @@ def html_table(
         '<table style="border-collapse:collapse;border:none;font-size:90%"><thead><tr style="'
         f'background:none">{head}</tr></thead><tbody>{body}</tbody></table>'
     )
-    return f'<div tabindex="0" style="overflow-x:auto">{table}</div>' if scrolls else table
+    return f'<div tabindex="0" style="overflow-x:auto">{table}</div>'
 
 
 def notes_html(notes: Iterable[str]) -> str:

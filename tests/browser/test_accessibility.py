@@ -29,7 +29,6 @@ def length(word: str) -> int:
     return len(word)
 %llm_sandbox --keys groq=1
 %llm --tools length Call length word={"long" * 25}
-%llm --compare groq,groq/{"long" * 14} Hello
 %llm_sandbox stop"""
 CELLS = (
     SANDBOX,
@@ -50,6 +49,7 @@ CELLS = (
     "%llm_jobs",
     "%%llm --over texts --plan\nIs it {{prompt}}?",
     "%llm_history Hello",
+    f"%llm --compare google,google/{'long' * 14} Hello",
     "%llm_panel",
 )
 OUTPUTS = ".jp-Notebook .jp-OutputArea"

@@ -83,7 +83,7 @@ def attempts_html(view: QuotaView) -> str:
         )
         for attempt in view.attempts
     ]
-    table = html_table(("time", "route", "outcome", "reply or reason"), rows, scrolls=False)
+    table = html_table(("time", "route", "outcome", "reply or reason"), rows)
     # Widgets have lines as high as buttons.
     return f'<div style="line-height:1.35">{table}</div>'
 
