@@ -186,8 +186,7 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
 def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
     """The same plan with what is finished by then, and what would help if that is not all."""
     forecast = outlook.forecast()
-    horizon = outlook.now + HORIZON_SECONDS
-    done = forecast.rows_until(min(until, horizon)) if until > outlook.now else 0
+    done = forecast.rows_until(min(until, outlook.now + HORIZON_SECONDS))
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
     if plan.in_time:
         return plan

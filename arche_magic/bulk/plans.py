@@ -191,7 +191,7 @@ def moment(by: str | datetime, now: float) -> float:
     A time without a zone is in this machine's zone.
 
     Raises:
-        InvalidRequest: it is not a time.
+        InvalidRequest: it is not a time, or it has passed.
     """
     if isinstance(by, str) and (clock := re.fullmatch(r"\s*(\d{1,2}):(\d{2})\s*", by)):
         hour, minute = int(clock[1]), int(clock[2])
@@ -204,11 +204,14 @@ def moment(by: str | datetime, now: float) -> float:
             return next(at for at in map(datetime.timestamp, days) if at > now)
     try:
         # Not the method of a Timestamp of pandas, which takes a time without a zone for UTC.
-        return datetime.timestamp(datetime.fromisoformat(by) if isinstance(by, str) else by)
+        found = datetime.timestamp(datetime.fromisoformat(by) if isinstance(by, str) else by)
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidRequest(
             f"by is {by!r}; write a time such as 08:00 or 2026-11-26 08:00"
         ) from None
+    if found <= now:
+        raise InvalidRequest(f"by is {str(by)!r}, which has passed")
+    return found
 
 
 def _clock(then: datetime, now: datetime) -> str:

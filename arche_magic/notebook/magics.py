@@ -87,7 +87,9 @@ class ArcheMagics(Defaults, Magics):
             self.session.server.stop()
         if "jobs" in vars(self.session):
             self.session.jobs.close()
-        sandbox_switch.stop()
+        if sandbox_switch.is_running():
+            # From now on, prompts use real quota.
+            print(sandbox_switch.stop())
         costs.forget_hint()
         self.session.failures.remove()
         self.session.out.remove()

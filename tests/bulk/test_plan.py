@@ -298,6 +298,8 @@ def test_times_are_taken_as_people_write_them(
     for wrong in ("soon", "25:00", "", pd.NaT):
         with pytest.raises(InvalidRequest, match="write a time such as 08:00"):
             arche_magic.plan(texts(3), TEMPLATE, by=wrong)
+    with pytest.raises(InvalidRequest, match="by is '2020-01-01', which has passed"):
+        arche_magic.plan(texts(3), TEMPLATE, by="2020-01-01")
 
 
 @pytest.fixture

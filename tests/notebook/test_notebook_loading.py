@@ -74,7 +74,8 @@ def test_unloading_removes_everything(kernel: Kernel) -> None:
     """No magic, configurable, hook or sandbox is left, and it can be loaded again."""
     kernel.run("%llm_sandbox start\n%llm -q -o kept hi")
     kernel.run("from arche_magic.notebook import sandbox_switch; running = sandbox_switch._running")
-    assert kernel.run("%unload_ext arche_magic").printed == ""
+    said = kernel.run("%unload_ext arche_magic").printed
+    assert said == "Sandbox off: requests go to the configured providers again.\n"
     magics, configurables, hook, current = kernel.value(
         "(sorted(n for kind in get_ipython().magics_manager.magics.values()"
         " for n in kind if 'llm' in n),"
