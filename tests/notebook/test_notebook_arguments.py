@@ -162,6 +162,7 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -q", "the prompt is empty"),
         ("%%llm\n  \n", "the prompt is empty"),
         ("%llm -p gorq hi", "unknown provider 'gorq'; did you mean 'groq'?"),
+        ("%llm -m groq hi", "'groq' is a provider, not a model; use provider='groq' (-p groq)"),
         ("%llm -m gpt-oss-12b hi", "unknown model 'gpt-oss-12b'; "),
         ("%llm -p mistral -m openai/gpt-oss-120b hi", "a model of groq, not of mistral"),
         ("%llm --max-tokens 0 hi", "max_tokens is 0; it must be 1 or more"),

@@ -238,6 +238,10 @@ class Configuration:
         if provider:
             owner = owners[0] if owners else prefix
             raise ConfigurationError(f"{model!r} is a model of {owner}, not of {provider}")
+        if model in self.providers:
+            raise ConfigurationError(
+                f"{model!r} is a provider, not a model; use provider={model!r} (-p {model})"
+            )
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         hint = did_you_mean(model, [*self.aliases, *known]).replace("?", "? If not,") or ";"
         raise ConfigurationError(
