@@ -129,7 +129,7 @@ def _image(value: object) -> Image:
         return replace(read_image(content), detail=detail)
     if url.startswith(("http://", "https://")):
         # Never fetched here; providers that accept URLs fetch the image.
-        return Image("", b"", url, detail)
+        return Image("", b"", whole_characters(url), detail)
     raise InvalidRequest(
         f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"
     )
