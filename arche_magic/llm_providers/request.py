@@ -68,9 +68,8 @@ def read_image(source: Image | str | Path | bytes) -> Image:
             )
         try:
             data = expanded(source).read_bytes()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise InvalidRequest(f"image {name} cannot be read: {why}") from None
+        except OSError as error:
+            raise InvalidRequest(f"image {name} cannot be read: {error.strerror}") from None
     elif isinstance(source, bytes):
         name, data = "data", source
     else:

@@ -56,9 +56,11 @@ class Server:
         allow_origins: Sequence[str] = (),
         token_file: str | Path | None = None,
     ) -> None:
-        if port is not None and not 0 <= port <= _LAST_PORT:
-            raise InvalidRequest(f"port {port} is not between 1 and {_LAST_PORT:,}")
+        if port is not None and not (isinstance(port, int) and 0 <= port <= _LAST_PORT):
+            raise InvalidRequest(f"port {port!r} is not between 1 and {_LAST_PORT:,}")
         self._wanted_port = port
+        if isinstance(allow_origins, str):
+            raise InvalidRequest(f"allow_origins must be a list, such as [{allow_origins!r}]")
         self._origins = tuple(_origin(address) for address in allow_origins)
         self._token_file = expanded(token_file).absolute() if token_file else None
         self._listener: LocalServer | None = None
@@ -189,8 +191,8 @@ def _shell_path(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _origin(address: str) -> str:
-    origin = address.strip().lower().removesuffix("/")
+def _origin(address: object) -> str:
+    origin = str(address).strip().lower().removesuffix("/")
     if not _ORIGIN.fullmatch(origin):
         raise InvalidRequest(
             f"allow-origin: {address!r} is not the origin of a web page, such as "

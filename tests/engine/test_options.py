@@ -13,6 +13,7 @@ from arche_magic.llm_providers.config import load_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.tools import Tool
 
 CONFIGURATION = load_configuration({})
 
@@ -126,9 +127,23 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert request(fresh=np.True_).fresh is True
 
 
-def test_lone_surrogates_of_extra_fields_are_replaced() -> None:
-    """As in prompts: they cannot be sent."""
-    assert request(extra={"user": "a\ud800"}).extra == {"user": "a\ufffd"}
+def test_lone_surrogates_are_replaced_everywhere() -> None:
+    """They cannot be sent."""
+    call = {"id": "\ud800", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": "https://a.org/\ud800"}]},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "\ud800", "content": "\ud800"},
+        Message("user", "\ud800", name="\ud800"),
+    ]
+    asked = request(
+        turns,
+        extra={"user": "\ud800"},
+        tools=[Tool("f", "\ud800", '{"title": "\ud800"}')],
+        schema="a '\ud800'|b",
+    )
+    assert "\ufffd" in repr(asked)
+    assert "\\ud800" not in repr(asked)
 
 
 def test_max_output_tokens_is_max_tokens() -> None:

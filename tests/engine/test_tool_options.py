@@ -202,9 +202,12 @@ def test_openai_messages_are_converted() -> None:
     )
 
 
-def test_image_parts_are_converted() -> None:
-    """Data URIs are read like files; URLs are kept and not fetched."""
-    uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+@pytest.mark.parametrize(
+    "begins", ["data:image/png;base64,", "DATA:;BASE64,", "data:image/png;name=a.png;base64,\n"]
+)
+def test_image_parts_are_converted(begins: str) -> None:
+    """Data URIs are read like files, also in lines; URLs are kept and not fetched."""
+    uri = f"{begins}{base64.encodebytes(PNG).decode()}"
     parts = [
         {"type": "text", "text": "Which is larger?"},
         {"type": "image_url", "image_url": {"url": uri, "detail": "auto"}},

@@ -258,6 +258,9 @@ def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
     [
         ({"port": 70_000}, "port 70000 is not between"),
         ({"port": -1}, "port -1 is not between"),
+        ({"port": "8377"}, "port '8377' is not between"),
+        ({"allow_origins": "https://a.org"}, r"must be a list, such as \['https://a.org'\]"),
+        ({"allow_origins": [5]}, "5 is not the origin of a web page"),
         ({"allow_origins": ["*"]}, "'\\*' is not the origin of a web page"),
         ({"allow_origins": ["null"]}, "'null' is not the origin"),
         ({"allow_origins": ["https://app.example.org/page"]}, "is not the origin"),

@@ -255,7 +255,9 @@ def test_a_server_that_is_not_running_is_skipped(
             "[providers.Mine]\nbase_url = 'http://localhost:1'",
             "can have lowercase letters, digits, - and _",
         ),
-        ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "cannot be intelligent or"),
+        ("[providers.intelligent]\nbase_url = 'http://localhost:1'", "be auto, intelligent or"),
+        ("[providers.auto]\nbase_url = 'http://localhost:1'", "be auto, intelligent or"),
+        ("[providers.my_key_1]\nbase_url = 'http://localhost:1'", "cannot contain _key_ or be"),
         ("[providers.a_key_b]\nbase_url = 'http://localhost:1'", "a provider's name can have"),
         ("[providers.ollama]\nmodels = ['m']\nkey_variable = 'MY KEY'", "the name of a variable"),
         (

@@ -127,10 +127,10 @@ def _known_or_new(name: str, entry: Mapping[str, Any]) -> Provider:
 
 
 def _new_provider(name: str) -> Provider:
-    if not _NAME.fullmatch(name) or "_key_" in name or name in ALL_PROVIDERS:
+    if not _NAME.fullmatch(name) or "_key_" in name or name in ("auto", *ALL_PROVIDERS):
         raise ValueError(
             "a provider's name can have lowercase letters, digits, - and _, such as my-server, and "
-            f"cannot be {' or '.join(ALL_PROVIDERS)}"
+            "cannot contain _key_ or be auto, intelligent or orchestrator"
         )
     variable = f"{name.upper().replace('-', '_')}_API_KEY"
     return Provider(name, name, "openai", (), frozenset(), {}, (variable,), source="your settings")

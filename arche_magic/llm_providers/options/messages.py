@@ -22,7 +22,7 @@ _ROLES = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
     "tool": "tool",
 }  # fmt: skip
-_DATA_URI = re.compile(r"data:[\w.+/-]*;base64,(.*)", re.DOTALL)
+_DATA_URI = re.compile(r"data:[\w.+/=;-]*;base64,(.*)", re.DOTALL | re.IGNORECASE)
 _DETAILS = ("auto", "low", "high")
 
 
@@ -123,13 +123,14 @@ def _image(value: object) -> Image:
     detail = "" if detail == "auto" else detail
     if data := _DATA_URI.fullmatch(url):
         try:
-            content = base64.b64decode(data[1], validate=True)
+            # `base64.encodebytes` and command lines break it into lines.
+            content = base64.b64decode("".join(data[1].split()), validate=True)
         except (binascii.Error, ValueError):
             raise InvalidRequest("an image's data URI is not valid base64") from None
         return replace(read_image(content), detail=detail)
     if url.startswith(("http://", "https://")):
         # Never fetched here; providers that accept URLs fetch the image.
-        return Image("", b"", url, detail)
+        return Image("", b"", whole_characters(url), detail)
     raise InvalidRequest(
         f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -80,7 +81,11 @@ def _tool(value: object) -> Tool:
     if isinstance(value, Tool):
         _checked_name(value.name)
         _check_schema(value.name, _read_json(value.name, value.parameters))
-        return value
+        return replace(
+            value,
+            description=whole_characters(value.description),
+            parameters=whole_characters(value.parameters),
+        )
     if not isinstance(value, Mapping) or value.get("type") != "function":
         raise InvalidRequest(
             "a tool is a dict such as {'type': 'function', 'function': {'name': 'f', "

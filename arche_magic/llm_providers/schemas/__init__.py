@@ -54,7 +54,7 @@ def schema_of(described: Any) -> Schema:
     if "pydantic" not in sys.modules:
         library("pydantic")
     if isinstance(described, str):
-        return _of_line(described)
+        return _of_line(whole_characters(described))
     if isinstance(described, Mapping):
         return _of_json_schema(dict(described))
     if isinstance(described, type):
