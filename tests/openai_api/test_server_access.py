@@ -183,6 +183,21 @@ def test_an_unsafe_token_file_is_refused(
     assert not server.running
 
 
+def test_a_token_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    """An empty file would prevent the next start."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    server = Server(port=0, token_file=tmp_path / "token")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with server:
+        assert server.token_file.read_text().strip() == server.api_key
+
+
 def test_shell_lines_contain_the_token_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +279,7 @@ def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
         ({"allow_origins": ["*"]}, "'\\*' is not the origin of a web page"),
         ({"allow_origins": ["null"]}, "'null' is not the origin"),
         ({"allow_origins": ["https://app.example.org/page"]}, "is not the origin"),
+        ({"token_file": ""}, "the path of the token file is empty"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], says: str) -> None:
