@@ -435,13 +435,14 @@ def test_a_lost_call_uses_up_the_patience_of_a_job_once(start: Start, clock: Clo
 def test_leaving_ends_the_job_at_once(start: Start) -> None:
     """Waiting threads end, claims are given up, and finished rows are kept."""
     sandbox = start(limits={"groq": {"requests_per_minute": 5}})
+    before = set(threading.enumerate())
     rows = arche_magic.imap([f"Row {n}" for n in range(100)], reserve=0.0)
     first = next(iter(rows))
     began = time.monotonic()
     rows.close()
     assert time.monotonic() - began < 0.5
     until = time.monotonic() + 2
-    while any(thread.name == "arche-job" for thread in threading.enumerate()):
+    while any(new.name == "arche-job" for new in set(threading.enumerate()) - before):
         assert time.monotonic() < until, "threads are left"
         time.sleep(0.01)
     asked = len(sandbox.requests)
