@@ -93,6 +93,8 @@ class Server:
             listener.serve(application(port, self._token, self._origins))
         except BaseException as error:
             listener.close()
+            if self._token_file is None:
+                _forget_token(self._path, self._token)
             if isinstance(error, OSError):
                 message = f"the server cannot be started: {error.strerror}"
                 raise ConfigurationError(message) from None
@@ -248,7 +250,7 @@ def _kept_token(path: Path) -> str:
 def _forget_token(path: Path, token: str) -> None:
     """Delete the file, unless another server has written its own token there meanwhile."""
     with suppress(OSError):
-        if path.read_text("ascii", "replace").strip() == token:
+        if path.read_bytes().strip() == token.encode():
             path.unlink()
 
 
@@ -258,8 +260,12 @@ def _create_token(path: Path) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Fails if anything is there, so that it cannot follow another user's link.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{token}\n")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(f"{token}\n".encode())
+        except BaseException:
+            path.unlink()
+            raise
     except OSError as error:
         raise ConfigurationError(
             f"the server's token cannot be written to {path}: {error.strerror}"

@@ -21,6 +21,7 @@ from arche_magic.llm_providers import get_quota_tracker
 from arche_magic.llm_providers.config import (
     Configuration,
     load_configuration,
+    own_settings_folder,
     use_configuration,
 )
 from arche_magic.llm_providers.errors import ConfigurationError
@@ -226,6 +227,7 @@ def test_a_start_with_too_many_open_files_fails_in_one_line(
     with server:
         address = server.url if isinstance(server, Sandbox) else server.base_url
         assert httpx.get(address).status_code == 404
+    assert not list(own_settings_folder().glob("*.token"))
 
 
 def test_the_server_does_not_call_itself(server: Server, configured: Configuration) -> None:

@@ -183,6 +183,21 @@ def test_an_unsafe_token_file_is_refused(
     assert not server.running
 
 
+def test_a_token_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    """An empty file would prevent the next start."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    server = Server(port=0, token_file=tmp_path / "token")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with server:
+        assert server.token_file.read_text().strip() == server.api_key
+
+
 def test_shell_lines_contain_the_token_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
