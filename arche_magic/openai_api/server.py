@@ -46,7 +46,7 @@ class Server:
             makes a new token, in your settings folder.
 
     Raises:
-        InvalidRequest: the port or an origin is not valid.
+        InvalidRequest: the port, an origin or the path is not valid.
     """
 
     def __init__(
@@ -60,7 +60,10 @@ class Server:
             raise InvalidRequest(f"port {port} is not between 1 and {_LAST_PORT:,}")
         self._wanted_port = port
         self._origins = tuple(_origin(address) for address in allow_origins)
-        self._token_file = expanded(token_file).absolute() if token_file else None
+        if token_file == "":
+            # As `--token-file "$NAME"` is if the variable is not set.
+            raise InvalidRequest("the path of the token file is empty")
+        self._token_file = None if token_file is None else expanded(token_file).absolute()
         self._listener: LocalServer | None = None
         self._token = ""
         self._path = Path()

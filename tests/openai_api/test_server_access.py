@@ -276,6 +276,7 @@ def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
         ({"allow_origins": ["*"]}, "'\\*' is not the origin of a web page"),
         ({"allow_origins": ["null"]}, "'null' is not the origin"),
         ({"allow_origins": ["https://app.example.org/page"]}, "is not the origin"),
+        ({"token_file": ""}, "the path of the token file is empty"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], says: str) -> None:
