@@ -22,7 +22,7 @@ from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
 from .errors import Problem
-from .handler import LARGEST_BODY, handle
+from .handler import LARGEST_BODY, TOO_LONG, handle
 from .replies import HttpReply
 from .request_thread import RequestThread
 from .requests import TAG_HEADER
@@ -135,8 +135,7 @@ class _Application:
             await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
             return
         if body is None:
-            message = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
-            await _refusal(413, message, "body_too_large")(scope, receive, send)
+            await _refusal(413, TOO_LONG, "body_too_large")(scope, receive, send)
             return
         ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
         answering = asyncio.ensure_future(_reply(ask, scope, receive, send))

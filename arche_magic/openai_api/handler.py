@@ -24,6 +24,7 @@ from .requests import TAG_HEADER
 
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""
+TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
 
 _CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
@@ -82,10 +83,7 @@ def _answer(
         message = f"{path} accepts {allowed}, not {method}"
         raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
-        size, most = len(body) / 1e6, LARGEST_BODY / 1e6
-        raise Problem(
-            413, f"the body has {size:.0f} MB; the limit is {most:.0f} MB", code="body_too_large"
-        )
+        raise Problem(413, TOO_LONG, code="body_too_large")
     tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
     if tag := next(tags, ""):
         options["tag"] = tag
