@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from env_file import write_env_file
+from loopback import Handler, serving
 from provider_parts import Clock, Start, asked
 
 from arche_magic.llm_providers import get_llm_provider, get_quota_tracker
 from arche_magic.llm_providers.config import (
     Choices,
     SystemClock,
+    get_configuration,
     load_configuration,
     use_choices,
     use_configuration,
@@ -234,6 +237,38 @@ def test_a_local_server_that_requires_a_key_is_reported_with_its_variable() -> N
         finding = only(examine(), "vllm_key_1")
     assert finding.state == "wrong"
     assert finding.advice == "the server asks for a key: put it into VLLM_API_KEY"
+
+
+class PublicList(Handler):
+    """A service that lists its models for any key, and refuses wrong keys with a prompt."""
+
+    def do_GET(self) -> None:
+        self.answer(200, b'{"object": "list", "data": [{"id": "m", "object": "model"}]}')
+
+    def do_POST(self) -> None:
+        self.body()
+        self.answer(401, b'{"error": {"message": "Wrong key", "code": 401}}')
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="0.0.0.0 is not this machine there")
+def test_a_list_of_models_for_any_key_proves_nothing(
+    own_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was refused stays closed."""
+    monkeypatch.setenv("MINE_API_KEY", "wrong-key-of-mine")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with serving(PublicList) as url:
+        address = url.replace("127.0.0.1", "0.0.0.0")  # not a loopback address
+        own_settings.write_text(f'[providers.mine]\nbase_url = "{address}"\nmodels = ["m"]\n')
+        finding = only(examine(), "mine_key_1")
+        assert finding.state == "look"
+        assert "lists its models for any key" in finding.found
+        assert "--send" in finding.advice
+        with pytest.raises(Exception, match="key refused"):
+            get_llm_provider("mine").generate("Hello", patience=0)
+        examine()
+        (key,) = get_configuration().keys
+        assert get_quota_tracker().closure(key) is not None
 
 
 def test_a_configured_service_without_a_key_is_reported() -> None:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TypeVar
 
 from ..adapters import build_adapter
-from ..catalog import Provider
+from ..catalog import Provider, published_providers
 from ..config import Configuration
 from ..config.keys import is_stand_in
 from ..errors import LLMProviderError
@@ -32,6 +32,7 @@ R = TypeVar("R")
 # Seconds within which a service has to list its models.
 _TIMEOUT = 15.0
 _NO_LIST = "it lists no models"
+_FOR_ANYONE = "the service lists its models for any key"
 # A service without a list of models answers with one of these, or with a 404 or 405.
 _NO_LIST_REMEDIES = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
 # Services state the time in whole seconds, and an answer may take a few.
@@ -63,8 +64,8 @@ class KeyCheck:
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
     """Request the list of models with each key, and record the results in the ledger.
 
-    A key that was refused and is accepted now is open again. So is a missing model that is listed
-    now.
+    A key that was refused and is accepted now is open again, unless a made-up key is accepted too.
+    So is a missing model that is listed now.
     """
     return _at_once(_CHECKS_AT_ONCE, lambda key: _check(key, tracker), keys)
 
@@ -98,14 +99,36 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
         adapter.close()
     ahead = None if adapter.served_at is None else clock.time() - adapter.served_at
     if failure is None:
-        tracker.note_check(key, began, None, adapter.account, models)
-        return KeyCheck(key, True, models, clock_ahead=ahead)
+        is_proof = not _lists_for_anyone(provider)
+        # The list does not show that a closed key works again.
+        if is_proof or tracker.closure(key) is None:
+            tracker.note_check(key, began, None, adapter.account, models)
+        reason = "" if is_proof else _FOR_ANYONE
+        return KeyCheck(key, is_proof or None, models, reason, ahead)
     if failure.remedy is Remedy.REPLACE_KEY:
         tracker.note_check(key, began, failure.summary)
         return KeyCheck(key, False, reason=str(failure), clock_ahead=ahead)
     no_address = failure.summary.startswith("no such address")
     reason = _NO_LIST if failure.remedy in _NO_LIST_REMEDIES or no_address else str(failure)
     return KeyCheck(key, None, reason=reason, clock_ahead=ahead)
+
+
+def _lists_for_anyone(provider: Provider) -> bool:
+    """Return whether a service lists its models for a made-up key too, as OpenRouter does.
+
+    A server on this machine may need no key at all.
+    """
+    if provider.name in published_providers() or is_loopback(provider.url):
+        return False
+    made_up = Key.of(provider.name, f"{provider.name}_key_1", "made-up-key")
+    adapter = build_adapter(provider.wire, made_up, provider.url)
+    try:
+        adapter.models(_TIMEOUT)
+    except AttemptFailed:
+        return False
+    finally:
+        adapter.close()
+    return True
 
 
 def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
@@ -136,6 +159,8 @@ def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> F
 def _unreached(check: KeyCheck, provider: Provider) -> str:
     if check.reason == _NO_LIST:
         return f"is {provider.url} right? one short prompt will show it (--send)"
+    if check.reason == _FOR_ANYONE:
+        return "one short prompt will show whether it works (--send)"
     if is_loopback(provider.url):
         return f"is the server running at {provider.url}?"
     return "check the network and its proxy, or try again later"
@@ -145,7 +170,7 @@ def models(
     checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
 ) -> Iterator[Finding]:
     """Check that the models that are asked by default are in the service's list, if it has one."""
-    working = [check for check in checks if check.works]
+    working = [check for check in checks if check.works or check.models]
     if not working:
         return
     listed = list(dict.fromkeys(model for check in working for model in check.models))
