@@ -190,7 +190,7 @@ class Received:
     def _all_reasoning(self, request: Request) -> str:
         counted = self.usage.output_tokens if self.usage else 0
         tokens = request.max_tokens or counted
-        # Figures that are no counts are -1.
+        # A figure that is not a count is -1.
         spent = f"all {tokens:,} tokens" if 0 < tokens <= MOST_UNITS else "all its tokens"
         return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
 
