@@ -76,7 +76,7 @@ _STATED = re.compile(rf"([0-9.]+[ -]?|\b(?:an?|one) )({_UNIT})", re.IGNORECASE)
 # A field or words without a unit after the number, which is not the year of a date.
 _PLAIN = re.compile(
     r"retry[-_ ]?after[-_ ]?(?:(?P<thousandths>ms|millis\w*)|s|secs?|seconds)?[^\w.\n]{0,5}"
-    r"(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,15})?)(?![\w.]|[-/][0-9]{1,2}[-/]| ?\w)",
+    r"(?P<amount>[0-9]{1,15}(?:\.[0-9]{1,15})?)(?!\.?[0-9]|[-/][0-9]{1,2}[-/]| ?\w)",
     re.IGNORECASE,
 )
 _MOMENT = re.compile(
