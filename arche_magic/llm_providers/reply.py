@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -75,10 +75,15 @@ class Attempt:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attempt as plain JSON values, without the server's own text."""
-        values = dict(self.__dict__)
-        if said := values.pop("said"):
-            values["error"] = (self.error or "").removesuffix(f": {said}")
+        values = dict(self.without_said().__dict__)
+        del values["said"]
         return values
+
+    def without_said(self) -> Attempt:
+        """Return the attempt without the server's own text, for logs and files."""
+        if not self.said:
+            return self
+        return replace(self, error=(self.error or "").removesuffix(f": {self.said}"), said="")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Attempt:

@@ -143,5 +143,5 @@ class RequestProgress:
             said=error.said if isinstance(error, ProviderFailure) else "",
         )
         self.attempts.append(attempt)
-        logger.info("%s", attempt)
+        logger.info("%s", attempt.without_said())
         return attempt

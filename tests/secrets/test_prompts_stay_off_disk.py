@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +51,18 @@ def test_a_refusal_that_quotes_the_prompt_is_not_stored(
     assert not written(tmp_path)
 
 
-def test_refusals_of_several_routes_are_not_stored(echo: Echo, tmp_path: Path) -> None:
-    """One message has them all, without their full stops; some begin alike."""
+def test_refusals_of_several_routes_are_not_stored(
+    echo: Echo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One message has them all, without their full stops; some begin alike. Nor are they logged."""
+    caplog.set_level(logging.DEBUG, "arche_magic")
     texts = iter(range(100))
     echo.message(lambda key: f"no use{f' of {PROMPT}.' if next(texts) % 2 else ''}", 400)
     frame = arche_magic.map([PROMPT, "another"], patience=0, allow_paid=True)
     assert frame["error"].str.contains(PROMPT).all()
     assert not written(tmp_path)
+    assert "request refused" in caplog.text
+    assert PROMPT not in caplog.text
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
