@@ -43,8 +43,8 @@ class IntelligentLLMOrchestrator:
         configuration: keys, models and limits; by default the configuration in use.
 
     Raises:
-        ConfigurationError: a provider name is unknown, `providers` is empty, or the ledger's Redis
-            refuses changes.
+        ConfigurationError: a provider name is unknown, `providers` is empty or a text, or the
+            ledger's Redis refuses changes.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class IntelligentLLMOrchestrator:
         configuration: Configuration | None = None,
     ) -> None:
         self.configuration: Configuration = configuration or get_configuration()
+        if providers is not None and (isinstance(providers, str) or not providers):
+            raise ConfigurationError("providers must be a list of names; leave it out to use all")
         for name in (*(providers or ()), *([preferred_provider] if preferred_provider else ())):
             self.configuration.provider(name)
-        if providers is not None and not providers:
-            raise ConfigurationError("providers is empty; leave it out to use all of them")
         self.providers: tuple[str, ...] = tuple(providers or self.configuration.providers)
         self.preferred_provider: str | None = (
             preferred_provider or self.configuration.preferred_provider

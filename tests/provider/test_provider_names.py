@@ -78,10 +78,11 @@ def test_a_name_that_is_no_text_is_an_error_in_one_line(sandbox: Sandbox, name: 
         get_quota_tracker().set_limits(name, requests_per_day=5)
 
 
-def test_an_empty_list_of_providers_is_refused(sandbox: Sandbox) -> None:
-    """It must not mean all of them."""
-    with pytest.raises(ConfigurationError, match="providers is empty"):
-        IntelligentLLMOrchestrator(providers=[])
+@pytest.mark.parametrize("providers", [[], "groq"])
+def test_providers_must_be_a_list_of_names(sandbox: Sandbox, providers: Any) -> None:
+    """An empty list must not mean all of them."""
+    with pytest.raises(ConfigurationError, match="providers must be a list of names"):
+        IntelligentLLMOrchestrator(providers=providers)
 
 
 def test_a_model_of_other_providers_is_named_with_them(sandbox: Sandbox) -> None:
