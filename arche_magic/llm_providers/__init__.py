@@ -116,7 +116,6 @@ def get_llm_provider(
     from . import orchestrator
     from .config.keys import with_keys
     from .config.providers import ALL_PROVIDERS, unknown_provider
-    from .redaction import without_key_like
 
     configuration = get_configuration()
     if not isinstance(name, str | None):
@@ -131,8 +130,7 @@ def get_llm_provider(
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         known = ["intelligent", *configuration.providers]
-        # A key in the place of a name is not shown.
-        raise ConfigurationError(without_key_like(f"{where}{unknown_provider(given, known)}"))
+        raise ConfigurationError(f"{where}{unknown_provider(given, known)}")
     if api_key is not None:
         configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)

@@ -15,7 +15,7 @@ from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
 from .options import build_request, python_number
-from .redaction import key_in
+from .redaction import key_in, without_key_like
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -77,10 +77,9 @@ def choose_model(
         owners = [name for name, entry in known.items() if model in entry.embedding_models]
         if not owners:
             names = [name for entry in known.values() for name in entry.embedding_models]
-            raise ConfigurationError(
-                f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
-                f"{_known(configuration)}; write provider/model for another one"
-            )
+            problem = f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
+            problem += f"{_known(configuration)}; write provider/model for another one"
+            raise ConfigurationError(without_key_like(problem))
         owners = [name for name in among if name in owners] or owners
         with_key = (name for name in owners if _has_key(configuration, name, model))
         return _checked(next(with_key, owners[0]), model, among)

@@ -30,6 +30,7 @@ from .quota.route_records import Settlement as Settlement
 from .quota.spending import Shares, Spending, later_of
 from .quota.state import AccountState, Amounts, ProviderState
 from .quota.state import Closure as Closure
+from .redaction import without_key_like
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
 from .types import Key, Observation, Route, Standing, Usage
@@ -48,8 +49,7 @@ class QuotaTracker:
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
-        self.storage = storage
-        self.configuration = configuration
+        self.storage, self.configuration = storage, configuration
         self._clock = configuration.clock
         # Other generators give the same numbers in a forked child.
         self._jitter = random.SystemRandom()
@@ -327,7 +327,7 @@ class QuotaTracker:
             owner = self.configuration.scope_owner(scope)
             parse_limits({name: given for name, given in limits.items() if given is not None})
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"set_limits({scope!r}): {error}") from None
+            raise ConfigurationError(without_key_like(f"set_limits({scope!r}): {error}")) from None
         if scope.startswith(f"{owner}_key_"):
             find_key(self.configuration, scope.partition("/")[0])
 

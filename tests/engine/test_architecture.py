@@ -95,8 +95,8 @@ ALLOWED = {
     "quota_tracker": {
         "catalog", "config", "errors", "provider_failure", "quota.booking", "quota.budget",
         "quota.codec", "quota.ledger", "quota.merging", "quota.older_package", "quota.opening",
-        "quota.route_records", "quota.spending", "quota.standings", "quota.state", "request",
-        "storage", "types", "wire_fields",
+        "quota.route_records", "quota.spending", "quota.standings", "quota.state", "redaction",
+        "request", "storage", "types", "wire_fields",
     },
     "bounded": {"stopping"},
     "processes": set(),

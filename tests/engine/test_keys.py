@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from arche_magic.llm_providers import MultiKeyGroqProvider, get_llm_provider, get_quota_tracker
+from arche_magic.llm_providers import (
+    IntelligentLLMOrchestrator,
+    MultiKeyGroqProvider,
+    get_llm_provider,
+    get_model_for_provider,
+    get_quota_tracker,
+)
 from arche_magic.llm_providers.config import (
     add_key,
     get_configuration,
@@ -15,6 +21,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.doctor import check_keys
+from arche_magic.llm_providers.embeddings import choose_model
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.types import Key
 from arche_magic.sandbox import Sandbox
@@ -150,3 +157,35 @@ def test_an_account_without_credit_is_closed_for_a_while(sandbox_env: Sandbox) -
     assert closure is not None
     assert closure.until is not None
     assert closure.since < closure.until
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        get_llm_provider,
+        get_model_for_provider,
+        lambda key: IntelligentLLMOrchestrator(providers=[key]),
+        lambda key: IntelligentLLMOrchestrator(preferred_provider=key),
+        lambda key: get_llm_provider().generate("Hello", model=key),
+        lambda key: get_quota_tracker().get_usage_summary(key),
+        lambda key: get_quota_tracker().reopen(key),
+        lambda key: get_quota_tracker().set_limits(key, requests_per_day=1),
+        lambda key: choose_model(get_configuration(), key),
+        lambda key: add_key(get_configuration(), key, "groq"),
+    ],
+)
+@pytest.mark.parametrize("key", ["gsk_hunter2hunter2hunter2", "sk-proj-hunter2hunter2hunter2"])
+def test_a_key_in_place_of_a_name_is_not_shown(
+    sandbox_env: Sandbox, use: Callable[[str], object], key: str
+) -> None:
+    """The output of a cell is saved with the notebook."""
+    with pytest.raises(ConfigurationError) as caught:
+        use(key)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_label_is_named_by_it(sandbox_env: Sandbox) -> None:
+    """Even if keys of its provider have no mark at which they are known."""
+    for key in get_configuration().keys:
+        with pytest.raises(ConfigurationError, match=f"^that is a key itself.* is {key.label}$"):
+            get_quota_tracker().reopen(key.secret())

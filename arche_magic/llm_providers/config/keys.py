@@ -189,13 +189,19 @@ def find_key(configuration: Configuration, label: str) -> Key:
     """Return the key with that label.
 
     Raises:
-        ConfigurationError: there is none; the message lists the labels.
+        ConfigurationError: there is none; the message lists the labels, and shows no key that was
+            given in place of its label.
     """
     for key in configuration.keys:
         if key.label == label:
             return key
+    from ..redaction import key_in, without_key_like
+
+    if given := key_in(label, configuration.keys):
+        raise ConfigurationError(f"that is a key itself; its label is {given.label}")
     labels = ", ".join(key.label for key in configuration.keys)
-    raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
+    problem = f"no key is called {label!r}; there are {labels or 'none'}"
+    raise ConfigurationError(without_key_like(problem))
 
 
 def keys_of_session() -> tuple[object, ...]:

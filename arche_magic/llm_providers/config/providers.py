@@ -52,7 +52,9 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
 
 
 def unknown_provider(name: object, known: Iterable[str]) -> str:
-    """Return the message about an unknown name of a provider."""
+    """Return the message about an unknown name of a provider; a key in its place is not shown."""
+    from ..redaction import without_key_like
+
     if not isinstance(name, str):
         return f"the name of a provider is of type {type(name).__name__}; it must be text"
     known = list(known)
@@ -63,7 +65,7 @@ def unknown_provider(name: object, known: Iterable[str]) -> str:
             hint = f"; {service.title} was retired on {service.retired}"
         elif not service.models:
             hint = f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
-    return f"unknown provider {name!r}{hint}"
+    return without_key_like(f"unknown provider {name!r}{hint}")
 
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
