@@ -385,6 +385,22 @@ def test_an_invalid_value_in_redis_raises_no_error(redis_server: LedgerServer, w
                 raise AssertionError(f"{name.decode()}: {place} is {what}") from error
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b'{"lineage": "\xff"}'])
+def test_a_key_of_redis_without_a_document_is_replaced(
+    redis_server: LedgerServer, content: bytes
+) -> None:
+    """An empty text, and bytes that are not text."""
+    for method in ("read", "update"):
+        redis_server.client().set("arche_magic:groq", content)
+        storage = redis_server.storage()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if method == "read":
+                assert storage.read("groq") == {}
+            storage.update("groq", lambda document: document.update(is_there=True))
+        assert redis_server.storage().read("groq") == {"is_there": True}
+
+
 def test_a_table_of_closed_routes_has_no_opening_times() -> None:
     """All keys are rejected: no row has a time at which it opens."""
     configuration = custom_configuration([RPM], keys=1)

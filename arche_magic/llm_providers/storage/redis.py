@@ -47,8 +47,8 @@ local same = true
 for i, key in ipairs(KEYS) do
   local text = redis.call('GET', key)
   local seen = ARGV[i]
-  if text == false or seen == '' then
-    same = same and text == false and seen == ''
+  if text == false or text == '' or seen == '' then
+    same = same and (text == false or text == '') and seen == ''
   else
     same = same and string.sub(text, 1, #seen) == seen
   end
