@@ -401,6 +401,18 @@ def test_a_key_of_redis_without_a_document_is_replaced(
         assert redis_server.storage().read("groq") == {"is_there": True}
 
 
+def test_a_document_of_redis_that_was_changed_by_hand_can_be_changed(
+    redis_server: LedgerServer,
+) -> None:
+    """Tools sort the names, so that the revision comes last."""
+    redis_server.storage().update("groq", lambda document: document.update(count=1))
+    client = redis_server.client()
+    content = json.loads(client.get("arche_magic:groq"))
+    client.set("arche_magic:groq", json.dumps(content, sort_keys=True))
+    redis_server.storage().update("groq", lambda document: document.update(count=2))
+    assert redis_server.storage().read("groq") == {"count": 2}
+
+
 def test_a_table_of_closed_routes_has_no_opening_times() -> None:
     """All keys are rejected: no row has a time at which it opens."""
     configuration = custom_configuration([RPM], keys=1)

@@ -55,8 +55,10 @@ class Stored:
     @property
     def stamp(self) -> str:
         """The beginning of the text, which differs after each change."""
-        # With the comma, because revision 5 begins like revision 50.
-        return self.text[: self.text.find(",", self.text.find('"revision"')) + 1]
+        # With the comma, because revision 5 begins like revision 50. Where it is not near the
+        # beginning, as after a change by hand, the whole text.
+        end = self.text.find(",", self.text.find('"revision"')) + 1
+        return self.text[:end] if end else self.text
 
     def followed_by(self, document: Document) -> Stored:
         """The next revision, with this document."""
