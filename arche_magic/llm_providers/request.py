@@ -78,7 +78,8 @@ def read_image(source: Image | str | Path | bytes) -> Image:
     if media_type is None:
         raise InvalidRequest(f"image {name} is not a PNG, JPEG, WebP or GIF")
     if len(data) > _MOST_BYTES:
-        raise InvalidRequest(f"image {name} has {len(data) / 1e6:.0f} MB; the limit is 20 MB")
+        size = math.ceil(len(data) / 1e6)
+        raise InvalidRequest(f"image {name} has {size} MB; the limit is 20 MB")
     return Image(media_type, data)
 
 

@@ -148,7 +148,7 @@ def test_an_image_counts_in_the_estimate_but_not_in_the_calibration(sandbox: San
         (["nowhere.png"], "image nowhere.png cannot be read"),
         (["a\0b.png"], r"^'a\\x00b.png' is not a path"),
         (["https://example.com/a.png"], "images are not downloaded"),
-        ([png() + bytes(20_000_001)], "the limit is 20 MB"),
+        ([png() + bytes(20_000_001)], "has 21 MB; the limit is 20 MB"),
         ([3], "an image must be a path or bytes, not int"),
         ("a.png", "images must be a list"),
     ],
