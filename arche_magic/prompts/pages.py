@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+import socket
 import time
+from contextlib import suppress
 from functools import partial
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
@@ -60,6 +63,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
         raise InvalidRequest(
             "--url: the address contains a password, which would be displayed; remove it"
         )
+    ends = time.monotonic() + seconds
     # The name that the model sees has no query, which may contain a token.
     name = str(address.copy_with(query=None, fragment=None))
     try:
@@ -70,7 +74,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
             return Attachment(name, text_of(content, encoding))
         declared = _CHARSET.search(content[:2000])
         encoding = encoding or (declared[1].decode() if declared else "")
-        text = readable(_decoded(content, encoding))
+        text = readable(_decoded(content, encoding), ends)
     except (TookTooLong, httpx.TimeoutException):
         raise InvalidRequest(f"--url {name} took longer than {seconds:g} s") from None
     except httpx.HTTPError as error:
@@ -85,12 +89,16 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     return Attachment(name, text)
 
 
-def readable(html: str) -> str:
+def readable(html: str, ends: float = math.inf) -> str:
     """Return the text of a page: its title, headings, paragraphs and lists, one block per line.
 
     Scripts, styles, navigation and footers are left out.
+
+    Raises:
+        TookTooLong: it is not done when the monotonic clock says `ends`. The parser takes very long
+            for tags that are never closed.
     """
-    parser = _Reader()
+    parser = _Reader(ends)
     parser.feed(html)
     parser.close()
     lines = [line.rstrip() for line in "".join(parser.pieces).split("\n")]
@@ -151,24 +159,28 @@ def _check_redirect(first: httpx.URL, after: httpx.URL) -> None:
 
 
 def _is_private(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+    # By its address, because `127.1` and names outside of this network may lead into it too.
+    with suppress(OSError, UnicodeError):
+        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+        return not all(ipaddress.ip_address(address).is_global for address in found)
+    # Only a proxy knows the address.
+    return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
 
 
 def _decoded(content: bytes, encoding: str) -> str:
     try:
         return content.decode(encoding or "utf-8", errors="replace")
-    except LookupError:
+    except (LookupError, UnicodeError):
+        # Some codecs, such as idna, cannot replace what they do not know.
         return content.decode("utf-8", errors="replace")
 
 
 class _Reader(HTMLParser):
     """Collects the text of a page in `pieces`, and its title."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: float) -> None:
         super().__init__(convert_charrefs=True)
+        self._ends = ends
         self.pieces: list[str] = []
         self.title: list[str] = []
         self._open: list[str] = []
@@ -200,6 +212,8 @@ class _Reader(HTMLParser):
             self.pieces.append("\n")
 
     def handle_data(self, data: str) -> None:
+        if time.monotonic() > self._ends:
+            raise TookTooLong
         if self._in_title:
             self.title.append(data)
         elif self._in_pre and not self._open:

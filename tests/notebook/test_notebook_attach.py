@@ -74,11 +74,13 @@ ANSWERS: dict[str, tuple[str, bytes]] = {
     "/empty": ("text/html", b"<script>run()</script>"),
     "/large": ("text/plain", b"word " * 1_100_000),
     "/bytes": ("application/octet-stream", b"\0\1\2"),
+    "/unclosed": ("text/html", b"<a " * 20_000),
+    "/codec": ("text/html", b"<meta charset=idna><p>Gr\xc3\xbc\xc3\x9fe"),
 }
 LEADS = {
     "/moved": "/page", "/around": "/around", "/file": "file:///etc/passwd",
     "http://example.org/in": "http://169.254.169.254/latest", "http://example.org/on": "/page",
-    "http://example.org/local": "http://localhost:8888/",
+    "http://example.org/local": "http://localhost:8888/", "http://example.org/short": "//127.1/",
 }  # fmt: skip
 
 
@@ -319,10 +321,16 @@ def test_a_key_in_a_file_is_not_sent(kernel: Kernel, sandbox: Sandbox, files: Pa
     assert not sandbox.requests
 
 
-def test_a_page_has_a_time_limit(site: str) -> None:
-    """A slow page is an error."""
+@pytest.mark.parametrize("path", ["slow", "unclosed"])
+def test_a_page_has_a_time_limit(site: str, path: str) -> None:
+    """A slow page is an error, as is one that takes too long to read."""
     with pytest.raises(InvalidRequest, match=r"took longer than 0\.3 s"):
-        read_page(f"{site}/slow", seconds=0.3)
+        read_page(f"{site}/{path}", seconds=0.3)
+
+
+def test_a_page_with_an_unusual_encoding_is_read(site: str) -> None:
+    """A page may name any codec of Python, such as one for names of hosts."""
+    assert read_page(f"{site}/codec").text == "Grüße"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +338,7 @@ def test_a_page_has_a_time_limit(site: str) -> None:
     [
         ("in", "redirects to the private address 169.254.169.254, which is not followed"),
         ("local", "redirects to the private address localhost, which is not followed"),
+        ("short", r"redirects to the private address 127\.1, which is not followed"),
     ],
 )
 def test_a_public_page_cannot_redirect_into_this_network(
