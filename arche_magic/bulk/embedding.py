@@ -188,7 +188,9 @@ class _Embedding:
         for start in range(0, len(texts), _LOOKED_UP_AT_ONCE):
             part = {self._address(text): text for text in texts[start : start + _LOOKED_UP_AT_ONCE]}
             found = self._store.vectors(part)
-            self._take({part[address]: vector for address, vector in found.items()}, resumed=True)
+            vectors = {part[address]: vector for address, vector in found.items()}
+            self._check_lengths(vectors)
+            self._take(vectors, resumed=True)
             missing += [text for address, text in part.items() if address not in found]
         return missing
 
@@ -249,6 +251,7 @@ class _Embedding:
         scheduler, texts = self._workers.scheduler, task.request.inputs
         if task.reply is not None:
             found = dict(zip(texts, task.reply.vectors, strict=True))
+            self._check_lengths(found)
             by_address = {self._address(text): vector for text, vector in found.items()}
             self._store.keep_vectors(by_address, self._clock.time())
             self._take(found)
@@ -260,6 +263,16 @@ class _Embedding:
             scheduler.end(task.error)
         scheduler.note_written([task])
 
+    def _check_lengths(self, vectors: _Vectors) -> None:
+        """Raise an error if vectors are not as long as those that are there already."""
+        for vector in vectors.values():
+            length = self._filled(len(vector)).shape[1]
+            if length != len(vector):
+                raise LLMProviderError(
+                    f"{self._model} returned vectors of length {len(vector):,}, but others have "
+                    f"{length:,}; fresh=True requests all of them again"
+                )
+
     def _take(self, vectors: _Vectors, *, resumed: bool = False) -> None:
         """Put the vectors of texts into the rows that have these texts."""
         import numpy as np
@@ -267,11 +280,6 @@ class _Embedding:
         for text, vector in vectors.items():
             self._left.discard(text)
             matrix, places = self._filled(len(vector)), self._places[text]
-            if matrix.shape[1] != len(vector):
-                raise LLMProviderError(
-                    f"{self._model} returned vectors of length {len(vector):,}, but others have "
-                    f"{matrix.shape[1]:,}; fresh=True requests all of them again"
-                )
             matrix[places] = np.frombuffer(vector, dtype=np.float32)
             self._count(places[:1], resumed=resumed)
             self._count(places[1:], resumed=True)

@@ -20,7 +20,12 @@ from arche_magic.llm_providers.config import (
     load_configuration,
     use_configuration,
 )
-from arche_magic.llm_providers.errors import InvalidRequest, NoRouteAvailable, NotKept
+from arche_magic.llm_providers.errors import (
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    NotKept,
+)
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 if TYPE_CHECKING:
@@ -144,6 +149,18 @@ def test_kept_vectors_are_not_requested_again(server: EmbeddingServer) -> None:
     arche_magic.embed(["a"], "google", dimensions=np.int64(4))
     arche_magic.embed(["a"], fresh=True)
     assert server.texts == ["a", "b", "c", "a", "a", "a"]
+
+
+def test_vectors_of_another_length_are_an_error_and_not_kept(server: EmbeddingServer) -> None:
+    """A model may have changed, and the message says how to get all vectors from the new one."""
+    arche_magic.embed(["a"])
+    server.spoil = lambda vectors: [vector[:4] for vector in vectors]
+    for _ in range(2):
+        wanted = r"no vectors for text 1: .* length 4, but others have 8; fresh=True requests all"
+        with pytest.raises(LLMProviderError, match=wanted):
+            arche_magic.embed(["a", "b"])
+    assert server.texts == ["a", "b", "b"]
+    assert arche_magic.embed(["a", "b"], fresh=True).shape == (2, 4)
 
 
 def test_without_sending_only_kept_vectors_are_returned(server: EmbeddingServer) -> None:
