@@ -28,7 +28,7 @@ from .values import IMAGES, as_image, as_text
 _REFERENCE = re.compile(r"(\\?)\{\{([^{}\n](?:[^{}\n]|\{[^{}\n]*\})*)\}\}")
 _NAME = re.compile(r"(?!\d)\w+")
 _STEP = re.compile(
-    r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d+)\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
+    r"""\.(?P<attribute>(?!\d)\w+)|\[(?P<number>-?\d{1,18})\]|\["(?P<key>[^"]*)"\]|\['(?P<word>[^']*)'\]"""
 )
 _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
@@ -256,12 +256,14 @@ def _attribute(value: Any, name: str, path: str) -> Any:
 
 def _item(value: Any, key: int | str, path: str) -> Any:
     reference = f"{{{{{path}[{key!r}]}}}}"
-    # Checked first, as a defaultdict would create a missing key.
-    if isinstance(value, Mapping) and key not in value:
-        hint = did_you_mean(str(key), [str(known) for known in value])
-        raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")
     try:
+        # Checked first, as a defaultdict would create a missing key.
+        if isinstance(value, Mapping) and key not in value:
+            hint = did_you_mean(str(key), [str(known) for known in value])
+            raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")
         return value[key]
+    except InvalidRequest:
+        raise
     except (KeyError, IndexError):
         hint = (
             did_you_mean(key, map(str, getattr(value, "columns", ())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections import defaultdict
+from collections import UserDict, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +143,8 @@ def test_a_backslash_keeps_the_braces_of_a_template() -> None:
         ("{{anything}}", "anything is of type object, which has no text form"),
         ("{{page}}", "page is of type HTML, which has no text form"),
         ("{{broken.value}}", "cannot be read: ZeroDivisionError"),
+        ("{{remote['a']}}", r"\{\{remote\['a'\]\}\} cannot be read: lost"),
+        (f"{{{{xs[{'9' * 5000}]}}}}", "takes a name, name.attr, name"),
         ("{{data}}", "data is bytes, but not an image"),
     ],
 )
@@ -153,6 +155,10 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         @property
         def value(self) -> float:
             return 1 / 0
+
+    class Remote(UserDict[str, str]):
+        def __contains__(self, key: object) -> bool:
+            raise ConnectionError("lost")
 
     class Rude:
         def __str__(self) -> str:
@@ -172,6 +178,7 @@ def test_an_invalid_reference_is_an_error_with_a_hint(text: str, said: str) -> N
         "math": pytest,
         "anything": object(),
         "broken": Broken(),
+        "remote": Remote(),
         "rude": Rude(),
         "touchy": Touchy(),
         "data": b"\x00\x01",
