@@ -73,7 +73,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         encoding: the encoding of a text file; by default UTF-8, or what its byte order mark says.
         sep: the field separator of a CSV file.
         sheet: the name of the sheet of an Excel file; the first one if not given.
-        client: a `distributed.Client` whose workers ask, or None; see `bulk.cluster`.
+        client: a `distributed.Client` whose workers ask a frame, or None; see `bulk.cluster`.
         on_done: called with each finished `Row`.
         progress: show the progress and the finish time in one line on stderr.
         **options: see `Job`.
@@ -104,6 +104,10 @@ def map(  # noqa: A001  # what the builtin does, for prompts
     if any(value is not None for value in read.values()):
         raise InvalidRequest("encoding=, sep= and sheet= are only for files")
     if cluster.is_dask(data):
+        if client is not None:
+            raise InvalidRequest(
+                "client= does not accept a Dask frame, which has its own scheduler"
+            )
         if on_done or progress:
             raise InvalidRequest(
                 "on_done= and progress= do not work for a Dask frame, which is computed elsewhere; "

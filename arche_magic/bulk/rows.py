@@ -21,7 +21,7 @@ from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, st
 
 from .agreement import Check, Model
 from .columns import plain
-from .file_source import ENDINGS
+from .file_source import ENDINGS, is_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -290,6 +290,11 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     library("pandas")
     import pandas as pd
 
+    if is_file(data):
+        raise InvalidRequest(
+            f"{data} is a file, which only arche_magic.map and plan read; pass a frame instead, "
+            "such as that of pandas.read_csv"
+        )
     data = as_pandas(data)
     if isinstance(data, pd.DataFrame):
         return data

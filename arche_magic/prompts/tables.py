@@ -26,6 +26,10 @@ from arche_magic.llm_providers.text.wording import plural, shortened
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
+# Tables that are not computed yet, and the method that does it.
+_LAZY = {
+    "polars.LazyFrame": "collect", "dask.DataFrame": "compute", "dask_expr.DataFrame": "compute",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ def as_pandas(data: Any) -> Any:
     `__dataframe__`. Other values are returned unchanged. Rows of a table are numbered from 0.
 
     Raises:
-        InvalidRequest: it is a lazy query, or it cannot be converted.
+        InvalidRequest: it is not computed yet, or it cannot be converted.
     """
     kind = f"{library_of(data)}.{type(data).__name__}"
-    if kind == "polars.LazyFrame":
-        raise InvalidRequest("the data is a polars.LazyFrame; pass data.collect()")
+    if method := _LAZY.get(kind):
+        raise InvalidRequest(f"the data is a {kind}; pass data.{method}()")
     if library_of(data) == "pandas":
         return data
     try:

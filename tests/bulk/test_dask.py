@@ -10,6 +10,7 @@ import pytest
 
 import arche_magic
 from arche_magic.bulk import JobStopped
+from arche_magic.llm_providers.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
@@ -51,6 +52,17 @@ def test_a_series_is_asked_as_in_pandas(
     assert list(result) == list(expected)
     assert result["reply"].tolist() == expected["reply"].tolist()
     assert len(sandbox.requests) == 2
+
+
+def test_a_lazy_frame_is_only_for_map(sandbox: Sandbox) -> None:
+    """Otherwise, the message says how to compute it; a client of its own cannot be named."""
+    data = dd.from_pandas(pd.DataFrame({"text": ["One"]}), npartitions=1)
+    for ask in (arche_magic.imap, arche_magic.plan):
+        with pytest.raises(InvalidRequest, match=r"a dask\w*\.DataFrame; pass data\.compute\(\)"):
+            ask(data, TEMPLATE)
+    with pytest.raises(InvalidRequest, match="client= does not accept a Dask frame"):
+        arche_magic.map(data, TEMPLATE, client=object())
+    assert not sandbox.requests
 
 
 def test_partitions_share_the_bounds(sandbox: Sandbox) -> None:

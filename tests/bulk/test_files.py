@@ -129,6 +129,13 @@ def test_options_of_a_csv_are_refused_for_other_data(sandbox: Sandbox) -> None:
         arche_magic.plan(frame, TEMPLATE, sep=";")
 
 
+def test_only_map_and_plan_read_files(sandbox: Sandbox) -> None:
+    """The message for a job in Python says what to pass instead."""
+    for path in ("in.csv", Path("in.csv")):
+        with pytest.raises(InvalidRequest, match=r"in\.csv is a file, which only arche_magic\.map"):
+            arche_magic.imap(path, TEMPLATE)
+
+
 @pytest.mark.parametrize("ask", [arche_magic.plan, partial(arche_magic.map, to="out.csv")])
 def test_a_csv_with_another_separator_is_not_read_as_one_column(
     sandbox: Sandbox, ask: Callable[..., object]
