@@ -144,19 +144,17 @@ class Group:
             except _OutOfPatience:
                 # Answered if a route is open now; else the error says what opens when.
                 is_patient = False
-                reply = self.llm.ask(replace(request, patience=0.0), on_wait)
+                reply = self.llm.ask(replace(request, patience=0.0), on_wait, self.ledger)
         except ConfigurationError as error:
             self._scheduler.end(error)
             raise _HandBack from None
-        except LLMProviderError as error:
-            workers.counts.spend(error.attempts)
+        except LLMProviderError:
             self._scheduler.note_limit(self)
             raise
         finally:
             # Answered rows are under way until they are with the writer.
             if reply is None:
                 workers.note_under_way(0)
-        workers.counts.spend(reply.attempts)
         return reply
 
     def _ask_alone(self, task: Task) -> None:

@@ -217,7 +217,7 @@ class Workers:
         def coming() -> list[Request]:
             return self.scheduler.coming(group)
 
-        ledger = llm.batch_ledger(coming)
+        ledger = llm.batch_ledger(coming, self.counts.spend)
         self._ledgers.append(ledger)
         awaits_free = self._awaits_free(llm)
         group = Group(next(self._numbers), self, llm, ledger, model, size, awaits_free)

@@ -66,12 +66,18 @@ class BatchLedger:
         tracker: the ledger.
         log: the attempt log.
         coming: returns the requests that are asked next, in their order.
+        on_ended: called with the attempts of each request that has ended, however it ended.
     """
 
     def __init__(
-        self, tracker: QuotaTracker, log: AttemptLog, coming: Callable[[], Iterable[Request]]
+        self,
+        tracker: QuotaTracker,
+        log: AttemptLog,
+        coming: Callable[[], Iterable[Request]],
+        on_ended: Callable[[Sequence[Attempt]], object],
     ) -> None:
         self._tracker, self._log, self._coming = tracker, log, coming
+        self._on_ended = on_ended
         self.configuration: Configuration = tracker.configuration
         # Held while the ledger is changed.
         self._lock = threading.Lock()
@@ -170,6 +176,7 @@ class BatchLedger:
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """As `AttemptLog.append`, but later."""
+        self._on_ended(attempts)
         self._ended.append(Ended(tuple(attempts), tuple(decisions)))
         if self._is_closed:
             self.book()

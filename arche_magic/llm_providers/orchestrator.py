@@ -19,7 +19,7 @@ from .options import Options, build_request
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
-from .reply import Reply
+from .reply import Attempt, Reply
 from .reply_cache import replay
 from .request import Request
 from .secrets import without_locals
@@ -141,9 +141,13 @@ class IntelligentLLMOrchestrator:
         """`events` of a request that was built before."""
         return self._events(request, stream=True)
 
-    def batch_ledger(self, coming: Callable[[], Iterable[Request]]) -> BatchLedger:
-        """Return a ledger for many calls of `ask`; `coming` returns the requests that come next."""
-        return BatchLedger(self.quota_tracker, self._log, coming)
+    def batch_ledger(
+        self,
+        coming: Callable[[], Iterable[Request]],
+        on_ended: Callable[[Sequence[Attempt]], object],
+    ) -> BatchLedger:
+        """Return a ledger for many calls of `ask`; see `BatchLedger`."""
+        return BatchLedger(self.quota_tracker, self._log, coming, on_ended)
 
     def generate_chat(
         self,

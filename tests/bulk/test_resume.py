@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from bulk_parts import prompts
+from bulk_parts import WaitingClock, prompts
 from env_file import write_env_file
 
 import arche_magic
@@ -124,6 +124,19 @@ def test_calls_running_at_an_interrupt_are_in_the_record_of_jobs(sandbox: Sandbo
     assert record.requests == len(sandbox.requests) == len(attempts) > 1
     assert record.tokens == sum(one.input_tokens + one.output_tokens for one in attempts)
     assert record.done == record.requests
+
+
+def test_calls_of_rows_that_are_asked_again_are_in_the_record_of_jobs(start: Start) -> None:
+    """A row that fails at Groq and then waits for Mistral may be handed to another thread."""
+    sandbox = start(
+        keys={"groq": 1, "mistral": 1},
+        clock=WaitingClock(),
+        limits={"mistral": {"requests_per_minute": 1}},
+    )
+    sandbox.fail("groq", "server_error", times=None)
+    job = Job(TEXTS[:4], pack=1, reserve=0)
+    assert all(row.reply for row in job)
+    assert job.progress().requests == len(sandbox.requests) > 4
 
 
 def test_an_interrupt_while_a_job_starts_ends_it(

@@ -51,7 +51,7 @@ def several(
     tracker: QuotaTracker, requests: list[Request], path: Path | None = None
 ) -> BatchLedger:
     """A `BatchLedger` for requests that come one after another."""
-    return BatchLedger(tracker, AttemptLog(path), lambda: requests)
+    return BatchLedger(tracker, AttemptLog(path), lambda: requests, lambda attempts: None)
 
 
 def opens_at(ledger: BatchLedger, route: Route, request: Request) -> float:
