@@ -116,7 +116,11 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         return cluster.map_partitions(data, template, options)
     job = Job(data, template, **options)
     replies = Replies(job)
-    found = iter(job) if client is None else cluster.imap_rows(data, template, client, options)
+    found = (
+        iter(job)
+        if client is None
+        else cluster.imap_rows(data, template, client, options, replies.add_part)
+    )
     # With a cluster, this process knows finished rows, but not what its workers wait for.
     counts = None if client is None else Counts(len(job), get_configuration().clock.time)
     try:

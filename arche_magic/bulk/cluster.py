@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import socket
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from arche_magic.prompts.tables import library_of
 from .bounds import JobStopped
 from .job import Job
 from .job_records import new_job_id
+from .progress import Progress
 from .results import Replies
 from .rows import Row, name_of_series
 
@@ -57,9 +58,15 @@ def map_partitions(
 
 
 def imap_rows(
-    data: Any, template: str | None, client: Client, options: dict[str, Any]
+    data: Any,
+    template: str | None,
+    client: Client,
+    options: dict[str, Any],
+    on_part: Callable[[Progress], object] = lambda progress: None,
 ) -> Generator[Row, None, None]:
     """The finished rows of a job whose parts are asked by the workers of a cluster.
+
+    `on_part` is called with what each part has spent, when it has ended.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, before anything is sent to a worker.
@@ -85,7 +92,8 @@ def imap_rows(
     try:
         stopped = None
         for future in as_completed(futures):
-            rows, error = future.result()
+            rows, error, spent = future.result()
+            on_part(spent)
             yield from rows
             future.release()
             stopped = stopped or error
@@ -155,16 +163,17 @@ def _ask_partition(
 
 def _ask_part(
     frame: pd.DataFrame, template: str, options: dict[str, Any], start: int
-) -> tuple[list[Row], JobStopped | None]:
+) -> tuple[list[Row], JobStopped | None, Progress]:
     """Ask the rows from `start` on, on a worker; also returns what stopped it, or None."""
     job = Job(frame, template, **options)
     rows: list[Row] = []
+    error = None
     try:
         for row in _watched(job):
             rows.append(replace(row, position=start + row.position))  # noqa: PERF401  # it may raise
     except JobStopped as stopped:
-        return rows, stopped
-    return rows, None
+        error = stopped
+    return rows, error, replace(job.progress(), waiting=None)
 
 
 def _watched(job: Job) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from arche_magic.prompts.tables import is_arrow, library_of
 from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, arrow_columns, columns_of, fitted
 from .comparison import Quality, quality
 from .job import Job
-from .progress import SPENT
+from .progress import SPENT, Progress
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Replies:
         self._texts = None if self._fields else _Texts(count)
         self._finished = bytearray(count)
         self.quality = Quality()
+        self._elsewhere = Progress(0, 0)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -96,6 +97,10 @@ class Replies:
         if self._texts:
             # As plain text: a Reply holds its attempts too.
             self._texts.put(at, None if reply is None else str(reply))
+
+    def add_part(self, spent: Progress) -> None:
+        """Note what a part of the job has spent in another process."""
+        self._elsewhere = self._elsewhere.spending_also(spent)
 
     def _of_second(self, reply: Reply) -> dict[str, Any]:
         """The columns of another model's reply; a value that does not fit its column is missing."""
@@ -143,7 +148,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         added.columns.names = data.columns.names
         frame = pd.concat([data, added], axis=1)
-        progress = self._job.progress()
+        progress = self._job.progress().spending_also(self._elsewhere)
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
         asked_again = self._job.asked_again
         is_shown = [row and at not in asked_again for at, row in enumerate(self._finished)]

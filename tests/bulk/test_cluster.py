@@ -123,6 +123,9 @@ def test_workers_share_the_rows_and_the_limits(client: Any, equip: Equip, redis_
     assert max(asked(sandbox).values()) == 1
     (count,) = sandbox.usage()["mistral_key_1"].values()
     assert (count["requests"], count["refused"], count["failed"]) == (60, 0, 0)
+    figures = result.attrs["arche_magic"]
+    assert (figures["requests"], sum(figures["routes"].values())) == (60, 60)
+    assert figures["tokens"] == result["tokens"].sum()
     again = arche_magic.map(frame, TEMPLATE, client=client)
     pd.testing.assert_frame_equal(again, result)
     assert len(sandbox.requests) == 60
