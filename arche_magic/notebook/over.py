@@ -22,7 +22,14 @@ from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell_options import refuse_with, sampling, schema_named, typed_or_default
+from .cell_options import (
+    first_given,
+    is_given,
+    refuse_with,
+    sampling,
+    schema_named,
+    typed_or_default,
+)
 from .cell_prompt import EMPTY, system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
@@ -62,7 +69,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     table = options.over if is_file(options.over) else _value(options.over, names)
     from_file = is_file(table)
-    if any(read.values()) and not from_file:
+    if any(map(is_given, read.values())) and not from_file:
         raise InvalidRequest("%llm: --encoding, --sep and --sheet need --over FILE")
     data = table if from_file else as_pandas(table)
     if options.background and hasattr(data, "iloc"):
@@ -81,7 +88,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
-    into = options.into or options.output
+    into = first_given(options.into, options.output)
     variable = "" if from_file else variable_for(shell, into, data=name_in(options.over))
     rows: FileRows | FrameRows = (
         FileRows(FileJob(data, into, template, **read, **asked))
@@ -107,7 +114,7 @@ def _check(options: Namespace) -> None:
         raise InvalidRequest(
             "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
         )
-    if options.into and options.output:
+    if options.into is not None and options.output is not None:
         raise InvalidRequest("%llm: --into and -o both name the result; leave out one of them")
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by needs --plan")
@@ -250,7 +257,7 @@ def _pack(text: str | None) -> int | str:
     """
     if text in (None, "auto"):
         return "auto"
-    if not str(text).isdigit() or int(str(text)) < 1:
+    if not str(text).isdecimal() or int(str(text)) < 1:
         raise InvalidRequest(
             f"%llm: --pack {text!r} is not a number of rows, 1 or more, and not auto"
         )

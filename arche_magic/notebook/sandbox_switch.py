@@ -131,7 +131,7 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
     for entry in entries or ():
         name, _, amount = entry.partition("=")
         scope, _, limit = name.rpartition(".")
-        if not scope or not amount.isdigit():
+        if not scope or not amount.isdecimal():
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
@@ -149,7 +149,7 @@ def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
     keys = {}
     for entry in entries:
         provider, _, count = entry.partition("=")
-        if not count.isdigit():
+        if not count.isdecimal():
             raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
         keys[provider] = int(count)
     if not any(keys.values()):

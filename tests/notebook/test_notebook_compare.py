@@ -187,6 +187,7 @@ def test_variables_and_images_are_sent_in_every_column(kernel: Kernel, sandboxed
         ("--compare groq -p mistral", "--compare cannot be combined with --provider"),
         ("--compare groq --chat c", "--compare cannot be combined with --chat"),
         ("--compare groq --dry-run", "--compare cannot be combined with --dry-run"),
+        ("--compare groq --schema table", "--compare cannot be combined with --schema"),
     ],
 )
 def test_an_invalid_comparison_sends_nothing(
@@ -194,6 +195,7 @@ def test_an_invalid_comparison_sends_nothing(
 ) -> None:
     """The error is one line."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})")
     cell = kernel.run(f"%%llm {line}\nhi")
     assert said in cell.message
     assert sandbox.requests == ()
