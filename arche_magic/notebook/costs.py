@@ -28,6 +28,13 @@ def paid_text(cost: float | None) -> str:
     return f"paid · {price_text(cost)}" if cost else price_text(cost)
 
 
+def sum_text(cost: float, unpriced: int) -> str:
+    """The cost of several attempts, of which `unpriced` have no known price: `$0.0012 and more`."""
+    if not unpriced:
+        return price_text(cost)
+    return f"{price_text(cost)} and more" if cost else price_text(None)
+
+
 def rate_text(provider: str, model: str) -> str:
     """`$0.75 per million tokens in, $4.50 out`, or that the price is not known."""
     priced = get_configuration().providers.get(provider)

@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import (
     utc,
 )
 
-from .costs import paid_text
+from .costs import price_text, sum_text
 from .quota_table import quota_bundle
 from .quota_words import Limits, clock, in_words, state_at
 
@@ -182,10 +182,9 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
         bill = spent.get(route.id, Spent())
         words[route.id] = "paid"
         if bill.cost_usd:
-            more = " and more" if bill.unpriced else ""
-            words[route.id] = f"{paid_text(bill.cost_usd)}{more} in this session"
+            words[route.id] = f"paid · {sum_text(bill.cost_usd, bill.unpriced)} in this session"
         elif bill.unpriced:
-            words[route.id] = paid_text(None)
+            words[route.id] = price_text(None)
     return words
 
 

@@ -209,4 +209,6 @@ def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) 
     assert said in kernel.run("%llm -p house hi").data()[1]
     assert said in kernel.run("%llm_why").data()[0]
     assert said in kernel.run("%llm --compare house hi").data()[0]
+    for sums in ("%llm_stats", "%llm_stats --by provider"):
+        assert re.search(rf"{said}|\$[\d.]+ and more", kernel.run(sums).data()[0])
     assert "no limit is known · paid" in kernel.run("%llm_quota").data()[0]
