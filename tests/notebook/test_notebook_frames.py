@@ -79,7 +79,7 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     ),
     "compare": (
         lambda *rows: _frame(rows),
-        Column("groq/m", text="Yes", state="interrupted"),
+        Column("groq/m", "groq", "m", text="Yes", state="interrupted"),
         Column("groq"),
     ),
     "chats": (
