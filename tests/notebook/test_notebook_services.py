@@ -201,6 +201,25 @@ def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) 
         settings.unlink()
 
 
+def test_a_paid_reply_is_shown_if_the_settings_are_broken_meanwhile(
+    kernel: Kernel, sandboxed
+) -> None:
+    """Somebody may edit the file while the request runs."""
+    settings = kernel.folder / "arche_magic.toml"
+
+    def reply(*_: object) -> str:
+        settings.write_text("[budget")
+        return "Done."
+
+    sandboxed(keys={"openai": 1}, reply=reply)
+    try:
+        cell = kernel.run("%llm hi")
+    finally:
+        settings.unlink()
+    assert cell.status == "ok", cell.error
+    assert "paid · $" in cell.data()[1]
+
+
 def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) -> None:
     """The route is still marked as paid."""
     path = kernel.folder / "arche_magic.toml"
