@@ -17,7 +17,7 @@ from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.wording import did_you_mean
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
@@ -151,7 +151,7 @@ def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any
         nonlocal next_draw
         if hasattr(shell, "kernel") and time.monotonic() >= next_draw:
             next_draw = time.monotonic() + _PLAN_SECONDS
-            place.draw(quiet_line(f"planning: {rows:,} rows read"))
+            place.draw(quiet_line(f"planning: {plural(rows, 'row')} read"))
 
     plan = planning.plan(data, template, on_rows=show, **options)
     place.draw(plan_bundle(plan), last=True)

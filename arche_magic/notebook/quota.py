@@ -14,6 +14,7 @@ from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import (
     Route,
     RouteId,
@@ -103,7 +104,7 @@ class Forecast:
         """Lines to show below the table."""
         lines = [_runs_out_line(*end, self.now) for end in self.runs_out[:_LINES]]
         if len(self.runs_out) > _LINES:
-            lines.append(f"and {len(self.runs_out) - _LINES} more limits")
+            lines.append(f"and {plural(len(self.runs_out) - _LINES, 'more limit')}")
         if self.prompt_tokens is not None:
             routes = "the free routes" if self.free else "the paid routes"
             lines.append(

@@ -163,6 +163,9 @@ def test_a_bound_stops_the_job_and_keeps_the_finished_rows(
     assert len(cell.error) == 1
     assert " stopped · " in bar(cell)
     assert kernel.value("replies.error.notna().sum().item() >= 2") is True
+    kernel.run("one = reviews[:1] + '!'")
+    cell = kernel.run(f"%%llm --over one --stop-after 1{PROMPT}")
+    assert "replies has the 1 finished row; run the cell again" in bar(cell)
 
 
 def test_a_failed_row_has_its_error_and_stops_nothing(kernel: Kernel, start: Sandboxed) -> None:

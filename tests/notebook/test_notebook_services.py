@@ -58,7 +58,9 @@ def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
     assert kernel.value(price) == [1.0, 2.0]
     assert "house · key 1 · gpt-4.1-mini: no limit is known" in kernel.run("%llm_quota").data()[0]
     assert "house · key 1" in kernel.run("%llm_stats").data()[0]
-    assert "works, " in kernel.run("%llm_keys check house_key_1").data()[0]
+    check = kernel.run("check = %llm_keys check house_key_1").data()[0]
+    models = kernel.value("len(check.models[0])")
+    assert f"works, {models} model{'' if models == 1 else 's'}" in check
     assert "house · key 1" in kernel.run("%llm --dry-run -p house hi").printed
     server.fail("openai", "unauthorized")
     assert kernel.run("%llm -q -p house hi").status == "error"
