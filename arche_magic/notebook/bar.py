@@ -109,7 +109,7 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
         spent.append(f"{progress.discarded:,} packed replies discarded")
     second = " · ".join(filter(None, [*spent, note]))
     return {
-        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}",
+        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}".rstrip("\n"),
         "text/html": _html(progress, first, second),
     }
 
