@@ -16,7 +16,7 @@ from arche_magic.bulk.file_source import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
-from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
@@ -33,6 +33,7 @@ from .cell_options import (
 from .cell_prompt import EMPTY, system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
+from .keys import require_keys
 from .styles import quiet_line
 from .tables import Cell, notes_html, table_bundle
 
@@ -153,7 +154,11 @@ def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any
             next_draw = time.monotonic() + _PLAN_SECONDS
             place.draw(quiet_line(f"planning: {plural(rows, 'row')} read"))
 
-    plan = planning.plan(data, template, on_rows=show, **options)
+    try:
+        plan = planning.plan(data, template, on_rows=show, **options)
+    except NoKeys:
+        require_keys()
+        raise
     place.draw(plan_bundle(plan), last=True)
 
 
