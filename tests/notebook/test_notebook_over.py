@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -93,6 +94,16 @@ def test_the_final_bar_shows_the_figures_of_the_job(kernel: Kernel, start: Sandb
     again = kernel.run(f"%%llm --over reviews --into moods{PROMPT}")
     assert "20 from memory" in bar(again)
     assert len(bar(again).splitlines()) == 2
+
+
+def test_a_clock_that_is_set_back_changes_no_duration() -> None:
+    """The bar says how long the job took, not what the clock showed."""
+    bar = Bar(SimpleNamespace(), quiet=True)  # type: ignore[arg-type]
+    bar.update(Progress(0, 2), 1_000.0)
+    bar.update(Progress(2, 2), 400.0)
+    bar.finish("done")
+    assert bar.end is not None
+    assert "2 in 0.0 s" in bar.end["text/plain"]
 
 
 def test_the_bar_is_updated_at_most_four_times_a_second(kernel: Kernel, start: Sandboxed) -> None:
