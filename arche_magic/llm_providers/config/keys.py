@@ -24,6 +24,7 @@ from .sources import Sources
 if TYPE_CHECKING:
     from .configuration import Configuration
 
+_LABEL = re.compile(r"[\w-]+_key_\d{1,4}")
 SESSION = "this session"
 COLAB = "Colab's secrets"
 STAND_IN = "no key needed"
@@ -194,8 +195,11 @@ def find_key(configuration: Configuration, label: str) -> Key:
     for key in configuration.keys:
         if key.label == label:
             return key
-    labels = ", ".join(key.label for key in configuration.keys)
-    raise ConfigurationError(f"no key is called {label!r}; there are {labels or 'none'}")
+    labels = ", ".join(key.label for key in configuration.keys) or "none"
+    # Anything else may be a key, so the message does not repeat it.
+    if not _LABEL.fullmatch(label):
+        raise ConfigurationError(f"that is not the label of a key; there are {labels}")
+    raise ConfigurationError(f"no key is called {label!r}; there are {labels}")
 
 
 def keys_of_session() -> tuple[object, ...]:
