@@ -179,6 +179,16 @@ def test_an_explanation_can_be_continued(kernel: Kernel, sandboxed) -> None:
     ]
 
 
+def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, sandboxed) -> None:
+    """An explanation in it is one turn, and does not change the others."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q --chat tutor -s 'Be patient.' Hello")
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -q --chat tutor")
+    kernel.run("%llm -q --chat tutor Thanks")
+    assert sandbox.requests[-1].body["messages"][0] == {"role": "system", "content": "Be patient."}
+
+
 def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
     """In one line; interrupts are not explained, and our own errors speak for themselves."""
     sandbox = sandboxed(keys={"groq": 1})

@@ -124,6 +124,16 @@ def test_an_invalid_schema_is_an_error_in_one_line(
     assert not sandbox.requests
 
 
+def test_a_retry_may_ask_for_another_form(kernel: Kernel, sandboxed) -> None:
+    """A format replaces a schema, and the other way round."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: '{"a": 1}')
+    kernel.run("%llm -q -f json Hello")
+    assert kernel.run("reply = %llm_retry --schema 'a int'").status == "ok"
+    assert kernel.value("reply.parsed") == {"a": 1}
+    assert kernel.run("reply = %llm_retry -f text").status == "ok"
+    assert kernel.value("reply.parsed") is None
+
+
 ODD = """
 from datetime import date
 from typing import Annotated, Any

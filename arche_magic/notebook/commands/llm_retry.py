@@ -27,8 +27,9 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.
 
     The new reply is shown beside the previous one, and replaces it in a conversation. Options
-    that you do not give stay as they were, except -o and -q; -m or -p replaces both. A kept reply
-    is not used, but replaced. Comparisons and --over do not count as the last prompt.
+    that you do not give stay as they were, except -o and -q; -m or -p replaces both, and so does
+    -f or --schema. A kept reply is not used, but replaced. Comparisons and --over do not count as
+    the last prompt.
 
     Usage:
       %llm_retry [OPTIONS]
@@ -55,6 +56,8 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     options.fresh, options.output, options.quiet = True, given.output, given.quiet
     if first_given(given.provider, given.model) is not None:
         options.provider = options.model = None
+    if first_given(given.schema, given.format) is not None:
+        options.schema = options.format = None
     for name, value in vars(given).items():
         # Not `!=`: the value of --schema may be anything, such as an array.
         if value is not llm_retry.parser.get_default(name):
