@@ -79,7 +79,6 @@ class Replies:
     def add(self, row: Row) -> None:
         """Note one finished row."""
         at, reply = row.position, row.reply
-        self._finished[at] = 1
         ours: dict[str, Any] = {"error": row.error, "tokens": row.tokens, RAW: row.raw}
         if reply is not None:
             ours |= {"provider": sys.intern(reply.provider), "model": sys.intern(reply.model)}
@@ -97,6 +96,8 @@ class Replies:
         if self._texts:
             # As plain text: a Reply holds its attempts too.
             self._texts.put(at, None if reply is None else str(reply))
+        # At the end, because another thread may make a frame now.
+        self._finished[at] = 1
 
     def add_part(self, spent: Progress) -> None:
         """Note what a part of the job has spent in another process."""
@@ -136,6 +137,8 @@ class Replies:
         import pandas as pd
 
         data = self._rows.frame
+        # Before the values are read, since rows may finish meanwhile.
+        finished, asked_again = bytes(self._finished), self._job.asked_again
         columns = {
             column.name: self._texts.column().set_axis(data.index)
             if self._texts and column.of == REPLY
@@ -150,8 +153,7 @@ class Replies:
         frame = pd.concat([data, added], axis=1)
         progress = self._job.progress().spending_also(self._elsewhere)
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
-        asked_again = self._job.asked_again
-        is_shown = [row and at not in asked_again for at, row in enumerate(self._finished)]
+        is_shown = [row and at not in asked_again for at, row in enumerate(finished)]
         if not all(is_shown):
             frame = frame[pd.Series(is_shown, index=data.index, dtype=bool).to_numpy()]
         if self._job.twice or self._job.gold:

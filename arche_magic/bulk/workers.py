@@ -20,7 +20,7 @@ from functools import lru_cache
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import NoRouteAvailable
+from arche_magic.llm_providers.errors import LLMProviderError, NoRouteAvailable
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
@@ -163,7 +163,11 @@ class Workers:
 
         It is computed from the limits, like a plan. `later` is a number of rows that come later.
         """
-        return self._finish_at(later, time.monotonic() // _FINISH_SECONDS)
+        try:
+            return self._finish_at(later, time.monotonic() // _FINISH_SECONDS)
+        except LLMProviderError:
+            # Nothing can be asked now, such as without a key: the job's own requests say so.
+            return None
 
     def _estimate_finish(self, later: int, _: float) -> datetime | None:
         counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()

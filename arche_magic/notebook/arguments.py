@@ -97,6 +97,19 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None
 
 
+def words_of(magic: Any, text: str) -> list[str]:
+    """The words of a magic's text, without quotes; outside quotes, a backslash is a plain sign.
+
+    Raises:
+        InvalidRequest: a quote is never closed.
+    """
+    words, rest = [], text.strip()
+    while rest:
+        word, rest = _word(rest, f"%{magic.__name__}")
+        words.append(unquoted(word))
+    return words
+
+
 def options_in_text(magic: Any, text: str) -> str:
     """The options at the end of a magic's text, where they are part of it; "" if there are none."""
     from arche_magic.llm_providers.errors import InvalidRequest

@@ -148,7 +148,10 @@ class BackgroundJob(ABC):
             self._show_error(error, f"{self.name} {self.state} on {now_in_words()}")
         else:
             self._close("done")
-            self._show_end(end)
+            try:
+                self._show_end(end)
+            except Exception as error:  # noqa: BLE001  # such as one of a schema's own class
+                self._show_error(error, f"the {self.result} of {self.name} cannot be shown")
         self.pending.finish(end)
 
     def _close(self, state: State) -> None:

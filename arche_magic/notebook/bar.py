@@ -42,15 +42,14 @@ class Bar:
         self.place = Place(shell) if hasattr(shell, "kernel") else None
         self.end: dict[str, str] | None = None
         self._line = TerminalLine()
-        self._began: float | None = None
-        self._now = 0.0
+        # Not the clock of the job: that may be set back while it runs.
+        self._began = time.monotonic()
         self._progress: Progress | None = None
         self._next = 0.0
 
     def update(self, progress: Progress, now: float) -> None:
         """Take the progress at `now` (epoch seconds); draw it unless one was drawn just before."""
-        self._began = now if self._began is None else self._began
-        self._progress, self._now = progress, now
+        self._progress = progress
         moment = time.monotonic()
         if self._quiet or moment < self._next:
             return
@@ -65,7 +64,7 @@ class Bar:
         """Draw the final state with a note; `ended` says why the job stopped early, if it did."""
         if self._progress is None:
             return
-        self.end = end_bundle(self._progress, self._now - (self._began or 0.0), ended, note)
+        self.end = end_bundle(self._progress, time.monotonic() - self._began, ended, note)
         if self._quiet:
             return
         if self.place is not None:
@@ -109,7 +108,7 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
         spent.append(f"{progress.discarded:,} packed replies discarded")
     second = " · ".join(filter(None, [*spent, note]))
     return {
-        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}",
+        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}".rstrip("\n"),
         "text/html": _html(progress, first, second),
     }
 

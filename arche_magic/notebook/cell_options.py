@@ -29,6 +29,11 @@ def first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def is_given(value: Any) -> bool:
+    """Whether the value of an option was typed; 0 and "" can be."""
+    return value is not None and value is not False
+
+
 def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
     """Options of the cell, or their defaults; an empty text counts as not given."""
     given = {
@@ -58,7 +63,7 @@ def refuse_with(flag: str, options: Namespace, *names: str) -> None:
         InvalidRequest: one was.
     """
     for name in names:
-        if getattr(options, name) not in (None, False):
+        if is_given(getattr(options, name)):
             raise InvalidRequest(f"%llm: {flag} cannot be combined with --{name.replace('_', '-')}")
 
 

@@ -138,7 +138,8 @@ class Chat:
         """The conversation that `to_json` wrote.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: the text is something else.
+            ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError: the
+                text is something else.
         """
         whole = json.loads(text)
         turns = [
@@ -228,7 +229,9 @@ def load(file: str) -> Chat:
         return Chat.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (
+        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+    ):  # fmt: skip
         raise InvalidRequest(
             f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
         ) from None

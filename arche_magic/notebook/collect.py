@@ -223,10 +223,12 @@ def _run(
         bar.finish(stopped(), ended="stopped" if background else "interrupted")
         raise CellInterrupted("calls in progress are counted when they end") from None
     for error in failures:
-        if isinstance(error, NoKeys):
-            require_keys()
         if isinstance(error, JobStopped) or job.progress().done:
             bar.finish(stopped(), ended="stopped")
+        else:
+            bar.finish("", ended="failed")
+        if isinstance(error, NoKeys):
+            require_keys()
         raise error
 
 

@@ -65,11 +65,15 @@ class Column:
 
     Attributes:
         asked: the provider or model that the user named.
+        provider: the provider that this means; None if several have the model.
+        model: the model that this means; None for a provider's default.
         state: makes the line shown while there is no text, from the seconds so far; or None.
         changed: called after each change.
     """
 
     asked: str
+    provider: str | None = None
+    model: str | None = None
     text: str = ""
     state: Callable[[float], str] | None = live_line.choosing
     since: float = field(default_factory=time.monotonic)
@@ -154,9 +158,9 @@ def compare(
         CellInterrupted: the user stopped it.
     """
     llm = IntelligentLLMOrchestrator()
-    requests = _requests(defaults, options, llm)
     changes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    columns = [Column(asked, changed=partial(changes.put, None)) for asked in requests]
+    asked = _requests(defaults, options, llm, partial(changes.put, None))
+    columns = [column for column, _ in asked]
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
 
@@ -173,10 +177,7 @@ def compare(
             changes.put(error)
 
     show = _Columns(shell, columns, options.quiet, prompt.notes)
-    threads = [
-        threading.Thread(target=ask, args=pair, daemon=True)
-        for pair in zip(columns, requests.values(), strict=True)
-    ]
+    threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in asked]
     try:
         for thread in threads:
             thread.start()
@@ -232,9 +233,12 @@ def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
 
 
 def _requests(
-    defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
-) -> dict[str, dict[str, Any]]:
-    """The arguments of each request, by the name that the user gave."""
+    defaults: Defaults,
+    options: Namespace,
+    llm: IntelligentLLMOrchestrator,
+    changed: Callable[[], None],
+) -> list[tuple[Column, dict[str, Any]]]:
+    """A column per name that the user gave, with the arguments of its request."""
     refuse_with("--compare", options, *_WITHOUT)
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
@@ -243,17 +247,19 @@ def _requests(
         options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
     ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
     common |= sampling(options)
-    requests = {}
+    requests = []
     for name in names:
         whole = name in llm.configuration.providers
         who = {"provider": name} if whole else {"model": name}
         try:
-            llm.configuration.resolve_model(who.get("model"), who.get("provider"))
+            found = llm.configuration.resolve_model(who.get("model"), who.get("provider"))
         except ConfigurationError as error:
             if hint := did_you_mean(name, llm.configuration.providers):
                 raise ConfigurationError(f"--compare: unknown provider {name!r}{hint}") from None
             raise ConfigurationError(f"--compare: {error}") from None
-        requests[name] = {**common, **who}
+        provider = next(iter(found)) if len(found) == 1 else None
+        model = None if whole else next(iter(found.values()))[0]
+        requests.append((Column(name, provider, model, changed=changed), {**common, **who}))
     return requests
 
 
@@ -263,7 +269,6 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
     rows = []
     for column in columns:
         reply = column.reply
-        provider, _, model = column.asked.partition("/")
         # The part of an interrupted reply that had arrived.
         part = None if column.error else column.text or None
         why = str(column.error or "interrupted")
@@ -271,7 +276,7 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
             (reply.provider, reply.key, reply.model, str(reply), reply.usage.total_tokens,
              reply.seconds, reply.cost, None)
             if reply is not None
-            else (provider, None, model or None, part, None, None, None, why)
+            else (column.provider, None, column.model, part, None, None, None, why)
         )  # fmt: skip
     return typed_frame(_TYPES, rows)
 
@@ -306,8 +311,10 @@ class _Columns:
         if self._place is not None:
             self._place.draw(self._bundle())
             return
-        pending = next(column for column in self._columns if not column.ended)
-        self._line.write(f"{pending.asked}: {pending.foot()}")
+        # None if the last one has just ended.
+        pending = next((column for column in self._columns if not column.ended), None)
+        if pending is not None:
+            self._line.write(f"{pending.asked}: {pending.foot()}")
 
     def finish(self) -> None:
         """Show the final state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.reply import Reply
 
@@ -28,9 +29,20 @@ def paid_text(cost: float | None) -> str:
     return f"paid · {price_text(cost)}" if cost else price_text(cost)
 
 
+def sum_text(cost: float, unpriced: int) -> str:
+    """The cost of several attempts, of which `unpriced` have no known price: `$0.0012 and more`."""
+    if not unpriced:
+        return price_text(cost)
+    return f"{price_text(cost)} and more" if cost else price_text(None)
+
+
 def rate_text(provider: str, model: str) -> str:
     """`$0.75 per million tokens in, $4.50 out`, or that the price is not known."""
-    priced = get_configuration().providers.get(provider)
+    try:
+        priced = get_configuration().providers.get(provider)
+    except ConfigurationError:
+        # A reply has come, and the settings were changed meanwhile.
+        priced = None
     rate = (priced and priced.prices.get(model)) or usd_per_million(provider, model)
     if rate is None:
         return "not known"

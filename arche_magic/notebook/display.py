@@ -150,13 +150,15 @@ class ReplyDisplay:
         """Dim the text so far: it broke off or does not fit the schema, and starts over."""
         self._before = max(self._before, self._text, key=len)
         self._text = ""
-        self._line.say(lambda seconds: live_line.starting_over(event))
+        if not self._quiet:
+            self._line.say(lambda seconds: live_line.starting_over(event))
         if self._printed:
             print(without_controls(f"{self._held}\n[{live_line.starting_over(event)}]\n"))
             self._held = ""
 
     def calling(self, call: ToolCall) -> None:
         """Show the running function below the text that the model wrote before it."""
+        self._before = ""
         if self._text and self._redraws:
             self._leave_above(self._growing())
         elif self._printed:
@@ -200,6 +202,7 @@ class ReplyDisplay:
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
         """Mark the output as interrupted; returns the part that arrived, or None if none did."""
+        self._before = ""
         if self._runs:
             self._leave_above(quiet_line(f"{call_line(self._runs)} was interrupted"))
         if not self._text:

@@ -119,15 +119,20 @@ def _failing_line(
     failure: Failure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
 ) -> int | None:
     """The line of the cell that failed, counted from 1."""
-    if isinstance(failure.error, SyntaxError):
-        return failure.error.lineno
-    line = None
+    error, line = failure.error, None
+    # The body of a cell magic such as %%time is compiled separately, under a name such as <stdin>.
+    has_body = failure.cell.startswith("%%")
     for frame, number in steps:
+        name = frame.f_code.co_filename
         if _is_cell(frame, failure, shell):
             line = number
-        elif failure.cell.startswith("%%") and frame.f_code.co_filename.startswith("<"):
-            # The body of a cell magic such as %%time is compiled separately.
+        elif has_body and name.startswith("<") and not name.startswith(_STANDARD):
             return number + 1
+    if isinstance(error, SyntaxError) and error.lineno:
+        if has_body and (error.filename or "").startswith("<"):
+            return error.lineno + 1
+        # If the cell ran, the wrong syntax is in something that it imported or compiled.
+        return line or error.lineno
     return line
 
 

@@ -19,7 +19,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.quota_tracker import Closure, get_quota_tracker
 from arche_magic.llm_providers.secrets import Hidden, without_locals
-from arche_magic.llm_providers.text.wording import plural
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
@@ -40,6 +40,11 @@ FIRST_STEPS = """no API key is configured.
   Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
   For this session only, typed at a hidden prompt:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
+# For a line that may contain a key, so it does not repeat the line.
+HOW_TO_ADD = (
+    "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
+    "a key, delete the line: it is in the history and will be in the saved notebook"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,10 @@ def add(provider: str) -> str:
         InvalidRequest: no prompt can be shown, or what was typed is not a new key.
     """
     configuration = get_configuration()
+    if provider not in configuration.providers and not did_you_mean(
+        provider, configuration.providers
+    ):
+        raise InvalidRequest(HOW_TO_ADD)
     entry = configuration.provider(provider)
     if sandbox_switch.is_running():
         raise InvalidRequest("%llm_keys: the sandbox has its own keys; %llm_sandbox stop ends it")

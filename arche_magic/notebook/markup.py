@@ -14,16 +14,15 @@ from itertools import groupby
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.code_blocks import CodeBlock, parts_of
 from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.text.markdown import harmless_formula
+from arche_magic.llm_providers.text.markdown import CODE_SPAN, harmless_formula
 
-_HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
+_HEADING = re.compile(r"#{1,6}[ \t]+(.+)")
 _RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _ITEM = re.compile(r"([ \t]*)([-*+•]|\d{1,3}[.)])[ \t]+(.+)")
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
 # A character after a backslash and a character reference are text, never a mark.
 _ESCAPED = re.compile(r"\\(?P<sign>[!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{1,31});")
 _LINK = re.compile(r"(!?)\[([^\[\]]{1,300})\]\((https?://[^\s()<>]{1,1000})\)")
-_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _DELETED = re.compile(r"~~(?=\S)((?:(?!~~).)+)(?<=\S)~~")
 _BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])")
@@ -105,7 +104,8 @@ def _prose_blocks(text: str, quotes: int = 0) -> str:
         elif heading := _HEADING.match(line):
             end()
             html.append(
-                f'<div style="margin:8px 0 4px;font-weight:600">{_inline(heading[1])}</div>'
+                '<div style="margin:8px 0 4px;font-weight:600">'
+                f"{_inline(_without_closing_signs(heading[1]))}</div>"
             )
         elif item := _ITEM.match(line):
             end()
@@ -114,6 +114,13 @@ def _prose_blocks(text: str, quotes: int = 0) -> str:
             held.append(line.strip())
     end()
     return "".join(html)
+
+
+def _without_closing_signs(title: str) -> str:
+    """`Title` of `Title ##`; the sign in `C#` stays."""
+    words = title.rstrip()
+    bare = words.rstrip("#")
+    return bare.rstrip() if bare[-1:] in ("", " ", "\t") else words
 
 
 def _item(item: re.Match[str]) -> str:
@@ -140,7 +147,7 @@ def _inline(text: str) -> str:
     def code(found: re.Match[str]) -> str:
         return f'<code style="{_MARK}">{escape(found[2])}</code>'
 
-    return _apart(_CODE, text, code, _prose)
+    return _apart(CODE_SPAN, text, code, _prose)
 
 
 def _prose(text: str) -> str:

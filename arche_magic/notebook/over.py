@@ -16,16 +16,24 @@ from arche_magic.bulk.file_source import SourceFile, is_file
 from arche_magic.bulk.rows import columns_by_name
 from arche_magic.llm_providers import Pending
 from arche_magic.llm_providers.attempt_log import name_notebook
-from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.wording import did_you_mean
+from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell_options import refuse_with, sampling, schema_named, typed_or_default
+from .cell_options import (
+    first_given,
+    is_given,
+    refuse_with,
+    sampling,
+    schema_named,
+    typed_or_default,
+)
 from .cell_prompt import EMPTY, system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
+from .keys import require_keys
 from .styles import quiet_line
 from .tables import Cell, notes_html, table_bundle
 
@@ -62,7 +70,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
     table = options.over if is_file(options.over) else _value(options.over, names)
     from_file = is_file(table)
-    if any(read.values()) and not from_file:
+    if any(map(is_given, read.values())) and not from_file:
         raise InvalidRequest("%llm: --encoding, --sep and --sheet need --over FILE")
     data = table if from_file else as_pandas(table)
     if options.background and hasattr(data, "iloc"):
@@ -81,7 +89,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
-    into = options.into or options.output
+    into = first_given(options.into, options.output)
     variable = "" if from_file else variable_for(shell, into, data=name_in(options.over))
     rows: FileRows | FrameRows = (
         FileRows(FileJob(data, into, template, **read, **asked))
@@ -107,7 +115,7 @@ def _check(options: Namespace) -> None:
         raise InvalidRequest(
             "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
         )
-    if options.into and options.output:
+    if options.into is not None and options.output is not None:
         raise InvalidRequest("%llm: --into and -o both name the result; leave out one of them")
     if options.by is not None and not (options.plan or options.dry_run):
         raise InvalidRequest("%llm: --by needs --plan")
@@ -144,9 +152,13 @@ def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any
         nonlocal next_draw
         if hasattr(shell, "kernel") and time.monotonic() >= next_draw:
             next_draw = time.monotonic() + _PLAN_SECONDS
-            place.draw(quiet_line(f"planning: {rows:,} rows read"))
+            place.draw(quiet_line(f"planning: {plural(rows, 'row')} read"))
 
-    plan = planning.plan(data, template, on_rows=show, **options)
+    try:
+        plan = planning.plan(data, template, on_rows=show, **options)
+    except NoKeys:
+        require_keys()
+        raise
     place.draw(plan_bundle(plan), last=True)
 
 
@@ -250,7 +262,7 @@ def _pack(text: str | None) -> int | str:
     """
     if text in (None, "auto"):
         return "auto"
-    if not str(text).isdigit() or int(str(text)) < 1:
+    if not str(text).isdecimal() or int(str(text)) < 1:
         raise InvalidRequest(
             f"%llm: --pack {text!r} is not a number of rows, 1 or more, and not auto"
         )

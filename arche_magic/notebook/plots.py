@@ -359,9 +359,10 @@ def _spread(values: Sequence[float], axes: Any) -> list[float]:
 
 def _clock_axis(axes: Any, span: float) -> None:
     """Show local times below, or days if the axis spans more than two."""
+    from dateutil.tz import tzlocal  # type: ignore[import-untyped]
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
-    zone = datetime.now().astimezone().tzinfo
+    zone = tzlocal()
     axes.xaxis.set_major_locator(AutoDateLocator(tz=zone, minticks=2, maxticks=6))
     pattern = "%H:%M" if span <= 2 * 86_400 else "%d %b"
     axes.xaxis.set_major_formatter(DateFormatter(pattern, tz=zone))

@@ -14,6 +14,7 @@ from arche_magic.llm_providers.quota import forecast
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import (
     Route,
     RouteId,
@@ -24,7 +25,7 @@ from arche_magic.llm_providers.types import (
     utc,
 )
 
-from .costs import paid_text
+from .costs import price_text, sum_text
 from .quota_table import quota_bundle
 from .quota_words import Limits, clock, in_words, state_at
 
@@ -103,7 +104,7 @@ class Forecast:
         """Lines to show below the table."""
         lines = [_runs_out_line(*end, self.now) for end in self.runs_out[:_LINES]]
         if len(self.runs_out) > _LINES:
-            lines.append(f"and {len(self.runs_out) - _LINES} more limits")
+            lines.append(f"and {plural(len(self.runs_out) - _LINES, 'more limit')}")
         if self.prompt_tokens is not None:
             routes = "the free routes" if self.free else "the paid routes"
             lines.append(
@@ -182,10 +183,9 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
         bill = spent.get(route.id, Spent())
         words[route.id] = "paid"
         if bill.cost_usd:
-            more = " and more" if bill.unpriced else ""
-            words[route.id] = f"{paid_text(bill.cost_usd)}{more} in this session"
+            words[route.id] = f"paid · {sum_text(bill.cost_usd, bill.unpriced)} in this session"
         elif bill.unpriced:
-            words[route.id] = paid_text(None)
+            words[route.id] = price_text(None)
     return words
 
 

@@ -19,9 +19,10 @@ from arche_magic.llm_providers.text.reasoning import without_reasoning
 
 # The form of a reply to a prompt with a schema, which `-f` does not take.
 STRUCTURED = "structured"
-_DISPLAY = re.compile(r"(?<!\\)\\\[(.+?)\\\]", re.DOTALL)
+# Neither pattern reads a part of the text again from each of its characters.
+_DISPLAY = re.compile(r"(?<!\\)\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 # Four words in a row without a sign of TeX: a sentence.
-_SENTENCE = re.compile(r"(?:[^\W\d_]{2,}[,;:]?[ \n]+){3}[^\W\d_]{2,}")
+_SENTENCE = re.compile(r"(?<![^\W\d_])(?:[^\W\d_]{2,}[,;:]?[ \n]+){3}[^\W\d_]{2,}")
 _TEX_SIGN = re.compile(r"[\\^_=<>]")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 

@@ -48,18 +48,22 @@ def start(**settings: Any) -> str:
 
     The process's environment, the ledger and the kept replies of the real keys do not change: the
     sandbox has its ledger in memory and its kept replies in a separate file.
+
+    Raises:
+        InvalidRequest: a setting is wrong.
+        ConfigurationError: the settings of the real providers are; nothing was started or stopped.
     """
     global _running
     from arche_magic.sandbox import Sandbox
 
+    # The rehearsal follows the same privacy rules, and knows the same names.
+    real = load_configuration() if is_running() else get_configuration()
     try:
         sandbox = Sandbox(**settings)
         sandbox.start()
     except (ValueError, ImportError, OSError) as error:
         raise InvalidRequest(f"%llm_sandbox: {error}") from None
     stop()
-    # The rehearsal follows the same privacy rules, and knows the same names.
-    real = get_configuration()
     _running = sandbox
     environment = sandbox.environment()
     configuration = load_configuration(environment)
@@ -131,7 +135,7 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
     for entry in entries or ():
         name, _, amount = entry.partition("=")
         scope, _, limit = name.rpartition(".")
-        if not scope or not amount.isdigit():
+        if not scope or not amount.isdecimal():
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
@@ -149,7 +153,7 @@ def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
     keys = {}
     for entry in entries:
         provider, _, count = entry.partition("=")
-        if not count.isdigit():
+        if not count.isdecimal():
             raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
         keys[provider] = int(count)
     if not any(keys.values()):

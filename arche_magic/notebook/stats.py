@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import astuple, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.types import RouteId
 
-from .costs import price_text
+from .costs import price_text, sum_text
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         outcomes = group["outcome"].value_counts()
         served = group[group["outcome"] == "served"]
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
-        cost = None if group["cost_usd"].isna().any() else float(group["cost_usd"].sum())
+        cost = sum_text(float(group["cost_usd"].sum()), int(group["cost_usd"].isna().sum()))
         median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
         rows.append(
             (
@@ -53,7 +54,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
                 ),
                 Cell(f"{tokens:,}", right=True),
                 Cell(median, right=True),
-                *([Cell(price_text(cost), right=True)] if is_paid else ()),
+                *([Cell(cost, right=True)] if is_paid else ()),
             )
         )
     heads = [
@@ -66,30 +67,29 @@ def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None
     """Sums of attempts, ordered by cost, then by requests; days in order of time.
 
     Columns: the one of `by`, `requests` (sent and not refused), `served`, `failed`,
-    `input_tokens`, `output_tokens`, `cost_usd` (USD; without attempts of unknown price). A `day` is
-    in local time, such as `2026-11-25`. Per `tag`, with a frame of jobs, also `packed`,
-    `checked` and `agreed`, which say how packed replies agreed.
+    `input_tokens`, `output_tokens`, `cost_usd` (USD; without attempts of unknown price), and
+    `unpriced`, the number of those. A `day` is in local time, such as `2026-11-25`. Per `tag`, with
+    a frame of jobs, also `packed`, `checked` and `agreed`, which say how packed replies agreed.
 
     The `client` is the tag: a request that comes through OpenAI's interface carries its client's
     name as its tag, unless the client sends another one.
     """
     attempts = attempts.rename(columns={"tag": "client"}) if by == "client" else attempts
     sent = attempts[~attempts["outcome"].isin(("skipped", "refused"))]
-    if by == "day":
-        keys = sent["at"].dt.tz_convert(_local_zone()).dt.strftime("%Y-%m-%d")
-    else:
-        keys = sent[by].where(sent[by] != "", _NAMELESS[by])
+    keys = _local_days(sent["at"]) if by == "day" else _named(sent[by])
     table = sent.assign(
         **{by: keys},
         requests=1,
         served=(sent["outcome"] == "served").astype("int64"),
         failed=(sent["outcome"] == "failed").astype("int64"),
+        unpriced=sent["cost_usd"].isna().astype("int64"),
     )
-    names = ["requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd"]
+    names = [
+        "requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd", "unpriced",
+    ]  # fmt: skip
     sums = table.groupby(by, as_index=False)[names].sum()
     if by == "tag" and jobs is not None:
-        tags = jobs["tag"].where(jobs["tag"] != "", _NAMELESS[by])
-        packed = jobs.groupby(tags)[_AGREEMENT].sum()
+        packed = jobs.groupby(_named(jobs[by]))[_AGREEMENT].sum()
         sums = sums.join(packed, on=by).fillna(dict.fromkeys(_AGREEMENT, 0))
         sums = sums.astype(dict.fromkeys(_AGREEMENT, "int64"))
     if by == "day":
@@ -106,7 +106,8 @@ def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
     for row in sums.to_dict("records"):
         counts = ("requests", "served", "failed", "input_tokens", "output_tokens")
         cells = [Cell(str(row[by])), *(_count(row[name]) for name in counts)]
-        rows.append((*cells, _cost(row["cost_usd"]), *_agreement(row, is_packed)))
+        cost = sum_text(row["cost_usd"], row["unpriced"])
+        rows.append((*cells, Cell(cost, right=True), *_agreement(row, is_packed)))
     heads = [by, "requests", "served", "failed", "tokens in", "tokens out", "cost"]
     return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
 
@@ -134,20 +135,17 @@ def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:
     is_packed = bool(jobs["packed"].any())
     rows = []
     for row in jobs.to_dict("records"):
-        ended = f"{row['at'].tz_convert(_local_zone()):%Y-%m-%d %H:%M}"
+        ended = f"{datetime.fromtimestamp(row['at'].timestamp()):%Y-%m-%d %H:%M}"
         counts = (_count(row[name]) for name in ("rows", "done", "errors", "requests", "tokens"))
-        cells = [Cell(ended), Cell(row["tag"]), *counts, _cost(row["cost_usd"])]
-        rows.append((*cells, *_agreement(row, is_packed)))
+        cells = [Cell(ended), Cell(row["tag"]), *counts]
+        cost = Cell(price_text(row["cost_usd"]), right=True)
+        rows.append((*cells, cost, *_agreement(row, is_packed)))
     heads = ["ended", "tag", "rows", "done", "errors", "requests", "tokens", "cost"]
     return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
 
 
 def _count(number: int) -> Cell:
     return Cell(f"{number:,}", right=True)
-
-
-def _cost(usd: float) -> Cell:
-    return Cell(price_text(usd), right=True)
 
 
 def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:
@@ -158,7 +156,15 @@ def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:
     return [_count(row["packed"]), Cell(agreed, right=True)]
 
 
-def _local_zone() -> Any:
-    from datetime import datetime
+def _named(column: pd.Series) -> pd.Series:
+    """The column with words for the empty name."""
+    return column.where(column != "", _NAMELESS[str(column.name)])
 
-    return datetime.now().astimezone().tzinfo
+
+def _local_days(times: pd.Series) -> pd.Series:
+    """The local day of each time, such as `2026-11-25`, also before a change of the clock."""
+    # Zones differ by multiples of 15 minutes, so the times within one are of the same day.
+    quarters = times.dt.floor("15min")
+    days = {q: f"{datetime.fromtimestamp(q.timestamp()):%Y-%m-%d}" for q in quarters.unique()}
+    named: pd.Series = quarters.map(days).astype("str")
+    return named

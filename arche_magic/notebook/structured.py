@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -109,12 +108,10 @@ def unread_bundle(text: str) -> dict[str, str]:
 
 
 def _shown(value: Any) -> Any:
-    """A value as JSON; values that JSON does not have, as text."""
-    return json.loads(json.dumps(value, default=_text))
+    """A value as JSON; values and keys that JSON does not have, as text."""
+    from pydantic_core import to_jsonable_python
 
-
-def _text(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else str(value)
+    return to_jsonable_python(value, serialize_unknown=True, bytes_mode="base64")
 
 
 def _table(value: Mapping[str, Any], depth: int = 1) -> str:

@@ -15,7 +15,13 @@ from pydantic import BaseModel
 
 import arche_magic
 from arche_magic.bulk import Job, JobStopped, Replies, Row
-from arche_magic.llm_providers import InvalidRequest, LLMProviderError, Tool, get_llm_provider
+from arche_magic.llm_providers import (
+    InvalidRequest,
+    LLMProviderError,
+    Reply,
+    Tool,
+    get_llm_provider,
+)
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.errors import NoKeys
 from arche_magic.llm_providers.options import build_request
@@ -471,6 +477,23 @@ def test_a_stopped_job_counts_the_rows_of_its_frame(sandbox: Sandbox) -> None:
     go_on.set()
     collector.join()
     assert job.progress().done == len(replies.frame()) > 1
+
+
+def test_a_frame_of_a_running_job_has_only_whole_rows(sandbox: Sandbox) -> None:
+    """Rows that finish while it is made are missing, and none is there without its reply."""
+    count = 30_000
+    replies = Replies(Job([str(number) for number in range(count)]))
+
+    def add() -> None:
+        for number in range(count):
+            replies.add(Row(number, number, "", Reply("yes", provider="groq", model="m")))
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    while thread.is_alive():
+        frame = replies.frame()
+        assert frame[["reply", "provider", "model"]].notna().all(axis=None)
+    assert len(replies.frame()) == count
 
 
 def test_the_reply_to_a_running_call_is_kept(start: Start) -> None:

@@ -130,6 +130,23 @@ def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) 
     assert kernel.value("answer.frame.error.notna().all().item()") is True
 
 
+@pytest.mark.parametrize("how", ["", "-b "])
+def test_a_job_without_any_reply_says_that_it_failed(
+    kernel: Kernel, start: Sandboxed, how: str
+) -> None:
+    """Its bar does not stay as it was while the job ran."""
+    sandbox = start(3, keys={"groq": 1})
+    sandbox.fail("groq", "unauthorized", times=None)
+    cell = kernel.run(f"%%llm {how}--over reviews --into answer{PROMPT}")
+    outputs = filled(kernel, cell) if how else cell.displays
+    failed = f"0 of 3 rows  {'░' * 28}  failed"
+    assert outputs[0]["data"]["text/plain"] == failed
+    if how:
+        bar, line = kernel.run("%llm_jobs show 1").data()
+        assert bar == failed
+        assert line.startswith("job 1 failed: No available LLM providers: groq")
+
+
 def test_a_file_is_written_in_the_background(kernel: Kernel, start: Sandboxed) -> None:
     """The result of the cell waits for the file and returns its path."""
     start(12)

@@ -171,6 +171,8 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     kernel.run("%llm -q --chat a -s Kind --image dot.png One")
     cell = kernel.run("%llm_chat export a 'a chat.json'")
     assert cell.printed == "Wrote a (1 turn) to a chat.json.\n"
+    kernel.run(r"%llm_chat export a b\a.md")
+    assert (kernel.folder / r"b\a.md").exists()
     kernel.run("%llm_chat export a a.md")
     markdown = (kernel.folder / "a.md").read_text()
     assert "> One\n> [image/png, 1 kB]\n\nmistral-small-latest saw 2\n\n*mistral · " in markdown
@@ -194,7 +196,9 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
         ("%llm_chat load nowhere.json", "No such file or directory"),
         ("%llm_chat load other.json", "is not a .json file that %llm_chat export wrote"),
         ("%llm_chat load empty.json", "is not a .json file that %llm_chat export wrote"),
-        ("%llm_chat show 'abc", "No closing quotation"),
+        ("%llm_chat load deep.json", "is not a .json file that %llm_chat export wrote"),
+        ("%llm_chat load endless.json", "is not a .json file that %llm_chat export wrote"),
+        ("%llm_chat show 'abc", 'the quote at "\'abc" is never closed'),
     ],
 )
 def test_an_invalid_line_or_file_is_an_error_in_one_line(
@@ -204,6 +208,11 @@ def test_an_invalid_line_or_file_is_an_error_in_one_line(
     kernel.run("%llm -q --chat abc One")
     (kernel.folder / "other.json").write_text(json.dumps({"chat": "x", "turns": [{"question": 1}]}))
     (kernel.folder / "empty.json").write_text("")
+    (kernel.folder / "deep.json").write_text("[" * 100_000)
+    kernel.run("%llm_chat export abc endless.json")
+    exported = json.loads((kernel.folder / "endless.json").read_text())
+    exported["turns"][0]["tokens"] = float("inf")
+    (kernel.folder / "endless.json").write_text(json.dumps(exported))
     cell = kernel.run(line)
     assert cell.status == "error"
     assert said in cell.message

@@ -79,13 +79,15 @@ def test_a_failing_column_does_not_affect_the_others(kernel: Kernel, sandboxed) 
     """It shows the error; the others are answered."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("mistral", "content_filter")
-    cell = kernel.run("%%llm --patience 0 --compare groq,mistral,google\nhi")
+    cell = kernel.run("%%llm --patience 0 --compare groq,mistral,google,gemini-3.5-flash\nhi")
     assert cell.status == "ok", cell.error
-    _, filtered, without_key = columns(cell)
+    _, filtered, without_key, _ = columns(cell)
     assert filtered.startswith("mistral ──\nmistral (mistral-small-latest) refused")
     assert without_key.startswith("google ──\nNo available LLM providers: no API key")
-    assert kernel.value("_.error.isna().tolist()") == [True, False, False]
-    assert kernel.value("_.reply.isna().tolist()") == [False, True, True]
+    assert kernel.value("_.error.isna().tolist()") == [True, False, False, False]
+    assert kernel.value("_.reply.isna().tolist()") == [False, True, True, True]
+    assert kernel.value("_.provider.tolist()") == ["groq", "mistral", "google", "google"]
+    assert kernel.value("_.model.iloc[3]") == "gemini-3.5-flash"
 
 
 def test_the_cell_fails_if_every_column_fails(kernel: Kernel, sandboxed) -> None:
@@ -187,6 +189,7 @@ def test_variables_and_images_are_sent_in_every_column(kernel: Kernel, sandboxed
         ("--compare groq -p mistral", "--compare cannot be combined with --provider"),
         ("--compare groq --chat c", "--compare cannot be combined with --chat"),
         ("--compare groq --dry-run", "--compare cannot be combined with --dry-run"),
+        ("--compare groq --schema table", "--compare cannot be combined with --schema"),
     ],
 )
 def test_an_invalid_comparison_sends_nothing(
@@ -194,6 +197,7 @@ def test_an_invalid_comparison_sends_nothing(
 ) -> None:
     """The error is one line."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})")
     cell = kernel.run(f"%%llm {line}\nhi")
     assert said in cell.message
     assert sandbox.requests == ()

@@ -95,6 +95,17 @@ def test_frames_of_libraries_are_shortened(kernel: Kernel, sandboxed) -> None:
     assert len(text) < 900
 
 
+def test_a_syntax_error_of_a_file_is_shown_at_its_import(kernel: Kernel, sandboxed) -> None:
+    """The arrow marks the import; the message names the file without its folder."""
+    sandbox = sandboxed(keys={"groq": 1})
+    (kernel.folder / "broken.py").write_text("a = 1\nb = = 2\n")
+    kernel.run("a = 1\nb = 2\nimport broken")
+    kernel.run("%llm_explain -q")
+    assert "\n> 3 import broken\n" in question(sandbox)
+    assert "broken.py, line 2\n" in question(sandbox)
+    assert str(kernel.folder) not in question(sandbox)
+
+
 def test_the_causes_of_an_error_are_sent(kernel: Kernel, sandboxed) -> None:
     """In order, with errors raised while handling another one."""
     sandbox = sandboxed(keys={"groq": 1})
@@ -125,6 +136,8 @@ finally:
     ("cell", "said"),
     [
         ("x = = 3", "> 1 x = = 3\n\nCell In["),
+        ("%%time\na = 1\nx = = 3", "> 3 x = = 3"),
+        ("a = 1\nb = 2\nimport ast; ast.literal_eval('=')", "> 3 import ast; ast.literal_eval"),
         ("%%time\na = 1\n1 / (a - 1)", "> 3 1 / (a - 1)"),
         ("\n".join(f"x{n} = {n}" for n in range(200)) + "\n1 / 0", "> 201 1 / 0"),
         ("raise ValueError('long ' * 5000)", "ValueError: long long"),
@@ -164,6 +177,16 @@ def test_an_explanation_can_be_continued(kernel: Kernel, sandboxed) -> None:
         "assistant",
         "user",
     ]
+
+
+def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, sandboxed) -> None:
+    """An explanation in it is one turn, and does not change the others."""
+    sandbox = sandboxed(keys={"groq": 1})
+    kernel.run("%llm -q --chat tutor -s 'Be patient.' Hello")
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -q --chat tutor")
+    kernel.run("%llm -q --chat tutor Thanks")
+    assert sandbox.requests[-1].body["messages"][0] == {"role": "system", "content": "Be patient."}
 
 
 def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:

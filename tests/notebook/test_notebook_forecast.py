@@ -54,6 +54,14 @@ def test_a_shared_limit_runs_out_at_the_pace_of_all_keys() -> None:
     assert kept["resets_at"] > kept["at"]
 
 
+def test_at_most_four_limits_are_listed() -> None:
+    """The line below them counts the others."""
+    rows = [day(FREE, 40, account=f"account {n}", key=n) for n in range(1, 7)]
+    tried = [attempt for n in range(1, 7) for attempt in served(10, key=n)]
+    assert look_ahead(rows[:5], tried, NOW).notes()[4] == "and 1 more limit"
+    assert look_ahead(rows, tried, NOW).notes()[4] == "and 2 more limits"
+
+
 def test_limits_that_last_until_their_reset_are_not_listed() -> None:
     """Spent limits are not listed either; the table shows them."""
     soon = day(FREE, 40, resets_at=NOW + 3600)

@@ -79,7 +79,7 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     ),
     "compare": (
         lambda *rows: _frame(rows),
-        Column("groq/m", text="Yes", state="interrupted"),
+        Column("groq/m", "groq", "m", text="Yes", state="interrupted"),
         Column("groq"),
     ),
     "chats": (
@@ -125,9 +125,11 @@ def test_missing_values_are_missing() -> None:
 def test_sums_have_the_same_types_whatever_they_contain(by: str, attempts: list[Attempt]) -> None:
     """Of no attempt, of one, of one without a price, and of unsent ones."""
     sums = sums_frame(attempts_frame(attempts), by)
-    names = ["requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd"]
+    names = [
+        "requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd", "unpriced",
+    ]  # fmt: skip
     assert list(sums) == [by, *names]
-    assert [str(sums[name].dtype) for name in names] == ["int64"] * 5 + ["float64"]
+    assert [str(sums[name].dtype) for name in names] == ["int64"] * 5 + ["float64", "int64"]
     assert sums[by].dtype == sums_frame(attempts_frame([ATTEMPT]), by)[by].dtype
 
 

@@ -158,6 +158,8 @@ def test_a_failed_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed
     sandbox.fail("groq", "server_error", times=2)
     assert kernel.run("%llm --patience 0 What?").status == "error"
     assert kernel.run("%llm_retry --patience 30").data()[0] == "at last"
+    kernel.run("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})")
+    assert "schema" in kernel.run("%llm_retry --schema table").message
 
 
 def test_a_retry_replaces_the_kept_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:

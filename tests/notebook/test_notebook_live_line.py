@@ -83,6 +83,42 @@ def test_the_text_of_a_broken_reply_stays_grey_until_it_is_covered(
     assert "started again after groq · key 1 broke off" in cell.data()[-1]
 
 
+def test_the_grey_text_does_not_stay(kernel: Kernel, sandboxed) -> None:
+    """An interrupt keeps the text of the route that answered last, and nothing of the other one."""
+    sandbox = sandboxed(keys={"groq": 2}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
+    sandbox.fail("groq_key_1", "cut_stream")
+    cell = kernel.run(
+        "%llm hi",
+        lambda cell: any(text.startswith("word0") and "<div" in text
+                         for text in cell.data("text/markdown")),
+    )  # fmt: skip
+    assert cell.message.startswith("Interrupted: ")
+    assert cell.data("text/markdown")[0].startswith("word0")
+    assert "<div" not in cell.data("text/markdown")[0]
+
+
+def test_the_grey_text_ends_with_its_round(kernel: Kernel) -> None:
+    """The model calls a function after its reply has started again."""
+    cell = kernel.run(
+        "from arche_magic.llm_providers import ToolCall, ToolRun\n"
+        "from arche_magic.llm_providers.errors import IncompleteReply\n"
+        "from arche_magic.llm_providers.events import Discarded\n"
+        "from arche_magic.llm_providers.reply import Attempt\n"
+        "from arche_magic.notebook.display import ReplyDisplay\n"
+        "show, call = ReplyDisplay(get_ipython()), ToolCall('1', 'count')\n"
+        "broken = Attempt('groq', 'k', 'm', 'failed')\n"
+        "with show.running():\n"
+        "    show.add('A long text that breaks off.')\n"
+        "    show.start_over(Discarded(broken, IncompleteReply('')))\n"
+        "    show.add('I count.')\n"
+        "    show.calling(call)\n"
+        "    show.ran(ToolRun(call, '42'))\n"
+        "    show.add('It is 42.')"
+    )
+    assert cell.status == "ok", cell.error
+    assert [text.strip() for text in cell.data("text/markdown")] == ["I count.", "", "It is 42."]
+
+
 def test_a_comparison_counts_the_seconds_of_each_column(kernel: Kernel, sandboxed) -> None:
     """Each column says which route it is asking, and for how long."""
     answered = threading.Event()

@@ -173,12 +173,13 @@ def test_columns_show_formulas_and_code_blocks() -> None:
 def test_common_markdown_is_rendered_in_columns() -> None:
     """Titles, lines, lists, code, tables and emphasis; other text stays as it is."""
     page = as_html(
-        "# Title\ntwo\nlines **bold** *it* `a<b` ```py\n\n* * *\n- one\n  2. two\n"
+        "# Title ##\n## In C#\ntwo\nlines **bold** *it* `a<b` ```py\n\n* * *\n- one\n  2. two\n"
         "```py\nx < 1\n```\n| a |\n|---|\n| b |\n\n2 * 3 * 4"
     )
     plain = re.sub(r' (style|tabindex)="[^"]*"', "", page)
     assert plain == (
-        "<div>Title</div><div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code> ```py</div>"
+        "<div>Title</div><div>In C#</div>"
+        "<div>two lines <b>bold</b> <i>it</i> <code>a&lt;b</code> ```py</div>"
         "<div></div><div><div>•</div><div>one</div></div><div><div>2.</div><div>two</div></div>"
         "<pre>x &lt; <span>1</span></pre>"
         "<div><table><tr><td>a</td></tr><tr><td>b</td></tr></table></div>"
@@ -485,15 +486,18 @@ PATTERNS = [
     "`a``", ">", "> ", "- ", "~~a", "$", "$a ", "$$a", "\\begin{a}", "\\", "\\href{", "&",
     "&#92;", "&#x5c;a", "](a", "| a ", "```\n", "```a ", "~", "\x1b[", "\x1b]", "\u202e",
     "a\u200b", "\ud800", "a", "![a](http://a.b/", "`<", "- ```\n", "\n", " ", "\\(a", "\\[\n",
-    "<think>", "\n> ", "a (b)\n",
+    "<think>", "\n> ", "a (b)\n", "#",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("draw", "start"),
-    [(reply_bundle, ""), (reply_bundle, "<"), (code_of, ""), (as_html, "")],
-    ids=["Markdown", "Markdown after <", "code", "HTML in columns"],
-)
+    [
+        (reply_bundle, ""), (reply_bundle, "<"), (code_of, ""), (as_html, ""),
+        (lambda text: as_html(f"{text}."), "# "), (lambda text: reply_bundle(text, "math"), ""),
+    ],
+    ids=["Markdown", "Markdown after <", "code", "HTML in columns", "title in columns", "math"],
+)  # fmt: skip
 def test_time_is_linear_in_the_length(draw: Callable[[str], object], start: str) -> None:
     """Four times the text takes about four times as long, not sixteen times."""
 

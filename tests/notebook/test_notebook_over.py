@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -95,6 +96,16 @@ def test_the_final_bar_shows_the_figures_of_the_job(kernel: Kernel, start: Sandb
     assert len(bar(again).splitlines()) == 2
 
 
+def test_a_clock_that_is_set_back_changes_no_duration() -> None:
+    """The bar says how long the job took, not what the clock showed."""
+    bar = Bar(SimpleNamespace(), quiet=True)  # type: ignore[arg-type]
+    bar.update(Progress(0, 2), 1_000.0)
+    bar.update(Progress(2, 2), 400.0)
+    bar.finish("done")
+    assert bar.end is not None
+    assert "2 in 0.0 s" in bar.end["text/plain"]
+
+
 def test_the_bar_is_updated_at_most_four_times_a_second(kernel: Kernel, start: Sandboxed) -> None:
     """It shows finished rows, speed and finish time."""
     start(60, latency=0.5)
@@ -163,6 +174,9 @@ def test_a_bound_stops_the_job_and_keeps_the_finished_rows(
     assert len(cell.error) == 1
     assert " stopped · " in bar(cell)
     assert kernel.value("replies.error.notna().sum().item() >= 2") is True
+    kernel.run("one = reviews[:1] + '!'")
+    cell = kernel.run(f"%%llm --over one --stop-after 1{PROMPT}")
+    assert "replies has the 1 finished row; run the cell again" in bar(cell)
 
 
 def test_a_failed_row_has_its_error_and_stops_nothing(kernel: Kernel, start: Sandboxed) -> None:
@@ -248,6 +262,7 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews -o Out{}", "'Out' is a name that IPython or Python uses"),
         ("--over reviews --into moods -o moods{}", "--into and -o both name the result"),
         ("--over reviews --pack many{}", "--pack 'many' is not a number of rows"),
+        ("--over reviews --pack ²{}", "--pack '²' is not a number of rows"),
         ("--over reviews --reserve 120%{}", "--reserve '120%' is not a share"),
         ("--over reviews --plan --by soon{}", "write a time such as 08:00"),
         ("--over reviews --plan --patience -1{}", "patience is -1.0"),
@@ -255,6 +270,9 @@ def test_a_plan_sends_nothing(kernel: Kernel, start: Sandboxed) -> None:
         ("--over reviews --max-cost -1{}", "max_cost is -1.0"),
         ("--over reviews --stop-after 0{}", "stop_after is 0"),
         ("--over reviews --chat tutor{}", "--over cannot be combined with --chat"),
+        ("--over reviews --max-rounds 0{}", "--over cannot be combined with --max-rounds"),
+        ("--over reviews --into ''{}", "--into '' is not a valid variable name"),
+        ("--over reviews --sep ''{}", "--encoding, --sep and --sheet need --over FILE"),
         ("--over reviews --no-keep{}", "--over keeps each reply"),
         ("--over reviews -p grok{}", "unknown provider 'grok'; did you mean 'groq'"),
         ("--over reviews --schema 'text str'{}", "already has a column 'text'"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from panel_page import WIDGET, Page, answered, page
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from notebook_kernel import Kernel
 
 __all__ = ["page"]
@@ -143,12 +145,34 @@ def test_preference_and_patience_apply_to_cells(kernel: Kernel, page: Page, sand
     page.send(preferred, index=options.index("openai"))
     panel.wait(lambda: "goes to <b>openai · key 1" in panel.html)
     assert answered(page, kernel) == "openai_key_1"
-    kernel.run("%config ArcheMagics.patience = 7.0")
-    page.send(panel.find("BoundedFloatText", "Patience, seconds"), value=0.0)
-    panel.wait(lambda: panel.state("BoundedFloatText", "Patience, seconds")["value"] == 0.0)
+    patience = panel.find("BoundedFloatText", "Patience, seconds")
+    default = "get_ipython().magics_manager.registry['ArcheMagics'].patience"
+    # The default of a cell wins over the settings, until the panel sets another value.
+    for value in (30.0, 0.0):
+        page.run("%config ArcheMagics.patience = 7.0")
+        panel.wait(lambda: page.widgets[patience]["value"] == 7.0)
+        page.send(patience, value=value)
+        panel.wait(lambda value=value: page.widgets[patience]["value"] == value)
+        assert kernel.value(default) is None
     configured = "__import__('arche_magic.llm_providers.config').llm_providers.get_configuration()"
     assert kernel.value(f"{configured}.patience") == 0.0
-    assert kernel.value("get_ipython().magics_manager.registry['ArcheMagics'].patience") is None
+
+
+def test_the_panel_asks_with_the_defaults_of_cells(
+    kernel: Kernel, page: Page, sandboxed, tmp_path: Path
+) -> None:
+    """Its second prompt is answered from memory; in the receipt, prices are not formulas."""
+    sandbox = sandboxed(keys={"openai": 1})
+    kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
+    page.run("%config ArcheMagics.keep = True")
+    panel = page.panel()
+    page.send(panel.find("Textarea", "Prompt"), value="hi")
+    panel.click("Send")
+    panel.wait(lambda: len(panel.outputs) == 2)
+    assert '<div class="mathjax_ignore tex2jax_ignore">' in panel.outputs[1]["text/html"]
+    panel.click("Send")
+    panel.wait(lambda: len(panel.outputs) == 2 and "memory" in panel.outputs[1]["text/plain"])
+    assert len(sandbox.requests) == 1
 
 
 def test_a_prompt_inserts_variables(kernel: Kernel, page: Page, sandboxed) -> None:

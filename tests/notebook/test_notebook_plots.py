@@ -7,20 +7,28 @@ import html
 import io
 import random
 import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 from PIL import Image
 
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
+from arche_magic.notebook.frames import attempts_frame
 from arche_magic.notebook.plots import (
     Picture,
+    _clock_axis,
     attempt_pictures,
     last_midnight,
     pictures_bundle,
     usage_pictures,
 )
+from arche_magic.notebook.stats import sums_frame
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel
@@ -173,22 +181,40 @@ def test_descriptions_say_what_the_plots_show() -> None:
     assert outcomes.words == "Answered: at once 80, after a fallback 16, no reply 4"
 
 
-def test_a_days_usage_begins_at_local_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even on days when clocks change."""
-    import time
-    from datetime import datetime
-    from zoneinfo import ZoneInfo
-
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The local time is that of Berlin."""
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
-    try:
-        for day in ("2026-03-29", "2026-03-30", "2026-10-25", "2026-10-26"):
-            begin = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
-            for hour in (1, 12, 22):
-                assert last_midnight(begin.timestamp() + hour * 3600) == begin.timestamp()
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_berlin")
+def test_a_days_usage_begins_at_local_midnight() -> None:
+    """Even on days when clocks change."""
+    for day in ("2026-03-29", "2026-03-30", "2026-10-25", "2026-10-26"):
+        begin = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+        for hour in (1, 12, 22):
+            assert last_midnight(begin.timestamp() + hour * 3600) == begin.timestamp()
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize("month", [1, 7])
+def test_days_and_axes_use_the_zone_of_their_own_time(month: int) -> None:
+    """One half of the year is in daylight saving time, whenever this is run."""
+    from matplotlib.dates import date2num
+    from matplotlib.figure import Figure
+
+    midnight = datetime(2026, month, 15, tzinfo=ZoneInfo("Europe/Berlin"))
+    late = Attempt("groq", "groq_key_1", "m", "served", at=midnight.timestamp() - 1)
+    early = replace(late, at=midnight.timestamp())
+    sums = sums_frame(attempts_frame([late, early]), "day")
+    assert list(sums["day"]) == [f"2026-0{month}-14", f"2026-0{month}-15"]
+    axes = Figure().add_subplot()
+    _clock_axis(axes, span=3600)
+    assert axes.xaxis.get_major_formatter()(date2num(midnight.astimezone(UTC))) == "00:00"
 
 
 def test_descriptions_are_escaped() -> None:

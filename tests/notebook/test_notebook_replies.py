@@ -188,9 +188,11 @@ def test_replies_from_python_are_displayed_safely(kernel: Kernel, sandboxed) -> 
     assert cell.data("text/html") == [""]
 
 
-def test_without_a_key_a_cell_says_what_to_do(kernel: Kernel) -> None:
+@pytest.mark.parametrize("line", ["", " --over texts", " --over texts --plan"])
+def test_without_a_key_a_cell_says_what_to_do(kernel: Kernel, line: str) -> None:
     """The error names the variables, the `.env` file and the sandbox."""
-    cell = kernel.run("%llm hi")
+    kernel.run("texts, prompt = ['no key a', 'no key b'], 'hi'")
+    cell = kernel.run(f"%%llm{line}\n{{{{prompt}}}}")
     assert cell.status == "error"
     lines = cell.message.splitlines()
     assert lines[0] == "NoKeys: no API key is configured."

@@ -119,13 +119,17 @@ def test_the_speed_of_replies_can_be_set(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("--keys groq=2 status", "%llm_sandbox: status takes no options"),
+        ("--seed 1 stop", "%llm_sandbox: stop takes no options"),
         ("stopp", "'stopp' is not start, auto, stop or status"),
         ("--keys groq", "--keys 'groq' is not like groq=2"),
         ("--keys groq=0", "--keys leaves no provider with a key"),
+        ("--keys groq=²", "--keys 'groq=²' is not like groq=2"),
         ("--keys grok=2", "unknown provider 'grok'"),
         ("--left groq_key_1=2", "is not like groq_key_1.requests_per_day=2"),
         ("--left groq_key_9.requests_per_day=2", "groq_key_9"),
         ("--left groq.requests_per_day=few", "is not like groq_key_1.requests_per_day=2"),
+        ("--left groq.requests_per_day=²", "is not like groq_key_1.requests_per_day=2"),
         (
             "--limit groq.request_per_day=2",
             "unknown limit 'request_per_day'; did you mean 'requests_per_day'?",
@@ -147,4 +151,22 @@ def test_an_invalid_option_does_not_stop_a_running_sandbox(
     assert said in cell.message
     assert len(cell.message) < 300
     assert "\n" not in cell.message
+    assert kernel.run("%llm -q hi").status == "ok"
+
+
+def test_broken_settings_start_and_stop_nothing(kernel: Kernel) -> None:
+    """No server is left behind, and a running sandbox goes on."""
+    settings = kernel.folder / "arche_magic.toml"
+    servers = "sum(t.name == 'arche-sandbox' for t in __import__('threading').enumerate())"
+    settings.write_text("[budget")
+    try:
+        assert "arche_magic.toml cannot be read" in kernel.run("%llm_sandbox").message
+        assert kernel.value(servers) == 0
+        settings.unlink()
+        kernel.run("%llm_sandbox")
+        settings.write_text("[budget")
+        assert "arche_magic.toml cannot be read" in kernel.run("%llm_sandbox").message
+        assert kernel.value(servers) == 1
+    finally:
+        settings.unlink()
     assert kernel.run("%llm -q hi").status == "ok"

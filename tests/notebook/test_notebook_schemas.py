@@ -124,6 +124,65 @@ def test_an_invalid_schema_is_an_error_in_one_line(
     assert not sandbox.requests
 
 
+def test_a_retry_may_ask_for_another_form(kernel: Kernel, sandboxed) -> None:
+    """A format replaces a schema, and the other way round."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: '{"a": 1}')
+    kernel.run("%llm -q -f json Hello")
+    assert kernel.run("reply = %llm_retry --schema 'a int'").status == "ok"
+    assert kernel.value("reply.parsed") == {"a": 1}
+    assert kernel.run("reply = %llm_retry -f text").status == "ok"
+    assert kernel.value("reply.parsed") is None
+
+
+ODD = """
+from datetime import date
+from typing import Annotated, Any
+from pydantic import AfterValidator, BaseModel
+
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("not shown")
+
+class Log(BaseModel):
+    days: dict[date, int]
+    odd: Annotated[Any, AfterValidator(lambda value: Mute())]
+"""
+
+
+@pytest.mark.parametrize("options", ["", "-b "])
+def test_values_that_json_lacks_are_shown_as_text(kernel: Kernel, sandboxed, options: str) -> None:
+    """Dates as names of fields, and objects that cannot be printed."""
+    text = '{"days": {"2026-11-30": 3}, "odd": 1}'
+    sandboxed(keys={"groq": 1}, reply=lambda *_: text)
+    kernel.run(ODD)
+    cell = kernel.run(f"%%llm {options}--schema Log -o log\nWhat happened?")
+    assert cell.status == "ok", cell.error
+    if options:
+        kernel.run("log.wait(30)")
+        cell = kernel.run("%llm_jobs show 1")
+    assert json.loads(cell.data()[0]) == {
+        "days": {"2026-11-30": 3},
+        "odd": "<Unserializable Mute object>",
+    }
+
+
+def test_a_reply_that_cannot_be_shown_ends_its_job(kernel: Kernel, sandboxed) -> None:
+    """Whoever waits for it gets it, and the output has the error."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: '{"a": 1}')
+    kernel.run(
+        "from pydantic import BaseModel, field_serializer\n"
+        "class Broken(BaseModel):\n"
+        "    a: int\n"
+        "    @field_serializer('a')\n"
+        "    def fail(self, a):\n"
+        "        raise RuntimeError('not shown')"
+    )
+    kernel.run("%%llm -b --schema Broken -o broken\nHello")
+    assert kernel.value("broken.wait(30).parsed.a") == 1
+    kernel.run("%llm_jobs")
+    assert "RuntimeError: not shown" in str(kernel.elsewhere)
+
+
 def test_a_frame_has_a_row_per_reply(classes: Kernel, sandboxed) -> None:
     """With a column per field."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))

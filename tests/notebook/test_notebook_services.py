@@ -58,7 +58,9 @@ def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
     assert kernel.value(price) == [1.0, 2.0]
     assert "house · key 1 · gpt-4.1-mini: no limit is known" in kernel.run("%llm_quota").data()[0]
     assert "house · key 1" in kernel.run("%llm_stats").data()[0]
-    assert "works, " in kernel.run("%llm_keys check house_key_1").data()[0]
+    check = kernel.run("check = %llm_keys check house_key_1").data()[0]
+    models = kernel.value("len(check.models[0])")
+    assert f"works, {models} model{'' if models == 1 else 's'}" in check
     assert "house · key 1" in kernel.run("%llm --dry-run -p house hi").printed
     server.fail("openai", "unauthorized")
     assert kernel.run("%llm -q -p house hi").status == "error"
@@ -201,6 +203,25 @@ def test_a_paid_fallback_says_once_how_to_prevent_it(kernel: Kernel, sandboxed) 
         settings.unlink()
 
 
+def test_a_paid_reply_is_shown_if_the_settings_are_broken_meanwhile(
+    kernel: Kernel, sandboxed
+) -> None:
+    """Somebody may edit the file while the request runs."""
+    settings = kernel.folder / "arche_magic.toml"
+
+    def reply(*_: object) -> str:
+        settings.write_text("[budget")
+        return "Done."
+
+    sandboxed(keys={"openai": 1}, reply=reply)
+    try:
+        cell = kernel.run("%llm hi")
+    finally:
+        settings.unlink()
+    assert cell.status == "ok", cell.error
+    assert "paid · $" in cell.data()[1]
+
+
 def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) -> None:
     """The route is still marked as paid."""
     path = kernel.folder / "arche_magic.toml"
@@ -209,4 +230,6 @@ def test_an_unknown_price_is_not_shown_as_free(kernel: Kernel, server: Sandbox) 
     assert said in kernel.run("%llm -p house hi").data()[1]
     assert said in kernel.run("%llm_why").data()[0]
     assert said in kernel.run("%llm --compare house hi").data()[0]
+    for sums in ("%llm_stats", "%llm_stats --by provider"):
+        assert re.search(rf"{said}|\$[\d.]+ and more", kernel.run(sums).data()[0])
     assert "no limit is known · paid" in kernel.run("%llm_quota").data()[0]

@@ -61,6 +61,11 @@ class Terminal:
         self._process.expect(rf"In \[{self._number}\]: ")
         return as_seen(self._process.before).partition("\n")[2].strip("\n")
 
+    @property
+    def written(self) -> str:
+        """Everything that the last line wrote, even what was overwritten or removed."""
+        return self._process.before
+
     def interrupt(self, line: str, after: str) -> tuple[str, float]:
         """Press Ctrl-C once the line has shown `after`.
 
@@ -173,6 +178,9 @@ def test_a_broken_reply_starts_again_on_a_new_line(terminal: Terminal) -> None:
     assert shown[place].endswith("starting over]")
     assert shown[place + 1 : place + 5] == ["", "one two", "", "**three** four"]
     assert shown[place + 5].startswith("groq · key 2 · ")
+    terminal.sandbox.fail("groq", "cut_stream")
+    assert terminal.run("%llm -q hi") == ""
+    assert "starting over" not in terminal.written
 
 
 def test_a_filtered_reply_fails_on_a_new_line(terminal: Terminal) -> None:

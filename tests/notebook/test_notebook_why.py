@@ -50,6 +50,8 @@ def test_why_explains_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
     refused = kernel.run("%llm_why text")
     assert refused.status == "error"
     assert "is not a reply" in refused.message
+    kernel.run("from arche_magic.llm_providers import Reply\nmade = Reply('by hand')")
+    assert kernel.run("%llm_why made").data() == ["the reply has no record of its routes"]
 
 
 def explained(kernel: Kernel, line: str = "%llm_why") -> tuple[str, dict[str, dict[str, str]]]:

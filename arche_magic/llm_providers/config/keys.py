@@ -24,6 +24,7 @@ from .sources import Sources
 if TYPE_CHECKING:
     from .configuration import Configuration
 
+_LABEL = re.compile(r"[\w-]+_key_\d{1,4}")
 SESSION = "this session"
 COLAB = "Colab's secrets"
 STAND_IN = "no key needed"
@@ -195,13 +196,15 @@ def find_key(configuration: Configuration, label: str) -> Key:
     for key in configuration.keys:
         if key.label == label:
             return key
-    from ..redaction import key_in, without_key_like
+    from ..redaction import key_in
 
     if given := key_in(label, configuration.keys):
         raise ConfigurationError(f"that is a key itself; its label is {given.label}")
-    labels = ", ".join(key.label for key in configuration.keys)
-    problem = f"no key is called {label!r}; there are {labels or 'none'}"
-    raise ConfigurationError(without_key_like(problem))
+    labels = ", ".join(key.label for key in configuration.keys) or "none"
+    # Anything else may be a key, so the message does not repeat it.
+    if not _LABEL.fullmatch(label):
+        raise ConfigurationError(f"that is not the label of a key; there are {labels}")
+    raise ConfigurationError(f"no key is called {label!r}; there are {labels}")
 
 
 def keys_of_session() -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from .formulas import FORMULA, has_open_formula, with_dollar_formulas, with_plai
 _ODD_LANGUAGE = re.compile(
     r"^[ \t>*+\-\d.)]*(?:`{3,}+|~{3,}+)[^\n]*?(?:mermaid|[&\\])", re.IGNORECASE | re.MULTILINE
 )
-_CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
+CODE_SPAN = re.compile(r"(?<![`\\])(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
 # The start of a link's address, unless it is clearly on the web, an e-mail or in this page.
 _ADDRESS = re.compile(r"(\]\s*+)([(:])(?!\s*+(?:https?://|mailto:|#))", re.IGNORECASE)
 _IMAGE = re.compile(
@@ -130,7 +130,7 @@ def _inline(text: str, dollars: bool) -> str:
         pieces.append(with_plain_dollars(plain) if dollars else plain)
 
     end = 0
-    for span in _CODE_SPAN.finditer(text):
+    for span in CODE_SPAN.finditer(text):
         add(text[end : span.start()])
         harmless = _plain(span[0]) == span[0]
         pieces.append(span[0] if harmless else f"<code>{_spelled(span[2].strip(' '))}</code>")

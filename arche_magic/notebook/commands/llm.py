@@ -322,10 +322,10 @@ def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame |
 
 def _given_without_over(options: Any) -> str | None:
     """An option that has no effect without `--over`."""
-    flags: list[str] = [option.args[0] for option in _OVER_OPTIONS]
-    for flag in flags:
-        value = getattr(options, flag.removeprefix("--").replace("-", "_"))
-        # Not `if value`: with --max-cost 0, no prompt may be sent that costs anything.
-        if value is not None and value is not False:
+    from ..cell_options import is_given
+
+    for option in _OVER_OPTIONS:
+        flag: str = option.args[0]
+        if is_given(getattr(options, flag.removeprefix("--").replace("-", "_"))):
             return flag
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..arguments import usage
+from ..arguments import usage, words_of
 from ..command import Session, Typed, command
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_chat show tutor
       %llm_chat export tutor tutor.md
     """
-    import shlex
-
     from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.llm_providers.text.wording import did_you_mean
 
@@ -47,11 +45,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     from ..styles import one_line
 
     chats = session.chats
-    try:
-        words = shlex.split(typed.text)
-    except ValueError as error:
-        raise InvalidRequest(f"%llm_chat: {error}; close the quote") from None
-    match words:
+    match words_of(llm_chat, typed.text):
         case [] | ["list"]:
             show(_table(chats))
         case ["show", name]:

@@ -56,9 +56,11 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
     )
     # The request is one of `%llm`, with its defaults for what this command does not take.
     options = Namespace(**{**vars(llm.parser.parse_args([])), **vars(typed.options)})
-    options.system = SYSTEM
     # A conversation that every cell continues is not about the error.
     options.chat = options.chat or ""
+    # An older conversation keeps its own system prompt.
+    chat = session.chats.get(options.chat)
+    options.system = (chat and chat.system) or SYSTEM
     question = typed.text.strip() or (FIX if options.format == "code" else QUESTION)
     described = describe(failure, session.shell, options.locals)
     prompt = Prompt(f"{described}\n\n{question}", notes=(note,) if ours is not None else ())

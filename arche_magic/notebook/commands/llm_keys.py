@@ -31,7 +31,7 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..display import show
-    from ..keys import FIRST_STEPS, add, check, has_keys, list_keys
+    from ..keys import FIRST_STEPS, HOW_TO_ADD, add, check, has_keys, list_keys
 
     frame: pd.DataFrame | None = None
     match typed.text.split():
@@ -48,12 +48,8 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
         case ["remove", label]:
             key = remove_key(get_configuration(), label)
             show(f"{key.label} is no longer used.")
-        # The rest of the line may be a key, so the message does not repeat it.
         case ["add", _, _, *_]:
-            raise InvalidRequest(
-                "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
-                "a key, delete the line: it is in the history and will be in the saved notebook"
-            )
+            raise InvalidRequest(HOW_TO_ADD)
         case _:
             raise InvalidRequest(
                 "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]"

@@ -27,8 +27,9 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.
 
     The new reply is shown beside the previous one, and replaces it in a conversation. Options
-    that you do not give stay as they were, except -o and -q; -m or -p replaces both. A kept reply
-    is not used, but replaced. Comparisons and --over do not count as the last prompt.
+    that you do not give stay as they were, except -o and -q; -m or -p replaces both, and so does
+    -f or --schema. A kept reply is not used, but replaced. Comparisons and --over do not count as
+    the last prompt.
 
     Usage:
       %llm_retry [OPTIONS]
@@ -41,7 +42,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..ask import send
-    from ..cell_options import with_values
+    from ..cell_options import first_given, with_values
     from ..cell_prompt import system_prompt
 
     asked, given = session.asked, typed.options
@@ -53,10 +54,13 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     options = Namespace(**vars(asked.options))
     options.background = False
     options.fresh, options.output, options.quiet = True, given.output, given.quiet
-    if given.provider or given.model:
+    if first_given(given.provider, given.model) is not None:
         options.provider = options.model = None
+    if first_given(given.schema, given.format) is not None:
+        options.schema = options.format = None
     for name, value in vars(given).items():
-        if value != llm_retry.parser.get_default(name):
+        # Not `!=`: the value of --schema may be anything, such as an array.
+        if value is not llm_retry.parser.get_default(name):
             setattr(options, name, value)
     # With these options it is one reply.
     reply = cast("Reply", send(session, options, asked.prompt, asked))

@@ -67,6 +67,8 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
     options, verb = typed.options, typed.text.strip() or "start"
     if verb not in ("start", "auto", "stop", "status"):
         raise InvalidRequest(f"%llm_sandbox: {verb!r} is not start, auto, stop or status")
+    if verb in ("stop", "status") and options != llm_sandbox.parser.parse_args([]):
+        raise InvalidRequest(f"%llm_sandbox: {verb} takes no options")
     speed, scale = options.tokens_per_second, options.time_scale
     for name, value, rule, fits in (
         ("latency", options.latency, "a number of seconds, 0 or more", options.latency >= 0),

@@ -45,7 +45,9 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     if asked is None:
         raise InvalidRequest("%llm_why: no request has been made yet; %llm sends a prompt")
     if not asked.decisions:
-        show({"text/plain": "the reply came from memory; no route was asked"})
+        was_made = isinstance(asked, Reply) and asked.from_memory is None
+        why = "has no record of its routes" if was_made else "came from memory; no route was asked"
+        show({"text/plain": f"the reply {why}"})
         return why_frame([])
     routes = configuration.routes()
     private = [route for route in routes if configuration.is_private(route)]

@@ -37,8 +37,10 @@ _CLICK = "Click to see all routes."
 
 def prompt_options(defaults: Defaults) -> dict[str, Any]:
     """The options of a prompt that names none."""
-    names = ("provider", "model", "system", "temperature", "max_tokens", "patience", "private")
-    return typed_or_default(Namespace(), defaults, *names)
+    return typed_or_default(
+        Namespace(), defaults, "provider", "model", "system", "temperature", "max_tokens",
+        "patience", "keep", "private",
+    )  # fmt: skip
 
 
 def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:

@@ -17,6 +17,7 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import name_in_words
 from arche_magic.prompts import fill
 
+from ..cell_options import first_given
 from ..display import for_frontends
 from ..quota import QuotaView, look, view_bundle
 from ..receipt import receipt_bundle
@@ -111,10 +112,9 @@ class Panel:
         rows = [self._rows[name] for name in view.groups]
         self._order.children = rows
         self._parts.close(replaced)
-        configuration = view.configuration
-        preferred = configuration.preferred_provider
+        preferred = view.configuration.preferred_provider
         self._preferred.value = preferred if preferred in view.groups else _NOBODY
-        self._patience.value = min(configuration.patience, self._patience.max)
+        self._patience.value = self._patience_of(view)
 
     def _is_record_old(self, view: QuotaView) -> bool:
         # Counts that recover by themselves do not matter: they would change the notebook all day.
@@ -263,10 +263,15 @@ class Panel:
             _choose(lambda choices: replace(choices, preferred_provider=name))
 
     def _wait(self, change: Any) -> None:
-        if change["new"] != min(self._view.configuration.patience, self._patience.max):
+        if change["new"] != self._patience_of(self._view):
             # Otherwise the default would win.
             self._defaults.patience = None
             _choose(lambda choices: replace(choices, patience=change["new"]))
+
+    def _patience_of(self, view: QuotaView) -> float:
+        """The patience of the next prompt, or the most that the control can show."""
+        patience = first_given(self._defaults.patience, view.configuration.patience)
+        return float(min(patience, self._patience.max))
 
     def _options(self) -> dict[str, Any]:
         return prompt_options(self._defaults)
@@ -302,7 +307,7 @@ class Panel:
             [{"text/markdown": reply_bundle(draft.text)["text/markdown"]}] if draft.text else []
         )
         if draft.reply is not None:
-            outputs.append(receipt_bundle(draft.reply))
+            outputs.append(for_frontends(receipt_bundle(draft.reply)))
         self._reply.outputs = tuple(
             {"output_type": "display_data", "data": data, "metadata": {}} for data in outputs
         )
