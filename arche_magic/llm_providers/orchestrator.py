@@ -212,7 +212,7 @@ class IntelligentLLMOrchestrator:
         temperature: float | None = None,
         **options: Unpack[Options],
     ) -> Generator[Event, None, Reply]:
-        """Yield the events (`reply.Event`) of a streamed request; returns the reply.
+        """Yield the events (`events.Event`) of a streamed request; returns the reply.
 
         After `Discarded`, the reply starts again on another route.
         """

@@ -87,7 +87,7 @@ NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
 
 
 class AttemptFailed(Exception):
-    """A route did not answer; `failure` says why. Adapters raise no other exception."""
+    """A route did not answer; `failure` says why. Adapters raise nothing else but interrupts."""
 
     def __init__(self, failure: ProviderFailure) -> None:
         super().__init__(str(failure))

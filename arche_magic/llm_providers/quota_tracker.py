@@ -49,7 +49,8 @@ class QuotaTracker:
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
-        self.storage, self.configuration = storage, configuration
+        self.storage = storage
+        self.configuration = configuration
         self._clock = configuration.clock
         # Other generators give the same numbers in a forked child.
         self._jitter = random.SystemRandom()
@@ -105,8 +106,8 @@ class QuotaTracker:
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """`state` of many routes of the configuration, for a choice among them.
 
-        The ledger is read once per provider. A state is worked out when it is asked for, and again
-        only after a change. A headroom can be up to one second old.
+        The ledger is read once per provider, or per route of an account with calls under way. A
+        state is worked out when asked for, and after a change. A headroom can be a second old.
         """
         state_of = self._records.states(request, now)
         bound_of = self._spending.bound_of(request, now)

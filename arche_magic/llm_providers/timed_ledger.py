@@ -103,7 +103,7 @@ class TimedLedger:
         If the call has begun, what it was expected to take counts as used.
         """
         if self._hold is not None:
-            self._book(self._release, None)
+            self._or_else(self._release, None)
 
     def settle(
         self,
@@ -123,7 +123,7 @@ class TimedLedger:
                 hold, usage, observations, account, answered=answered, is_whole=is_whole
             )
 
-        return self._book(settle, "")
+        return self._or_else(settle, "")
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
         """As `QuotaTracker.fail`; None if the ledger takes too long."""
@@ -132,7 +132,7 @@ class TimedLedger:
             self._hold = None
             return self.ledger.fail(hold, failure, account)
 
-        return self._book(fail, None)
+        return self._or_else(fail, None)
 
     def states(
         self, routes: Iterable[Route], request: Request, now: float
@@ -143,11 +143,11 @@ class TimedLedger:
             state_of = self.ledger.states_for(request, now)
             return {route: state_of(route) for route in routes}
 
-        return self._book(look, {})
+        return self._or_else(look, {})
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision]) -> None:
         """As `AttemptLog.append`."""
-        self._book(partial(self._log.append, attempts, decisions), None)
+        self._or_else(partial(self._log.append, attempts, decisions), None)
 
     def _release(self) -> None:
         hold, self._hold = self._hold, None
@@ -156,7 +156,7 @@ class TimedLedger:
         elif hold is not None:
             self.ledger.fail(hold, NOT_SENT)
 
-    def _book(self, work: Callable[[], T], otherwise: T) -> T:
+    def _or_else(self, work: Callable[[], T], otherwise: T) -> T:
         """Return the result of `work`, or `otherwise` if it fails or takes too long."""
         try:
             return self._timed(work, _BOOKING_SECONDS)

@@ -267,8 +267,8 @@ class Completion:
     """An adapter's result: a piece of text, or the figures at the end.
 
     A non-streamed call gives one; a stream gives one per piece. A server may report anything as
-    usage; -1 means that a value is not a count. `usage`, `finish_reason` (`stop`, `length`,
-    `tool_calls` or `content_filter`) and `observations` are set on those that carry them.
+    usage; -1 means that a value is not a count. `usage`, `finish_reason` (`stop`, `length` or
+    `tool_calls`) and `observations` are set on those that carry them.
     `tool_calls` are whole, on the last one; `choices` and `vectors` are as in `Reply`.
     """
 

@@ -125,7 +125,8 @@ class Adapter(ABC):
         timeouts can end it earlier.
 
         Raises:
-            AttemptFailed: for every failure; no other exception is raised.
+            AttemptFailed: for every failure.
+            KeyboardInterrupt: the user stopped it.
         """
         received = Received()
         failure: BaseException
@@ -169,7 +170,8 @@ class Adapter(ABC):
         `timeout` is in seconds, for the call as a whole.
 
         Raises:
-            AttemptFailed: for every failure; no other exception is raised.
+            AttemptFailed: for every failure.
+            KeyboardInterrupt: the user stopped it.
         """
         failure: BaseException
         with self._http.call(Timeouts(answer=timeout, total=timeout), stream=False) as call:

@@ -296,7 +296,10 @@ def about_request(failure: ProviderFailure, request: Request) -> ProviderFailure
 def with_observations(
     failure: ProviderFailure, in_headers: tuple[Observation, ...]
 ) -> ProviderFailure:
-    """Add the limits in the headers of a refusal that its body does not name."""
+    """Complete a refusal with its usage, and with limits that only its headers name.
+
+    If its body does not name the limit that was hit, that is the first one with nothing left.
+    """
     named = {observation.name for observation in failure.observations}
     seen = tuple(o for o in in_headers if o.name not in named)
     limit, usage = failure.limit, failure.usage

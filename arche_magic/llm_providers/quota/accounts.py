@@ -192,7 +192,7 @@ class Accounts:
         names = directory_name(key.provider), key.provider
         return self._storage.update(place.name, change_documents, *names)
 
-    def learn(self, key: Key, account: str | None, evidence: str) -> None:
+    def note_name(self, key: Key, account: str | None, evidence: str) -> None:
         """Record the account that the provider named for a key, if it is new."""
         place = self._places.get(key) or self._find(key)
         known = _named(place.directory, key)

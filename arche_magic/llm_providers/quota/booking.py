@@ -89,7 +89,7 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
     route = calls[0].hold.route
     # First, because limits in the replies apply to the whole account.
     for account in dict.fromkeys(call.account for call in calls):
-        records.accounts.learn(route.key, account, "header")
+        records.accounts.note_name(route.key, account, "header")
 
     def change(record: RouteRecord, now: float) -> str:
         model = record.model
@@ -105,7 +105,7 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
                 ledger.note_answer(record, ended_at, held.at)
         return standings.tightest(record, now)
 
-    return records.settle([call.hold for call in calls], change)
+    return records.change_held([call.hold for call in calls], change)
 
 
 def fail(
@@ -117,7 +117,7 @@ def fail(
     `account` is the account that the reply named, if any; the times of closures that double are
     multiplied by `jitter`. Returns the state of the route after it.
     """
-    records.accounts.learn(held.route.key, account, "error")
+    records.accounts.note_name(held.route.key, account, "error")
 
     def change(record: RouteRecord, now: float) -> RouteState:
         alone = ledger.settle(record.model, held.id, held.amounts, units, now, held.at)
@@ -126,7 +126,7 @@ def fail(
         _close(record, failure, now, held.at, jitter)
         return opening.route_state(record, held.amounts, now)
 
-    return records.settle([held], change)
+    return records.change_held([held], change)
 
 
 def note_check(
@@ -156,7 +156,7 @@ def note_check(
             remedy = Remedy.REPLACE_KEY.name
             closures.close(entry, refusal, records.clock.time(), None, began, remedy, address)
 
-    records.accounts.learn(key, account, "header")
+    records.accounts.note_name(key, account, "header")
     records.accounts.update(key, change)
 
 

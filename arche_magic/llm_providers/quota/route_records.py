@@ -264,7 +264,7 @@ class RouteRecords:
             limits = ledger.limits_of(model, defaults)
             ledger.charge_holds(model, holds, limits.values(), now)
 
-    def settle(self, holds: Sequence[Hold], change: Callable[[RouteRecord, float], T]) -> T:
+    def change_held(self, holds: Sequence[Hold], change: Callable[[RouteRecord, float], T]) -> T:
         """Change a route's record, with the holds in it wherever they were made.
 
         The holds are of one route, and were made together. `change` is also given the time.
