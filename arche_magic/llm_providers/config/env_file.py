@@ -282,6 +282,8 @@ def _read_alone(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     if once := _repeated(content):
+        # The writer must notice that nobody reads the rest, before the next kernel opens the pipe.
+        time.sleep(10 * _NAP_SECONDS)
         return once
     raise OSError("it is a named pipe that does not end")
 
