@@ -178,7 +178,7 @@ def test_columns_are_offered_for_rows(kernel: Kernel) -> None:
         ("%llm --file shelf/.h", ["shelf/.hidden.md"]),
         ("%%llm --file shelf/nothing", []),
         ("%%llm --image shelf/", ["shelf/map.PNG", "shelf/old/"]),
-        ("%%llm --image ma", ["mask"]),
+        ("%%llm --image mas", ["mask"]),
         ("%llm_chat load shelf/n", ["shelf/notes.md"]),
         ("%%llm --prompt ", ["review", "short"]),
         ("%%llm --prompt re", ["review"]),
