@@ -234,7 +234,9 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
         first = next((n for n in (f"{prefix}{of}", of) if n in columns), None)
         if first is not None:
             if f"{prefix}model" not in columns:
-                raise InvalidRequest(f"there is no column '{prefix}model', which says who answered")
+                raise InvalidRequest(
+                    f"quality needs the column '{prefix}model', which names the first model"
+                )
             # Kappa compares two raters, so each of two models stays on the same side.
             one, other = frame[columns[f"{prefix}model"]], frame[columns[models]]
             swapped = [str(a) > str(b) for a, b in zip(one, other, strict=True)]

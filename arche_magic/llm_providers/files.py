@@ -79,7 +79,7 @@ def expanded(path: str | Path) -> Path:
     """Return a path that a user typed, with `~` for a home folder.
 
     Raises:
-        InvalidRequest: it is no path, or the home folder for `~` is unknown.
+        InvalidRequest: it is not a path, or the home folder for `~` is unknown.
     """
     try:
         found = Path(path).expanduser()

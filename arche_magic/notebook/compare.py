@@ -67,7 +67,7 @@ class Column:
         asked: the provider or model that the user named.
         provider: the provider that this means; None if several have the model.
         model: the model that this means; None for a provider's default.
-        state: makes the line shown while there is no text, from the seconds so far; or None.
+        state: returns the line to show until text arrives, given the seconds so far; or None.
         changed: called after each change.
     """
 
@@ -125,7 +125,9 @@ class Column:
         if self.error:
             return "failed"
         if self.reply is None:
-            return self.state(time.monotonic() - self.since) if self.state else "…"
+            line = self.state(time.monotonic() - self.since) if self.state else "…"
+            # It may quote a server.
+            return without_controls(line)
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
         if self.reply.from_memory:
             parts.append("from memory")
@@ -350,8 +352,7 @@ class _Columns:
 
     def _as_text(self, column: Column) -> str:
         text = without_controls(column.text).strip("\n")
-        foot = without_controls(column.foot())
-        return "\n".join(filter(None, (f"── {column.name} ──", text, foot)))
+        return "\n".join(filter(None, (f"── {column.name} ──", text, column.foot())))
 
     def _as_html(self, column: Column) -> str:
         name = column.name

@@ -30,7 +30,7 @@ def paid_text(cost: float | None) -> str:
 
 
 def sum_text(cost: float, unpriced: int) -> str:
-    """The cost of several attempts, of which `unpriced` have no known price: `$0.0012 and more`."""
+    """The cost of several attempts; `$0.0012 and more` if the price of some is unknown."""
     if not unpriced:
         return price_text(cost)
     return f"{price_text(cost)} and more" if cost else price_text(None)

@@ -166,7 +166,7 @@ def _value(name: str, names: Mapping[str, Any]) -> Any:
     """The value of the variable that `--over` names: rows, or the path of a file.
 
     Raises:
-        InvalidRequest: there is no such variable, or no rows of it can be asked for here.
+        InvalidRequest: the variable does not exist, or its rows cannot be asked for here.
     """
     first = name_in(name)
     if first not in names:

@@ -407,7 +407,7 @@ def test_quality_needs_its_columns() -> None:
         quality(frame, gold={"mood": "lable"})
     with pytest.raises(InvalidRequest, match="name their column with gold="):
         quality(frame).confusion()
-    with pytest.raises(InvalidRequest, match="no column 'model', which says who answered"):
+    with pytest.raises(InvalidRequest, match="needs the column 'model', which names the first"):
         quality(frame.assign(second_mood="bad", second_model="m"))
     assert quality(frame).agreement.empty
     assert quality(frame).accuracy.dtypes.astype(str).tolist() == [

@@ -122,7 +122,7 @@ def test_a_server_on_this_machine_needs_no_proxy_or_certificate(
 def test_no_entry_of_no_proxy_prevents_requests(
     monkeypatch: pytest.MonkeyPatch, excluded: str
 ) -> None:
-    """Entries that are no hosts are ignored, and requests to other hosts use the proxy."""
+    """Entries that are not hosts are ignored, and requests to other hosts use the proxy."""
     monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
     monkeypatch.setenv("GROQ_BASE_URL", "http://api.test")
     monkeypatch.setenv("NO_PROXY", excluded)

@@ -100,7 +100,7 @@ class RedisStorage:
                 # One retry at once, for a connection that a restart has cut; none after a timeout.
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
                 decode_responses=True,
-                # Bytes that are no text are read, compared and replaced like other wrong values.
+                # Bytes that are not text are read, compared and replaced like other wrong values.
                 encoding_errors="surrogateescape",
             )
             pool = self._client.connection_pool
