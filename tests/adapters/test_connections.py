@@ -82,7 +82,7 @@ def server() -> Iterator[Server]:
 def client(server: Server) -> Iterator[httpx.Client]:
     """An HTTP client as adapters have it."""
     with httpx.Client(base_url=server.url, trust_env=False) as client:
-        keep_time(client)
+        keep_time(client, lambda request, send: send(request))
         yield client
 
 
@@ -111,7 +111,7 @@ def test_head_and_body_of_a_request_are_sent_together() -> None:
         socketserver.TCPServer(("127.0.0.1", 0), Counting) as server,
         httpx.Client(trust_env=False) as client,
     ):
-        keep_time(client)
+        keep_time(client, lambda request, send: send(request))
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         client.post(f"http://127.0.0.1:{server.server_address[1]}", content=BODY[:10_000])
@@ -163,7 +163,7 @@ def test_all_clients_together_keep_a_limited_number_of_idle_connections(server: 
         pytest.skip("fewer open files are allowed here, and so fewer connections")
     clients = [httpx.Client(base_url=server.url, trust_env=False, timeout=30) for _ in range(3)]
     for client in clients:
-        keep_time(client)
+        keep_time(client, lambda request, send: send(request))
         opened = [
             client.send(client.build_request("GET", "/short"), stream=True) for _ in range(100)
         ]
@@ -187,7 +187,7 @@ def test_connections_that_were_idle_for_long_are_closed(
 ) -> None:
     """This includes adapters that are no longer used."""
     with httpx.Client(base_url=server.url, trust_env=False) as other:
-        keep_time(other)
+        keep_time(other, lambda request, send: send(request))
         assert other.get("/").content == BODY
         later = time.monotonic() + 60
         monkeypatch.setattr(time, "monotonic", lambda: later)

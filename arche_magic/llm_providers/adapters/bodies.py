@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpcore
 import httpx
 
 from ..text.characters import whole_characters
@@ -109,7 +110,9 @@ def _read_end(chunks: Iterable[bytes], ended: Callable[[], None]) -> None:
     It has usually arrived too. A server that does not send it delays nothing.
     """
     ended()
-    with suppress(httpx.TransportError, Unreadable):
+    with suppress(
+        httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, Unreadable
+    ):
         for _ in chunks:
             pass
 

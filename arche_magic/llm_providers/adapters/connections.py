@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+Send = Callable[[httpcore.Request], httpcore.Response]
+Exchange = Callable[[httpcore.Request, Send], httpcore.Response]
 
 IDLE_SECONDS = 5.0
 """How long an idle connection stays open."""
@@ -81,15 +83,18 @@ class Allowance(float):
         return allowance
 
 
-def keep_time(client: httpx.Client) -> None:
-    """Make every connection of a client keep to the allowances of its calls."""
+def keep_time(client: httpx.Client, exchange: Exchange) -> None:
+    """Make every connection of a client keep to the allowances of its calls.
+
+    `exchange` is given each request, and what sends it; it returns what httpx gets.
+    """
     backend = _Network()
     transports: list[Any] = [client._transport, *client._mounts.values()]
     for transport in transports:
         # httpcore's pools accept a backend, but httpx has no parameter for it.
         if pool := getattr(transport, "_pool", None):
             pool._network_backend = backend
-            transport._pool = Connections(pool)
+            transport._pool = Connections(pool, exchange)
 
 
 class _Network(httpcore.SyncBackend):
@@ -234,14 +239,19 @@ class Connections:
 
     Args:
         pool: opens connections, through a proxy if it is for one.
+        exchange: see `keep_time`.
     """
 
-    def __init__(self, pool: httpcore.ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: httpcore.ConnectionPool, exchange: Exchange) -> None:
+        self._pool, self._exchange = pool, exchange
         # Its part of `_idle`; a dictionary gives back what was added last.
         self._own: dict[httpcore.ConnectionInterface, None] = {}
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Return what httpx gets as the response to a request."""
+        return self._exchange(request, self._send)
+
+    def _send(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; the connection is idle again once the response is closed."""
         connection = self._take(request.url.origin)
         try:

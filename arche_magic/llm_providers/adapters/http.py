@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+import httpcore
 import httpx
 
 from .. import network
-from ..network import origin
 from ..provider_failure import AttemptFailed
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
@@ -81,7 +81,7 @@ class Call:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.asked = Asked()
-        self._response: httpx.Response | None = None
+        self._response: httpcore.Response | None = None
         self._stop = stop_of_this_thread()
         self.interrupts = KeptInterrupts()
 
@@ -126,7 +126,7 @@ class Call:
         connect = Allowance(lambda: self._left(self._connect_by), watched=watched)
         return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
 
-    def take(self, response: httpx.Response) -> httpx.Response:
+    def take(self, response: httpcore.Response) -> httpcore.Response:
         """Note the response; returns the part of it that the SDK gets.
 
         That is the status, 200 for all of 2xx, and then the body up to a maximum size. The reason
@@ -135,13 +135,13 @@ class Call:
         minutes.
         """
         self._response = response
-        self.status = response.status_code
+        self.status = response.status
         self.headers = _joined(response.headers)
         encoding = self.headers.get("content-encoding", "")
         most = MOST_OF_A_STREAM if self.stream else MOST_OF_A_REPLY
         if self.refused:
             most = MOST_OF_AN_ERROR
-        raw = cast("httpx.SyncByteStream", response.stream)
+        raw = cast("Iterable[bytes]", response.stream)
         body = decompressed(bounded(raw, most), encoding, self.expect_end)
         if self.refused:
             try:
@@ -149,13 +149,13 @@ class Call:
             finally:
                 response.close()
             self.body = parse_body(text)
-            return httpx.Response(self.status)
+            return httpcore.Response(self.status)
         body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear, self.expect_end)
         body = rewritten(body, self.client.keep, events=self.stream)
-        kind = "text/event-stream" if self.stream else "application/json"
-        return httpx.Response(200, headers={"content-type": kind}, content=body)
+        kind = b"text/event-stream" if self.stream else b"application/json"
+        return httpcore.Response(200, headers=[(b"content-type", kind)], content=body)
 
     def hear(self, *, text: bool = False) -> None:
         """Note that data arrived; before the first text, an event never shortens the time."""
@@ -210,10 +210,11 @@ class HttpClient:
     """
 
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
-        self._key, self._base_url, self._origin = key, base_url, origin(base_url)
+        self._key, self._base_url = key, base_url
         self.keep = keep
         self._current = threading.local()
         self._client: httpx.Client | None = None
+        self._origin: httpcore.Origin | None = None
         self.host = urlsplit(base_url).netloc
         self.proxy = ""
 
@@ -232,6 +233,10 @@ class HttpClient:
     def _built(self) -> httpx.Client:
         if problem := network.problem_of(self._base_url):
             raise AttemptFailed(setup_failure(problem))
+        url = httpx.URL(self._base_url)
+        self._origin = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"
+        ).origin
         is_secure = self._base_url.lower().startswith("https:")
         proxy = network.proxy_of(self._base_url)
         client = httpx.Client(
@@ -243,12 +248,8 @@ class HttpClient:
             limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             headers={"accept-encoding": ACCEPTED_ENCODINGS},
         )
-        keep_time(client)
+        keep_time(client, self.send)
         client._cookies = _NoCookies()
-        client._transport = _CallTransport(client._transport, self)
-        for pattern, transport in client._mounts.items():
-            if transport is not None:
-                client._mounts[pattern] = _CallTransport(transport, self)
         if proxy:
             self.proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
@@ -271,15 +272,20 @@ class HttpClient:
             self._client.close()
 
     def send(
-        self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]
-    ) -> httpx.Response:
-        """Send the request of this thread's call with the key; returns what the SDK gets."""
+        self,
+        request: httpcore.Request,
+        send: Callable[[httpcore.Request], httpcore.Response],
+    ) -> httpcore.Response:
+        """Send the request of this thread's call with the key; returns what the SDK gets.
+
+        Called below httpx and the SDK, so that they see no key and can log nothing of an answer.
+        """
         call: Call = self._current.call
         # Retries and follow-ups are off in every SDK. A second request would spend quota that the
         # ledger does not count.
         if call.sent:
             raise RuntimeError("the SDK sent a second request in one call")
-        if not self._origin or origin(str(request.url)) != self._origin:
+        if request.url.origin != self._origin:
             raise RuntimeError(
                 "the SDK sent the request to another address than the configured one"
             )
@@ -287,20 +293,17 @@ class HttpClient:
         # SDK takes whole milliseconds and Google's a single figure, so all timeouts are set here.
         request.extensions = {**request.extensions, "timeout": call.send()}
         stand_in, secret = request.headers, self._key.secret().encode()
-        request.headers = httpx.Headers(
-            [(name, value.replace(_STAND_IN, secret)) for name, value in stand_in.raw]
-        )
+        request.headers = [(name, value.replace(_STAND_IN, secret)) for name, value in stand_in]
         try:
             return call.take(send(request))
         finally:
             request.headers = stand_in
 
 
-def _joined(headers: httpx.Headers) -> dict[str, str]:
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """The headers, names in lower case; several of one name are joined by commas, as httpx does."""
     joined: dict[str, str] = {}
-    for raw_name, raw_value in headers.raw:
-        # httpx tries several encodings for each of them.
+    for raw_name, raw_value in headers:
         name = raw_name.decode("ascii", "replace").lower()
         value = raw_value.decode("utf-8", "replace")
         joined[name] = f"{joined[name]}, {value}" if name in joined else value
@@ -315,16 +318,3 @@ class _NoCookies(httpx.Cookies):
 
     def extract_cookies(self, response: httpx.Response) -> None:
         """Store none."""
-
-
-class _CallTransport(httpx.BaseTransport):
-    """Below httpx and the SDK, so that they see no key and can log nothing of an answer."""
-
-    def __init__(self, transport: httpx.BaseTransport, client: HttpClient) -> None:
-        self._transport, self._client = transport, client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._client.send(request, self._transport.handle_request)
-
-    def close(self) -> None:
-        self._transport.close()
