@@ -30,9 +30,9 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # What requests and curl trust. Companies whose proxy signs with its own certificate set these.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_TRUSTED = (*CERTIFICATES, *_BUNDLES)
 _VARIABLES = (
-    *CERTIFICATES,
-    *_BUNDLES,
+    *_TRUSTED,
     *_PROXIES,
     "NO_PROXY",
     *map(str.lower, (*_PROXIES, "NO_PROXY")),
@@ -72,10 +72,13 @@ def is_loopback(url: str | None) -> bool:
 def variables() -> tuple[object, ...]:
     """Return the values of all variables that connections depend on.
 
-    Also returns when the files of certificates that they name were last changed.
+    Also returns when the certificates that they name were last changed.
     """
-    paths = filter(None, map(os.environ.get, (*CERTIFICATES, *_BUNDLES)))
-    return *map(os.environ.get, _VARIABLES), *map(_changed_at, paths)
+    values = [*map(os.environ.get, _VARIABLES)]
+    file, folder, *bundles = values[: len(_TRUSTED)]
+    # As in `trusted_certificates`.
+    paths = [file or folder] if file or folder else bundles
+    return *values, *map(_changed_at, filter(None, paths))
 
 
 def proxy_of(url: str) -> str:

@@ -65,9 +65,13 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def hiding(*args: P.args, **kwargs: P.kwargs) -> T:
+        # As in `hiding_locals`, in a third of its time: each request is searched for keys.
+        outer = sys.exception()
         try:
-            with hiding_locals():
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
+        except BaseException as error:
+            _clear(error, outer)
+            raise
         finally:
             # Emptied rather than deleted, because tools that list arguments look up their names.
             args, kwargs = (), {}  # type: ignore[assignment]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpcore
@@ -34,7 +33,7 @@ from .bodies import (
 from .connections import IDLE_SECONDS, Allowance, keep_time
 from .failures import duration_in_words, setup_failure
 from .formats import Asked
-from .logs import calling_with
+from .logs import keys_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,6 +61,7 @@ class Call:
 
     Attributes:
         client: the HTTP client that makes the call.
+        key: the key, which is kept out of the logs of this thread until the end of the `with`.
         timeouts: `total` is what the call as a whole may take.
         stream: whether the answer is to come in events.
         status: HTTP status, or None before there is an answer.
@@ -71,8 +71,10 @@ class Call:
         interrupts: the block in which an SDK works, so that it drops no interrupt.
     """
 
-    def __init__(self, client: HttpClient, timeouts: Timeouts, stream: bool) -> None:
+    def __init__(self, client: HttpClient, key: Key, timeouts: Timeouts, stream: bool) -> None:
         self.client, self.timeouts, self.stream = client, timeouts, stream
+        # Streams of one thread may end in any order, and in another thread than they began.
+        self._key, self._keys_in_use = key, keys_in_use()
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
         # How the message about a timeout of the next step begins, and the seconds it had.
@@ -84,6 +86,17 @@ class Call:
         self._response: httpcore.Response | None = None
         self._stop = stop_of_this_thread()
         self.interrupts = KeptInterrupts()
+
+    def __enter__(self) -> Self:
+        self._keys_in_use.append(self._key)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keys_in_use.remove(self._key)
+        # If the answer was not read to its end, this drops the connection.
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
     @property
     def stopped(self) -> bool:
@@ -187,12 +200,6 @@ class Call:
             return f"no answer within {duration_in_words(self.timeouts.total)}"
         return f"{self._late} {duration_in_words(self._allowed)}"
 
-    def close(self) -> None:
-        """Drop the connection if the answer was not read to its end."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-
 
 class HttpClient:
     """One pool of connections, shared by the threads that use the adapter.
@@ -254,17 +261,12 @@ class HttpClient:
             self.proxy = network.proxy_variable(self._base_url) or "this machine's settings"
         return client
 
-    @contextmanager
-    def call(self, timeouts: Timeouts, stream: bool) -> Iterator[Call]:
-        """A call whose HTTP request is the next one this thread sends; closed at the end."""
+    def call(self, timeouts: Timeouts, stream: bool) -> Call:
+        """A call whose HTTP request is the next one this thread sends; to be used with `with`."""
         # It stays the current one when it has ended: the garbage collection may end an abandoned
         # stream at any moment, and that must not affect the call that began since.
-        call = self._current.call = Call(self, timeouts, stream)
-        try:
-            with calling_with(self._key):
-                yield call
-        finally:
-            call.close()
+        call = self._current.call = Call(self, self._key, timeouts, stream)
+        return call
 
     def close(self) -> None:
         """Close every connection."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..redaction import quotes, redacted
 from ..types import Key
@@ -49,13 +47,7 @@ def clean_logs() -> None:
             logger.addFilter(_cleaner)
 
 
-@contextmanager
-def calling_with(key: Key) -> Iterator[None]:
-    """Keep the key out of what is logged during a call of this thread."""
+def keys_in_use() -> list[Key]:
+    """Return the list of keys to keep out of what this thread logs, one for each of its calls."""
     keys: list[Key] = _calls.__dict__.setdefault("keys", [])
-    keys.append(key)
-    try:
-        yield
-    finally:
-        # Streams of one thread may end in any order, and in another thread than they began.
-        keys.remove(key)
+    return keys

@@ -7,27 +7,29 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _local = threading.local()
 
 
-@contextmanager
-def lock_deadline(seconds: float) -> Iterator[None]:
+class lock_deadline:  # noqa: N801  # used like a function, as `contextlib.suppress` is
     """Within the `with`, storage calls of this thread wait at most `seconds` for locks, in total.
 
     A call that does not get its lock in time changes nothing and raises `StorageTimeout`. Without a
     deadline, a change waits until it has the lock. Of nested deadlines, the earliest counts.
     """
-    before: float = getattr(_local, "ends", math.inf)
-    _local.ends = min(before, time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _local.ends = before
+
+    # Not a generator, which takes three times as long, four times a request.
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._before: float = getattr(_local, "ends", math.inf)
+        _local.ends = min(self._before, time.monotonic() + self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        _local.ends = self._before
 
 
 def seconds_left() -> float:
