@@ -165,11 +165,9 @@ def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
         written = 0
         while written < len(content):
             written += os.write(descriptor, content[written:])
-        status = os.fstat(descriptor)
-        if status.st_size > len(content):
-            os.ftruncate(descriptor, len(content))
-            status = os.fstat(descriptor)
-        return status
+        if os.lseek(descriptor, 0, os.SEEK_END) > written:
+            os.ftruncate(descriptor, written)
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
 

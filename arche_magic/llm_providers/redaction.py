@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -33,6 +34,9 @@ _WORD = re.compile(r"[^\s\"'`<>(){}\[\],;]+")
 _SHORTENED = re.compile(r"([\w-]*)(?:\.{2,}|…|[*•]+|[xX]{4,})([\w-]*)")
 _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|)")
 _OTHER = re.compile(r"[\W_]+")
+# Tuples, because a union would be built again for each of the many values in a request.
+_WITHOUT_TEXT = (int, float, NoneType)
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 def redacted(text: str, secret: str) -> str:
@@ -136,9 +140,9 @@ def _add_texts(value: Any, texts: list[str]) -> None:
     """Add all texts in a value to a list."""
     if isinstance(value, str):
         texts.append(value)
-    elif isinstance(value, int | float | None):
+    elif isinstance(value, _WITHOUT_TEXT):
         pass
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, _COLLECTIONS):
         for entry in value:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):

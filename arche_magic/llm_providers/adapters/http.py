@@ -154,8 +154,9 @@ class Call:
         most = MOST_OF_A_STREAM if self.stream else MOST_OF_A_REPLY
         if self.refused:
             most = MOST_OF_AN_ERROR
-        raw = cast("Iterable[bytes]", response.stream)
-        body = decompressed(bounded(raw, most), encoding, self.expect_end)
+        body = bounded(cast("Iterable[bytes]", response.stream), most)
+        if encoding:
+            body = bounded(decompressed(body, encoding, self.expect_end), most)
         if self.refused:
             try:
                 text = beginning(body, most).decode("utf-8", "replace")
@@ -163,7 +164,6 @@ class Call:
                 response.close()
             self.body = parse_body(text)
             return httpcore.Response(self.status)
-        body = bounded(body, most)
         if self.stream:
             body = events(body, self.hear, self.expect_end)
         body = rewritten(body, self.client.keep, events=self.stream)

@@ -70,10 +70,11 @@ else:
             """Release the lock."""
             # If the network share is gone, so is the lock.
             with suppress(OSError):
-                # Closing is not enough: a child forked meanwhile also has the file open.
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            with suppress(OSError):
-                os.close(self._descriptor)
+                try:
+                    # Closing is not enough: a child forked meanwhile also has the file open.
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                finally:
+                    os.close(self._descriptor)
 
     def _lock(descriptor: int, seconds: float) -> bool:
         if math.isinf(seconds):
