@@ -80,6 +80,7 @@ class _Known:
         record: all that the ledger knows.
         input_ratio, usual_output: of its model; see `Calibration`.
         outlook: its state for many requests, if it can be told.
+        has_looked: whether the outlook was worked out.
         longest_prompt: the outlook holds for shorter prompts (in tokens by their length alone) with
             a reply of the usual length.
         last: the state for the request that was asked about last, with its amounts, its reserve,
@@ -90,12 +91,14 @@ class _Known:
     input_ratio: float
     usual_output: int
     outlook: Outlook | None = None
+    has_looked: bool = False
     longest_prompt: float = -1.0
     last: tuple[Amounts, float, float, float, RouteState] | None = None
 
     def look(self, now: float) -> Outlook | None:
         """Work out the outlook, and return it."""
         self.outlook = found = opening.outlook(self.record, now)
+        self.has_looked = True
         self.longest_prompt = -1.0
         if found and self.usual_output <= found.output_tokens:
             room = min(found.input_tokens, found.tokens - self.usual_output)
@@ -161,9 +164,10 @@ class RouteRecords:
                 usual = ledger.calibration(record.model)
                 known = _Known(record, usual.input_ratio, math.ceil(usual.output_tokens))
                 known_routes[route.id] = known
-                known.look(now)
+                # No outlook yet: the account of the only route changes with each request.
+                return self._state_for(known, request, now)
             outlook = known.outlook
-            if outlook and not outlook.at <= now < outlook.until:
+            if not known.has_looked or (outlook and not outlook.at <= now < outlook.until):
                 outlook = known.look(now)
             if outlook is None:
                 pass
