@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import ToolCall, ToolRun
@@ -15,7 +14,7 @@ from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, name_in_words
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
-from .styles import QUIET, RED, details, one_line, quiet_line
+from .styles import QUIET, RED, details, escape, one_line, quiet_line
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -49,8 +48,9 @@ def receipt_line(reply: Reply) -> str:
         parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
     else:
         parts = [route, tokens, _time(reply)]
-        if rounds := _rounds_text(reply):
-            parts.append(rounds)
+        if reply.tool_runs:
+            rounds = reply.tool_runs[-1].round + 1
+            parts.append(f"{rounds} rounds, {plural(len(reply.tool_runs), 'call')}")
         if was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
@@ -61,13 +61,6 @@ def receipt_line(reply: Reply) -> str:
         parts.append(reply.standing)
     parts += _started_again(reply)
     return " · ".join(parts)
-
-
-def _rounds_text(reply: Reply) -> str:
-    """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
-    if not reply.tool_runs:
-        return ""
-    return f"{reply.tool_runs[-1].round + 1} rounds, {plural(len(reply.tool_runs), 'call')}"
 
 
 def _time(reply: Reply) -> str:
@@ -129,7 +122,7 @@ def _source(text: str) -> str:
         return ""
     return (
         '<div style="margin:4px 0 4px 14px">source (click to select all):'
-        f'<pre tabindex="0" style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
+        f'<pre tabindex="0" style="{_SELECTABLE}">{escape(text)}</pre></div>'
     )
 
 
@@ -176,7 +169,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
         f'<div style="display:table-row"><span style="{cell}">'
         f"{escape(str(a.route))}</span> "
         f'<span style="{cell}">{a.outcome}</span> '
-        f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'
+        f'<span style="{cell}">{escape(a.why or f"{a.seconds:.2f} s")}</span>'
         "</div>"
         for a in attempts
     )
@@ -209,7 +202,9 @@ def call_line(call: ToolCall) -> str:
     """`lookup(city="Oslo", days=3)`."""
     try:
         arguments = json.loads(call.arguments or "{}")
-        shown = ", ".join(f"{name}={_json(value)}" for name, value in arguments.items())
+        shown = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()
+        )
     except (ValueError, AttributeError, RecursionError):
         shown = call.arguments
     return one_line(f"{call.name}({shown})", _LONGEST_CALL)
@@ -225,20 +220,12 @@ def run_bundle(run: ToolRun) -> dict[str, str]:
     inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
     return {
         "text/plain": f"{line} → {error}{result}",
-        "text/html": details(
-            f"{_code(line)} → {mark}{_code(result)}",
-            inside,
-            style=QUIET,
-        ),
+        "text/html": details(f"{_code(line)} → {mark}{_code(result)}", inside, style=QUIET),
     }
 
 
 def _code(text: str) -> str:
     return f'<code style="{_WRAPPED}">{escape(text)}</code>'
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shortened(text: str) -> str:
