@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import RouteId, Standing
@@ -36,7 +35,7 @@ from .quota_words import (
     state_of,
     tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK, details
+from .styles import AMBER, GREEN, RED, TRACK, details, escape
 from .tables import notes_html
 
 IsOn = Callable[[Limits], bool]
@@ -63,7 +62,7 @@ _CELL = (
     "white-space:normal;overflow-wrap:anywhere"
 )
 # The widths of a row's cells, where it has several lines per route or one.
-_WIDTHS = ("flex:0 1 140px", "flex:0 1 140px", "flex:1 1 200px")
+_WIDTHS = ("flex:0 1 140px", "flex:0 1 140px", "flex:1 1 320px")
 _SLIM_WIDTHS = ("flex:0 1 250px", "flex:0 1 140px", "flex:1 1 180px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "flex:1 1 130px;max-width:210px;margin:0 10px 4px 0"
