@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
@@ -19,7 +18,7 @@ from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
 from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
-from ..styles import QUIET, one_line
+from ..styles import QUIET, escape, one_line
 from ..tables import Cell, html_table
 
 if TYPE_CHECKING:
@@ -123,11 +122,8 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
 def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
     skipped = _skipped(view, ahead)[:_TOOLTIP_REASONS]
-    details = [
-        *(one_line(words, _LONGEST_REASON) for words in skipped),
-        *_open_routes(view),
-        _CLICK,
-    ]
+    reasons = (one_line(words, _LONGEST_REASON) for words in skipped)
+    details = [*reasons, *_open_routes(view), _CLICK]
     if first is None or state_at(first[1], view.now) == "closed":
         text = "arche_magic: every route is closed"
         return _item("closed", text, "every route is closed", details)
@@ -158,9 +154,13 @@ def _left(row: Standing) -> str:
 def _item(
     sign: State, text: str, short: str, details: Sequence[str], opens_at: float | None = None
 ) -> dict[str, Any]:
-    texts = {"text": without_controls(text), "short": without_controls(short)}
-    lines = [without_controls(line) for line in details]
-    return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
+    return {
+        "sign": sign,
+        "text": without_controls(text),
+        "short": without_controls(short),
+        "details": [without_controls(line) for line in details],
+        "opens_at": opens_at,
+    }
 
 
 def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
@@ -170,23 +170,19 @@ def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
         state = state_at(opens_at, view.now)
         # A time, not a countdown: screen readers announce this line whenever it changes.
         when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
-        skipped.append(f"{route} is {state} ({without_controls(why)}{when})")
+        skipped.append(f"{route} is {state} ({why}{when})")
     return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:
     # A status, so that screen readers announce changes.
     named = f" <b>{escape(route)}</b>" if route else ""
-    reason = (
-        f'<div style="{QUIET};line-height:1.35">{escape(without_controls(why))}</div>'
-        if why
-        else ""
-    )
-    return f'<div role="status">{escape(begin)}{named}{reason}</div>'
+    reason = f'<div style="{QUIET};line-height:1.35">{escape(why)}</div>' if why else ""
+    return f'<div role="status">{begin}{named}{reason}</div>'
 
 
 def _result(attempt: Attempt) -> str:
     if attempt.error and attempt.outcome != "interrupted":
-        return without_controls(attempt.why)
+        return attempt.why
     cost = f", {paid_text(attempt.cost_usd)}" if attempt.cost_usd != 0 else ""
     return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s{cost}"
