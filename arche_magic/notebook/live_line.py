@@ -36,15 +36,12 @@ class View(Protocol):
 
     def before(self, event: Waiting | Started) -> None:
         """Show which route the request waits for or asks; `line_of` has the words."""
-        ...
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
-        ...
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
-        ...
 
 
 def follow(

@@ -99,10 +99,9 @@ def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     try:
         ahead = preview(view, "", prompt_options(defaults))
     except NoKeys as error:
-        return _item("closed", "arche_magic: no API key", "no API key", [str(error)])
+        return _item("closed", "no API key", [str(error)])
     except LLMProviderError as error:
-        text = "no route would answer"
-        return _item("closed", f"arche_magic: {text}", text, [str(error)])
+        return _item("closed", "no route would answer", [str(error)])
     if ahead.route is not None and ahead.wait <= 0:
         return _open(view, ahead.route)
     return _not_open(view, ahead)
@@ -113,10 +112,9 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     left = _left(tightest(limits)) if limits else "no limit is known"
     paid = " · paid" if route.paid else ""
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
-    text, short = f"{route.provider}{paid} {left}", f"{route.provider}{paid}"
-    if limits:
-        short += f" {amounts_of(tightest(limits))}"
-    return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
+    name = f"{route.provider}{paid}"
+    short = f"{name} {amounts_of(tightest(limits))}" if limits else name
+    return _item("open", short, [*details, *_open_routes(view), _CLICK], f"{name} {left}")
 
 
 def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
@@ -125,15 +123,14 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     reasons = (one_line(words, _LONGEST_REASON) for words in skipped)
     details = [*reasons, *_open_routes(view), _CLICK]
     if first is None or state_at(first[1], view.now) == "closed":
-        text = "arche_magic: every route is closed"
-        return _item("closed", text, "every route is closed", details)
+        return _item("closed", "every route is closed", details)
     route, opens_at, _ = first
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
     at = clock(opens_at, view.now)
     when = "" if counts else f" {at}"
-    text, short = f"waiting: {route.provider} opens{when}", f"waiting: {route.provider}{when}"
+    short, text = f"waiting: {route.provider}{when}", f"waiting: {route.provider} opens{when}"
     details = [f"{route} opens first: {at}.", *details]
-    return _item("waiting", text, short, details, round(opens_at, 1) if counts else None)
+    return _item("waiting", short, details, text, round(opens_at, 1) if counts else None)
 
 
 def _open_routes(view: QuotaView) -> list[str]:
@@ -152,11 +149,11 @@ def _left(row: Standing) -> str:
 
 
 def _item(
-    sign: State, text: str, short: str, details: Sequence[str], opens_at: float | None = None
+    sign: State, short: str, details: Sequence[str], text: str = "", opens_at: float | None = None
 ) -> dict[str, Any]:
     return {
         "sign": sign,
-        "text": without_controls(text),
+        "text": without_controls(text or f"arche_magic: {short}"),
         "short": without_controls(short),
         "details": [without_controls(line) for line in details],
         "opens_at": opens_at,
