@@ -88,32 +88,23 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     the first paid reply of a session, a line says how to prevent paid replies.
     """
     paid = was_paid(reply) and not reply.from_memory
-    line = " · ".join([receipt_line(reply), *more])
     price = f"price: {rate_text(reply.provider, reply.model)}" if paid else ""
-    shown = _unfolding(line, price, reply.attempts, _source(str(reply)))
+    skipped = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
+    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
+    line = " · ".join([receipt_line(reply), *more])
+    inside = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
+    inside += (_attempts_lines(reply.attempts) if skipped else "") + _source(str(reply))
+    shown = quiet_line(line)
+    if inside:
+        bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
+        shown["text/html"] = details(escape(line) + bold, inside, style=QUIET)
+        below = [price, *(without_controls(str(attempt)) for attempt in skipped)]
+        head = " · ".join(filter(None, (line, count)))
+        shown["text/plain"] = "\n  ".join([head, *filter(None, below)])
     if paid and (hint := paid_hint(reply)):
         shown["text/plain"] += f"\n{hint}"
         shown["text/html"] += f'<div style="{QUIET}">{escape(hint)}</div>'
     return shown
-
-
-def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) -> dict[str, str]:
-    skipped = [attempt for attempt in attempts if attempt.outcome != "served"]
-    if not (skipped or price or source):
-        return quiet_line(line)
-    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
-    reasons = [f"  {without_controls(str(attempt))}" for attempt in skipped]
-    below = [f"  {price}"] if price else []
-    bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
-    costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
-    return {
-        "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
-        "text/html": details(
-            escape(line) + bold,
-            f"{costs}{_attempts_lines(attempts) if skipped else ''}{source}",
-            style=QUIET,
-        ),
-    }
 
 
 def _source(text: str) -> str:

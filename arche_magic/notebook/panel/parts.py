@@ -89,17 +89,17 @@ class Meters:
         """Show this view; widgets send only changes."""
         self._notes.value = notes_html(notes(view))
         routes = by_route(view.standings)
-        groups = by_provider(routes) if is_folded(routes) else {}
-        for name in groups.keys() - self._groups.keys():
-            title = view.configuration.providers[name].title
-            self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
-        for name, limits in groups.items():
-            self._groups[name].draw(view, limits)
-        if groups:
-            self.box.children = [*(self._groups[name].box for name in groups), self._notes]
-        else:
+        if not is_folded(routes):
             self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
             self.box.children = [self._whole, self._notes]
+            return
+        groups = by_provider(routes)
+        for name, limits in groups.items():
+            if name not in self._groups:
+                title = view.configuration.providers[name].title
+                self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
+            self._groups[name].draw(view, limits)
+        self.box.children = [*(self._groups[name].box for name in groups), self._notes]
 
 
 class _Group:
