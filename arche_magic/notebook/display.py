@@ -186,17 +186,17 @@ class ReplyDisplay:
         """
         if self._quiet:
             return
-        language, code = code_of(without_controls(str(reply)))
+        text = without_controls(str(reply))
+        language, code = code_of(text)
         if self._form == "json" and not is_json(str(reply)):
             more = (*more, "not valid JSON")
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
-        elif self._form == "math" and is_prose(without_controls(str(reply))):
+        elif self._form == "math" and is_prose(text):
             more = (*more, "no formula in it")
         has_fields = reply.parsed is not None
         shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
-        metadata = {"arche_magic": reply_metadata(reply)}
-        self._leave(shown, receipt_bundle(reply, *more), metadata)
+        self._leave(shown, receipt_bundle(reply, *more), {"arche_magic": reply_metadata(reply)})
         if self._form == "code" and language == "python":
             self._offer(code)
 

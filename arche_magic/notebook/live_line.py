@@ -135,8 +135,7 @@ class LiveLine:
 class TerminalLine:
     """One line of a terminal that is overwritten.
 
-    Attributes:
-        works: whether the output is a terminal; a log or a pipe cannot take text back.
+    It `works` only in a terminal; a log or a pipe cannot take text back.
     """
 
     def __init__(self) -> None:

@@ -80,13 +80,9 @@ def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
 def usage_pictures(
     attempts: Sequence[Attempt], standings: Sequence[Standing], since: float, now: float
 ) -> list[Picture]:
-    """Running totals of requests and tokens per provider, from `since` to `now`.
+    """Running totals of requests and tokens per provider, between two times (epoch seconds).
 
-    Args:
-        attempts: attempts of all kernels; skipped ones are left out.
-        standings: the limits per day; keys of one account count once.
-        since: epoch seconds.
-        now: epoch seconds.
+    The attempts are those of all kernels. Keys of one account count once in the limits per day.
     """
     spent = sorted((a for a in attempts if a.outcome != "skipped"), key=lambda a: a.at)
     pictures = []

@@ -41,10 +41,7 @@ class StatusBar(BaseComm):
     """The status of one kernel, and the comm over which all pages that show the kernel get it.
 
     The pages open no comm of their own, because a kernel without this extension would log an error.
-
-    Args:
-        kernel: the kernel of ipykernel.
-        defaults: used to find the route of the next prompt (`%config ArcheMagics`).
+    The route of the next prompt depends on the `defaults`.
     """
 
     def __init__(self, kernel: Any, defaults: Defaults) -> None:

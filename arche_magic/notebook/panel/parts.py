@@ -73,11 +73,7 @@ class Parts:
 
 
 class Meters:
-    """The meters of one panel.
-
-    Attributes:
-        box: the widget that shows them.
-    """
+    """The meters of one panel; `box` is the widget that shows them."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

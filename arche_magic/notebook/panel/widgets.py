@@ -42,12 +42,7 @@ _HEADING = f'<div style="{QUIET};margin-top:6px">'
 
 
 class Panel:
-    """A panel in the output of one cell.
-
-    Args:
-        shell: the IPython shell.
-        defaults: used for its prompts (`%config ArcheMagics`).
-    """
+    """A panel in the output of one cell; its prompts use the `defaults`."""
 
     def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
         self._shell, self._defaults = shell, defaults
