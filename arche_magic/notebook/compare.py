@@ -34,6 +34,7 @@ from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines
 from .styles import QUIET, escape
+from .tables import notes_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,19 +280,18 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
 
 def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict[str, str]:
     """The columns side by side, as text one below the other; notes about the prompt come first."""
-    lines = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in notes)
     # Columns of one provider are titled as they were asked.
     providers = [re.split(" · |/", column.name)[0] for column in columns]
     cards = []
     for column in columns:
         name = column.name
-        if column.reply and providers.count(column.reply.provider) > 1:
+        if column.reply is not None and providers.count(column.reply.provider) > 1:
             name = f"{column.asked} · {name}"
         foot = f'<div style="{QUIET}">{escape(column.foot())}</div>'
         cards.append(card_html(name, as_html(column.text), foot))
     return {
         "text/plain": "\n\n".join([*notes, *map(_column_text, columns)]),
-        "text/html": lines + row_html(cards),
+        "text/html": notes_html(notes) + row_html(cards),
     }
 
 

@@ -246,7 +246,7 @@ def card_html(name: str, body: str, foot: str) -> str:
     What comes before the first ` · ` of the name, such as the provider, has its own line, since
     names of models vary in length.
     """
-    first, _, rest = name.partition(" · ")
+    first, _, rest = without_controls(name).partition(" · ")
     return (
         f'<div style="{_CARD}"><div style="{_CARD_HEAD}"><b>{escape(first)}</b>'
         f'<div style="{QUIET}">{escape(rest) or "&nbsp;"}</div></div>'
