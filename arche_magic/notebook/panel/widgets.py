@@ -130,7 +130,7 @@ class Panel:
         self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
         self._preferred = parts.make(
-            widgets.Dropdown, {"width": "180px", "margin": "2px 18px 2px 2px"}, options=[_NOBODY],
+            widgets.Dropdown, {"width": "180px"}, options=[_NOBODY],
             description="Prefer", tooltip="Asked before all others, paid or not",
         )  # fmt: skip
         self._patience = parts.make(
@@ -162,7 +162,7 @@ class Panel:
         switches = [
             parts.html(f"{_HEADING}Order and switches</div>"),
             self._order,
-            parts.row([self._preferred, self._patience, self._all_on]),
+            parts.row([self._preferred, self._patience, self._all_on], grid_gap="0 8px"),
         ]
         attempts = [parts.html(f"{_HEADING}Last attempts</div>"), self._attempts]
         root = parts.column(
