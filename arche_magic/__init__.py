@@ -43,22 +43,18 @@ __all__ = [
 ]
 
 # Imported when first used, so that loading the extension stays fast.
-_LATER = {
-    "async_openai_client": "openai_api.clients",
-    "attempts_from_notebook": "notebook.past_attempts",
-    "decisions_from_notebook": "notebook.past_attempts",
-    "embed": "bulk",
-    "frame": "notebook.structured",
-    "get_llm_provider": "llm_providers",
-    "get_quota_tracker": "llm_providers",
-    "imap": "bulk",
-    "load_attempts": "notebook.past_attempts",
-    "map": "bulk",
-    "openai_client": "openai_api.clients",
-    "openai_transport": "openai_api.clients",
-    "plan": "bulk",
-    "quality": "bulk",
+_MODULES = {
+    "bulk": ("embed", "imap", "map", "plan", "quality"),
+    "llm_providers": ("get_llm_provider", "get_quota_tracker"),
+    "notebook.past_attempts": (
+        "attempts_from_notebook",
+        "decisions_from_notebook",
+        "load_attempts",
+    ),
+    "notebook.structured": ("frame",),
+    "openai_api.clients": ("async_openai_client", "openai_client", "openai_transport"),
 }
+_LATER = {name: module for module, names in _MODULES.items() for name in names}
 
 logging.getLogger("arche_magic").addHandler(logging.NullHandler())
 

@@ -29,7 +29,6 @@ from typing import Any
 
 from . import __version__
 
-_Add = Callable[..., argparse.ArgumentParser]
 _AS_IS = argparse.RawDescriptionHelpFormatter
 _ENDING = """exit status: 0 if it succeeded, 1 if it failed (the reason is on the error stream),
 2 if the command was not understood"""
@@ -74,31 +73,91 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
 
-    def add(name: str, run: Callable[..., int], **texts: Any) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[..., int], summary: str, description: str, **texts: Any
+    ) -> argparse.ArgumentParser:
         texts = {"epilog": _ENDING, "formatter_class": _AS_IS, **texts}
-        command = commands.add_parser(name, **texts)
+        command = commands.add_parser(name, help=summary, description=description, **texts)
         command.set_defaults(run=run, error=command.error)
         return command
 
-    for add_commands in (_add_startup, _add_quota, _add_doctor, _add_services, _add_serve):
-        add_commands(add)
-    return parser
-
-
-def _add_startup(add: _Add) -> None:
     add(
         "enable",
         _startup,
-        help="load the extension in every notebook",
-        description="Write a file into your IPython profile that loads the extension in every "
+        "load the extension in every notebook",
+        "Write a file into your IPython profile that loads the extension in every "
         "notebook and IPython terminal, in environments that have the package.",
     )
     add(
         "disable",
         _startup,
-        help="undo enable",
-        description="Remove the file that enable has written into your IPython profile.",
+        "undo enable",
+        "Remove the file that enable has written into your IPython profile.",
     )
+    quota = add(
+        "quota",
+        _quota,
+        "show what is left of every limit",
+        "Show what is left of each limit of every key and model, when it can be used "
+        "again, and which limits will run out at the current pace.",
+        usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
+    )
+    quota.add_argument(
+        "words",
+        nargs="*",
+        metavar="PROVIDER | reset KEY",
+        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
+        "added credit, replaced it or regained access",
+    )
+    quota.add_argument(
+        "--json",
+        action="store_true",
+        help="print the usage summary as JSON: provider, key, limit, and the amount used",
+    )
+    doctor = add(
+        "doctor",
+        _doctor,
+        "check the configuration, and say how to fix it",
+        "Check packages, files, addresses, keys, models, clock and ledger. Requests "
+        "the services' lists of models, which uses no quota.",
+        epilog="exit status: 0 if nothing is wrong, 1 otherwise",
+    )
+    doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
+    add(
+        "services",
+        _services,
+        "list services with free tiers, and where to get a key",
+        "List providers and known services: what is free, what is configured, where to "
+        "get a key, and the source and date of each figure. Sends nothing.",
+    )
+    serve = add(
+        "serve",
+        _serve,
+        "serve the OpenAI API to programs on this machine",
+        "Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 until "
+        "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
+        epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
+    )
+    serve.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help="port to listen on (default: 8377, or any free one if that is in use)",
+    )
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="let web pages of this origin use it, such as https://app.example.org",
+    )
+    serve.add_argument(
+        "--token-file",
+        metavar="PATH",
+        help="store the token in this file, and reuse it at later starts (default: a new token at "
+        "every start, in your settings folder)",
+    )
+    return parser
 
 
 def _startup(options: argparse.Namespace) -> int:
@@ -117,29 +176,6 @@ def _startup(options: argparse.Namespace) -> int:
     else:
         print(f"{path} {'was removed' if is_new else 'does not exist; nothing to do'}")
     return 0
-
-
-def _add_quota(add: _Add) -> None:
-    command = add(
-        "quota",
-        _quota,
-        usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
-        help="show what is left of every limit",
-        description="Show what is left of each limit of every key and model, when it can be used "
-        "again, and which limits will run out at the current pace.",
-    )
-    command.add_argument(
-        "words",
-        nargs="*",
-        metavar="PROVIDER | reset KEY",
-        help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
-        "added credit, replaced it or regained access",
-    )
-    command.add_argument(
-        "--json",
-        action="store_true",
-        help="print the usage summary as JSON: provider, key, limit, and the amount used",
-    )
 
 
 def _quota(options: argparse.Namespace) -> int:
@@ -194,18 +230,6 @@ def _reset(options: argparse.Namespace, labels: Sequence[str]) -> int:
     return 0
 
 
-def _add_doctor(add: _Add) -> None:
-    command = add(
-        "doctor",
-        _doctor,
-        help="check the configuration, and say how to fix it",
-        description="Check packages, files, addresses, keys, models, clock and ledger. Requests "
-        "the services' lists of models, which uses no quota.",
-        epilog="exit status: 0 if nothing is wrong, 1 otherwise",
-    )
-    command.add_argument("--send", action="store_true", help="send one short prompt to each model")
-
-
 def _doctor(options: argparse.Namespace) -> int:
     from .llm_providers.doctor import examine
     from .notebook.findings import findings_text
@@ -215,52 +239,12 @@ def _doctor(options: argparse.Namespace) -> int:
     return int(any(finding.state == "wrong" for finding in findings))
 
 
-def _add_services(add: _Add) -> None:
-    add(
-        "services",
-        _services,
-        help="list services with free tiers, and where to get a key",
-        description="List providers and known services: what is free, what is configured, where to "
-        "get a key, and the source and date of each figure. Sends nothing.",
-    )
-
-
 def _services(options: argparse.Namespace) -> int:
     from .llm_providers.config import list_services
     from .notebook.services import services_text
 
     _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)
     return 0
-
-
-def _add_serve(add: _Add) -> None:
-    command = add(
-        "serve",
-        _serve,
-        help="serve the OpenAI API to programs on this machine",
-        description="Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 until "
-        "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
-        epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
-    )
-    command.add_argument(
-        "--port",
-        type=int,
-        metavar="N",
-        help="port to listen on (default: 8377, or any free one if that is in use)",
-    )
-    command.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="let web pages of this origin use it, such as https://app.example.org",
-    )
-    command.add_argument(
-        "--token-file",
-        metavar="PATH",
-        help="store the token in this file, and reuse it at later starts (default: a new token at "
-        "every start, in your settings folder)",
-    )
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text
-from .display import Place
+from .display import Place, show
 from .live_line import TerminalLine
-from .styles import GREEN, QUIET, RED, TRACK
+from .styles import GREEN, QUIET, RED, TRACK, escape
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -71,17 +69,12 @@ class Bar:
             self.place.draw(self.end, last=True)
             return
         self._line.write("")
-        print(without_controls(self.end["text/plain"]))
+        show(self.end["text/plain"])
 
 
 def bar_bundle(progress: Progress, now: float) -> dict[str, str]:
     """The bar of a running job, as text and as HTML."""
-    first, second = pace(progress, now), waiting(progress)
-    plain = [f"{count(progress)}  {text_bar(progress)}  {first}".rstrip()]
-    return {
-        "text/plain": "\n".join([*plain, *filter(None, [second])]),
-        "text/html": _html(progress, first, second or "&nbsp;"),
-    }
+    return _bundle(progress, pace(progress, now), waiting(progress))
 
 
 def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dict[str, str]:
@@ -94,7 +87,6 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
         parts.append(f"{plural(progress.errors, 'error')}, see the column error")
-    first = " · ".join(parts)
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
     if progress.to_ask_twice:
         spent.append(f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')} asked twice")
@@ -106,11 +98,7 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
         spent.append(f"{progress.not_compared} not compared")
     if progress.discarded:
         spent.append(f"{progress.discarded:,} packed replies discarded")
-    second = " · ".join(filter(None, [*spent, note]))
-    return {
-        "text/plain": f"{count(progress)}  {text_bar(progress)}  {first}\n{second}".rstrip("\n"),
-        "text/html": _html(progress, first, second),
-    }
+    return _bundle(progress, " · ".join(parts), " · ".join(filter(None, [*spent, note])))
 
 
 def _duration(seconds: float) -> str:
@@ -118,8 +106,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else in_seconds(seconds).removeprefix("in ")
 
 
-def _html(progress: Progress, first: str, *below: str) -> str:
-    """Rows from memory are fainter, failed rows are red; the words say the same."""
+def _bundle(progress: Progress, beside: str, below: str) -> dict[str, str]:
+    """The bar, with words beside and below it.
+
+    Rows from memory are fainter, failed rows are red; the words say the same.
+    """
     total = max(1, progress.total)
     good = max(0, progress.done - progress.resumed - progress.errors)
     memory = progress.done - good - progress.errors
@@ -128,16 +119,15 @@ def _html(progress: Progress, first: str, *below: str) -> str:
         for rows, color in ((memory, _FAINT), (good, GREEN), (progress.errors, RED))
         if rows > 0
     )
-    lines = "".join(
-        f'<div style="{QUIET};margin-top:2px">{line if line == "&nbsp;" else escape(line)}</div>'
-        for line in below
-    )
-    return (
+    first = f"{count(progress)}  {text_bar(progress)}  {beside}".rstrip()
+    html = (
         '<div style="max-width:720px;margin:2px 0 4px">'
         '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:16px;'
         'font-variant-numeric:tabular-nums">'
         f'<span style="font-weight:600">{escape(count(progress))}</span>'
-        f'<span style="{QUIET}">{escape(first)}</span></div>'
+        f'<span style="{QUIET}">{escape(beside)}</span></div>'
         f'<div style="display:flex;height:8px;border-radius:4px;margin:4px 0 3px;overflow:hidden;'
-        f'background:{TRACK}">{parts}</div>{lines}</div>'
+        f'background:{TRACK}">{parts}</div>'
+        f'<div style="{QUIET};margin-top:2px">{escape(below) or "&nbsp;"}</div></div>'
     )
+    return {"text/plain": "\n".join(filter(None, (first, below))), "text/html": html}

@@ -10,7 +10,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -24,19 +23,18 @@ from arche_magic.llm_providers.events import Discarded, Started, Waiting
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
 
 from . import live_line
-from .cards import card_html, row_html
 from .cell_options import refuse_with, sampling, typed_or_default
 from .costs import paid_text
-from .display import Pace, Place
+from .display import Pace, Place, show
 from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
-from .markup import as_html
+from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines
-from .styles import QUIET
+from .styles import QUIET, escape
+from .tables import notes_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +87,7 @@ class Column:
     @property
     def name(self) -> str:
         """The route that answered; until then, the name that the user typed."""
-        reply = self.reply
-        return str(reply.route) if reply else self.asked
+        return self.asked if self.reply is None else str(self.reply.route)
 
     def before(self, event: Waiting | Started) -> None:
         """Show which route the request waits for or asks."""
@@ -125,9 +122,7 @@ class Column:
         if self.error:
             return "failed"
         if self.reply is None:
-            line = self.state(time.monotonic() - self.since) if self.state else "…"
-            # It may quote a server.
-            return without_controls(line)
+            return self.state(time.monotonic() - self.since) if self.state else "…"
         parts = [f"{self.reply.usage.total_tokens:,} tokens"]
         if self.reply.from_memory:
             parts.append("from memory")
@@ -178,12 +173,12 @@ def compare(
         except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
             changes.put(error)
 
-    show = _Columns(shell, columns, options.quiet, prompt.notes)
+    view = _Columns(shell, columns, options.quiet, prompt.notes)
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in asked]
     try:
         for thread in threads:
             thread.start()
-        _show_changes(columns, changes, show)
+        _show_changes(columns, changes, view)
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -194,7 +189,7 @@ def compare(
         for column in columns:
             if not column.ended:
                 column.state = lambda seconds: "interrupted: not complete"
-        show.finish()
+        view.finish()
         keep_part(_frame(columns))
         # A thread that waits for a server cannot be stopped before the server answers.
         some_wait = any(thread.is_alive() for thread in threads)
@@ -203,26 +198,26 @@ def compare(
         raise CellInterrupted(f"the requests were stopped; {counted}") from None
     finally:
         stop.set()
-    show.finish()
+    view.finish()
     if all(column.error is not None for column in columns):
         raise _none_answered(columns)
     return _frame(columns)
 
 
 def _show_changes(
-    columns: Sequence[Column], changes: queue.SimpleQueue[Exception | None], show: _Columns
+    columns: Sequence[Column], changes: queue.SimpleQueue[Exception | None], view: _Columns
 ) -> None:
     """Show each change until all columns have ended, or raise the error that comes instead."""
     while not all(column.ended for column in columns):
         try:
             error = changes.get(timeout=_TICK_SECONDS)
         except queue.Empty:
-            show.tick()
+            view.tick()
             continue
         raise_if_stopped()
         if error is not None:
             raise error
-        show.update()
+        view.update()
 
 
 def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
@@ -283,6 +278,28 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
     return typed_frame(_TYPES, rows)
 
 
+def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict[str, str]:
+    """The columns side by side, as text one below the other; notes about the prompt come first."""
+    # Columns of one provider are titled as they were asked.
+    providers = [re.split(" · |/", column.name)[0] for column in columns]
+    cards = []
+    for column in columns:
+        name = column.name
+        if column.reply is not None and providers.count(column.reply.provider) > 1:
+            name = f"{column.asked} · {name}"
+        foot = f'<div style="{QUIET}">{escape(column.foot())}</div>'
+        cards.append(card_html(name, as_html(column.text), foot))
+    return {
+        "text/plain": "\n\n".join([*notes, *map(_column_text, columns)]),
+        "text/html": notes_html(notes) + row_html(cards),
+    }
+
+
+def _column_text(column: Column) -> str:
+    text = column.text.strip("\r\n")
+    return "\n".join(filter(None, (f"── {column.name} ──", text, column.foot())))
+
+
 class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after another."""
 
@@ -304,14 +321,14 @@ class _Columns:
         if self._place is None:
             self._print()
         elif self._pace.is_due(sum(len(column.text) for column in self._columns)):
-            self._place.draw(self._bundle())
+            self._place.draw(columns_bundle(self._columns, self._notes))
 
     def tick(self) -> None:
         """Show how the seconds run while nothing comes."""
         if self._quiet:
             return
         if self._place is not None:
-            self._place.draw(self._bundle())
+            self._place.draw(columns_bundle(self._columns, self._notes))
             return
         # None if the last one has just ended.
         pending = next((column for column in self._columns if not column.ended), None)
@@ -324,41 +341,16 @@ class _Columns:
             return
         if self._place is None:
             self._print(everything=True)
-        else:
-            attempts = [
-                attempt
-                for column in self._columns
-                for attempt in (column.reply or column.error or LLMProviderError("")).attempts
-            ]
-            metadata = {"arche_magic": {"attempts": attempt_lines(attempts)}}
-            self._place.draw(self._bundle(), metadata, last=True)
+            return
+        ends = [end for column in self._columns for end in (column.reply, column.error)]
+        attempts = [attempt for end in ends if end is not None for attempt in end.attempts]
+        metadata = {"arche_magic": {"attempts": attempt_lines(attempts)}}
+        self._place.draw(columns_bundle(self._columns, self._notes), metadata, last=True)
 
     def _print(self, everything: bool = False) -> None:
         for column in self._columns[self._printed :]:
             if not (column.ended or everything):
                 return
             self._line.write("")
-            print(self._as_text(column), end="\n\n")
+            show(f"{_column_text(column)}\n")
             self._printed += 1
-
-    def _bundle(self) -> dict[str, str]:
-        columns = row_html(self._as_html(column) for column in self._columns)
-        notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in self._notes)
-        texts = [self._as_text(column) for column in self._columns]
-        return {
-            "text/plain": "\n\n".join([*self._notes, *texts]),
-            "text/html": f"{notes}{columns}",
-        }
-
-    def _as_text(self, column: Column) -> str:
-        text = without_controls(column.text).strip("\n")
-        return "\n".join(filter(None, (f"── {column.name} ──", text, column.foot())))
-
-    def _as_html(self, column: Column) -> str:
-        name = column.name
-        # Columns of one provider are titled as they were asked.
-        providers = [re.split(" · |/", column.name)[0] for column in self._columns]
-        if column.reply and providers.count(column.reply.provider) > 1:
-            name = f"{column.asked} · {name}"
-        foot = f'<div style="{QUIET}">{escape(column.foot())}</div>'
-        return card_html(name, as_html(column.text), foot)

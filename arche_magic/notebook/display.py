@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from arche_magic.llm_providers import ToolCall, ToolRun
 from arche_magic.llm_providers.events import Discarded, Started, Waiting
@@ -15,8 +15,8 @@ from arche_magic.llm_providers.text.characters import unfinished, without_contro
 from arche_magic.llm_providers.text.code_blocks import code_of
 
 from . import live_line
-from .cards import beside
 from .live_line import LiveLine, TerminalLine
+from .markup import beside
 from .out import is_captured
 from .receipt import (
     call_line,
@@ -29,7 +29,7 @@ from .receipt import (
 )
 from .reply_formats import STRUCTURED, is_json, is_prose, reply_bundle
 from .structured import structured_bundle, unread_bundle
-from .styles import QUIET, quiet_line
+from .styles import QUIET, escape, quiet_line
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -42,7 +42,7 @@ def show(shown: dict[str, str] | str) -> None:
     from IPython.display import display
 
     if isinstance(shown, str):
-        print(shown)
+        print(without_controls(shown))
     else:
         display(for_frontends(shown), raw=True)
 
@@ -113,7 +113,7 @@ class ReplyDisplay:
     def note(self, line: str) -> None:
         """Show a note about the prompt above the reply."""
         if not self._quiet:
-            show(quiet_line(line) if self._redraws else without_controls(line))
+            show(quiet_line(line) if self._redraws else line)
 
     def before(self, event: Waiting | Started) -> None:
         """Show which route is asked, or which one the request waits for, why, and how long."""
@@ -125,7 +125,7 @@ class ReplyDisplay:
         elif self._waits_for != str(event.route):
             # A log or a pipe gets one line per route.
             self._waits_for = str(event.route)
-            print(without_controls(line(0.0)))
+            show(line(0.0))
 
     def add(self, text: str) -> None:
         """Add the next piece."""
@@ -153,7 +153,7 @@ class ReplyDisplay:
         if not self._quiet:
             self._line.say(lambda seconds: live_line.starting_over(event))
         if self._printed:
-            print(without_controls(f"{self._held}\n[{live_line.starting_over(event)}]\n"))
+            show(f"{self._held}\n[{live_line.starting_over(event)}]\n")
             self._held = ""
 
     def calling(self, call: ToolCall) -> None:
@@ -162,7 +162,7 @@ class ReplyDisplay:
         if self._text and self._redraws:
             self._leave_above(self._growing())
         elif self._printed:
-            print(without_controls(self._held))
+            show(self._held)
         self._text = self._held = self._waits_for = ""
         self._printed = False
         self._runs = call
@@ -186,17 +186,17 @@ class ReplyDisplay:
         """
         if self._quiet:
             return
-        language, code = code_of(without_controls(str(reply)))
+        text = without_controls(str(reply))
+        language, code = code_of(text)
         if self._form == "json" and not is_json(str(reply)):
             more = (*more, "not valid JSON")
         elif self._form == "code" and not code:
             more = (*more, "no code in it")
-        elif self._form == "math" and is_prose(without_controls(str(reply))):
+        elif self._form == "math" and is_prose(text):
             more = (*more, "no formula in it")
         has_fields = reply.parsed is not None
         shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
-        metadata = {"arche_magic": reply_metadata(reply)}
-        self._leave(shown, receipt_bundle(reply, *more), metadata)
+        self._leave(shown, receipt_bundle(reply, *more), {"arche_magic": reply_metadata(reply)})
         if self._form == "code" and language == "python":
             self._offer(code)
 
@@ -230,7 +230,7 @@ class ReplyDisplay:
         if self._redraws and self._place.may_redraw and (self._place or ended):
             self._draw({"text/plain": ""}, request_metadata(ended))
         elif self._printed:
-            print(without_controls(self._held))
+            show(self._held)
 
     def _growing(self) -> dict[str, str]:
         if self._form == STRUCTURED:
@@ -256,7 +256,7 @@ class ReplyDisplay:
             self._draw(shown, last=True)
             self._place, self._pace = Place(self._shell), Pace()
         elif not self._quiet:
-            print(without_controls(shown["text/plain"]))
+            show(shown["text/plain"])
 
     def _leave(
         self, shown: dict[str, str], receipt: dict[str, str], metadata: dict[str, Any]
@@ -268,7 +268,7 @@ class ReplyDisplay:
             self._show_receipt(receipt)
         else:
             text = self._held if self._printed else shown["text/plain"]
-            print(without_controls(text + "\n" + receipt["text/plain"]))
+            show(text + "\n" + receipt["text/plain"])
 
     def _show_receipt(self, receipt: dict[str, str]) -> None:
         show(receipt)
@@ -297,7 +297,7 @@ class ReplyDisplay:
 
 def _dimmed(text: str) -> str:
     """A text that will be replaced, as one line of HTML that Markdown does not change."""
-    lines = escape(without_controls(text)).replace("\n", "<br>")
+    lines = escape(text).replace("\n", "<br>")
     return f'<div style="{QUIET};white-space:pre-wrap">{lines}</div>'
 
 
@@ -312,12 +312,12 @@ class Place:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.may_redraw: bool = not is_captured(shell)
-        self._handle: Any = None
+        self._name = uuid4().hex
         self._drawn: tuple[dict[str, str], dict[str, Any] | None] | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything was drawn."""
-        return self._handle is not None
+        """Whether it was drawn and can be drawn again."""
+        return self._drawn is not None
 
     def draw(
         self,
@@ -327,22 +327,15 @@ class Place:
         last: bool = False,
     ) -> None:
         """Show the bundle instead of the one before; `last` marks the final state."""
-        from IPython.display import DisplayHandle, display
+        from IPython.display import display
 
-        if not self.may_redraw:
-            if last:
-                display(for_frontends(bundle), raw=True, metadata=metadata or {})
+        redraw = {}
+        if self.may_redraw:
+            redraw = {"display_id": self._name, "update": bool(self)}
+            self._drawn = bundle, metadata
+        elif not last:
             return
-        again = self._handle is not None
-        self._handle = self._handle or DisplayHandle()
-        self._drawn = bundle, metadata
-        display(
-            for_frontends(bundle),
-            raw=True,
-            metadata=metadata or {},
-            display_id=self._handle.display_id,
-            update=again,
-        )
+        display(for_frontends(bundle), raw=True, metadata=metadata or {}, **redraw)
 
     def draw_again(self) -> None:
         """Draw what was drawn last once more."""

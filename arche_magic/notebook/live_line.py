@@ -36,15 +36,12 @@ class View(Protocol):
 
     def before(self, event: Waiting | Started) -> None:
         """Show which route the request waits for or asks; `line_of` has the words."""
-        ...
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
-        ...
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
-        ...
 
 
 def follow(
@@ -138,8 +135,7 @@ class LiveLine:
 class TerminalLine:
     """One line of a terminal that is overwritten.
 
-    Attributes:
-        works: whether the output is a terminal; a log or a pipe cannot take text back.
+    It `works` only in a terminal; a log or a pipe cannot take text back.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any
@@ -23,7 +22,7 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Standing
 
-from .styles import AMBER, GREEN, RED
+from .styles import AMBER, GREEN, RED, escape
 
 # CSS pixels: two or three plots fit side by side on a page of usual width.
 _WIDE, _NARROW, _HEIGHT = 440, 316, 230
@@ -40,7 +39,6 @@ _OUTCOMES = (
 _MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
 _NOT_SERVED = {"skipped", "refused", "failed"}
 
-Draw = Callable[[Any], None]
 Series = tuple[str, str, str, Sequence[tuple[float, float]]]
 """What bars show: its name, colour and pattern, and amounts with their times."""
 
@@ -82,13 +80,9 @@ def pictures_bundle(pictures: Sequence[Picture]) -> dict[str, str]:
 def usage_pictures(
     attempts: Sequence[Attempt], standings: Sequence[Standing], since: float, now: float
 ) -> list[Picture]:
-    """Running totals of requests and tokens per provider, from `since` to `now`.
+    """Running totals of requests and tokens per provider, between two times (epoch seconds).
 
-    Args:
-        attempts: attempts of all kernels; skipped ones are left out.
-        standings: the limits per day; keys of one account count once.
-        since: epoch seconds.
-        now: epoch seconds.
+    The attempts are those of all kernels. Keys of one account count once in the limits per day.
     """
     spent = sorted((a for a in attempts if a.outcome != "skipped"), key=lambda a: a.at)
     pictures = []
@@ -105,7 +99,8 @@ def usage_pictures(
         }
         title = f"{metric.capitalize()} since midnight"
         words = f"{title}: {', '.join(labels.values()) or 'none'}"
-        pictures.append(_picture(title, words, _adding_up(lines, labels, since, now), _WIDE))
+        data = (lines, labels, since, now)
+        pictures.append(_picture(title, words, _draw_totals, *data, width=_WIDE))
     return pictures
 
 
@@ -126,36 +121,37 @@ def attempt_pictures(attempts: Sequence[Attempt]) -> list[Picture]:
     return [*pictures, _fallbacks_over_time(ended)] if ended else pictures
 
 
-def _adding_up(
-    lines: dict[str, list[tuple[float, int]]], labels: dict[str, str], since: float, now: float
-) -> Draw:
-    def draw(axes: Any) -> None:
-        ends = []
-        for name, line in lines.items():
-            times = [since, *(at for at, _ in line), now]
-            sums = [0, *accumulate(amount for _, amount in line)]
-            sums.append(sums[-1])
-            color = _color(name)
-            moments = [_local_time(moment) for moment in times]
-            axes.step(moments, sums, where="post", color=color, linewidth=1.8)
-            axes.fill_between(moments, sums, step="post", color=color, alpha=0.12, linewidth=0)
-            ends.append((sums[-1], name))
-        # The hours before the first prompt would be empty.
-        first = min((at for line in lines.values() for at, _ in line), default=since)
-        begin = max(since, first - max(600.0, (now - first) / 8))
-        axes.set_xlim(_local_time(begin), _local_time(max(now, begin + 600)))
-        axes.set_ylim(0, max([1, *(end for end, _ in ends)]) * 1.12)
-        if not lines:
-            axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=_GREY, ha="center")
-        for place, (_, name) in zip(_spread([end for end, _ in ends], axes), ends, strict=True):
-            axes.annotate(
-                labels[name], (1.01, place), xycoords="axes fraction",
-                color=_color(name), fontsize=8, fontweight="bold", va="center",
-            )  # fmt: skip
-        _clock_axis(axes, now - begin)
-        _whole_numbers(axes)
-
-    return draw
+def _draw_totals(
+    axes: Any,
+    lines: dict[str, list[tuple[float, int]]],
+    labels: dict[str, str],
+    since: float,
+    now: float,
+) -> None:
+    ends = []
+    for name, line in lines.items():
+        times = [since, *(at for at, _ in line), now]
+        sums = [0, *accumulate(amount for _, amount in line)]
+        sums.append(sums[-1])
+        color = _color(name)
+        moments = [_local_time(moment) for moment in times]
+        axes.step(moments, sums, where="post", color=color, linewidth=1.8)
+        axes.fill_between(moments, sums, step="post", color=color, alpha=0.12, linewidth=0)
+        ends.append((sums[-1], name))
+    # The hours before the first prompt would be empty.
+    first = min((at for line in lines.values() for at, _ in line), default=since)
+    begin = max(since, first - max(600.0, (now - first) / 8))
+    axes.set_xlim(_local_time(begin), _local_time(max(now, begin + 600)))
+    axes.set_ylim(0, max([1, *(end for end, _ in ends)]) * 1.12)
+    if not lines:
+        axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, color=_GREY, ha="center")
+    for place, (_, name) in zip(_spread([end for end, _ in ends], axes), ends, strict=True):
+        axes.annotate(
+            labels[name], (1.01, place), xycoords="axes fraction",
+            color=_color(name), fontsize=8, fontweight="bold", va="center",
+        )  # fmt: skip
+    _clock_axis(axes, now - begin)
+    _whole_numbers(axes)
 
 
 def _tokens_over_time(asked: Sequence[Attempt]) -> Picture:
@@ -163,8 +159,8 @@ def _tokens_over_time(asked: Sequence[Attempt]) -> Picture:
     edges = _edges([a.at for a in asked])
     title = f"Tokens per {_span(edges)}"
     sums = (f"{name} {sum(tokens for _, tokens in line):,}" for name, line in spent.items())
-    draw = _bars([(name, _color(name), "", line) for name, line in spent.items()], edges)
-    return _picture(title, f"{title}: {', '.join(sums)}", draw)
+    series = [(name, _color(name), "", line) for name, line in spent.items()]
+    return _picture(title, f"{title}: {', '.join(sums)}", _draw_bars, series, edges)
 
 
 def _fallbacks_over_time(ended: Sequence[tuple[float, int]]) -> Picture:
@@ -175,44 +171,45 @@ def _fallbacks_over_time(ended: Sequence[tuple[float, int]]) -> Picture:
         (*_OUTCOMES[number], [(at, 1) for at, outcome in ended if outcome == number])
         for number in sorted(totals)
     ]
-    draw = _bars(series, edges)
-    return _picture(f"Requests per {_span(edges)}", f"Answered: {words}", draw)
+    title = f"Requests per {_span(edges)}"
+    return _picture(title, f"Answered: {words}", _draw_bars, series, edges)
 
 
 def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
     served = [a for a in asked if a.outcome == "served"]
     seconds = {name: sorted(a.seconds for a in g) for name, g in _by_provider(served).items()}
-
-    def draw(axes: Any) -> None:
-        for row, (name, values) in enumerate(reversed(seconds.items())):
-            color = _color(name)
-            low, quarter, half, most, high = (_at_share(values, q) for q in (0, 0.25, 0.5, 0.75, 1))
-            axes.plot([low, high], [row, row], color=color, linewidth=1, alpha=0.6)
-            if len(values) >= _FEWEST_FOR_A_BOX:
-                axes.barh(row, most - quarter, 0.5, quarter, color=color, alpha=0.45)
-            axes.plot([half, half], [row - 0.25, row + 0.25], color=color, linewidth=2.4)
-            step = max(1, math.ceil(len(values) / _MOST_POINTS))
-            shown = values[::step]
-            # Spread over the row by the golden ratio: even, and the same each time.
-            heights = [row - 0.22 + 0.44 * (n * 0.618 % 1) for n in range(len(shown))]
-            axes.scatter(shown, heights, s=4, color=color, alpha=0.55, linewidths=0)
-        axes.set_yticks(range(len(seconds)), list(reversed(seconds)))
-        axes.set_ylim(-0.6, max(0.6, len(seconds) - 0.4))
-        everything = [value for values in seconds.values() for value in values]
-        if everything and max(everything) > 20 * max(min(everything), 1e-3):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        else:
-            axes.set_xlim(0, max([0.1, *everything]) * 1.08)
-        axes.xaxis.grid(visible=True, color=_LINES, linewidth=0.6)
-        axes.set_xlabel("seconds", color=_GREY, fontsize=7.5)
-
     figures = (
         f"{name} {statistics.median(values):.2g} s (median of {len(values):,}, slowest "
         f"{values[-1]:.2g} s)"
         for name, values in seconds.items()
     )
-    return _picture("Seconds per reply", f"Seconds per reply: {', '.join(figures) or '–'}", draw)
+    words = f"Seconds per reply: {', '.join(figures) or '–'}"
+    return _picture("Seconds per reply", words, _draw_seconds, seconds)
+
+
+def _draw_seconds(axes: Any, seconds: dict[str, list[float]]) -> None:
+    for row, (name, values) in enumerate(reversed(seconds.items())):
+        color = _color(name)
+        low, quarter, half, most, high = (_at_share(values, q) for q in (0, 0.25, 0.5, 0.75, 1))
+        axes.plot([low, high], [row, row], color=color, linewidth=1, alpha=0.6)
+        if len(values) >= _FEWEST_FOR_A_BOX:
+            axes.barh(row, most - quarter, 0.5, quarter, color=color, alpha=0.45)
+        axes.plot([half, half], [row - 0.25, row + 0.25], color=color, linewidth=2.4)
+        step = max(1, math.ceil(len(values) / _MOST_POINTS))
+        shown = values[::step]
+        # Spread over the row by the golden ratio: even, and the same each time.
+        heights = [row - 0.22 + 0.44 * (n * 0.618 % 1) for n in range(len(shown))]
+        axes.scatter(shown, heights, s=4, color=color, alpha=0.55, linewidths=0)
+    axes.set_yticks(range(len(seconds)), list(reversed(seconds)))
+    axes.set_ylim(-0.6, max(0.6, len(seconds) - 0.4))
+    everything = [value for values in seconds.values() for value in values]
+    if everything and max(everything) > 20 * max(min(everything), 1e-3):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_xlim(0, max([0.1, *everything]) * 1.08)
+    axes.xaxis.grid(visible=True, color=_LINES, linewidth=0.6)
+    axes.set_xlabel("seconds", color=_GREY, fontsize=7.5)
 
 
 def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
@@ -255,8 +252,10 @@ def _color(provider: str) -> str:
     return known or _OTHERS[sum(map(ord, provider)) % len(_OTHERS)]
 
 
-def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Picture:
-    """A plot with a title, drawn by `draw` on its axes; `words` describe it."""
+def _picture(
+    title: str, words: str, draw: Callable[..., None], *data: Any, width: int = _NARROW
+) -> Picture:
+    """A plot with a title; `draw` draws the data on its axes, and `words` describe it."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -276,7 +275,7 @@ def _picture(title: str, words: str, draw: Draw, width: int = _NARROW) -> Pictur
             spine.set_color(_LINES)
         axes.tick_params(colors=_GREY, labelsize=7.5, length=0, which="both")
         axes.set_title(title, loc="left", color=_GREY, fontsize=9, fontweight="bold", pad=8)
-        draw(axes)
+        draw(axes, *data)
         canvas.draw()
         return Picture(_png(canvas.buffer_rgba()), words, width)
 
@@ -316,31 +315,27 @@ def _span(edges: Sequence[float]) -> str:
     return f"{seconds:g} seconds"
 
 
-def _bars(series: Sequence[Series], edges: Sequence[float]) -> Draw:
+def _draw_bars(axes: Any, series: Sequence[Series], edges: Sequence[float]) -> None:
     """Bars over time, on top of one another."""
-
-    def draw(axes: Any) -> None:
-        labels, colors, patterns, amounts = zip(*series, strict=True)
-        *_, drawn = axes.hist(
-            [[_local_time(at) for at, _ in line] for line in amounts],
-            [_local_time(edge) for edge in edges],
-            weights=[[amount for _, amount in line] for line in amounts], stacked=True, rwidth=0.82,
-            color=colors, alpha=0.85, label=labels, edgecolor="#ffffff70", linewidth=0,
+    labels, colors, patterns, amounts = zip(*series, strict=True)
+    *_, drawn = axes.hist(
+        [[_local_time(at) for at, _ in line] for line in amounts],
+        [_local_time(edge) for edge in edges],
+        weights=[[amount for _, amount in line] for line in amounts], stacked=True, rwidth=0.82,
+        color=colors, alpha=0.85, label=labels, edgecolor="#ffffff70", linewidth=0,
+    )  # fmt: skip
+    for bars, pattern in zip(drawn if len(series) > 1 else [drawn], patterns, strict=True):
+        for bar in bars:
+            bar.set_hatch(pattern)
+    _clock_axis(axes, edges[-1] - edges[0])
+    _whole_numbers(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(
+            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
+            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
+            borderpad=0.2, handletextpad=0.4,
         )  # fmt: skip
-        for bars, pattern in zip(drawn if len(series) > 1 else [drawn], patterns, strict=True):
-            for bar in bars:
-                bar.set_hatch(pattern)
-        _clock_axis(axes, edges[-1] - edges[0])
-        _whole_numbers(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if handles:
-            axes.figure.legend(
-                handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
-                labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
-                borderpad=0.2, handletextpad=0.4,
-            )  # fmt: skip
-
-    return draw
 
 
 def _spread(values: Sequence[float], axes: Any) -> list[float]:

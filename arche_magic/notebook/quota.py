@@ -258,26 +258,20 @@ def look_ahead(
     counted = free or standings
     usage = Usage(last.input_tokens, last.output_tokens) if last else Usage()
     need = forecast.prompt_units(usage)
-    return Forecast(
-        runs_out=_runs_out(standings, attempts, now),
-        prompt_tokens=last.input_tokens + last.output_tokens if last else None,
-        fit_now=forecast.prompts_that_fit(counted, need, now, now),
-        fit_until_midnight=forecast.prompts_that_fit(counted, need, now, forecast.midnight(now)),
-        free=bool(free),
-        now=now,
-    )
-
-
-def _runs_out(
-    standings: Sequence[Standing], attempts: Sequence[Attempt], now: float
-) -> tuple[tuple[Standing, float], ...]:
     ends: dict[tuple[forecast.Account, str], tuple[Standing, float]] = {}
     paces = forecast.paces(attempts, standings, now)
     for row, pace in zip(standings, paces, strict=True):
         moment = forecast.runs_out_at(row, pace, now)
         if row.remaining > 0 and math.isfinite(moment):
             ends.setdefault((forecast.account_of(row), row.limit), (row, moment))
-    return tuple(sorted(ends.values(), key=lambda end: end[1]))
+    return Forecast(
+        runs_out=tuple(sorted(ends.values(), key=lambda end: end[1])),
+        prompt_tokens=last.input_tokens + last.output_tokens if last else None,
+        fit_now=forecast.prompts_that_fit(counted, need, now, now),
+        fit_until_midnight=forecast.prompts_that_fit(counted, need, now, forecast.midnight(now)),
+        free=bool(free),
+        now=now,
+    )
 
 
 def _runs_out_line(row: Standing, at: float, now: float) -> str:

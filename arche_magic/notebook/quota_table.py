@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import RouteId, Standing
@@ -36,7 +35,7 @@ from .quota_words import (
     state_of,
     tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK, details
+from .styles import AMBER, GREEN, RED, TRACK, details, escape
 from .tables import notes_html
 
 IsOn = Callable[[Limits], bool]
@@ -55,18 +54,19 @@ _FAINT = "opacity:.65;font-size:85%"
 # Rows wrap: on a narrow page the meters go below the name and the state of their route.
 _TABLE = "display:block;width:100%;border-collapse:collapse;border:none;font-size:90%;margin:0"
 _ROW = (
-    "display:flex;flex-wrap:wrap;padding:0;background:none;"
+    "display:flex;flex-wrap:wrap;column-gap:10px;padding:0;background:none;"
     "border:none;border-bottom:1px solid rgba(128,128,128,.25)"
 )
 _CELL = (
     "display:block;box-sizing:border-box;min-width:0;border:none;text-align:left;line-height:1.35;"
     "white-space:normal;overflow-wrap:anywhere"
 )
-# The widths of a row's cells, where it has several lines per route or one.
-_WIDTHS = ("flex:0 1 140px", "flex:0 1 140px", "flex:1 1 200px")
-_SLIM_WIDTHS = ("flex:0 1 250px", "flex:0 1 140px", "flex:1 1 180px")
+# The widths of a row's cells, where it has several lines per route or one. On a page of 700 pixels
+# two meters are side by side.
+_WIDTHS = ("flex:0 1 115px", "flex:0 1 95px", "flex:1 1 200px")
+_SLIM_WIDTHS = ("flex:0 1 240px", "flex:0 1 130px", "flex:1 1 360px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
-_METER = "flex:1 1 130px;max-width:210px;margin:0 10px 4px 0"
+_METER = "flex:1 1 150px;max-width:210px;margin:0 10px 4px 0"
 _BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
 # Behind the bar of a limit with nothing left: red, fainter than a bar.
 _EMPTY = "rgba(208,73,59,.45)"
@@ -121,7 +121,7 @@ def table(
         "left of each limit · ↻ full again · ✓ stated by the provider",
     )
     head = "".join(
-        f'<th style="{_CELL};{width};padding:3px 14px 3px 0;font-weight:normal">'
+        f'<th style="{_CELL};padding:3px 0;{width};font-weight:normal">'
         f'<span style="{_FAINT}">{text}</span></th>'
         for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
     )
@@ -224,10 +224,10 @@ def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) 
         meters = _tightest(limits, now)
     off = '<span style="opacity:.65">○ off</span>'
     state = _state(limits, now, is_on is not None) if on else off
-    padding = f"padding:{3 if slim else 7}px 14px {3 if slim else 7}px 0"
+    padding = f"padding:{3 if slim else 7}px 0"
     faded = "" if on else ";opacity:.45"
     cells = "".join(
-        f'<td style="{_CELL};{width};{padding}{fade}">{cell}</td>'
+        f'<td style="{_CELL};{padding};{width}{fade}">{cell}</td>'
         for cell, width, fade in zip(
             (_name(limits, paid, slim), state, meters),
             _SLIM_WIDTHS if slim else _WIDTHS,
@@ -317,6 +317,6 @@ def _two_sides(left: str, right: str) -> str:
     if not right:
         return f"<div>{left}</div>"
     return (
-        '<div style="display:flex;justify-content:space-between;gap:6px">'
+        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:6px">'
         f"<span>{left}</span> <span>{right}</span></div>"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import ToolCall, ToolRun
@@ -15,7 +14,7 @@ from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, name_in_words
 
 from .costs import paid_hint, paid_text, rate_text, was_paid
-from .styles import QUIET, RED, details, one_line, quiet_line
+from .styles import QUIET, RED, details, escape, one_line, quiet_line
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
@@ -49,8 +48,9 @@ def receipt_line(reply: Reply) -> str:
         parts = [f"from memory, {day}", route, f"{tokens} then, none now"]
     else:
         parts = [route, tokens, _time(reply)]
-        if rounds := _rounds_text(reply):
-            parts.append(rounds)
+        if reply.tool_runs:
+            rounds = reply.tool_runs[-1].round + 1
+            parts.append(f"{rounds} rounds, {plural(len(reply.tool_runs), 'call')}")
         if was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
     if reply.decisions and reply.decisions[-1].private:
@@ -61,13 +61,6 @@ def receipt_line(reply: Reply) -> str:
         parts.append(reply.standing)
     parts += _started_again(reply)
     return " · ".join(parts)
-
-
-def _rounds_text(reply: Reply) -> str:
-    """`3 rounds, 2 calls`, or "" if no function was called for this reply."""
-    if not reply.tool_runs:
-        return ""
-    return f"{reply.tool_runs[-1].round + 1} rounds, {plural(len(reply.tool_runs), 'call')}"
 
 
 def _time(reply: Reply) -> str:
@@ -95,32 +88,23 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     the first paid reply of a session, a line says how to prevent paid replies.
     """
     paid = was_paid(reply) and not reply.from_memory
-    line = " · ".join([receipt_line(reply), *more])
     price = f"price: {rate_text(reply.provider, reply.model)}" if paid else ""
-    shown = _unfolding(line, price, reply.attempts, _source(str(reply)))
+    skipped = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
+    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
+    line = " · ".join([receipt_line(reply), *more])
+    inside = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
+    inside += (_attempts_lines(reply.attempts) if skipped else "") + _source(str(reply))
+    shown = quiet_line(line)
+    if inside:
+        bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
+        shown["text/html"] = details(escape(line) + bold, inside, style=QUIET)
+        below = [price, *(without_controls(str(attempt)) for attempt in skipped)]
+        head = " · ".join(filter(None, (line, count)))
+        shown["text/plain"] = "\n  ".join([head, *filter(None, below)])
     if paid and (hint := paid_hint(reply)):
         shown["text/plain"] += f"\n{hint}"
         shown["text/html"] += f'<div style="{QUIET}">{escape(hint)}</div>'
     return shown
-
-
-def _unfolding(line: str, price: str, attempts: Sequence[Attempt], source: str) -> dict[str, str]:
-    skipped = [attempt for attempt in attempts if attempt.outcome != "served"]
-    if not (skipped or price or source):
-        return quiet_line(line)
-    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
-    reasons = [f"  {without_controls(str(attempt))}" for attempt in skipped]
-    below = [f"  {price}"] if price else []
-    bold = f' · <b style="white-space:nowrap">{count}</b>' if count else ""
-    costs = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
-    return {
-        "text/plain": "\n".join([" · ".join(filter(None, (line, count))), *below, *reasons]),
-        "text/html": details(
-            escape(line) + bold,
-            f"{costs}{_attempts_lines(attempts) if skipped else ''}{source}",
-            style=QUIET,
-        ),
-    }
 
 
 def _source(text: str) -> str:
@@ -129,7 +113,7 @@ def _source(text: str) -> str:
         return ""
     return (
         '<div style="margin:4px 0 4px 14px">source (click to select all):'
-        f'<pre tabindex="0" style="{_SELECTABLE}">{escape(without_controls(text))}</pre></div>'
+        f'<pre tabindex="0" style="{_SELECTABLE}">{escape(text)}</pre></div>'
     )
 
 
@@ -176,7 +160,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
         f'<div style="display:table-row"><span style="{cell}">'
         f"{escape(str(a.route))}</span> "
         f'<span style="{cell}">{a.outcome}</span> '
-        f'<span style="{cell}">{escape(without_controls(a.why) or f"{a.seconds:.2f} s")}</span>'
+        f'<span style="{cell}">{escape(a.why or f"{a.seconds:.2f} s")}</span>'
         "</div>"
         for a in attempts
     )
@@ -209,7 +193,9 @@ def call_line(call: ToolCall) -> str:
     """`lookup(city="Oslo", days=3)`."""
     try:
         arguments = json.loads(call.arguments or "{}")
-        shown = ", ".join(f"{name}={_json(value)}" for name, value in arguments.items())
+        shown = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()
+        )
     except (ValueError, AttributeError, RecursionError):
         shown = call.arguments
     return one_line(f"{call.name}({shown})", _LONGEST_CALL)
@@ -225,20 +211,12 @@ def run_bundle(run: ToolRun) -> dict[str, str]:
     inside = "".join(f'<pre style="{_PART}">{escape(_shortened(part))}</pre>' for part in parts)
     return {
         "text/plain": f"{line} → {error}{result}",
-        "text/html": details(
-            f"{_code(line)} → {mark}{_code(result)}",
-            inside,
-            style=QUIET,
-        ),
+        "text/html": details(f"{_code(line)} → {mark}{_code(result)}", inside, style=QUIET),
     }
 
 
 def _code(text: str) -> str:
     return f'<code style="{_WRAPPED}">{escape(text)}</code>'
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shortened(text: str) -> str:

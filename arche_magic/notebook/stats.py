@@ -25,6 +25,7 @@ _NAMELESS = defaultdict(
     str, notebook="(not in a notebook)", tag="(no tag)", client="(notebook or script)"
 )
 _KINDS: Mapping[type, str] = {str: "str", int: "int64", float: "float64"}
+_OUTCOMES = ("served", "skipped", "refused", "failed", "interrupted")
 _AGREEMENT = ["packed", "checked", "agreed"]
 _PACKED_HEADS = ["packed", "checked rows that agree"]
 _SINCE = f"all sessions of the last {DAYS} days"
@@ -35,32 +36,23 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
 
     With paid attempts, also their cost.
     """
-    if frame.empty:
-        return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
-    rows = []
     is_paid = bool((frame["cost_usd"] != 0).any())
+    rows = []
     for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
         outcomes = group["outcome"].value_counts()
         served = group[group["outcome"] == "served"]
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
         cost = sum_text(float(group["cost_usd"].sum()), int(group["cost_usd"].isna().sum()))
-        median = f"{served['seconds'].median():.2f} s" if len(served) else "–"
-        rows.append(
-            (
-                Cell(str(RouteId(str(provider), str(key), str(model))), long=True),
-                *(
-                    Cell(str(outcomes.get(outcome, 0)), right=True)
-                    for outcome in ("served", "skipped", "refused", "failed", "interrupted")
-                ),
-                Cell(f"{tokens:,}", right=True),
-                Cell(median, right=True),
-                *([Cell(cost, right=True)] if is_paid else ()),
-            )
-        )
-    heads = [
-        "route", "served", "skipped", "refused", "failed", "interrupted", "tokens", "median time"
-    ]  # fmt: skip
-    return table_bundle([*heads, "cost"] if is_paid else heads, rows)
+        figures = [
+            *(str(outcomes.get(outcome, 0)) for outcome in _OUTCOMES),
+            f"{tokens:,}",
+            f"{served['seconds'].median():.2f} s" if len(served) else "–",
+            *([cost] if is_paid else ()),
+        ]
+        route = Cell(str(RouteId(str(provider), str(key), str(model))), long=True)
+        rows.append([route, *(Cell(figure, right=True) for figure in figures)])
+    heads = ["route", *_OUTCOMES, "tokens", "median time", *(["cost"] if is_paid else ())]
+    return table_bundle(heads, rows, none="no attempts yet")
 
 
 def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -99,17 +91,18 @@ def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None
 
 def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
     """The sums as a table for reading."""
-    if sums.empty:
-        return {"text/plain": "no attempts yet", "text/html": "no attempts yet"}
     is_packed = "packed" in sums and bool(sums["packed"].any())
-    rows = []
-    for row in sums.to_dict("records"):
-        counts = ("requests", "served", "failed", "input_tokens", "output_tokens")
-        cells = [Cell(str(row[by])), *(_count(row[name]) for name in counts)]
-        cost = sum_text(row["cost_usd"], row["unpriced"])
-        rows.append((*cells, Cell(cost, right=True), *_agreement(row, is_packed)))
+    counts = ("requests", "served", "failed", "input_tokens", "output_tokens")
+    rows = [
+        [
+            Cell(str(row[by])),
+            *_figures(row, counts, sum_text(row["cost_usd"], row["unpriced"]), is_packed),
+        ]
+        for row in sums.to_dict("records")
+    ]
     heads = [by, "requests", "served", "failed", "tokens in", "tokens out", "cost"]
-    return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
+    heads += _PACKED_HEADS if is_packed else []
+    return table_bundle(heads, rows, [_SINCE], none="no attempts yet")
 
 
 def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
@@ -130,30 +123,29 @@ def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
 
 def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:
     """The frame of jobs as a table for reading."""
-    if jobs.empty:
-        return {"text/plain": "no jobs yet", "text/html": "no jobs yet"}
     is_packed = bool(jobs["packed"].any())
-    rows = []
-    for row in jobs.to_dict("records"):
-        ended = f"{datetime.fromtimestamp(row['at'].timestamp()):%Y-%m-%d %H:%M}"
-        counts = (_count(row[name]) for name in ("rows", "done", "errors", "requests", "tokens"))
-        cells = [Cell(ended), Cell(row["tag"]), *counts]
-        cost = Cell(price_text(row["cost_usd"]), right=True)
-        rows.append((*cells, cost, *_agreement(row, is_packed)))
-    heads = ["ended", "tag", "rows", "done", "errors", "requests", "tokens", "cost"]
-    return table_bundle([*heads, *_PACKED_HEADS[: 2 * is_packed]], rows, [_SINCE])
+    counts = ("rows", "done", "errors", "requests", "tokens")
+    rows = [
+        [
+            Cell(f"{datetime.fromtimestamp(row['at'].timestamp()):%Y-%m-%d %H:%M}"),
+            Cell(row["tag"]),
+            *_figures(row, counts, price_text(row["cost_usd"]), is_packed),
+        ]
+        for row in jobs.to_dict("records")
+    ]
+    heads = ["ended", "tag", *counts, "cost", *(_PACKED_HEADS if is_packed else ())]
+    return table_bundle(heads, rows, [_SINCE], none="no jobs yet")
 
 
-def _count(number: int) -> Cell:
-    return Cell(f"{number:,}", right=True)
-
-
-def _agreement(row: Mapping[Any, Any], is_packed: bool) -> list[Cell]:
-    """How many rows were packed, and how many checked rows agree; empty if none was packed."""
-    if not is_packed:
-        return []
-    agreed = f"{row['agreed']:,} of {row['checked']:,}" if row["checked"] else "–"
-    return [_count(row["packed"]), Cell(agreed, right=True)]
+def _figures(
+    row: Mapping[Any, Any], counts: Iterable[str], cost: str, is_packed: bool
+) -> list[Cell]:
+    """The counts and the cost; with packed rows, how many these are, and how many agree."""
+    texts = [*(f"{row[name]:,}" for name in counts), cost]
+    if is_packed:
+        agreed = f"{row['agreed']:,} of {row['checked']:,}" if row["checked"] else "–"
+        texts += [f"{row['packed']:,}", agreed]
+    return [Cell(text, right=True) for text in texts]
 
 
 def _named(column: pd.Series) -> pd.Series:

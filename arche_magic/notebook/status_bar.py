@@ -41,10 +41,7 @@ class StatusBar(BaseComm):
     """The status of one kernel, and the comm over which all pages that show the kernel get it.
 
     The pages open no comm of their own, because a kernel without this extension would log an error.
-
-    Args:
-        kernel: the kernel of ipykernel.
-        defaults: used to find the route of the next prompt (`%config ArcheMagics`).
+    The route of the next prompt depends on the `defaults`.
     """
 
     def __init__(self, kernel: Any, defaults: Defaults) -> None:
@@ -98,11 +95,11 @@ class StatusBar(BaseComm):
         if status == self._sent:
             return
         self._sent = status
-        shown = {name: status[name] for name in ("sign", "text", "short", "details")}
+        shown = dict(status)
         # Seconds from now, because the clock of the page may differ.
-        opens_at = status["opens_at"]
-        opens_in = None if opens_at is None else max(0.0, opens_at - view.now)
-        self.send({"status": {**shown, "opens_in": opens_in}})
+        opens_at = shown.pop("opens_at")
+        shown["opens_in"] = None if opens_at is None else max(0.0, opens_at - view.now)
+        self.send({"status": shown})
 
     def close(self, *args: Any, **keys: Any) -> None:
         """Remove the item from all pages."""

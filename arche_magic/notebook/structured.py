@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
-from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.prompts import as_pandas
 
-from .styles import EDGE
+from .styles import EDGE, escape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,14 +95,13 @@ def structured_bundle(reply: Reply) -> dict[str, str]:
     """The parsed reply: as JSON in plain text, as a table of its fields in HTML."""
     value = _shown(fields_of(reply.parsed))
     plain = json.dumps(value, ensure_ascii=False, indent=2)
-    return {"text/plain": without_controls(plain), "text/html": _table(value)}
+    return {"text/plain": plain, "text/html": _table(value)}
 
 
 def unread_bundle(text: str) -> dict[str, str]:
     """The text of a structured reply that is growing or cannot be parsed."""
-    clean = without_controls(text)
     style = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:90%"
-    return {"text/plain": clean, "text/html": f'<pre style="{style}">{escape(clean)}</pre>'}
+    return {"text/plain": text, "text/html": f'<pre style="{style}">{escape(text)}</pre>'}
 
 
 def _shown(value: Any) -> Any:
@@ -135,7 +132,7 @@ def _whole(rows: list[str], depth: int) -> str:
 
 
 def _heading(name: str) -> str:
-    return f'<th style="{_NAME}">{escape(without_controls(name))}</th>'
+    return f'<th style="{_NAME}">{escape(name)}</th>'
 
 
 def _cell(value: Any, depth: int) -> str:
@@ -149,10 +146,10 @@ def _inside(value: Any, depth: int) -> str:
         if all(isinstance(entry, dict) and entry for entry in value):
             return _list_table(value, depth + 1)
         if not any(isinstance(entry, dict | list) for entry in value):
-            return escape(without_controls(", ".join(map(_scalar, value))))
+            return escape(", ".join(map(_scalar, value)))
     if isinstance(value, dict | list):
-        return f"<code>{escape(without_controls(json.dumps(value, ensure_ascii=False)))}</code>"
-    return escape(without_controls(_scalar(value)))
+        return f"<code>{escape(json.dumps(value, ensure_ascii=False))}</code>"
+    return escape(_scalar(value))
 
 
 def _scalar(value: Any) -> str:

@@ -5,15 +5,25 @@ All are inline, since an untrusted notebook loses `<style>`, which pandas' Style
 
 from __future__ import annotations
 
-from html import escape
+import html
 
 from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.wording import shortened
 
 # An untrusted notebook loses styles with var(); the grey before it reads on white and on black.
 QUIET = "color:#797979;color:var(--jp-content-font-color2,#797979);font-size:90%"
 GREEN, AMBER, RED = "#2e9e5b", "#c98a1b", "#d0493b"
 TRACK = "rgba(128,128,128,.25)"
 EDGE = "border:none;border-bottom:1px solid rgba(128,128,128,.35)"
+
+
+def escape(text: str) -> str:
+    """The text for HTML, without control characters.
+
+    They are removed before the text joins others: the start of a terminal escape in one text and
+    its end in another would remove the HTML between them.
+    """
+    return html.escape(without_controls(text))
 
 
 def quiet_line(line: str) -> dict[str, str]:
@@ -37,5 +47,4 @@ def details(summary: str, inside: str, *, is_open: bool = False, style: str = ""
 
 def one_line(text: str, longest: int) -> str:
     """The text in one line without controls, cut to at most `longest` characters."""
-    line = " ".join(without_controls(text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return shortened(" ".join(without_controls(text).split()), longest)

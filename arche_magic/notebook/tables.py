@@ -8,12 +8,11 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from itertools import zip_longest
 
-from .styles import EDGE, QUIET
+from .styles import EDGE, QUIET, escape
 
-_CELL = f"padding:3px 12px 3px 0;{EDGE};vertical-align:middle"
+_CELL = f"padding:3px 10px 3px 0;{EDGE};vertical-align:middle"
 _NARROWEST = 8
 
 
@@ -28,9 +27,14 @@ class Cell:
 
 
 def table_bundle(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    notes: Sequence[str] = (),
+    none: str = "nothing yet",
 ) -> dict[str, str]:
-    """A table, and below it a line per note, as text and as HTML."""
+    """A table, and below it a line per note, as text and as HTML; `none` if it has no rows."""
+    if not rows:
+        return {"text/plain": none, "text/html": none}
     return {
         "text/plain": "\n".join([_text_table(heads, rows), *notes]),
         "text/html": html_table(heads, rows) + notes_html(notes),

@@ -9,6 +9,10 @@ import pytest
 from promptness import in_time
 from test_notebook_replies import WORDS, tags, updates
 
+from arche_magic.llm_providers.events import Waiting
+from arche_magic.llm_providers.types import RouteId
+from arche_magic.notebook.compare import Column, columns_bundle
+from arche_magic.notebook.display import for_frontends
 from arche_magic.notebook.past_attempts import attempts_from_notebook
 
 if TYPE_CHECKING:
@@ -151,6 +155,19 @@ def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
     html = kernel.run("%%llm --compare groq\nhi").data("text/html")[0]
     assert tags(html) == {"div", "b"}
     assert html.count("<div") == html.count("</div>")
+
+
+def test_a_server_cannot_hide_a_column() -> None:
+    """A terminal escape that begins in one state line and ends in the next hides nothing."""
+    columns = [Column("groq"), Column("mistral")]
+    for column, quoted in zip(columns, ("busy\x1b]0;", "try\x07 later"), strict=True):
+        route = RouteId(column.asked, f"{column.asked}_key_1", "model")
+        column.before(Waiting(route, 9.0, quoted))
+    shown = for_frontends(columns_bundle(columns))
+    for text in shown.values():
+        assert re.search("groq · key 1 .*busy.*mistral · key 1 .*later", text, re.DOTALL)
+        assert not re.search("[\x1b\x07]", text)
+    assert shown["text/html"].count("<b>") == 2
 
 
 def test_the_saved_notebook_contains_the_attempts(kernel: Kernel, sandboxed, tmp_path) -> None:

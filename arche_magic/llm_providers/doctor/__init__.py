@@ -91,10 +91,8 @@ def _off(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _address(provider: Provider) -> Finding:
-    said = f" ({provider.base_url_from})" if provider.base_url_from else ""
-    if provider.url in provider.services:
-        said = ""
-    return Finding("ok", provider.name, f"{provider.url}{said}")
+    said = "" if provider.url in provider.services else provider.base_url_from
+    return Finding("ok", provider.name, f"{provider.url} ({said})" if said else provider.url)
 
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
@@ -138,10 +136,8 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
         )  # fmt: skip
         return
     for found in tracker.storage.findings:
-        yield Finding(
-            "wrong", "ledger", f"{place} {found}",
-            "it was repaired; find out what else writes to it",
-        )  # fmt: skip
+        advice = "it was repaired; find out what else writes to it"
+        yield Finding("wrong", "ledger", f"{place} {found}", advice)
     if "://" in place:
         lost = ", and ends with this process" if place.startswith("memory:") else ""
         yield Finding("ok", "ledger", f"{place} answers{lost}")
@@ -150,7 +146,5 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
     size = f", {max(1, path.stat().st_size // 1000):,} kB" if path.exists() else ", still empty"
     yield Finding("ok", "ledger", f"{path}{size}")
     for aside in sorted(path.parent.glob(f"{escape(path.stem)}.*-*{path.suffix}")):
-        yield Finding(
-            "look", "ledger", f"an earlier ledger could not be read and is kept as {aside.name}",
-            "delete it if you do not need it",
-        )  # fmt: skip
+        kept = f"an earlier ledger could not be read and is kept as {aside.name}"
+        yield Finding("look", "ledger", kept, "delete it if you do not need it")

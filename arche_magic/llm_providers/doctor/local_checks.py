@@ -59,12 +59,8 @@ def packages() -> Iterator[Finding]:
             yield Finding("wrong", "packages", f"{name} is missing", f"pip install {name}")
             continue
         if name in lowest and _numbers(version(name)) < _numbers(lowest[name]):
-            yield Finding(
-                "wrong",
-                "packages",
-                f"{name} {version(name)} is older than {lowest[name]}",
-                f"pip install --upgrade {name}",
-            )
+            older = f"{name} {version(name)} is older than {lowest[name]}"
+            yield Finding("wrong", "packages", older, f"pip install --upgrade {name}")
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "packages", f"arche_magic {own}, Python {python}, {', '.join(found)}")
 
@@ -86,11 +82,8 @@ def network() -> Iterator[Finding]:
 def configuration_files(directory: Path | None) -> Iterator[Finding]:
     """Yield the `.env` and the settings file that count, those that are skipped, and bad lines."""
     if is_given():
-        yield Finding(
-            "ok",
-            "settings",
-            "set by the program or the sandbox; keys and limits in files are not used",
-        )
+        given = "set by the program or the sandbox; keys and limits in files are not used"
+        yield Finding("ok", "settings", given)
         return
     own = own_settings_file()
     if directory is None:
@@ -115,27 +108,24 @@ def configuration_files(directory: Path | None) -> Iterator[Finding]:
         pass
     except OSError as error:
         yield Finding("look", SETTINGS_FILE, f"{own} cannot be read ({error.strerror})")
-    nowhere = f"not in {directory} or the folders above it; there is no {own} either"
-    absent = nowhere if directory else f"there is no {own}"
+    absent = f"there is no {own}"
+    if directory:
+        absent = f"not in {directory} or the folders above it; {absent} either"
     yield Finding("ok", SETTINGS_FILE, str(settings or absent))
 
 
 def _env_file(path: Path) -> Iterator[Finding]:
     found = parse_env_file(path)
     if found.problem:
-        yield Finding(
-            "wrong", ".env", f"{path} cannot be read and was skipped: {found.problem}",
-            "keys in the environment are still used",
-        )  # fmt: skip
+        skipped = f"{path} cannot be read and was skipped: {found.problem}"
+        yield Finding("wrong", ".env", skipped, "keys in the environment are still used")
         return
-    if found.unused:
-        reasons: dict[str, list[str]] = {}
-        for number, why in found.unused.items():
-            reasons.setdefault(why, []).append(str(number))
-        for why, numbers in reasons.items():
-            several = len(numbers) > 1
-            line = f"line{'s' if several else ''} {', '.join(numbers)} of {path}"
-            yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
+    numbers: dict[str, list[str]] = {}
+    for number, why in found.unused.items():
+        numbers.setdefault(why, []).append(str(number))
+    for why, lines in numbers.items():
+        line = f"line{'s' if len(lines) > 1 else ''} {', '.join(lines)} of {path}"
+        yield Finding("look", ".env", f"{line} cannot be used: {why}", "correct the line")
     if advice := how_to_hide(path):
         yield Finding("look", ".env", f"{path}, which other users can read", advice)
     elif not found.unused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -20,46 +19,46 @@ from ..display import Pace
 from ..live_line import LiveLine, follow
 
 
-@dataclass(frozen=True)
-class Draft:
-    """What the prompt box shows: the text so far, a line about it, and finally the reply."""
-
-    text: str = ""
-    line: str = ""
-    busy: bool = False
-    reply: Reply | None = None
-
-
 class Asking:
-    """One prompt, sent by a thread; it passes on a draft for each change that is worth drawing.
+    """One prompt, sent by a thread.
 
     Args:
-        show: called with each draft, from another thread, until the prompt is stopped.
+        show: called for each change that is worth drawing, with a line about the prompt, and at the
+            end with the reply; from another thread, until the prompt is stopped.
+
+    Attributes:
+        text: the text so far.
+        busy: whether the prompt is running.
     """
 
     def __init__(
-        self, prompt: Prompt, options: Mapping[str, Any], show: Callable[[Draft], None]
+        self,
+        prompt: Prompt,
+        options: Mapping[str, Any],
+        show: Callable[[str, Reply | None], None],
     ) -> None:
+        self.text, self.busy = "", True
         self._prompt, self._options, self._show = prompt, options, show
-        # Held while a draft is shown: none is shown after `stop`.
+        # Held while something is shown: nothing is shown after `stop`.
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._text = ""
         self._pace = Pace()
         self._line = LiveLine(self._draw_line)
 
     def start(self) -> None:
         """Send the prompt."""
-        self._tell(Draft(busy=True, line="asking …"))
+        self._tell("asking …")
         threading.Thread(target=self._run, name="arche_magic prompt", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the prompt: its connection is closed, and its tokens so far are counted."""
         with self._lock:
+            self.busy = False
             self._stopped.set()
 
     def _run(self) -> None:
         self._line.say(live_line.choosing)
+        reply = None
         try:
             with stopped_by(self._stopped):
                 question = Message("user", self._prompt.text, self._prompt.images)
@@ -68,12 +67,12 @@ class Asking:
         except KeyboardInterrupt:
             return
         except LLMProviderError as error:
-            end = Draft(self._text, f"{type(error).__name__}: {error}")
+            line = f"{type(error).__name__}: {error}"
         else:
-            end = Draft(str(reply), "; ".join(self._prompt.notes), reply=reply)
+            self.text, line = str(reply), "; ".join(self._prompt.notes)
         finally:
             self._line.end()
-        self._tell(end)
+        self._tell(line, reply, busy=False)
 
     def before(self, event: Waiting | Started) -> None:
         """Show which route the request waits for or asks."""
@@ -82,23 +81,24 @@ class Asking:
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
         self._line.silence()
-        self._text += text
+        self.text += text
         self._draw()
 
     def start_over(self, event: Discarded) -> None:
         """Forget the text so far: the reply starts over."""
-        self._text = ""
+        self.text = ""
         self._draw()
 
     def _draw_line(self, line: str) -> None:
         if line:
-            self._tell(Draft(self._text, f"⏳ {line}", busy=True))
+            self._tell(f"⏳ {line}")
 
     def _draw(self) -> None:
-        if self._pace.is_due(len(self._text)):
-            self._tell(Draft(self._text, "answering …", busy=True))
+        if self._pace.is_due(len(self.text)):
+            self._tell("answering …")
 
-    def _tell(self, draft: Draft) -> None:
+    def _tell(self, line: str, reply: Reply | None = None, *, busy: bool = True) -> None:
         with self._lock:
             if not self._stopped.is_set():
-                self._show(draft)
+                self.busy = busy
+                self._show(line, reply)

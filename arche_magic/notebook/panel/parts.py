@@ -1,4 +1,4 @@
-"""The widgets of a panel. They share layouts and styles, since each one costs a message."""
+"""The widgets of a panel, and its meters, which are groups that open if there are many routes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 
+from ..quota import QuotaView, notes
+from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, states_html, table
+from ..quota_words import Limits
+from ..tables import notes_html
+from . import redraw
+
 if TYPE_CHECKING:
     import ipywidgets as widgets
 else:
     widgets = library("ipywidgets")
 
-__all__ = ["Parts", "widgets"]
+__all__ = ["Meters", "Parts", "widgets"]
 
 
 class Parts:
-    """Makes the widgets of one panel, and closes them. The most common kinds have a method."""
+    """Makes the widgets of one panel, and closes them.
+
+    They share layouts and styles, since each one costs a message.
+    """
 
     def __init__(self) -> None:
         self._made: list[Any] = []
@@ -61,3 +70,58 @@ class Parts:
         if key not in self._shared:
             self._shared[key] = kind(**traits)
         return self._shared[key]
+
+
+class Meters:
+    """The meters of one panel; `box` is the widget that shows them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._whole, self._notes = parts.html(), parts.html()
+        self._groups: dict[str, _Group] = {}
+        self.box = parts.column([self._whole, self._notes])
+
+    def draw(self, view: QuotaView) -> None:
+        """Show this view; widgets send only changes."""
+        self._notes.value = notes_html(notes(view))
+        routes = by_route(view.standings)
+        if not is_folded(routes):
+            self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
+            self.box.children = [self._whole, self._notes]
+            return
+        groups = by_provider(routes)
+        for name, limits in groups.items():
+            if name not in self._groups:
+                title = view.configuration.providers[name].title
+                self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
+            self._groups[name].draw(view, limits)
+        self.box.children = [*(self._groups[name].box for name in groups), self._notes]
+
+
+class _Group:
+    """The routes of one provider: a line that opens to a table."""
+
+    def __init__(self, parts: Parts, title: str, is_open: bool) -> None:
+        self._open = parts.make(
+            widgets.ToggleButton, {"width": "auto"}, value=is_open,
+            description=title, tooltip=f"Show or hide the routes of {title}",
+        )  # fmt: skip
+        self._every = parts.make(
+            widgets.ToggleButton, {"width": "auto"}, description=f"All limits of {title}",
+            tooltip="Show every limit, not only the tightest of each route",
+        )  # fmt: skip
+        self._summary, self._table = parts.html(), parts.html()
+        self._head = parts.row([self._open, self._summary])
+        self.box = parts.column([self._head])
+        for switch in (self._open, self._every):
+            switch.observe(lambda _: redraw(), "value")
+
+    def draw(self, view: QuotaView, routes: Sequence[Limits]) -> None:
+        is_open = self._open.value
+        self._open.icon = "caret-down" if is_open else "caret-right"
+        self._summary.value = states_html(routes, view.now, view.is_on)
+        self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
+        if is_open:
+            slim = not self._every.value
+            self._table.value = table(routes, view.now, view.paid, slim, view.is_on)
+        self.box.children = [self._head, *([self._table] if is_open else [])]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
@@ -19,7 +18,7 @@ from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
 from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
-from ..styles import QUIET, one_line
+from ..styles import QUIET, escape, one_line
 from ..tables import Cell, html_table
 
 if TYPE_CHECKING:
@@ -100,10 +99,9 @@ def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     try:
         ahead = preview(view, "", prompt_options(defaults))
     except NoKeys as error:
-        return _item("closed", "arche_magic: no API key", "no API key", [str(error)])
+        return _item("closed", "no API key", [str(error)])
     except LLMProviderError as error:
-        text = "no route would answer"
-        return _item("closed", f"arche_magic: {text}", text, [str(error)])
+        return _item("closed", "no route would answer", [str(error)])
     if ahead.route is not None and ahead.wait <= 0:
         return _open(view, ahead.route)
     return _not_open(view, ahead)
@@ -114,30 +112,25 @@ def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     left = _left(tightest(limits)) if limits else "no limit is known"
     paid = " · paid" if route.paid else ""
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
-    text, short = f"{route.provider}{paid} {left}", f"{route.provider}{paid}"
-    if limits:
-        short += f" {amounts_of(tightest(limits))}"
-    return _item("open", text, short, [*details, *_open_routes(view), _CLICK])
+    name = f"{route.provider}{paid}"
+    short = f"{name} {amounts_of(tightest(limits))}" if limits else name
+    return _item("open", short, [*details, *_open_routes(view), _CLICK], f"{name} {left}")
 
 
 def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
     first = min(ahead.closed, key=lambda one: (one[0] != ahead.route, one[1]), default=None)
     skipped = _skipped(view, ahead)[:_TOOLTIP_REASONS]
-    details = [
-        *(one_line(words, _LONGEST_REASON) for words in skipped),
-        *_open_routes(view),
-        _CLICK,
-    ]
+    reasons = (one_line(words, _LONGEST_REASON) for words in skipped)
+    details = [*reasons, *_open_routes(view), _CLICK]
     if first is None or state_at(first[1], view.now) == "closed":
-        text = "arche_magic: every route is closed"
-        return _item("closed", text, "every route is closed", details)
+        return _item("closed", "every route is closed", details)
     route, opens_at, _ = first
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
     at = clock(opens_at, view.now)
     when = "" if counts else f" {at}"
-    text, short = f"waiting: {route.provider} opens{when}", f"waiting: {route.provider}{when}"
+    short, text = f"waiting: {route.provider}{when}", f"waiting: {route.provider} opens{when}"
     details = [f"{route} opens first: {at}.", *details]
-    return _item("waiting", text, short, details, round(opens_at, 1) if counts else None)
+    return _item("waiting", short, details, text, round(opens_at, 1) if counts else None)
 
 
 def _open_routes(view: QuotaView) -> list[str]:
@@ -156,11 +149,15 @@ def _left(row: Standing) -> str:
 
 
 def _item(
-    sign: State, text: str, short: str, details: Sequence[str], opens_at: float | None = None
+    sign: State, short: str, details: Sequence[str], text: str = "", opens_at: float | None = None
 ) -> dict[str, Any]:
-    texts = {"text": without_controls(text), "short": without_controls(short)}
-    lines = [without_controls(line) for line in details]
-    return {"sign": sign, **texts, "details": lines, "opens_at": opens_at}
+    return {
+        "sign": sign,
+        "text": without_controls(text or f"arche_magic: {short}"),
+        "short": without_controls(short),
+        "details": [without_controls(line) for line in details],
+        "opens_at": opens_at,
+    }
 
 
 def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
@@ -170,23 +167,19 @@ def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
         state = state_at(opens_at, view.now)
         # A time, not a countdown: screen readers announce this line whenever it changes.
         when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
-        skipped.append(f"{route} is {state} ({without_controls(why)}{when})")
+        skipped.append(f"{route} is {state} ({why}{when})")
     return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:
     # A status, so that screen readers announce changes.
     named = f" <b>{escape(route)}</b>" if route else ""
-    reason = (
-        f'<div style="{QUIET};line-height:1.35">{escape(without_controls(why))}</div>'
-        if why
-        else ""
-    )
-    return f'<div role="status">{escape(begin)}{named}{reason}</div>'
+    reason = f'<div style="{QUIET};line-height:1.35">{escape(why)}</div>' if why else ""
+    return f'<div role="status">{begin}{named}{reason}</div>'
 
 
 def _result(attempt: Attempt) -> str:
     if attempt.error and attempt.outcome != "interrupted":
-        return without_controls(attempt.why)
+        return attempt.why
     cost = f", {paid_text(attempt.cost_usd)}" if attempt.cost_usd != 0 else ""
     return f"{attempt.input_tokens + attempt.output_tokens:,} tokens, {attempt.seconds:.1f} s{cost}"

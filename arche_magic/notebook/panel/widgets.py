@@ -6,14 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
 from arche_magic.llm_providers.config import Choices, get_choices, use_choices
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import name_in_words
 from arche_magic.prompts import fill
 
@@ -22,11 +21,10 @@ from ..display import for_frontends
 from ..quota import QuotaView, look, view_bundle
 from ..receipt import receipt_bundle
 from ..reply_formats import reply_bundle
-from ..styles import QUIET
+from ..styles import QUIET, escape
 from . import closed, lock, open_panels, opened, redraw
-from .asking import Asking, Draft
-from .meters import Meters
-from .parts import Parts, widgets
+from .asking import Asking
+from .parts import Meters, Parts, widgets
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
@@ -44,12 +42,7 @@ _HEADING = f'<div style="{QUIET};margin-top:6px">'
 
 
 class Panel:
-    """A panel in the output of one cell.
-
-    Args:
-        shell: the IPython shell.
-        defaults: used for its prompts (`%config ArcheMagics`).
-    """
+    """A panel in the output of one cell; its prompts use the `defaults`."""
 
     def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
         self._shell, self._defaults = shell, defaults
@@ -61,7 +54,6 @@ class Panel:
         self._switches: dict[str, Any] = {}
         self._parts = Parts()
         self._asking: Asking | None = None
-        self._draft = Draft()
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
         self._seen = False
@@ -102,15 +94,15 @@ class Panel:
         if view.groups != self._groups:
             replaced = [*self._rows.values()]
             self._build_switches(view)
-        self._next.value = next_html(view, self._prompt.value, self._options())
+        options = prompt_options(self._defaults)
+        self._next.value = next_html(view, self._prompt.value, options)
         self._tables.draw(view)
         if self._is_record_old(view):
             self._keep_record(view)
         self._attempts.value = attempts_html(view)
         for name, box in self._switches.items():
             box.value = name not in view.configuration.off
-        rows = [self._rows[name] for name in view.groups]
-        self._order.children = rows
+        self._order.children = [self._rows[name] for name in view.groups]
         self._parts.close(replaced)
         preferred = view.configuration.preferred_provider
         self._preferred.value = preferred if preferred in view.groups else _NOBODY
@@ -138,7 +130,7 @@ class Panel:
         self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
         self._preferred = parts.make(
-            widgets.Dropdown, {"width": "180px", "margin": "2px 18px 2px 2px"}, options=[_NOBODY],
+            widgets.Dropdown, {"width": "180px"}, options=[_NOBODY],
             description="Prefer", tooltip="Asked before all others, paid or not",
         )  # fmt: skip
         self._patience = parts.make(
@@ -170,7 +162,7 @@ class Panel:
         switches = [
             parts.html(f"{_HEADING}Order and switches</div>"),
             self._order,
-            parts.row([self._preferred, self._patience, self._all_on]),
+            parts.row([self._preferred, self._patience, self._all_on], grid_gap="0 8px"),
         ]
         attempts = [parts.html(f"{_HEADING}Last attempts</div>"), self._attempts]
         root = parts.column(
@@ -273,45 +265,40 @@ class Panel:
         patience = first_given(self._defaults.patience, view.configuration.patience)
         return float(min(patience, self._patience.max))
 
-    def _options(self) -> dict[str, Any]:
-        return prompt_options(self._defaults)
-
     def _ask(self) -> None:
         """Send the prompt with its variables, unless another one is running."""
-        if self._draft.busy:
+        if self._asking and self._asking.busy:
             return
         try:
             prompt = fill(self._prompt.value, self._shell.user_ns, self._defaults.budget)
         except InvalidRequest as error:
-            self._show_draft(Draft(line=f"{type(error).__name__}: {error}"))
+            self._asking = None
+            self._show_answer(f"{type(error).__name__}: {error}")
             return
-        self._asking = Asking(prompt, self._options(), self._show_draft)
+        self._asking = Asking(prompt, prompt_options(self._defaults), self._show_answer)
         self._asking.start()
 
     def _stop_asking(self) -> None:
-        if self._asking is None or not self._draft.busy:
-            return
-        self._asking.stop()
-        line = "stopped: the reply is not complete" if self._draft.text else "stopped"
-        self._show_draft(Draft(self._draft.text, line))
+        if self._asking and self._asking.busy:
+            self._asking.stop()
+            is_part = bool(self._asking.text)
+            self._show_answer("stopped: the reply is not complete" if is_part else "stopped")
 
-    def _show_draft(self, draft: Draft) -> None:
-        self._draft = draft
-        self._send.button_style = "" if draft.busy else "primary"
-        self._stop.button_style = "primary" if draft.busy else ""
-        line = escape(without_controls(draft.line))
+    def _show_answer(self, line: str, reply: Reply | None = None) -> None:
+        """Show the text of the prompt's reply so far, a line about it, and finally the receipt."""
+        busy, text = (self._asking.busy, self._asking.text) if self._asking else (False, "")
+        self._send.button_style = "" if busy else "primary"
+        self._stop.button_style = "primary" if busy else ""
         style = f"{QUIET};line-height:1.35"
-        self._line.value = f'<div role="status" style="{style}">{line}</div>'
-        # Markdown only: each draft sends the whole text again.
-        outputs = (
-            [{"text/markdown": reply_bundle(draft.text)["text/markdown"]}] if draft.text else []
-        )
-        if draft.reply is not None:
-            outputs.append(for_frontends(receipt_bundle(draft.reply)))
+        self._line.value = f'<div role="status" style="{style}">{escape(line)}</div>'
+        # Markdown only: each draw sends the whole text again.
+        outputs = [{"text/markdown": reply_bundle(text)["text/markdown"]}] if text else []
+        if reply is not None:
+            outputs.append(for_frontends(receipt_bundle(reply)))
         self._reply.outputs = tuple(
             {"output_type": "display_data", "data": data, "metadata": {}} for data in outputs
         )
-        if not draft.busy:
+        if not busy:
             redraw()
 
     def _count_views(self, change: Any) -> None:
