@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,9 @@ def within(
     Raises:
         TookTooLong: the work did not end in time, or the caller was stopped.
     """
+    if sys.is_finalizing():
+        # Other threads run no more; Python 3.11 would wait for a new one without end.
+        return work()
     job = _Job(work, unclaimed)
     try:
         helper = _idle.pop()

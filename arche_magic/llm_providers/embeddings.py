@@ -15,7 +15,7 @@ from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
 from .options import build_request, python_number
-from .redaction import key_in, without_key_like
+from .redaction import key_in
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -77,9 +77,10 @@ def choose_model(
         owners = [name for name, entry in known.items() if model in entry.embedding_models]
         if not owners:
             names = [name for entry in known.values() for name in entry.embedding_models]
-            problem = f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
-            problem += f"{_known(configuration)}; write provider/model for another one"
-            raise ConfigurationError(without_key_like(problem))
+            raise ConfigurationError(
+                f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
+                f"{_known(configuration)}; write provider/model for another one"
+            )
         owners = [name for name in among if name in owners] or owners
         with_key = (name for name in owners if _has_key(configuration, name, model))
         return _checked(next(with_key, owners[0]), model, among)
@@ -195,19 +196,19 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> i
     """
     if dimensions is None:
         return None
-    dimensions = python_number(dimensions)
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+    length = python_number(dimensions)
+    if not isinstance(length, int) or length < 1:
         raise InvalidRequest(
             f"dimensions is {dimensions!r}; it must be a whole number, 1 or more",
             option="dimensions",
         )
     most = about.dimensions
-    if most and (dimensions > most or (dimensions < most and not about.takes_dimensions)):
+    if most and (length > most or (length < most and not about.takes_dimensions)):
         fewer = " or fewer" if about.takes_dimensions else ""
         raise InvalidRequest(
-            f"dimensions is {dimensions}; {model} has {most:,}{fewer}", option="dimensions"
+            f"dimensions is {length}; {model} has {most:,}{fewer}", option="dimensions"
         )
-    return dimensions
+    return length
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:

@@ -105,8 +105,11 @@ class Remaining:
         attempts = self._progress.attempts
         error = self._last_error(states, now, cause)
         if self._mismatch:
-            why = f"not asked again: {error}"
-            return self._mismatch.ended(why, attempts, error.next_available_at)
+            return self._mismatch.ended(
+                f"not asked again: {error}",
+                attempts=attempts,
+                next_available_at=error.next_available_at,
+            )
         if self._filtered:
             return also_tried(self._filtered, error)
         if self._all_reasoning:
@@ -130,11 +133,17 @@ class Remaining:
         # A problem of this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
-        error = no_route(progress, others, self._left, now, "; ".join(causes), is_late=is_late)
         too_large = Remedy.SHORTEN_PROMPT.name
         too_small = self._too_small | {r for r, s in states.items() if s.remedy == too_large}
-        error.too_large = too_small.issuperset(self._routes)
-        return error
+        return no_route(
+            progress,
+            others,
+            self._left,
+            now,
+            "; ".join(causes),
+            is_late=is_late,
+            too_large=too_small.issuperset(self._routes),
+        )
 
     def _leave_model(self, attempt: Attempt) -> set[Route]:
         """Leave the model of an attempt with all its keys, which would answer in the same way."""
@@ -147,21 +156,24 @@ class Remaining:
         attempts, attempt, text = self._progress.attempts, result.attempt, result.answer.text
         where = f"{attempt.provider} ({attempt.model})"
         if failure.remedy is Remedy.CHANGE_PROMPT:
-            filtered = ContentFiltered(f"{where} refused to answer: {failure}", attempts=attempts)
-            filtered.partial = text or failure.text
+            filtered = ContentFiltered(
+                f"{where} refused to answer: {failure}",
+                partial=text or failure.text,
+                attempts=attempts,
+            )
             if not self._progress.request.fallback_on_filter:
                 raise filtered
             self._filtered = filtered
             self._leave_model(attempt)
             return filtered
         if failure.remedy is Remedy.RAISE_MAX_TOKENS:
-            error = IncompleteReply(f"{where} gave no answer: {failure}", attempts=attempts)
+            error = IncompleteReply(
+                f"{where} gave no answer: {failure}", partial=text, attempts=attempts
+            )
             self._all_reasoning = error
             self._leave_model(attempt)
-        else:
-            error = IncompleteReply(f"the reply broke off: {attempt}", attempts=attempts)
-        error.partial = text
-        return error
+            return error
+        return IncompleteReply(f"the reply broke off: {attempt}", partial=text, attempts=attempts)
 
     def _misfit(self, result: Result) -> SchemaMismatch:
         progress, attempt, answer = self._progress, result.attempt, result.answer
@@ -169,14 +181,14 @@ class Remaining:
         mismatch = SchemaMismatch(
             f"the reply of {attempt.provider} ({attempt.model}) does not fit {name}: "
             f"{result.misfit}",
+            text=answer.text,
             attempts=progress.attempts,
         )
-        mismatch.text = answer.text
         if answer.finish_reason == "length":
             # It would be cut again.
-            raise mismatch.ended("it was cut at max_tokens", progress.attempts)
+            raise mismatch.ended("it was cut at max_tokens", attempts=progress.attempts)
         if self._mismatch:
-            raise mismatch.ended("asked twice", progress.attempts)
+            raise mismatch.ended("asked twice", attempts=progress.attempts)
         self._mismatch = mismatch
         progress.request = with_correction(progress.request, answer.text, result.misfit)
         return mismatch

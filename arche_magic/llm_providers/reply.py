@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from .errors import InvalidRequest
 from .files import expanded
@@ -117,6 +117,28 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 _NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 
+class ReplyAttributes(TypedDict, total=False):
+    """The attributes of a reply; see `Reply`."""
+
+    provider: str
+    key: str
+    model: str
+    usage: Usage
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    finish_reason: str
+    cost: float | None
+    standing: str
+    decisions: tuple[Decision, ...]
+    parsed: Any
+    from_memory: datetime | None
+    request: str
+    tool_calls: tuple[ToolCall, ...]
+    choices: tuple[Mapping[str, Any], ...]
+    tool_runs: tuple[ToolRun, ...]
+    vectors: Vectors
+
+
 class Reply(str):
     """The text of a reply, with attributes about its origin.
 
@@ -164,13 +186,13 @@ class Reply(str):
     tool_runs: tuple[ToolRun, ...] = ()
     vectors: Vectors = ()
 
-    def __new__(cls, text: str, **attributes: Any) -> Self:
+    def __new__(cls, text: str, **attributes: Unpack[ReplyAttributes]) -> Self:
         """Create a reply from its text and attributes.
 
         Raises:
             TypeError: a reply has no such attribute.
         """
-        if unknown := attributes.keys() - Reply.__annotations__.keys():
+        if unknown := attributes.keys() - ReplyAttributes.__annotations__.keys():
             raise TypeError(f"a reply has no attribute {', '.join(unknown)}")
         reply = super().__new__(cls, whole_characters(text))
         vars(reply).update(attributes)
@@ -181,9 +203,9 @@ class Reply(str):
         """The route that answered."""
         return RouteId(self.provider, self.key, self.model)
 
-    def changed(self, **changes: Any) -> Reply:
-        """Return the same text with other attributes, such as `parsed`."""
-        return Reply(str(self), **{**self.__dict__, **changes})
+    def changed(self, text: str | None = None, **changes: Unpack[ReplyAttributes]) -> Reply:
+        """Return the reply with another text, if given, and other attributes, such as `parsed`."""
+        return Reply(str(self) if text is None else text, **{**self.__dict__, **changes})
 
     @property
     def code(self) -> str:

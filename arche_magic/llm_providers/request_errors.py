@@ -37,6 +37,7 @@ def no_route(
     cause: str,
     *,
     is_late: bool,
+    too_large: bool,
 ) -> NoRouteAvailable:
     """Return the error of a request that no route answered.
 
@@ -47,6 +48,7 @@ def no_route(
         now: epoch seconds.
         cause: another reason why the request ends, or "".
         is_late: whether its timeout has passed.
+        too_large: whether it is larger than every route can take.
     """
     request = progress.request
     openings = {
@@ -77,13 +79,13 @@ def no_route(
     lines += _next_steps({route: states[route] for route in shown}, progress.configuration)
     if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
         lines.append("is this machine offline? %llm_doctor checks every address")
-    error = NoRouteAvailable(
+    return NoRouteAvailable(
         f"{head}: {joined(lines)}",
+        too_large=too_large,
+        timed_out=is_late,
         attempts=progress.attempts,
         next_available_at=utc(min(openings.values())) if openings else None,
     )
-    error.timed_out = is_late
-    return error
 
 
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
@@ -147,13 +149,12 @@ def wrong_setup(problems: Iterable[str], attempts: Sequence[Attempt]) -> Configu
 
 def also_tried(filtered: ContentFiltered, others: LLMProviderError) -> ContentFiltered:
     """Return the error of a filtered reply if the other routes gave no reply either."""
-    error = ContentFiltered(
+    return ContentFiltered(
         f"{str(filtered).rstrip(' .')}. {others}",
+        partial=filtered.partial,
         attempts=others.attempts,
         next_available_at=others.next_available_at,
     )
-    error.partial = filtered.partial
-    return error
 
 
 def out_of_tokens(
@@ -168,8 +169,8 @@ def out_of_tokens(
         (last.provider, last.model)
     }
     reasons = str(others).partition(": ")[2]
-    error = IncompleteReply(
-        str(cut) if is_only_model else f"No answer: {reasons}", attempts=others.attempts
+    return IncompleteReply(
+        str(cut) if is_only_model else f"No answer: {reasons}",
+        partial=cut.partial,
+        attempts=others.attempts,
     )
-    error.partial = cut.partial
-    return error

@@ -49,15 +49,15 @@ def read_functions(
         if most is not None:
             raise InvalidRequest("max_rounds requires that all tools are functions")
         return made, {}, MOST_ROUNDS
-    most = MOST_ROUNDS if most is None else python_number(most)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 2:
+    rounds = MOST_ROUNDS if most is None else python_number(most)
+    if not isinstance(rounds, int) or rounds < 2:
         raise InvalidRequest(
             f"max_rounds is {most!r}; it must be a whole number, 2 or more: one round to call, "
             "one to answer"
         )
     if made.get("schema") is not None:
         raise InvalidRequest("tools that are functions cannot be combined with schema")
-    return made, {function.tool.name: function for function in functions}, most
+    return made, {function.tool.name: function for function in functions}, rounds
 
 
 def in_rounds(

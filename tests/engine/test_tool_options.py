@@ -103,6 +103,11 @@ def function(**fields: Any) -> dict[str, Any]:
             ],
             "a message of role tool has images",
         ),
+        ([{**USER, "prefix": True}], "role user has the unknown field 'prefix'; known: role, cont"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi", "size": 5}]}],
+            "a part of the type text has the unknown field 'size'; known: type, text",
+        ),
     ],
 )
 def test_an_invalid_message_is_refused_in_one_line(messages: list[Any], words: str) -> None:

@@ -16,12 +16,12 @@ from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
-from ..text.wording import did_you_mean
+from ..text.wording import suggestion
 from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .values import READERS, python_number, read_flag, read_text
+from .values import READERS, json_number, python_number, read_flag, read_text
 
 if TYPE_CHECKING:
     from ..events import OnWait
@@ -30,6 +30,7 @@ __all__ = [
     "Options",
     "build_request",
     "check_names",
+    "json_number",
     "keys_to_check",
     "python_number",
     "read_flag",
@@ -103,7 +104,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, known) or f"; known options: {', '.join(known)}"
+            hint = suggestion(name, known, "known options:")
             raise InvalidRequest(f"unknown option {name!r}{hint}", option=name)
 
 
@@ -117,6 +118,21 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
             a text contains one of the keys.
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
+    problem = ""
+    try:
+        request = _built(prompt, configuration, options)
+    except InvalidRequest as error:
+        problem = str(error)
+        if not key_in(problem, configuration.keys):
+            raise
+    # Outside the handler, so that a problem that quotes a key is not the context of this error.
+    _check_keys(problem or request, configuration.keys)
+    return request
+
+
+def _built(
+    prompt: str | Messages, configuration: Configuration, options: Mapping[str, Any]
+) -> Request:
     check_names(options, _OPTIONS)
     given = {
         "patience": configuration.patience,
@@ -143,7 +159,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         for name, read in READERS.items()
         if given.get(name) is not None
     }
-    request = Request(
+    return Request(
         messages=messages,
         model=configuration.without_alias(fields.pop("model", None)),
         schema=schema,
@@ -156,8 +172,6 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         extra=extra,
         **fields,
     )
-    _check_keys(request, configuration.keys)
-    return request
 
 
 def _read(option: str, read: Callable[..., T], *arguments: Any) -> T:
@@ -252,7 +266,7 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
             )
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
-        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False, default=json_number)
         # A copy, which stays as it is when the caller changes the original.
         fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:

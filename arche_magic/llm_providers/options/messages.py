@@ -24,6 +24,7 @@ _ROLES = {
 }  # fmt: skip
 _DATA_URI = re.compile(r"data:[\w.+/=;-]*;base64,(.*)", re.DOTALL | re.IGNORECASE)
 _DETAILS = ("auto", "low", "high")
+_FIELDS = ("role", "content", "images", "tool_calls", "tool_call_id", "name")
 
 
 def read_messages(entries: Messages) -> list[Message]:
@@ -32,8 +33,8 @@ def read_messages(entries: Messages) -> list[Message]:
     The text parts of a message are joined with newlines, and its images follow the text.
 
     Raises:
-        InvalidRequest: a message has an unknown role or other contents than its role allows, or
-            calls of tools and their results do not belong together.
+        InvalidRequest: a message has an unknown role or field, or other contents than its role
+            allows, or calls of tools and their results do not belong together.
     """
     turns = [_message(entry) for entry in entries]
     _check_calls(turns)
@@ -63,6 +64,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         raise InvalidRequest(
             f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
         )
+    _check_fields(f"a message of role {role}", entry, _FIELDS)
     calls = _calls(entry.get("tool_calls"), role)
     text, in_content = _content(entry.get("content"), role, optional=bool(calls))
     images = (*in_content, *read_images(entry.get("images")))
@@ -83,6 +85,15 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
     )
 
 
+def _check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+    """Refuse a field that cannot be sent; libraries also write fields that are not set."""
+    for name, value in entry.items():
+        if name not in known and value not in (None, False, "", [], {}, ()):
+            raise InvalidRequest(
+                f"{what} has the unknown field {_shown(name)}; known: {', '.join(known)}"
+            )
+
+
 def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Image, ...]]:
     """Return the text and the images of a message's content."""
     if isinstance(value, str):
@@ -97,6 +108,8 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
     texts, images = [], []
     for part in value:
         kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in ("text", "refusal", "image_url"):
+            _check_fields(f"a part of the type {kind}", part, ("type", kind))
         if kind == "image_url":
             images.append(_image(part.get("image_url")))
         elif kind in ("text", "refusal") and isinstance(part.get(kind), str):

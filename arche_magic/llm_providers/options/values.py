@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,18 +19,33 @@ _LONGEST_TAG = 100
 _TOO_LARGE = 2**63
 
 
-def python_number(value: object) -> object:
-    """Return a number or flag of NumPy, such as one of a column, as Python's own."""
+def python_number(value: object) -> int | float | None:
+    """Return a number as Python's own, such as one of a NumPy column; None for other values.
+
+    True and False are not numbers.
+    """
+    if isinstance(value, bool):
+        return None
     if isinstance(value, int | float):
         return value
-    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
-        return bool(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
+    with suppress(TypeError):
+        return operator.index(value)  # type: ignore[arg-type]  # whatever has `__index__`
     if not isinstance(value, numbers.Real):
-        return value
+        return None
     # As it is written: float32(0.1) is 0.1, not 0.10000000149.
     return float(str(value)) if hasattr(value, "dtype") else float(value)
+
+
+def json_number(value: object) -> int | float:
+    """As `python_number`, for the argument `default` of `json.dumps`.
+
+    Raises:
+        TypeError: it is not a number.
+    """
+    number = python_number(value)
+    if number is None:
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return number
 
 
 def read_text(name: str, value: object) -> str | None:
@@ -44,15 +61,15 @@ def read_text(name: str, value: object) -> str | None:
 
 def _number(name: str, value: object, rule: str = "", high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = python_number(value)
+    if number is None:
         raise InvalidRequest(f"{name} is {value!r}; it must be {rule or f'a number, {span}'}")
-    if abs(value) > sys.float_info.max:
+    if abs(number) > sys.float_info.max:
         # Python cannot convert larger integers to floats, nor the largest ones to text.
-        value = math.inf if value > 0 else -math.inf
-    if not 0 <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be {rule or span}")
-    return float(value)
+        number = math.inf if number > 0 else -math.inf
+    if not 0 <= number <= high:
+        raise InvalidRequest(f"{name} is {number:g}; it must be {rule or span}")
+    return float(number)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -69,10 +86,11 @@ def read_flag(name: str, value: object) -> bool:
     Raises:
         InvalidRequest: it is neither.
     """
-    value = python_number(value)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
-    return value
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
 
 
 def _model(name: str, value: object) -> str | None:
@@ -92,14 +110,14 @@ def _tag(name: str, value: object) -> str:
 
 
 def _integer(name: str, value: object, low: int | None = None) -> int:
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = python_number(value)
+    if not isinstance(number, int):
         raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
-    if abs(value) >= _TOO_LARGE:
+    if abs(number) >= _TOO_LARGE:
         raise InvalidRequest(f"{name} must be less than 2**63")
-    if low is not None and value < low:
-        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
-    return value
+    if low is not None and number < low:
+        raise InvalidRequest(f"{name} is {number}; it must be {low} or more")
+    return number
 
 
 def _stop(name: str, value: object) -> tuple[str, ...]:

@@ -31,10 +31,15 @@ def as_object(definition: dict[str, Any]) -> dict[str, Any]:
     """Return the schema with an object at its root.
 
     Raises:
-        ValueError: it describes something else, or has a broken reference.
+        ValueError: it describes something else, or has a reference to nothing or only to itself.
     """
     for reference in _references(definition):
-        _resolved(definition, reference)
+        seen, at = set(), reference
+        while at is not None and not isinstance(at, dict):
+            if str(at) in seen:
+                raise ValueError(f"its reference {reference!r} leads only to references")
+            seen.add(str(at))
+            at = _resolved(definition, at).get("$ref")
     if "$ref" in definition:
         kept = {name: definition[name] for name in _DEFINITIONS if name in definition}
         definition = {**_resolved(definition, definition["$ref"]), **kept}
