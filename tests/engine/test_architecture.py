@@ -128,13 +128,9 @@ ALLOWED = {
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
-    "request_errors": {
-        "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
-        "text", "types",
-    },
     "remaining": {
-        "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request?",
-        "request_errors", "request_progress?", "schemas", "types",
+        "attempt?", "config", "errors", "provider_failure", "quota.opening", "reply", "request?",
+        "request_progress?", "schemas", "text", "types",
     },
     "timed_ledger": {
         "attempt_log?", "bounded", "provider_failure", "quota.opening?", "quota_tracker?", "reply?",
