@@ -28,7 +28,8 @@ T = TypeVar("T")
 _MOST_IDLE = 32
 # How often a waiting caller checks whether another thread has stopped it.
 _WATCH_SECONDS = 0.1
-_idle: list[_Helper] = []
+# The queues of helpers that wait for work.
+_idle: list[SimpleQueue[_Job]] = []
 
 
 class TookTooLong(Exception):
@@ -54,15 +55,16 @@ def within(
         return work()
     job = _Job(work, unclaimed)
     try:
-        helper = _idle.pop()
+        jobs = _idle.pop()
     except IndexError:
-        helper = _Helper()
+        jobs = SimpleQueue()
+        helper = threading.Thread(target=_help, args=(jobs,), name="arche-helper", daemon=True)
         try:
             helper.start()
         except RuntimeError:
             # The process has reached its limit of threads, or is about to end.
             return work()
-    helper.jobs.put(job)
+    jobs.put(job)
     result: T = job.wait(seconds, stopped)
     return result
 
@@ -166,19 +168,13 @@ class _Job:
             self._unclaimed(self._result)
 
 
-class _Helper(threading.Thread):
-    """Does one piece of work after another; ends with its process, even in the middle of work."""
-
-    def __init__(self) -> None:
-        super().__init__(name="arche-helper", daemon=True)
-        self.jobs: SimpleQueue[_Job] = SimpleQueue()
-
-    def run(self) -> None:
-        while True:
-            self.jobs.get().run()
-            if len(_idle) >= _MOST_IDLE:
-                return
-            _idle.append(self)
+def _help(jobs: SimpleQueue[_Job]) -> None:
+    """Do one job after another, in a thread that ends with its process."""
+    while True:
+        jobs.get().run()
+        if len(_idle) >= _MOST_IDLE:
+            return
+        _idle.append(jobs)
 
 
 if hasattr(os, "register_at_fork"):
