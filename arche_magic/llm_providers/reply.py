@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .errors import InvalidRequest
 from .files import expanded
@@ -117,26 +118,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 _NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 
-class ReplyAttributes(TypedDict, total=False):
-    """The attributes of a reply; see `Reply`."""
-
-    provider: str
-    key: str
-    model: str
-    usage: Usage
-    attempts: tuple[Attempt, ...]
-    seconds: float
-    finish_reason: str
-    cost: float | None
-    standing: str
-    decisions: tuple[Decision, ...]
-    parsed: Any
-    from_memory: datetime | None
-    request: str
-    tool_calls: tuple[ToolCall, ...]
-    choices: tuple[Mapping[str, Any], ...]
-    tool_runs: tuple[ToolRun, ...]
-    vectors: Vectors
+_NO_USAGE = Usage()
 
 
 class Reply(str):
@@ -168,42 +150,46 @@ class Reply(str):
         vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
-    provider: str = ""
-    key: str = ""
-    model: str = ""
-    usage: Usage = Usage()
-    attempts: tuple[Attempt, ...] = ()
-    seconds: float = 0.0
-    finish_reason: str = "stop"
-    cost: float | None = None
-    standing: str = ""
-    decisions: tuple[Decision, ...] = ()
-    parsed: Any = None
-    from_memory: datetime | None = None
-    request: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    choices: tuple[Mapping[str, Any], ...] = ()
-    tool_runs: tuple[ToolRun, ...] = ()
-    vectors: Vectors = ()
+    def __new__(cls, text: str, **attributes: Any) -> Self:
+        """Create the text; `__init__` sets the attributes."""
+        return super().__new__(cls, whole_characters(text))
 
-    def __new__(cls, text: str, **attributes: Unpack[ReplyAttributes]) -> Self:
-        """Create a reply from its text and attributes.
-
-        Raises:
-            TypeError: a reply has no such attribute.
-        """
-        if unknown := attributes.keys() - ReplyAttributes.__annotations__.keys():
-            raise TypeError(f"a reply has no attribute {', '.join(unknown)}")
-        reply = super().__new__(cls, whole_characters(text))
-        vars(reply).update(attributes)
-        return reply
+    def __init__(
+        self,
+        text: str,
+        *,
+        provider: str = "",
+        key: str = "",
+        model: str = "",
+        usage: Usage = _NO_USAGE,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        finish_reason: str = "stop",
+        cost: float | None = None,
+        standing: str = "",
+        decisions: tuple[Decision, ...] = (),
+        parsed: Any = None,
+        from_memory: datetime | None = None,
+        request: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+        choices: tuple[Mapping[str, Any], ...] = (),
+        tool_runs: tuple[ToolRun, ...] = (),
+        vectors: Vectors = (),
+    ) -> None:
+        self.provider, self.key, self.model = provider, key, model
+        self.usage, self.cost, self.seconds = usage, cost, seconds
+        self.attempts, self.decisions, self.request = attempts, decisions, request
+        self.finish_reason, self.standing = finish_reason, standing
+        self.parsed, self.choices, self.vectors = parsed, choices, vectors
+        self.tool_calls, self.tool_runs = tool_calls, tool_runs
+        self.from_memory = from_memory
 
     @property
     def route(self) -> RouteId:
         """The route that answered."""
         return RouteId(self.provider, self.key, self.model)
 
-    def changed(self, text: str | None = None, **changes: Unpack[ReplyAttributes]) -> Reply:
+    def changed(self, text: str | None = None, **changes: Any) -> Reply:
         """Return the reply with another text, if given, and other attributes, such as `parsed`."""
         return Reply(str(self) if text is None else text, **{**self.__dict__, **changes})
 
@@ -248,8 +234,9 @@ class Reply(str):
                 part.unlink()
         return path
 
-    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        return (str(self),), dict(self.__dict__)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let later versions add attributes, which then have their defaults."""
+        return partial(Reply, **self.__dict__), (str(self),)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show the text in IPython; inside a list or dict, the repr."""
