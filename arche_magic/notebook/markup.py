@@ -13,8 +13,12 @@ from itertools import groupby
 
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.code_blocks import CodeBlock, parts_of
-from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.text.markdown import CODE_SPAN, harmless_formula
+from arche_magic.llm_providers.text.markdown import (
+    CODE_SPAN,
+    FORMULA,
+    harmless_formula,
+    with_dollar_formulas,
+)
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.+)")
 _RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")

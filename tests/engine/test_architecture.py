@@ -116,8 +116,7 @@ ALLOWED = {
         "tools", "types",
     },
     "embeddings": {
-        "catalog", "config", "errors", "options", "quota_tracker?", "redaction", "request", "text",
-        "types?",
+        "catalog", "config", "errors", "options", "quota_tracker?", "request", "text", "types?",
     },
     "stopping": set(),
     "routing": {"quota.opening", "reply", "request", "types"},

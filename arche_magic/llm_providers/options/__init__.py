@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "build_request",
+    "check_keys",
     "check_names",
     "json_number",
     "keys_to_check",
@@ -126,7 +127,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         if not key_in(problem, configuration.keys):
             raise
     # Outside the handler, so that a problem that quotes a key is not the context of this error.
-    _check_keys(problem or request, configuration.keys)
+    check_keys(problem or request, configuration.keys)
     return request
 
 
@@ -201,7 +202,7 @@ def with_prompt(
         raise InvalidRequest("the prompt is empty")
     prompt = whole_characters(prompt)
     if keys:
-        _check_keys(prompt, keys)
+        check_keys(prompt, keys)
     message = Message("user", prompt, read_images(images or None))
     # Three times as fast as `replace`, which matters for a million prompts.
     return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
@@ -212,7 +213,12 @@ def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Seque
     return configuration.keys if key_in(prompts, configuration.keys) else ()
 
 
-def _check_keys(request: Request | str, keys: Iterable[Key]) -> None:
+def check_keys(request: Any, keys: Iterable[Key]) -> None:
+    """Check that no text of a request contains one of the keys.
+
+    Raises:
+        InvalidRequest: one does; the message names its label.
+    """
     if key := key_in(request, keys):
         raise InvalidRequest(
             f"the request contains the key {key.label}; nothing was sent or kept. Remove the key "
