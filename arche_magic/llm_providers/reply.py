@@ -103,18 +103,17 @@ class Attempt:
         return attempt
 
 
-_NUMBER = (int, float)
 MOST_TOKENS = 2**53
 """The highest number that the columns of a frame can hold."""
-_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("provider", "key", "model", "outcome", "request", "session", "notebook", "tag"), (str,)
-    ),
-    "error": (str, NoneType),
-    **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
-    **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),
-    **dict.fromkeys(("first_token_s", "cost_usd", "opens_at"), (*_NUMBER, NoneType)),
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "Outcome": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, NoneType),
 }
+_FIELDS = {one.name: _KINDS[str(one.type)] for one in fields(Attempt) if one.name != "said"}
 _NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 

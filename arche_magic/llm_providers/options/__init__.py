@@ -40,17 +40,12 @@ __all__ = [
 
 T = TypeVar("T")
 # The options that must not be in `extra`, by their field in OpenAI's chat completions.
+_SAME_NAME = (
+    "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "temperature", "top_p",
+    "stop", "seed", "max_tokens",
+)  # fmt: skip
 _OPTION_OF = {
-    "model": "model",
-    "messages": "messages",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
-    "parallel_tool_calls": "parallel_tool_calls",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "stop": "stop",
-    "seed": "seed",
-    "max_tokens": "max_tokens",
+    **{name: name for name in _SAME_NAME},
     "max_completion_tokens": "max_tokens",
     "stream": "stream()",
 }

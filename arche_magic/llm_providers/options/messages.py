@@ -88,7 +88,8 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
 def _check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
     """Refuse a field that cannot be sent; libraries also write fields that are not set."""
     for name, value in entry.items():
-        if name not in known and value not in (None, False, "", [], {}, ()):
+        is_set = bool(value) if isinstance(value, str | list | dict | bool) else value is not None
+        if is_set and name not in known:
             raise InvalidRequest(
                 f"{what} has the unknown field {_shown(name)}; known: {', '.join(known)}"
             )
