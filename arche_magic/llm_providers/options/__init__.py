@@ -21,7 +21,7 @@ from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .values import READERS, json_number, python_number, read_flag, read_text
+from .values import READERS, check_fields, json_number, python_number, read_flag, read_text
 
 if TYPE_CHECKING:
     from ..events import OnWait
@@ -289,9 +289,7 @@ def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | No
     described = form.get("json_schema")
     if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
         raise InvalidRequest("response_format: json_schema needs a schema that is a dict")
-    for name in described:
-        if name not in _SCHEMA_FIELDS:
-            raise InvalidRequest(f"response_format: json_schema has the unknown field {name!r}")
+    check_fields("response_format: json_schema", described, _SCHEMA_FIELDS)
     name = described.get("name")
     if not isinstance(name, str) or not is_name(name):
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Checks of single options: texts, numbers, flags."""
+"""Checks of single options: texts, numbers, flags. A wrong value raises InvalidRequest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
+from ..text.wording import shortened
 
 _LONGEST_TAG = 100
 # No service takes an integer of more than 64 bits.
@@ -49,14 +50,25 @@ def json_number(value: object) -> int | float:
 
 
 def read_text(name: str, value: object) -> str | None:
-    """Return a text without lone surrogates; None for an empty one.
-
-    Raises:
-        InvalidRequest: it is not text.
-    """
+    """Return a text without lone surrogates; None for an empty one."""
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
     return whole_characters(value) if value else None
+
+
+def check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+    """Refuse a field that cannot be sent; libraries also write fields that are not set."""
+    for name, value in entry.items():
+        is_set = bool(value) if isinstance(value, str | list | dict | bool) else value is not None
+        if is_set and name not in known:
+            raise InvalidRequest(
+                f"{what} has the unknown field {shown(name)}; known: {', '.join(known)}"
+            )
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value for a message, shortened."""
+    return shortened(repr(value), 60)
 
 
 def _number(name: str, value: object, rule: str = "", high: float = math.inf) -> float:
@@ -81,11 +93,7 @@ def _seconds(name: str, value: object) -> float:
 
 
 def read_flag(name: str, value: object) -> bool:
-    """Return True or False.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
+    """Return True or False."""
     if isinstance(value, bool):
         return value
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
