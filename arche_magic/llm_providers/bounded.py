@@ -72,10 +72,9 @@ def within(
 def uninterrupted(work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
-    Ctrl-C and Kernel -> Interrupt reach only the main thread. In the middle of an import they leave
-    half a package behind, which fails from then on (seen: `module 'openai' has no attribute
-    'lib'`), or a bare `except` swallows them. Here an interrupt ends the waiting at once, and the
-    work continues to its end, so that the next call can use it.
+    It ends the waiting at once, and the work continues to its end. In the middle of an import, it
+    would leave half a package behind, which fails from then on (seen: `module 'openai' has no
+    attribute 'lib'`), or a bare `except` would swallow it.
     """
     return within(math.inf, work)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .options import build_request, check_keys, python_number
+from .options import build_request, check_keys, python_number, shown
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -55,7 +55,7 @@ def choose_model(
         NoKeys: no provider with an embedding model has a key.
     """
     if model is not None and not isinstance(model, str):
-        raise InvalidRequest(f"model is {model!r}; it must be the name of a model")
+        raise InvalidRequest(f"model is {shown(model)}; it must be the name of a model")
     known, model = configuration.providers, configuration.without_alias(model)
     among = tuple(known) if among is None else tuple(among)
     if model in known and not provider:
@@ -205,7 +205,7 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> i
     length = python_number(dimensions)
     if not isinstance(length, int) or length < 1:
         raise InvalidRequest(
-            f"dimensions is {dimensions!r}; it must be a whole number, 1 or more",
+            f"dimensions is {shown(dimensions)}; it must be a whole number, 1 or more",
             option="dimensions",
         )
     most = about.dimensions

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InvalidRequest, LLMProviderError
 from .events import Event
 from .functions import Function
-from .options import python_number
+from .options import python_number, shown
 from .redaction import key_in
 from .reply import Attempt, Reply
 from .request import Message, Request
@@ -52,8 +52,8 @@ def read_functions(
     rounds = MOST_ROUNDS if most is None else python_number(most)
     if not isinstance(rounds, int) or rounds < 2:
         raise InvalidRequest(
-            f"max_rounds is {most!r}; it must be a whole number, 2 or more: one round to call, "
-            "one to answer"
+            f"max_rounds is {shown(most)}; it must be a whole number, 2 or more: one round to "
+            "call, one to answer"
         )
     if made.get("schema") is not None:
         raise InvalidRequest("tools that are functions cannot be combined with schema")

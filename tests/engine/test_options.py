@@ -17,7 +17,7 @@ from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import Tool
 
 # Mistral's keys have no mark at which they are known.
-KEY = "hunter2hunter2hunter2hunter2"
+KEY = "hunter2" * 20
 CONFIGURATION = load_configuration({"MISTRAL_API_KEY": KEY})
 
 
@@ -59,6 +59,8 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"temperature": math.inf}, "temperature is inf"),
         ("Hi", {"temperature": True}, "temperature is True; it must be a number"),
         ("Hi", {"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+        ("Hi", {"temperature": pd.DataFrame({"a": [1]})}, "temperature is a 0 1; it must be"),
+        ("Hi", {"seed": np.zeros((30, 30))}, "…; it must be a whole number"),
         ("Hi", {"top_p": 1.1}, "top_p is 1.1; it must be 0 to 1"),
         ("Hi", {"top_p": False}, "top_p is False"),
         ("Hi", {"seed": 1.5}, "seed is 1.5; it must be a whole number"),

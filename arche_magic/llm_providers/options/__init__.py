@@ -21,7 +21,7 @@ from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .values import READERS, check_fields, json_number, python_number, read_flag, read_text
+from .values import READERS, check_fields, json_number, python_number, read_flag, read_text, shown
 
 if TYPE_CHECKING:
     from ..events import OnWait
@@ -35,6 +35,7 @@ __all__ = [
     "keys_to_check",
     "python_number",
     "read_flag",
+    "shown",
     "with_prompt",
 ]
 
@@ -114,15 +115,16 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
             a text contains one of the keys.
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
-    problem = ""
+    texts: list[str] = []
     try:
         request = _built(prompt, configuration, options)
     except InvalidRequest as error:
-        problem = str(error)
-        if not key_in(problem, configuration.keys):
+        # It may quote a key that was typed in place of a value, perhaps shortened.
+        texts = [str(error), *(value for value in options.values() if isinstance(value, str))]
+        if not key_in(texts, configuration.keys):
             raise
-    # Outside the handler, so that a problem that quotes a key is not the context of this error.
-    check_keys(problem or request, configuration.keys)
+    # Outside the handler, so that an error that quotes a key is not the context of this one.
+    check_keys(texts or request, configuration.keys)
     return request
 
 

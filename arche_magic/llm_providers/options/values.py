@@ -67,15 +67,15 @@ def check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> N
 
 
 def shown(value: object) -> str:
-    """Return the repr of a value for a message, shortened."""
-    return shortened(repr(value), 60)
+    """Return the repr of a value for a message: one line, shortened."""
+    return shortened(" ".join(repr(value).split()), 60)
 
 
 def _number(name: str, value: object, rule: str = "", high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
     number = python_number(value)
     if number is None:
-        raise InvalidRequest(f"{name} is {value!r}; it must be {rule or f'a number, {span}'}")
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be {rule or f'a number, {span}'}")
     if abs(number) > sys.float_info.max:
         # Python cannot convert larger integers to floats, nor the largest ones to text.
         number = math.inf if number > 0 else -math.inf
@@ -98,7 +98,7 @@ def read_flag(name: str, value: object) -> bool:
         return value
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
         return bool(value)
-    raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
+    raise InvalidRequest(f"{name} is {shown(value)}; it must be True or False")
 
 
 def _model(name: str, value: object) -> str | None:
@@ -120,7 +120,7 @@ def _tag(name: str, value: object) -> str:
 def _integer(name: str, value: object, low: int | None = None) -> int:
     number = python_number(value)
     if not isinstance(number, int):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be a whole number")
     if abs(number) >= _TOO_LARGE:
         raise InvalidRequest(f"{name} must be less than 2**63")
     if low is not None and number < low:
