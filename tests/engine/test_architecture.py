@@ -28,10 +28,9 @@ ALLOWED = {
         "types",
     },
     "tools": set(),
-    "functions": {"bounded", "errors", "schemas", "text", "tools"},
-    "tool_rounds": {
-        "errors", "events", "functions", "options", "redaction", "reply", "request", "stopping",
-        "text", "tools", "types",
+    "functions": {
+        "bounded", "errors", "events", "options", "redaction", "reply", "request", "schemas",
+        "stopping", "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
