@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 KEY_PREFIX = r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)"
 """How keys of known providers begin, as a regular expression."""
-_KEY_LIKE = re.compile(KEY_PREFIX + r"[\w.*…-]{12,}")
+# Real keys are longer; file names and words such as `sk-learn-tests` are shorter.
+_KEY_LIKE = re.compile(KEY_PREFIX + r"[\w.*…-]{16,}")
 
 
 class Hidden(str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from typing import Any
 
 import numpy as np
@@ -90,10 +89,18 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"system": 5}, "system is of type int; it must be text"),
         ("Hi", {"tag": "a\nb"}, "it must be one line"),
         ("Hi", {"tag": "x" * 101}, "100 characters or less"),
-        ("Hi", {"temperature": "gsk_hunter2hunter2"}, "temperature is '[key]'; it must be a"),
-        ("Hi", {"max_tokens": "sk-proj-hunter2hunter2"}, "max_tokens is '[key]'; it must be a"),
-        ("Hi", {"gsk_hunter2hunter2": 1}, "unknown option '[key]'"),
-        ([{"role": "AIzahunter2hunter2", "content": "Hi"}], {}, "role is '[key]'"),
+        (
+            "Hi",
+            {"temperature": "gsk_hunter2hunter2hunter2"},
+            "temperature is '[key]'; it must",
+        ),
+        (
+            "Hi",
+            {"max_tokens": "sk-proj-hunter2hunter2hunter2"},
+            "max_tokens is '[key]'; it must",
+        ),
+        ("Hi", {"gsk_hunter2hunter2hunter2": 1}, "unknown option '[key]'"),
+        ([{"role": "AIzahunter2hunter2hunter2", "content": "Hi"}], {}, "role is '[key]'"),
         ("Hi", {"temperature": KEY}, "contains the key mistral_key_1"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
         ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
@@ -112,8 +119,7 @@ def test_an_invalid_argument_is_refused_in_one_line(
         request(prompt, **options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value, chain=True)[-1:])
-    assert caught.value.__context__ is None or "hunter2" not in str(caught.value.__context__)
+    assert "hunter2" not in f"{caught.value} {caught.value.__context__}"
     assert isinstance(caught.value, LLMProviderError)
     assert isinstance(caught.value, ValueError)
 
