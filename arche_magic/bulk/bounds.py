@@ -43,10 +43,10 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     """
     if value is None:
         return math.inf
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+    number = python_number(value)
+    if number is None or not number >= least:
         raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
-    return math.inf if value > sys.float_info.max else float(value)
+    return math.inf if number > sys.float_info.max else float(number)
 
 
 def is_set(name: str, value: Any) -> bool:

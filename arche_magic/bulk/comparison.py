@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.text.wording import did_you_mean, percent, plural
+from arche_magic.llm_providers.text.wording import did_you_mean, percent, plural, suggestion
 from arche_magic.prompts import as_pandas
 
 from .columns import PROVIDER, REPLY, SECOND, SECOND_MODEL, plain
@@ -159,7 +159,7 @@ class Quality:
             raise InvalidRequest(f"name one of the fields: {', '.join(names)}")
         name = names[0] if name is None else name
         if name not in self.gold:
-            hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+            hint = suggestion(name, names)
             raise InvalidRequest(f"there are no known labels for {name!r}{hint}")
         pairs = self.gold[name].pairs
         labels = sorted({label for pair in pairs for label in pair})
@@ -272,10 +272,10 @@ def gold_columns(
         raise InvalidRequest(f"gold is {gold!r}; it must be the name of a column")
     for name, column in gold.items():
         if name not in fields:
-            hint = did_you_mean(name, fields) or f"; there are {', '.join(fields)}"
+            hint = suggestion(name, fields)
             raise InvalidRequest(f"gold: there is no field {name!r}{hint}")
         if column not in data:
-            hint = did_you_mean(str(column), data) or f"; there are {', '.join(data[:20])}"
+            hint = suggestion(str(column), data)
             raise InvalidRequest(f"gold: there is no column {column!r}{hint}")
         if data.count(column) > 1:
             raise InvalidRequest(f"gold: two columns have the name {column!r}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.json_values import in_whole_characters
-from arche_magic.llm_providers.text.wording import did_you_mean
+from arche_magic.llm_providers.text.wording import suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -302,7 +302,7 @@ def _sheet_rows(path: Path, sheet: str | None, first: int) -> Iterator[tuple[Any
         sheets = [sheet.title for sheet in book.worksheets]
         name = sheets[0] if sheet is None else sheet
         if name not in sheets:
-            hint = did_you_mean(str(name), sheets) or f"; there are {', '.join(sheets)}"
+            hint = suggestion(str(name), sheets)
             raise InvalidRequest(f"{path.name} has no sheet {name!r}{hint}")
         yield from book[name].iter_rows(min_row=first, values_only=True)
     finally:

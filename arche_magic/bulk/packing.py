@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import python_number
@@ -57,12 +57,12 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
     if isinstance(pack, str) and pack == "auto":
         # A stop text would cut the list, and further fields may be about one reply.
         return 1 if sample.stop or sample.extra else None
-    pack = cast("int | str", python_number(pack))
-    if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
+    most = python_number(pack)
+    if not isinstance(most, int) or most < 1:
         raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a number of rows from 1 on")
-    if pack > 1 and sample.stop:
+    if most > 1 and sample.stop:
         raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
-    return min(pack, MOST_PACKED)
+    return min(most, MOST_PACKED)
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
@@ -198,8 +198,9 @@ def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
     for (number, (text, parsed)), *tokens in zip(good.items(), inputs, outputs, strict=True):
         usage = Usage(*tokens)
         cost = reply.cost * usage.total_tokens / total if reply.cost and total else reply.cost
-        single = Reply(text, **{**reply.__dict__, "usage": usage, "cost": cost})
-        replies[number] = single.changed(parsed=parsed, finish_reason="stop")
+        replies[number] = reply.changed(
+            text, usage=usage, cost=cost, parsed=parsed, finish_reason="stop"
+        )
     return replies
 
 

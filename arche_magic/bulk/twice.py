@@ -144,10 +144,10 @@ def share_of(twice: Any) -> float:
     """
     if twice is None:
         return 0.0
-    twice = python_number(twice)
-    if isinstance(twice, bool) or not isinstance(twice, int | float) or not 0 <= twice <= 1:
+    share = python_number(twice)
+    if share is None or not 0 <= share <= 1:
         raise InvalidRequest(f"twice is {twice!r}; it must be a share of the rows, such as 0.05")
-    return float(twice)
+    return float(share)
 
 
 OtherModel = Callable[[str], str | None]

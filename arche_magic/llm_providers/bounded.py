@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +28,8 @@ T = TypeVar("T")
 _MOST_IDLE = 32
 # How often a waiting caller checks whether another thread has stopped it.
 _WATCH_SECONDS = 0.1
-_idle: list[_Helper] = []
+# The queues of helpers that wait for work.
+_idle: list[SimpleQueue[_Job]] = []
 
 
 class TookTooLong(Exception):
@@ -48,17 +50,21 @@ def within(
     Raises:
         TookTooLong: the work did not end in time, or the caller was stopped.
     """
+    if sys.is_finalizing():
+        # Other threads run no more; Python 3.11 would wait for a new one without end.
+        return work()
     job = _Job(work, unclaimed)
     try:
-        helper = _idle.pop()
+        jobs = _idle.pop()
     except IndexError:
-        helper = _Helper()
+        jobs = SimpleQueue()
+        helper = threading.Thread(target=_help, args=(jobs,), name="arche-helper", daemon=True)
         try:
             helper.start()
         except RuntimeError:
             # The process has reached its limit of threads, or is about to end.
             return work()
-    helper.jobs.put(job)
+    jobs.put(job)
     result: T = job.wait(seconds, stopped)
     return result
 
@@ -66,10 +72,9 @@ def within(
 def uninterrupted(work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
-    Ctrl-C and Kernel -> Interrupt reach only the main thread. In the middle of an import they leave
-    half a package behind, which fails from then on (seen: `module 'openai' has no attribute
-    'lib'`), or a bare `except` swallows them. Here an interrupt ends the waiting at once, and the
-    work continues to its end, so that the next call can use it.
+    It ends the waiting at once, and the work continues to its end. In the middle of an import, it
+    would leave half a package behind, which fails from then on (seen: `module 'openai' has no
+    attribute 'lib'`), or a bare `except` would swallow it.
     """
     return within(math.inf, work)
 
@@ -162,19 +167,13 @@ class _Job:
             self._unclaimed(self._result)
 
 
-class _Helper(threading.Thread):
-    """Does one piece of work after another; ends with its process, even in the middle of work."""
-
-    def __init__(self) -> None:
-        super().__init__(name="arche-helper", daemon=True)
-        self.jobs: SimpleQueue[_Job] = SimpleQueue()
-
-    def run(self) -> None:
-        while True:
-            self.jobs.get().run()
-            if len(_idle) >= _MOST_IDLE:
-                return
-            _idle.append(self)
+def _help(jobs: SimpleQueue[_Job]) -> None:
+    """Do one job after another, in a thread that ends with its process."""
+    while True:
+        jobs.get().run()
+        if len(_idle) >= _MOST_IDLE:
+            return
+        _idle.append(jobs)
 
 
 if hasattr(os, "register_at_fork"):

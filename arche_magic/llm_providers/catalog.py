@@ -19,6 +19,11 @@ from .network import is_loopback, origin
 from .types import METRICS, MOST_UNITS, PERIOD_SECONDS, Evidence, Limit, Metric, Period, WindowRule
 
 _RULES = ("window", "time_zone", "source")
+# Fields of a provider that the catalog has in the same form.
+_SAME = (
+    "title", "wire", "base_url_variable", "key_page", "paid", "free_tier", "retired",
+    "context_windows", "source",
+)  # fmt: skip
 # The window of a custom limit if neither the user nor the catalog names one. It never opens too
 # early.
 _DEFAULT_WINDOW: WindowRule = "rolling"
@@ -286,29 +291,21 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
     named = (model for model in limits if "*" not in model)
     return Provider(
         name=name,
-        title=entry["title"],
-        wire=entry["wire"],
         models=models,
         known_models=frozenset({*models, *named, *entry.get("other_models", ())}),
         limits=limits,
         key_variables=tuple(entry["key_variables"]),
-        base_url_variable=entry.get("base_url_variable"),
         services=tuple(entry["services"]),
-        key_page=entry.get("key_page", ""),
-        paid=entry["paid"],
         free_models=tuple(entry.get("free_models", ())),
-        free_tier=entry.get("free_tier", ""),
-        retired=entry.get("retired", ""),
         training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
-        context_windows=entry.get("context_windows", {}),
         embedding_models={
             model: _embedding_model(table, window, time_zone)
             for model, table in entry.get("embedding_models", {}).items()
         },
         window=window,
         time_zone=time_zone,
-        source=entry["source"],
+        **{field: entry[field] for field in _SAME if field in entry},
     )
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .options import build_request, python_number
-from .redaction import key_in, without_key_like
+from .options import build_request, check_keys, python_number, shown
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -56,33 +55,45 @@ def choose_model(
         NoKeys: no provider with an embedding model has a key.
     """
     if model is not None and not isinstance(model, str):
-        raise InvalidRequest(f"model is {model!r}; it must be the name of a model")
+        raise InvalidRequest(f"model is {shown(model)}; it must be the name of a model")
     known, model = configuration.providers, configuration.without_alias(model)
     among = tuple(known) if among is None else tuple(among)
     if model in known and not provider:
         model, provider = None, model
+    if model and not provider:
+        prefix, _, rest = model.partition("/")
+        if prefix in known and rest:
+            provider, model = prefix, rest
     if provider:
         entry = configuration.provider(provider)
-        name = (model or next(iter(entry.embedding_models), "")).removeprefix(f"{provider}/")
-        if not name:
+        model = (model or next(iter(entry.embedding_models), "")).removeprefix(f"{provider}/")
+        if not model:
             raise ConfigurationError(
                 f"{provider} has no embedding model; {_known(configuration)}, or name its own as "
                 f"{provider}/model"
             )
-        return _checked(provider, name, among)
-    if model:
-        prefix, _, rest = model.partition("/")
-        if prefix in known and rest:
-            return _checked(prefix, rest, among)
+    elif model:
         owners = [name for name, entry in known.items() if model in entry.embedding_models]
         if not owners:
             names = [name for entry in known.values() for name in entry.embedding_models]
-            problem = f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
-            problem += f"{_known(configuration)}; write provider/model for another one"
-            raise ConfigurationError(without_key_like(problem))
+            raise ConfigurationError(
+                f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
+                f"{_known(configuration)}; write provider/model for another one"
+            )
         owners = [name for name in among if name in owners] or owners
         with_key = (name for name in owners if _has_key(configuration, name, model))
-        return _checked(next(with_key, owners[0]), model, among)
+        provider = next(with_key, owners[0])
+    else:
+        return _first_with_key(configuration, among)
+    if provider not in among:
+        raise ConfigurationError(
+            f"{provider} is not among the providers of this object ({', '.join(among)})"
+        )
+    return provider, model
+
+
+def _first_with_key(configuration: Configuration, among: Sequence[str]) -> tuple[str, str]:
+    known = configuration.providers
     preferred = configuration.preferred_provider
     named = [(name, own) for name in among for own in known[name].embedding_models]
     named.sort(key=lambda pair: (pair[0] != preferred, known[pair[0]].costs_money(pair[1])))
@@ -130,11 +141,7 @@ def embedding_request(
         raise InvalidRequest("the list of texts is empty; give at least one text to embed")
     for number, text in enumerate(texts):
         check_text(text, number, model, about)
-    if key := key_in(texts, configuration.keys):
-        raise InvalidRequest(
-            f"a text contains the key {key.label}; nothing was sent or kept. Remove the key, and "
-            "replace it if others have seen it"
-        )
+    check_keys(texts, configuration.keys)
     # With any prompt, to check the options.
     plain = build_request("…", configuration, provider=provider, keep=False, **options)
     return replace(
@@ -195,19 +202,19 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> i
     """
     if dimensions is None:
         return None
-    dimensions = python_number(dimensions)
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+    length = python_number(dimensions)
+    if not isinstance(length, int) or length < 1:
         raise InvalidRequest(
-            f"dimensions is {dimensions!r}; it must be a whole number, 1 or more",
+            f"dimensions is {shown(dimensions)}; it must be a whole number, 1 or more",
             option="dimensions",
         )
     most = about.dimensions
-    if most and (dimensions > most or (dimensions < most and not about.takes_dimensions)):
+    if most and (length > most or (length < most and not about.takes_dimensions)):
         fewer = " or fewer" if about.takes_dimensions else ""
         raise InvalidRequest(
-            f"dimensions is {dimensions}; {model} has {most:,}{fewer}", option="dimensions"
+            f"dimensions is {length}; {model} has {most:,}{fewer}", option="dimensions"
         )
-    return dimensions
+    return length
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:
@@ -230,14 +237,6 @@ def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> 
             f"text {number} is too long: {len(text):,} characters, about {len(text) // 4:,} "
             f"tokens; {model} takes {most:,} tokens. Nothing was sent"
         )
-
-
-def _checked(provider: str, model: str, among: Sequence[str]) -> tuple[str, str]:
-    if provider not in among:
-        raise ConfigurationError(
-            f"{provider} is not among the providers of this object ({', '.join(among)})"
-        )
-    return provider, model
 
 
 def _has_key(configuration: Configuration, provider: str, model: str) -> bool:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from .secrets import without_key_like
 
 if TYPE_CHECKING:
     from .reply import Attempt
 
 
+class Details(TypedDict, total=False):
+    """What every error takes; see `LLMProviderError`."""
+
+    attempts: Sequence[Attempt]
+    next_available_at: datetime | None
+
+
 class LLMProviderError(Exception):
     """The root of all errors: a request that ended without a reply.
+
+    A key in the message, such as one in place of an option's value, is replaced.
 
     Attributes:
         attempts: every route that was considered, in order, with its outcome.
@@ -25,7 +36,7 @@ class LLMProviderError(Exception):
         attempts: Sequence[Attempt] = (),
         next_available_at: datetime | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(without_key_like(message))
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.next_available_at = next_available_at
 
@@ -62,15 +73,8 @@ class InvalidRequest(LLMProviderError, ValueError):
     `option` is the option or field that is wrong, such as `temperature`; "" if it is not known.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        option: str = "",
-        attempts: Sequence[Attempt] = (),
-        next_available_at: datetime | None = None,
-    ) -> None:
-        super().__init__(message, attempts=attempts, next_available_at=next_available_at)
+    def __init__(self, message: str, *, option: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
         self.option = option
 
 
@@ -82,8 +86,16 @@ class NoRouteAvailable(LLMProviderError):
         timed_out: the timeout of the request has passed.
     """
 
-    too_large: bool = False
-    timed_out: bool = False
+    def __init__(
+        self,
+        message: str,
+        *,
+        too_large: bool = False,
+        timed_out: bool = False,
+        **details: Unpack[Details],
+    ) -> None:
+        super().__init__(message, **details)
+        self.too_large, self.timed_out = too_large, timed_out
 
 
 class NotKept(LLMProviderError):
@@ -93,25 +105,22 @@ class NotKept(LLMProviderError):
 class ContentFiltered(LLMProviderError):
     """The provider filtered the prompt or the reply; `partial` is the text that arrived."""
 
-    partial: str = ""
+    def __init__(self, message: str, *, partial: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.partial = partial
 
 
 class SchemaMismatch(LLMProviderError):
     """Two replies did not fit the schema; `text` is the last one as it arrived."""
 
-    text: str = ""
+    def __init__(self, message: str, *, text: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.text = text
 
-    def ended(
-        self, why: str, attempts: Sequence[Attempt], next_available_at: datetime | None = None
-    ) -> SchemaMismatch:
-        """This error with the reason why the request ends with it."""
-        error = SchemaMismatch(
-            f"{self} ({why}; the text is in the error's .text)",
-            attempts=attempts,
-            next_available_at=next_available_at,
-        )
-        error.text = self.text
-        return error
+    def ended(self, why: str, **details: Unpack[Details]) -> SchemaMismatch:
+        """Return this error with the reason why the request ends with it."""
+        message = f"{self} ({why}; the text is in the error's .text)"
+        return SchemaMismatch(message, text=self.text, **details)
 
 
 class IncompleteReply(LLMProviderError):
@@ -120,4 +129,6 @@ class IncompleteReply(LLMProviderError):
     The stream broke off, or the model used all its tokens for reasoning.
     """
 
-    partial: str = ""
+    def __init__(self, message: str, *, partial: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.partial = partial

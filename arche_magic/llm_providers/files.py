@@ -2,7 +2,8 @@
 
 A notebook's folder is often somebody else's work. A symbolic link there with the name of one of our
 files would make us overwrite a file of the user, and a named pipe would make us wait. So our files
-are opened only if they are regular files under their own name.
+are opened only if they are regular files under their own name. The functions that open, read or
+write one of ours raise NotOurs if it is not, or another OSError.
 """
 
 from __future__ import annotations
@@ -124,21 +125,13 @@ def open_ours(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def read_ours(path: Path) -> bytes:
-    """Return the bytes of a file of ours.
-
-    Raises:
-        OSError: as `open_ours`.
-    """
+    """Return the bytes of a file of ours."""
     with os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
         return file.read()
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-    """Append lines to a file of ours, which is created if it does not exist.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Append lines to a file of ours, which is created if it does not exist."""
     # A single write in append mode does not mix with lines of other kernels.
     how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
@@ -155,11 +148,7 @@ def append_lines(path: Path, lines: bytes) -> None:
 
 
 def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
-    """Write a file of ours in place, so that it is never empty in between; returns its status.
-
-    Raises:
-        OSError: as `open_ours`, or it cannot be written.
-    """
+    """Write a file of ours in place, so that it is never empty in between; returns its status."""
     descriptor = open_ours(path, os.O_RDWR | os.O_CREAT)
     try:
         written = 0
@@ -179,9 +168,6 @@ def patch_ours(
 
     Returns the file's status, or None if nothing was written, because the size, the beginning or
     the end of the file are not as `before`.
-
-    Raises:
-        OSError: as `open_ours`, or it cannot be written.
     """
     if not _READS_ANYWHERE:
         return None
@@ -204,11 +190,7 @@ def patch_ours(
 
 
 def read_unchanging(path: Path) -> bytes | None:
-    """The bytes of a file of ours, None if its beginning or end changed while it was read.
-
-    Raises:
-        OSError: as `open_ours`.
-    """
+    """The bytes of a file of ours, None if its beginning or end changed while it was read."""
     if not _READS_ANYWHERE:
         return read_ours(path)
     with os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
@@ -226,11 +208,7 @@ def read_unchanging(path: Path) -> bytes | None:
 
 
 def check_ours(path: str | os.PathLike[str]) -> None:
-    """Check a file that a library will open by its path; a missing file is fine.
-
-    Raises:
-        NotOurs: as `open_ours` would.
-    """
+    """Check a file that a library will open by its path; a missing file is fine."""
     _check_folder(path)
     try:
         status = os.lstat(path)
@@ -243,8 +221,8 @@ def check_sqlite(path: Path) -> None:
     """Check an SQLite file, and the files that SQLite opens beside it.
 
     Raises:
-        NotOurs: as `open_ours`, or the journal names a further file, which SQLite would delete.
-            Only transactions over several databases leave such a journal; we have none.
+        NotOurs: also if the journal names a further file, which SQLite would delete. Only
+            transactions over several databases leave such a journal; we have none.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
         check_ours(f"{path}{suffix}")

@@ -13,6 +13,7 @@ from .config import Configuration, get_configuration
 from .config.keys import with_keys
 from .errors import ConfigurationError, NoKeys
 from .events import Event, OnWait, Piece, ReplyStream, Waiting, reply_of
+from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request
@@ -25,7 +26,6 @@ from .request import Request
 from .secrets import without_locals
 from .stopping import in_a_thread
 from .timed_ledger import TimedLedger
-from .tool_rounds import in_rounds, read_functions
 from .types import Route
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 # Windows delivers an interrupt only between two waits.
 _WATCH_SECONDS = 0.2
-_OF_A_REPLY = frozenset({*dir(Reply), *Reply.__annotations__})
+_OF_A_REPLY = frozenset(dir(Reply("")))
 
 
 class Pending(Generic[Value]):

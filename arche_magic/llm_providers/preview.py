@@ -42,13 +42,8 @@ def preview(
 ) -> Preview:
     """Preview a request that may take these routes; no routes if only kept replies may answer."""
     now = tracker.configuration.clock.time()
-    choice = choose(
-        routes,
-        tracker.states_for(request, now),
-        now,
-        request.patience,
-        preferred,
-    )
+    states = tracker.states_for(request, now)
+    choice = choose(routes, states, now, request.patience, preferred)
     likely = choice.route or next(iter(routes), None)
     usage = tracker.estimate(likely, request) if likely else Usage()
     return Preview(

@@ -14,19 +14,12 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
-
-class _Part(Protocol):
-    """What another thread may be changing when the process is forked."""
-
-    def begin_child(self) -> None: ...
-
-
 _locks: WeakSet[Any] = WeakSet()
-_parts: WeakSet[_Part] = WeakSet()
-
+# Objects with a method `begin_child`.
+_parts: WeakSet[Any] = WeakSet()
 # How long an answer about another process is reused.
 _SECONDS = 0.5
 _looked_at: dict[str, tuple[float, bool]] = {}
@@ -115,7 +108,7 @@ def new_rlock() -> threading.RLock:
     return lock
 
 
-def reset_in_children(part: _Part) -> None:
+def reset_in_children(part: Any) -> None:
     """Call `begin_child` of an object in every forked child, before anything else runs there."""
     _parts.add(part)
 

@@ -6,6 +6,7 @@ that use the same storage see one ledger.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from .catalog import parse_limits
 from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
+from .options import json_number
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, codec, ledger, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
@@ -30,7 +32,6 @@ from .quota.route_records import Settlement as Settlement
 from .quota.spending import Shares, Spending, later_of
 from .quota.state import AccountState, Amounts, ProviderState
 from .quota.state import Closure as Closure
-from .redaction import without_key_like
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
 from .types import Key, Observation, Route, Standing, Usage
@@ -325,10 +326,12 @@ class QuotaTracker:
             StorageTimeout: the ledger was locked for ten seconds.
         """
         try:
+            # As the ledger stores them.
+            limits = json.loads(json.dumps(limits, default=json_number))
             owner = self.configuration.scope_owner(scope)
             parse_limits({name: given for name, given in limits.items() if given is not None})
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(without_key_like(f"set_limits({scope!r}): {error}")) from None
+            raise ConfigurationError(f"set_limits({scope!r}): {error}") from None
         if scope.startswith(f"{owner}_key_"):
             find_key(self.configuration, scope.partition("/")[0])
 

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .secrets import without_locals
+from .secrets import KEY_PREFIX, without_locals
 from .text.characters import without_controls
 from .text.wording import shortened
 
@@ -27,9 +27,7 @@ _READ = 2000
 _REDACTED = "[key]"
 _LEFT_OUT = "[removed, because it contained the key]"
 # The beginnings of keys, and OpenAI's shortened form of a refused key ("sk-abcd***wxyz").
-_KEY_LIKE = re.compile(
-    r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}"
-)
+_KEY_LIKE = re.compile(KEY_PREFIX + r"[\w.*…-]{4,}|\S{0,40}\*{3}\S{0,40}")
 _WORD = re.compile(r"[^\s\"'`<>(){}\[\],;]+")
 _SHORTENED = re.compile(r"([\w-]*)(?:\.{2,}|…|[*•]+|[xX]{4,})([\w-]*)")
 _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|)")
@@ -46,7 +44,7 @@ def redacted(text: str, secret: str) -> str:
     (escaped, encoded, spread over several words) is left out up to its next colon.
     """
     text = _WORD.sub(lambda word: _without(word[0], secret), text[:_READ])
-    text = without_key_like(text)
+    text = _KEY_LIKE.sub(_REDACTED, text)
     if quotes(text, secret):
         pieces = [_LEFT_OUT if quotes(p, secret) else p for p in text.split(": ")]
         text = ": ".join(pieces)
@@ -55,11 +53,6 @@ def redacted(text: str, secret: str) -> str:
     text = without_controls(" ".join(text.split()))
     text = "".join(character for character in text if character.isprintable())
     return shortened(text, LONGEST_MESSAGE)
-
-
-def without_key_like(text: str) -> str:
-    """Return the text without words that begin like keys of known providers."""
-    return _KEY_LIKE.sub(_REDACTED, text)
 
 
 def quotes(text: str, secret: str) -> bool:

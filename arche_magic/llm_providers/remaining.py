@@ -1,26 +1,42 @@
-"""The routes that a request can still try, and its error if none answers."""
+"""The routes that a request can still try, and its error if none answers.
+
+The error is one line that names the routes and when they open.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .errors import ContentFiltered, IncompleteReply, LLMProviderError, SchemaMismatch
-from .provider_failure import ProviderFailure, Remedy
-from .quota.opening import RouteState
+from .config.keys import is_stand_in
+from .errors import (
+    ConfigurationError,
+    ContentFiltered,
+    IncompleteReply,
+    InvalidRequest,
+    LLMProviderError,
+    NoRouteAvailable,
+    SchemaMismatch,
+)
+from .provider_failure import NO_CONNECTION, ProviderFailure, Remedy
+from .quota.opening import LIMIT, RouteState
 from .reply import Attempt
-from .request_errors import also_tried, no_route, out_of_tokens, refused_by_all, wrong_setup
 from .schemas import with_correction
-from .types import Route
+from .text.wording import did_you_mean, joined
+from .types import Route, RouteId, in_seconds, utc
 
 if TYPE_CHECKING:
     from .attempt import Result
+    from .config import Configuration
     from .request import Request
     from .request_progress import RequestProgress
 
 _CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
 """Maximum number of calls that one request sends, to one route and in all."""
+# Routes that were not asked are named only while a message has fewer routes than this.
+_ROUTES_IN_A_MESSAGE = 4
 
 
 class Remaining:
@@ -105,12 +121,20 @@ class Remaining:
         attempts = self._progress.attempts
         error = self._last_error(states, now, cause)
         if self._mismatch:
-            why = f"not asked again: {error}"
-            return self._mismatch.ended(why, attempts, error.next_available_at)
+            return self._mismatch.ended(
+                f"not asked again: {error}",
+                attempts=attempts,
+                next_available_at=error.next_available_at,
+            )
         if self._filtered:
-            return also_tried(self._filtered, error)
+            return ContentFiltered(
+                f"{str(self._filtered).rstrip(' .')}. {error}",
+                partial=self._filtered.partial,
+                attempts=attempts,
+                next_available_at=error.next_available_at,
+            )
         if self._all_reasoning:
-            return out_of_tokens(self._all_reasoning, error, self._routes)
+            return _out_of_tokens(self._all_reasoning, error, self._routes)
         return error
 
     def _last_error(
@@ -120,9 +144,19 @@ class Remaining:
         unfit = self._unfit | {r for r, state in states.items() if state.is_unsuitable}
         if unfit.issuperset(self._routes):
             option = self._option if self._unfit else _demanding_option(progress.request)
-            return refused_by_all(attempts, option)
+            # Only the last error of each model: earlier ones refused another form of the request.
+            reasons = {
+                (a.provider, a.model): f"{a.provider} ({a.model}) does not take the request: "
+                f"{a.error}"
+                for a in attempts
+                if a.error and a.outcome in ("failed", "skipped")
+            }
+            return InvalidRequest(joined(reasons.values()), option=option, attempts=attempts)
         if self._unreachable and self._left.issuperset(self._routes):
-            return wrong_setup(self._setup, attempts)
+            # It names no provider, because no provider caused it.
+            return ConfigurationError(
+                f"No request can leave this machine: {'; '.join(self._setup)}", attempts=attempts
+            )
         is_late = bool(cause) or progress.time_left() <= 0
         causes = [cause] if cause else []
         if self._calls.total() >= _CALLS_PER_REQUEST:
@@ -130,11 +164,56 @@ class Remaining:
         # A problem of this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
-        error = no_route(progress, others, self._left, now, "; ".join(causes), is_late=is_late)
         too_large = Remedy.SHORTEN_PROMPT.name
         too_small = self._too_small | {r for r, s in states.items() if s.remedy == too_large}
-        error.too_large = too_small.issuperset(self._routes)
-        return error
+        fits_nowhere = too_small.issuperset(self._routes)
+        return self._no_route(others, now, causes, is_late=is_late, too_large=fits_nowhere)
+
+    def _no_route(
+        self,
+        states: Mapping[Route, RouteState],
+        now: float,
+        causes: Sequence[str],
+        *,
+        is_late: bool,
+        too_large: bool,
+    ) -> NoRouteAvailable:
+        progress, request = self._progress, self._progress.request
+        openings = {
+            route: state.opens_at
+            for route, state in states.items()
+            if route not in self._left and now < state.opens_at < math.inf
+        }
+        shown = _shown(states, progress.attempts)
+        lines = [*causes]
+        for route, why in shown.items():
+            if route in openings:
+                lines.append(f"{route} opens {in_seconds(openings[route] - now)} ({why})")
+            else:
+                lines.append(f"{route}: {why}")
+        limited = all(state.remedy == LIMIT for state in states.values())
+        if is_late:
+            head = f"No reply within {request.timeout:g} s"
+        elif limited and len(openings) == len(states) and {r.provider for r in states} == {"groq"}:
+            head = "All Groq API keys have hit rate limits"
+        else:
+            head = "No available LLM providers"
+        if omitted := len(states) - len(shown):
+            lines.append(f"and {omitted} more")
+        if request.private:
+            lines.append("routes that are not marked private were not asked")
+        if request.same_model:
+            lines.append("other models were not asked")
+        lines += _next_steps({route: states[route] for route in shown}, progress.configuration)
+        if shown and all(why.startswith(NO_CONNECTION) for why in shown.values()):
+            lines.append("is this machine offline? %llm_doctor checks every address")
+        return NoRouteAvailable(
+            f"{head}: {joined(lines)}",
+            too_large=too_large,
+            timed_out=is_late,
+            attempts=progress.attempts,
+            next_available_at=utc(min(openings.values())) if openings else None,
+        )
 
     def _leave_model(self, attempt: Attempt) -> set[Route]:
         """Leave the model of an attempt with all its keys, which would answer in the same way."""
@@ -147,21 +226,24 @@ class Remaining:
         attempts, attempt, text = self._progress.attempts, result.attempt, result.answer.text
         where = f"{attempt.provider} ({attempt.model})"
         if failure.remedy is Remedy.CHANGE_PROMPT:
-            filtered = ContentFiltered(f"{where} refused to answer: {failure}", attempts=attempts)
-            filtered.partial = text or failure.text
+            filtered = ContentFiltered(
+                f"{where} refused to answer: {failure}",
+                partial=text or failure.text,
+                attempts=attempts,
+            )
             if not self._progress.request.fallback_on_filter:
                 raise filtered
             self._filtered = filtered
             self._leave_model(attempt)
             return filtered
         if failure.remedy is Remedy.RAISE_MAX_TOKENS:
-            error = IncompleteReply(f"{where} gave no answer: {failure}", attempts=attempts)
+            error = IncompleteReply(
+                f"{where} gave no answer: {failure}", partial=text, attempts=attempts
+            )
             self._all_reasoning = error
             self._leave_model(attempt)
-        else:
-            error = IncompleteReply(f"the reply broke off: {attempt}", attempts=attempts)
-        error.partial = text
-        return error
+            return error
+        return IncompleteReply(f"the reply broke off: {attempt}", partial=text, attempts=attempts)
 
     def _misfit(self, result: Result) -> SchemaMismatch:
         progress, attempt, answer = self._progress, result.attempt, result.answer
@@ -169,14 +251,14 @@ class Remaining:
         mismatch = SchemaMismatch(
             f"the reply of {attempt.provider} ({attempt.model}) does not fit {name}: "
             f"{result.misfit}",
+            text=answer.text,
             attempts=progress.attempts,
         )
-        mismatch.text = answer.text
         if answer.finish_reason == "length":
             # It would be cut again.
-            raise mismatch.ended("it was cut at max_tokens", progress.attempts)
+            raise mismatch.ended("it was cut at max_tokens", attempts=progress.attempts)
         if self._mismatch:
-            raise mismatch.ended("asked twice", progress.attempts)
+            raise mismatch.ended("asked twice", attempts=progress.attempts)
         self._mismatch = mismatch
         progress.request = with_correction(progress.request, answer.text, result.misfit)
         return mismatch
@@ -187,3 +269,61 @@ def _demanding_option(request: Request) -> str:
     if request.inputs:
         return "model"
     return "tools" if request.uses_tools else "messages"
+
+
+def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
+    """Why each route that a message names did not answer: all that were asked, and a few others."""
+    shown: dict[Route, str] = {}
+    by_route: dict[RouteId, list[Attempt]] = {}
+    for attempt in attempts:
+        by_route.setdefault(attempt.route, []).append(attempt)
+    for route, state in states.items():
+        own = by_route.get(route.id, [])
+        asked = any(attempt.outcome != "skipped" for attempt in own)
+        if asked or len(shown) < _ROUTES_IN_A_MESSAGE:
+            # The latest error includes the server's own words, which the ledger does not store.
+            errors = [attempt.error for attempt in own if attempt.error]
+            shown[route] = (errors[-1] if errors and asked else state.reason) or "not asked"
+    return shown
+
+
+def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration) -> list[str]:
+    """Return what the user can do about routes that do not open by themselves."""
+    keys: dict[str, None] = {}
+    steps: dict[str, None] = {}
+    for route, state in states.items():
+        if state.remedy == Remedy.REPLACE_KEY.name and is_stand_in(route.key):
+            steps[f"{route.provider} asks for a key: %llm_doctor names its variable"] = None
+        elif state.remedy == Remedy.REPLACE_KEY.name:
+            source = f" ({route.key.source})" if route.key.source else ""
+            keys[f"{route.key.label}{source}"] = None
+        elif state.remedy == Remedy.CHANGE_MODEL.name:
+            known = configuration.providers[route.provider].known_models
+            near = "" if route.model in known else did_you_mean(route.model, sorted(known))
+            hint = near.removeprefix("; ")
+            step = f"choose a model other than {route.model}, or see %llm_doctor"
+            steps[f"{hint} If not, {step}" if hint else step] = None
+        elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
+            steps[f"{route.provider}'s base URL is {route.address}"] = None
+    if keys:
+        steps[f"replace {', '.join(keys)}, or ask again with %llm_keys check"] = None
+    return list(steps)
+
+
+def _out_of_tokens(
+    cut: IncompleteReply, others: LLMProviderError, routes: Sequence[Route]
+) -> IncompleteReply:
+    """Return the error if reasoning used all tokens of a request and no other model answered.
+
+    It names no time, because asking again later would not help.
+    """
+    last = [attempt for attempt in others.attempts if attempt.outcome != "skipped"][-1]
+    is_only_model = {(route.provider, route.model) for route in routes} == {
+        (last.provider, last.model)
+    }
+    reasons = str(others).partition(": ")[2]
+    return IncompleteReply(
+        str(cut) if is_only_model else f"No answer: {reasons}",
+        partial=cut.partial,
+        attempts=others.attempts,
+    )

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -102,19 +103,21 @@ class Attempt:
         return attempt
 
 
-_NUMBER = (int, float)
 MOST_TOKENS = 2**53
 """The highest number that the columns of a frame can hold."""
-_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("provider", "key", "model", "outcome", "request", "session", "notebook", "tag"), (str,)
-    ),
-    "error": (str, NoneType),
-    **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
-    **dict.fromkeys(("at", "seconds", "waited_s"), _NUMBER),
-    **dict.fromkeys(("first_token_s", "cost_usd", "opens_at"), (*_NUMBER, NoneType)),
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "Outcome": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, NoneType),
 }
+_FIELDS = {one.name: _KINDS[str(one.type)] for one in fields(Attempt) if one.name != "said"}
 _NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
+
+
+_NO_USAGE = Usage()
 
 
 class Reply(str):
@@ -146,44 +149,48 @@ class Reply(str):
         vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
-    provider: str = ""
-    key: str = ""
-    model: str = ""
-    usage: Usage = Usage()
-    attempts: tuple[Attempt, ...] = ()
-    seconds: float = 0.0
-    finish_reason: str = "stop"
-    cost: float | None = None
-    standing: str = ""
-    decisions: tuple[Decision, ...] = ()
-    parsed: Any = None
-    from_memory: datetime | None = None
-    request: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    choices: tuple[Mapping[str, Any], ...] = ()
-    tool_runs: tuple[ToolRun, ...] = ()
-    vectors: Vectors = ()
-
     def __new__(cls, text: str, **attributes: Any) -> Self:
-        """Create a reply from its text and attributes.
+        """Create the text; `__init__` sets the attributes."""
+        return super().__new__(cls, whole_characters(text))
 
-        Raises:
-            TypeError: a reply has no such attribute.
-        """
-        if unknown := attributes.keys() - Reply.__annotations__.keys():
-            raise TypeError(f"a reply has no attribute {', '.join(unknown)}")
-        reply = super().__new__(cls, whole_characters(text))
-        vars(reply).update(attributes)
-        return reply
+    def __init__(
+        self,
+        text: str,
+        *,
+        provider: str = "",
+        key: str = "",
+        model: str = "",
+        usage: Usage = _NO_USAGE,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        finish_reason: str = "stop",
+        cost: float | None = None,
+        standing: str = "",
+        decisions: tuple[Decision, ...] = (),
+        parsed: Any = None,
+        from_memory: datetime | None = None,
+        request: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+        choices: tuple[Mapping[str, Any], ...] = (),
+        tool_runs: tuple[ToolRun, ...] = (),
+        vectors: Vectors = (),
+    ) -> None:
+        self.provider, self.key, self.model = provider, key, model
+        self.usage, self.cost, self.seconds = usage, cost, seconds
+        self.attempts, self.decisions, self.request = attempts, decisions, request
+        self.finish_reason, self.standing = finish_reason, standing
+        self.parsed, self.choices, self.vectors = parsed, choices, vectors
+        self.tool_calls, self.tool_runs = tool_calls, tool_runs
+        self.from_memory = from_memory
 
     @property
     def route(self) -> RouteId:
         """The route that answered."""
         return RouteId(self.provider, self.key, self.model)
 
-    def changed(self, **changes: Any) -> Reply:
-        """Return the same text with other attributes, such as `parsed`."""
-        return Reply(str(self), **{**self.__dict__, **changes})
+    def changed(self, text: str | None = None, **changes: Any) -> Reply:
+        """Return the reply with another text, if given, and other attributes, such as `parsed`."""
+        return Reply(str(self) if text is None else text, **{**self.__dict__, **changes})
 
     @property
     def code(self) -> str:
@@ -226,8 +233,9 @@ class Reply(str):
                 part.unlink()
         return path
 
-    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        return (str(self),), dict(self.__dict__)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let later versions add attributes, which then have their defaults."""
+        return partial(Reply, **self.__dict__), (str(self),)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show the text in IPython; inside a list or dict, the repr."""

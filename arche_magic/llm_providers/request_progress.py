@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -59,7 +60,13 @@ class RequestProgress:
         self._paused = 0.0
 
     def start(self) -> None:
-        """Begin to count the time, in the process that asks."""
+        """Begin to count the time, in the process that asks.
+
+        Raises:
+            LLMProviderError: Python is shutting down, so threads and imports no longer work.
+        """
+        if sys.is_finalizing():
+            raise LLMProviderError("Python is shutting down; no request can be sent")
         self._process = os.getpid()
         self._started = self._clock.time()
         self._ledger.start(self.request.timeout)

@@ -1,4 +1,4 @@
-"""Keeps credentials out of reprs, pickles and tracebacks.
+"""Keeps credentials out of reprs, pickles, tracebacks and messages.
 
 `%xmode Verbose`, debuggers and error trackers print the local variables of each frame. On its way
 from the environment to a request, a key is in variables of ours, of dotenv, of httpx and of the
@@ -7,6 +7,7 @@ standard library, and an interrupt may come at any of those lines.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+KEY_PREFIX = r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)"
+"""How keys of known providers begin, as a regular expression."""
+# Real keys are longer; file names and words such as `sk-learn-tests` are shorter.
+_KEY_LIKE = re.compile(KEY_PREFIX + r"[\w.*…-]{16,}")
 
 
 class Hidden(str):
@@ -46,6 +52,11 @@ class Secret:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a credential cannot be pickled; create the provider in the other process")
+
+
+def without_key_like(text: str) -> str:
+    """Return the text without words that begin like keys of known providers."""
+    return _KEY_LIKE.sub("[key]", text)
 
 
 @contextmanager

@@ -14,8 +14,13 @@ from itertools import groupby
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.code_blocks import CodeBlock, parts_of
-from arche_magic.llm_providers.text.formulas import FORMULA, with_dollar_formulas
-from arche_magic.llm_providers.text.markdown import CODE_SPAN, harmless_formula, harmless_markdown
+from arche_magic.llm_providers.text.markdown import (
+    CODE_SPAN,
+    FORMULA,
+    harmless_formula,
+    harmless_markdown,
+    with_dollar_formulas,
+)
 
 from .styles import QUIET
 

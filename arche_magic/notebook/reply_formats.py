@@ -12,9 +12,8 @@ from arche_magic.llm_providers.text.code_blocks import (
     fenced_blocks,
     parts_of,
 )
-from arche_magic.llm_providers.text.formulas import has_formula
 from arche_magic.llm_providers.text.json_values import json_in
-from arche_magic.llm_providers.text.markdown import harmless_markdown
+from arche_magic.llm_providers.text.markdown import harmless_markdown, has_formula
 from arche_magic.llm_providers.text.reasoning import without_reasoning
 
 # The form of a reply to a prompt with a schema, which `-f` does not take.

@@ -10,7 +10,7 @@ from pathlib import Path
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import working_directory
-from arche_magic.llm_providers.text.wording import did_you_mean
+from arche_magic.llm_providers.text.wording import suggestion
 
 from . import references
 
@@ -70,9 +70,7 @@ def saved_prompt(name: str) -> SavedPrompt:
     """
     found = _found()
     if name not in found:
-        hint = did_you_mean(name, found) or (
-            f"; there are {', '.join(sorted(found))}" if found else ""
-        )
+        hint = suggestion(name, sorted(found))
         raise InvalidRequest(f"there is no saved prompt {name!r}{hint}")
     return _read(name, found[name])
 

@@ -28,10 +28,9 @@ ALLOWED = {
         "types",
     },
     "tools": set(),
-    "functions": {"bounded", "errors", "schemas", "text", "tools"},
-    "tool_rounds": {
-        "errors", "events", "functions", "options", "redaction", "reply", "request", "stopping",
-        "text", "tools", "types",
+    "functions": {
+        "bounded", "errors", "events", "options", "redaction", "reply", "request", "schemas",
+        "stopping", "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
@@ -39,7 +38,7 @@ ALLOWED = {
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
     "events": {"errors?", "reply?", "tools", "types?"},
     "pending": {"reply"},
-    "errors": {"reply?", "text"},
+    "errors": {"reply?", "secrets", "text"},
     "catalog": {"network", "types"},
     "network": set(),
     "redaction": {"secrets", "text", "types?"},
@@ -93,9 +92,9 @@ ALLOWED = {
         "quota.state", "quota.windows", "request", "types",
     },
     "quota_tracker": {
-        "catalog", "config", "errors", "provider_failure", "quota.booking", "quota.budget",
-        "quota.codec", "quota.ledger", "quota.merging", "quota.older_package", "quota.opening",
-        "quota.route_records", "quota.spending", "quota.standings", "quota.state", "redaction",
+        "catalog", "config", "errors", "options", "provider_failure", "quota.booking",
+        "quota.budget", "quota.codec", "quota.ledger", "quota.merging", "quota.older_package",
+        "quota.opening", "quota.route_records", "quota.spending", "quota.standings", "quota.state",
         "request", "storage", "types", "wire_fields",
     },
     "bounded": {"stopping"},
@@ -107,7 +106,7 @@ ALLOWED = {
     "prices": {"bounded", "types"},
     "doctor": {
         "adapters", "catalog", "config", "errors", "files", "network", "orchestrator",
-        "provider_failure", "quota_tracker", "redaction", "stopping", "storage", "text", "types",
+        "provider_failure", "quota_tracker", "secrets", "stopping", "storage", "text", "types",
     },
     "attempt_file": {"files", "reply", "storage", "types"},
     "attempt_log": {"attempt_file", "files", "processes", "reply", "routing?", "storage", "types"},
@@ -116,8 +115,7 @@ ALLOWED = {
         "tools", "types",
     },
     "embeddings": {
-        "catalog", "config", "errors", "options", "quota_tracker?", "redaction", "request", "text",
-        "types?",
+        "catalog", "config", "errors", "options", "quota_tracker?", "request", "text", "types?",
     },
     "stopping": set(),
     "routing": {"quota.opening", "reply", "request", "types"},
@@ -128,13 +126,9 @@ ALLOWED = {
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},
     "preview": {"prices", "quota_tracker", "request", "routing", "types"},
-    "request_errors": {
-        "config", "errors", "provider_failure", "quota.opening", "reply", "request_progress?",
-        "text", "types",
-    },
     "remaining": {
-        "attempt?", "errors", "provider_failure", "quota.opening", "reply", "request?",
-        "request_errors", "request_progress?", "schemas", "types",
+        "attempt?", "config", "errors", "provider_failure", "quota.opening", "reply", "request?",
+        "request_progress?", "schemas", "text", "types",
     },
     "timed_ledger": {
         "attempt_log?", "bounded", "provider_failure", "quota.opening?", "quota_tracker?", "reply?",

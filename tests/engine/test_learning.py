@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from engine_parts import (
     NOON,
@@ -164,12 +165,12 @@ def test_a_limit_set_at_run_time_overrides_the_configuration(
         limits={"groq_key_1": (set_by_user(replace(DAY, amount=500)),)},
     )
     tracker = QuotaTracker(storage, configuration)
-    tracker.set_limits("groq", requests_per_day=3)
+    tracker.set_limits("groq", requests_per_day=np.int64(3))
     assert row(tracker).amount == 3
     tracker.set_limits(
         "groq_key_1",
-        requests_per_day={"amount": 2, "window": "calendar", "time_zone": "Asia/Tokyo"},
-        requests_per_minute=1,
+        requests_per_day={"amount": np.array(2), "window": "calendar", "time_zone": "Asia/Tokyo"},
+        requests_per_minute=np.int64(1),
     )
     assert (row(tracker).amount, row(tracker).window) == (2, "calendar")
     served(tracker, a_route(configuration))
@@ -193,6 +194,7 @@ def test_a_limit_set_at_run_time_overrides_the_configuration(
         ("groq", {"requests_per_day": -1}, "from 1 to 1e15"),
         ("groq", {"requests_per_day": math.inf}, "from 1 to 1e15"),
         ("groq", {"requests_per_day": "many"}, "must be a number"),
+        ("groq", {"requests_per_day": {1}}, "set is not JSON"),
         ("groq", {"requests_per_day": {"amount": 1, "window": "weekly"}}, "window is 'weekly'"),
         ("groq", {"window": "bucket", "requests_per_day": True}, "must be a number"),
     ],

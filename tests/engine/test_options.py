@@ -15,7 +15,9 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.tools import Tool
 
-CONFIGURATION = load_configuration({})
+# Mistral's keys have no mark at which they are known.
+KEY = "hunter2" * 20
+CONFIGURATION = load_configuration({"MISTRAL_API_KEY": KEY})
 
 
 def request(prompt: Any = "Hello", **options: Any) -> Request:
@@ -56,6 +58,8 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"temperature": math.inf}, "temperature is inf"),
         ("Hi", {"temperature": True}, "temperature is True; it must be a number"),
         ("Hi", {"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+        ("Hi", {"temperature": pd.DataFrame({"a": [1]})}, "temperature is a 0 1; it must be"),
+        ("Hi", {"seed": np.zeros((30, 30))}, "…; it must be a whole number"),
         ("Hi", {"top_p": 1.1}, "top_p is 1.1; it must be 0 to 1"),
         ("Hi", {"top_p": False}, "top_p is False"),
         ("Hi", {"seed": 1.5}, "seed is 1.5; it must be a whole number"),
@@ -85,6 +89,19 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"system": 5}, "system is of type int; it must be text"),
         ("Hi", {"tag": "a\nb"}, "it must be one line"),
         ("Hi", {"tag": "x" * 101}, "100 characters or less"),
+        (
+            "Hi",
+            {"temperature": "gsk_hunter2hunter2hunter2"},
+            "temperature is '[key]'; it must",
+        ),
+        (
+            "Hi",
+            {"max_tokens": "sk-proj-hunter2hunter2hunter2"},
+            "max_tokens is '[key]'; it must",
+        ),
+        ("Hi", {"gsk_hunter2hunter2hunter2": 1}, "unknown option '[key]'"),
+        ([{"role": "AIzahunter2hunter2hunter2", "content": "Hi"}], {}, "role is '[key]'"),
+        ("Hi", {"temperature": KEY}, "contains the key mistral_key_1"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
         ("Hi", {"max_token": 5}, "did you mean 'max_tokens'?"),
         (
@@ -102,6 +119,7 @@ def test_an_invalid_argument_is_refused_in_one_line(
         request(prompt, **options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in f"{caught.value} {caught.value.__context__}"
     assert isinstance(caught.value, LLMProviderError)
     assert isinstance(caught.value, ValueError)
 
@@ -116,12 +134,13 @@ def test_zero_is_a_value(option: str) -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     """Those of a column or of `np.arange` have types that JSON does not know."""
     asked = request(
-        max_tokens=np.int64(5), seed=np.int32(3), temperature=np.float32(0.7), top_p=np.float16(1),
-        patience=np.float64(2),
+        max_tokens=np.int64(5), seed=np.array(3), temperature=np.float32(0.7), top_p=np.float16(1),
+        patience=np.float64(2), extra={"top_logprobs": np.int64(4)},
     )  # fmt: skip
     given = (asked.max_tokens, asked.seed, asked.temperature, asked.top_p, asked.patience)
     assert given == (5, 3, 0.7, 1.0, 2.0)
     assert {type(number) for number in given} == {int, float}
+    assert asked.extra == {"top_logprobs": 4}
     with pytest.raises(InvalidRequest, match="whole number"):
         request(max_tokens=np.float64(5))
     assert request(fresh=np.True_).fresh is True

@@ -351,6 +351,17 @@ def test_a_prepared_schema_is_used_unchanged() -> None:
             {"type": "object", "properties": {"a": {"$ref": "https://example.org/x.json"}}},
             "it refers to 'https://example.org/x.json', which it does not contain",
         ),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
+            "its reference '#/properties/a' leads only to references",
+        ),
+        (
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+            },
+            "leads only to references",
+        ),
     ],
 )
 def test_an_invalid_schema_is_explained(described: Any, said: str) -> None:

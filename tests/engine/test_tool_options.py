@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from arche_magic.llm_providers.config import load_configuration
@@ -102,6 +103,12 @@ def function(**fields: Any) -> dict[str, Any]:
                 result(content=[{"type": "image_url", "image_url": "http://a"}]),
             ],
             "a message of role tool has images",
+        ),
+        ([{**USER, "prefix": True}], "role user has the unknown field 'prefix'; known: role, cont"),
+        ([{**USER, "mask": np.zeros(2)}], "role user has the unknown field 'mask'"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi", "size": 5}]}],
+            "a part of the type text has the unknown field 'size'; known: type, text",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from nbconvert.filters import markdown2html
 
 from arche_magic.llm_providers import Reply
 from arche_magic.llm_providers.text.code_blocks import code_of
+from arche_magic.llm_providers.text.reasoning import without_reasoning
 from arche_magic.notebook.defaults import FORMATS
 from arche_magic.notebook.display import ReplyDisplay
 from arche_magic.notebook.markup import as_html
@@ -510,6 +511,13 @@ def test_time_is_linear_in_the_length(draw: Callable[[str], object], start: str)
         short, long = (start + pattern * (n // len(pattern)) for n in (10_000, 40_000))
         # A pause of the machine can affect one measurement, but not three.
         assert any(seconds(long) < 8 * seconds(short) + 0.05 for _ in range(3)), pattern
+
+
+def test_the_time_to_remove_reasoning_is_linear() -> None:
+    """Quadratic time would be 5 s here."""
+    began = time.process_time()
+    assert without_reasoning("<think>" * 150_000 + "</think>a") == "a"
+    assert time.process_time() - began < 1
 
 
 def test_a_very_long_reply_is_shown_as_source() -> None:

@@ -168,6 +168,36 @@ def test_nothing_is_imported_while_the_ledger_is_locked(start: Start, tmp_path: 
     assert out.split() == ["imported"], err
 
 
+AT_SHUTDOWN = """
+from arche_magic.llm_providers import get_llm_provider
+
+class Asks:
+    def __init__(self):
+        self.provider = get_llm_provider("groq")
+    def __del__(self):
+        for options in ({}, {"schema": "a int"}):
+            try:
+                self.provider.generate("Hello", **options)
+            except Exception as error:
+                print(error)
+
+asks = Asks()
+"""
+
+
+@pytest.mark.parametrize("before", ["", "asks.provider.generate('Hello')"])
+def test_a_request_at_the_end_of_python_is_refused(
+    start: Start, tmp_path: Path, before: str
+) -> None:
+    """Threads and imports no longer work then, and the process must end."""
+    out, err = run_script(AT_SHUTDOWN + before, tmp_path, start(keys={"groq": 1}).environment())
+    assert out.splitlines() == [
+        "Python is shutting down; no request can be sent",
+        "sys.meta_path is None, Python is likely shutting down",
+    ]
+    assert err == ""
+
+
 FORK_IN_A_STREAM = """
 import os, sys
 from arche_magic.llm_providers import LLMProviderError, get_llm_provider

@@ -20,10 +20,9 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.events import Event, Piece, Started
-from arche_magic.llm_providers.functions import Function
+from arche_magic.llm_providers.functions import Function, in_rounds
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message, Request
-from arche_magic.llm_providers.tool_rounds import in_rounds
 from arche_magic.llm_providers.tools import ToolCall, ToolRun
 
 if TYPE_CHECKING:

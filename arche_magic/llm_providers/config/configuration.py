@@ -244,10 +244,10 @@ class Configuration:
             )
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         hint = did_you_mean(model, [*self.aliases, *known]).replace("?", "? If not,") or ";"
-        from ..redaction import without_key_like
-
-        problem = f"unknown model {shortened(model, 100)!r}{hint} write provider/model to send a "
-        raise ConfigurationError(without_key_like(f"{problem}name that is not in the catalog"))
+        raise ConfigurationError(
+            f"unknown model {shortened(model, 100)!r}{hint} write provider/model to send a name "
+            "that is not in the catalog"
+        )
 
 
 def _full_name(provider: Provider, model: str) -> str | None:

@@ -68,9 +68,7 @@ def load_configuration(
         return configuration
     # Raised outside the handler, so that the first error, whose frames hold the text, is not its
     # context.
-    from ..redaction import without_key_like
-
-    raise ConfigurationError(without_key_like(problem))
+    raise ConfigurationError(problem)
 
 
 def _build(sources: Sources, directory: Path | None) -> Configuration:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..catalog import EmbeddingModel, Provider, known_services, published_providers
 from ..network import is_base_url, is_loopback, origin
-from ..text.wording import did_you_mean
+from ..text.wording import did_you_mean, suggestion
 from .base_url_policy import check_key_variable
 from .sources import SETTINGS_FILE, Sources
 
@@ -52,20 +52,17 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
 
 
 def unknown_provider(name: object, known: Iterable[str]) -> str:
-    """Return the message about an unknown name of a provider; a key in its place is not shown."""
-    from ..redaction import without_key_like
-
+    """Return the message about an unknown name of a provider."""
     if not isinstance(name, str):
         return f"the name of a provider is of type {type(name).__name__}; it must be text"
-    known = list(known)
-    hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+    hint = suggestion(name, known, "known are")
     if service := known_services().get(name):
         hint = f"; the line [providers.{name}] in {SETTINGS_FILE} turns it on"
         if service.retired:
             hint = f"; {service.title} was retired on {service.retired}"
         elif not service.models:
             hint = f"; a table [providers.{name}] with its models in {SETTINGS_FILE} adds it"
-    return without_key_like(f"unknown provider {name!r}{hint}")
+    return f"unknown provider {name!r}{hint}"
 
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Union, get_args
 
 from ..network import is_base_url
-from ..text.wording import did_you_mean, shortened
+from ..secrets import without_key_like
+from ..text.wording import did_you_mean, shortened, suggestion
 from ..types import (
     PERIOD_SECONDS,
     TOKEN_LIMIT_NAMES,
@@ -76,8 +77,6 @@ def _is_filled(value: Any) -> bool:
 
 def _is_model(name: str) -> bool:
     # A key in the wrong place would be shown in every table and sent as a model's name.
-    from ..redaction import without_key_like
-
     return bool(name) and name.isprintable() and without_key_like(name) == name
 
 
@@ -217,7 +216,7 @@ def _hint(name: str, table: Table) -> str:
     near = did_you_mean(name, table)
     if "API_KEY" in name or ("key" in name.lower() and not near):
         return "; keys go into the environment or into .env"
-    return near or f"; known settings: {', '.join(table)}"
+    return suggestion(name, table, "known settings:")
 
 
 def _shown(value: Any) -> str:

@@ -290,7 +290,5 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         check_settings(settings)
     except ValueError as error:
-        from ..redaction import without_key_like
-
-        return {}, f": {without_key_like(str(error))}"
+        return {}, f": {error}"
     return settings, ""

@@ -17,7 +17,7 @@ from ..config import is_given
 from ..config.env_file import parse_env_file
 from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
 from ..network import certificate_variable, problems, proxy_variable
-from ..redaction import without_key_like
+from ..secrets import without_key_like
 
 State = Literal["ok", "look", "wrong"]
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")

@@ -16,12 +16,12 @@ from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
 from ..text.characters import whole_characters
-from ..text.wording import did_you_mean
+from ..text.wording import suggestion
 from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .values import READERS, python_number, read_flag, read_text
+from .values import READERS, check_fields, json_number, python_number, read_flag, read_text, shown
 
 if TYPE_CHECKING:
     from ..events import OnWait
@@ -29,26 +29,24 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "build_request",
+    "check_keys",
     "check_names",
+    "json_number",
     "keys_to_check",
     "python_number",
     "read_flag",
+    "shown",
     "with_prompt",
 ]
 
 T = TypeVar("T")
 # The options that must not be in `extra`, by their field in OpenAI's chat completions.
+_SAME_NAME = (
+    "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "temperature", "top_p",
+    "stop", "seed", "max_tokens",
+)  # fmt: skip
 _OPTION_OF = {
-    "model": "model",
-    "messages": "messages",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
-    "parallel_tool_calls": "parallel_tool_calls",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "stop": "stop",
-    "seed": "seed",
-    "max_tokens": "max_tokens",
+    **{name: name for name in _SAME_NAME},
     "max_completion_tokens": "max_tokens",
     "stream": "stream()",
 }
@@ -103,7 +101,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, known) or f"; known options: {', '.join(known)}"
+            hint = suggestion(name, known, "known options:")
             raise InvalidRequest(f"unknown option {name!r}{hint}", option=name)
 
 
@@ -117,6 +115,22 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
             a text contains one of the keys.
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
+    texts: list[str] = []
+    try:
+        request = _built(prompt, configuration, options)
+    except InvalidRequest as error:
+        # It may quote a key that was typed in place of a value, perhaps shortened.
+        texts = [str(error), *(value for value in options.values() if isinstance(value, str))]
+        if not key_in(texts, configuration.keys):
+            raise
+    # Outside the handler, so that an error that quotes a key is not the context of this one.
+    check_keys(texts or request, configuration.keys)
+    return request
+
+
+def _built(
+    prompt: str | Messages, configuration: Configuration, options: Mapping[str, Any]
+) -> Request:
     check_names(options, _OPTIONS)
     given = {
         "patience": configuration.patience,
@@ -143,7 +157,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         for name, read in READERS.items()
         if given.get(name) is not None
     }
-    request = Request(
+    return Request(
         messages=messages,
         model=configuration.without_alias(fields.pop("model", None)),
         schema=schema,
@@ -156,8 +170,6 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         extra=extra,
         **fields,
     )
-    _check_keys(request, configuration.keys)
-    return request
 
 
 def _read(option: str, read: Callable[..., T], *arguments: Any) -> T:
@@ -187,7 +199,7 @@ def with_prompt(
         raise InvalidRequest("the prompt is empty")
     prompt = whole_characters(prompt)
     if keys:
-        _check_keys(prompt, keys)
+        check_keys(prompt, keys)
     message = Message("user", prompt, read_images(images or None))
     # Three times as fast as `replace`, which matters for a million prompts.
     return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
@@ -198,7 +210,12 @@ def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Seque
     return configuration.keys if key_in(prompts, configuration.keys) else ()
 
 
-def _check_keys(request: Request | str, keys: Iterable[Key]) -> None:
+def check_keys(request: Any, keys: Iterable[Key]) -> None:
+    """Check that no text of a request contains one of the keys.
+
+    Raises:
+        InvalidRequest: one does; the message names its label.
+    """
     if key := key_in(request, keys):
         raise InvalidRequest(
             f"the request contains the key {key.label}; nothing was sent or kept. Remove the key "
@@ -252,7 +269,7 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
             )
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
-        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False, default=json_number)
         # A copy, which stays as it is when the caller changes the original.
         fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:
@@ -274,9 +291,7 @@ def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | No
     described = form.get("json_schema")
     if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
         raise InvalidRequest("response_format: json_schema needs a schema that is a dict")
-    for name in described:
-        if name not in _SCHEMA_FIELDS:
-            raise InvalidRequest(f"response_format: json_schema has the unknown field {name!r}")
+    check_fields("response_format: json_schema", described, _SCHEMA_FIELDS)
     name = described.get("name")
     if not isinstance(name, str) or not is_name(name):
         raise InvalidRequest(

@@ -12,8 +12,8 @@ from typing import Any, cast
 from ..errors import InvalidRequest
 from ..request import Image, Message, read_image
 from ..text.characters import whole_characters
-from ..text.wording import shortened
 from ..tools import ToolCall, thought_signature
+from .values import check_fields, shown
 
 Messages = Iterable[Mapping[str, Any] | Message]
 
@@ -24,6 +24,7 @@ _ROLES = {
 }  # fmt: skip
 _DATA_URI = re.compile(r"data:[\w.+/=;-]*;base64,(.*)", re.DOTALL | re.IGNORECASE)
 _DETAILS = ("auto", "low", "high")
+_FIELDS = ("role", "content", "images", "tool_calls", "tool_call_id", "name")
 
 
 def read_messages(entries: Messages) -> list[Message]:
@@ -32,8 +33,8 @@ def read_messages(entries: Messages) -> list[Message]:
     The text parts of a message are joined with newlines, and its images follow the text.
 
     Raises:
-        InvalidRequest: a message has an unknown role or other contents than its role allows, or
-            calls of tools and their results do not belong together.
+        InvalidRequest: a message has an unknown role or field, or other contents than its role
+            allows, or calls of tools and their results do not belong together.
     """
     turns = [_message(entry) for entry in entries]
     _check_calls(turns)
@@ -41,11 +42,7 @@ def read_messages(entries: Messages) -> list[Message]:
 
 
 def read_images(value: object) -> tuple[Image, ...]:
-    """Return images from a list of paths, bytes and `Image` objects; () for None.
-
-    Raises:
-        InvalidRequest: it is not such a list, or an image cannot be read.
-    """
+    """Return images from a list of paths, bytes and `Image` objects; () for None."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
@@ -63,6 +60,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         raise InvalidRequest(
             f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
         )
+    check_fields(f"a message of role {role}", entry, _FIELDS)
     calls = _calls(entry.get("tool_calls"), role)
     text, in_content = _content(entry.get("content"), role, optional=bool(calls))
     images = (*in_content, *read_images(entry.get("images")))
@@ -97,13 +95,15 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
     texts, images = [], []
     for part in value:
         kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in ("text", "refusal", "image_url"):
+            check_fields(f"a part of the type {kind}", part, ("type", kind))
         if kind == "image_url":
             images.append(_image(part.get("image_url")))
         elif kind in ("text", "refusal") and isinstance(part.get(kind), str):
             texts.append(part[kind])
         else:
             raise InvalidRequest(
-                f"a part of a message's content is {_shown(kind or part)}; it can be a text with "
+                f"a part of a message's content is {shown(kind or part)}; it can be a text with "
                 "'text', or an image_url with 'url'"
             )
     return whole_characters("\n".join(texts)), tuple(images)
@@ -117,7 +117,7 @@ def _image(value: object) -> Image:
         raise InvalidRequest("an image_url must have a 'url' that is text")
     if detail not in _DETAILS:
         raise InvalidRequest(
-            f"detail of an image_url is {_shown(detail)}; it can be auto, low or high"
+            f"detail of an image_url is {shown(detail)}; it can be auto, low or high"
         )
     # Options that are not set are not sent.
     detail = "" if detail == "auto" else detail
@@ -172,7 +172,7 @@ def _call(value: object) -> ToolCall:
         )
     for name, text in (("id", call.get("id")), ("name", function.get("name"))):
         if not isinstance(text, str) or not text:
-            raise InvalidRequest(f"the {name} of a tool call is {_shown(text)}; it must be text")
+            raise InvalidRequest(f"the {name} of a tool call is {shown(text)}; it must be text")
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         raise InvalidRequest(
@@ -208,7 +208,3 @@ def _check_calls(turns: Sequence[Message]) -> None:
             f"the call {call_id!r} of {name} has no result: a message with the role tool and this "
             "tool_call_id must follow it"
         )
-
-
-def _shown(value: object) -> str:
-    return shortened(repr(value), 60)

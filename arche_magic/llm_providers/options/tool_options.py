@@ -1,4 +1,7 @@
-"""Tools and the choice among them, from a caller's arguments."""
+"""Tools and the choice among them, from a caller's arguments.
+
+A wrong value raises InvalidRequest.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,14 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
 from ..tools import Tool, is_name
-from .values import read_flag
+from .values import check_fields, read_flag
 
 TOOL_CHOICES = ("auto", "none", "required")
 _FIELDS = ("name", "description", "parameters", "strict")
 
 
 def read_tools(value: object) -> tuple[Tool, ...]:
-    """Return tools from OpenAI's definitions and `Tool` objects; () for None.
-
-    Raises:
-        InvalidRequest: one is neither, or has an invalid name or schema, or two have the same name.
-    """
+    """Return tools from OpenAI's definitions and `Tool` objects; () for None."""
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -35,11 +34,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
 
 
 def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
-    """Return `auto`, `none`, `required`, the name of a tool, or "" for the provider's default.
-
-    Raises:
-        InvalidRequest: it is none of these, names an unknown tool, or there are no tools.
-    """
+    """Return `auto`, `none`, `required`, the name of a tool, or "" for the provider's default."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
@@ -64,11 +59,7 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
 
 
 def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
-    """Return whether several tools may be called at once; None for the provider's default.
-
-    Raises:
-        InvalidRequest: it is not True or False, or there are no tools.
-    """
+    """Return whether several tools may be called at once; None for the provider's default."""
     if value is None:
         return None
     allowed = read_flag("parallel_tool_calls", value)
@@ -95,12 +86,8 @@ def _tool(value: object) -> Tool:
     if not isinstance(function, Mapping):
         raise InvalidRequest("a tool of the type function needs 'function', a dict with its name")
     name, description = _checked_name(function.get("name")), function.get("description") or ""
-    others = [key for key in function if key not in _FIELDS]
-    others += [key for key in value if key not in ("type", "function")]
-    if others:
-        raise InvalidRequest(
-            f"the tool {name} has the unknown field {others[0]!r}; known: {', '.join(_FIELDS)}"
-        )
+    check_fields(f"the tool {name}", function, _FIELDS)
+    check_fields(f"the tool {name}", value, ("type", "function"))
     if not isinstance(description, str):
         raise InvalidRequest(f"the description of the tool {name} must be text")
     strict = function.get("strict")

@@ -1,58 +1,87 @@
-"""Checks of single options: texts, numbers, flags."""
+"""Checks of single options: texts, numbers, flags. A wrong value raises InvalidRequest."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
+from ..text.wording import shortened
 
 _LONGEST_TAG = 100
 # No service takes an integer of more than 64 bits.
 _TOO_LARGE = 2**63
 
 
-def python_number(value: object) -> object:
-    """Return a number or flag of NumPy, such as one of a column, as Python's own."""
+def python_number(value: object) -> int | float | None:
+    """Return a number as Python's own, such as one of a NumPy column; None for other values.
+
+    True and False are not numbers.
+    """
+    if isinstance(value, bool):
+        return None
     if isinstance(value, int | float):
         return value
-    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
-        return bool(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
+    with suppress(TypeError):
+        return operator.index(value)  # type: ignore[arg-type]  # whatever has `__index__`
     if not isinstance(value, numbers.Real):
-        return value
+        return None
     # As it is written: float32(0.1) is 0.1, not 0.10000000149.
     return float(str(value)) if hasattr(value, "dtype") else float(value)
 
 
-def read_text(name: str, value: object) -> str | None:
-    """Return a text without lone surrogates; None for an empty one.
+def json_number(value: object) -> int | float:
+    """As `python_number`, for the argument `default` of `json.dumps`.
 
     Raises:
-        InvalidRequest: it is not text.
+        TypeError: it is not a number.
     """
+    number = python_number(value)
+    if number is None:
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return number
+
+
+def read_text(name: str, value: object) -> str | None:
+    """Return a text without lone surrogates; None for an empty one."""
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f"{name} is of type {type(value).__name__}; it must be text")
     return whole_characters(value) if value else None
 
 
+def check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+    """Refuse a field that cannot be sent; libraries also write fields that are not set."""
+    for name, value in entry.items():
+        is_set = bool(value) if isinstance(value, str | list | dict | bool) else value is not None
+        if is_set and name not in known:
+            raise InvalidRequest(
+                f"{what} has the unknown field {shown(name)}; known: {', '.join(known)}"
+            )
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value for a message: one line, shortened."""
+    return shortened(" ".join(repr(value).split()), 60)
+
+
 def _number(name: str, value: object, rule: str = "", high: float = math.inf) -> float:
     span = f"0 to {high:g}" if high < math.inf else "0 or more"
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{name} is {value!r}; it must be {rule or f'a number, {span}'}")
-    if abs(value) > sys.float_info.max:
+    number = python_number(value)
+    if number is None:
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be {rule or f'a number, {span}'}")
+    if abs(number) > sys.float_info.max:
         # Python cannot convert larger integers to floats, nor the largest ones to text.
-        value = math.inf if value > 0 else -math.inf
-    if not 0 <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be {rule or span}")
-    return float(value)
+        number = math.inf if number > 0 else -math.inf
+    if not 0 <= number <= high:
+        raise InvalidRequest(f"{name} is {number:g}; it must be {rule or span}")
+    return float(number)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -64,15 +93,12 @@ def _seconds(name: str, value: object) -> float:
 
 
 def read_flag(name: str, value: object) -> bool:
-    """Return True or False.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    value = python_number(value)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {value!r}; it must be True or False")
-    return value
+    """Return True or False."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise InvalidRequest(f"{name} is {shown(value)}; it must be True or False")
 
 
 def _model(name: str, value: object) -> str | None:
@@ -92,14 +118,14 @@ def _tag(name: str, value: object) -> str:
 
 
 def _integer(name: str, value: object, low: int | None = None) -> int:
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number")
-    if abs(value) >= _TOO_LARGE:
+    number = python_number(value)
+    if not isinstance(number, int):
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be a whole number")
+    if abs(number) >= _TOO_LARGE:
         raise InvalidRequest(f"{name} must be less than 2**63")
-    if low is not None and value < low:
-        raise InvalidRequest(f"{name} is {value}; it must be {low} or more")
-    return value
+    if low is not None and number < low:
+        raise InvalidRequest(f"{name} is {number}; it must be {low} or more")
+    return number
 
 
 def _stop(name: str, value: object) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired
 
 from ..bounded import library
 from ..errors import ConfigurationError, InvalidRequest
-from ..request import Field, Message, Request, Schema
+from ..request import Message, Request, Schema
 from ..text.characters import whole_characters
 from ..text.json_values import Misfit, Problem, json_in, reader
 from ..text.wording import did_you_mean
@@ -98,8 +98,7 @@ def _of_line(line: str) -> Schema:
         found = validate(value)
         return {name: found.get(name) for name in fields}
 
-    definition = adapter.json_schema()
-    return _schema("reply", definition, complete, fields_in(definition, formats=True))
+    return _schema("reply", adapter.json_schema(), complete, formats=True)
 
 
 def _fields_of(line: str) -> dict[str, Any]:
@@ -173,14 +172,10 @@ def _of_class(described: type) -> Schema:
     from pydantic.errors import PydanticUserError
 
     try:
-        definition = adapter.json_schema()
+        sent, named = adapter.json_schema(), adapter.json_schema(by_alias=False)
     except PydanticUserError as error:
         raise InvalidRequest(f"schema {described.__name__}: {_first_line(error)}") from None
-    # The value has the names of the class, and the reply has its aliases.
-    fields = fields_in(
-        _object(described.__name__, adapter.json_schema(by_alias=False)), formats=True
-    )
-    return _schema(described.__name__, definition, validator(adapter), fields)
+    return _schema(described.__name__, sent, validator(adapter), named, formats=True)
 
 
 def _of_json_schema(definition: dict[str, Any]) -> Schema:
@@ -214,25 +209,23 @@ def _of_json_schema(definition: dict[str, Any]) -> Schema:
             raise Misfit([Problem(tuple(e.absolute_path), e.message) for e in errors])
         return value
 
-    name = str(definition.get("title") or "reply")
-    fields = fields_in(_object(name, definition), formats=False)
-    return _schema(name, definition, validate, fields)
-
-
-def _object(name: str, definition: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return as_object(definition)
-    except ValueError as error:
-        raise InvalidRequest(f"schema {name}: {error}") from None
+    return _schema(str(definition.get("title") or "reply"), definition, validate, formats=False)
 
 
 def _schema(
     name: str,
     definition: dict[str, Any],
     validate: Callable[[Any], Any],
-    fields: Mapping[str, Field],
+    named: dict[str, Any] | None = None,
+    *,
+    formats: bool,
 ) -> Schema:
-    definition = _object(name, definition)
+    # `named` has the names of the class, which the value has; the reply has its aliases.
+    try:
+        definition = as_object(definition)
+        fields = fields_in(as_object(named) if named else definition, formats=formats)
+    except ValueError as error:
+        raise InvalidRequest(f"schema {name}: {error}") from None
     strict = strict_form(definition)
     return Schema(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or "reply",

@@ -31,10 +31,15 @@ def as_object(definition: dict[str, Any]) -> dict[str, Any]:
     """Return the schema with an object at its root.
 
     Raises:
-        ValueError: it describes something else, or has a broken reference.
+        ValueError: it describes something else, or has a reference to nothing or only to itself.
     """
     for reference in _references(definition):
-        _resolved(definition, reference)
+        seen, at = set(), reference
+        while at is not None and not isinstance(at, dict):
+            if str(at) in seen:
+                raise ValueError(f"its reference {reference!r} leads only to references")
+            seen.add(str(at))
+            at = _resolved(definition, at).get("$ref")
     if "$ref" in definition:
         kept = {name: definition[name] for name in _DEFINITIONS if name in definition}
         definition = {**_resolved(definition, definition["$ref"]), **kept}
@@ -138,11 +143,14 @@ def _of_option(entry: Mapping[str, Any], formats: bool) -> Field:
 
 def _of_values(values: list[Any]) -> Field:
     values = [value for value in values if value is not None]
-    for kinds, kind in (((str,), "choice"), ((bool,), "boolean"), ((int,), "integer")):
-        if values and all(type(value) in kinds for value in values):
-            return Field(kind, tuple(values) if kind == "choice" else ())  # type: ignore[arg-type]
-    is_number = values and all(type(value) in (int, float) for value in values)
-    return Field("number" if is_number else "other")
+    types = {type(value) for value in values}
+    if types == {str}:
+        return Field("choice", tuple(values))
+    if types == {bool}:
+        return Field("boolean")
+    if types == {int}:
+        return Field("integer")
+    return Field("number" if types and types <= {int, float} else "other")
 
 
 def _mapping(entry: Any) -> Mapping[str, Any]:

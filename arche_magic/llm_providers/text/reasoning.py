@@ -31,15 +31,14 @@ def without_reasoning(text: str) -> str:
         text = _final_channel(text)
     start, inside = 0, False
     for tag in _TAG.finditer(text):
-        before = text[start : tag.start()]
-        if any(tag.groups()):
-            if not inside and "```" in before:
+        closes = any(tag.groups())
+        if not inside:
+            before = text[start : tag.start()]
+            if "```" in before if closes else before.strip():
                 break
-            start, inside = tag.end(), False
-        elif not inside:
-            if before.strip():
-                break
-            inside = True
+        if closes:
+            start = tag.end()
+        inside = not closes
     return "" if inside else text[start:]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _MOST_DECIMALS = 2
+_MOST_NAMES = 30
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -17,6 +18,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = {name.lower().lstrip("-"): name for name in known}
     near = difflib.get_close_matches(word.lower().lstrip("-"), list(names), n=1, cutoff=0.6)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def suggestion(word: str, known: Iterable[str], heading: str = "there are") -> str:
+    """`; did you mean 'groq'?` for a near miss, else `; there are groq, mistral`, if any are."""
+    names = list(known)
+    listed = f"; {heading} {', '.join(names[:_MOST_NAMES])}" if names else ""
+    return did_you_mean(word, names) or listed
 
 
 def plural(number: int, noun: str) -> str:
