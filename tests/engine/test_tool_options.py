@@ -120,6 +120,18 @@ def test_an_invalid_message_is_refused_in_one_line(messages: list[Any], words: s
     assert "\n" not in str(caught.value)
 
 
+def test_what_only_one_service_knows_is_left_out() -> None:
+    """A conversation that another service began can go on here."""
+    answer = {"role": "assistant", "content": "Hello", "reasoning": "A greeting."}
+    part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    turns = request([{"role": "user", "content": [part]}, answer, USER]).messages
+    assert [(turn.role, turn.content) for turn in turns] == [
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "Hi"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -25,6 +25,11 @@ _ROLES = {
 _DATA_URI = re.compile(r"data:[\w.+/=;-]*;base64,(.*)", re.DOTALL | re.IGNORECASE)
 _DETAILS = ("auto", "low", "high")
 _FIELDS = ("role", "content", "images", "tool_calls", "tool_call_id", "name")
+# What some services put into their replies, and hints for their caches. They are not sent, because
+# other services refuse them.
+_OF_ONE_SERVICE = (
+    "reasoning", "reasoning_content", "reasoning_details", "annotations", "cache_control",
+)  # fmt: skip
 
 
 def read_messages(entries: Messages) -> list[Message]:
@@ -60,7 +65,7 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         raise InvalidRequest(
             f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
         )
-    check_fields(f"a message of role {role}", entry, _FIELDS)
+    check_fields(f"a message of role {role}", entry, _FIELDS, _OF_ONE_SERVICE)
     calls = _calls(entry.get("tool_calls"), role)
     text, in_content = _content(entry.get("content"), role, optional=bool(calls))
     images = (*in_content, *read_images(entry.get("images")))
@@ -96,7 +101,7 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
     for part in value:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in ("text", "refusal", "image_url"):
-            check_fields(f"a part of the type {kind}", part, ("type", kind))
+            check_fields(f"a part of the type {kind}", part, ("type", kind), _OF_ONE_SERVICE)
         if kind == "image_url":
             images.append(_image(part.get("image_url")))
         elif kind in ("text", "refusal") and isinstance(part.get(kind), str):

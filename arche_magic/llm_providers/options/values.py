@@ -56,11 +56,13 @@ def read_text(name: str, value: object) -> str | None:
     return whole_characters(value) if value else None
 
 
-def check_fields(what: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+def check_fields(
+    what: str, entry: Mapping[Any, Any], known: Sequence[str], ignored: Sequence[str] = ()
+) -> None:
     """Refuse a field that cannot be sent; libraries also write fields that are not set."""
     for name, value in entry.items():
         is_set = bool(value) if isinstance(value, str | list | dict | bool) else value is not None
-        if is_set and name not in known:
+        if is_set and name not in known and name not in ignored:
             raise InvalidRequest(
                 f"{what} has the unknown field {shown(name)}; known: {', '.join(known)}"
             )
