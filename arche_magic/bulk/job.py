@@ -259,7 +259,8 @@ class Job:
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self._noted, -1)
-        if new.requests:
+        # A part of a job that sent nothing has rows of it, too.
+        if new.requests or new.rows:
             self._noted = record
             note_job(configuration.store, new)
 
