@@ -6,6 +6,7 @@ They do not depend on the rows of the data.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Field, Kind, Schema
 from arche_magic.llm_providers.text.characters import whole_characters
+from arche_magic.prompts.tables import json_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,28 +273,25 @@ def plain(value: Any) -> Any:
     return None if pd.isna(value) is True else value
 
 
+def is_nested(value: Any) -> bool:
+    """Whether a value is a collection, or of a library that can convert it to one."""
+    return isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist")
+
+
 def as_text(value: Any) -> str:
     """A value as text; nested values become JSON."""
-    if isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist"):
+    if is_nested(value):
         return as_json_text(value)
-    return str(_json_value(value)) if isinstance(value, bytes) else str(value)
+    return str(_json_scalar(value)) if isinstance(value, bytes) else str(value)
 
 
 def as_json_text(value: Any) -> str:
-    """A value as JSON that every reader takes."""
-    return json.dumps(_json_value(value), ensure_ascii=False, allow_nan=False)
+    """A value as JSON that every reader takes; NaN, infinities and what is missing become null."""
+    value = json_value(value, _json_scalar, itertools.count())
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _json_value(value: Any) -> Any:
-    """A value in the types of JSON; NaN, infinities and what is missing become None."""
-    if isinstance(value, set | frozenset):
-        value = sorted(value, key=str)
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): _json_value(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
+def _json_scalar(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):

@@ -14,7 +14,7 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import open_ours
 from arche_magic.llm_providers.processes import is_dead, this_process
 
-from .columns import Column, arrow_columns, as_json_text, as_text, plain
+from .columns import Column, arrow_columns, as_json_text, as_text, is_nested, plain
 from .file_readers import as_frame
 
 if TYPE_CHECKING:
@@ -176,5 +176,4 @@ def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
 
 
 def _as_cell(value: Any) -> Any:
-    several = isinstance(value, list | tuple | set | frozenset | dict | bytes)
-    return as_text(value) if several or hasattr(value, "tolist") else value
+    return as_text(value) if is_nested(value) or isinstance(value, bytes) else value

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -26,6 +26,8 @@ from arche_magic.llm_providers.text.wording import plural, shortened
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
+# Most dicts and lists in an entry, one in the other: many times what fits in a prompt.
+_MOST_PARTS, _DEEPEST = 100_000, 100
 # Tables that are not computed yet, and the method that does it.
 _LAZY = {
     "polars.LazyFrame": "collect", "dask.DataFrame": "compute", "dask_expr.DataFrame": "compute",
@@ -216,25 +218,41 @@ def _pair(entry: tuple[Any, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_jsonable(value), ensure_ascii=False, default=str)
+    value = json_value(value, _json_scalar, iter(range(_MOST_PARTS)))
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _jsonable(value: Any, depth: int = 0) -> Any:
-    """Return the value as plain dicts, lists and scalars; very deep parts become text."""
-    if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
-        return text_of(value)
+def _json_scalar(value: Any) -> Any:
+    is_large = isinstance(value, int) and value.bit_length() > _LARGE_BITS
+    return text_of(value) if is_large else value
+
+
+def json_value(
+    value: Any, scalar: Callable[[Any], Any], left: Iterator[object], depth: int = 0
+) -> Any:
+    """Return the value as dicts and lists of what `scalar` makes of its scalars.
+
+    Each dict and list takes one item of `left`; after the last one, and where it is very deep, the
+    value is cut to `…`, because it may contain itself.
+    """
     if isinstance(value, PLAIN):
-        return value
-    if depth > 20:
-        return str(value)
+        return scalar(value)
+    # Scalars and arrays of numpy and columns of pandas convert themselves.
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if not isinstance(value, Mapping | list | tuple):
+        return scalar(value)
+    if depth > _DEEPEST or next(left, None) is None:
+        return "…"
     if isinstance(value, Mapping):
-        return {text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(entry, depth + 1) for entry in value]
-    # Scalars and arrays of numpy and columns of pandas convert themselves.
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+        return {
+            text_of(key): json_value(entry, scalar, left, depth + 1) for key, entry in value.items()
+        }
+    return [json_value(entry, scalar, left, depth + 1) for entry in value]
 
 
 def _csv(cells: Iterable[str]) -> str:
