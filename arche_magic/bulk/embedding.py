@@ -106,7 +106,7 @@ def embed(
     index, values = _values(texts)
     options = {"reserve": reserve, "private": private, "tag": tag}
     llm = llm or get_llm_provider()
-    whole = WholeJob.new(llm, patience=patience)
+    whole = WholeJob(llm, patience=patience)
     job = _Embedding(values, llm, model, dimensions, whole, fresh, options)
     matrix = job.run(allow_paid, progress)
     if index is None:

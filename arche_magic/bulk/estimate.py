@@ -22,6 +22,7 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 
 from .agreement import Model
+from .bounds import in_order
 from .capacity import Capacity
 from .packing import needs_packed, pack_size
 from .rows import MOST_PACKED, Rows
@@ -198,7 +199,6 @@ class RowEstimate:
         rows: int,
         *,
         pack: int | None,
-        reserve: float,
         paid: bool = True,
         is_packing: bool = False,
         is_trusted: Callable[[Model], bool] = lambda model: True,
@@ -209,7 +209,6 @@ class RowEstimate:
             llm: the provider object with the routes of the job.
             rows: the number of rows that are left to ask.
             pack: the user's choice; None decides by the limits.
-            reserve: share of each limit (0 to 1) that is left to others.
             paid: whether routes that cost money are used.
             is_packing: whether the job already packs; then it continues, because it has few
                 threads.
@@ -220,7 +219,7 @@ class RowEstimate:
         if pack == 1:
             return alone
         if pack is None and not is_packing:
-            capacities = self.capacities(llm, alone, reserve=reserve, paid=paid)
+            capacities = self.capacities(llm, alone, paid=paid)
             now = llm.configuration.clock.time()
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
@@ -245,16 +244,12 @@ class RowEstimate:
         llm: IntelligentLLMOrchestrator,
         sizes: Mapping[Model, int],
         *,
-        reserve: float,
         paid: bool = True,
     ) -> list[Capacity]:
         """The capacity of each model of each account, in the order in which they are asked.
 
-        Args:
-            llm: the provider object with the routes of the job.
-            sizes: rows in one request to each model; by default one.
-            reserve: the share of each limit (0 to 1) that is left for other requests.
-            paid: whether routes that cost money are used.
+        `sizes` are the rows in one request to each model, by default one; the rest is as for
+        `pack_sizes`.
         """
         tracker, now = llm.quota_tracker, llm.configuration.clock.time()
         standings = _standings(llm)
@@ -278,7 +273,7 @@ class RowEstimate:
                     standings=limits,
                     need=prompt_units(usage),
                     pack=size,
-                    reserve=reserve,
+                    reserve=self.probe.reserve,
                     opens_at=opens_at,
                     paid=first.paid,
                     cost=cost_usd(first, usage),
@@ -290,9 +285,8 @@ class RowEstimate:
 
     def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
         """The routes of the job, in the order in which they are asked."""
-        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
-        preferred = llm.preferred_provider
-        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
+        routes = in_order(llm.routes(self.probe), llm.preferred_provider)
+        return [route for route in routes if paid or not route.paid]
 
 
 def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteId, list[Standing]]:

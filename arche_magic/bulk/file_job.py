@@ -110,9 +110,7 @@ class FileJob:
                 if self._cancelled:
                     return False
                 if start and agreement.refutations > refutations:
-                    self._before = replace(
-                        self.progress(), done=0, resumed=0, errors=0, twice=0, to_ask_twice=0
-                    )
+                    self._before = Progress(0, self._total).spending_also(self.progress())
                     return False
                 refutations = agreement.refutations
                 writer.write(replies.frame(), table)

@@ -128,7 +128,7 @@ class Group:
             if self._scheduler.note_limit(self):
                 raise _HandBack
             if is_patient:
-                if not workers.patience.left:
+                if not workers.whole.patience.left:
                     raise _OutOfPatience
                 workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
@@ -211,7 +211,7 @@ class Group:
         """Have some of the rows asked alone too, by the same model."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
         fields = fields_to_compare(tasks[0].request.schema)
-        for number in self.workers.agreement.rows_to_check(model, answered):
+        for number in self.workers.whole.agreement.rows_to_check(model, answered):
             if (reply := replies[number]) is None:
                 continue
             others = tuple(str(replies[other]) for other in answered if other != number)
@@ -260,7 +260,7 @@ class Group:
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         # Waiting for the job's own calls takes no patience.
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
-        left = max(workers.patience.left, moment)
+        left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
             self._scheduler.close_until(self, opens)
             return

@@ -127,7 +127,7 @@ class Job:
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
-            part_of = WholeJob.new(
+            part_of = WholeJob(
                 self._llm, name=part_of, patience=patience, max_cost=max_cost,
                 max_tokens_total=max_tokens_total, stop_after=stop_after,
             )  # fmt: skip
@@ -157,9 +157,7 @@ class Job:
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = ReplyWriter(
-            store, self._claims, self._workers, self._reader, self._hand_out, self.whole.failures
-        )
+        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._hand_out)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -80,7 +80,7 @@ def plan(
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
     refuse_tools(options)
     share = share_of(twice)
-    whole = WholeJob.new(
+    whole = WholeJob(
         llm, patience=options.get("patience"), max_cost=max_cost,
         max_tokens_total=max_tokens_total, stop_after=stop_after,
     )  # fmt: skip
@@ -105,7 +105,6 @@ def plan(
         _speed(llm, estimate),
         work.to_ask,
         now,
-        sample.reserve,
         size,
         allow_paid,
         whole.before_paying.left,
@@ -125,7 +124,7 @@ class _Outlook:
     Attributes:
         rows: the number of rows to ask.
         now: epoch seconds.
-        reserve, pack, allow_paid: as for `plan`; `pack` None decides by the limits.
+        pack, allow_paid: as for `plan`; `pack` None decides by the limits.
         patience: seconds that the job waits for free routes before it pays.
     """
 
@@ -134,18 +133,16 @@ class _Outlook:
     speed: Speed
     rows: int
     now: float
-    reserve: float
     pack: int | None
     allow_paid: bool
     patience: float
 
     def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> Forecast:
-        """When rows are answered; `changes` are another `reserve`, `pack` or `paid`."""
+        """When rows are answered; `changes` are another `pack` or `paid`."""
         estimate = estimate or self.estimate
-        asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
+        asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
-        del asked["pack"]
-        capacities = estimate.capacities(self.llm, sizes, **asked)
+        capacities = estimate.capacities(self.llm, sizes, paid=asked["paid"])
         forecast = Forecast(capacities, self.speed, self.now)
         return forecast.paying_after(self.patience, self.llm.preferred_provider)
 
@@ -190,10 +187,11 @@ def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
     if plan.in_time:
         return plan
+    whole = replace(outlook.estimate, probe=replace(outlook.estimate.probe, reserve=0.0))
     ways = [
         *filter(None, [plan.with_paid]),
         outlook.way("as many rows per request as the limits suggest", outlook.forecast(pack=None)),
-        outlook.way("no reserve for other cells", outlook.forecast(reserve=0.0)),
+        outlook.way("no reserve for other cells", outlook.forecast(whole)),
         *_shorter(outlook, until),
         *_higher(outlook, forecast, until),
     ]

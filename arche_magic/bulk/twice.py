@@ -21,6 +21,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
+from .bounds import in_order
 from .progress import Progress
 from .rows import CHUNK, Row, Rows
 
@@ -170,7 +171,7 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
         except ConfigurationError:
             return None
         now = llm.configuration.clock.time()
-        for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
+        for route in in_order(routes, preferred):
             if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
                 continue
             # Waiting does not open a retired model or a rejected key.

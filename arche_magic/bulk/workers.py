@@ -50,16 +50,15 @@ class Workers:
     Args:
         llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
-        whole: has the bounds of the job, and how packed replies agree.
+        whole: the bounds of the job, and how packed replies agree.
         pack: rows per request; None decides by the limits.
 
     Attributes:
         scheduler: gives tasks to workers.
-        counts: as above.
-        agreement, patience: those of `whole`.
+        counts, whole: as above.
         put_off: why the rows that are left are not asked in this run, or None.
         sample: the request of the first row, by which all are estimated; None before it is known.
-        before_paying: that of `whole`; None if there are not both free and paid routes.
+        before_paying: that of `whole`; None unless there are both free and paid routes.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class Workers:
         pack: int | None,
     ) -> None:
         self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
-        self._whole, self._pack = whole, pack
-        self.agreement, self.patience = whole.agreement, whole.patience
+        self.whole, self._pack = whole, pack
         self.before_paying: Patience | None = None
         # Requests that wait for a route end soon after the job has ended.
         configuration = replace(llm.configuration, clock=self.scheduler.clock)
@@ -96,7 +94,7 @@ class Workers:
         """
         self.sample = first.request
         if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
-            self.before_paying = self._whole.before_paying
+            self.before_paying = self.whole.before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -177,7 +175,7 @@ class Workers:
         held = self.rows_under_way() + self.rows_held_ahead()
         held += self.scheduler.finished.unfinished_tasks
         estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
-        capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
+        capacities = estimate.capacities(self.llm, self.scheduler.sizes())
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS
         speed = Speed(seconds)
@@ -199,9 +197,8 @@ class Workers:
             self.llm,
             self.counts.left,
             pack=self._pack,
-            reserve=sample.reserve,
             is_packing=self._is_packing,
-            is_trusted=lambda model: not self.agreement.is_refuted(model),
+            is_trusted=lambda model: not self.whole.agreement.is_refuted(model),
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
@@ -237,7 +234,7 @@ class Workers:
 
     def wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
-        self.patience.wait(seconds)
+        self.whole.patience.wait(seconds)
         if self.before_paying is not None:
             self.before_paying.wait(seconds)
 
