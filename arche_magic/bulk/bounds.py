@@ -64,11 +64,9 @@ def refuse_tools(options: Mapping[str, Any]) -> None:
 
 
 class Patience:
-    """How long a job waits for routes, all its rows together.
+    """How long a job waits for routes, all its rows together: at most `seconds`.
 
-    Args:
-        seconds: the most; inf for no bound.
-        now: the clock, in epoch seconds.
+    `now` is the clock, in epoch seconds.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float]) -> None:

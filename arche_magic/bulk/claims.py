@@ -1,7 +1,7 @@
 """The claims of a job: rows that it asks, so that no other job asks them at the same time.
 
-Several kernels can share a job. Claims are in the store of replies. Those of a killed kernel end
-when they expire, or as soon as another kernel of the same machine sees that their owner has ended.
+Several kernels can share a job. The claims of a killed kernel end when they expire, or as soon as
+another kernel of the same machine sees that their owner has ended.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ _at_work: set[str] = set()
 
 
 class Claims:
-    """The claims of one job.
-
-    Args:
-        store: where replies are kept.
-    """
+    """The claims of one job, kept in the store of replies."""
 
     def __init__(self, store: ReplyStore) -> None:
         self._store = store

@@ -185,6 +185,13 @@ def arrow_columns(frame: pd.DataFrame, columns: Sequence[Column]) -> pa.Table:
     return pa.Table.from_pandas(shown, pa.schema(kinds.items()), preserve_index=False)
 
 
+def with_columns(table: pa.Table, added: pa.Table) -> pa.Table:
+    """The table with the columns of another one after its own."""
+    for name in added.column_names:
+        table = table.append_column(added.schema.field(name), added[name])
+    return table
+
+
 def _fitting(
     name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
 ) -> list[Any]:
@@ -200,20 +207,21 @@ def _fitting(
     return found
 
 
-def _arrow_kind(column: Column) -> pa.DataType:
-    """The type of a column; text if it has none of its own."""
+def simple_types() -> dict[str, pa.DataType]:
+    """The Arrow types of simple kinds of values."""
     import pyarrow as pa
 
-    simple = {
-        "text": pa.string(),
-        "choice": pa.dictionary(pa.int32(), pa.string()),
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "boolean": pa.bool_(),
-        "date": pa.date32(),
-    }
+    return {
+        "text": pa.string(), "choice": pa.dictionary(pa.int32(), pa.string()),
+        "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+        "date": pa.date32(), "time": pa.timestamp("us"),
+    }  # fmt: skip
+
+
+def _arrow_kind(column: Column) -> pa.DataType:
+    """The type of a column; text if it has none of its own."""
     definition = column.field.definition
-    return simple.get(column.field.kind) or arrow_type(definition, definition)
+    return simple_types().get(column.field.kind) or arrow_type(definition, definition)
 
 
 def arrow_type(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> pa.DataType:
@@ -237,9 +245,8 @@ def arrow_type(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> pa.
     if len(others) == 1:
         return arrow_type(others[0], root)
     kinds = [kind for kind in kinds if kind != "null"]
-    simple = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-    if len(kinds) == 1 and kinds[0] in simple:
-        return simple[kinds[0]]
+    if len(kinds) == 1 and kinds[0] in ("integer", "number", "boolean"):
+        return simple_types()[kinds[0]]
     if kinds == ["array"]:
         return pa.list_(arrow_type(schema.get("items", {}), root))
     properties = schema.get("properties")

@@ -117,16 +117,7 @@ def embed(
 
 
 class _Embedding:
-    """One call of `embed`.
-
-    Args:
-        values: the texts, some of them missing.
-        llm: what asks.
-        model, dimensions: as for `embed`.
-        whole: has the patience.
-        fresh: whether kept vectors are asked for again.
-        options: further options of each request.
-    """
+    """One call of `embed` about some texts, some of them missing."""
 
     def __init__(
         self,

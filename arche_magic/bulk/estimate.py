@@ -44,7 +44,6 @@ class Work:
     """The rows that are left to ask.
 
     Attributes:
-        rows: the number of all rows.
         kept: rows with a kept reply, and rows equal to another row.
         failed: rows that failed permanently, or that have no prompt.
         to_ask: the prompts that are left to ask.

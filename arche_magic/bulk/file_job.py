@@ -32,12 +32,10 @@ class FileJob:
     columns; the cells of a CSV stay text.
 
     Args:
-        source: the file or folder to read; see `SourceFile`.
-        to: the file to write; an existing file is replaced.
+        source, encoding, sheet: the file or folder to read; see `SourceFile`.
+        to: the file to write, in UTF-8; an existing file is replaced.
         template: the prompt; see `Job`, also for the options.
-        encoding: of a text; see `SourceFile`. The result is UTF-8.
         sep: what separates the fields of a CSV, in the source and in the result.
-        sheet: of an Excel file; the first one if not given.
         **options: bounds apply to the whole file.
 
     Attributes:

@@ -54,7 +54,6 @@ class Group:
     """Workers on the same routes. Only the scheduler changes its attributes.
 
     Attributes:
-        number: its number in the job.
         workers: all workers of the job.
         llm: asks on its routes.
         ledger: holds and books the calls of its workers, many at once.
@@ -69,7 +68,6 @@ class Group:
         is_timed: one of its workers sleeps until it opens; the others wait for that one.
     """
 
-    number: int
     workers: Workers
     llm: IntelligentLLMOrchestrator
     ledger: BatchLedger
@@ -217,7 +215,7 @@ class Group:
             others = tuple(str(replies[other]) for other in answered if other != number)
             check = Check(reply, others, fields, model)
             request = tasks[number].request
-            task = Task("", request, [], limit=1, checks=check, group=self.number)
+            task = Task("", request, [], limit=1, checks=check, group=self)
             self._scheduler.add_check(task)
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> None:

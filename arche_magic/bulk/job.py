@@ -87,10 +87,8 @@ class Job:
 
     Attributes:
         rows: the rows and their prompts.
-        whole: the job that it is a part of, or itself, with the bounds.
-        schema: what each reply must look like, or None.
-        prefix: put before the names of the added columns.
-        details, twice, gold: as above; `gold` by field.
+        whole: the bounds that it shares with other parts of a whole job.
+        schema, prefix, details, twice, gold: as above; `gold` by field.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
@@ -150,7 +148,10 @@ class Job:
             "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
             "fresh": fresh, "part_of": self.whole, **options,
         }  # fmt: skip
-        self._second = self._asked_twice(allow_paid)
+        self._second: Second | None = None
+        if self.twice:
+            other = other_models(self._llm, sample, allow_paid)
+            self._second = Second(self.twice, self.rows, other, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
@@ -233,13 +234,6 @@ class Job:
     def _stop(self) -> None:
         self._left.set()
         self._scheduler.end()
-
-    def _asked_twice(self, allow_paid: bool) -> Second | None:
-        """The rows that another model is asked too, if any."""
-        if not self.twice:
-            return None
-        other = other_models(self._llm, self._sample, allow_paid)
-        return Second(self.twice, self.rows, other, self._job_on)
 
     def _job_on(self, positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""

@@ -34,13 +34,8 @@ class JobRecord:
         rows: all rows.
         done: rows that were finished, in this run or before.
         errors: rows without a reply.
-        requests, tokens: what it sent and used; its attempts have the routes.
-        cost_usd: USD, as far as prices are known.
-        packed: rows that were answered together with others in one request.
-        checked: packed rows that were also asked alone, and compared.
-        agreed: checked rows with the same answer.
-        not_compared: packed rows that were also asked alone, but could not be compared.
-        discarded: packed replies that were discarded and asked for again.
+
+    The other figures are those of `Progress`.
     """
 
     at: float = 0.0

@@ -124,7 +124,7 @@ class _Outlook:
     Attributes:
         rows: the number of rows to ask.
         now: epoch seconds.
-        pack, allow_paid: as for `plan`; `pack` None decides by the limits.
+        pack: rows per request; None decides by the limits.
         patience: seconds that the job waits for free routes before it pays.
     """
 

@@ -90,15 +90,9 @@ _OPEN, FINISHED, _RESUMED, FAILED, _DONE = 0, 1, 2, 4, 8
 
 
 class Counts:
-    """Counts rows and their usage.
-
-    Args:
-        total: all rows.
-        now: the clock, in epoch seconds.
-        noun: what is counted, as in `Progress`.
+    """Counts rows and their usage; see `Progress`.
 
     Attributes:
-        total: as above.
         served, failed: prompts that were answered in this run, and that failed in it.
         input_tokens, output_tokens: of the prompts that were answered.
     """

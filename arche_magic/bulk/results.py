@@ -11,7 +11,17 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts.tables import is_arrow, library_of
 
-from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, arrow_columns, columns_of, fitted
+from .columns import (
+    RAW,
+    REPLY,
+    SECOND,
+    SECOND_MODEL,
+    Column,
+    arrow_columns,
+    columns_of,
+    fitted,
+    with_columns,
+)
 from .comparison import Quality, quality
 from .job import Job
 from .progress import SPENT, Progress
@@ -170,21 +180,13 @@ class Replies:
 def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
     """Converts a job's result into the kind of table of its data.
 
-    A table of polars or pyarrow keeps its own columns as they are, and gets the added ones; the
-    result for anything else is the DataFrame.
-
-    Args:
-        data: what was asked about, as it was given.
-        frame: the finished rows, as pandas has them.
-        columns: those that the job has added to it.
+    A table of polars or pyarrow keeps its own columns as they are, and gets the added `columns` of
+    the frame; the result for anything else is the frame.
     """
     if is_arrow(data):
         pa = library("pyarrow")
         table = pa.table(data).take(frame.index.to_numpy())
-        added = arrow_columns(frame, columns)
-        for name in added.column_names:
-            table = table.append_column(added.schema.field(name), added[name])
-        return table
+        return with_columns(table, arrow_columns(frame, columns))
     if library_of(data) == "polars":
         pl = library("polars")
         whole = data if isinstance(data, pl.DataFrame) else data.to_frame(frame.columns[0])
@@ -193,11 +195,7 @@ def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
 
 
 class _Texts:
-    """A column of texts in blocks; a full block becomes a Series, which takes less memory.
-
-    Args:
-        count: how many there will be.
-    """
+    """A column of texts in blocks; a full block becomes a Series, which takes less memory."""
 
     def __init__(self, count: int) -> None:
         sizes = [min(_BLOCK, count - start) for start in range(0, count, _BLOCK)]

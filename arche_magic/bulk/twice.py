@@ -48,14 +48,8 @@ def number_drawn(share: float, rows: int) -> int:
 class Second:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    Args:
-        share: the share; rounded up to whole rows.
-        rows: all rows of the job.
-        other: chooses the model.
-        ask: makes the job that asks some rows (by position) on a model.
-
-    Attributes:
-        jobs: those that were made, one for each model.
+    `other` chooses the model, and `ask` makes the job that asks some rows (by position) on it.
+    `jobs` has those that were made, one for each model.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ another group is idle.
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -50,12 +49,10 @@ class Workers:
     Args:
         llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
-        whole: the bounds of the job, and how packed replies agree.
+        whole: the bounds of the job.
         pack: rows per request; None decides by the limits.
 
     Attributes:
-        scheduler: gives tasks to workers.
-        counts, whole: as above.
         put_off: why the rows that are left are not asked in this run, or None.
         sample: the request of the first row, by which all are estimated; None before it is known.
         before_paying: that of `whole`; None unless there are both free and paid routes.
@@ -83,7 +80,6 @@ class Workers:
         self._looked_at = self._booked_at = -math.inf
         # Those of the groups, now and before.
         self._ledgers: list[BatchLedger] = []
-        self._numbers = itertools.count()
         self._finish_at = lru_cache(maxsize=1)(self._estimate_finish)
 
     def start(self, first: Task) -> None:
@@ -135,10 +131,6 @@ class Workers:
         since = time.monotonic() - _STILL_WAITING_SECONDS
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
 
-    def rows_held_ahead(self) -> int:
-        """Rows that hold their share of the limits, and whose requests are not sent yet."""
-        return sum(ledger.held_ahead for ledger in self._ledgers)
-
     def resize(self) -> None:
         """Put as many rows in one request as the limits and the replies so far suggest."""
         if self.sample is not None:
@@ -172,7 +164,7 @@ class Workers:
         if sample is None or not counts.left + later:
             return None
         # These have reserved or used their share of the limits already.
-        held = self.rows_under_way() + self.rows_held_ahead()
+        held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
         held += self.scheduler.finished.unfinished_tasks
         estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
         capacities = estimate.capacities(self.llm, self.scheduler.sizes())
@@ -221,7 +213,7 @@ class Workers:
         ledger = llm.batch_ledger(coming, self.counts.spend)
         self._ledgers.append(ledger)
         awaits_free = self._awaits_free(llm)
-        group = Group(next(self._numbers), self, llm, ledger, model, size, awaits_free)
+        group = Group(self, llm, ledger, model, size, awaits_free)
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
