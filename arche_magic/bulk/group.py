@@ -65,7 +65,6 @@ class Group:
         is_closed: none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
-        is_timed: one of its workers sleeps until it opens; the others wait for that one.
     """
 
     workers: Workers
@@ -79,7 +78,6 @@ class Group:
     is_closed: bool = False
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
-    is_timed: bool = False
 
     def work(self) -> None:
         """Ask until nothing is left, or until there are more workers than help; in each thread."""

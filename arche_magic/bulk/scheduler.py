@@ -95,14 +95,11 @@ class Scheduler:
         """
         while True:
             with self._lock:
-                while not (self.ending.is_set() or group.is_closed):
-                    if self.clock.time() < group.opens_at:
-                        if not group.is_timed:
-                            group.is_timed = True
-                            all_closed = self._are_all_closed()
-                            break
-                        self._work.wait(NAP_SECONDS)
-                    elif self._awaits_free(group):
+                if self.ending.is_set() or group.is_closed:
+                    return []
+                nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
+                if nap <= 0:
+                    if self._awaits_free(group):
                         self._work.wait(NAP_SECONDS)
                     elif tasks := self._pick(group):
                         return tasks
@@ -110,9 +107,11 @@ class Scheduler:
                         self._idle += 1
                         self._work.wait()
                         self._idle -= 1
-                else:
-                    return []
-            self._sleep(group, on_closed if all_closed else None)
+                    continue
+                all_closed = self._are_all_closed()
+            if all_closed:
+                on_closed(nap)
+            self.clock.sleep(nap)
 
     def coming(self, group: Group) -> list[Request]:
         """The requests that the group asks next, if its workers ask each row alone."""
@@ -347,20 +346,6 @@ class Scheduler:
         self.ending.set()
         self._work.notify_all()
         self._room.notify_all()
-
-    # --- without it
-
-    def _sleep(self, group: Group, on_sleep: Callable[[float], object] | None) -> None:
-        """Sleep by the clock while the group is closed, then wake its other workers."""
-        nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
-        try:
-            if on_sleep:
-                on_sleep(nap)
-            self.clock.sleep(max(nap, 0.001))
-        finally:
-            with self._lock:
-                group.is_timed = False
-                self._work.notify_all()
 
 
 @dataclass(frozen=True)
