@@ -6,8 +6,8 @@
                └────────────────────→ caller ←─────────────────┘
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
-(`claims.py`), so that no other kernel asks them too. The scheduler gives the tasks to groups of
+rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks, so
+that no other kernel asks them too. The scheduler gives the tasks to groups of
 workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
 request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
 task back. The writer (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out
@@ -36,13 +36,12 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
 from .bounds import WholeJob, is_set, refuse_tools
-from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
-from .row_reader import RowReader
+from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
 from .twice import Second, other_models, share_of
 from .workers import Workers, narrowed

@@ -13,8 +13,7 @@ from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped
-from .claims import Claims
-from .row_reader import RowReader
+from .row_reader import Claims, RowReader
 from .rows import Row, Task
 from .workers import Workers
 
