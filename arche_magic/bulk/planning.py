@@ -100,14 +100,7 @@ def plan(
     work = count_work(parts(), llm, sample, retry_errors, fresh, on_rows)
     estimate = RowEstimate.of(work, llm, options)
     outlook = _Outlook(
-        llm,
-        estimate,
-        _speed(llm, estimate),
-        work.to_ask,
-        now,
-        size,
-        allow_paid,
-        whole.before_paying.left,
+        estimate, _speed(estimate), work.to_ask, now, size, allow_paid, whole.before_paying.left
     )
     found = _plan_of(work, outlook)
     if share:
@@ -128,7 +121,6 @@ class _Outlook:
         patience: seconds that the job waits for free routes before it pays.
     """
 
-    llm: IntelligentLLMOrchestrator
     estimate: RowEstimate
     speed: Speed
     rows: int
@@ -141,10 +133,10 @@ class _Outlook:
         """When rows are answered; `changes` are another `pack` or `paid`."""
         estimate = estimate or self.estimate
         asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
-        sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
-        capacities = estimate.capacities(self.llm, sizes, paid=asked["paid"])
+        sizes = estimate.pack_sizes(self.rows, **asked)
+        capacities = estimate.capacities(sizes, paid=asked["paid"])
         forecast = Forecast(capacities, self.speed, self.now)
-        return forecast.paying_after(self.patience, self.llm.preferred_provider)
+        return forecast.paying_after(self.patience, estimate.llm.preferred_provider)
 
     def way(self, what: str, forecast: Forecast) -> Way:
         """A change, with its effect."""
@@ -217,8 +209,8 @@ def _parts(
     return (Rows(frame, template) for frame in source.frames(ROWS, first.columns))
 
 
-def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:
-    served = [attempt.seconds for attempt in served_lately(llm)]
+def _speed(estimate: RowEstimate) -> Speed:
+    served = [attempt.seconds for attempt in served_lately(estimate.llm)]
     seconds = max(0.001, statistics.median(served)) if served else SECONDS_GUESS
     # If requests take no time, neither do rows.
     row = min(estimate.output_tokens / _TOKENS_PER_SECOND, seconds)
@@ -231,7 +223,7 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
         return None
     probe = replace(outlook.estimate.probe, same_model=True)
     forecast = outlook.forecast(replace(outlook.estimate, probe=probe))
-    model = without_vendor(outlook.llm.routes(probe)[0].model)
+    model = without_vendor(outlook.estimate.llm.routes(probe)[0].model)
     return outlook.way(f"{model} alone", forecast) if forecast.capacities else None
 
 
@@ -241,7 +233,7 @@ def _second_models(
     """The models that would answer rows again; `known` are those for kept first replies."""
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
-        answering = [outlook.llm.routes(outlook.estimate.probe)[0].model]
+        answering = [outlook.estimate.llm.routes(outlook.estimate.probe)[0].model]
     return list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
 
 

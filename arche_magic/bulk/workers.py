@@ -141,7 +141,7 @@ class Workers:
         if self.counts.served >= KNOWN_AFTER or self.sample is None:
             return self.counts.output_tokens / max(1, self.counts.served)
         first = self.llm.routes(self.sample)[0]
-        return RowEstimate(self.sample).usage(self.llm, first).output_tokens
+        return RowEstimate(self.llm, self.sample).usage(first).output_tokens
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
         """The bound of the job that keeps a request from one of its routes; "" if none does."""
@@ -166,8 +166,8 @@ class Workers:
         # These have reserved or used their share of the limits already.
         held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
         held += self.scheduler.finished.unfinished_tasks
-        estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
-        capacities = estimate.capacities(self.llm, self.scheduler.sizes())
+        estimate = RowEstimate(self.llm, sample, self.reply_tokens(), counts.mean_input())
+        capacities = estimate.capacities(self.scheduler.sizes())
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS
         speed = Speed(seconds)
@@ -185,8 +185,7 @@ class Workers:
 
     def _sizes(self, sample: Request) -> dict[Model, int]:
         """Rows per request of each model, by the limits and the replies as they are known now."""
-        return RowEstimate(sample, self.reply_tokens()).pack_sizes(
-            self.llm,
+        return RowEstimate(self.llm, sample, self.reply_tokens()).pack_sizes(
             self.counts.left,
             pack=self._pack,
             is_packing=self._is_packing,
