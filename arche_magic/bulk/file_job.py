@@ -58,7 +58,7 @@ class FileJob:
         **options: Any,
     ) -> None:
         self._source = SourceFile(source, encoding, sep, sheet, template)
-        self.source, self.to = self._source.path, _target(self._source.path, to)
+        self.to = _target(self._source.path, to)
         self._template, self._options = template, options
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
@@ -71,7 +71,6 @@ class FileJob:
         self._sep = separator(self.to, sep)
         self._total = self._source.count()
         self._before = Progress(0, self._total)
-        self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
 
@@ -95,12 +94,14 @@ class FileJob:
         Kept replies are not asked for again.
         """
         self.quality = Quality()
-        agreement = self._whole.agreement
+        agreement = self._job.whole.agreement
         start, refutations = 0, agreement.refutations
         writer = FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                self._job = Job(frame, self._template, **{**self._options, "part_of": self._whole})
+                self._job = Job(
+                    frame, self._template, **{**self._options, "part_of": self._job.whole}
+                )
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)

@@ -106,7 +106,7 @@ def plan(
     if share:
         other = other_models(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
-        found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
+        found = _with_second(found, outlook, again, known, other)
     return found if until is None else _with_deadline(found, outlook, until)
 
 
@@ -227,23 +227,23 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
     return outlook.way(f"{model} alone", forecast) if forecast.capacities else None
 
 
-def _second_models(
-    plan: Plan, outlook: _Outlook, known: Sequence[str], other: OtherModel
-) -> list[str]:
-    """The models that would answer rows again; `known` are those for kept first replies."""
+def _with_second(
+    plan: Plan, outlook: _Outlook, rows: int, known: Sequence[str], other: OtherModel
+) -> Plan:
+    """The same plan with some rows asked again, after all others, on the first of other models.
+
+    `known` are the models for rows whose first reply is kept.
+    """
+    estimate = outlook.estimate
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
-        answering = [outlook.estimate.llm.routes(outlook.estimate.probe)[0].model]
-    return list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
-
-
-def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]) -> Plan:
-    """The same plan with some rows asked again, after all others, on the first of other models."""
+        answering = [estimate.llm.routes(estimate.probe)[0].model]
+    models = list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
     if not rows or not models:
         return plan
-    probe = replace(outlook.estimate.probe, model=models[0], provider=None, same_model=False)
-    other = replace(outlook.estimate, probe=probe)
-    forecast = outlook.forecast(other)
+    probe = replace(estimate.probe, model=models[0], provider=None, same_model=False)
+    second = replace(estimate, probe=probe)
+    forecast = outlook.forecast(second)
     end = plan.finish_at.timestamp() if plan.finish_at else math.inf
     names = {capacity.name for capacity in forecast.capacities}
     # It may have answered some of the rows in the first place.
@@ -260,7 +260,7 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
         shown[part.capacity.name] = replace(
             part, rows=old.rows + part.rows, requests=old.requests + part.requests
         )
-    low, high = other.span(rows)
+    low, high = second.span(rows)
     later = finish - end if math.isfinite(finish) else math.inf
     latest = plan.latest_at.timestamp() + later if plan.latest_at else math.inf
     cost = _cost(parts)
@@ -269,8 +269,8 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
         twice=rows,
         second=" or ".join(map(without_vendor, models)),
         tokens=(plan.tokens[0] + low, plan.tokens[1] + high),
-        input_tokens=plan.input_tokens + round(other.input_tokens * rows),
-        output_tokens=plan.output_tokens + round(other.output_tokens * rows),
+        input_tokens=plan.input_tokens + round(second.input_tokens * rows),
+        output_tokens=plan.output_tokens + round(second.output_tokens * rows),
         requests=plan.requests + sum(part.requests for part in parts),
         shares=tuple(shown.values()) or plan.shares,
         finish_at=_time(finish),
