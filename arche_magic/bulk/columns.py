@@ -56,19 +56,14 @@ class Column:
     field: Field
     is_field: bool = False
 
-    def dtype(self) -> Any:
-        """The pandas type of its values."""
-        import pandas as pd
-
-        if self.field.kind == "choice":
-            return pd.CategoricalDtype(list(self.field.choices))
-        return _DTYPES.get(self.field.kind, "object")
-
     def series(self, values: Sequence[Any], index: pd.Index | None = None) -> pd.Series:
         """Its values, each None or as `fitted` gives it, as a Series."""
         import pandas as pd
 
-        series: pd.Series = pd.Series(values, index=index, dtype=self.dtype())
+        dtype: Any = _DTYPES.get(self.field.kind, "object")
+        if self.field.kind == "choice":
+            dtype = pd.CategoricalDtype(list(self.field.choices))
+        series: pd.Series = pd.Series(values, index=index, dtype=dtype)
         return series
 
 

@@ -182,10 +182,6 @@ class Counts:
             self.input_tokens += usage.input_tokens
             self.output_tokens += usage.output_tokens
 
-    def mean_input(self) -> float | None:
-        """Input tokens of a prompt that was answered; None before the first."""
-        return self.input_tokens / self.served if self.served else None
-
     def mean_seconds(self) -> float | None:
         """Seconds that a request took once it was sent; None before the first reply."""
         replies = self.routes.total()

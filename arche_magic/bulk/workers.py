@@ -166,7 +166,8 @@ class Workers:
         # These have reserved or used their share of the limits already.
         held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
         held += self.scheduler.finished.unfinished_tasks
-        estimate = RowEstimate(self.llm, sample, self.reply_tokens(), counts.mean_input())
+        prompt_tokens = counts.input_tokens / counts.served if counts.served else None
+        estimate = RowEstimate(self.llm, sample, self.reply_tokens(), prompt_tokens)
         capacities = estimate.capacities(self.scheduler.sizes())
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS

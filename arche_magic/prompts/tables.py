@@ -141,7 +141,7 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
         return Shown(str(array.item()))
     # A number takes more than half a token.
     entries, flat = array[: 2 * budget], array.ndim == 1
-    kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
+    kept = _as_many((_json(entry, _rounded) for entry in entries), budget)
     text = (", " if flat else "\n").join(kept)
     size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
     if text_tokens(text) > budget + 1:
@@ -152,8 +152,6 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
 
 def _rounded(number: Any) -> Any:
     """Round to ten digits, which take half as many tokens as seventeen."""
-    if isinstance(number, list):
-        return [_rounded(part) for part in number]
     return float(f"{number:.10g}") if isinstance(number, float) else number
 
 
@@ -164,9 +162,10 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     # An entry takes more than half a token.
     first = itertools.islice(value.items() if isinstance(value, Mapping) else value, 2 * budget)
     if isinstance(value, Mapping):
-        opening, closing, kept = "{", "}", _as_many(first, budget, _pair)
+        opening, closing, texts = "{", "}", map(_pair, first)
     else:
-        opening, closing, kept = "[", "]", _as_many(first, budget)
+        opening, closing, texts = "[", "]", map(_json, first)
+    kept = _as_many(texts, budget)
     text, kind = opening + ", ".join(kept) + closing, type(value).__name__
     if text_tokens(text) > budget + 1:
         return cut_text(text, name, kind, budget)
@@ -198,14 +197,11 @@ def _stated(text: str, name: str, size: str, *left: str) -> Shown:
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
 
 
-def _as_many(
-    entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
-) -> list[str]:
-    """Return the first entries as JSON, as many as fit, at least one."""
+def _as_many(texts: Iterable[str], budget: int) -> list[str]:
+    """Return as many of the first texts as fit, at least one."""
     kept: list[str] = []
     spent = 0.0
-    for entry in entries:
-        text = (text_of or _json)(entry)
+    for text in texts:
         spent += text_tokens(text) + 0.5
         if spent > budget and kept:
             break
@@ -217,14 +213,14 @@ def _pair(entry: tuple[Any, Any]) -> str:
     return f"{_json(text_of(entry[0]))}: {_json(entry[1])}"
 
 
-def _json(value: Any) -> str:
-    value = json_value(value, _json_scalar, iter(range(_MOST_PARTS)))
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _json_scalar(value: Any) -> Any:
+def _without_large(value: Any) -> Any:
     is_large = isinstance(value, int) and value.bit_length() > _LARGE_BITS
     return text_of(value) if is_large else value
+
+
+def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
+    value = json_value(value, scalar, iter(range(_MOST_PARTS)))
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def json_value(
