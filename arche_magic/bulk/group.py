@@ -45,10 +45,6 @@ class _HandBack(Exception):
     """The rows are not asked now."""
 
 
-class _OutOfPatience(Exception):
-    """The job's patience is used up."""
-
-
 @dataclass(eq=False)
 class Group:
     """Workers on the same routes. Only the scheduler changes its attributes.
@@ -109,10 +105,12 @@ class Group:
     def _send(self, request: Request, rows: int = 1) -> Reply:
         workers, began = self.workers, self._scheduler.clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
+        patience = workers.whole.patience.left
+        is_patient = patience > 0
         if workers.before_paying is not None:
-            patience = min(request.patience, workers.before_paying.left)
+            patience = min(patience, workers.before_paying.left)
+        if patience < request.patience:
             request = replace(request, patience=patience)
-        is_patient = True
 
         def on_wait(waiting: Waiting) -> None:
             workers.counts.wait(waiting)
@@ -125,7 +123,8 @@ class Group:
                 raise _HandBack
             if is_patient:
                 if not workers.whole.patience.left:
-                    raise _OutOfPatience
+                    # Asked once more without patience: the error then says what opens when.
+                    raise _HandBack
                 workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self):
@@ -135,12 +134,7 @@ class Group:
         workers.note_under_way(rows)
         reply: Reply | None = None
         try:
-            try:
-                reply = self.llm.ask(request, on_wait, self.ledger)
-            except _OutOfPatience:
-                # Answered if a route is open now; else the error says what opens when.
-                is_patient = False
-                reply = self.llm.ask(replace(request, patience=0.0), on_wait, self.ledger)
+            reply = self.llm.ask(request, on_wait, self.ledger)
         except ConfigurationError as error:
             self._scheduler.end(error)
             raise _HandBack from None
