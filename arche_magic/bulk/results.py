@@ -24,7 +24,7 @@ from .columns import (
 )
 from .comparison import Quality, quality
 from .job import Job
-from .progress import SPENT, Progress
+from .progress import SPENT
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class Replies:
         self._texts = None if self._fields else _Texts(count)
         self._finished = bytearray(count)
         self.quality = Quality()
-        self._elsewhere = Progress(0, 0)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -108,10 +107,6 @@ class Replies:
             self._texts.put(at, None if reply is None else str(reply))
         # At the end, because another thread may make a frame now.
         self._finished[at] = 1
-
-    def add_part(self, spent: Progress) -> None:
-        """Note what a part of the job has spent in another process."""
-        self._elsewhere = self._elsewhere.spending_also(spent)
 
     def _of_second(self, reply: Reply) -> dict[str, Any]:
         """The columns of another model's reply; a value that does not fit its column is missing."""
@@ -161,7 +156,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         added.columns.names = data.columns.names
         frame = pd.concat([data, added], axis=1)
-        progress = self._job.progress().spending_also(self._elsewhere)
+        progress = self._job.progress()
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
         is_shown = [row and at not in asked_again for at, row in enumerate(finished)]
         if not all(is_shown):
