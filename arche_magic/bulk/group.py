@@ -116,7 +116,7 @@ class Group:
             workers.counts.wait(waiting)
             self.ledger.release()
             now = self._scheduler.clock.time()
-            if self._scheduler.ending.is_set() or now - began > longest:
+            if self._scheduler.ending.is_set() or self.is_closed or now - began > longest:
                 raise _HandBack
             workers.note_under_way(rows, time.monotonic())
             if self._scheduler.note_limit(self):

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
-from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.config import Configuration, get_choices
 from arche_magic.llm_providers.errors import LLMProviderError, NoRouteAvailable
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
@@ -100,6 +100,7 @@ class Workers:
         """
         self._start_threads(self.scheduler.grow())
         self.book()
+        self._leave_switched_off()
         now = self.scheduler.clock.time()
         if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -108,6 +109,19 @@ class Workers:
             self.resize()
         elif max((sizes := self._sizes(self.sample)).values()) > 1:
             self._start_groups(sizes)
+
+    def _leave_switched_off(self) -> None:
+        """Start anew without the keys and models that the user has switched off meanwhile."""
+        configuration = self.llm.configuration
+        off = configuration.off | get_choices().off
+        if self.sample is None or off == configuration.off:
+            return
+        self.llm = narrowed(self.llm, replace(configuration, off=off), self.llm.providers)
+        try:
+            self._start_groups(self._sizes(self.sample))
+        except LLMProviderError as error:
+            # No route is left.
+            self.scheduler.end(error)
 
     def book(self) -> None:
         """Book what has ended, and give back holds that nobody uses; a few times a second."""
