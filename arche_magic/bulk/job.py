@@ -7,12 +7,11 @@
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
 rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks, so
-that no other kernel asks them too. The scheduler gives the tasks to groups of
-workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
-request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
-task back. The writer (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out
-their rows. `Job` passes these to its caller, who makes a frame of them with `Replies`
-(`results.py`).
+that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
+which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
+to the engine, which chooses the route and waits for it; or it hands the task back. The writer
+(`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
+these to its caller, who makes a frame of them with `Replies` (`results.py`).
 
 How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
 limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
