@@ -35,11 +35,7 @@ class JobStopped(LLMProviderError):
 
 
 def at_most(name: str, value: Any, least: float = 0) -> float:
-    """A bound as a number; None is inf.
-
-    Raises:
-        InvalidRequest: it is not a number, or less than `least`.
-    """
+    """A bound as a number, inf for None; raise InvalidRequest unless it is `least` or more."""
     if value is None:
         return math.inf
     value = python_number(value)
@@ -49,11 +45,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
 
 
 def is_set(name: str, value: Any) -> bool:
-    """A flag; None is False.
-
-    Raises:
-        InvalidRequest: it is not True or False.
-    """
+    """A flag, False for None; raise InvalidRequest unless it is True or False."""
     return value is not None and read_flag(name, value)
 
 

@@ -129,12 +129,9 @@ def _without_reserve(row: Standing, reserve: float) -> Standing:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How many rows are answered by when.
+    """How many rows are answered by when, if they are asked from `now` (epoch seconds) on.
 
-    Attributes:
-        capacities: the models that answer, in the order in which they are asked.
-        speed: what threads and the network allow.
-        now: epoch seconds, from which on rows are asked.
+    The `capacities` are in the order in which they are asked.
     """
 
     capacities: Sequence[Capacity]

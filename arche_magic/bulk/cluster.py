@@ -124,8 +124,7 @@ def _check(options: dict[str, Any]) -> None:
 def _check_workers(client: Client) -> int:
     """How many threads the workers have together.
 
-    Raises:
-        ConfigurationError: no workers, one without a key, or several ledgers for the same limits.
+    Raise ConfigurationError if there are none, if one has no key, or if they have several ledgers.
     """
     found: dict[str, dict[str, Any]] = client.run(_about)
     if not found:

@@ -125,11 +125,7 @@ def _shown(names: Sequence[str], noun: str = "column") -> str:
 
 
 def fitted(value: Any, field: Field) -> Any:
-    """A value in the type of its column; None if it is missing.
-
-    Raises:
-        ValueError: the column cannot hold it.
-    """
+    """A value in the type of its column, None if it is missing; ValueError if it does not fit."""
     if value is None or field.kind == "other":
         return value
     try:

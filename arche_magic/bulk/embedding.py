@@ -317,11 +317,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
-    """The texts, and the index of those of pandas.
-
-    Raises:
-        InvalidRequest: the data is not a column of texts.
-    """
+    """The texts, and the index of those of pandas; raise InvalidRequest for other data."""
     if isinstance(data, str | bytes):
         raise InvalidRequest("texts is a single text; write embed([text])")
     pandas = library("pandas")

@@ -206,13 +206,9 @@ class RowEstimate:
     ) -> dict[Model, int]:
         """The number of rows in one request to each model, by its current limits.
 
-        Args:
-            rows: the number of rows that are left to ask.
-            pack: the user's choice; None decides by the limits.
-            paid: whether routes that cost money are used.
-            is_packing: whether the job already packs; then it continues, because it has few
-                threads.
-            is_trusted: whether packed replies of a model are trusted.
+        `rows` are left to ask. `pack` is the user's choice; None decides by the limits. With `paid`
+        they include routes that cost money. A job that packs already (`is_packing`) continues,
+        because it has few threads. `is_trusted` says whose packed replies are trusted.
         """
         configuration = self.llm.configuration
         routes = self._routes(paid)

@@ -80,9 +80,7 @@ class FileJob:
     def __iter__(self) -> Generator[Row, None, None]:
         """Yield the rows as they finish; the file exists after the last one.
 
-        Raises:
-            InvalidRequest: the file cannot be written.
-            JobStopped, LLMProviderError: as a `Job`.
+        It raises what a `Job` raises, and InvalidRequest if the file cannot be written.
         """
         while not (yield from self._write()) and not self._cancelled:
             pass

@@ -320,11 +320,7 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator that workers use: on allowed providers, within the job's bounds.
-
-        Raises:
-            InvalidRequest: all routes are paid ones, and those are not allowed.
-        """
+        """The orchestrator that workers use: on allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
         if not allow_paid:
@@ -335,6 +331,7 @@ class Job:
         return allowed
 
     def _check_for_free_routes(self) -> None:
+        """Raise InvalidRequest if all routes are paid ones."""
         try:
             routes = self._llm.routes(self._sample)
         except NoKeys:

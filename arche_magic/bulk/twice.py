@@ -89,9 +89,7 @@ class Second:
     def rows(self) -> Iterator[Row]:
         """The drawn rows again, each with its `second` reply, as far as one came.
 
-        Raises:
-            JobStopped: at one of the bounds of the whole job.
-            LLMProviderError: no row can be asked.
+        It raises what a `Job` raises.
         """
         drawn = self._drawn()
         by_model: defaultdict[str, list[int]] = defaultdict(list)
@@ -132,11 +130,7 @@ class Second:
 
 
 def share_of(twice: Any) -> float:
-    """The share of rows that are asked twice, 0 to 1; None is 0.
-
-    Raises:
-        InvalidRequest: it is not a share.
-    """
+    """The share of rows that are asked twice, 0 for None; InvalidRequest unless it is 0 to 1."""
     if twice is None:
         return 0.0
     twice = python_number(twice)
