@@ -19,7 +19,7 @@ from .file_source import is_file
 from .job import Job
 from .planning import plan
 from .plans import Plan, Way
-from .progress import Counts, LineBar, Progress
+from .progress import LineBar, Progress
 from .results import Replies, like
 from .rows import Row, Rows
 
@@ -114,22 +114,12 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                 "use dask.diagnostics.ProgressBar or distributed.progress"
             )
         return cluster.map_partitions(data, template, options)
-    job = Job(data, template, **options)
+    job = _job(data, template, client, options)
     replies = Replies(job)
-    found = (
-        iter(job)
-        if client is None
-        else cluster.imap_rows(data, template, client, options, replies.add_part)
-    )
-    # With a cluster, this process knows finished rows, but not what its workers wait for.
-    counts = None if client is None else Counts(len(job), get_configuration().clock.time)
     try:
-        with closing(found) as rows, _bar(counts.progress if counts else job.progress, progress):
+        with closing(iter(job)) as rows, _bar(job.progress, progress):
             for row in rows:
                 replies.add(row)
-                if counts and row.second is None:
-                    counts.finish([row])
-                    counts.hand_out(row)
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:
@@ -142,9 +132,13 @@ def imap(
     data: Any, template: str | None = None, *, client: Any = None, **options: Any
 ) -> Iterator[Row]:
     """Yield the rows as they finish, in any order; see `map`. Closing the iterator ends the job."""
-    if client is not None:
-        return cluster.imap_rows(data, template, client, options)
-    return iter(Job(data, template, **options))
+    return iter(_job(data, template, client, options))
+
+
+def _job(data: Any, template: str | None, client: Any, options: dict[str, Any]) -> Job:
+    if client is None:
+        return Job(data, template, **options)
+    return cluster.ClusterJob(client, data, template, **options)
 
 
 def _bar(progress: Callable[[], Progress], is_shown: bool) -> AbstractContextManager[object]:

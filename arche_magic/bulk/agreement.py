@@ -38,11 +38,8 @@ _PIECE, _CLEAR = 3, 0.1
 class Check:
     """A packed reply, to be compared with the reply to the same row asked alone.
 
-    Attributes:
-        reply: the packed reply.
-        others: the texts of the other replies of its request.
-        fields: the fields with one right answer; see `fields_to_compare`.
-        model: the model of the packed reply.
+    `others` are the texts of the other replies of its request; for `fields` see
+    `fields_to_compare`.
     """
 
     reply: Reply

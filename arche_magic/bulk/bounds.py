@@ -6,7 +6,6 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -36,11 +35,7 @@ class JobStopped(LLMProviderError):
 
 
 def at_most(name: str, value: Any, least: float = 0) -> float:
-    """A bound as a number; None is inf.
-
-    Raises:
-        InvalidRequest: it is not a number, or less than `least`.
-    """
+    """A bound as a number, inf for None; raise InvalidRequest unless it is `least` or more."""
     if value is None:
         return math.inf
     number = python_number(value)
@@ -50,11 +45,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
 
 
 def is_set(name: str, value: Any) -> bool:
-    """A flag; None is False.
-
-    Raises:
-        InvalidRequest: it is not True or False.
-    """
+    """A flag, False for None; raise InvalidRequest unless it is True or False."""
     return value is not None and read_flag(name, value)
 
 
@@ -65,11 +56,9 @@ def refuse_tools(options: Mapping[str, Any]) -> None:
 
 
 class Patience:
-    """How long a job waits for routes, all its rows together.
+    """How long a job waits for routes, all its rows together: at most `seconds`.
 
-    Args:
-        seconds: the most; inf for no bound.
-        now: the clock, in epoch seconds.
+    `now` is the clock, in epoch seconds.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float]) -> None:
@@ -90,42 +79,29 @@ class Patience:
             self._left -= self._counted_until - began
 
 
-@dataclass
-class Failures:
-    """The failed rows of a whole job.
-
-    Attributes:
-        most: the number that ends the job; inf for no bound.
-        count: how many there are in this run.
-    """
-
-    most: float
-    count: int = 0
-
-
-@dataclass(frozen=True)
 class WholeJob:
     """What the parts of a whole job share, such as those for the chunks of a file.
+
+    Args:
+        llm: the provider object that asks.
+        name: jobs of one name share what they spend through the ledger.
+        patience, max_cost, max_tokens_total, stop_after: as for `Job`.
 
     Attributes:
         id: its id in the record of jobs.
         spending: the most that all calls may cost; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
-        failures: its failed rows, and their bound.
+        stop_after: the number of failed rows that ends the job; inf for no bound.
+        failed: the number of failed rows in this run.
         agreement: how packed replies agree with others.
+
+    Raises:
+        InvalidRequest: one of them is not a valid bound.
     """
 
-    id: str
-    spending: SpendingBounds | None
-    patience: Patience
-    before_paying: Patience
-    failures: Failures
-    agreement: Agreement
-
-    @classmethod
-    def new(
-        cls,
+    def __init__(
+        self,
         llm: IntelligentLLMOrchestrator,
         *,
         name: str = "",
@@ -133,27 +109,23 @@ class WholeJob:
         max_cost: Any = None,
         max_tokens_total: Any = None,
         stop_after: Any = None,
-    ) -> WholeJob:
-        """A job that starts, with bounds as for `Job`.
-
-        Jobs of one name share what they spend through the ledger.
-
-        Raises:
-            InvalidRequest: one of them is not a valid bound.
-        """
+    ) -> None:
         longest = at_most("patience", patience)
         most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
-        failures = Failures(at_most("stop_after", stop_after, least=1))
         configuration = llm.configuration
         now = configuration.clock.time
-        return cls(
-            id=name or new_job_id(),
-            spending=llm.quota_tracker.job_bounds(*most, name),
-            patience=Patience(longest, now),
-            before_paying=Patience(configuration.patience if patience is None else longest, now),
-            failures=failures,
-            agreement=Agreement(),
-        )
+        self.id: str = name or new_job_id()
+        self.spending: SpendingBounds | None = llm.quota_tracker.job_bounds(*most, name)
+        self.patience = Patience(longest, now)
+        self.before_paying = Patience(configuration.patience if patience is None else longest, now)
+        self.stop_after: float = at_most("stop_after", stop_after, least=1)
+        self.failed = 0
+        self.agreement = Agreement()
+
+
+def in_order(routes: Iterable[Route], preferred: str | None) -> list[Route]:
+    """Routes as a job asks them: of the preferred provider, then free ones, then paid ones."""
+    return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
 
 
 def costs_extra(route: Route | Capacity, preferred: str | None) -> bool:

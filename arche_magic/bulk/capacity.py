@@ -32,9 +32,7 @@ class Capacity:
         pack: rows in one request.
         reserve: the share of each limit (0 to 1) that the job leaves for other requests.
         opens_at: when it opens (epoch seconds), if its limits do not say; inf means never.
-        paid: whether its provider is paid.
         cost: USD of one request; None where the price is not known.
-        provider, model: the provider and the model.
     """
 
     name: str
@@ -108,11 +106,7 @@ class Speed:
 class Share:
     """The part of a job that one model of one account does.
 
-    Attributes:
-        capacity: that model.
-        rows: how many rows it answers.
-        requests: how many requests that takes.
-        bound_by: the limit that holds it back; None if none does, as far as limits are known.
+    `bound_by` is the limit that holds it back; None if none does, as far as limits are known.
     """
 
     capacity: Capacity
@@ -135,12 +129,9 @@ def _without_reserve(row: Standing, reserve: float) -> Standing:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How many rows are answered by when.
+    """How many rows are answered by when, if they are asked from `now` (epoch seconds) on.
 
-    Attributes:
-        capacities: the models that answer, in the order in which they are asked.
-        speed: what threads and the network allow.
-        now: epoch seconds, from which on rows are asked.
+    The `capacities` are in the order in which they are asked.
     """
 
     capacities: Sequence[Capacity]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,53 +57,63 @@ def map_partitions(
     )
 
 
-def imap_rows(
-    data: Any,
-    template: str | None,
-    client: Client,
-    options: dict[str, Any],
-    on_part: Callable[[Progress], object] = lambda progress: None,
-) -> Generator[Row, None, None]:
-    """The finished rows of a job whose parts are asked by the workers of a cluster.
-
-    `on_part` is called with what each part has spent, when it has ended.
+class ClusterJob(Job):
+    """A job whose parts are asked by the workers of a cluster; its arguments are those of `Job`.
 
     Raises:
-        InvalidRequest: data, template or an option is wrong, before anything is sent to a worker.
-        ConfigurationError: the workers have no keys, or do not share their limits.
-        JobStopped: at one of the bounds, after all rows that were finished.
+        InvalidRequest: data, template or an option is wrong; nothing is sent to a worker.
     """
-    from distributed import as_completed
 
-    _check(options)
-    rows = Job(data, template, **options).rows
-    threads = _check_workers(client)
-    size = max(1, min(_MOST_ROWS, math.ceil(len(rows) / (_PARTS * threads))))
-    starts = range(0, len(rows), size)
-    options = options | {"part_of": new_job_id()}
-    futures = [
-        client.submit(
-            _ask_part, rows.frame.iloc[start : start + size], rows.template, options, start,
-            # Equal rows are separate rows.
-            pure=False,
-        )
-        for start in starts
-    ]  # fmt: skip
-    try:
-        stopped = None
-        for future in as_completed(futures):
-            rows, error, spent = future.result()
-            on_part(spent)
-            yield from rows
-            future.release()
-            stopped = stopped or error
-            if error and not error.at_bound:
-                break
-            # At a bound, the other parts stop too, and their finished rows are still returned.
-        if stopped is not None:
-            raise stopped
-    finally:
-        client.cancel(futures)
+    def __init__(self, client: Client, data: Any, template: str | None, **options: Any) -> None:
+        _check(options)
+        super().__init__(data, template, **options)
+        self._client, self._options = client, options
+        self._spent = Progress(0, 0)
+
+    def __iter__(self) -> Generator[Row, None, None]:
+        """The rows as they finish; leaving early cancels the job.
+
+        Raises:
+            ConfigurationError: the workers have no keys, or do not share their limits.
+            JobStopped: at one of the bounds, after all rows that were finished.
+        """
+        from distributed import as_completed
+
+        client, frame = self._client, self.rows.frame
+        threads = _check_workers(client)
+        size = max(1, min(_MOST_ROWS, math.ceil(len(self) / (_PARTS * threads))))
+        options = self._options | {"part_of": new_job_id()}
+        futures = [
+            client.submit(
+                _ask_part, frame.iloc[start : start + size], self.rows.template, options, start,
+                # Equal rows are separate rows.
+                pure=False,
+            )
+            for start in range(0, len(self), size)
+        ]  # fmt: skip
+        try:
+            stopped = None
+            for future in as_completed(futures):
+                rows, error, spent = future.result()
+                self._spent = self._spent.spending_also(spent)
+                for row in rows:
+                    if row.second is None:
+                        self._counts.finish([row])
+                        self._counts.hand_out(row)
+                    yield row
+                future.release()
+                stopped = stopped or error
+                if error and not error.at_bound:
+                    break
+                # At a bound, the other parts stop too, and their finished rows are still returned.
+            if stopped is not None:
+                raise stopped
+        finally:
+            client.cancel(futures)
+
+    def progress(self, later: int = 0) -> Progress:
+        """Return the progress, without what the workers wait for, which is not known here."""
+        return self._counts.progress().spending_also(self._spent)
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -114,8 +124,7 @@ def _check(options: dict[str, Any]) -> None:
 def _check_workers(client: Client) -> int:
     """How many threads the workers have together.
 
-    Raises:
-        ConfigurationError: no workers, one without a key, or several ledgers for the same limits.
+    Raise ConfigurationError if there are none, if one has no key, or if they have several ledgers.
     """
     found: dict[str, dict[str, Any]] = client.run(_about)
     if not found:

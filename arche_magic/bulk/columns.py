@@ -6,6 +6,7 @@ They do not depend on the rows of the data.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.request import Field, Kind, Schema
 from arche_magic.llm_providers.text.characters import whole_characters
+from arche_magic.prompts.tables import json_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,19 +56,14 @@ class Column:
     field: Field
     is_field: bool = False
 
-    def dtype(self) -> Any:
-        """The pandas type of its values."""
-        import pandas as pd
-
-        if self.field.kind == "choice":
-            return pd.CategoricalDtype(list(self.field.choices))
-        return _DTYPES.get(self.field.kind, "object")
-
     def series(self, values: Sequence[Any], index: pd.Index | None = None) -> pd.Series:
         """Its values, each None or as `fitted` gives it, as a Series."""
         import pandas as pd
 
-        series: pd.Series = pd.Series(values, index=index, dtype=self.dtype())
+        dtype: Any = _DTYPES.get(self.field.kind, "object")
+        if self.field.kind == "choice":
+            dtype = pd.CategoricalDtype(list(self.field.choices))
+        series: pd.Series = pd.Series(values, index=index, dtype=dtype)
         return series
 
 
@@ -128,11 +125,7 @@ def _shown(names: Sequence[str], noun: str = "column") -> str:
 
 
 def fitted(value: Any, field: Field) -> Any:
-    """A value in the type of its column; None if it is missing.
-
-    Raises:
-        ValueError: the column cannot hold it.
-    """
+    """A value in the type of its column, None if it is missing; ValueError if it does not fit."""
     if value is None or field.kind == "other":
         return value
     try:
@@ -183,6 +176,13 @@ def arrow_columns(frame: pd.DataFrame, columns: Sequence[Column]) -> pa.Table:
     return pa.Table.from_pandas(shown, pa.schema(kinds.items()), preserve_index=False)
 
 
+def with_columns(table: pa.Table, added: pa.Table) -> pa.Table:
+    """The table with the columns of another one after its own."""
+    for name in added.column_names:
+        table = table.append_column(added.schema.field(name), added[name])
+    return table
+
+
 def _fitting(
     name: str, values: pd.Series, kind: pa.DataType, errors: list[str | None]
 ) -> list[Any]:
@@ -198,20 +198,21 @@ def _fitting(
     return found
 
 
-def _arrow_kind(column: Column) -> pa.DataType:
-    """The type of a column; text if it has none of its own."""
+def simple_types() -> dict[str, pa.DataType]:
+    """The Arrow types of simple kinds of values."""
     import pyarrow as pa
 
-    simple = {
-        "text": pa.string(),
-        "choice": pa.dictionary(pa.int32(), pa.string()),
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "boolean": pa.bool_(),
-        "date": pa.date32(),
-    }
+    return {
+        "text": pa.string(), "choice": pa.dictionary(pa.int32(), pa.string()),
+        "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+        "date": pa.date32(), "time": pa.timestamp("us"),
+    }  # fmt: skip
+
+
+def _arrow_kind(column: Column) -> pa.DataType:
+    """The type of a column; text if it has none of its own."""
     definition = column.field.definition
-    return simple.get(column.field.kind) or arrow_type(definition, definition)
+    return simple_types().get(column.field.kind) or arrow_type(definition, definition)
 
 
 def arrow_type(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> pa.DataType:
@@ -235,9 +236,8 @@ def arrow_type(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> pa.
     if len(others) == 1:
         return arrow_type(others[0], root)
     kinds = [kind for kind in kinds if kind != "null"]
-    simple = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-    if len(kinds) == 1 and kinds[0] in simple:
-        return simple[kinds[0]]
+    if len(kinds) == 1 and kinds[0] in ("integer", "number", "boolean"):
+        return simple_types()[kinds[0]]
     if kinds == ["array"]:
         return pa.list_(arrow_type(schema.get("items", {}), root))
     properties = schema.get("properties")
@@ -271,28 +271,25 @@ def plain(value: Any) -> Any:
     return None if pd.isna(value) is True else value
 
 
+def is_nested(value: Any) -> bool:
+    """Whether a value is a collection, or of a library that can convert it to one."""
+    return isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist")
+
+
 def as_text(value: Any) -> str:
     """A value as text; nested values become JSON."""
-    if isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist"):
+    if is_nested(value):
         return as_json_text(value)
-    return str(_json_value(value)) if isinstance(value, bytes) else str(value)
+    return str(_json_scalar(value)) if isinstance(value, bytes) else str(value)
 
 
 def as_json_text(value: Any) -> str:
-    """A value as JSON that every reader takes."""
-    return json.dumps(_json_value(value), ensure_ascii=False, allow_nan=False)
+    """A value as JSON that every reader takes; NaN, infinities and what is missing become null."""
+    value = json_value(value, _json_scalar, itertools.count())
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _json_value(value: Any) -> Any:
-    """A value in the types of JSON; NaN, infinities and what is missing become None."""
-    if isinstance(value, set | frozenset):
-        value = sorted(value, key=str)
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): _json_value(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
+def _json_scalar(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):

@@ -144,8 +144,7 @@ class Quality:
     def confusion(self, name: str | None = None) -> pd.DataFrame:
         """How often each known label (rows) got which reply (columns); as compared, in lower case.
 
-        Args:
-            name: the field; not needed if only one has known labels.
+        The `name` of the field is not needed if only one has known labels.
 
         Raises:
             InvalidRequest: there are no known labels, none for that field, or no field was named.

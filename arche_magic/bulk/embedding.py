@@ -106,7 +106,7 @@ def embed(
     index, values = _values(texts)
     options = {"reserve": reserve, "private": private, "tag": tag}
     llm = llm or get_llm_provider()
-    whole = WholeJob.new(llm, patience=patience)
+    whole = WholeJob(llm, patience=patience)
     job = _Embedding(values, llm, model, dimensions, whole, fresh, options)
     matrix = job.run(allow_paid, progress)
     if index is None:
@@ -117,16 +117,7 @@ def embed(
 
 
 class _Embedding:
-    """One call of `embed`.
-
-    Args:
-        values: the texts, some of them missing.
-        llm: what asks.
-        model, dimensions: as for `embed`.
-        whole: has the patience.
-        fresh: whether kept vectors are asked for again.
-        options: further options of each request.
-    """
+    """One call of `embed` about some texts, some of them missing."""
 
     def __init__(
         self,
@@ -326,11 +317,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:
-    """The texts, and the index of those of pandas.
-
-    Raises:
-        InvalidRequest: the data is not a column of texts.
-    """
+    """The texts, and the index of those of pandas; raise InvalidRequest for other data."""
     if isinstance(data, str | bytes):
         raise InvalidRequest("texts is a single text; write embed([text])")
     pandas = library("pandas")

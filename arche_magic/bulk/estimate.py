@@ -22,6 +22,7 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
 
 from .agreement import Model
+from .bounds import in_order
 from .capacity import Capacity
 from .packing import needs_packed, pack_size
 from .rows import MOST_PACKED, Rows
@@ -43,7 +44,6 @@ class Work:
     """The rows that are left to ask.
 
     Attributes:
-        rows: the number of all rows.
         kept: rows with a kept reply, and rows equal to another row.
         failed: rows that failed permanently, or that have no prompt.
         to_ask: the prompts that are left to ask.
@@ -110,6 +110,7 @@ class RowEstimate:
     """The tokens of one row: likely, at least and at most.
 
     Attributes:
+        llm: has the routes of the job.
         probe: a request of the usual length.
         reply_tokens: tokens of a reply; None uses each model's earlier replies.
         prompt_tokens: tokens of a prompt; None uses the length of the probe.
@@ -119,6 +120,7 @@ class RowEstimate:
         input_tokens, output_tokens: the mean per row over all routes; for a plan.
     """
 
+    llm: IntelligentLLMOrchestrator
     probe: Request
     reply_tokens: float | None = None
     prompt_tokens: float | None = None
@@ -154,23 +156,24 @@ class RowEstimate:
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
+            llm,
             probe,
             output,
             input_span=_INPUT_RECORD if record else _INPUT_GUESS,
             output_span=span,
             basis=basis,
         )
-        each = [estimate.usage(llm, route) for route in routes]
+        each = [estimate.usage(route) for route in routes]
         return replace(
             estimate,
             input_tokens=statistics.fmean(usage.input_tokens for usage in each),
             output_tokens=statistics.fmean(usage.output_tokens for usage in each),
         )
 
-    def usage(self, llm: IntelligentLLMOrchestrator, route: Route) -> Usage:
+    def usage(self, route: Route) -> Usage:
         """The likely tokens of one row on a route."""
         # The maximum length of replies is not their usual length.
-        record = llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
+        record = self.llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
         output = self.reply_tokens
         if output is None:
             guess, schema = record.output_tokens, self.probe.schema
@@ -194,77 +197,60 @@ class RowEstimate:
 
     def pack_sizes(
         self,
-        llm: IntelligentLLMOrchestrator,
         rows: int,
         *,
         pack: int | None,
-        reserve: float,
         paid: bool = True,
         is_packing: bool = False,
         is_trusted: Callable[[Model], bool] = lambda model: True,
     ) -> dict[Model, int]:
         """The number of rows in one request to each model, by its current limits.
 
-        Args:
-            llm: the provider object with the routes of the job.
-            rows: the number of rows that are left to ask.
-            pack: the user's choice; None decides by the limits.
-            reserve: share of each limit (0 to 1) that is left to others.
-            paid: whether routes that cost money are used.
-            is_packing: whether the job already packs; then it continues, because it has few
-                threads.
-            is_trusted: whether packed replies of a model are trusted.
+        `rows` are left to ask. `pack` is the user's choice; None decides by the limits. With `paid`
+        they include routes that cost money. A job that packs already (`is_packing`) continues,
+        because it has few threads. `is_trusted` says whose packed replies are trusted.
         """
-        routes = self._routes(llm, paid)
+        configuration = self.llm.configuration
+        routes = self._routes(paid)
         alone = {(route.provider, route.model): 1 for route in routes}
         if pack == 1:
             return alone
         if pack is None and not is_packing:
-            capacities = self.capacities(llm, alone, reserve=reserve, paid=paid)
-            now = llm.configuration.clock.time()
+            capacities = self.capacities(alone, paid=paid)
+            now = configuration.clock.time()
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
                 return alone
-        sizes, standings = {}, _standings(llm)
+        sizes, standings = {}, self._standings()
         for provider, model in alone:
             own = [route for route in routes if (route.provider, route.model) == (provider, model)]
             sizes[provider, model] = 1
             if is_trusted((provider, model)):
-                windows = llm.configuration.providers[provider].context_windows
+                windows = configuration.providers[provider].context_windows
                 sizes[provider, model] = pack_size(
                     [row for route in own for row in standings.get(route.id, ())],
-                    self.usage(llm, own[0]),
+                    self.usage(own[0]),
                     windows.get(model, math.inf),
                     pack or MOST_PACKED,
                     always=pack is not None,
                 )
         return sizes
 
-    def capacities(
-        self,
-        llm: IntelligentLLMOrchestrator,
-        sizes: Mapping[Model, int],
-        *,
-        reserve: float,
-        paid: bool = True,
-    ) -> list[Capacity]:
+    def capacities(self, sizes: Mapping[Model, int], *, paid: bool = True) -> list[Capacity]:
         """The capacity of each model of each account, in the order in which they are asked.
 
-        Args:
-            llm: the provider object with the routes of the job.
-            sizes: rows in one request to each model; by default one.
-            reserve: the share of each limit (0 to 1) that is left for other requests.
-            paid: whether routes that cost money are used.
+        `sizes` are the rows in one request to each model, by default one; the rest is as for
+        `pack_sizes`.
         """
-        tracker, now = llm.quota_tracker, llm.configuration.clock.time()
-        standings = _standings(llm)
+        tracker, now = self.llm.quota_tracker, self.llm.configuration.clock.time()
+        standings = self._standings()
         accounts: dict[tuple[str, str, str], list[Route]] = {}
-        for route in self._routes(llm, paid):
+        for route in self._routes(paid):
             account = tracker.account(route.key) or route.key.account
             accounts.setdefault((route.provider, account, route.model), []).append(route)
         capacities = []
         for own in accounts.values():
-            first, usage = own[0], self.usage(llm, own[0])
+            first, usage = own[0], self.usage(own[0])
             limits = [row for route in own for row in standings.get(route.id, ())]
             opens_at = 0.0
             if not limits:
@@ -278,7 +264,7 @@ class RowEstimate:
                     standings=limits,
                     need=prompt_units(usage),
                     pack=size,
-                    reserve=reserve,
+                    reserve=self.probe.reserve,
                     opens_at=opens_at,
                     paid=first.paid,
                     cost=cost_usd(first, usage),
@@ -288,19 +274,17 @@ class RowEstimate:
             )
         return capacities
 
-    def _routes(self, llm: IntelligentLLMOrchestrator, paid: bool) -> list[Route]:
+    def _routes(self, paid: bool) -> list[Route]:
         """The routes of the job, in the order in which they are asked."""
-        routes = [route for route in llm.routes(self.probe) if paid or not route.paid]
-        preferred = llm.preferred_provider
-        return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
+        routes = in_order(self.llm.routes(self.probe), self.llm.preferred_provider)
+        return [route for route in routes if paid or not route.paid]
 
-
-def _standings(llm: IntelligentLLMOrchestrator) -> dict[RouteId, list[Standing]]:
-    """The current limits of each route in the ledger."""
-    found: dict[RouteId, list[Standing]] = {}
-    for row in llm.quota_tracker.standings(now=llm.configuration.clock.time()):
-        found.setdefault(row.route, []).append(row)
-    return found
+    def _standings(self) -> dict[RouteId, list[Standing]]:
+        """The current limits of each route in the ledger."""
+        found: dict[RouteId, list[Standing]] = {}
+        for row in self.llm.quota_tracker.standings(now=self.llm.configuration.clock.time()):
+            found.setdefault(row.route, []).append(row)
+        return found
 
 
 def served_lately(llm: IntelligentLLMOrchestrator) -> list[Attempt]:

@@ -32,12 +32,10 @@ class FileJob:
     columns; the cells of a CSV stay text.
 
     Args:
-        source: the file or folder to read; see `SourceFile`.
-        to: the file to write; an existing file is replaced.
+        source, encoding, sheet: the file or folder to read; see `SourceFile`.
+        to: the file to write, in UTF-8; an existing file is replaced.
         template: the prompt; see `Job`, also for the options.
-        encoding: of a text; see `SourceFile`. The result is UTF-8.
         sep: what separates the fields of a CSV, in the source and in the result.
-        sheet: of an Excel file; the first one if not given.
         **options: bounds apply to the whole file.
 
     Attributes:
@@ -60,7 +58,7 @@ class FileJob:
         **options: Any,
     ) -> None:
         self._source = SourceFile(source, encoding, sep, sheet, template)
-        self.source, self.to = self._source.path, _target(self._source.path, to)
+        self.to = _target(self._source.path, to)
         self._template, self._options = template, options
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
@@ -73,7 +71,6 @@ class FileJob:
         self._sep = separator(self.to, sep)
         self._total = self._source.count()
         self._before = Progress(0, self._total)
-        self._whole = self._job.whole
         self.quality = Quality()
         self._cancelled = False
 
@@ -83,9 +80,7 @@ class FileJob:
     def __iter__(self) -> Generator[Row, None, None]:
         """Yield the rows as they finish; the file exists after the last one.
 
-        Raises:
-            InvalidRequest: the file cannot be written.
-            JobStopped, LLMProviderError: as a `Job`.
+        It raises what a `Job` raises, and InvalidRequest if the file cannot be written.
         """
         while not (yield from self._write()) and not self._cancelled:
             pass
@@ -97,12 +92,14 @@ class FileJob:
         Kept replies are not asked for again.
         """
         self.quality = Quality()
-        agreement = self._whole.agreement
+        agreement = self._job.whole.agreement
         start, refutations = 0, agreement.refutations
         writer = FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                self._job = Job(frame, self._template, **{**self._options, "part_of": self._whole})
+                self._job = Job(
+                    frame, self._template, **{**self._options, "part_of": self._job.whole}
+                )
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
@@ -110,9 +107,7 @@ class FileJob:
                 if self._cancelled:
                     return False
                 if start and agreement.refutations > refutations:
-                    self._before = replace(
-                        self.progress(), done=0, resumed=0, errors=0, twice=0, to_ask_twice=0
-                    )
+                    self._before = Progress(0, self._total).spending_also(self.progress())
                     return False
                 refutations = agreement.refutations
                 writer.write(replies.frame(), table)

@@ -182,11 +182,8 @@ Record = tuple[dict[str, Any], int]
 class RecordReader:
     """Rows of typed values: JSON lines and Excel sheets.
 
-    It reads the file once to find all columns and their types.
-
-    Args:
-        records: reads the file from its beginning.
-        names: the first columns, which may have no values.
+    `records` reads the file from its beginning; this is done once to find all columns and their
+    types. `names` are the first columns, which may have no values.
     """
 
     def __init__(self, records: Callable[[], Iterator[Record]], names: Iterable[str] = ()) -> None:

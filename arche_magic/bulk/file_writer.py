@@ -14,7 +14,16 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import open_ours
 from arche_magic.llm_providers.processes import is_dead, this_process
 
-from .columns import Column, arrow_columns, as_json_text, as_text, plain
+from .columns import (
+    Column,
+    arrow_columns,
+    as_json_text,
+    as_text,
+    is_nested,
+    plain,
+    simple_types,
+    with_columns,
+)
 from .file_readers import as_frame
 
 if TYPE_CHECKING:
@@ -129,9 +138,7 @@ class FileWriter:
         import pyarrow.parquet as pq
 
         added = arrow_columns(frame, self._columns)
-        for name in added.column_names:
-            table = table.append_column(added.schema.field(name), added[name])
-        table = _with_types_of(table, added)
+        table = _with_types_of(with_columns(table, added), added)
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(self._path, table.schema)
         self._parquet.write_table(table)
@@ -140,11 +147,7 @@ class FileWriter:
         """The data of a file whose columns have no types, each typed by its values."""
         import pyarrow as pa
 
-        types = {
-            "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
-            "time": pa.timestamp("us"),
-        }  # fmt: skip
-        columns = {}
+        types, columns = simple_types(), {}
         for name in frame.columns.difference([column.name for column in self._columns], sort=False):
             kind = self._data_kinds.get(name, "string")
             values = [plain(value) for value in frame[name]]
@@ -176,5 +179,4 @@ def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
 
 
 def _as_cell(value: Any) -> Any:
-    several = isinstance(value, list | tuple | set | frozenset | dict | bytes)
-    return as_text(value) if several or hasattr(value, "tolist") else value
+    return as_text(value) if is_nested(value) or isinstance(value, bytes) else value

@@ -45,16 +45,11 @@ class _HandBack(Exception):
     """The rows are not asked now."""
 
 
-class _OutOfPatience(Exception):
-    """The job's patience is used up."""
-
-
 @dataclass(eq=False)
 class Group:
     """Workers on the same routes. Only the scheduler changes its attributes.
 
     Attributes:
-        number: its number in the job.
         workers: all workers of the job.
         llm: asks on its routes.
         ledger: holds and books the calls of its workers, many at once.
@@ -66,10 +61,8 @@ class Group:
         is_closed: none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
-        is_timed: one of its workers sleeps until it opens; the others wait for that one.
     """
 
-    number: int
     workers: Workers
     llm: IntelligentLLMOrchestrator
     ledger: BatchLedger
@@ -81,7 +74,6 @@ class Group:
     is_closed: bool = False
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
-    is_timed: bool = False
 
     def work(self) -> None:
         """Ask until nothing is left, or until there are more workers than help; in each thread."""
@@ -113,23 +105,26 @@ class Group:
     def _send(self, request: Request, rows: int = 1) -> Reply:
         workers, began = self.workers, self._scheduler.clock.time()
         longest = min(_LONGEST_WAIT, request.timeout / 2)
+        patience = workers.whole.patience.left
+        is_patient = patience > 0
         if workers.before_paying is not None:
-            patience = min(request.patience, workers.before_paying.left)
+            patience = min(patience, workers.before_paying.left)
+        if patience < request.patience:
             request = replace(request, patience=patience)
-        is_patient = True
 
         def on_wait(waiting: Waiting) -> None:
             workers.counts.wait(waiting)
             self.ledger.release()
             now = self._scheduler.clock.time()
-            if self._scheduler.ending.is_set() or now - began > longest:
+            if self._scheduler.ending.is_set() or self.is_closed or now - began > longest:
                 raise _HandBack
             workers.note_under_way(rows, time.monotonic())
             if self._scheduler.note_limit(self):
                 raise _HandBack
             if is_patient:
-                if not workers.patience.left:
-                    raise _OutOfPatience
+                if not workers.whole.patience.left:
+                    # Asked once more without patience: the error then says what opens when.
+                    raise _HandBack
                 workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self):
@@ -139,12 +134,7 @@ class Group:
         workers.note_under_way(rows)
         reply: Reply | None = None
         try:
-            try:
-                reply = self.llm.ask(request, on_wait, self.ledger)
-            except _OutOfPatience:
-                # Answered if a route is open now; else the error says what opens when.
-                is_patient = False
-                reply = self.llm.ask(replace(request, patience=0.0), on_wait, self.ledger)
+            reply = self.llm.ask(request, on_wait, self.ledger)
         except ConfigurationError as error:
             self._scheduler.end(error)
             raise _HandBack from None
@@ -211,13 +201,13 @@ class Group:
         """Have some of the rows asked alone too, by the same model."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
         fields = fields_to_compare(tasks[0].request.schema)
-        for number in self.workers.agreement.rows_to_check(model, answered):
+        for number in self.workers.whole.agreement.rows_to_check(model, answered):
             if (reply := replies[number]) is None:
                 continue
             others = tuple(str(replies[other]) for other in answered if other != number)
             check = Check(reply, others, fields, model)
             request = tasks[number].request
-            task = Task("", request, [], limit=1, checks=check, group=self.number)
+            task = Task("", request, [], limit=1, checks=check, group=self)
             self._scheduler.add_check(task)
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> None:
@@ -260,7 +250,7 @@ class Group:
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
         # Waiting for the job's own calls takes no patience.
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
-        left = max(workers.patience.left, moment)
+        left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
             self._scheduler.close_until(self, opens)
             return

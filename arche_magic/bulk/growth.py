@@ -34,9 +34,8 @@ class Growth:
     the service is the bound), as many threads stay as bring that many rows if none has to wait.
     Later it tries a step down, then one up again, as conditions change.
 
-    Args:
-        now: seconds of a monotonic clock, as in all of its methods.
-        worked: seconds that this process has computed so far.
+    Its methods take `now`, in seconds of a monotonic clock, and `worked`, the seconds that this
+    process has computed so far.
 
     Attributes:
         threads: the number of workers that there should be.

@@ -6,13 +6,12 @@
                └────────────────────→ caller ←─────────────────┘
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks
-(`claims.py`), so that no other kernel asks them too. The scheduler gives the tasks to groups of
-workers (`group.py`), which share routes. A worker sends a task alone, or several packed into one
-request (`packing.py`), to the engine, which chooses the route and waits for it; or it hands the
-task back. The writer (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out
-their rows. `Job` passes these to its caller, who makes a frame of them with `Replies`
-(`results.py`).
+rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks, so
+that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
+which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
+to the engine, which chooses the route and waits for it; or it hands the task back. The writer
+(`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
+these to its caller, who makes a frame of them with `Replies` (`results.py`).
 
 How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
 limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
@@ -36,13 +35,12 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
 from .bounds import WholeJob, is_set, refuse_tools
-from .claims import Claims
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
-from .row_reader import RowReader
+from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
 from .twice import Second, other_models, share_of
 from .workers import Workers, narrowed
@@ -87,10 +85,8 @@ class Job:
 
     Attributes:
         rows: the rows and their prompts.
-        whole: the job that it is a part of, or itself, with the bounds.
-        schema: what each reply must look like, or None.
-        prefix: put before the names of the added columns.
-        details, twice, gold: as above; `gold` by field.
+        whole: the bounds that it shares with other parts of a whole job.
+        schema, prefix, details, twice, gold: as above; `gold` by field.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
@@ -127,7 +123,7 @@ class Job:
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
-            part_of = WholeJob.new(
+            part_of = WholeJob(
                 self._llm, name=part_of, patience=patience, max_cost=max_cost,
                 max_tokens_total=max_tokens_total, stop_after=stop_after,
             )  # fmt: skip
@@ -150,16 +146,17 @@ class Job:
             "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
             "fresh": fresh, "part_of": self.whole, **options,
         }  # fmt: skip
-        self._second = self._asked_twice(allow_paid)
+        self._second: Second | None = None
+        if self.twice:
+            other = other_models(self._llm, sample, allow_paid)
+            self._second = Second(self.twice, self.rows, other, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = ReplyWriter(
-            store, self._claims, self._workers, self._reader, self._hand_out, self.whole.failures
-        )
+        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._hand_out)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -236,13 +233,6 @@ class Job:
         self._left.set()
         self._scheduler.end()
 
-    def _asked_twice(self, allow_paid: bool) -> Second | None:
-        """The rows that another model is asked too, if any."""
-        if not self.twice:
-            return None
-        other = other_models(self._llm, self._sample, allow_paid)
-        return Second(self.twice, self.rows, other, self._job_on)
-
     def _job_on(self, positions: list[int], model: str) -> Job:
         """A job that asks some of the rows with another model, within the bounds of this job."""
         options = self._same_options | {"model": model, "provider": None, "same_model": False}
@@ -259,7 +249,8 @@ class Job:
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self._noted, -1)
-        if new.requests:
+        # A part of a job that sent nothing has rows of it, too.
+        if new.requests or new.rows:
             self._noted = record
             note_job(configuration.store, new)
 
@@ -329,11 +320,7 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator that workers use: on allowed providers, within the job's bounds.
-
-        Raises:
-            InvalidRequest: all routes are paid ones, and those are not allowed.
-        """
+        """The orchestrator that workers use: on allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
         if not allow_paid:
@@ -344,6 +331,7 @@ class Job:
         return allowed
 
     def _check_for_free_routes(self) -> None:
+        """Raise InvalidRequest if all routes are paid ones."""
         try:
             routes = self._llm.routes(self._sample)
         except NoKeys:

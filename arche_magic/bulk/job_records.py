@@ -23,7 +23,7 @@ _TAIL_BYTES = 2_000_000
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One run of a job that sent something.
+    """One run of a job, or a part of one.
 
     Attributes:
         at: epoch seconds; when it ended.
@@ -34,13 +34,8 @@ class JobRecord:
         rows: all rows.
         done: rows that were finished, in this run or before.
         errors: rows without a reply.
-        requests, tokens: what it sent and used; its attempts have the routes.
-        cost_usd: USD, as far as prices are known.
-        packed: rows that were answered together with others in one request.
-        checked: packed rows that were also asked alone, and compared.
-        agreed: checked rows with the same answer.
-        not_compared: packed rows that were also asked alone, but could not be compared.
-        discarded: packed replies that were discarded and asked for again.
+
+    The other figures are those of `Progress`.
     """
 
     at: float = 0.0
@@ -90,14 +85,17 @@ def note_job(store: str, record: JobRecord) -> None:
 
 
 def jobs_since(store: str, earliest: float) -> list[JobRecord]:
-    """The jobs that ended from `earliest` (epoch seconds) on, oldest first, parts added up."""
+    """The jobs that ended from `earliest` (epoch seconds) on, oldest first, parts added up.
+
+    Jobs that sent nothing are left out.
+    """
     path = _path(store)
     lines = list(_in_memory[store] if path is None else _read(path))
     jobs: dict[str, JobRecord] = {}
     for line in lines:
         if line.at >= earliest:
             jobs[line.job] = jobs[line.job].plus(line) if line.job in jobs else line
-    return sorted(jobs.values(), key=lambda job: job.at)
+    return sorted((job for job in jobs.values() if job.requests), key=lambda job: job.at)
 
 
 def _path(store: str) -> Path | None:

@@ -98,11 +98,9 @@ def pack_size(
         most: upper bound.
         always: as many as fit, even if requests are not scarce.
     """
-    needs = {
-        "input_tokens": row.input_tokens + _AROUND_PROMPT,
-        "output_tokens": row.output_tokens + _AROUND_REPLY,
-    }
-    needs["tokens"] = sum(needs.values())
+    one = needs_packed(row, 1)
+    needs = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
+    needs["tokens"] = one.total_tokens
     requests, by_tokens = math.inf, math.inf
     room = min(most, _SHARE * window / needs["tokens"], _LONGEST_REPLY / needs["output_tokens"])
     for limit in standings:

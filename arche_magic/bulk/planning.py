@@ -80,7 +80,7 @@ def plan(
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
     refuse_tools(options)
     share = share_of(twice)
-    whole = WholeJob.new(
+    whole = WholeJob(
         llm, patience=options.get("patience"), max_cost=max_cost,
         max_tokens_total=max_tokens_total, stop_after=stop_after,
     )  # fmt: skip
@@ -100,21 +100,13 @@ def plan(
     work = count_work(parts(), llm, sample, retry_errors, fresh, on_rows)
     estimate = RowEstimate.of(work, llm, options)
     outlook = _Outlook(
-        llm,
-        estimate,
-        _speed(llm, estimate),
-        work.to_ask,
-        now,
-        sample.reserve,
-        size,
-        allow_paid,
-        whole.before_paying.left,
+        estimate, _speed(estimate), work.to_ask, now, size, allow_paid, whole.before_paying.left
     )
     found = _plan_of(work, outlook)
     if share:
         other = other_models(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
-        found = _with_second(found, outlook, again, _second_models(found, outlook, known, other))
+        found = _with_second(found, outlook, again, known, other)
     return found if until is None else _with_deadline(found, outlook, until)
 
 
@@ -125,29 +117,26 @@ class _Outlook:
     Attributes:
         rows: the number of rows to ask.
         now: epoch seconds.
-        reserve, pack, allow_paid: as for `plan`; `pack` None decides by the limits.
+        pack: rows per request; None decides by the limits.
         patience: seconds that the job waits for free routes before it pays.
     """
 
-    llm: IntelligentLLMOrchestrator
     estimate: RowEstimate
     speed: Speed
     rows: int
     now: float
-    reserve: float
     pack: int | None
     allow_paid: bool
     patience: float
 
     def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> Forecast:
-        """When rows are answered; `changes` are another `reserve`, `pack` or `paid`."""
+        """When rows are answered; `changes` are another `pack` or `paid`."""
         estimate = estimate or self.estimate
-        asked = {"reserve": self.reserve, "pack": self.pack, "paid": self.allow_paid, **changes}
-        sizes = estimate.pack_sizes(self.llm, self.rows, **asked)
-        del asked["pack"]
-        capacities = estimate.capacities(self.llm, sizes, **asked)
+        asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
+        sizes = estimate.pack_sizes(self.rows, **asked)
+        capacities = estimate.capacities(sizes, paid=asked["paid"])
         forecast = Forecast(capacities, self.speed, self.now)
-        return forecast.paying_after(self.patience, self.llm.preferred_provider)
+        return forecast.paying_after(self.patience, estimate.llm.preferred_provider)
 
     def way(self, what: str, forecast: Forecast) -> Way:
         """A change, with its effect."""
@@ -190,10 +179,11 @@ def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
     if plan.in_time:
         return plan
+    whole = replace(outlook.estimate, probe=replace(outlook.estimate.probe, reserve=0.0))
     ways = [
         *filter(None, [plan.with_paid]),
         outlook.way("as many rows per request as the limits suggest", outlook.forecast(pack=None)),
-        outlook.way("no reserve for other cells", outlook.forecast(reserve=0.0)),
+        outlook.way("no reserve for other cells", outlook.forecast(whole)),
         *_shorter(outlook, until),
         *_higher(outlook, forecast, until),
     ]
@@ -219,8 +209,8 @@ def _parts(
     return (Rows(frame, template) for frame in source.frames(ROWS, first.columns))
 
 
-def _speed(llm: IntelligentLLMOrchestrator, estimate: RowEstimate) -> Speed:
-    served = [attempt.seconds for attempt in served_lately(llm)]
+def _speed(estimate: RowEstimate) -> Speed:
+    served = [attempt.seconds for attempt in served_lately(estimate.llm)]
     seconds = max(0.001, statistics.median(served)) if served else SECONDS_GUESS
     # If requests take no time, neither do rows.
     row = min(estimate.output_tokens / _TOKENS_PER_SECOND, seconds)
@@ -233,27 +223,27 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
         return None
     probe = replace(outlook.estimate.probe, same_model=True)
     forecast = outlook.forecast(replace(outlook.estimate, probe=probe))
-    model = without_vendor(outlook.llm.routes(probe)[0].model)
+    model = without_vendor(outlook.estimate.llm.routes(probe)[0].model)
     return outlook.way(f"{model} alone", forecast) if forecast.capacities else None
 
 
-def _second_models(
-    plan: Plan, outlook: _Outlook, known: Sequence[str], other: OtherModel
-) -> list[str]:
-    """The models that would answer rows again; `known` are those for kept first replies."""
+def _with_second(
+    plan: Plan, outlook: _Outlook, rows: int, known: Sequence[str], other: OtherModel
+) -> Plan:
+    """The same plan with some rows asked again, after all others, on the first of other models.
+
+    `known` are the models for rows whose first reply is kept.
+    """
+    estimate = outlook.estimate
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
-        answering = [outlook.llm.routes(outlook.estimate.probe)[0].model]
-    return list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
-
-
-def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]) -> Plan:
-    """The same plan with some rows asked again, after all others, on the first of other models."""
+        answering = [estimate.llm.routes(estimate.probe)[0].model]
+    models = list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
     if not rows or not models:
         return plan
-    probe = replace(outlook.estimate.probe, model=models[0], provider=None, same_model=False)
-    other = replace(outlook.estimate, probe=probe)
-    forecast = outlook.forecast(other)
+    probe = replace(estimate.probe, model=models[0], provider=None, same_model=False)
+    second = replace(estimate, probe=probe)
+    forecast = outlook.forecast(second)
     end = plan.finish_at.timestamp() if plan.finish_at else math.inf
     names = {capacity.name for capacity in forecast.capacities}
     # It may have answered some of the rows in the first place.
@@ -270,7 +260,7 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
         shown[part.capacity.name] = replace(
             part, rows=old.rows + part.rows, requests=old.requests + part.requests
         )
-    low, high = other.span(rows)
+    low, high = second.span(rows)
     later = finish - end if math.isfinite(finish) else math.inf
     latest = plan.latest_at.timestamp() + later if plan.latest_at else math.inf
     cost = _cost(parts)
@@ -279,8 +269,8 @@ def _with_second(plan: Plan, outlook: _Outlook, rows: int, models: Sequence[str]
         twice=rows,
         second=" or ".join(map(without_vendor, models)),
         tokens=(plan.tokens[0] + low, plan.tokens[1] + high),
-        input_tokens=plan.input_tokens + round(other.input_tokens * rows),
-        output_tokens=plan.output_tokens + round(other.output_tokens * rows),
+        input_tokens=plan.input_tokens + round(second.input_tokens * rows),
+        output_tokens=plan.output_tokens + round(second.output_tokens * rows),
         requests=plan.requests + sum(part.requests for part in parts),
         shares=tuple(shown.values()) or plan.shares,
         finish_at=_time(finish),

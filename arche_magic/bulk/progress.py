@@ -90,15 +90,9 @@ _OPEN, FINISHED, _RESUMED, FAILED, _DONE = 0, 1, 2, 4, 8
 
 
 class Counts:
-    """Counts rows and their usage.
-
-    Args:
-        total: all rows.
-        now: the clock, in epoch seconds.
-        noun: what is counted, as in `Progress`.
+    """Counts rows and their usage; see `Progress`.
 
     Attributes:
-        total: as above.
         served, failed: prompts that were answered in this run, and that failed in it.
         input_tokens, output_tokens: of the prompts that were answered.
     """
@@ -187,10 +181,6 @@ class Counts:
             self.served += 1
             self.input_tokens += usage.input_tokens
             self.output_tokens += usage.output_tokens
-
-    def mean_input(self) -> float | None:
-        """Input tokens of a prompt that was answered; None before the first."""
-        return self.input_tokens / self.served if self.served else None
 
     def mean_seconds(self) -> float | None:
         """Seconds that a request took once it was sent; None before the first reply."""

@@ -12,9 +12,8 @@ from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
-from .bounds import Failures, JobStopped
-from .claims import Claims
-from .row_reader import RowReader
+from .bounds import JobStopped
+from .row_reader import Claims, RowReader
 from .rows import Row, Task
 from .workers import Workers
 
@@ -29,8 +28,8 @@ _REFUSED_AT_ONCE = 3
 class ReplyWriter:
     """Saves what workers have finished, then passes the rows to `hand_out`.
 
-    It also adjusts the number of workers, and has the reader ask rows again whose replies are
-    discarded. `failures` counts the failed rows, whose bound ends the job.
+    It also adjusts the number of workers, has the reader ask rows again whose replies are
+    discarded, and ends the job if too many rows fail.
     """
 
     def __init__(
@@ -40,11 +39,10 @@ class ReplyWriter:
         workers: Workers,
         reader: RowReader,
         hand_out: Callable[[list[Row]], None],
-        failures: Failures,
     ) -> None:
         self._store, self._claims, self._workers, self._reader = store, claims, workers, reader
         self._scheduler, self._counts = workers.scheduler, workers.counts
-        self._hand_out, self._failures = hand_out, failures
+        self._hand_out, self._whole = hand_out, workers.whole
         self._written = 0
 
     def run(self) -> None:
@@ -92,12 +90,12 @@ class ReplyWriter:
             if task.checks is not None:
                 self._compare(task)
         tasks = self._without_untrusted([task for task in batch if task.checks is None])
-        now = self._workers.scheduler.clock.time()
+        now = self._scheduler.clock.time()
         if replies := {task.address: task.reply for task in tasks if task.reply is not None}:
             self._store.finish(replies, now)
         for task in tasks:
             if task.packed_by:
-                self._workers.agreement.note_packed(task.packed_by, [task.address])
+                self._whole.agreement.note_packed(task.packed_by, [task.address])
                 self._counts.packed += 1
         failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
@@ -116,7 +114,7 @@ class ReplyWriter:
 
     def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
         """The tasks without those whose reply came from a model that is not trusted any more."""
-        is_refuted = self._workers.agreement.is_refuted
+        is_refuted = self._whole.agreement.is_refuted
         untrusted = [task for task in tasks if task.packed_by and is_refuted(task.packed_by)]
         if not untrusted:
             return tasks
@@ -155,12 +153,12 @@ class ReplyWriter:
             return
         self._counts.checked += 1
         self._counts.agreed += agrees
-        if self._workers.agreement.note_check(check.model, agrees):
+        if self._whole.agreement.note_check(check.model, agrees):
             self._discard(check.model)
 
     def _discard(self, model: Model) -> None:
         """Forget the packed replies of a model, and have their rows asked again."""
-        agreement = self._workers.agreement
+        agreement = self._whole.agreement
         self._workers.resize()
         addresses = agreement.addresses(model)
         self._store.forget(addresses)
@@ -180,16 +178,16 @@ class ReplyWriter:
         """End the job if too many rows have failed."""
         if not errors:
             return
-        counts, failures, last = self._counts, self._failures, errors[-1]
+        counts, whole, last = self._counts, self._whole, errors[-1]
         counts.failed += len(errors)
-        failures.count += len(errors)
+        whole.failed += len(errors)
         refused = all(isinstance(error, InvalidRequest) for error in errors)
         if refused and not counts.served and counts.failed >= _REFUSED_AT_ONCE:
             self._scheduler.end(
                 JobStopped(f"stopped, because every row so far was refused: {last}")
             )
-        elif failures.count >= failures.most:
-            what = plural(failures.count, "failed row")
+        elif whole.failed >= whole.stop_after:
+            what = plural(whole.failed, "failed row")
             self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
 
 

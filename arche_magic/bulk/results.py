@@ -11,10 +11,20 @@ from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts.tables import is_arrow, library_of
 
-from .columns import RAW, REPLY, SECOND, SECOND_MODEL, Column, arrow_columns, columns_of, fitted
+from .columns import (
+    RAW,
+    REPLY,
+    SECOND,
+    SECOND_MODEL,
+    Column,
+    arrow_columns,
+    columns_of,
+    fitted,
+    with_columns,
+)
 from .comparison import Quality, quality
 from .job import Job
-from .progress import SPENT, Progress
+from .progress import SPENT
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -66,7 +76,6 @@ class Replies:
         self._texts = None if self._fields else _Texts(count)
         self._finished = bytearray(count)
         self.quality = Quality()
-        self._elsewhere = Progress(0, 0)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -98,10 +107,6 @@ class Replies:
             self._texts.put(at, None if reply is None else str(reply))
         # At the end, because another thread may make a frame now.
         self._finished[at] = 1
-
-    def add_part(self, spent: Progress) -> None:
-        """Note what a part of the job has spent in another process."""
-        self._elsewhere = self._elsewhere.spending_also(spent)
 
     def _of_second(self, reply: Reply) -> dict[str, Any]:
         """The columns of another model's reply; a value that does not fit its column is missing."""
@@ -151,7 +156,7 @@ class Replies:
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         added.columns.names = data.columns.names
         frame = pd.concat([data, added], axis=1)
-        progress = self._job.progress().spending_also(self._elsewhere)
+        progress = self._job.progress()
         figures = {name: getattr(progress, name) for name in (*SPENT, "routes")}
         is_shown = [row and at not in asked_again for at, row in enumerate(finished)]
         if not all(is_shown):
@@ -170,21 +175,13 @@ class Replies:
 def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
     """Converts a job's result into the kind of table of its data.
 
-    A table of polars or pyarrow keeps its own columns as they are, and gets the added ones; the
-    result for anything else is the DataFrame.
-
-    Args:
-        data: what was asked about, as it was given.
-        frame: the finished rows, as pandas has them.
-        columns: those that the job has added to it.
+    A table of polars or pyarrow keeps its own columns as they are, and gets the added `columns` of
+    the frame; the result for anything else is the frame.
     """
     if is_arrow(data):
         pa = library("pyarrow")
         table = pa.table(data).take(frame.index.to_numpy())
-        added = arrow_columns(frame, columns)
-        for name in added.column_names:
-            table = table.append_column(added.schema.field(name), added[name])
-        return table
+        return with_columns(table, arrow_columns(frame, columns))
     if library_of(data) == "polars":
         pl = library("polars")
         whole = data if isinstance(data, pl.DataFrame) else data.to_frame(frame.columns[0])
@@ -193,11 +190,7 @@ def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
 
 
 class _Texts:
-    """A column of texts in blocks; a full block becomes a Series, which takes less memory.
-
-    Args:
-        count: how many there will be.
-    """
+    """A column of texts in blocks; a full block becomes a Series, which takes less memory."""
 
     def __init__(self, count: int) -> None:
         sizes = [min(_BLOCK, count - start) for start in range(0, count, _BLOCK)]

@@ -26,6 +26,8 @@ from .file_source import ENDINGS, is_file
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .group import Group
+
 PROMPT = "prompt"
 # The number of rows that are read and looked up at once.
 CHUNK = 1000
@@ -77,9 +79,9 @@ class Task:
         rows: position and label of each row.
         limit: the most tasks in a request that contains this one.
         tries: how often it failed for a reason that may pass.
-        too_long_for: numbers of the groups that cannot take it.
+        too_long_for: the groups that cannot take it.
         checks: the packed reply to compare its reply with, if it is asked only for that.
-        group: the number of the only group that may take it; None for any.
+        group: the only group that may take it; None for any.
         reply: its reply, once it has one.
         packed_by: the model whose packed reply that is, if it is one.
         error: why it has no reply, once it is given up.
@@ -91,16 +93,16 @@ class Task:
     rows: list[tuple[int, Hashable]]
     limit: int = MOST_PACKED
     tries: int = 0
-    too_long_for: set[int] = field(default_factory=set)
+    too_long_for: set[Group] = field(default_factory=set)
     checks: Check | None = None
-    group: int | None = None
+    group: Group | None = None
     reply: Reply | None = None
     packed_by: Model | None = None
     error: LLMProviderError | None = None
     may_work_later: bool = False
 
-    def suits(self, group: int) -> bool:
-        """Whether the group of this number can take it."""
+    def suits(self, group: Group) -> bool:
+        """Whether the group can take it."""
         return group not in self.too_long_for and self.group in (None, group)
 
     def give_up(self, error: LLMProviderError, *, may_work_later: bool = False) -> None:

@@ -39,11 +39,9 @@ _READY, _READY_SECONDS = 4, 0.5
 class Scheduler:
     """Takes tasks from the reader, gives them to groups, and with their outcome to the writer.
 
-    Args:
-        clock: the configuration's clock.
-
     Attributes:
-        clock: the same clock; nobody sleeps on it once the job has ended.
+        clock: the configuration's clock; nobody sleeps on it once the job has ended.
+        wanted: how many tasks should be ready at least.
         finished: tasks whose outcome is to be written.
         ending: set when no more rows are asked.
         error: why, if something is wrong.
@@ -59,18 +57,13 @@ class Scheduler:
         self._claimed: dict[str, Task] = {}
         self._groups: list[Group] = []
         self._asking = self._idle = 0
-        self._wanted = THREADS
+        self.wanted = THREADS
         self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
         self.ending = threading.Event()
         self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
 
     # --- the reader
-
-    @property
-    def wanted(self) -> int:
-        """How many tasks should be ready at least."""
-        return self._wanted
 
     def join(self, tasks: dict[str, Task]) -> list[Task]:
         """The tasks that are not claimed already; the rows of the others join those."""
@@ -90,7 +83,7 @@ class Scheduler:
     def await_room(self) -> None:
         """Sleep until more tasks are wanted, or the job ends."""
         with self._lock:
-            while len(self._ready) >= self._wanted and not self.ending.is_set():
+            while len(self._ready) >= self.wanted and not self.ending.is_set():
                 self._room.wait()
 
     # --- the workers
@@ -102,14 +95,11 @@ class Scheduler:
         """
         while True:
             with self._lock:
-                while not (self.ending.is_set() or group.is_closed):
-                    if self.clock.time() < group.opens_at:
-                        if not group.is_timed:
-                            group.is_timed = True
-                            all_closed = self._are_all_closed()
-                            break
-                        self._work.wait(NAP_SECONDS)
-                    elif self._awaits_free(group):
+                if self.ending.is_set() or group.is_closed:
+                    return []
+                nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
+                if nap <= 0:
+                    if self._awaits_free(group):
                         self._work.wait(NAP_SECONDS)
                     elif tasks := self._pick(group):
                         return tasks
@@ -117,16 +107,18 @@ class Scheduler:
                         self._idle += 1
                         self._work.wait()
                         self._idle -= 1
-                else:
-                    return []
-            self._sleep(group, on_closed if all_closed else None)
+                    continue
+                all_closed = self._are_all_closed()
+            if all_closed:
+                on_closed(nap)
+            self.clock.sleep(nap)
 
     def coming(self, group: Group) -> list[Request]:
         """The requests that the group asks next, if its workers ask each row alone."""
         with self._lock:
             # Without the one that a worker has taken already.
             first = itertools.islice(self._ready, 0 if group.model else group.size - 1)
-            return [task.request for task in first if task.suits(group.number)]
+            return [task.request for task in first if task.suits(group)]
 
     def hand_back(self, tasks: Iterable[Task]) -> None:
         """Make tasks ready again that a worker took and did not finish."""
@@ -202,7 +194,7 @@ class Scheduler:
     def is_too_long(self, task: Task, group: Group) -> bool:
         """Note that a task is too long for a group; return whether it is too long for all."""
         with self._lock:
-            task.too_long_for.add(group.number)
+            task.too_long_for.add(group)
             return not self._may_be_taken(task)
 
     # --- the groups
@@ -213,7 +205,7 @@ class Scheduler:
             for old in self._groups:
                 old.is_closed = True
             self._groups = list(groups)
-            self._wanted = max(THREADS, sum(2 * group.size for group in groups))
+            self.wanted = max(THREADS, sum(2 * group.size for group in groups))
             self._work.notify_all()
             new = [group for group in groups for _ in range(threads(group))]
             for group in new:
@@ -232,7 +224,7 @@ class Scheduler:
                     group.growth.look(now, time.process_time())
                 rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
-                self._wanted = max(self._wanted, ready)
+                self.wanted = max(self.wanted, ready)
                 if not group.growth.is_limited:
                     group.size = max(1, min(_MOST_HELD, int(_HELD_SECONDS * rows)))
                 if group.is_closed or self.ending.is_set():
@@ -280,7 +272,7 @@ class Scheduler:
         now = self.clock.time()
         with self._lock:
             return not self._asking and not any(
-                group.number == task.group and not group.is_closed and group.opens_at <= now
+                group is task.group and not group.is_closed and group.opens_at <= now
                 for task in self._ready
                 if task.checks
                 for group in self._groups
@@ -315,7 +307,7 @@ class Scheduler:
         passed: list[Task] = []
         while self._ready and len(picked) < size:
             task = self._ready.popleft()
-            if not task.suits(group.number):
+            if not task.suits(group):
                 passed.append(task)
             elif picked and task.limit <= len(picked):
                 self._ready.appendleft(task)
@@ -325,12 +317,12 @@ class Scheduler:
                 picked.append(task)
         self._ready.extendleft(reversed(passed))
         self._asking += len(picked)
-        if len(self._ready) < self._wanted:
+        if len(self._ready) < self.wanted:
             self._room.notify()
         return picked
 
     def _may_be_taken(self, task: Task) -> bool:
-        return any(task.suits(group.number) for group in self._groups if not group.is_closed)
+        return any(task.suits(group) for group in self._groups if not group.is_closed)
 
     def _are_all_closed(self) -> bool:
         now = self.clock.time()
@@ -354,20 +346,6 @@ class Scheduler:
         self.ending.set()
         self._work.notify_all()
         self._room.notify_all()
-
-    # --- without it
-
-    def _sleep(self, group: Group, on_sleep: Callable[[float], object] | None) -> None:
-        """Sleep by the clock while the group is closed, then wake its other workers."""
-        nap = min(group.opens_at - self.clock.time(), NAP_SECONDS)
-        try:
-            if on_sleep:
-                on_sleep(nap)
-            self.clock.sleep(max(nap, 0.001))
-        finally:
-            with self._lock:
-                group.is_timed = False
-                self._work.notify_all()
 
 
 @dataclass(frozen=True)

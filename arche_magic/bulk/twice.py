@@ -21,6 +21,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
+from .bounds import in_order
 from .progress import Progress
 from .rows import CHUNK, Row, Rows
 
@@ -47,14 +48,8 @@ def number_drawn(share: float, rows: int) -> int:
 class Second:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    Args:
-        share: the share; rounded up to whole rows.
-        rows: all rows of the job.
-        other: chooses the model.
-        ask: makes the job that asks some rows (by position) on a model.
-
-    Attributes:
-        jobs: those that were made, one for each model.
+    `other` chooses the model, and `ask` makes the job that asks some rows (by position) on it.
+    `jobs` has those that were made, one for each model.
     """
 
     def __init__(
@@ -94,9 +89,7 @@ class Second:
     def rows(self) -> Iterator[Row]:
         """The drawn rows again, each with its `second` reply, as far as one came.
 
-        Raises:
-            JobStopped: at one of the bounds of the whole job.
-            LLMProviderError: no row can be asked.
+        It raises what a `Job` raises.
         """
         drawn = self._drawn()
         by_model: defaultdict[str, list[int]] = defaultdict(list)
@@ -137,11 +130,7 @@ class Second:
 
 
 def share_of(twice: Any) -> float:
-    """The share of rows that are asked twice, 0 to 1; None is 0.
-
-    Raises:
-        InvalidRequest: it is not a share.
-    """
+    """The share of rows that are asked twice, 0 for None; InvalidRequest unless it is 0 to 1."""
     if twice is None:
         return 0.0
     share = python_number(twice)
@@ -170,7 +159,7 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
         except ConfigurationError:
             return None
         now = llm.configuration.clock.time()
-        for route in sorted(routes, key=lambda route: (route.provider != preferred, route.paid)):
+        for route in in_order(routes, preferred):
             if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
                 continue
             # Waiting does not open a retired model or a rejected key.

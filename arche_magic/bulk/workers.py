@@ -8,7 +8,6 @@ another group is idle.
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -19,7 +18,7 @@ from functools import lru_cache
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
-from arche_magic.llm_providers.config import Configuration
+from arche_magic.llm_providers.config import Configuration, get_choices
 from arche_magic.llm_providers.errors import LLMProviderError, NoRouteAvailable
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
@@ -50,16 +49,13 @@ class Workers:
     Args:
         llm: asks, within the bounds of the job, on the routes that the job may use.
         counts: what is spent so far.
-        whole: has the bounds of the job, and how packed replies agree.
+        whole: the bounds of the job.
         pack: rows per request; None decides by the limits.
 
     Attributes:
-        scheduler: gives tasks to workers.
-        counts: as above.
-        agreement, patience: those of `whole`.
         put_off: why the rows that are left are not asked in this run, or None.
         sample: the request of the first row, by which all are estimated; None before it is known.
-        before_paying: that of `whole`; None if there are not both free and paid routes.
+        before_paying: that of `whole`; None unless there are both free and paid routes.
     """
 
     def __init__(
@@ -70,8 +66,7 @@ class Workers:
         pack: int | None,
     ) -> None:
         self.scheduler, self.counts = Scheduler(llm.configuration.clock), counts
-        self._whole, self._pack = whole, pack
-        self.agreement, self.patience = whole.agreement, whole.patience
+        self.whole, self._pack = whole, pack
         self.before_paying: Patience | None = None
         # Requests that wait for a route end soon after the job has ended.
         configuration = replace(llm.configuration, clock=self.scheduler.clock)
@@ -85,7 +80,6 @@ class Workers:
         self._looked_at = self._booked_at = -math.inf
         # Those of the groups, now and before.
         self._ledgers: list[BatchLedger] = []
-        self._numbers = itertools.count()
         self._finish_at = lru_cache(maxsize=1)(self._estimate_finish)
 
     def start(self, first: Task) -> None:
@@ -96,7 +90,7 @@ class Workers:
         """
         self.sample = first.request
         if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
-            self.before_paying = self._whole.before_paying
+            self.before_paying = self.whole.before_paying
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
@@ -106,6 +100,7 @@ class Workers:
         """
         self._start_threads(self.scheduler.grow())
         self.book()
+        self._leave_switched_off()
         now = self.scheduler.clock.time()
         if self._pack == 1 or self.sample is None or now < self._looked_at + _LOOK_SECONDS:
             return
@@ -114,6 +109,19 @@ class Workers:
             self.resize()
         elif max((sizes := self._sizes(self.sample)).values()) > 1:
             self._start_groups(sizes)
+
+    def _leave_switched_off(self) -> None:
+        """Start anew without the keys and models that the user has switched off meanwhile."""
+        configuration = self.llm.configuration
+        off = configuration.off | get_choices().off
+        if self.sample is None or off == configuration.off:
+            return
+        self.llm = narrowed(self.llm, replace(configuration, off=off), self.llm.providers)
+        try:
+            self._start_groups(self._sizes(self.sample))
+        except LLMProviderError as error:
+            # No route is left.
+            self.scheduler.end(error)
 
     def book(self) -> None:
         """Book what has ended, and give back holds that nobody uses; a few times a second."""
@@ -137,10 +145,6 @@ class Workers:
         since = time.monotonic() - _STILL_WAITING_SECONDS
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
 
-    def rows_held_ahead(self) -> int:
-        """Rows that hold their share of the limits, and whose requests are not sent yet."""
-        return sum(ledger.held_ahead for ledger in self._ledgers)
-
     def resize(self) -> None:
         """Put as many rows in one request as the limits and the replies so far suggest."""
         if self.sample is not None:
@@ -151,7 +155,7 @@ class Workers:
         if self.counts.served >= KNOWN_AFTER or self.sample is None:
             return self.counts.output_tokens / max(1, self.counts.served)
         first = self.llm.routes(self.sample)[0]
-        return RowEstimate(self.sample).usage(self.llm, first).output_tokens
+        return RowEstimate(self.llm, self.sample).usage(first).output_tokens
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
         """The bound of the job that keeps a request from one of its routes; "" if none does."""
@@ -174,10 +178,11 @@ class Workers:
         if sample is None or not counts.left + later:
             return None
         # These have reserved or used their share of the limits already.
-        held = self.rows_under_way() + self.rows_held_ahead()
+        held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
         held += self.scheduler.finished.unfinished_tasks
-        estimate = RowEstimate(sample, self.reply_tokens(), counts.mean_input())
-        capacities = estimate.capacities(self.llm, self.scheduler.sizes(), reserve=sample.reserve)
+        prompt_tokens = counts.input_tokens / counts.served if counts.served else None
+        estimate = RowEstimate(self.llm, sample, self.reply_tokens(), prompt_tokens)
+        capacities = estimate.capacities(self.scheduler.sizes())
         # The measured speed, once there is a measurement.
         seconds = counts.mean_seconds() or SECONDS_GUESS
         speed = Speed(seconds)
@@ -195,13 +200,11 @@ class Workers:
 
     def _sizes(self, sample: Request) -> dict[Model, int]:
         """Rows per request of each model, by the limits and the replies as they are known now."""
-        return RowEstimate(sample, self.reply_tokens()).pack_sizes(
-            self.llm,
+        return RowEstimate(self.llm, sample, self.reply_tokens()).pack_sizes(
             self.counts.left,
             pack=self._pack,
-            reserve=sample.reserve,
             is_packing=self._is_packing,
-            is_trusted=lambda model: not self.agreement.is_refuted(model),
+            is_trusted=lambda model: not self.whole.agreement.is_refuted(model),
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
@@ -224,7 +227,7 @@ class Workers:
         ledger = llm.batch_ledger(coming, self.counts.spend)
         self._ledgers.append(ledger)
         awaits_free = self._awaits_free(llm)
-        group = Group(next(self._numbers), self, llm, ledger, model, size, awaits_free)
+        group = Group(self, llm, ledger, model, size, awaits_free)
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
@@ -237,7 +240,7 @@ class Workers:
 
     def wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
-        self.patience.wait(seconds)
+        self.whole.patience.wait(seconds)
         if self.before_paying is not None:
             self.before_paying.wait(seconds)
 

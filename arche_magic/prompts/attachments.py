@@ -87,10 +87,7 @@ def text_of(content: bytes, encoding: str = "") -> str:
 def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None) -> Prompt:
     """Return the prompt below the texts of the attachments, with a note about the size of each.
 
-    Args:
-        prompt: what is asked.
-        attachments: in the order in which they were named.
-        budget: most tokens of each; None for all of it.
+    `budget` is the most tokens of each; None for all of it.
     """
     if not attachments:
         return prompt

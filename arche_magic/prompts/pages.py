@@ -43,10 +43,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     """Return a web page as text; text files, JSON and PDF too.
 
     Redirects are followed to http and https only, and not from a public address to a private one.
-
-    Args:
-        url: its address.
-        seconds: the most that it may take.
+    It may take that many seconds.
 
     Raises:
         InvalidRequest: the address is wrong, the page cannot be fetched, or it has no text.

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -26,6 +26,8 @@ from arche_magic.llm_providers.text.wording import plural, shortened
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
+# Most dicts and lists in an entry, one in the other: many times what fits in a prompt.
+_MOST_PARTS, _DEEPEST = 100_000, 100
 # Tables that are not computed yet, and the method that does it.
 _LAZY = {
     "polars.LazyFrame": "collect", "dask.DataFrame": "compute", "dask_expr.DataFrame": "compute",
@@ -139,7 +141,7 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
         return Shown(str(array.item()))
     # A number takes more than half a token.
     entries, flat = array[: 2 * budget], array.ndim == 1
-    kept = _as_many((_rounded(entry.tolist()) for entry in entries), budget)
+    kept = _as_many((_json(entry, _rounded) for entry in entries), budget)
     text = (", " if flat else "\n").join(kept)
     size = f"array of {array.dtype}, {' × '.join(f'{length:,}' for length in array.shape)}"
     if text_tokens(text) > budget + 1:
@@ -150,8 +152,6 @@ def array_text(array: Any, name: str, budget: int) -> Shown:
 
 def _rounded(number: Any) -> Any:
     """Round to ten digits, which take half as many tokens as seventeen."""
-    if isinstance(number, list):
-        return [_rounded(part) for part in number]
     return float(f"{number:.10g}") if isinstance(number, float) else number
 
 
@@ -162,9 +162,10 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     # An entry takes more than half a token.
     first = itertools.islice(value.items() if isinstance(value, Mapping) else value, 2 * budget)
     if isinstance(value, Mapping):
-        opening, closing, kept = "{", "}", _as_many(first, budget, _pair)
+        opening, closing, texts = "{", "}", map(_pair, first)
     else:
-        opening, closing, kept = "[", "]", _as_many(first, budget)
+        opening, closing, texts = "[", "]", map(_json, first)
+    kept = _as_many(texts, budget)
     text, kind = opening + ", ".join(kept) + closing, type(value).__name__
     if text_tokens(text) > budget + 1:
         return cut_text(text, name, kind, budget)
@@ -196,14 +197,11 @@ def _stated(text: str, name: str, size: str, *left: str) -> Shown:
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
 
 
-def _as_many(
-    entries: Iterable[Any], budget: int, text_of: Callable[[Any], str] | None = None
-) -> list[str]:
-    """Return the first entries as JSON, as many as fit, at least one."""
+def _as_many(texts: Iterable[str], budget: int) -> list[str]:
+    """Return as many of the first texts as fit, at least one."""
     kept: list[str] = []
     spent = 0.0
-    for entry in entries:
-        text = (text_of or _json)(entry)
+    for text in texts:
         spent += text_tokens(text) + 0.5
         if spent > budget and kept:
             break
@@ -215,26 +213,42 @@ def _pair(entry: tuple[Any, Any]) -> str:
     return f"{_json(text_of(entry[0]))}: {_json(entry[1])}"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(_jsonable(value), ensure_ascii=False, default=str)
+def _without_large(value: Any) -> Any:
+    is_large = isinstance(value, int) and value.bit_length() > _LARGE_BITS
+    return text_of(value) if is_large else value
 
 
-def _jsonable(value: Any, depth: int = 0) -> Any:
-    """Return the value as plain dicts, lists and scalars; very deep parts become text."""
-    if isinstance(value, int) and value.bit_length() > _LARGE_BITS:
-        return text_of(value)
+def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
+    value = json_value(value, scalar, iter(range(_MOST_PARTS)))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def json_value(
+    value: Any, scalar: Callable[[Any], Any], left: Iterator[object], depth: int = 0
+) -> Any:
+    """Return the value as dicts and lists of what `scalar` makes of its scalars.
+
+    Each dict and list takes one item of `left`; after the last one, and where it is very deep, the
+    value is cut to `…`, because it may contain itself.
+    """
     if isinstance(value, PLAIN):
-        return value
-    if depth > 20:
-        return str(value)
+        return scalar(value)
+    # Scalars and arrays of numpy and columns of pandas convert themselves.
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if not isinstance(value, Mapping | list | tuple):
+        return scalar(value)
+    if depth > _DEEPEST or next(left, None) is None:
+        return "…"
     if isinstance(value, Mapping):
-        return {text_of(key): _jsonable(entry, depth + 1) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(entry, depth + 1) for entry in value]
-    # Scalars and arrays of numpy and columns of pandas convert themselves.
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+        return {
+            text_of(key): json_value(entry, scalar, left, depth + 1) for key, entry in value.items()
+        }
+    return [json_value(entry, scalar, left, depth + 1) for entry in value]
 
 
 def _csv(cells: Iterable[str]) -> str:

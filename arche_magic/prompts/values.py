@@ -136,9 +136,10 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
 
 def _path(path: Path, name: str) -> Shown:
     """Return the name of a file, with a note on how to insert its contents."""
-    how = f"--image {name}" if path.suffix.lower() in IMAGES else f"text = {name}.read_text()"
-    inserts = "sends the image" if path.suffix.lower() in IMAGES else "and {{text}} insert it"
-    return Shown(str(path), f"{name} is a path, so only the path was inserted; {how} {inserts}")
+    how = f"text = {name}.read_text() and {{{{text}}}} insert it"
+    if path.suffix.lower() in IMAGES:
+        how = f"--image {name} sends the image"
+    return Shown(str(path), f"{name} is a path, so only the path was inserted; {how}")
 
 
 def _source_of(value: Any, name: str) -> str:

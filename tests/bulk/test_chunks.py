@@ -17,6 +17,8 @@ from env_file import write_env_file
 import arche_magic
 from arche_magic.bulk import JobStopped, Row, file_job
 from arche_magic.bulk.file_source import SourceFile
+from arche_magic.bulk.job_records import jobs_since
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.sandbox import Sandbox
 
@@ -126,7 +128,10 @@ def test_fields_have_the_types_of_the_schema() -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) -> None:
-    """After an interrupt in the second chunk, the next run asks only the other rows."""
+    """After an interrupt in the second chunk, the next run asks only the other rows.
+
+    The record of jobs has all rows of that run; it has no run that sent nothing.
+    """
     frame().to_parquet("in.parquet")
     seen = 0
 
@@ -144,6 +149,10 @@ def test_an_interrupted_run_leaves_no_file_and_can_continue(sandbox: Sandbox) ->
     arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
     assert len(pd.read_parquet("out.parquet")) == 20
     assert len(sandbox.requests) == 20
+    arche_magic.map("in.parquet", TEMPLATE, to="out.parquet")
+    first, second = jobs_since(get_configuration().store, 0.0)
+    assert (first.rows, second.rows, second.done) == (14, 20, 20)
+    assert first.requests + second.requests == 20
 
 
 @pytest.mark.usefixtures("sandbox", "small_chunks")

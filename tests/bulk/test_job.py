@@ -22,8 +22,13 @@ from arche_magic.llm_providers import (
     Tool,
     get_llm_provider,
 )
-from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.errors import NoKeys
+from arche_magic.llm_providers.config import (
+    Choices,
+    get_configuration,
+    use_choices,
+    use_configuration,
+)
+from arche_magic.llm_providers.errors import NoKeys, NoRouteAvailable
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.quota_tracker import Hold
 
@@ -584,6 +589,30 @@ def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
     arrived = sorted(request.at for request in sandbox.requests)
     under_way = max(sum(at <= other < at + 0.4 for other in arrived) for at in arrived)
     assert under_way > 20
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_a_running_job_leaves_alone_what_is_switched_off(start: Start, is_all: bool) -> None:
+    """Requests under way end. The job ends if no route is left."""
+    plenty = dict.fromkeys(("requests_per_minute", "tokens_per_minute"), 10_000_000)
+    sandbox = start(keys={"groq": 2}, limits={"groq": plenty})
+    sandbox.latency = 0.05
+    off = {"groq_key_1", "groq_key_2"} if is_all else {"groq_key_1"}
+    keys = []
+
+    def switch_off(row: Row) -> None:
+        keys.append(row.reply and row.reply.key)
+        use_choices(Choices(off=frozenset(off)))
+
+    texts = [f"Row {number}" for number in range(300)]
+    if is_all:
+        with pytest.raises(NoRouteAvailable, match="switched off"):
+            arche_magic.map(texts, on_done=switch_off)
+        assert len(sandbox.requests) < 300
+    else:
+        arche_magic.map(texts, on_done=switch_off)
+        assert "groq_key_1" in keys
+        assert set(keys[-50:]) == {"groq_key_2"}
 
 
 def test_a_frame_of_many_blocks_keeps_its_order(sandbox: Sandbox) -> None:

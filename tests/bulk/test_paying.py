@@ -69,6 +69,18 @@ def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None
     assert paid == pytest.approx(planned, abs=4)
 
 
+def test_a_job_that_packs_rows_pays_nothing_while_it_waits(start: Start) -> None:
+    """The paid model has threads of its own, which leave the rows to the free one."""
+    start(
+        keys={"groq": 1, "openai": 1},
+        clock=WaitingClock(),
+        limits=limits({"requests_per_minute": 6}),
+    )
+    result = arche_magic.map(ROWS[:20], **{**OPTIONS, "pack": 4, "patience": float("inf")})
+    assert set(result.provider) == {"groq"}
+    assert result.attrs["arche_magic"]["packed"]
+
+
 def test_a_job_that_waits_without_end_pays_nothing(start: Start) -> None:
     """Its plan says so, and when the free routes are done."""
     start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))

@@ -25,6 +25,8 @@ from arche_magic.prompts import fill, image_of
 from arche_magic.prompts.attachments import read_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from notebook_kernel import Kernel
 
     from arche_magic.sandbox import Sandbox
@@ -325,6 +327,22 @@ def test_a_line_break_follows_data_of_several_lines(text: str, filled: str) -> N
     }
     parts = [re.escape(part) for part in filled.split("…")]
     assert re.fullmatch(".*".join(parts), fill(text, names, 100).text, re.DOTALL)
+
+
+def test_a_list_that_contains_itself_is_cut_soon() -> None:
+    """Twice in itself, it would have a million lists after twenty levels."""
+    seen = 0
+
+    class Endless(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal seen
+            seen += 1
+            return super().__iter__()
+
+    endless = Endless()
+    endless += [endless, endless]
+    assert "cut to" in fill("{{endless}}", {"endless": endless}, 100).text
+    assert seen < 250_000
 
 
 def test_an_integer_of_any_size_is_inserted_completely() -> None:
