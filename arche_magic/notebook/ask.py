@@ -105,11 +105,24 @@ def send(
     its place in a conversation.
     """
     _check(session, options, prompt)
+    log = attempt_log(get_configuration().store)
+    before = log.last
+    try:
+        return _send(session, options, prompt, again, log)
+    except LLMProviderError as error:
+        if log.last is before:
+            session.unsent = error, before
+        raise
+
+
+def _send(
+    session: Session, options: Namespace, prompt: Prompt, again: Asked | None, log: AttemptLog
+) -> Reply | Pending[Reply] | None:
     options.chat = first_given(options.chat, session.defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
-    old = again.reply if again else None
-    if chat and old is not None:
-        chat = chat.without(str(old))
+    old, turn = (again.reply, again.turn) if again else (None, None)
+    if chat:
+        chat = chat.without(turn)
     form, request = _request(options, session.defaults, chat)
     llm = IntelligentLLMOrchestrator()
     question = Message("user", prompt.text, prompt.images)
@@ -125,8 +138,8 @@ def send(
     if options.background and get_configuration().keys:
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
-    asked = session.asked = Asked(prompt, options, old)
-    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
+    asked = session.asked = Asked(prompt, options, old, turn)
+    events = llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(session.shell, options.quiet, form, old)
@@ -135,13 +148,13 @@ def send(
     reply = _show(events, show, log, partial(_bind, session, options))
     asked.reply = session.reply = reply
     _bind(session, options, reply)
-    turn = []
+    more = []
     if chat:
         is_private = first_given(request["private"], llm.configuration.private.always)
-        chat.add(question, reply, options.system, private=is_private)
+        asked.turn = chat.add(question, reply, options.system, private=is_private)
         session.chats[chat.name] = chat
-        turn = [f"chat {chat.name}, turn {len(chat.turns)}"]
-    show.finish(reply, *turn)
+        more = [f"chat {chat.name}, turn {len(chat.turns)}"]
+    show.finish(reply, *more)
     return reply
 
 

@@ -87,19 +87,19 @@ class Chat:
         reply: Reply,
         system: str | None = None,
         private: bool | None = None,
-    ) -> None:
+    ) -> Turn:
         """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
         self.private = self.private or bool(private)
         self.system = self.system if system is None else system or None
         tokens = reply.usage.total_tokens
-        self.turns.append(
-            Turn(question, str(reply), reply.provider, reply.model, tokens, time.time())
-        )
+        turn = Turn(question, str(reply), reply.provider, reply.model, tokens, time.time())
+        self.turns.append(turn)
+        return turn
 
-    def without(self, answer: str) -> Chat:
-        """A copy without its last turn, if that has this answer."""
-        repeats = bool(self.turns) and self.turns[-1].answer == answer
-        return replace(self, turns=self.turns[:-1] if repeats else [*self.turns])
+    def without(self, turn: Turn | None) -> Chat:
+        """A copy without this turn, if it is the last one."""
+        is_last = bool(self.turns) and self.turns[-1] is turn
+        return replace(self, turns=self.turns[:-1] if is_last else [*self.turns])
 
     def transcript(self) -> str:
         """The conversation as Markdown: questions as quotes, answers followed by their model."""
@@ -201,18 +201,25 @@ class Chats(dict[str, Chat]):
         self[name] = chat
 
 
-def export(chat: Chat, file: str) -> Path:
+def export(chat: Chat, file: str, replace_file: bool) -> Path:
     """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
 
     Raises:
-        InvalidRequest: the file's name ends differently, or the file cannot be written.
+        InvalidRequest: the file's name ends differently, the file cannot be written, or it exists
+            and shall not be replaced.
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
         raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
     text = chat.transcript() if path.suffix == ".md" else chat.to_json()
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        with path.open("w" if replace_file else "x", encoding="utf-8") as opened:
+            opened.write(text + "\n")
+    except FileExistsError:
+        raise InvalidRequest(
+            f"%llm_chat export: {path} already exists; put the word replace after its name to "
+            "replace it"
+        ) from None
     except OSError as error:
         raise InvalidRequest(f"%llm_chat export: {path}: {error.strerror}") from None
     return path

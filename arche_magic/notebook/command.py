@@ -27,12 +27,14 @@ from .warning_lines import show_held
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from arche_magic.llm_providers.attempt_log import Ended
+    from arche_magic.llm_providers.errors import LLMProviderError
     from arche_magic.llm_providers.reply import Reply
     from arche_magic.openai_api.server import Server
     from arche_magic.prompts import Prompt
 
     from .background import BackgroundJobs
-    from .chat import Chats
+    from .chat import Chats, Turn
     from .defaults import Defaults
     from .explain import FailureWatch
     from .out import OutHook
@@ -41,13 +43,15 @@ __all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
+# Options that would be ignored if they are empty.
+_NEEDING_VALUE = ("provider", "model", "chat", "tag", "prefix")
 _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
 @dataclass
 class Asked:
-    """A prompt that was sent, and its reply; None if none has come.
+    """A prompt that was sent, its reply if it has come, and the turn of a conversation it made.
 
     In `options`, which `%llm` takes, names of variables are replaced by their values.
     """
@@ -55,6 +59,7 @@ class Asked:
     prompt: Prompt
     options: Namespace
     reply: Reply | None = None
+    turn: Turn | None = None
 
 
 @dataclass
@@ -68,6 +73,7 @@ class Session:
         failures: remembers the last cell that failed.
         asked: the last prompt that was sent, for `%llm_retry`.
         reply: the last reply.
+        unsent: why the last prompt was not sent, and the request before it, for `%llm_why`.
         server: the server of `%llm_serve`, while it runs.
     """
 
@@ -77,6 +83,7 @@ class Session:
     failures: FailureWatch
     asked: Asked | None = None
     reply: Reply | None = None
+    unsent: tuple[LLMProviderError, Ended | None] | None = None
     server: Server | None = None
 
     @property
@@ -163,27 +170,28 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
-            show_held()
-            parsed = parse_line(magic, line)
-            if parsed is None:
-                print(magic.__doc__)
-                return None
-            given, text = parsed
-            if text.strip() and not any(usage(magic)):
-                from arche_magic.llm_providers.errors import InvalidRequest
+            from arche_magic.llm_providers.errors import LLMProviderError
 
-                raise InvalidRequest(
-                    f"%{magic.__name__} takes no text, but got {text!r}; "
-                    f"%{magic.__name__} --help shows its usage"
-                )
-            names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
+            session: Session = magics.session
+            show_held()
             try:
-                result = body(magics.session, Typed(line, given, text, cell, names))
+                parsed = _parsed(magic, line, session.defaults)
+                if parsed is None:
+                    print(magic.__doc__)
+                    return None
+                names = ChainMap(dict(local_ns or {}), session.shell.user_ns)
+                result = body(session, Typed(line, *parsed, cell, names))
             except CellInterrupted:
                 raise
             except KeyboardInterrupt:
                 raise CellInterrupted(f"%{magic.__name__} was stopped") from None
-            return magics.session.out.shown(result) if shows_result else result
+            except LLMProviderError as error:
+                from arche_magic.llm_providers.redaction import without_key_like
+
+                # It may quote the line, and a key may have been typed in the wrong place.
+                error.args = (without_key_like(str(error)),)
+                raise
+            return session.out.shown(result) if shows_result else result
 
         magic.__name__ = body.__name__
         magic.__qualname__ = body.__qualname__
@@ -197,6 +205,31 @@ def command(
         return needs_local_scope(no_var_expand(magic))
 
     return declare
+
+
+def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] | None:
+    """The options and the text of a line; None if it asks for help.
+
+    Raises:
+        InvalidRequest: the line cannot be parsed, has text that the command does not take, or an
+            option without its value.
+    """
+    from arche_magic.llm_providers.errors import InvalidRequest
+
+    parsed = parse_line(magic, line)
+    if parsed is None:
+        return None
+    options, text = parsed
+    name = f"%{magic.__name__}"
+    if text.strip() and not any(usage(magic)):
+        raise InvalidRequest(
+            f"{name} takes no text, but got {text!r}; {name} --help shows its usage"
+        )
+    for option in _NEEDING_VALUE:
+        # An empty text can switch off a default.
+        if getattr(options, option, None) == "" and not getattr(defaults, option, ""):
+            raise InvalidRequest(f"{name}: --{option} is empty; give it a value, or leave it out")
+    return parsed
 
 
 def import_in_thread(name: str) -> None:

@@ -10,6 +10,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.doctor import check_keys
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.redaction import without_key_like
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .frames import typed_frame
@@ -50,7 +51,7 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
         return _table(frame, configuration), frame
     names = [name for provider in providers.values() for name in provider.known_models]
     hint = did_you_mean(words.strip(), [*providers, *names])
-    line = f"no model in the catalog matches {words.strip()!r}{hint}"
+    line = without_key_like(f"no model in the catalog matches {words.strip()!r}{hint}")
     return {"text/plain": line}, frame
 
 

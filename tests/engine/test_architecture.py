@@ -166,7 +166,7 @@ PUBLIC = {
     # Texts to vectors; the ledger for many requests at once.
     "embeddings", "batch_ledger",
     # Helpers that know nothing of models: text, files, network, secrets, threads and processes.
-    "text.*", "files", "network", "secrets", "bounded", "stopping", "processes",
+    "text.*", "files", "network", "secrets", "redaction", "bounded", "stopping", "processes",
 }  # fmt: skip
 
 

@@ -26,11 +26,11 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     Usage:
       %llm_chat [list]
       %llm_chat show CHAT
-      %llm_chat export CHAT FILE     as Markdown (.md) or JSON (.json)
-      %llm_chat load FILE [NAME]     an exported .json file
-      %llm_chat fork CHAT NAME       copy it, to continue both
-      %llm_chat undo CHAT            remove its last turn
-      %llm_chat clear CHAT           remove it
+      %llm_chat export CHAT FILE [replace]    as Markdown (.md) or JSON (.json)
+      %llm_chat load FILE [NAME]              an exported .json file
+      %llm_chat fork CHAT NAME                copy it, to continue both
+      %llm_chat undo CHAT                     remove its last turn
+      %llm_chat clear CHAT                    remove it
 
     Examples:
       %llm_chat
@@ -50,9 +50,10 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             show(_table(chats))
         case ["show", name]:
             show(_transcript(chats.known(name)))
-        case ["export", name, file]:
+        case ["export", name, file, *replace_file] if replace_file in ([], ["replace"]):
             chat = chats.known(name)
-            show(f"Wrote {name} ({_turns(chat)}) to {export(chat, file)}.")
+            path = export(chat, file, bool(replace_file))
+            show(f"Wrote {name} ({_turns(chat)}) to {path}.")
         case ["load", file, *names] if len(names) <= 1:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"

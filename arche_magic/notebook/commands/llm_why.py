@@ -34,7 +34,11 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     from ..why import outcome_sentence, reasons, why_bundle, why_frame
 
     name, configuration = typed.text.strip(), get_configuration()
-    asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
+    last = attempt_log(configuration.store).last
+    if not name and session.unsent and session.unsent[1] is last:
+        show({"text/plain": f"the last prompt was not sent: {session.unsent[0]}"})
+        return why_frame([])
+    asked = session.shell.user_ns.get(name) if name else last
     if isinstance(asked, PendingReply):
         asked = asked.wait()
     if name and not isinstance(asked, Reply):
