@@ -23,8 +23,7 @@ from .cell_options import (
     check_together,
     check_variable,
     first_given,
-    sampling,
-    typed_or_default,
+    request_options,
     with_values,
 )
 from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
@@ -50,9 +49,7 @@ if TYPE_CHECKING:
 
 
 # Options without a default, which have the same names in Python.
-_AS_TYPED = (
-    "fallback_on_filter", "schema", "fresh", "tag", "same_model", "tools", "max_rounds",
-)  # fmt: skip
+_AS_TYPED = ("schema", "same_model", "tools", "max_rounds")
 
 
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
@@ -189,12 +186,7 @@ def _answer_later(
 
 
 def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
-    """Check what a prompt needs before anything is sent.
-
-    Raises:
-        InvalidRequest: options do not go together, or the prompt is empty.
-        NoKeys: no key is configured.
-    """
+    """Check what a prompt needs before anything is sent."""
     check_together(options, session.defaults)
     name_notebook(session.notebook)
     if options.output is not None:
@@ -219,15 +211,12 @@ def _request(
     form = first_given(options.format, defaults.format)
     if options.schema is not None:
         form = STRUCTURED
-    request = typed_or_default(
-        options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
-    )
+    request = request_options(options, defaults, "provider", "model", "patience", "keep")
     system = first_given(options.system, chat and chat.system, defaults.system)
     request["system"] = "\n\n".join(filter(None, (system, FORMATS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
-    request |= sampling(options)
     request |= {name: getattr(options, name) for name in _AS_TYPED}
     if options.same_model and chat and chat.turns and request["model"] is None:
         spoke = chat.turns[-1]

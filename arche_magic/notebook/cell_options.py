@@ -42,37 +42,33 @@ def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dic
     return {name: None if value == "" else value for name, value in given.items()}
 
 
-def sampling(options: Namespace) -> dict[str, Any]:
-    """How the model chooses its words, as the options of the cell say."""
+def request_options(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
+    """The arguments of a request that every prompt has, and those of `names`, from a cell."""
+    names = ("system", "temperature", "max_tokens", "private", *names)
     stop = [
         text.replace(r"\n", "\n") if _LINE_ENDS.fullmatch(text) else text
         for text in options.stop or ()
     ]
-    return {
+    return typed_or_default(options, defaults, *names) | {
         "top_p": options.top_p,
         "seed": options.seed,
         "stop": stop or None,
         "extra": {"reasoning_effort": options.effort} if options.effort else None,
+        "fresh": options.fresh,
+        "tag": options.tag,
+        "fallback_on_filter": options.fallback_on_filter,
     }
 
 
 def refuse_with(flag: str, options: Namespace, *names: str) -> None:
-    """Check that none of these options was typed together with `flag`.
-
-    Raises:
-        InvalidRequest: one was.
-    """
+    """Raise InvalidRequest if one of these options was typed together with `flag`."""
     for name in names:
         if is_given(getattr(options, name)):
             raise InvalidRequest(f"%llm: {flag} cannot be combined with --{name.replace('_', '-')}")
 
 
 def check_together(options: Namespace, defaults: Defaults) -> None:
-    """Check that options that were typed go together.
-
-    Raises:
-        InvalidRequest: they do not.
-    """
+    """Raise InvalidRequest for options that exclude each other."""
     if options.tools is not None:
         refuse_with("--tools", options, "schema", "compare")
     elif options.max_rounds is not None:
@@ -88,11 +84,7 @@ def check_together(options: Namespace, defaults: Defaults) -> None:
 
 
 def check_variable(option: str, name: str) -> None:
-    """Check the name of the variable that an option binds.
-
-    Raises:
-        InvalidRequest: it is not a valid name, or Python or IPython uses it.
-    """
+    """Raise InvalidRequest unless a variable that an option binds can have this name."""
     problem = ""
     if not name.isidentifier() or keyword.iskeyword(name):
         problem = "is not a valid variable name"
@@ -113,7 +105,7 @@ def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)
     if options.tools is not None:
-        options.tools = functions_named(options.tools, names)
+        options.tools = _functions_named(options.tools, names)
 
 
 def schema_named(text: str, names: Mapping[str, Any]) -> Any:
@@ -136,14 +128,8 @@ def schema_named(text: str, names: Mapping[str, Any]) -> Any:
     return _attribute(text, names, "--schema")
 
 
-def functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
-    """The functions that `--tools TEXT` names, such as `lookup,db.query`.
-
-    A model calls each by its last name: `lookup` and `query`.
-
-    Raises:
-        InvalidRequest: there is no such variable, it is not a function, or it cannot be a tool.
-    """
+def _functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
+    """The functions that `--tools TEXT` names, such as `lookup,db.query`."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InvalidRequest("%llm: --tools takes names of functions, such as f,g")
@@ -151,6 +137,7 @@ def functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
 
 
 def _function(word: str, names: Mapping[str, Any]) -> Function:
+    """The function of that name, which a model calls by its last part: `query` for `db.query`."""
     first = word.partition(".")[0]
     if first not in names:
         fitting = [name for name in own_names(names) if callable(names[name])]
@@ -165,11 +152,7 @@ def _function(word: str, names: Mapping[str, Any]) -> Function:
 
 
 def _attribute(text: str, names: Mapping[str, Any], option: str) -> Any:
-    """The value of `name.attribute`, whose name exists; `option` is what it was typed after.
-
-    Raises:
-        InvalidRequest: a value has no such attribute.
-    """
+    """The value of `name.attribute`, whose name exists; `option` is what it was typed after."""
     first, _, attributes = text.partition(".")
     try:
         return attrgetter(attributes)(names[first]) if attributes else names[first]

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.inputtransformer2 import HelpEnd
@@ -67,7 +67,6 @@ class Session:
     """State shared by the commands of one kernel.
 
     Attributes:
-        shell: the IPython shell.
         defaults: defaults of every prompt, `%config ArcheMagics`.
         out: notes which values a command has shown.
         failures: remembers the last cell that failed.
@@ -114,7 +113,7 @@ class Session:
 
     @cached_property
     def jobs(self) -> BackgroundJobs:
-        """The prompts in the background of this kernel."""
+        """The background jobs of this kernel."""
         from .background import BackgroundJobs
 
         return BackgroundJobs()
@@ -151,9 +150,7 @@ def command(
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
     """Make a function of the session and of what was typed into a magic with these options.
 
-    `--help` prints the function's docstring and the options. A line that cannot be parsed, or text
-    after a command whose `Usage:` has none, is an error, which IPython shows in one line. So is an
-    interrupt.
+    `--help` prints the function's docstring and the options. IPython shows errors in one line.
 
     Args:
         options: declared as for argparse.
@@ -163,6 +160,7 @@ def command(
     """
 
     def declare(body: Callable[[Session, Typed], Any]) -> Any:
+        @wraps(body)
         def magic(
             magics: Any,
             line: str,
@@ -193,10 +191,6 @@ def command(
                 raise
             return session.out.shown(result) if shows_result else result
 
-        magic.__name__ = body.__name__
-        magic.__qualname__ = body.__qualname__
-        magic.__module__ = body.__module__
-        magic.__doc__ = body.__doc__
         # IPython lists the option that decorates last as the first one.
         for option in reversed(options):
             option(magic)
@@ -208,12 +202,7 @@ def command(
 
 
 def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] | None:
-    """The options and the text of a line; None if it asks for help.
-
-    Raises:
-        InvalidRequest: the line cannot be parsed, has text that the command does not take, or an
-            option without its value.
-    """
+    """The options and the text of a line; None if it asks for help."""
     from arche_magic.llm_providers.errors import InvalidRequest
 
     parsed = parse_line(magic, line)

@@ -29,7 +29,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
 
 from . import live_line
 from .cards import card_html, row_html
-from .cell_options import refuse_with, sampling, typed_or_default
+from .cell_options import refuse_with, request_options
 from .costs import paid_text
 from .display import Pace, Place
 from .interrupts import CellInterrupted
@@ -245,10 +245,7 @@ def _requests(
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
-    common = typed_or_default(
-        options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
-    ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
-    common |= sampling(options)
+    common = request_options(options, defaults, "patience", "keep")
     requests = []
     for name in names:
         whole = name in llm.configuration.providers

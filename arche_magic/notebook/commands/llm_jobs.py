@@ -19,7 +19,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-@command(needs="background")
+@command()
 def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
     """List, show and stop prompts in the background; returns them as a DataFrame.
 

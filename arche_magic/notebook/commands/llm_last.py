@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 @command(
     argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
-    needs="cell_options",
     shows_result=False,
 )
 def llm_last(session: Session, typed: Typed) -> Reply:

@@ -77,7 +77,7 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
         begin = "Already serving"
     print(f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:")
     print(server.shell_lines())
-    return session.out.shown(server)
+    return server
 
 
 def _settings_problem() -> str:
