@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.request import Message, read_image
+from arche_magic.llm_providers.request import Image, Message, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.llm_providers.types import utc
 
@@ -25,6 +26,10 @@ from .tables import day_and_time
 
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
+# Errors of reading a file that is not an exported conversation.
+_MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,9 @@ class Turn:
 
 @dataclass
 class Chat:
-    """A conversation; `system` is its system prompt, if it has one of its own.
+    """A conversation; `private` is true once a turn was, and later ones are so by default.
 
-    `private` is true once a turn was private: later turns are then private by default.
+    `system` is its system prompt, if it has one of its own.
     """
 
     name: str
@@ -73,20 +78,15 @@ class Chat:
             if left < 0:
                 break
             kept.insert(0, turn)
-        missing = len(self.turns) - len(kept)
         note = ""
-        if missing:
+        if missing := len(self.turns) - len(kept):
             which = "oldest turn was" if missing == 1 else f"{missing} oldest turns were"
             note = f"{self.name}: the {which} not sent, to fit into {room:,.0f} tokens"
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
     def add(
-        self,
-        question: Message,
-        reply: Reply,
-        system: str | None = None,
-        private: bool | None = None,
+        self, question: Message, reply: Reply, system: str | None, private: bool | None
     ) -> Turn:
         """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
         self.private = self.private or bool(private)
@@ -117,9 +117,7 @@ class Chat:
         turns = [
             {
                 "question": turn.question.content,
-                "images": [
-                    base64.b64encode(image.data).decode("ascii") for image in turn.question.images
-                ],
+                "images": [base64.b64encode(image.data).decode() for image in turn.question.images],
                 "answer": turn.answer,
                 "provider": turn.provider,
                 "model": turn.model,
@@ -135,20 +133,11 @@ class Chat:
 
     @classmethod
     def from_json(cls, text: str) -> Chat:
-        """The conversation that `to_json` wrote.
-
-        Raises:
-            ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError: the
-                text is something else.
-        """
+        """The conversation that `to_json` wrote; raises one of `_MALFORMED` for another text."""
         whole = json.loads(text)
         turns = [
             Turn(
-                Message(
-                    "user",
-                    _text(entry["question"]),
-                    tuple(read_image(base64.b64decode(data)) for data in entry["images"]),
-                ),
+                Message("user", _text(entry["question"]), _images(entry["images"])),
                 _text(entry["answer"]),
                 _text(entry["provider"]),
                 _text(entry["model"]),
@@ -236,12 +225,14 @@ def load(file: str) -> Chat:
         return Chat.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
-    except (
-        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
-    ):  # fmt: skip
+    except _MALFORMED:
         raise InvalidRequest(
             f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
         ) from None
+
+
+def _images(texts: Iterable[str]) -> tuple[Image, ...]:
+    return tuple(read_image(base64.b64decode(text)) for text in texts)
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,7 @@ from .quota_words import count, in_short
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pandas as pd
 
@@ -68,28 +68,30 @@ def models_frame(models: Iterable[tuple[Provider, str]]) -> pd.DataFrame:
     accounts; `source`. Unknown values are missing.
     """
     models = list(models)
-    published = [
-        {limit.name: limit.amount for limit in provider.published_limits(model)}
-        for provider, model in models
-    ]
-    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
+    limits, published = published_limits(models)
     records = [
-        (
-            provider.name,
-            model,
-            model in provider.models,
-            provider.costs_money(model),
-            provider.context_windows.get(model),
-            *(amounts.get(name) for name in limits),
-            *(provider.prices.get(model) or usd_per_million(provider.name, model) or (None, None)),
-            provider.source,
-        )
+        (provider.name, model, model in provider.models, provider.costs_money(model),
+         provider.context_windows.get(model), *amounts,
+         *(provider.prices.get(model) or usd_per_million(provider.name, model) or (None, None)),
+         provider.source)
         for (provider, model), amounts in zip(models, published, strict=True)
-    ]
+    ]  # fmt: skip
     types = {"provider": "str", "model": "str", "default": "bool", "paid": "bool"}
     types |= dict.fromkeys(["context", *limits], "Int64")
     types |= dict.fromkeys(_PRICES, "float64")
     return typed_frame({**types, "source": "str"}, records)
+
+
+def published_limits(
+    models: Sequence[tuple[Provider, str]],
+) -> tuple[list[str], list[list[float | None]]]:
+    """The names of all published limits of these models, and the amounts of each model."""
+    published = [
+        {limit.name: limit.amount for limit in provider.published_limits(model)}
+        for provider, model in models
+    ]
+    names = list(dict.fromkeys(name for amounts in published for name in amounts))
+    return names, [[amounts.get(name) for name in names] for amounts in published]
 
 
 def _table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:

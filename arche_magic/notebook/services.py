@@ -24,7 +24,6 @@ _GROUPS = {
     "available": "available, but not configured",
     "retired": "retired",
 }
-_WIDTH = 100
 _NOTE = (
     "Free tiers change often: each line has a date and a source. What a service "
     "needs goes into .env (keys) and arche_magic.toml ([providers.NAME])."
@@ -37,14 +36,7 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
     heads = ("service, keys from", "free", "configured")
     html = ""
     for state, group in groupby(services, lambda service: service.state):
-        rows = [
-            (
-                _name(service),
-                _with_source(service),
-                _breakable(configured_words(service)),
-            )
-            for service in group
-        ]
+        rows = [(_name(service), _with_source(service), _configured(service)) for service in group]
         html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
         html += html_table(heads, rows)
     text = f"{services_text(services)}\n{moment}"
@@ -61,38 +53,24 @@ def services_frame(services: Iterable[Service]) -> pd.DataFrame:
     missing.
     """
     from .frames import typed_frame
+    from .models import published_limits
 
     services = list(services)
-    models = [next(iter(one.provider.models), "") for one in services]
-    published = [
-        {limit.name: limit.amount for limit in one.provider.published_limits(model)}
-        for one, model in zip(services, models, strict=True)
-    ]
-    limits = list(dict.fromkeys(name for amounts in published for name in amounts))
+    models = [(one.provider, next(iter(one.provider.models), "")) for one in services]
+    limits, published = published_limits(models)
     records = [
-        (
-            one.provider.name,
-            one.provider.title,
-            one.state,
-            one.provider.costs_money(model),
-            one.provider.free_tier,
-            *(amounts.get(name) for name in limits),
-            one.provider.training.free,
-            ", ".join(one.keys),
-            one.provider.key_variables[0],
-            one.turn_on,
-            one.provider.key_page,
-            one.provider.source,
-        )
-        for one, model, amounts in zip(services, models, published, strict=True)
-    ]
+        (provider.name, provider.title, one.state, provider.costs_money(model), provider.free_tier,
+         *amounts, provider.training.free, ", ".join(one.keys), provider.key_variables[0],
+         one.turn_on, provider.key_page, provider.source)
+        for one, (provider, model), amounts in zip(services, models, published, strict=True)
+    ]  # fmt: skip
     words = ("keys", "variable", "turn_on", "key_page", "source")
     types = {"service": "str", "title": "str", "state": "str", "paid": "bool", "free_tier": "str"}
     types |= {**dict.fromkeys(limits, "Int64"), "trains": "str", **dict.fromkeys(words, "str")}
     return typed_frame(types, records)
 
 
-def services_text(services: Sequence[Service], width: int = _WIDTH) -> str:
+def services_text(services: Sequence[Service], width: int = 100) -> str:
     """A paragraph per service, below the name of its group; no line is longer than `width`.
 
     Addresses are never broken, so a line with a long one may be longer.
@@ -126,7 +104,8 @@ def free_words(service: Service) -> str:
     limits = [f"{x.amount:,.0f} {in_short(x.name)}" for x in provider.published_limits(first)]
     words = [provider.free_tier, ", ".join(limits)]
     if not (limits or provider.paid or service.is_local):
-        words[1] = "limits not published" if _is_known(service) else "limits as replies state them"
+        is_known = provider.name in {**published_providers(), **known_services()}
+        words[1] = "limits not published" if is_known else "limits as replies state them"
     if provider.training.free == "yes":
         words.append("may train on prompts")
     return "; ".join(filter(None, words))
@@ -149,10 +128,6 @@ def configured_words(service: Service) -> str:
             return ""
 
 
-def _is_known(service: Service) -> bool:
-    return service.provider.name in {**published_providers(), **known_services()}
-
-
 def _name(service: Service) -> Cell:
     """The name, and below it a link to the page that gives keys."""
     name, url = service.provider.name, service.provider.key_page
@@ -170,8 +145,9 @@ def _with_source(service: Service) -> Cell:
     return Cell(words, html, long=True)
 
 
-def _breakable(text: str) -> Cell:
-    """A text whose long variable names may wrap only after an underscore."""
+def _configured(service: Service) -> Cell:
+    """What is configured and missing; long names of variables may wrap only after an underscore."""
+    text = configured_words(service)
     return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
 
 

@@ -87,7 +87,6 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
 
 
 def _table(chats: Chats) -> dict[str, str] | str:
-    """A row per conversation, for people."""
     from ..styles import one_line
     from ..tables import Cell, day_and_time, table_bundle
 
@@ -98,11 +97,12 @@ def _table(chats: Chats) -> dict[str, str] | str:
             Cell(chat.name),
             Cell(f"{len(chat.turns)}", right=True),
             Cell(f"{chat.tokens:,}", right=True),
-            Cell(chat.turns[-1].who),
-            Cell(day_and_time(chat.turns[-1].at)),
-            Cell(one_line(chat.turns[-1].question.content, 48)),
+            Cell(last.who),
+            Cell(day_and_time(last.at)),
+            Cell(one_line(last.question.content, 48)),
         )
         for chat in chats.values()
+        for last in chat.turns[-1:]
     ]
     return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
 

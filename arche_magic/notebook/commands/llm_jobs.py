@@ -64,7 +64,6 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
 
 
 def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
-    """A row per job, for people."""
     from ..styles import one_line
     from ..tables import Cell, day_and_time, table_bundle
 
@@ -87,7 +86,6 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
 
 
 def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
-    """A row per job; `since` is when its cell ran (aware, UTC)."""
     from arche_magic.llm_providers.types import utc
 
     from ..frames import typed_frame
