@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from .explain import FailureWatch
     from .out import OutHook
 
-__all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread"]
-
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
 # Options that would be ignored if they are empty.
@@ -145,6 +143,22 @@ class Typed:
     names: Mapping[str, Any]
 
 
+def option(form: str, about: str, **more: Any) -> argument:
+    """An option of a command, such as `option("-m --model MODEL", "Model.")`.
+
+    Args:
+        form: its names and, if it takes a value, what the value is; otherwise it is a switch.
+        about: its line in the help; `%%` is a percent sign.
+        more: further arguments of argparse, such as `type` and `choices`.
+    """
+    names = [word for word in form.split() if word.startswith("-")]
+    if value := form.split()[len(names) :]:
+        more["metavar"] = value[0]
+    elif not more:
+        more["action"] = "store_true"
+    return argument(*names, help=about, **more)
+
+
 def command(
     *options: argument, needs: str = "display", shows_result: bool = True
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
@@ -153,7 +167,7 @@ def command(
     `--help` prints the function's docstring and the options. IPython shows errors in one line.
 
     Args:
-        options: declared as for argparse.
+        options: see `option`.
         needs: the module of the notebook layer that is imported first, with its part of the engine.
         shows_result: whether the function has always shown its result, so that IPython does not
             repeat it as `Out`.

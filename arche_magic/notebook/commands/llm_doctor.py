@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@command(argument("--send", action="store_true", help="Also send one short prompt to each model."))
+@command(option("--send", "Also send one short prompt to each model."))
 def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
     """Check files, addresses, keys, models, clock and ledger, and give advice.
 

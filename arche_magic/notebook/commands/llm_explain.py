@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 from .llm import OPTIONS, llm
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _TAKEN = (
 
 @command(
     *(option for option in OPTIONS if option.args[-1] in _TAKEN),
-    argument("--locals", action="store_true", help="Also send the values of the variables used."),
+    option("--locals", "Also send the values of the variables used."),
     needs="ask",
     shows_result=False,
 )

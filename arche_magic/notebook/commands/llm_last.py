@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
 
 @command(
-    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
+    option("-o --output NAME", "Also assign the reply to this variable."),
     shows_result=False,
 )
 def llm_last(session: Session, typed: Typed) -> Reply:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@command(
-    argument("--plot", action="store_true", help="Show plots of what was used since midnight.")
-)
+@command(option("--plot", "Show plots of what was used since midnight."))
 def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     """Show what every route has left; returns it as a DataFrame.
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     from arche_magic.openai_api.server import Server
 
 
 @command(
-    argument(
-        "--port",
-        type=int,
-        metavar="N",
-        help="Port to listen on (default: 8377, or a free one if that is in use).",
+    option(
+        "--port N", "Port to listen on (default: 8377, or a free one if that is in use).", type=int
     ),
-    argument(
-        "--allow-origin",
+    option(
+        "--allow-origin URL",
+        "Allow requests from web pages of this origin, such as https://app.example.org.",
         action="append",
-        metavar="URL",
-        help="Allow requests from web pages of this origin, such as https://app.example.org.",
     ),
 )
 def llm_serve(session: Session, typed: Typed) -> Server | None:

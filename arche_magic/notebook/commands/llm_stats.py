@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @command(
-    argument("--plot", action="store_true", help="Show plots: tokens, seconds, fallbacks."),
-    argument(
+    option("--plot", "Show plots: tokens, seconds, fallbacks."),
+    option(
         "--by",
+        "Show sums over all sessions of the last 31 days; client: a row per program that uses"
+        " %%llm_serve; job: a row per job of --over.",
         choices=("provider", "model", "day", "notebook", "tag", "client", "job"),
-        help="Show sums over all sessions of the last 31 days; client: a row per program that uses "
-        "%%llm_serve; job: a row per job of --over.",
     ),
 )
 def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
