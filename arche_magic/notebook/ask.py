@@ -19,14 +19,17 @@ from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .arguments import options_in_text
-from .cell_options import (
+from .cell import (
+    EMPTY,
     check_together,
     check_variable,
     first_given,
     request_options,
+    system_prompt,
+    text_of,
+    with_attachments,
     with_values,
 )
-from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
 from .defaults import FORMATS

@@ -19,7 +19,7 @@ from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
-from .cell_options import check_variable
+from .cell import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys

@@ -29,7 +29,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
 
 from . import live_line
 from .cards import card_html, row_html
-from .cell_options import refuse_with, request_options
+from .cell import refuse_with, request_options
 from .costs import paid_text
 from .display import Pace, Place
 from .interrupts import CellInterrupted

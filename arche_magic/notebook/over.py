@@ -22,8 +22,16 @@ from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell_options import first_given, is_given, refuse_with, request_options, schema_named
-from .cell_prompt import EMPTY, system_prompt, text_of
+from .cell import (
+    EMPTY,
+    first_given,
+    is_given,
+    refuse_with,
+    request_options,
+    schema_named,
+    system_prompt,
+    text_of,
+)
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .keys import require_keys

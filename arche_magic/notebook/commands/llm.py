@@ -230,7 +230,7 @@ def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame |
 
 def _given_without_over(options: Any) -> str | None:
     """An option that has no effect without `--over`."""
-    from ..cell_options import is_given
+    from ..cell import is_given
 
     for declared in _OVER_OPTIONS:
         flag: str = declared.args[0]

@@ -25,7 +25,7 @@ def llm_last(session: Session, typed: Typed) -> Reply:
       %llm_last -o answer
       answer = %llm_last
     """
-    from ..cell_options import check_variable
+    from ..cell import check_variable
 
     output = typed.options.output
     if output is not None:

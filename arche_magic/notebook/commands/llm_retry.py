@@ -42,8 +42,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..ask import send
-    from ..cell_options import first_given, with_values
-    from ..cell_prompt import system_prompt
+    from ..cell import first_given, system_prompt, with_values
 
     asked, given = session.asked, typed.options
     if asked is None:
