@@ -49,9 +49,6 @@ def text_of(typed: Typed) -> str:
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
     is used unless the options have one.
-
-    Raises:
-        InvalidRequest: a cell magic has text on its first line, too; there is no such prompt.
     """
     options, text = typed.options, typed.text
     if typed.cell is not None:
@@ -74,18 +71,10 @@ def text_of(typed: Typed) -> str:
 def system_prompt(
     options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str] = ()
 ) -> Prompt | None:
-    """The system prompt of the options: a text with `{{variables}}`, or a variable's text.
+    """The system prompt of the options: a text with `{{variables}}`, or the name of a text.
 
-    A word means the variable of that name, if it holds a text.
-
-    Args:
-        options: the options of the cell.
-        names: the variables.
-        budget: most tokens for one table or collection.
-        columns: names whose values differ from row to row.
-
-    Raises:
-        InvalidRequest: a variable does not exist, is an image, or is a column.
+    A table or collection in it has at most `budget` tokens. `columns` are names whose values differ
+    from row to row, so they cannot be in it.
     """
     text: str | None = options.system
     # `%llm_retry` has no `--raw`.
@@ -107,14 +96,7 @@ def system_prompt(
 def with_attachments(
     shell: InteractiveShell, options: Namespace, prompt: Prompt, names: Mapping[str, Any]
 ) -> Prompt:
-    """The prompt below the files and web pages that the cell names.
-
-    While a page is fetched, a line says so.
-
-    Raises:
-        InvalidRequest: one cannot be read.
-        CellInterrupted: the user stopped it.
-    """
+    """The prompt below the files and web pages that the cell names; a line says what is read."""
     if not options.file and not options.url:
         return prompt
     place = Place(shell)
@@ -211,11 +193,7 @@ def check_variable(option: str, name: str) -> None:
 
 
 def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
-    """Replace the names of a schema and of functions in the options by their values.
-
-    Raises:
-        InvalidRequest: the variable does not exist, or has the wrong type.
-    """
+    """Replace the names of a schema and of functions in the options by their values."""
     if options.schema is not None:
         options.schema = schema_named(options.schema, names)
     if options.tools is not None:
@@ -223,11 +201,7 @@ def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
 
 
 def schema_named(text: str, names: Mapping[str, Any]) -> Any:
-    """The schema that `--schema TEXT` means: a variable's value, or TEXT if it is not a name.
-
-    Raises:
-        InvalidRequest: no variable has that name.
-    """
+    """The schema that `--schema TEXT` means: a variable's value, or TEXT if it is not a name."""
     if "[" in text and is_reference(text, names):
         return look_up(text, names)
     first, *attributes = text.split(".")

@@ -156,21 +156,13 @@ class Chats(dict[str, Chat]):
     """The conversations of a kernel, by name."""
 
     def named(self, name: str) -> Chat:
-        """The conversation with this name, or a new one, which is kept once it has a turn.
-
-        Raises:
-            InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
-        """
+        """The conversation with this name, or a new one, which is kept once it has a turn."""
         if not CHAT_NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
-        """The conversation with this name.
-
-        Raises:
-            InvalidRequest: there is none.
-        """
+        """The conversation with this name; raises InvalidRequest if there is none."""
         if name not in self:
             raise InvalidRequest(
                 f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}; "
@@ -179,11 +171,7 @@ class Chats(dict[str, Chat]):
         return self[name]
 
     def add_new(self, name: str, chat: Chat, verb: str, hint: str) -> None:
-        """Add a conversation under a name of its own.
-
-        Raises:
-            InvalidRequest: the name exists, or is not allowed; `verb` is what the user typed.
-        """
+        """Add a conversation under a new name; `verb` and `hint` are for the error message."""
         chat.name = self.named(name).name
         if name in self:
             raise InvalidRequest(f"%llm_chat {verb}: a conversation {name!r} already exists{hint}")
@@ -194,8 +182,7 @@ def export(chat: Chat, file: str, replace_file: bool) -> Path:
     """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
 
     Raises:
-        InvalidRequest: the file's name ends differently, the file cannot be written, or it exists
-            and shall not be replaced.
+        InvalidRequest: its name ends differently, it cannot be written, or exists already.
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
@@ -215,11 +202,7 @@ def export(chat: Chat, file: str, replace_file: bool) -> Path:
 
 
 def load(file: str) -> Chat:
-    """The conversation that was exported to a JSON file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or has something else.
-    """
+    """The conversation in an exported JSON file; raises InvalidRequest for another file."""
     path = expanded(file)
     try:
         return Chat.from_json(path.read_text(encoding="utf-8"))

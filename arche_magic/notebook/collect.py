@@ -97,9 +97,6 @@ class PendingFrame(Pending["pd.DataFrame"]):
     """The frame of a job in the background: `wait()` returns it when every row is finished.
 
     It is not a frame itself, because a library that reads its columns would wait for the whole job.
-
-    Args:
-        finished: makes the frame of the rows that are finished.
     """
 
     _what = "frame"
@@ -233,13 +230,10 @@ def _run(
 
 
 def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:
-    """The variable for the rows.
+    """The name of the variable for the rows; raises InvalidRequest if it is not allowed or taken.
 
     `data` is the variable that has the data. It cannot get the rows: a job that ends early would
     replace the data with its finished rows.
-
-    Raises:
-        InvalidRequest: the name is not allowed, or the default name is taken.
     """
     if (name or DEFAULT_NAME) == data:
         raise InvalidRequest(

@@ -98,11 +98,7 @@ class Session:
         return name[:_LONGEST_NAME] if name.isprintable() else ""
 
     def last_reply(self, command: str) -> Reply:
-        """The last reply of this kernel.
-
-        Raises:
-            InvalidRequest: there is none; `command` is named.
-        """
+        """The last reply of this kernel; raises InvalidRequest in the name of `command`."""
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -236,10 +232,9 @@ def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] 
 
 
 def import_in_thread(name: str) -> None:
-    """Import a module of the notebook layer, and what it needs of the engine, in another thread.
+    """Import a module of the notebook layer, and what it needs of the engine.
 
-    In the main thread an interrupt in the middle of an import would be reported as another error,
-    or be lost.
+    In the main thread, an interrupt during an import would become another error or be lost.
     """
     from arche_magic.llm_providers.bounded import library
 

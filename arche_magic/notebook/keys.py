@@ -91,12 +91,7 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def add(provider: str) -> str:
-    """Ask for a key at a prompt that hides it, and use it; returns what to print.
-
-    Raises:
-        ConfigurationError: there is no such provider.
-        InvalidRequest: no prompt can be shown, or what was typed is not a new key.
-    """
+    """Ask for a key at a prompt that hides it, and use it; returns what to print."""
     configuration = get_configuration()
     if provider not in configuration.providers and not did_you_mean(
         provider, configuration.providers
@@ -119,11 +114,7 @@ def add(provider: str) -> str:
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
-    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame.
-
-    Raises:
-        ConfigurationError: there is no such key.
-    """
+    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame."""
     from arche_magic.llm_providers.doctor import check_keys
 
     configuration = get_configuration()
@@ -169,12 +160,7 @@ def _outcome(check: KeyCheck) -> str:
 
 
 def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
-    """One row per key.
-
-    Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
-    (aware, UTC) and `reason` say since when and why a key is not open, `private` is a tuple of the
-    default models that private prompts may use.
-    """
+    """One row per key; `since` and `reason` say since when and why it is not open."""
     from .frames import TIME, time_of, typed_frame
 
     records = [
@@ -188,11 +174,7 @@ def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
 
 
 def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
-    """One row per key that was checked.
-
-    Columns: `provider, key, works, models, reason`; `works` is missing if the check was not
-    conclusive, `models` is a tuple of names.
-    """
+    """One row per key that was checked; `works` is missing if the check was not conclusive."""
     from .frames import typed_frame
 
     records = [

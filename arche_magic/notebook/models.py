@@ -60,12 +60,10 @@ def _matches(provider: str, model: str, words: Iterable[str], providers: Iterabl
 
 
 def models_frame(models: Iterable[tuple[Provider, str]]) -> pd.DataFrame:
-    """One row per model of the catalog, given with its provider.
+    """One row per model, given with its provider, with a column per published limit of any.
 
-    Columns: `provider, model`; `default`, whether it is used when no model is named; `paid`;
-    `context`, the most tokens of a request and its reply; a column per published limit of any
-    model, such as `requests_per_day`; `input_usd_per_million, output_usd_per_million`, for paying
-    accounts; `source`. Unknown values are missing.
+    `default` is whether the model is used when none is named, `context` the most tokens of a
+    request and its reply. Prices are for paying accounts.
     """
     models = list(models)
     limits, published = published_limits(models)

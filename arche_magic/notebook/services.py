@@ -44,13 +44,10 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
 
 
 def services_frame(services: Iterable[Service]) -> pd.DataFrame:
-    """One row per provider and known service.
+    """One row per provider and known service, with the limits of its default model.
 
-    Columns: `service, title`; `state`, as in `Service`; `paid`, whether its default model costs
-    money; `free_tier`, in words; a column per limit of the default model, such as
-    `requests_per_day`; `trains`, whether it trains on prompts of free accounts; `keys`, labels of
-    keys, or variables that hold one; `variable, turn_on, key_page, source`. Unknown values are
-    missing.
+    `paid` is whether that model costs money, `trains` whether the service trains on prompts of
+    free accounts; `keys` has labels of keys, or variables that hold one.
     """
     from .frames import typed_frame
     from .models import published_limits

@@ -149,11 +149,7 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
 
 
 def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
-    """A row per route.
-
-    Columns: `provider, key, model, verdict, headroom_percent, opens_at, why, would_change`;
-    `opens_at` is aware, UTC.
-    """
+    """A row per route; `opens_at` is aware, UTC."""
     from .frames import typed_frame
 
     rows = [

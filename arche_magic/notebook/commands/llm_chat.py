@@ -108,11 +108,7 @@ def _table(chats: Chats) -> dict[str, str] | str:
 
 
 def chats_frame(chats: Chats) -> pd.DataFrame:
-    """A row per conversation.
-
-    `tokens` is the sum over all turns, `provider` and `model` answered last, `last` is when (aware,
-    UTC).
-    """
+    """A row per conversation; `tokens` are of all turns, `provider` and `model` of the last one."""
     from arche_magic.llm_providers.types import utc
 
     from ..frames import typed_frame
