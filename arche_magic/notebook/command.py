@@ -47,6 +47,10 @@ _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
+Shown = tuple[dict[str, str] | str | None, Any]
+"""What a command shows (a bundle, a text, or None if it has shown it) and what it returns."""
+
+
 @dataclass
 class Asked:
     """A prompt that was sent, its reply if it has come, and the turn of a conversation it made.
@@ -156,17 +160,16 @@ def option(form: str, about: str, **more: Any) -> argument:
 
 
 def command(
-    *options: argument, needs: str = "display", shows_result: bool = True
+    *options: argument, needs: str = "display"
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
     """Make a function of the session and of what was typed into a magic with these options.
 
-    `--help` prints the function's docstring and the options. IPython shows errors in one line.
+    If it returns a `Shown`, IPython does not repeat the value as `Out`. `--help` prints its
+    docstring and the options. IPython shows errors in one line.
 
     Args:
         options: see `option`.
         needs: the module of the notebook layer that is imported first, with its part of the engine.
-        shows_result: whether the function has always shown its result, so that IPython does not
-            repeat it as `Out`.
     """
 
     def declare(body: Callable[[Session, Typed], Any]) -> Any:
@@ -189,6 +192,14 @@ def command(
                     return None
                 names = ChainMap(dict(local_ns or {}), session.shell.user_ns)
                 result = body(session, Typed(line, *parsed, cell, names))
+                if not isinstance(result, tuple):
+                    return result
+                from .display import show
+
+                shown, value = result
+                if shown is not None:
+                    show(shown)
+                return session.out.shown(value)
             except CellInterrupted:
                 raise
             except KeyboardInterrupt:
@@ -199,7 +210,6 @@ def command(
                 # It may quote the line, and a key may have been typed in the wrong place.
                 error.args = (without_key_like(str(error)),)
                 raise
-            return session.out.shown(result) if shows_result else result
 
         # IPython lists the option that decorates last as the first one.
         for option in reversed(options):

@@ -179,7 +179,7 @@ _OVER_OPTIONS = (
 )
 
 
-@command(*OPTIONS, *_OVER_OPTIONS, needs="ask", shows_result=False)
+@command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
     r"""Send a prompt and show the reply as it arrives; returns the reply.
 

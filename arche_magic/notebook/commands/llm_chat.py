@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..arguments import usage, words_of
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ _TYPES = {
 
 
 @command()
-def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_chat(session: Session, typed: Typed) -> Shown:
     """List, show, export and edit conversations; returns them as a DataFrame.
 
     Usage:
@@ -41,40 +41,40 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.text.wording import did_you_mean
 
     from ..chat import export, load
-    from ..display import show
     from ..styles import one_line
 
     chats = session.chats
+    shown: dict[str, str] | str
     match words_of(llm_chat, typed.text):
         case [] | ["list"]:
-            show(_table(chats))
+            shown = _table(chats)
         case ["show", name]:
-            show(_transcript(chats.known(name)))
+            shown = _transcript(chats.known(name))
         case ["export", name, file, *replace_file] if replace_file in ([], ["replace"]):
             chat = chats.known(name)
             path = export(chat, file, bool(replace_file))
-            show(f"Wrote {name} ({_turns(chat)}) to {path}.")
+            shown = f"Wrote {name} ({_turns(chat)}) to {path}."
         case ["load", file, *names] if len(names) <= 1:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"
             chats.add_new(names[0] if names else chat.name, chat, "load", again)
-            show(f"Loaded {chat.name} ({_turns(chat)}); %%llm --chat {chat.name} continues it.")
+            shown = f"Loaded {chat.name} ({_turns(chat)}); %%llm --chat {chat.name} continues it."
         case ["fork", name, new]:
             chat = chats.known(name)
             chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
-            show(f"Copied {name} ({_turns(chat)}) to {new}; both continue separately.")
+            shown = f"Copied {name} ({_turns(chat)}) to {new}; both continue separately."
         case ["undo", name]:
             chat = chats.known(name)
             question = chat.turns.pop().question
             if not chat.turns:
                 del chats[name]
             left = _turns(chat) if chat.turns else "no turns"
-            show(f"Removed {one_line(question.content, 60)!r}; {name} has {left} left.")
+            shown = f"Removed {one_line(question.content, 60)!r}; {name} has {left} left."
         case ["clear", name]:
-            show(f"Removed {name} ({_turns(chats.known(name))}).")
+            shown = f"Removed {name} ({_turns(chats.known(name))})."
             del chats[name]
         case [name] if name in chats:
-            show(_transcript(chats[name]))
+            shown = _transcript(chats[name])
         case [verb, *_]:
             forms = {form[0]: form for form in usage(llm_chat)}
             if verb in forms:
@@ -83,7 +83,7 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             raise InvalidRequest(
                 f"%llm_chat: {verb!r} is neither a conversation nor one of {', '.join(forms)}{hint}"
             )
-    return chats_frame(chats)
+    return shown, chats_frame(chats)
 
 
 def _table(chats: Chats) -> dict[str, str] | str:

@@ -21,7 +21,6 @@ _TAKEN = (
     *(option for option in OPTIONS if option.args[-1] in _TAKEN),
     option("--locals", "Also send the values of the variables used."),
     needs="ask",
-    shows_result=False,
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
     """Explain the last error and how to fix it; returns the reply.

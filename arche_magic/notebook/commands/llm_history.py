@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import parse_line
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 from .llm import llm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.reply import Reply
@@ -25,7 +24,7 @@ _LINE = re.compile(r"^[ \t]*(?:[^%#\n'\"]*=[ \t]*)?%llm[ \t]+(\S.*)$", re.MULTIL
 
 
 @command()
-def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_history(session: Session, typed: Typed) -> Shown:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
@@ -38,7 +37,6 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_history
       %llm_history token bucket
     """
-    from ..display import show
     from ..frames import typed_frame
     from ..styles import one_line
     from ..tables import Cell, table_bundle
@@ -54,12 +52,12 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
         for cell, prompt, reply in found
     ]
     none = f"no prompt of this session contains {words!r}" if words else "no prompt yet"
-    show(table_bundle(("cell", "prompt", "answered by"), rows) if rows else none)
+    shown = table_bundle(("cell", "prompt", "answered by"), rows) if rows else none
     values = [
         (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
         for cell, prompt, reply in found
     ]
-    return typed_frame(_TYPES, values)
+    return shown, typed_frame(_TYPES, values)
 
 
 def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply | None]]:

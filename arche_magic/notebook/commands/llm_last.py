@@ -10,10 +10,7 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
 
-@command(
-    option("-o --output NAME", "Also assign the reply to this variable."),
-    shows_result=False,
-)
+@command(option("-o --output NAME", "Also assign the reply to this variable."))
 def llm_last(session: Session, typed: Typed) -> Reply:
     """Show the last reply of this kernel again; returns it.
 

@@ -21,7 +21,6 @@ _LEFT_OUT = (
 @command(
     *(option for option in OPTIONS if option.args[-1] not in _LEFT_OUT),
     needs="ask",
-    shows_result=False,
 )
 def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.

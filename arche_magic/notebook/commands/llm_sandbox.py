@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..command import Session, Typed, command, option
+from ..command import Session, Shown, Typed, command, option
 
 
 @command(
@@ -35,7 +35,7 @@ from ..command import Session, Typed, command, option
     ),
     option("--seed N", "Seed for replies and failures.", type=int, default=0),
 )
-def llm_sandbox(session: Session, typed: Typed) -> None:
+def llm_sandbox(session: Session, typed: Typed) -> Shown:
     """Rehearse without keys, with four simulated providers in this kernel.
 
     The ledger of the real keys does not change.
@@ -79,8 +79,7 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
         "seed": options.seed,
     }
     if verb == "stop":
-        print(sandbox_switch.stop())
-    elif verb == "status" or (verb == "auto" and not sandbox_switch.wanted()):
-        print(sandbox_switch.status())
-    else:
-        print(sandbox_switch.start(**settings))
+        return sandbox_switch.stop(), None
+    if verb == "status" or (verb == "auto" and not sandbox_switch.wanted()):
+        return sandbox_switch.status(), None
+    return sandbox_switch.start(**settings), None
