@@ -212,8 +212,8 @@ def command(
                 raise
 
         # IPython lists the option that decorates last as the first one.
-        for option in reversed(options):
-            option(magic)
+        for declared in reversed(options):
+            declared(magic)
         magic_arguments(body.__name__)(magic)
         magic.__doc__ = help_text(magic)
         return needs_local_scope(no_var_expand(magic))
@@ -234,10 +234,10 @@ def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] 
         raise InvalidRequest(
             f"{name} takes no text, but got {text!r}; {name} --help shows its usage"
         )
-    for option in _NEEDING_VALUE:
+    for word in _NEEDING_VALUE:
         # An empty text can switch off a default.
-        if getattr(options, option, None) == "" and not getattr(defaults, option, ""):
-            raise InvalidRequest(f"{name}: --{option} is empty; give it a value, or leave it out")
+        if getattr(options, word, None) == "" and not getattr(defaults, word, ""):
+            raise InvalidRequest(f"{name}: --{word} is empty; give it a value, or leave it out")
     return parsed
 
 

@@ -221,8 +221,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     if chosen is None:
         return "", ""
     route = chosen.name
-    if choice.opens_at > decision.at:
-        wait = choice.opens_at - decision.at
+    if (wait := choice.opens_at - decision.at) > 0:
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:

@@ -18,7 +18,7 @@ _TAKEN = (
 
 
 @command(
-    *(option for option in OPTIONS if option.args[-1] in _TAKEN),
+    *(one for one in OPTIONS if one.args[-1] in _TAKEN),
     option("--locals", "Also send the values of the variables used."),
     needs="ask",
 )

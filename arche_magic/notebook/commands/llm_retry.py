@@ -18,10 +18,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
-@command(
-    *(option for option in OPTIONS if option.args[-1] not in _LEFT_OUT),
-    needs="ask",
-)
+@command(*(one for one in OPTIONS if one.args[-1] not in _LEFT_OUT), needs="ask")
 def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.
 
