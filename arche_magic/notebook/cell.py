@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import Function
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import did_you_mean
-from arche_magic.prompts import (
-    Prompt,
-    fill,
-    is_reference,
-    look_up,
-    name_in,
-    own_names,
-    references,
-)
+from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, own_names, references
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 

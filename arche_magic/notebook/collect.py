@@ -82,13 +82,10 @@ class FrameRows:
 
         _run(self.job, self._replies.add, bar, keep, background)
         frame = self.finished()
+        where = f"{self.target}.wait() returns the frame"
         if not background:
             self.bind(frame)
-        where = (
-            f"{self.target}.wait() returns the frame"
-            if background
-            else f"in the variable {self.target}"
-        )
+            where = f"in the variable {self.target}"
         bar.finish(_note(where, self._replies.quality))
         return frame
 

@@ -342,10 +342,7 @@ class _Columns:
         columns = row_html(self._as_html(column) for column in self._columns)
         notes = "".join(f'<div style="{QUIET}">{escape(note)}</div>' for note in self._notes)
         texts = [self._as_text(column) for column in self._columns]
-        return {
-            "text/plain": "\n\n".join([*self._notes, *texts]),
-            "text/html": f"{notes}{columns}",
-        }
+        return {"text/plain": "\n\n".join([*self._notes, *texts]), "text/html": f"{notes}{columns}"}
 
     def _as_text(self, column: Column) -> str:
         text = without_controls(column.text).strip("\n")

@@ -21,13 +21,13 @@ from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.types import Key, RouteId, Standing
+from arche_magic.notebook.catalog_tables import models_frame
 from arche_magic.notebook.chat import Chat, Chats, Turn
 from arche_magic.notebook.commands.llm_chat import chats_frame
 from arche_magic.notebook.compare import Column, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame
 from arche_magic.notebook.keys import checks_frame, keys_frame
-from arche_magic.notebook.models import models_frame
 from arche_magic.notebook.stats import sums_frame
 from arche_magic.notebook.why import Reason, why_frame
 

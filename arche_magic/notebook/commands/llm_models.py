@@ -20,6 +20,6 @@ def llm_models(session: Session, typed: Typed) -> Shown:
       %llm_models groq
       %llm_models mistral large
     """
-    from ..models import models
+    from ..catalog_tables import models
 
     return models(typed.text)

@@ -20,7 +20,7 @@ def llm_services(session: Session, typed: Typed) -> Shown:
     """
     from arche_magic.llm_providers.config import get_configuration, list_services
 
-    from ..services import services_bundle, services_frame
+    from ..catalog_tables import services_bundle, services_frame
 
     services = list_services()
     bundle = services_bundle(services, get_configuration().clock.time())
