@@ -51,11 +51,12 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
     tracker = get_quota_tracker(configuration)
     if missing := tracker.missing_models():
         check_keys([key for key in configuration.keys if key.provider in missing], tracker)
+    asked = words.lower().split()
     found = [
         (provider, model)
-        for provider in providers.values()
+        for name, provider in providers.items()
         for model in dict.fromkeys([*provider.models, *sorted(provider.known_models)])
-        if _matches(provider.name, model, words.lower().split(), providers)
+        if all(word == name if word in providers else word in model.lower() for word in asked)
     ]
     frame = models_frame(found)
     if found:
@@ -64,10 +65,6 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
     hint = did_you_mean(words.strip(), [*providers, *names])
     line = without_key_like(f"no model in the catalog matches {words.strip()!r}{hint}")
     return {"text/plain": line}, frame
-
-
-def _matches(provider: str, model: str, words: Iterable[str], providers: Iterable[str]) -> bool:
-    return all(word == provider if word in providers else word in model.lower() for word in words)
 
 
 def models_frame(models: Iterable[tuple[Provider, str]]) -> pd.DataFrame:

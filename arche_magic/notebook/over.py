@@ -85,7 +85,9 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     head = data
     if from_file:
         head = SourceFile(data, **read, template=text).first_row
-    columns = _columns(head)
+    # The texts of a list are called `prompt`.
+    names_of_head = getattr(head, "columns", (getattr(head, "name", ""), "prompt"))
+    columns = set(columns_by_name(names_of_head))
     template = _with_variables(text, columns, names, defaults.budget)
     if system := system_prompt(options, names, defaults.budget, columns):
         options.system = system.text
@@ -183,11 +185,6 @@ def _value(name: str, names: Mapping[str, Any]) -> Any:
     if cluster.is_dask(data):
         raise InvalidRequest("%llm: for a Dask frame, call arche_magic.map(frame, …) in Python")
     return data
-
-
-def _columns(data: Any) -> set[str]:
-    """Names of the row's values; the texts of a list are called `prompt`."""
-    return set(columns_by_name(getattr(data, "columns", (getattr(data, "name", ""), "prompt"))))
 
 
 def _with_variables(

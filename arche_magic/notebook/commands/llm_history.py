@@ -13,7 +13,7 @@ from .llm import llm
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from arche_magic.llm_providers.reply import Reply
+    from arche_magic.llm_providers.types import RouteId
 
 _TYPES = {
     "cell": "int64", "prompt": "str", "provider": "object", "key": "object", "model": "object",
@@ -47,24 +47,20 @@ def llm_history(session: Session, typed: Typed) -> Shown:
         (
             Cell(f"{cell}", right=True),
             Cell(one_line(prompt.strip().partition("\n")[0], _LONGEST_PROMPT), long=True),
-            Cell(str(reply.route if reply is not None else "")),
+            Cell(str(route or "")),
         )
-        for cell, prompt, reply in found
+        for cell, prompt, route in found
     ]
     none = f"no prompt of this session contains {words!r}" if words else "no prompt yet"
     shown = table_bundle(("cell", "prompt", "answered by"), rows) if rows else none
-    values = [
-        (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
-        for cell, prompt, reply in found
-    ]
+    values = [(cell, prompt, *(route or (None, None, None))) for cell, prompt, route in found]
     return shown, typed_frame(_TYPES, values)
 
 
-def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply | None]]:
+def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteId | None]]:
     """The prompts of this session that contain the text, oldest first; case does not matter.
 
-    Each comes with the number of its cell, and with its reply where that is the result of the cell
-    and has come.
+    Each comes with the number of its cell, and with the route of its reply if that is known.
     """
     from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.reply import Reply
@@ -77,10 +73,10 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply 
         if isinstance(result, PendingReply):
             result = result.wait(0) if result.replied else None
         # A cell with several prompts has the result of its last line.
-        reply = result if isinstance(result, Reply) and len(prompts) == 1 else None
+        route = result.route if isinstance(result, Reply) and len(prompts) == 1 else None
         for prompt in prompts:
             if text.lower() in prompt.lower():
-                yield number, prompt, reply
+                yield number, prompt, route
 
 
 def _prompts(source: str) -> Iterator[str]:
