@@ -174,11 +174,16 @@ def help_text(magic: Any) -> str:
 
 def overview(magics: Iterable[Any]) -> str:
     """A line per magic, by name, with the first sentence of its help."""
-    known = {f"%{magic.__name__}": str(magic.__doc__).partition("\n")[0] for magic in magics}
+    known = {f"%{magic.__name__}": first_sentence(magic) for magic in magics}
     width = max(map(len, known))
     lines = [f"  {name.ljust(width)}  {known[name]}" for name in sorted(known)]
     end = "For more, put --help after a name; %%llm takes its prompt from the lines below."
     return "\n".join([*lines, "", end])
+
+
+def first_sentence(magic: Any) -> str:
+    """The first sentence of a magic's help."""
+    return str(magic.__doc__).partition("\n")[0]
 
 
 def unquoted(value: str) -> str:
