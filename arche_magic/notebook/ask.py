@@ -25,7 +25,6 @@ from .cell import (
     check_variable,
     first_given,
     request_options,
-    system_prompt,
     text_of,
     with_attachments,
     with_values,
@@ -68,12 +67,9 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(text) if options.raw else fill(text, names, budget)
     hints = _hints(typed, text)
-    if system := system_prompt(options, names, budget):
-        options.system = system.text
-        prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
+    notes = (*prompt.notes, *with_values(options, names, budget), *hints)
     images = [image_of(source, names) for source in options.image or ()]
-    with_values(options, names)
-    prompt = replace(prompt, images=(*prompt.images, *images), notes=(*prompt.notes, *hints))
+    prompt = replace(prompt, images=(*prompt.images, *images), notes=notes)
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare is not None:
         return _compare(session, options, prompt)

@@ -6,7 +6,7 @@ import builtins
 import keyword
 import re
 from argparse import Namespace
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -58,31 +58,6 @@ def text_of(typed: Typed) -> str:
     if options.system is None:
         options.system = saved.system or None
     return saved.with_text(text)
-
-
-def system_prompt(
-    options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str] = ()
-) -> Prompt | None:
-    """The system prompt of the options: a text with `{{variables}}`, or the name of a text.
-
-    A table or collection in it has at most `budget` tokens. `columns` are names whose values differ
-    from row to row, so they cannot be in it.
-    """
-    text: str | None = options.system
-    # `%llm_retry` has no `--raw`.
-    if text is None or getattr(options, "raw", False):
-        return None if text is None else Prompt(text)
-    if is_reference(text, names) and isinstance(value := look_up(text, names), str):
-        return Prompt(str(value))
-    for reference in references(text):
-        if name_in(reference) in columns or reference in columns:
-            raise InvalidRequest(
-                f"%llm: the system prompt is the same for all rows; {{{{{reference}}}}} is a column"
-            )
-    prompt = fill(text, names, budget)
-    if prompt.images:
-        raise InvalidRequest("%llm: a system prompt takes no images; put it into the prompt")
-    return prompt
 
 
 def with_attachments(
@@ -184,56 +159,81 @@ def check_variable(option: str, name: str) -> None:
         raise InvalidRequest(f"{option} {name!r} {problem}")
 
 
-def with_values(options: Namespace, names: Mapping[str, Any]) -> None:
-    """Replace the names of a schema and of functions in the options by their values."""
+def with_values(
+    options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Replace the variables in a cell's options by their values; returns notes about them.
+
+    A table or collection in the system prompt has at most `budget` tokens. `columns` are names
+    whose values differ from row to row, so they cannot be in it.
+    """
+    notes: tuple[str, ...] = ()
+    if system := _system_prompt(options, names, budget, columns):
+        options.system, notes = system.text, system.notes
     if options.schema is not None:
-        options.schema = schema_named(options.schema, names)
+        options.schema = _schema_named(options.schema, names)
     if options.tools is not None:
         options.tools = _functions_named(options.tools, names)
+    return notes
 
 
-def schema_named(text: str, names: Mapping[str, Any]) -> Any:
+def _system_prompt(
+    options: Namespace, names: Mapping[str, Any], budget: int, columns: Collection[str]
+) -> Prompt | None:
+    """The system prompt of the options: a text with `{{variables}}`, or the name of a text."""
+    text: str | None = options.system
+    # `%llm_retry` has no `--raw`.
+    if text is None or getattr(options, "raw", False):
+        return None if text is None else Prompt(text)
+    if is_reference(text, names) and isinstance(value := look_up(text, names), str):
+        return Prompt(str(value))
+    for reference in references(text):
+        if name_in(reference) in columns or reference in columns:
+            raise InvalidRequest(
+                f"%llm: the system prompt is the same for all rows; {{{{{reference}}}}} is a column"
+            )
+    prompt = fill(text, names, budget)
+    if prompt.images:
+        raise InvalidRequest("%llm: a system prompt takes no images; put it into the prompt")
+    return prompt
+
+
+def _schema_named(text: str, names: Mapping[str, Any]) -> Any:
     """The schema that `--schema TEXT` means: a variable's value, or TEXT if it is not a name."""
     if "[" in text and is_reference(text, names):
         return look_up(text, names)
-    first, *attributes = text.split(".")
-    if not all(part.isidentifier() for part in (first, *attributes)):
+    if not all(part.isidentifier() for part in text.split(".")):
         return text
-    if first not in names:
-        fitting = [name for name, value in names.items() if isinstance(value, type | dict)]
-        raise InvalidRequest(
-            f"%llm: --schema {text!r} is not a variable; a short line has a type after each name, "
-            f"such as 'score float'{did_you_mean(first, fitting)}"
-        )
-    return _attribute(text, names, "--schema")
+    rule = "; a short line has a type after each name, such as 'score float'"
+    return _value("--schema", text, names, lambda value: isinstance(value, type | dict), rule)
 
 
 def _functions_named(text: str, names: Mapping[str, Any]) -> list[Function]:
-    """The functions that `--tools TEXT` names, such as `lookup,db.query`."""
+    """The functions that `--tools TEXT` names, such as `lookup,db.query`.
+
+    A model calls each by its last name: `lookup` and `query`.
+    """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InvalidRequest("%llm: --tools takes names of functions, such as f,g")
-    return [_function(word, names) for word in words]
+    found = []
+    for word in words:
+        value = _value("--tools", word, names, callable)
+        if not callable(value):
+            kind = type(value).__name__
+            raise InvalidRequest(f"%llm: --tools {word!r} is of type {kind}; it must be a function")
+        found.append(Function.of(value, word.rpartition(".")[2]))
+    return found
 
 
-def _function(word: str, names: Mapping[str, Any]) -> Function:
-    """The function of that name, which a model calls by its last part: `query` for `db.query`."""
-    first = word.partition(".")[0]
-    if first not in names:
-        fitting = [name for name in own_names(names) if callable(names[name])]
-        raise InvalidRequest(
-            f"%llm: --tools {word!r} is not a variable{did_you_mean(first, fitting)}"
-        )
-    value = _attribute(word, names, "--tools")
-    if not callable(value):
-        kind = type(value).__name__
-        raise InvalidRequest(f"%llm: --tools {word!r} is of type {kind}; it must be a function")
-    return Function.of(value, word.rpartition(".")[2])
-
-
-def _attribute(text: str, names: Mapping[str, Any], option: str) -> Any:
-    """The value of `name.attribute`, whose name exists; `option` is what it was typed after."""
+def _value(
+    option: str, text: str, names: Mapping[str, Any], fits: Callable[[Any], bool], rule: str = ""
+) -> Any:
+    """The value of the `name` or `name.attribute` that an option names."""
     first, _, attributes = text.partition(".")
+    if first not in names:
+        near = did_you_mean(first, [name for name in own_names(names) if fits(names[name])])
+        raise InvalidRequest(f"%llm: {option} {text!r} is not a variable{rule}{near}")
     try:
         return attrgetter(attributes)(names[first]) if attributes else names[first]
     except AttributeError as error:

@@ -22,16 +22,7 @@ from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell import (
-    EMPTY,
-    first_given,
-    is_given,
-    refuse_with,
-    request_options,
-    schema_named,
-    system_prompt,
-    text_of,
-)
+from .cell import EMPTY, first_given, is_given, refuse_with, request_options, text_of, with_values
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .keys import require_keys
@@ -48,7 +39,7 @@ if TYPE_CHECKING:
 _PLAN_SECONDS = 0.5
 # Options that have the same names in Python.
 _AS_TYPED = (
-    "details", "retry_errors", "allow_paid", "same_model", "patience", "max_cost",
+    "schema", "details", "retry_errors", "allow_paid", "same_model", "patience", "max_cost",
     "max_tokens_total", "stop_after",
 )  # fmt: skip
 _WITHOUT = (
@@ -89,9 +80,8 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     names_of_head = getattr(head, "columns", (getattr(head, "name", ""), "prompt"))
     columns = set(columns_by_name(names_of_head))
     template = _with_variables(text, columns, names, defaults.budget)
-    if system := system_prompt(options, names, defaults.budget, columns):
-        options.system = system.text
-    asked = _job_options(defaults, options, names)
+    with_values(options, names, defaults.budget, columns)
+    asked = _job_options(defaults, options)
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
@@ -205,15 +195,11 @@ def _with_variables(
     return Template(template, given)
 
 
-def _job_options(
-    defaults: Defaults, options: Namespace, names: Mapping[str, Any]
-) -> dict[str, Any]:
+def _job_options(defaults: Defaults, options: Namespace) -> dict[str, Any]:
     """The arguments of a job and of its plan."""
-    schema = None if options.schema is None else schema_named(options.schema, names)
     return {
         **request_options(options, defaults, "provider", "model"),
         **{name: getattr(options, name) for name in _AS_TYPED},
-        "schema": schema,
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),
         "gold": _gold(options.gold),
