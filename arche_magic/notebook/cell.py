@@ -34,6 +34,19 @@ _LONGEST = 80
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
 _LINE_ENDS = re.compile(r"(\\n)+")
+# Options that cannot be combined with the first one.
+_EXCLUDED = {
+    "over": (
+        "chat", "compare", "image", "file", "url", "format", "raw", "budget", "show_prompt",
+        "tools", "max_rounds",
+    ),
+    "prompt": ("raw",),
+    "tools": ("schema", "compare"),
+    "background": ("tools", "compare", "show_prompt", "plan", "dry_run"),
+    "compare": (
+        "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
+    ),
+}  # fmt: skip
 
 
 def text_of(typed: Typed) -> str:
@@ -52,8 +65,6 @@ def text_of(typed: Typed) -> str:
         text = typed.cell.removesuffix("\n")
     if options.prompt is None:
         return text
-    if options.raw:
-        raise InvalidRequest("%llm: --prompt cannot be combined with --raw")
     saved = saved_prompt(options.prompt)
     if options.system is None:
         options.system = saved.system or None
@@ -123,27 +134,22 @@ def request_options(options: Namespace, defaults: Defaults, *names: str) -> dict
     }
 
 
-def refuse_with(flag: str, options: Namespace, *names: str) -> None:
-    """Raise InvalidRequest if one of these options was typed together with `flag`."""
-    for name in names:
-        if is_given(getattr(options, name)):
-            raise InvalidRequest(f"%llm: {flag} cannot be combined with --{name.replace('_', '-')}")
-
-
 def check_together(options: Namespace, defaults: Defaults) -> None:
     """Raise InvalidRequest for options that exclude each other."""
-    if options.tools is not None:
-        refuse_with("--tools", options, "schema", "compare")
-    elif options.max_rounds is not None:
+    given = {name for name, value in vars(options).items() if is_given(value)}
+    for name, others in _EXCLUDED.items():
+        for other in others:
+            if {name, other} <= given:
+                flag = other.replace("_", "-")
+                raise InvalidRequest(f"%llm: --{name} cannot be combined with --{flag}")
+    if options.max_rounds is not None and options.tools is None:
         raise InvalidRequest("%llm: --max-rounds needs --tools f,g")
-    if options.background:
-        refuse_with("--background", options, "tools", "compare", "show_prompt", "dry_run")
-        if first_given(options.chat, defaults.chat):
-            hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
-            raise InvalidRequest(
-                "%llm: --background cannot be combined with --chat: the next turn would not know "
-                f"this one{hint}"
-            )
+    if options.background and options.over is None and first_given(options.chat, defaults.chat):
+        hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
+        raise InvalidRequest(
+            "%llm: --background cannot be combined with --chat: the next turn would not know "
+            f"this one{hint}"
+        )
 
 
 def check_variable(option: str, name: str) -> None:

@@ -22,7 +22,15 @@ from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell import EMPTY, first_given, is_given, refuse_with, request_options, text_of, with_values
+from .cell import (
+    EMPTY,
+    check_together,
+    first_given,
+    is_given,
+    request_options,
+    text_of,
+    with_values,
+)
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .keys import require_keys
@@ -42,10 +50,6 @@ _AS_TYPED = (
     "schema", "details", "retry_errors", "allow_paid", "same_model", "patience", "max_cost",
     "max_tokens_total", "stop_after",
 )  # fmt: skip
-_WITHOUT = (
-    "chat", "compare", "image", "file", "url", "format", "raw", "budget", "show_prompt", "tools",
-    "max_rounds",
-)  # fmt: skip
 
 
 def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
@@ -59,7 +63,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
     shell, defaults, options = session.shell, session.defaults, typed.options
-    _check(options)
+    _check(options, defaults)
     name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
@@ -102,11 +106,9 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     return frame
 
 
-def _check(options: Namespace) -> None:
+def _check(options: Namespace, defaults: Defaults) -> None:
     """Raise InvalidRequest for options that exclude each other."""
-    refuse_with("--over", options, *_WITHOUT)
-    if options.background:
-        refuse_with("--background", options, "plan", "dry_run")
+    check_together(options, defaults)
     if options.keep is False:
         raise InvalidRequest(
             "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
