@@ -102,7 +102,7 @@ def send(
     """
     _check(session, options, prompt)
     log = attempt_log(get_configuration().store)
-    before = log.last
+    session.unsent, before = None, log.last
     try:
         return _send(session, options, prompt, again, log)
     except LLMProviderError as error:
