@@ -296,9 +296,6 @@ class BackgroundJobs:
     def __iter__(self) -> Iterator[BackgroundJob]:
         return iter(list(self._jobs))
 
-    def __len__(self) -> int:
-        return len(self._jobs)
-
     def start(self, job: BackgroundJob) -> None:
         """Run a job in the background: at once, or in turn."""
         job.begin(len(self._jobs) + 1)

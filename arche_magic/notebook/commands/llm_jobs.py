@@ -66,8 +66,6 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
     from ..styles import one_line
     from ..tables import Cell, day_and_time, table_bundle
 
-    if not len(jobs):
-        return "no jobs yet; %%llm --background starts one"
     rows = [
         (
             Cell(f"{job.number}", right=True),
@@ -81,7 +79,8 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
         for job in jobs
     ]
     heads = ("job", "state", "since", "time", "variable", "prompt", "outcome")
-    return table_bundle(heads, rows)
+    none = "no jobs yet; %%llm --background starts one"
+    return table_bundle(heads, rows) if rows else none
 
 
 def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
