@@ -241,7 +241,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _services(options: argparse.Namespace) -> int:
     from .llm_providers.config import list_services
-    from .notebook.services import services_text
+    from .notebook.catalog_tables import services_text
 
     _print(services_text(list_services(), min(_SERVICES_WIDTH, _width())), fit=False)
     return 0

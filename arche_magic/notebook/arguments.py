@@ -98,11 +98,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
 
 
 def words_of(magic: Any, text: str) -> list[str]:
-    """The words of a magic's text, without quotes; outside quotes, a backslash is a plain sign.
-
-    Raises:
-        InvalidRequest: a quote is never closed.
-    """
+    """The words of a magic's text, without quotes; outside quotes, a backslash is a plain sign."""
     words, rest = [], text.strip()
     while rest:
         word, rest = _word(rest, f"%{magic.__name__}")

@@ -19,15 +19,16 @@ from arche_magic.llm_providers.request import Message
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .arguments import options_in_text
-from .cell_options import (
+from .cell import (
+    EMPTY,
     check_together,
     check_variable,
     first_given,
-    sampling,
-    typed_or_default,
+    request_options,
+    text_of,
+    with_attachments,
     with_values,
 )
-from .cell_prompt import EMPTY, system_prompt, text_of, with_attachments
 from .command import Asked
 from .commands.llm import llm as llm_magic
 from .defaults import FORMATS
@@ -50,9 +51,7 @@ if TYPE_CHECKING:
 
 
 # Options without a default, which have the same names in Python.
-_AS_TYPED = (
-    "fallback_on_filter", "schema", "fresh", "tag", "same_model", "tools", "max_rounds",
-)  # fmt: skip
+_AS_TYPED = ("schema", "same_model", "tools", "max_rounds")
 
 
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
@@ -68,12 +67,9 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
     prompt = Prompt(text) if options.raw else fill(text, names, budget)
     hints = _hints(typed, text)
-    if system := system_prompt(options, names, budget):
-        options.system = system.text
-        prompt = replace(prompt, notes=(*prompt.notes, *system.notes))
+    notes = (*prompt.notes, *with_values(options, names, budget), *hints)
     images = [image_of(source, names) for source in options.image or ()]
-    with_values(options, names)
-    prompt = replace(prompt, images=(*prompt.images, *images), notes=(*prompt.notes, *hints))
+    prompt = replace(prompt, images=(*prompt.images, *images), notes=notes)
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare is not None:
         return _compare(session, options, prompt)
@@ -105,11 +101,24 @@ def send(
     its place in a conversation.
     """
     _check(session, options, prompt)
+    log = attempt_log(get_configuration().store)
+    session.unsent, before = None, log.last
+    try:
+        return _send(session, options, prompt, again, log)
+    except LLMProviderError as error:
+        if log.last is before:
+            session.unsent = error, before
+        raise
+
+
+def _send(
+    session: Session, options: Namespace, prompt: Prompt, again: Asked | None, log: AttemptLog
+) -> Reply | Pending[Reply] | None:
     options.chat = first_given(options.chat, session.defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
-    old = again.reply if again else None
-    if chat and old is not None:
-        chat = chat.without(str(old))
+    old, turn = (again.reply, again.turn) if again else (None, None)
+    if chat:
+        chat = chat.without(turn)
     form, request = _request(options, session.defaults, chat)
     llm = IntelligentLLMOrchestrator()
     question = Message("user", prompt.text, prompt.images)
@@ -125,8 +134,8 @@ def send(
     if options.background and get_configuration().keys:
         # A wrong option is an error of this cell.
         llm.preview(messages, **request)
-    asked = session.asked = Asked(prompt, options, old)
-    log, events = attempt_log(llm.configuration.store), llm.events(messages, **request)
+    asked = session.asked = Asked(prompt, options, old, turn)
+    events = llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
     show = ReplyDisplay(session.shell, options.quiet, form, old)
@@ -135,13 +144,13 @@ def send(
     reply = _show(events, show, log, partial(_bind, session, options))
     asked.reply = session.reply = reply
     _bind(session, options, reply)
-    turn = []
+    more = []
     if chat:
         is_private = first_given(request["private"], llm.configuration.private.always)
-        chat.add(question, reply, options.system, private=is_private)
+        asked.turn = chat.add(question, reply, options.system, private=is_private)
         session.chats[chat.name] = chat
-        turn = [f"chat {chat.name}, turn {len(chat.turns)}"]
-    show.finish(reply, *turn)
+        more = [f"chat {chat.name}, turn {len(chat.turns)}"]
+    show.finish(reply, *more)
     return reply
 
 
@@ -176,12 +185,7 @@ def _answer_later(
 
 
 def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
-    """Check what a prompt needs before anything is sent.
-
-    Raises:
-        InvalidRequest: options do not go together, or the prompt is empty.
-        NoKeys: no key is configured.
-    """
+    """Check what a prompt needs before anything is sent."""
     check_together(options, session.defaults)
     name_notebook(session.notebook)
     if options.output is not None:
@@ -206,15 +210,12 @@ def _request(
     form = first_given(options.format, defaults.format)
     if options.schema is not None:
         form = STRUCTURED
-    request = typed_or_default(
-        options, defaults, "provider", "model", "temperature", "max_tokens", "patience", "keep"
-    )
+    request = request_options(options, defaults, "provider", "model", "patience", "keep")
     system = first_given(options.system, chat and chat.system, defaults.system)
     request["system"] = "\n\n".join(filter(None, (system, FORMATS.get(form)))) or None
     # A conversation that was private once stays private.
     in_private = (chat and chat.private) or None
     request["private"] = first_given(options.private, in_private, defaults.private)
-    request |= sampling(options)
     request |= {name: getattr(options, name) for name in _AS_TYPED}
     if options.same_model and chat and chat.turns and request["model"] is None:
         spoke = chat.turns[-1]

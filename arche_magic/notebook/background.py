@@ -197,13 +197,7 @@ class BackgroundJob(ABC):
 class ReplyJob(BackgroundJob):
     """A prompt in the background, whose reply is the last one of the session when it comes.
 
-    Attributes:
-        view: shows its reply.
-
-    Args:
-        asked: the prompt and its options.
-        form: how the reply is shown.
-        ask: sends the request and shows it in the view.
+    `ask` sends the request and shows its reply, in the form `form`, in the `view`.
     """
 
     result = "reply"
@@ -302,9 +296,6 @@ class BackgroundJobs:
     def __iter__(self) -> Iterator[BackgroundJob]:
         return iter(list(self._jobs))
 
-    def __len__(self) -> int:
-        return len(self._jobs)
-
     def start(self, job: BackgroundJob) -> None:
         """Run a job in the background: at once, or in turn."""
         job.begin(len(self._jobs) + 1)
@@ -318,15 +309,11 @@ class BackgroundJobs:
             threading.Thread(target=self._work, name="arche_magic job", daemon=True).start()
 
     def numbered(self, text: str) -> BackgroundJob:
-        """The job with this number.
-
-        Raises:
-            InvalidRequest: there is none.
-        """
-        found = [job for job in self._jobs if str(job.number) == text]
-        if not found:
-            raise InvalidRequest(f"%llm_jobs: unknown job {text!r}; %llm_jobs lists all jobs")
-        return found[0]
+        """The job with this number; raises InvalidRequest if there is none."""
+        for job in self._jobs:
+            if str(job.number) == text:
+                return job
+        raise InvalidRequest(f"%llm_jobs: unknown job {text!r}; %llm_jobs lists all jobs")
 
     def stop(self) -> int:
         """Stop every job that has not ended; returns how many these are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.request import Message, read_image
+from arche_magic.llm_providers.request import Image, Message, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.llm_providers.types import utc
 
@@ -25,6 +26,10 @@ from .tables import day_and_time
 
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
+# Errors of reading a file that is not an exported conversation.
+_MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,9 @@ class Turn:
 
 @dataclass
 class Chat:
-    """A conversation; `system` is its system prompt, if it has one of its own.
+    """A conversation; `private` is true once a turn was, and later ones are so by default.
 
-    `private` is true once a turn was private: later turns are then private by default.
+    `system` is its system prompt, if it has one of its own.
     """
 
     name: str
@@ -73,33 +78,28 @@ class Chat:
             if left < 0:
                 break
             kept.insert(0, turn)
-        missing = len(self.turns) - len(kept)
         note = ""
-        if missing:
+        if missing := len(self.turns) - len(kept):
             which = "oldest turn was" if missing == 1 else f"{missing} oldest turns were"
             note = f"{self.name}: the {which} not sent, to fit into {room:,.0f} tokens"
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 
     def add(
-        self,
-        question: Message,
-        reply: Reply,
-        system: str | None = None,
-        private: bool | None = None,
-    ) -> None:
+        self, question: Message, reply: Reply, system: str | None, private: bool | None
+    ) -> Turn:
         """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
         self.private = self.private or bool(private)
         self.system = self.system if system is None else system or None
         tokens = reply.usage.total_tokens
-        self.turns.append(
-            Turn(question, str(reply), reply.provider, reply.model, tokens, time.time())
-        )
+        turn = Turn(question, str(reply), reply.provider, reply.model, tokens, time.time())
+        self.turns.append(turn)
+        return turn
 
-    def without(self, answer: str) -> Chat:
-        """A copy without its last turn, if that has this answer."""
-        repeats = bool(self.turns) and self.turns[-1].answer == answer
-        return replace(self, turns=self.turns[:-1] if repeats else [*self.turns])
+    def without(self, turn: Turn | None) -> Chat:
+        """A copy without this turn, if it is the last one."""
+        is_last = bool(self.turns) and self.turns[-1] is turn
+        return replace(self, turns=self.turns[:-1] if is_last else [*self.turns])
 
     def transcript(self) -> str:
         """The conversation as Markdown: questions as quotes, answers followed by their model."""
@@ -117,9 +117,7 @@ class Chat:
         turns = [
             {
                 "question": turn.question.content,
-                "images": [
-                    base64.b64encode(image.data).decode("ascii") for image in turn.question.images
-                ],
+                "images": [base64.b64encode(image.data).decode() for image in turn.question.images],
                 "answer": turn.answer,
                 "provider": turn.provider,
                 "model": turn.model,
@@ -135,20 +133,11 @@ class Chat:
 
     @classmethod
     def from_json(cls, text: str) -> Chat:
-        """The conversation that `to_json` wrote.
-
-        Raises:
-            ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError: the
-                text is something else.
-        """
+        """The conversation that `to_json` wrote; raises one of `_MALFORMED` for another text."""
         whole = json.loads(text)
         turns = [
             Turn(
-                Message(
-                    "user",
-                    _text(entry["question"]),
-                    tuple(read_image(base64.b64decode(data)) for data in entry["images"]),
-                ),
+                Message("user", _text(entry["question"]), _images(entry["images"])),
                 _text(entry["answer"]),
                 _text(entry["provider"]),
                 _text(entry["model"]),
@@ -167,21 +156,13 @@ class Chats(dict[str, Chat]):
     """The conversations of a kernel, by name."""
 
     def named(self, name: str) -> Chat:
-        """The conversation with this name, or a new one, which is kept once it has a turn.
-
-        Raises:
-            InvalidRequest: the name has other characters than letters, digits, `.`, `_` and `-`.
-        """
+        """The conversation with this name, or a new one, which is kept once it has a turn."""
         if not CHAT_NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
-        """The conversation with this name.
-
-        Raises:
-            InvalidRequest: there is none.
-        """
+        """The conversation with this name; raises InvalidRequest if there is none."""
         if name not in self:
             raise InvalidRequest(
                 f"%llm_chat: unknown conversation {name!r}{did_you_mean(name, self)}; "
@@ -190,51 +171,51 @@ class Chats(dict[str, Chat]):
         return self[name]
 
     def add_new(self, name: str, chat: Chat, verb: str, hint: str) -> None:
-        """Add a conversation under a name of its own.
-
-        Raises:
-            InvalidRequest: the name exists, or is not allowed; `verb` is what the user typed.
-        """
+        """Add a conversation under a new name; `verb` and `hint` are for the error message."""
         chat.name = self.named(name).name
         if name in self:
             raise InvalidRequest(f"%llm_chat {verb}: a conversation {name!r} already exists{hint}")
         self[name] = chat
 
 
-def export(chat: Chat, file: str) -> Path:
+def export(chat: Chat, file: str, replace_file: bool) -> Path:
     """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
 
     Raises:
-        InvalidRequest: the file's name ends differently, or the file cannot be written.
+        InvalidRequest: its name ends differently, it cannot be written, or exists already.
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
         raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
     text = chat.transcript() if path.suffix == ".md" else chat.to_json()
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        with path.open("w" if replace_file else "x", encoding="utf-8") as opened:
+            opened.write(text + "\n")
+    except FileExistsError:
+        raise InvalidRequest(
+            f"%llm_chat export: {path} already exists; put the word replace after its name to "
+            "replace it"
+        ) from None
     except OSError as error:
         raise InvalidRequest(f"%llm_chat export: {path}: {error.strerror}") from None
     return path
 
 
 def load(file: str) -> Chat:
-    """The conversation that was exported to a JSON file.
-
-    Raises:
-        InvalidRequest: the file cannot be read, or has something else.
-    """
+    """The conversation in an exported JSON file; raises InvalidRequest for another file."""
     path = expanded(file)
     try:
         return Chat.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidRequest(f"%llm_chat load: {path}: {error.strerror}") from None
-    except (
-        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
-    ):  # fmt: skip
+    except _MALFORMED:
         raise InvalidRequest(
             f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
         ) from None
+
+
+def _images(texts: Iterable[str]) -> tuple[Image, ...]:
+    return tuple(read_image(base64.b64decode(text)) for text in texts)
 
 
 def _text(value: object) -> str:

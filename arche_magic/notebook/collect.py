@@ -19,7 +19,7 @@ from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
 from .bar import Bar, bar_bundle
-from .cell_options import check_variable
+from .cell import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
@@ -82,13 +82,10 @@ class FrameRows:
 
         _run(self.job, self._replies.add, bar, keep, background)
         frame = self.finished()
+        where = f"{self.target}.wait() returns the frame"
         if not background:
             self.bind(frame)
-        where = (
-            f"{self.target}.wait() returns the frame"
-            if background
-            else f"in the variable {self.target}"
-        )
+            where = f"in the variable {self.target}"
         bar.finish(_note(where, self._replies.quality))
         return frame
 
@@ -97,9 +94,6 @@ class PendingFrame(Pending["pd.DataFrame"]):
     """The frame of a job in the background: `wait()` returns it when every row is finished.
 
     It is not a frame itself, because a library that reads its columns would wait for the whole job.
-
-    Args:
-        finished: makes the frame of the rows that are finished.
     """
 
     _what = "frame"
@@ -233,13 +227,10 @@ def _run(
 
 
 def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:
-    """The variable for the rows.
+    """The name of the variable for the rows; raises InvalidRequest if it is not allowed or taken.
 
     `data` is the variable that has the data. It cannot get the rows: a job that ends early would
     replace the data with its finished rows.
-
-    Raises:
-        InvalidRequest: the name is not allowed, or the default name is taken.
     """
     if (name or DEFAULT_NAME) == data:
         raise InvalidRequest(

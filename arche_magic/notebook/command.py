@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.inputtransformer2 import HelpEnd
@@ -27,27 +27,33 @@ from .warning_lines import show_held
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from arche_magic.llm_providers.attempt_log import Ended
+    from arche_magic.llm_providers.errors import LLMProviderError
     from arche_magic.llm_providers.reply import Reply
     from arche_magic.openai_api.server import Server
     from arche_magic.prompts import Prompt
 
     from .background import BackgroundJobs
-    from .chat import Chats
+    from .chat import Chats, Turn
     from .defaults import Defaults
     from .explain import FailureWatch
     from .out import OutHook
 
-__all__ = ["Asked", "Session", "Typed", "argument", "command", "import_in_thread"]
-
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
+# Options that would be ignored if they are empty.
+_NEEDING_VALUE = ("provider", "model", "chat", "tag", "prefix")
 _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
+Shown = tuple[dict[str, str] | str | None, Any]
+"""What a command shows (a bundle, a text, or None if it has shown it) and what it returns."""
+
+
 @dataclass
 class Asked:
-    """A prompt that was sent, and its reply; None if none has come.
+    """A prompt that was sent, its reply if it has come, and the turn of a conversation it made.
 
     In `options`, which `%llm` takes, names of variables are replaced by their values.
     """
@@ -55,6 +61,7 @@ class Asked:
     prompt: Prompt
     options: Namespace
     reply: Reply | None = None
+    turn: Turn | None = None
 
 
 @dataclass
@@ -62,12 +69,12 @@ class Session:
     """State shared by the commands of one kernel.
 
     Attributes:
-        shell: the IPython shell.
         defaults: defaults of every prompt, `%config ArcheMagics`.
         out: notes which values a command has shown.
         failures: remembers the last cell that failed.
         asked: the last prompt that was sent, for `%llm_retry`.
         reply: the last reply.
+        unsent: why the last prompt was not sent, and the request before it, for `%llm_why`.
         server: the server of `%llm_serve`, while it runs.
     """
 
@@ -77,6 +84,7 @@ class Session:
     failures: FailureWatch
     asked: Asked | None = None
     reply: Reply | None = None
+    unsent: tuple[LLMProviderError, Ended | None] | None = None
     server: Server | None = None
 
     @property
@@ -94,11 +102,7 @@ class Session:
         return name[:_LONGEST_NAME] if name.isprintable() else ""
 
     def last_reply(self, command: str) -> Reply:
-        """The last reply of this kernel.
-
-        Raises:
-            InvalidRequest: there is none; `command` is named.
-        """
+        """The last reply of this kernel; raises InvalidRequest in the name of `command`."""
         if self.reply is None:
             from arche_magic.llm_providers.errors import InvalidRequest
 
@@ -107,7 +111,7 @@ class Session:
 
     @cached_property
     def jobs(self) -> BackgroundJobs:
-        """The prompts in the background of this kernel."""
+        """The background jobs of this kernel."""
         from .background import BackgroundJobs
 
         return BackgroundJobs()
@@ -139,23 +143,37 @@ class Typed:
     names: Mapping[str, Any]
 
 
+def option(form: str, about: str, **more: Any) -> argument:
+    """An option of a command, such as `option("-m --model MODEL", "Model.")`.
+
+    Args:
+        form: its names and, if it takes a value, what the value is; otherwise it is a switch.
+        about: its line in the help; `%%` is a percent sign.
+        more: further arguments of argparse, such as `type` and `choices`.
+    """
+    names = [word for word in form.split() if word.startswith("-")]
+    if value := form.split()[len(names) :]:
+        more["metavar"] = value[0]
+    elif not more:
+        more["action"] = "store_true"
+    return argument(*names, help=about, **more)
+
+
 def command(
-    *options: argument, needs: str = "display", shows_result: bool = True
+    *options: argument, needs: str = "display"
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
     """Make a function of the session and of what was typed into a magic with these options.
 
-    `--help` prints the function's docstring and the options. A line that cannot be parsed, or text
-    after a command whose `Usage:` has none, is an error, which IPython shows in one line. So is an
-    interrupt.
+    If it returns a `Shown`, IPython does not repeat the value as `Out`. `--help` prints its
+    docstring and the options. IPython shows errors in one line.
 
     Args:
-        options: declared as for argparse.
+        options: see `option`.
         needs: the module of the notebook layer that is imported first, with its part of the engine.
-        shows_result: whether the function has always shown its result, so that IPython does not
-            repeat it as `Out`.
     """
 
     def declare(body: Callable[[Session, Typed], Any]) -> Any:
+        @wraps(body)
         def magic(
             magics: Any,
             line: str,
@@ -163,35 +181,31 @@ def command(
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
             import_in_thread(needs)
+            session: Session = magics.session
             show_held()
-            parsed = parse_line(magic, line)
-            if parsed is None:
-                print(magic.__doc__)
-                return None
-            given, text = parsed
-            if text.strip() and not any(usage(magic)):
-                from arche_magic.llm_providers.errors import InvalidRequest
-
-                raise InvalidRequest(
-                    f"%{magic.__name__} takes no text, but got {text!r}; "
-                    f"%{magic.__name__} --help shows its usage"
-                )
-            names = ChainMap(dict(local_ns or {}), magics.shell.user_ns)
             try:
-                result = body(magics.session, Typed(line, given, text, cell, names))
+                parsed = _parsed(magic, line, session.defaults)
+                if parsed is None:
+                    print(magic.__doc__)
+                    return None
+                names = ChainMap(dict(local_ns or {}), session.shell.user_ns)
+                result = body(session, Typed(line, *parsed, cell, names))
+                if not isinstance(result, tuple):
+                    return result
+                from .display import show
+
+                shown, value = result
+                if shown is not None:
+                    show(shown)
+                return session.out.shown(value)
             except CellInterrupted:
                 raise
             except KeyboardInterrupt:
                 raise CellInterrupted(f"%{magic.__name__} was stopped") from None
-            return magics.session.out.shown(result) if shows_result else result
 
-        magic.__name__ = body.__name__
-        magic.__qualname__ = body.__qualname__
-        magic.__module__ = body.__module__
-        magic.__doc__ = body.__doc__
         # IPython lists the option that decorates last as the first one.
-        for option in reversed(options):
-            option(magic)
+        for declared in reversed(options):
+            declared(magic)
         magic_arguments(body.__name__)(magic)
         magic.__doc__ = help_text(magic)
         return needs_local_scope(no_var_expand(magic))
@@ -199,11 +213,30 @@ def command(
     return declare
 
 
-def import_in_thread(name: str) -> None:
-    """Import a module of the notebook layer, and what it needs of the engine, in another thread.
+def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] | None:
+    """The options and the text of a line; None if it asks for help."""
+    from arche_magic.llm_providers.errors import InvalidRequest
 
-    In the main thread an interrupt in the middle of an import would be reported as another error,
-    or be lost.
+    parsed = parse_line(magic, line)
+    if parsed is None:
+        return None
+    options, text = parsed
+    name = f"%{magic.__name__}"
+    if text.strip() and not any(usage(magic)):
+        raise InvalidRequest(
+            f"{name} takes no text, but got {text!r}; {name} --help shows its usage"
+        )
+    for word in _NEEDING_VALUE:
+        # An empty text can switch off a default.
+        if getattr(options, word, None) == "" and not getattr(defaults, word, ""):
+            raise InvalidRequest(f"{name}: --{word} is empty; give it a value, or leave it out")
+    return parsed
+
+
+def import_in_thread(name: str) -> None:
+    """Import a module of the notebook layer, and what it needs of the engine.
+
+    In the main thread, an interrupt during an import would become another error or be lost.
     """
     from arche_magic.llm_providers.bounded import library
 

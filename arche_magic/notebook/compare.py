@@ -26,7 +26,7 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
 
 from . import live_line
-from .cell_options import refuse_with, sampling, typed_or_default
+from .cell import request_options
 from .costs import paid_text
 from .display import Pace, Place, show
 from .interrupts import CellInterrupted
@@ -50,9 +50,6 @@ _TYPES = {
 }  # fmt: skip
 _MOST = 8
 _TICK_SECONDS = 1.0
-_WITHOUT = (
-    "provider", "model", "same_model", "chat", "format", "schema", "show_prompt", "dry_run",
-)  # fmt: skip
 # How long an interrupted cell waits for its calls to be counted; later ones end by themselves.
 _STOP_SECONDS = 0.25
 
@@ -236,14 +233,10 @@ def _requests(
     changed: Callable[[], None],
 ) -> list[tuple[Column, dict[str, Any]]]:
     """A column per name that the user gave, with the arguments of its request."""
-    refuse_with("--compare", options, *_WITHOUT)
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
-    common = typed_or_default(
-        options, defaults, "system", "temperature", "max_tokens", "patience", "keep", "private"
-    ) | {name: getattr(options, name) for name in ("fresh", "tag", "fallback_on_filter")}
-    common |= sampling(options)
+    common = request_options(options, defaults, "patience", "keep")
     requests = []
     for name in names:
         whole = name in llm.configuration.providers

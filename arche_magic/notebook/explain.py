@@ -204,14 +204,11 @@ def _listing(lines: list[str], marked: int | None, most: int) -> str:
         f"{'>' if number == marked else ' '} {number:{width}} {line}".rstrip()
         for number, line in enumerate(shown, start + 1)
     ]
-    above, below = start, len(lines) - start - len(shown)
-    return "\n".join(
-        [
-            *([f"  … {plural(above, 'line')} above"] if above else []),
-            *listed,
-            *([f"  … {plural(below, 'line')} below"] if below else []),
-        ]
-    )
+    if start:
+        listed.insert(0, f"  … {plural(start, 'line')} above")
+    if below := len(lines) - start - len(shown):
+        listed.append(f"  … {plural(below, 'line')} below")
+    return "\n".join(listed)
 
 
 def _chain(error: BaseException, shell: InteractiveShell) -> str:
@@ -231,8 +228,7 @@ def _chain(error: BaseException, shell: InteractiveShell) -> str:
 def _message(error: BaseException, shell: InteractiveShell) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
     if isinstance(error, SyntaxError) and error.filename:
-        place = _place(error.filename, shell)
-        text = text.replace(f'File "{error.filename}"', place, 1)
+        text = text.replace(f'File "{error.filename}"', _place(error.filename, shell), 1)
     if isinstance(error, BaseExceptionGroup):
         text += "".join(f"\n  - {_message(inner, shell)}" for inner in error.exceptions[:_CAUSES])
     if len(text) <= _MESSAGE_CHARACTERS:
@@ -254,15 +250,13 @@ def _locals(frame: FrameType) -> str:
         if inspect.ismodule(value):
             continue
         try:
-            shown = (
-                value if isinstance(value, str) else as_text(value, name, _TOKENS_PER_LOCAL).text
-            )
+            if isinstance(value, str):
+                shown = f"{value!r:.{5 * _TOKENS_PER_LOCAL}}"
+            else:
+                shown = as_text(value, name, _TOKENS_PER_LOCAL).text
         except InvalidRequest:
             shown = type(value).__name__
         except Exception:  # noqa: BLE001  # an object's own code may fail at being printed
             shown = f"{type(value).__name__} that cannot be shown"
-        limit = 5 * _TOKENS_PER_LOCAL
-        lines.append(
-            f"{name} = {shown!r:.{limit}}" if isinstance(value, str) else f"{name} = {shown}"
-        )
+        lines.append(f"{name} = {shown}")
     return "Variables:\n" + "\n".join(lines[:_LOCALS]) if lines else ""

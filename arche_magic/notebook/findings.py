@@ -28,15 +28,12 @@ def findings_bundle(findings: Sequence[Finding]) -> dict[str, str]:
         html += details(count, _table(fine), style="margin-top:4px")
     return {
         "text/plain": findings_text(findings),
-        "text/html": html + notes_html([problem_counts(findings)]),
+        "text/html": html + notes_html([_counts(findings)]),
     }
 
 
 def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
-    """One row per finding.
-
-    Columns: `state` (`ok`, `look` or `wrong`), `about, found, advice` ("" if there is none).
-    """
+    """One row per finding; `state` is `ok`, `look` or `wrong`."""
     from .frames import typed_frame
 
     records = [(one.state, one.about, one.found, one.advice) for one in findings]
@@ -52,7 +49,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
         lines.append(f"{finding.state:{states}}  {finding.about:{about}}  {finding.found}")
         if finding.advice:
             lines.append(f"{_ADVICE:{states}}  {finding.advice}")
-    return "\n".join([*lines, problem_counts(findings)])
+    return "\n".join([*lines, _counts(findings)])
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
@@ -77,7 +74,7 @@ def _table(findings: Sequence[Finding]) -> str:
     return html_table(heads, rows)
 
 
-def problem_counts(findings: Sequence[Finding]) -> str:
+def _counts(findings: Sequence[Finding]) -> str:
     """How many findings are wrong, and how many need a look."""
     wrong = sum(finding.state == "wrong" for finding in findings)
     look = sum(finding.state == "look" for finding in findings)

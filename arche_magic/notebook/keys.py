@@ -6,7 +6,6 @@ import getpass
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import (
@@ -47,17 +46,9 @@ HOW_TO_ADD = (
 )
 
 
-@dataclass(frozen=True)
-class KeyRow:
-    """A key, the account whose quota it spends if known, and why it is closed if it is.
-
-    `private` has the default models that private prompts may use with it.
-    """
-
-    key: Key
-    account: str | None
-    closure: Closure | None
-    private: tuple[str, ...] = ()
+# A key; the account whose quota it spends, if known; why it is closed, if it is; and the default
+# models that private prompts may use with it.
+KeyRow = tuple[Key, str | None, Closure | None, tuple[str, ...]]
 
 
 def has_keys() -> bool:
@@ -76,36 +67,31 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
     forget_secrets()
     configuration = get_configuration()
     tracker = get_quota_tracker(configuration)
-    rows = []
+    rows: list[KeyRow] = []
     for key in configuration.keys:
         routes = [configuration.route(key, m) for m in configuration.providers[key.provider].models]
         private = tuple(route.model for route in routes if configuration.is_private(route))
-        rows.append(KeyRow(key, tracker.account(key), tracker.closure(key), private))
+        rows.append((key, tracker.account(key), tracker.closure(key), private))
     now = configuration.clock.time()
     # The column would only puzzle a user who marked nothing as private.
     marked = ("private",) if configuration.private.routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
         (
-            Cell(row.key.label),
-            Cell(row.key.fingerprint),
-            Cell(row.account or "not known yet"),
-            Cell(row.key.source),
-            Cell(_state(row, now)),
-            *(Cell(", ".join(row.private)) for _ in marked),
+            Cell(key.label),
+            Cell(key.fingerprint),
+            Cell(account or "not known yet"),
+            Cell(key.source),
+            Cell(_state(closure, now)),
+            *(Cell(", ".join(private)) for _ in marked),
         )
-        for row in rows
+        for key, account, closure, private in rows
     ]
     return table_bundle(heads, cells, shared_notes(tracker.shared_keys())), keys_frame(rows)
 
 
 def add(provider: str) -> str:
-    """Ask for a key at a prompt that hides it, and use it; returns what to print.
-
-    Raises:
-        ConfigurationError: there is no such provider.
-        InvalidRequest: no prompt can be shown, or what was typed is not a new key.
-    """
+    """Ask for a key at a prompt that hides it, and use it; returns what to print."""
     configuration = get_configuration()
     if provider not in configuration.providers and not did_you_mean(
         provider, configuration.providers
@@ -128,11 +114,7 @@ def add(provider: str) -> str:
 
 
 def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
-    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame.
-
-    Raises:
-        ConfigurationError: there is no such key.
-    """
+    """Ask the provider of a key, or of every key, whether it works; as a table and as a frame."""
     from arche_magic.llm_providers.doctor import check_keys
 
     configuration = get_configuration()
@@ -146,9 +128,6 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
 
 @without_locals
 def _ask(title: str, variable: str) -> str:
-    nowhere = InvalidRequest(
-        f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a .env file"
-    )
     with warnings.catch_warnings():
         # If the prompt cannot hide the typed text, no key must be typed.
         warnings.simplefilter("error", getpass.GetPassWarning)
@@ -158,12 +137,14 @@ def _ask(title: str, variable: str) -> str:
             raise CellInterrupted("no key was added") from None
         # A kernel without a frontend raises NotImplementedError.
         except (NotImplementedError, EOFError, OSError, getpass.GetPassWarning):
-            raise nowhere from None
+            raise InvalidRequest(
+                f"%llm_keys: a key cannot be typed here; put {variable} into the environment or a "
+                ".env file"
+            ) from None
 
 
-def _state(row: KeyRow, now: float) -> str:
+def _state(closed: Closure | None, now: float) -> str:
     """`open`, or `closed since 14:32: key refused (401 …)`."""
-    closed = row.closure
     if closed is None:
         return "open"
     opens_at = math.inf if closed.until is None else closed.until
@@ -179,39 +160,21 @@ def _outcome(check: KeyCheck) -> str:
 
 
 def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
-    """One row per key.
-
-    Columns: `provider, key, fingerprint, account, source, open, since, reason, private`; `since`
-    (aware, UTC) and `reason` say since when and why a key is not open, `private` is a tuple of the
-    default models that private prompts may use.
-    """
+    """One row per key; `since` and `reason` say since when and why it is not open."""
     from .frames import TIME, time_of, typed_frame
 
     records = [
-        (
-            row.key.provider,
-            row.key.label,
-            row.key.fingerprint,
-            row.account,
-            row.key.source,
-            row.closure is None,
-            time_of(row.closure.since) if row.closure else None,
-            row.closure.reason if row.closure else None,
-            row.private,
-        )
-        for row in rows
-    ]
+        (key.provider, key.label, key.fingerprint, account, key.source, closure is None,
+         time_of(closure.since) if closure else None, closure.reason if closure else None, private)
+        for key, account, closure, private in rows
+    ]  # fmt: skip
     types = dict.fromkeys(("provider", "key", "fingerprint", "account", "source"), "str")
     types |= {"open": "bool", "since": TIME, "reason": "str", "private": "object"}
     return typed_frame(types, records)
 
 
 def checks_frame(checks: Iterable[KeyCheck]) -> pd.DataFrame:
-    """One row per key that was checked.
-
-    Columns: `provider, key, works, models, reason`; `works` is missing if the check was not
-    conclusive, `models` is a tuple of names.
-    """
+    """One row per key that was checked; `works` is missing if the check was not conclusive."""
     from .frames import typed_frame
 
     records = [

@@ -22,15 +22,15 @@ from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name
 from arche_magic.prompts.values import as_image, as_text
 
 from .bar import Bar
-from .cell_options import (
+from .cell import (
+    EMPTY,
+    check_together,
     first_given,
     is_given,
-    refuse_with,
-    sampling,
-    schema_named,
-    typed_or_default,
+    request_options,
+    text_of,
+    with_values,
 )
-from .cell_prompt import EMPTY, system_prompt, text_of
 from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import Place
 from .keys import require_keys
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from .defaults import Defaults
 
 _PLAN_SECONDS = 0.5
-_WITHOUT = (
-    "chat", "compare", "image", "file", "url", "format", "raw", "budget", "show_prompt", "tools",
-    "max_rounds",
+# Options that have the same names in Python.
+_AS_TYPED = (
+    "schema", "details", "retry_errors", "allow_paid", "same_model", "patience", "max_cost",
+    "max_tokens_total", "stop_after",
 )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
         CellInterrupted: the user stopped it; the finished rows are in the variable.
     """
     shell, defaults, options = session.shell, session.defaults, typed.options
-    _check(options)
+    _check(options, defaults)
     name_notebook(session.notebook)
     names, text = typed.names, text_of(typed).strip("\n")
     if not text.strip():
@@ -79,13 +80,12 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     head = data
     if from_file:
         head = SourceFile(data, **read, template=text).first_row
-    columns = _columns(head)
+    # The texts of a list are called `prompt`.
+    names_of_head = getattr(head, "columns", (getattr(head, "name", ""), "prompt"))
+    columns = set(columns_by_name(names_of_head))
     template = _with_variables(text, columns, names, defaults.budget)
-    if system := system_prompt(options, names, defaults.budget, columns):
-        options.system = system.text
-    asked = _job_options(defaults, options, names)
-    for name in ("patience", "max_cost", "max_tokens_total", "stop_after"):
-        asked[name] = getattr(options, name)
+    with_values(options, names, defaults.budget, columns)
+    asked = _job_options(defaults, options)
     if options.plan or options.dry_run:
         _show_plan(shell, data, template, by=options.by, **read, **asked)
         return None
@@ -106,11 +106,9 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     return frame
 
 
-def _check(options: Namespace) -> None:
+def _check(options: Namespace, defaults: Defaults) -> None:
     """Raise InvalidRequest for options that exclude each other."""
-    refuse_with("--over", options, *_WITHOUT)
-    if options.background:
-        refuse_with("--background", options, "plan", "dry_run")
+    check_together(options, defaults)
     if options.keep is False:
         raise InvalidRequest(
             "%llm: --over keeps each reply, so that nothing is asked twice; leave out --no-keep"
@@ -163,11 +161,7 @@ def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any
 
 
 def _value(name: str, names: Mapping[str, Any]) -> Any:
-    """The value of the variable that `--over` names: rows, or the path of a file.
-
-    Raises:
-        InvalidRequest: the variable does not exist, or its rows cannot be asked for here.
-    """
+    """The value of the variable that `--over` names: rows, or the path of a file."""
     first = name_in(name)
     if first not in names:
         hint = did_you_mean(first, [name for name in names if hasattr(names[name], "iloc")])
@@ -183,11 +177,6 @@ def _value(name: str, names: Mapping[str, Any]) -> Any:
     if cluster.is_dask(data):
         raise InvalidRequest("%llm: for a Dask frame, call arche_magic.map(frame, …) in Python")
     return data
-
-
-def _columns(data: Any) -> set[str]:
-    """Names of the row's values; the texts of a list are called `prompt`."""
-    return set(columns_by_name(getattr(data, "columns", (getattr(data, "name", ""), "prompt"))))
 
 
 def _with_variables(
@@ -208,37 +197,21 @@ def _with_variables(
     return Template(template, given)
 
 
-def _job_options(
-    defaults: Defaults, options: Namespace, names: Mapping[str, Any]
-) -> dict[str, Any]:
+def _job_options(defaults: Defaults, options: Namespace) -> dict[str, Any]:
     """The arguments of a job and of its plan."""
-    schema = None if options.schema is None else schema_named(options.schema, names)
-    common = typed_or_default(
-        options, defaults, "provider", "model", "system", "temperature", "max_tokens", "private"
-    )
     return {
-        **common,
-        **sampling(options),
-        "schema": schema,
+        **request_options(options, defaults, "provider", "model"),
+        **{name: getattr(options, name) for name in _AS_TYPED},
         "reserve": 0.1 if options.reserve is None else _share("reserve", options.reserve),
         "twice": None if options.twice is None else _share("twice", options.twice),
         "gold": _gold(options.gold),
-        "details": options.details,
         "pack": _pack(options.pack),
         "prefix": options.prefix or "",
-        **{name: getattr(options, name) for name in ("fresh", "retry_errors", "allow_paid")},
-        "fallback_on_filter": options.fallback_on_filter,
-        "same_model": options.same_model,
-        "tag": options.tag,
     }
 
 
 def _share(name: str, text: str) -> float:
-    """`10%` or `0.1` as 0.1.
-
-    Raises:
-        InvalidRequest: it is not a share.
-    """
+    """`10%` or `0.1` as 0.1."""
     number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
     share = float(number[1]) / (100 if number[2] else 1) if number else math.inf
     if share > 1:
@@ -255,15 +228,11 @@ def _gold(text: str | None) -> str | dict[str, str] | None:
 
 
 def _pack(text: str | None) -> int | str:
-    """Maximum rows per request.
-
-    Raises:
-        InvalidRequest: it is not a number.
-    """
-    if text in (None, "auto"):
+    """Maximum rows per request."""
+    if text is None or text == "auto":
         return "auto"
-    if not str(text).isdecimal() or int(str(text)) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise InvalidRequest(
             f"%llm: --pack {text!r} is not a number of rows, 1 or more, and not auto"
         )
-    return int(str(text))
+    return int(text)

@@ -47,7 +47,9 @@ def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> di
         language, code = form.removesuffix("-source"), _inner(without_reasoning(clean))
         if form == "json" and complete:
             code = _json_in(clean) or code
-    return {"text/plain": code, "text/markdown": harmless_markdown(_fenced(code, language))}
+    fence = fence_around(code)
+    block = harmless_markdown(f"{fence}{language}\n{code}\n{fence}")
+    return {"text/plain": code, "text/markdown": block}
 
 
 def is_prose(text: str) -> bool:
@@ -96,8 +98,3 @@ def _in_dollars(text: str) -> str:
 def _inner(text: str) -> str:
     """The content of the first block, or the text itself if it has no block."""
     return next((code for _, code in fenced_blocks(text) if code), text.strip())
-
-
-def _fenced(code: str, language: str) -> str:
-    fence = fence_around(code)
-    return f"{fence}{language}\n{code}\n{fence}"

@@ -113,9 +113,9 @@ def stop() -> str:
 
 def status() -> str:
     """A sentence that says whether the sandbox is running."""
-    if _running is None:
-        return "The sandbox is not running; %llm_sandbox start starts it."
-    return "The sandbox is running; %llm_sandbox stop ends it."
+    if is_running():
+        return "The sandbox is running; %llm_sandbox stop ends it."
+    return "The sandbox is not running; %llm_sandbox start starts it."
 
 
 def is_running() -> bool:

@@ -20,10 +20,7 @@ _LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
 
 
 def enable() -> tuple[Path, bool]:
-    """Load the extension in every notebook.
-
-    Returns:
-        The file in the profile, and whether it was written now; False if it was there already.
+    """Load the extension in every notebook; returns the file in the profile, and whether it is new.
 
     Raises:
         FileExistsError: another file has this name.
@@ -38,10 +35,7 @@ def enable() -> tuple[Path, bool]:
 
 
 def disable() -> tuple[Path, bool]:
-    """Undo `enable`.
-
-    Returns:
-        The file in the profile, and whether it was removed now; False if there was none.
+    """Undo `enable`; returns the file in the profile, and whether there was one.
 
     Raises:
         FileExistsError: another file has this name.

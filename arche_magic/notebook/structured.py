@@ -93,7 +93,11 @@ def _naive(value: Any) -> Any:
 
 def structured_bundle(reply: Reply) -> dict[str, str]:
     """The parsed reply: as JSON in plain text, as a table of its fields in HTML."""
-    value = _shown(fields_of(reply.parsed))
+    from pydantic_core import to_jsonable_python
+
+    fields = fields_of(reply.parsed)
+    # Values and keys that JSON does not have become text.
+    value = to_jsonable_python(fields, serialize_unknown=True, bytes_mode="base64")
     plain = json.dumps(value, ensure_ascii=False, indent=2)
     return {"text/plain": plain, "text/html": _table(value)}
 
@@ -102,13 +106,6 @@ def unread_bundle(text: str) -> dict[str, str]:
     """The text of a structured reply that is growing or cannot be parsed."""
     style = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:90%"
     return {"text/plain": text, "text/html": f'<pre style="{style}">{escape(text)}</pre>'}
-
-
-def _shown(value: Any) -> Any:
-    """A value as JSON; values and keys that JSON does not have, as text."""
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(value, serialize_unknown=True, bytes_mode="base64")
 
 
 def _table(value: Mapping[str, Any], depth: int = 1) -> str:

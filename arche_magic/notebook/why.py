@@ -149,11 +149,7 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
 
 
 def why_frame(explained: Sequence[Reason]) -> pd.DataFrame:
-    """A row per route.
-
-    Columns: `provider, key, model, verdict, headroom_percent, opens_at, why, would_change`;
-    `opens_at` is aware, UTC.
-    """
+    """A row per route; `opens_at` is aware, UTC."""
     from .frames import typed_frame
 
     rows = [
@@ -225,8 +221,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
     if chosen is None:
         return "", ""
     route = chosen.name
-    if choice.opens_at > decision.at:
-        wait = choice.opens_at - decision.at
+    if (wait := choice.opens_at - decision.at) > 0:
         why = f"costs money, and {route} opened {in_seconds(wait)}, within the patience"
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:

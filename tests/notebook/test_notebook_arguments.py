@@ -170,6 +170,15 @@ def test_options_reach_the_provider(kernel: Kernel, sandboxed) -> None:
         ("%llm -t nan hi", "temperature is nan"),
         ("%llm --patience -1 hi", "patience is -1; it must be 0 or more"),
         ("%llm_stats groq", "takes no text"),
+        ('%llm -m "" hi', "%llm: --model is empty; give it a value, or leave it out"),
+        ("%llm -p '' hi", "--provider is empty"),
+        ("%llm --chat= hi", "--chat is empty"),
+        ("%llm_explain -m ''", "%llm_explain: --model is empty"),
+        ("%%llm --over rows --prefix '' --tag ''\nhi", "--tag is empty"),
+        ("%llm_why gsk_abcdefgh12345678", "%llm_why: '[key]' is not a reply"),
+        ("%llm_stats gsk_abcdefgh12345678", "takes no text, but got '[key]'"),
+        ("%llm --tools gsk_abcdefgh12345678 hi", "--tools '[key]' is not a variable"),
+        ("%llm -s 'gsk_abcdefgh12345678", 'the quote at "\'[key]" is never closed'),
     ],
 )
 def test_an_invalid_option_fails_the_cell_in_one_line(

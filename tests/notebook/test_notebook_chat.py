@@ -176,6 +176,13 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     kernel.run("%llm_chat export a a.md")
     markdown = (kernel.folder / "a.md").read_text()
     assert "> One\n> [image/png, 1 kB]\n\nmistral-small-latest saw 2\n\n*mistral · " in markdown
+    kernel.run("%llm -q --chat a Two")
+    assert (
+        "a.md already exists; put the word replace" in kernel.run("%llm_chat export a a.md").message
+    )
+    assert (kernel.folder / "a.md").read_text() == markdown
+    kernel.run("%llm_chat export a a.md replace\n%llm_chat undo a")
+    assert (kernel.folder / "a.md").read_text().startswith(markdown.strip())
     kernel.run("%reload_ext arche_magic\n%llm_chat load 'a chat.json' again")
     kernel.run("%llm -q --chat again Two")
     messages: Any = chatting.requests[-1].body["messages"]

@@ -21,13 +21,13 @@ from arche_magic.llm_providers.quota_tracker import Closure
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.types import Key, RouteId, Standing
+from arche_magic.notebook.catalog_tables import models_frame
 from arche_magic.notebook.chat import Chat, Chats, Turn
 from arche_magic.notebook.commands.llm_chat import chats_frame
 from arche_magic.notebook.compare import Column, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame
-from arche_magic.notebook.keys import KeyRow, checks_frame, keys_frame
-from arche_magic.notebook.models import models_frame
+from arche_magic.notebook.keys import checks_frame, keys_frame
 from arche_magic.notebook.stats import sums_frame
 from arche_magic.notebook.why import Reason, why_frame
 
@@ -54,8 +54,8 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     "attempts": (lambda *rows: attempts_frame(rows), ATTEMPT, BARE),
     "keys": (
         lambda *rows: keys_frame(rows),
-        KeyRow(KEY, "org", Closure("refused", NOW, None)),
-        KeyRow(KEY, None, None),
+        (KEY, "org", Closure("refused", NOW, None), ()),
+        (KEY, None, None, ()),
     ),
     "checks": (
         lambda *rows: checks_frame(rows),
@@ -112,7 +112,7 @@ def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
 def test_missing_values_are_missing() -> None:
     """Neither a word nor a zero; before pandas 3 too."""
     assert quota_frame([CLOSED], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
-    assert keys_frame([KeyRow(KEY, None, None)]).loc[0, ["account", "since", "reason"]].isna().all()
+    assert keys_frame([(KEY, None, None, ())]).loc[0, ["account", "since", "reason"]].isna().all()
     assert why_frame([replace(REASON, opens_at=None)])["opens_at"].isna().all()
     assert models_frame([FRAMES["models"][2]])["context"].isna().all()
     attempts = attempts_frame([BARE.to_dict() | {"session": None}])

@@ -181,6 +181,17 @@ def test_a_retry_replaces_the_turn_of_a_conversation(kernel: Kernel, sandboxed: 
     said = [message["content"] for message in sandbox.requests[-1].body["messages"]]
     assert said == ["What?", "two", "And then?"]
     assert len(sandbox.requests[1].body["messages"]) == 1
+
+
+def test_a_retry_after_undo_adds_the_turn_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """Also if the turn before it has the same answer."""
+    sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "yes")
+    for line in ("%llm --chat tutor A?", "%llm --chat tutor B?", "%llm_chat undo tutor"):
+        kernel.run(line)
+    assert "turn 2" in kernel.run("%llm_retry").data()[-1]
+    assert "turn 2" in kernel.run("%llm_retry").data()[-1]
+    said = [message["content"] for message in sandbox.requests[-1].body["messages"]]
+    assert said == ["A?", "yes", "B?"]
     kernel.run("%llm_chat clear tutor")
 
 

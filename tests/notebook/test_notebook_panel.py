@@ -97,6 +97,8 @@ def test_with_everything_off_the_panel_says_so(kernel: Kernel, page: Page, sandb
     assert page.run("%llm -q hi").message == (
         f"NoRouteAvailable: No available LLM providers: {message}"
     )
+    why = f"the last prompt was not sent: No available LLM providers: {message}"
+    assert kernel.run("%llm_why").data() == [why]
     none, _, off = kernel.run("q = %llm_quota").data()[0].splitlines()
     assert none == "no route can take prompts"
     assert off == "Switched off in this session: groq · gpt-oss-120b"

@@ -293,7 +293,7 @@ def test_the_doctor_reports_an_unused_key_once(
 
 def table() -> str:
     """The table of the page, generated from the data."""
-    from arche_magic.notebook.services import free_words
+    from arche_magic.notebook.catalog_tables import free_words
 
     rows = ["| NAME | service | free | key in | source |", "|---|---|---|---|---|"]
     for service in list_services():

@@ -27,7 +27,7 @@ from arche_magic.llm_providers import (
 from arche_magic.llm_providers.config import get_configuration, use_configuration
 from arche_magic.llm_providers.doctor import check_keys, examine
 from arche_magic.llm_providers.request import Image
-from arche_magic.notebook.models import models
+from arche_magic.notebook.catalog_tables import models
 
 PATHS = {"groq": "", "mistral": "", "google": "", "openai": "/v1"}
 VARIABLES = {name: f"{name.upper()}_BASE_URL" for name in PROVIDERS}

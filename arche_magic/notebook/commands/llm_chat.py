@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..arguments import usage, words_of
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,17 +20,17 @@ _TYPES = {
 
 
 @command()
-def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_chat(session: Session, typed: Typed) -> Shown:
     """List, show, export and edit conversations; returns them as a DataFrame.
 
     Usage:
       %llm_chat [list]
       %llm_chat show CHAT
-      %llm_chat export CHAT FILE     as Markdown (.md) or JSON (.json)
-      %llm_chat load FILE [NAME]     an exported .json file
-      %llm_chat fork CHAT NAME       copy it, to continue both
-      %llm_chat undo CHAT            remove its last turn
-      %llm_chat clear CHAT           remove it
+      %llm_chat export CHAT FILE [replace]    as Markdown (.md) or JSON (.json)
+      %llm_chat load FILE [NAME]              an exported .json file
+      %llm_chat fork CHAT NAME                copy it, to continue both
+      %llm_chat undo CHAT                     remove its last turn
+      %llm_chat clear CHAT                    remove it
 
     Examples:
       %llm_chat
@@ -41,39 +41,40 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.text.wording import did_you_mean
 
     from ..chat import export, load
-    from ..display import show
     from ..styles import one_line
 
     chats = session.chats
+    shown: dict[str, str] | str
     match words_of(llm_chat, typed.text):
         case [] | ["list"]:
-            show(_table(chats))
+            shown = _table(chats)
         case ["show", name]:
-            show(_transcript(chats.known(name)))
-        case ["export", name, file]:
+            shown = _transcript(chats.known(name))
+        case ["export", name, file, *replace_file] if replace_file in ([], ["replace"]):
             chat = chats.known(name)
-            show(f"Wrote {name} ({_turns(chat)}) to {export(chat, file)}.")
+            path = export(chat, file, bool(replace_file))
+            shown = f"Wrote {name} ({_turns(chat)}) to {path}."
         case ["load", file, *names] if len(names) <= 1:
             chat = load(file)
             again = f"; %llm_chat load {file} NAME gives it another"
             chats.add_new(names[0] if names else chat.name, chat, "load", again)
-            show(f"Loaded {chat.name} ({_turns(chat)}); %%llm --chat {chat.name} continues it.")
+            shown = f"Loaded {chat.name} ({_turns(chat)}); %%llm --chat {chat.name} continues it."
         case ["fork", name, new]:
             chat = chats.known(name)
             chats.add_new(new, replace(chat, turns=[*chat.turns]), "fork", "; choose another name")
-            show(f"Copied {name} ({_turns(chat)}) to {new}; both continue separately.")
+            shown = f"Copied {name} ({_turns(chat)}) to {new}; both continue separately."
         case ["undo", name]:
             chat = chats.known(name)
             question = chat.turns.pop().question
             if not chat.turns:
                 del chats[name]
             left = _turns(chat) if chat.turns else "no turns"
-            show(f"Removed {one_line(question.content, 60)!r}; {name} has {left} left.")
+            shown = f"Removed {one_line(question.content, 60)!r}; {name} has {left} left."
         case ["clear", name]:
-            show(f"Removed {name} ({_turns(chats.known(name))}).")
+            shown = f"Removed {name} ({_turns(chats.known(name))})."
             del chats[name]
         case [name] if name in chats:
-            show(_transcript(chats[name]))
+            shown = _transcript(chats[name])
         case [verb, *_]:
             forms = {form[0]: form for form in usage(llm_chat)}
             if verb in forms:
@@ -82,11 +83,10 @@ def llm_chat(session: Session, typed: Typed) -> pd.DataFrame:
             raise InvalidRequest(
                 f"%llm_chat: {verb!r} is neither a conversation nor one of {', '.join(forms)}{hint}"
             )
-    return chats_frame(chats)
+    return shown, chats_frame(chats)
 
 
 def _table(chats: Chats) -> dict[str, str] | str:
-    """A row per conversation, for people."""
     from ..styles import one_line
     from ..tables import Cell, day_and_time, table_bundle
 
@@ -97,21 +97,18 @@ def _table(chats: Chats) -> dict[str, str] | str:
             Cell(chat.name),
             Cell(f"{len(chat.turns)}", right=True),
             Cell(f"{chat.tokens:,}", right=True),
-            Cell(chat.turns[-1].who),
-            Cell(day_and_time(chat.turns[-1].at)),
-            Cell(one_line(chat.turns[-1].question.content, 48)),
+            Cell(last.who),
+            Cell(day_and_time(last.at)),
+            Cell(one_line(last.question.content, 48)),
         )
         for chat in chats.values()
+        for last in chat.turns[-1:]
     ]
     return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
 
 
 def chats_frame(chats: Chats) -> pd.DataFrame:
-    """A row per conversation.
-
-    `tokens` is the sum over all turns, `provider` and `model` answered last, `last` is when (aware,
-    UTC).
-    """
+    """A row per conversation; `tokens` are of all turns, `provider` and `model` of the last one."""
     from arche_magic.llm_providers.types import utc
 
     from ..frames import typed_frame

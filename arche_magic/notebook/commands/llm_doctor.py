@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..command import Session, Typed, argument, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command, option
 
 
-@command(argument("--send", action="store_true", help="Also send one short prompt to each model."))
-def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
+@command(option("--send", "Also send one short prompt to each model."))
+def llm_doctor(session: Session, typed: Typed) -> Shown:
     """Check files, addresses, keys, models, clock and ledger, and give advice.
 
     It asks each provider for its list of models, which uses no quota; with --send it also sends a
@@ -26,9 +21,7 @@ def llm_doctor(session: Session, typed: Typed) -> pd.DataFrame:
     """
     from arche_magic.llm_providers.doctor import examine
 
-    from ..display import show
     from ..findings import findings_bundle, findings_frame
 
     findings = examine(send=typed.options.send)
-    show(findings_bundle(findings))
-    return findings_frame(findings)
+    return findings_bundle(findings), findings_frame(findings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 from .llm import OPTIONS, llm
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ _TAKEN = (
 
 
 @command(
-    *(option for option in OPTIONS if option.args[-1] in _TAKEN),
-    argument("--locals", action="store_true", help="Also send the values of the variables used."),
+    *(one for one in OPTIONS if one.args[-1] in _TAKEN),
+    option("--locals", "Also send the values of the variables used."),
     needs="ask",
-    shows_result=False,
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
     """Explain the last error and how to fix it; returns the reply.

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import parse_line
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 from .llm import llm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from arche_magic.llm_providers.reply import Reply
+    from arche_magic.llm_providers.types import RouteId
 
 _TYPES = {
     "cell": "int64", "prompt": "str", "provider": "object", "key": "object", "model": "object",
@@ -25,7 +24,7 @@ _LINE = re.compile(r"^[ \t]*(?:[^%#\n'\"]*=[ \t]*)?%llm[ \t]+(\S.*)$", re.MULTIL
 
 
 @command()
-def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_history(session: Session, typed: Typed) -> Shown:
     """Find earlier prompts of this session; returns them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
@@ -38,7 +37,6 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_history
       %llm_history token bucket
     """
-    from ..display import show
     from ..frames import typed_frame
     from ..styles import one_line
     from ..tables import Cell, table_bundle
@@ -49,24 +47,20 @@ def llm_history(session: Session, typed: Typed) -> pd.DataFrame:
         (
             Cell(f"{cell}", right=True),
             Cell(one_line(prompt.strip().partition("\n")[0], _LONGEST_PROMPT), long=True),
-            Cell(str(reply.route if reply is not None else "")),
+            Cell(str(route or "")),
         )
-        for cell, prompt, reply in found
+        for cell, prompt, route in found
     ]
     none = f"no prompt of this session contains {words!r}" if words else "no prompt yet"
-    show(table_bundle(("cell", "prompt", "answered by"), rows) if rows else none)
-    values = [
-        (cell, prompt, *(reply.route if reply is not None else (None, None, None)))
-        for cell, prompt, reply in found
-    ]
-    return typed_frame(_TYPES, values)
+    shown = table_bundle(("cell", "prompt", "answered by"), rows) if rows else none
+    values = [(cell, prompt, *(route or (None, None, None))) for cell, prompt, route in found]
+    return shown, typed_frame(_TYPES, values)
 
 
-def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply | None]]:
+def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteId | None]]:
     """The prompts of this session that contain the text, oldest first; case does not matter.
 
-    Each comes with the number of its cell, and with its reply where that is the result of the cell
-    and has come.
+    Each comes with the number of its cell, and with the route of its reply if that is known.
     """
     from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.reply import Reply
@@ -79,10 +73,10 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, Reply 
         if isinstance(result, PendingReply):
             result = result.wait(0) if result.replied else None
         # A cell with several prompts has the result of its last line.
-        reply = result if isinstance(result, Reply) and len(prompts) == 1 else None
+        route = result.route if isinstance(result, Reply) and len(prompts) == 1 else None
         for prompt in prompts:
             if text.lower() in prompt.lower():
-                yield number, prompt, reply
+                yield number, prompt, route
 
 
 def _prompts(source: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +19,8 @@ _TYPES = {
 }  # fmt: skip
 
 
-@command(needs="background")
-def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
+@command()
+def llm_jobs(session: Session, typed: Typed) -> Shown:
     """List, show and stop prompts in the background; returns them as a DataFrame.
 
     `%%llm --background` starts one. Kernel -> Interrupt does not stop them.
@@ -39,16 +39,15 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.llm_providers.text.wording import plural
 
-    from ..display import show
-
     jobs = session.jobs
+    shown: dict[str, str] | str | None = None
     match typed.text.split():
         case []:
-            show(_table(jobs))
+            shown = _table(jobs)
         case ["show", number]:
             jobs.numbered(number).show(session.shell)
         case ["stop", "all"]:
-            show(f"{plural(jobs.stop(), 'job')} stopped")
+            shown = f"{plural(jobs.stop(), 'job')} stopped"
         case ["stop", number]:
             job = jobs.numbered(number)
             if job.has_ended:
@@ -57,19 +56,16 @@ def llm_jobs(session: Session, typed: Typed) -> pd.DataFrame:
                     f"%llm_jobs show {number} shows the result"
                 )
             job.stop()
-            show(f"job {number} stopped")
+            shown = f"job {number} stopped"
         case _:
             raise InvalidRequest("usage: %llm_jobs, or %llm_jobs show JOB, stop JOB, or stop all")
-    return _frame(jobs)
+    return shown, _frame(jobs)
 
 
 def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
-    """A row per job, for people."""
     from ..styles import one_line
     from ..tables import Cell, day_and_time, table_bundle
 
-    if not len(jobs):
-        return "no jobs yet; %%llm --background starts one"
     rows = [
         (
             Cell(f"{job.number}", right=True),
@@ -83,11 +79,11 @@ def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
         for job in jobs
     ]
     heads = ("job", "state", "since", "time", "variable", "prompt", "outcome")
-    return table_bundle(heads, rows)
+    none = "no jobs yet; %%llm --background starts one"
+    return table_bundle(heads, rows) if rows else none
 
 
 def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
-    """A row per job; `since` is when its cell ran (aware, UTC)."""
     from arche_magic.llm_providers.types import utc
 
     from ..frames import typed_frame

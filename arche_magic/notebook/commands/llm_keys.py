@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..command import Session, Typed, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command
 
 
 @command()
-def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
+def llm_keys(session: Session, typed: Typed) -> Shown:
     """Show the keys: where each came from, and whether it is open.
 
     Keys are shown by label and fingerprint; the key itself is never shown. Returns a DataFrame.
@@ -30,28 +25,20 @@ def llm_keys(session: Session, typed: Typed) -> pd.DataFrame | None:
     from arche_magic.llm_providers.config import get_configuration, remove_key
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from ..display import show
     from ..keys import FIRST_STEPS, HOW_TO_ADD, add, check, has_keys, list_keys
 
-    frame: pd.DataFrame | None = None
     match typed.text.split():
         case [] | ["check"] if not has_keys():
-            show(FIRST_STEPS)
+            return FIRST_STEPS, None
         case []:
-            bundle, frame = list_keys()
-            show(bundle)
+            return list_keys()
         case ["check", *label] if len(label) <= 1:
-            bundle, frame = check(*label)
-            show(bundle)
+            return check(*label)
         case ["add", provider]:
-            show(add(provider))
+            return add(provider), None
         case ["remove", label]:
             key = remove_key(get_configuration(), label)
-            show(f"{key.label} is no longer used.")
+            return f"{key.label} is no longer used.", None
         case ["add", _, _, *_]:
             raise InvalidRequest(HOW_TO_ADD)
-        case _:
-            raise InvalidRequest(
-                "usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]"
-            )
-    return frame
+    raise InvalidRequest("usage: %llm_keys, or %llm_keys add PROVIDER, remove KEY, or check [KEY]")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Typed, command, option
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers import Reply
 
 
-@command(
-    argument("-o", "--output", metavar="NAME", help="Also assign the reply to this variable."),
-    needs="cell_options",
-    shows_result=False,
-)
+@command(option("-o --output NAME", "Also assign the reply to this variable."))
 def llm_last(session: Session, typed: Typed) -> Reply:
     """Show the last reply of this kernel again; returns it.
 
@@ -26,7 +22,7 @@ def llm_last(session: Session, typed: Typed) -> Reply:
       %llm_last -o answer
       answer = %llm_last
     """
-    from ..cell_options import check_variable
+    from ..cell import check_variable
 
     output = typed.options.output
     if output is not None:

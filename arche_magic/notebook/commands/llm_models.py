@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..command import Session, Typed, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command
 
 
 @command()
-def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_models(session: Session, typed: Typed) -> Shown:
     """Show the models in the catalog with their published limits and prices.
 
     Other models can be used too, as provider/model. Limits that the provider reports with a reply
@@ -25,9 +20,6 @@ def llm_models(session: Session, typed: Typed) -> pd.DataFrame:
       %llm_models groq
       %llm_models mistral large
     """
-    from ..display import show
-    from ..models import models
+    from ..catalog_tables import models
 
-    bundle, frame = models(typed.text)
-    show(bundle)
-    return frame
+    return models(typed.text)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, command
+from ..command import Session, Shown, Typed, command
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from arche_magic.prompts.saved import SavedPrompt
 
 # Characters of the line with which a prompt begins.
@@ -16,7 +14,7 @@ _LONGEST = 60
 
 
 @command()
-def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_prompts(session: Session, typed: Typed) -> Shown:
     """Show the saved prompts with their fields; returns them as a DataFrame.
 
     They come from [prompts] in arche_magic.toml and from files prompts/NAME.md beside that file or
@@ -30,7 +28,6 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
     """
     from arche_magic.prompts.saved import saved_prompts
 
-    from ..display import show
     from ..frames import typed_frame
     from ..styles import one_line
     from ..tables import Cell, table_bundle
@@ -54,9 +51,9 @@ def llm_prompts(session: Session, typed: Typed) -> pd.DataFrame:
         "text/plain": "no saved prompts: write one as prompts/NAME.md beside the notebook, or as "
         "[prompts] in arche_magic.toml"
     }
-    show(table_bundle(heads, rows) if rows else none)
+    shown = table_bundle(heads, rows) if rows else none
     columns = ("name", "fields", "prompt", "system", "source")
     values = [
         (one.name, ", ".join(one.fields), one.prompt, one.system, one.source) for one in saved
     ]
-    return typed_frame(dict.fromkeys(columns, "str"), values)
+    return shown, typed_frame(dict.fromkeys(columns, "str"), values)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command, option
 
 
-@command(
-    argument("--plot", action="store_true", help="Show plots of what was used since midnight.")
-)
-def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
+@command(option("--plot", "Show plots of what was used since midnight."))
+def llm_quota(session: Session, typed: Typed) -> Shown:
     """Show what every route has left; returns it as a DataFrame.
 
     Usage:
@@ -29,7 +23,6 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from .. import quota
-    from ..display import show
     from ..frames import quota_frame
     from ..keys import require_keys
     from ..plots import can_draw, last_midnight, pictures_bundle, usage_pictures
@@ -48,9 +41,9 @@ def llm_quota(session: Session, typed: Typed) -> pd.DataFrame:
     if view.on and typed.options.plot and can_draw():
         since = last_midnight(view.now)
         used = [a for a in log.since(since) if provider in (None, a.provider)]
-        show(pictures_bundle(usage_pictures(used, view.on, since, view.now)))
+        shown = pictures_bundle(usage_pictures(used, view.on, since, view.now))
     else:
-        show(quota.view_bundle(view, *outlook.notes()))
+        shown = quota.view_bundle(view, *outlook.notes())
     frame = quota_frame(view.on, log.spent(), view.now)
     frame.attrs["outlook"] = outlook.to_dict()
-    return frame
+    return shown, frame

@@ -18,11 +18,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
-@command(
-    *(option for option in OPTIONS if option.args[-1] not in _LEFT_OUT),
-    needs="ask",
-    shows_result=False,
-)
+@command(*(one for one in OPTIONS if one.args[-1] not in _LEFT_OUT), needs="ask")
 def llm_retry(session: Session, typed: Typed) -> Reply:
     """Send the last prompt again, with other options; returns the reply.
 
@@ -42,15 +38,12 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     from arche_magic.llm_providers.errors import InvalidRequest
 
     from ..ask import send
-    from ..cell_options import first_given, with_values
-    from ..cell_prompt import system_prompt
+    from ..cell import first_given, with_values
 
     asked, given = session.asked, typed.options
     if asked is None:
         raise InvalidRequest("%llm_retry: no prompt has been sent yet; %llm sends one")
-    with_values(given, typed.names)
-    if system := system_prompt(given, typed.names, session.defaults.budget):
-        given.system = system.text
+    with_values(given, typed.names, session.defaults.budget)
     options = Namespace(**vars(asked.options))
     options.background = False
     options.fresh, options.output, options.quiet = True, given.output, given.quiet

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import math
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Shown, Typed, command, option
 
 
 @command(
-    argument(
-        "--keys", action="append", metavar="PROVIDER=N", help="Number of keys for a provider."
-    ),
-    argument(
-        "--limit",
+    option("--keys PROVIDER=N", "Number of keys for a provider.", action="append"),
+    option(
+        "--limit SCOPE.LIMIT=N",
+        "Change a limit of a provider, provider/model or key label.",
         action="append",
-        metavar="SCOPE.LIMIT=N",
-        help="Change a limit of a provider, provider/model or key label.",
     ),
-    argument(
-        "--left",
-        action="append",
-        metavar="SCOPE.LIMIT=N",
-        help="Amount of a limit that is left at the start, for a provider or key label: "
+    option(
+        "--left SCOPE.LIMIT=N",
+        "Amount of a limit that is left at the start, for a provider or key label: "
         "groq_key_1.requests_per_day=2.",
+        action="append",
     ),
-    argument(
-        "--latency", type=float, default=0.0, metavar="SECONDS", help="Delay before each reply."
-    ),
-    argument(
-        "--tokens-per-second",
+    option("--latency SECONDS", "Delay before each reply.", type=float, default=0.0),
+    option(
+        "--tokens-per-second N",
+        "Speed of the replies (default: 100; 0: immediately).",
         type=float,
         default=100.0,
-        metavar="N",
-        help="Speed of the replies (default: 100; 0: immediately).",
     ),
-    argument(
-        "--time-scale",
+    option(
+        "--time-scale N",
+        "Speed up limits and waits N times: with 1440, a day takes a minute.",
         type=float,
         default=1.0,
-        metavar="N",
-        help="Speed up limits and waits N times: with 1440, a day takes a minute.",
     ),
-    argument("--seed", type=int, default=0, metavar="N", help="Seed for replies and failures."),
+    option("--seed N", "Seed for replies and failures.", type=int, default=0),
 )
-def llm_sandbox(session: Session, typed: Typed) -> None:
+def llm_sandbox(session: Session, typed: Typed) -> Shown:
     """Rehearse without keys, with four simulated providers in this kernel.
 
     The ledger of the real keys does not change.
@@ -87,8 +79,7 @@ def llm_sandbox(session: Session, typed: Typed) -> None:
         "seed": options.seed,
     }
     if verb == "stop":
-        print(sandbox_switch.stop())
-    elif verb == "status" or (verb == "auto" and not sandbox_switch.wanted()):
-        print(sandbox_switch.status())
-    else:
-        print(sandbox_switch.start(**settings))
+        return sandbox_switch.stop(), None
+    if verb == "status" or (verb == "auto" and not sandbox_switch.wanted()):
+        return sandbox_switch.status(), None
+    return sandbox_switch.start(**settings), None

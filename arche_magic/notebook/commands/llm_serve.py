@@ -5,27 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
+from ..command import Session, Shown, Typed, command, option
 
 if TYPE_CHECKING:
     from arche_magic.openai_api.server import Server
 
 
 @command(
-    argument(
-        "--port",
-        type=int,
-        metavar="N",
-        help="Port to listen on (default: 8377, or a free one if that is in use).",
+    option(
+        "--port N", "Port to listen on (default: 8377, or a free one if that is in use).", type=int
     ),
-    argument(
-        "--allow-origin",
+    option(
+        "--allow-origin URL",
+        "Allow requests from web pages of this origin, such as https://app.example.org.",
         action="append",
-        metavar="URL",
-        help="Allow requests from web pages of this origin, such as https://app.example.org.",
     ),
 )
-def llm_serve(session: Session, typed: Typed) -> Server | None:
+def llm_serve(session: Session, typed: Typed) -> Shown:
     """Let other programs on this machine use your providers through OpenAI's API.
 
     It prints the two environment variables that these programs need. Their requests use the same
@@ -53,13 +49,11 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
         raise InvalidRequest(f"%llm_serve: {verb} takes no options")
     if server is None and verb != "start":
         more = "" if verb == "stop" else "; %llm_serve starts it"
-        print(f"The server is not running{more}.")
-        return None
+        return f"The server is not running{more}.", None
     if server is not None and verb == "stop":
         base_url, session.server = server.base_url, None
         server.stop()
-        print(f"The server at {base_url} has stopped.")
-        return None
+        return f"The server at {base_url} has stopped.", None
     begin = "Serving"
     if server is None:
         if problem := _settings_problem():
@@ -75,9 +69,8 @@ def llm_serve(session: Session, typed: Typed) -> Server | None:
                 "options, run %llm_serve stop first"
             )
         begin = "Already serving"
-    print(f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:")
-    print(server.shell_lines())
-    return session.out.shown(server)
+    line = f"{begin} programs on this machine; %llm_serve stop ends it. For their shell:"
+    return f"{line}\n{server.shell_lines()}", server
 
 
 def _settings_problem() -> str:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..command import Session, Typed, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command
 
 
 @command()
-def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_services(session: Session, typed: Typed) -> Shown:
     """Show providers and known services: what is free and in use, where to get keys.
 
     Every figure has a date and a source. A service that is not built in is used only if a line in
@@ -25,9 +20,8 @@ def llm_services(session: Session, typed: Typed) -> pd.DataFrame:
     """
     from arche_magic.llm_providers.config import get_configuration, list_services
 
-    from ..display import show
-    from ..services import services_bundle, services_frame
+    from ..catalog_tables import services_bundle, services_frame
 
     services = list_services()
-    show(services_bundle(services, get_configuration().clock.time()))
-    return services_frame(services)
+    bundle = services_bundle(services, get_configuration().clock.time())
+    return bundle, services_frame(services)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
-from ..command import Session, Typed, argument, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command, option
 
 
 @command(
-    argument("--plot", action="store_true", help="Show plots: tokens, seconds, fallbacks."),
-    argument(
+    option("--plot", "Show plots: tokens, seconds, fallbacks."),
+    option(
         "--by",
+        "Show sums over all sessions of the last 31 days; client: a row per program that uses"
+        " %%llm_serve; job: a row per job of --over.",
         choices=("provider", "model", "day", "notebook", "tag", "client", "job"),
-        help="Show sums over all sessions of the last 31 days; client: a row per program that uses "
-        "%%llm_serve; job: a row per job of --over.",
     ),
 )
-def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_stats(session: Session, typed: Typed) -> Shown:
     """Show this session's attempts per route; returns a DataFrame with every attempt.
 
     With --by, it shows and returns sums of requests, tokens and cost. By tag or job, it also
@@ -40,7 +36,6 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from ..display import show
     from ..past_attempts import session_attempts
     from ..plots import attempt_pictures, can_draw, pictures_bundle
     from ..stats import stats_bundle
@@ -53,18 +48,15 @@ def llm_stats(session: Session, typed: Typed) -> pd.DataFrame:
     frame = session_attempts()
     if options.plot and can_draw():
         attempts = attempt_log(get_configuration().store).session()
-        show(pictures_bundle(attempt_pictures(attempts)))
-    else:
-        show(stats_bundle(frame))
-    return frame
+        return pictures_bundle(attempt_pictures(attempts)), frame
+    return stats_bundle(frame), frame
 
 
-def _sums(by: str) -> pd.DataFrame:
-    """Show the sums of the last 31 days; returns them."""
+def _sums(by: str) -> Shown:
+    """The sums of the last 31 days."""
     from arche_magic.bulk.job_records import jobs_since
     from arche_magic.llm_providers.config import get_configuration
 
-    from ..display import show
     from ..past_attempts import load_attempts
     from ..stats import DAYS, jobs_bundle, jobs_frame, sums_bundle, sums_frame
 
@@ -73,8 +65,6 @@ def _sums(by: str) -> pd.DataFrame:
     earliest = now - timedelta(days=DAYS)
     jobs = jobs_frame(jobs_since(configuration.store, earliest.timestamp()))
     if by == "job":
-        show(jobs_bundle(jobs))
-        return jobs
+        return jobs_bundle(jobs), jobs
     sums = sums_frame(load_attempts(earliest), by, jobs)
-    show(sums_bundle(sums, by))
-    return sums
+    return sums_bundle(sums, by), sums

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..command import Session, Typed, command
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..command import Session, Shown, Typed, command
 
 
 @command()
-def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
+def llm_why(session: Session, typed: Typed) -> Shown:
     """Show why a reply came from its route; returns it as a DataFrame.
 
     The table has a row per route: what it had left, why it was skipped, and what would have changed
@@ -30,11 +25,14 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.llm_providers.reply import Reply
 
-    from ..display import show
     from ..why import outcome_sentence, reasons, why_bundle, why_frame
 
     name, configuration = typed.text.strip(), get_configuration()
-    asked = session.shell.user_ns.get(name) if name else attempt_log(configuration.store).last
+    last = attempt_log(configuration.store).last
+    if not name and session.unsent and session.unsent[1] is last:
+        line = f"the last prompt was not sent: {session.unsent[0]}"
+        return {"text/plain": line}, why_frame([])
+    asked = session.shell.user_ns.get(name) if name else last
     if isinstance(asked, PendingReply):
         asked = asked.wait()
     if name and not isinstance(asked, Reply):
@@ -47,8 +45,7 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
     if not asked.decisions:
         was_made = isinstance(asked, Reply) and asked.from_memory is None
         why = "has no record of its routes" if was_made else "came from memory; no route was asked"
-        show({"text/plain": f"the reply {why}"})
-        return why_frame([])
+        return {"text/plain": f"the reply {why}"}, why_frame([])
     routes = configuration.routes()
     private = [route for route in routes if configuration.is_private(route)]
     attempts = asked.attempts
@@ -56,5 +53,5 @@ def llm_why(session: Session, typed: Typed) -> pd.DataFrame:
         # Its decisions are about the last round only.
         attempts = tuple(attempt for attempt in attempts if attempt.request == asked.request)
     explained = reasons(asked.decisions, attempts, routes, private)
-    show(why_bundle(explained, outcome_sentence(asked.decisions, attempts)))
-    return why_frame(explained)
+    bundle = why_bundle(explained, outcome_sentence(asked.decisions, attempts))
+    return bundle, why_frame(explained)

@@ -13,7 +13,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
-from ..cell_options import typed_or_default
+from ..cell import typed_or_default
 from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route

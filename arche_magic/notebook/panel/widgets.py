@@ -16,7 +16,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import name_in_words
 from arche_magic.prompts import fill
 
-from ..cell_options import first_given
+from ..cell import first_given
 from ..display import for_frontends
 from ..quota import QuotaView, look, view_bundle
 from ..receipt import receipt_bundle
