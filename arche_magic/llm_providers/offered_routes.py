@@ -11,7 +11,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route, name_in_words
-from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
+from .wire_fields import OTHER_THAN, may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
 
@@ -102,14 +102,17 @@ class OfferedRoutes:
         if not all(reasons.values()):
             return
         able = [name for name in self.providers_with_routes() if name not in reasons]
-        able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
-        able = able or ["OpenAI-compatible services do"]
+        able = [f"; {name} does" for name in able if not self._unsuitable(name, request)]
+        able = able or ["; OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        if OTHER_THAN in refused:
+            # The others are sent the value, but their models may not take it either.
+            able = [""]
         wire = self.configuration.providers[routes[0].provider].wire
         option = unsupported_fields(wire, request)[0].split()[0]
         # What is not a field of its own, such as a participant's name, is in the messages.
         option = option if option in request.extra else "messages"
-        raise InvalidRequest(f"{refused}; {able[0]}", option=option)
+        raise InvalidRequest(f"{refused}{able[0]}", option=option)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)
