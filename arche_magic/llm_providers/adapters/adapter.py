@@ -64,6 +64,9 @@ class Adapter(ABC):
     # False if the service cannot stream a reply that must fit a schema.
     _streams_json = True
 
+    # The periods of the headers for `requests` and `tokens`, unless the settings have others.
+    _header_periods: Mapping[str, Period] = {}  # noqa: RUF012
+
     def __init__(
         self,
         key: Key,
@@ -73,7 +76,8 @@ class Adapter(ABC):
     ) -> None:
         self.account: str | None = None
         self._date: str | None = None
-        self._key, self._base_url, self._periods = key, base_url, periods
+        self._key, self._base_url = key, base_url
+        self._periods = {**self._header_periods, **(periods or {})}
         self._token_limit_name = token_limit
         self._formats = formats_of(key.provider, base_url)
         self._http = HttpClient(base_url, key, self._keep)

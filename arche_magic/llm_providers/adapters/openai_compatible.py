@@ -18,7 +18,6 @@ from .formats import Format
 from .http import STAND_IN, Call
 from .limits import (
     LimitSentence,
-    header_observations,
     parse_duration,
     read_sentence,
     served_at,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ..request import Request
-    from ..types import Observation, Period, Usage
+    from ..types import Usage
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
@@ -262,6 +261,8 @@ class GroqAdapter(OpenAIAdapter):
     # "Streaming and tool use are not currently supported with Structured Outputs"
     # (console.groq.com/docs/structured-outputs, 2026-07).
     _streams_json = False
+    # Groq's headers name no period.
+    _header_periods = {"requests": "day", "tokens": "minute"}  # noqa: RUF012
 
     def _build(self) -> Any:
         from groq import Groq, Stream
@@ -273,11 +274,6 @@ class GroqAdapter(OpenAIAdapter):
             max_retries=0,
             http_client=self._http.client,
         )
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        # Groq's headers name no period: requests count per day, tokens per minute.
-        periods: Mapping[str, Period] = {"requests": "day", "tokens": "minute"}
-        return header_observations(call.headers, periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))

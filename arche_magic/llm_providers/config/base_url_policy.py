@@ -17,6 +17,8 @@ from .keys import numbered_names
 from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
 from .sources import Sources, own_settings_file
 
+_ENDPOINT = "/chat/completions"
+
 
 def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
     """Check where the keys of these providers are sent; announce what a file changes about that.
@@ -38,6 +40,15 @@ def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
                 f"{', '.join(exported)} is sent to {origin(provider.url)} "
                 f"({provider.base_url_from})"
             )
+
+
+def address_problem(url: str) -> str:
+    """Return what is wrong with a base URL; "" if nothing is."""
+    if not is_base_url(url):
+        return "must be an address such as https://host/path, without a user name or password"
+    if url.rstrip("/").endswith(_ENDPOINT):
+        return f"must not end with {_ENDPOINT}, which is added automatically"
+    return ""
 
 
 def check_key_variable(variable: str, where: str, sources: Sources) -> None:
@@ -69,14 +80,9 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     url, where = provider.base_url, provider.base_url_from
     if url is None:
         return
-    if not is_base_url(url):
-        variable = provider.base_url_variable
-        named = f"[providers.{provider.name}] base_url in {sources.settings_file}"
-        if variable and variable in sources.variables:
-            named = sources.named(variable)
-        raise ConfigurationError(
-            f"{named} must be an address such as https://host/path, without a user name or password"
-        )
+    # That of a table was checked when it was read.
+    if problem := address_problem(url):
+        raise ConfigurationError(f"{sources.named(provider.base_url_variable or '')} {problem}")
     place, own = origin(url), {origin(service) for service in provider.services}
     if not where or is_loopback(url) or place in own:
         return

@@ -156,7 +156,7 @@ def _private(sources: Sources) -> Private:
 
 def _check_aliases(configuration: Configuration) -> None:
     for name, model in configuration.aliases.items():
-        if name in configuration.providers or name in ("auto", ""):
+        if name in configuration.providers or name == "auto":
             raise ValueError(f"[aliases]: {name!r} is taken; choose another name")
         if model in configuration.aliases:
             raise ValueError(f"[aliases]: {name} is {model!r}, an alias; write the model's name")
@@ -169,7 +169,7 @@ def _check_aliases(configuration: Configuration) -> None:
 def _default_provider(sources: Sources, providers: Mapping[str, Provider]) -> str:
     if named := sources.variables.get(_DEFAULT):
         return named
-    default: str = sources.settings.get("default_provider") or Configuration.default_provider
+    default: str = sources.settings.get("default_provider", Configuration.default_provider)
     if default.strip().lower() not in (*ALL_PROVIDERS, *providers):
         problem = unknown_provider(default, ["intelligent", *providers])
         raise ValueError(f"default_provider: {problem}")

@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..catalog import EmbeddingModel, Provider, known_services, published_providers
-from ..network import is_base_url, is_loopback, origin
+from ..network import is_loopback, origin
 from ..text.wording import did_you_mean
-from .base_url_policy import check_key_variable
+from .base_url_policy import address_problem, check_key_variable
 from .sources import SETTINGS_FILE, Sources
 
 # Names that mean all providers.
 ALL_PROVIDERS = ("intelligent", "orchestrator")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_ENDPOINT = "/chat/completions"
 
 
 def read_providers(sources: Sources) -> dict[str, Provider]:
@@ -70,11 +69,13 @@ def unknown_provider(name: object, known: Iterable[str]) -> str:
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     provider = _with_address(_known_or_new(name, entry), entry, sources)
-    # An empty list counts as none.
-    models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
+    models = tuple(dict.fromkeys(entry.get("models", provider.models)))
     embedding_models = dict(provider.embedding_models)
-    if named := entry.get("embedding_models", ()):
-        embedding_models = {model: embedding_models.get(model, EmbeddingModel()) for model in named}
+    if "embedding_models" in entry:
+        embedding_models = {
+            model: embedding_models.get(model, EmbeddingModel())
+            for model in entry["embedding_models"]
+        }
     if not (models or embedding_models):
         raise ValueError('models is missing; write models = ["…"], as the service calls them')
     prices = {
@@ -140,8 +141,9 @@ def _new_provider(name: str) -> Provider:
 
 def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources) -> Provider:
     """Return the provider with the address and the key variable of its table."""
-    setting, base_url = "base_url", entry.get("base_url")
-    project_file = sources.project_file
+    setting, base_url, project_file = "base_url", entry.get("base_url"), sources.project_file
+    if base_url is not None and (problem := address_problem(base_url)):
+        raise ValueError(f"base_url {problem}")
     if provider.name in published_providers():
         where = f"[providers.{provider.name}] base_url in {project_file}"
         from_file = where if base_url and project_file else ""
@@ -150,12 +152,6 @@ def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
     base_url = base_url or _filled_in(provider, sources)
-    if not is_base_url(base_url):
-        raise ValueError(
-            "base_url must be an address such as https://host/v1, without a user name or password"
-        )
-    if base_url.rstrip("/").endswith(_ENDPOINT):
-        raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added automatically")
     # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
     own = [url for owner in owners if variable in owner.key_variables for url in owner.services]

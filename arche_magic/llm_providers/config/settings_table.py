@@ -78,7 +78,7 @@ def _is_model(name: str) -> bool:
     # A key in the wrong place would be shown in every table and sent as a model's name.
     from ..redaction import without_key_like
 
-    return bool(name) and name.isprintable() and without_key_like(name) == name
+    return _is_filled(name) and name == name.strip() and name.isprintable() and without_key_like(name) == name
 
 
 def _is_mark(text: str) -> bool:
@@ -181,7 +181,7 @@ SETTINGS: Table = {
         shows_value=False,
     ),
     TRUST_KEY_VARIABLES: Setting(
-        'must be a list of variables such as ["MY_TOKEN"]', _list_of(str), shows_value=False
+        'must be a list of variables such as ["MY_TOKEN"]', _list_of(_is_filled), shows_value=False
     ),
 }
 
@@ -200,6 +200,8 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
     """
     where = f"[{'.'.join(map(quoted, path))}]: " if path else ""
     for name, value in settings.items():
+        if not name.strip():
+            raise ValueError(f"{where}a name is blank")
         setting = table.get(name, table.get(ANY_NAME))
         if setting is None:
             raise ValueError(f"{where}unknown setting {_shown(name)}{_hint(name, table)}")
