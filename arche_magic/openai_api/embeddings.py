@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from arche_magic.llm_providers.embeddings import (
 )
 from arche_magic.llm_providers.errors import ConfigurationError, LLMProviderError, NoKeys
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Usage
+from arche_magic.llm_providers.types import Usage, little_endian
 
 from .errors import Problem, problem_of
 from .replies import HttpReply, json_reply, route_details, route_header
@@ -152,7 +151,4 @@ def _answer(replies: Sequence[Reply], encoding: str) -> HttpReply:
 def _encoded(vector: array[float], encoding: str) -> list[float] | str:
     if encoding == "float":
         return vector.tolist()
-    if sys.byteorder == "big":
-        vector = vector[:]
-        vector.byteswap()
-    return base64.b64encode(vector.tobytes()).decode("ascii")
+    return base64.b64encode(little_endian(vector).tobytes()).decode("ascii")

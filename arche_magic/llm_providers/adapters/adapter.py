@@ -8,7 +8,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from operator import attrgetter
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +19,12 @@ from ..secrets import hiding_locals, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, is_page, said
-from .failures import (
-    Refusal,
-    about_request,
-    delay_of,
-    transport_failure,
-    with_observations,
-)
+from .failures import Refusal, about_request, delay_of, transport_failure, with_observations
 from .formats import Format, formats_of
 from .http import Call, HttpClient
 from .limits import header_observations, parse_date
 from .logs import clean_logs
-from .replies import Part, Received, stream_ended_early
-from .vectors import read_vectors
+from .replies import Part, Received, read_vectors, stream_ended_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,9 +47,6 @@ class Adapter(ABC):
         served_at: the time of the last answer by the server's own clock (epoch seconds), or None.
     """
 
-    _used: str
-    """The attribute of the SDK's client that makes the calls."""
-
     # Reduces a reply's JSON to the part that the SDK may read; None passes on all of it.
     _keep: Callable[[Any], Any] | None = None
 
@@ -65,7 +54,7 @@ class Adapter(ABC):
     _streams_json = True
 
     # The periods of the headers for `requests` and `tokens`, unless the settings have others.
-    _header_periods: Mapping[str, Period] = {}  # noqa: RUF012
+    _header_periods: Mapping[str, Period] = {}
 
     def __init__(
         self,
@@ -211,8 +200,6 @@ class Adapter(ABC):
 
     def _built(self) -> Any:
         sdk = self._build()
-        # An SDK imports some of its parts only when they are first used.
-        attrgetter(self._used)(sdk)
         clean_logs()
         return sdk
 

@@ -15,13 +15,7 @@ from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
 from .formats import Format
-from .google_parts import (
-    calls_in,
-    contents_of,
-    first_call_only,
-    tool_config,
-    translated,
-)
+from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
 from .http import STAND_IN, Call
 from .limits import as_amount, parse_duration
 from .replies import Part, as_count, counted, finish_kind
@@ -58,8 +52,6 @@ API_VERSION = "v1beta"
 
 class GoogleAdapter(Adapter):
     """Gemini's generateContent; it sends no limit headers at all."""
-
-    _used = "models"
 
     @staticmethod
     def _keep(answer: Any) -> Any:

@@ -17,8 +17,7 @@ from .error_bodies import mapping, mappings, said, validation_problems
 from .failures import Refusal, Words, by_status, by_word
 from .formats import Format
 from .http import STAND_IN
-from .replies import Part, as_count, counted
-from .vectors import in_order
+from .replies import Part, as_count, counted, vectors_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,8 +43,6 @@ _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 class MistralAdapter(Adapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
 
-    _used = "chat"
-
     @staticmethod
     def _keep(answer: Any) -> Any:
         # The SDK refuses an answer if any field has another type, even one that we do not read.
@@ -68,7 +65,7 @@ class MistralAdapter(Adapter):
 
         # Its retries are off unless a retry_config is given. Its own debug log prints prompts,
         # replies, and error bodies that quote the key.
-        return Mistral(
+        sdk = Mistral(
             api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
@@ -76,6 +73,9 @@ class MistralAdapter(Adapter):
             async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
             debug_logger=NoOpLogger(),
         )
+        # The SDK imports this part only when it is first used.
+        _ = sdk.chat
+        return sdk
 
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
@@ -102,7 +102,7 @@ class MistralAdapter(Adapter):
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
         answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
-        values = in_order([entry.model_dump() for entry in answer.data])
+        values = vectors_in_order([entry.model_dump() for entry in answer.data])
         return values, counted(answer.usage.prompt_tokens, 0)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:

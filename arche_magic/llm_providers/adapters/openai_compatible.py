@@ -22,8 +22,7 @@ from .limits import (
     read_sentence,
     served_at,
 )
-from .replies import Part, counted
-from .vectors import in_order
+from .replies import Part, counted, vectors_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,9 +103,10 @@ _LONGEST_CALL_ID = 40
 class OpenAIAdapter(Adapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
-    _used = "post"
     _path, _embedding_path = "/chat/completions", "/embeddings"
     _stream_class: Any = None
+    # Without it OpenAI streams carry no usage.
+    _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
     @property
     def _is_google(self) -> bool:
@@ -116,18 +116,22 @@ class OpenAIAdapter(Adapter):
     def _build(self) -> Any:
         from openai import OpenAI, Stream
 
-        self._stream_class = Stream[object]
-        sdk = OpenAI(
-            api_key=STAND_IN,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
-        )
+        sdk = self._connected(OpenAI, Stream)
         if self._key.provider != "openai":
             # The SDK took them from the environment, and another service must not get them.
             sdk.organization = sdk.project = None
             sdk._custom_headers = {}
         return sdk
+
+    def _connected(self, client: Any, stream: Any) -> Any:
+        """Return the client of an SDK, whose class of streams is `stream`."""
+        self._stream_class = stream[object]
+        return client(
+            api_key=STAND_IN,
+            base_url=self._base_url,
+            max_retries=0,
+            http_client=self._http.client,
+        )
 
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
@@ -159,7 +163,7 @@ class OpenAIAdapter(Adapter):
         if not answer.get("data"):
             raise ErrorInReply(answer)
         usage = mapping(answer.get("usage"))
-        return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
+        return vectors_in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
@@ -177,9 +181,6 @@ class OpenAIAdapter(Adapter):
             "stream_options": (options or None) if stream and takes_options else None,
         }
         return extra | chat_parameters(request, form, "schema", others)
-
-    # Without it OpenAI streams carry no usage.
-    _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
     def _token_limit(self, model: str) -> str:
         """The name of the parameter that limits the tokens of the model's replies."""
@@ -267,13 +268,7 @@ class GroqAdapter(OpenAIAdapter):
     def _build(self) -> Any:
         from groq import Groq, Stream
 
-        self._stream_class = Stream[object]
-        return Groq(
-            api_key=STAND_IN,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=self._http.client,
-        )
+        return self._connected(Groq, Stream)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))

@@ -78,7 +78,8 @@ def _is_model(name: str) -> bool:
     # A key in the wrong place would be shown in every table and sent as a model's name.
     from ..redaction import without_key_like
 
-    return _is_filled(name) and name == name.strip() and name.isprintable() and without_key_like(name) == name
+    is_name = name == name.strip() != "" and name.isprintable()
+    return is_name and without_key_like(name) == name
 
 
 def _is_mark(text: str) -> bool:

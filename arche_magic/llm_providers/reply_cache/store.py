@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +20,7 @@ from ..processes import new_lock
 from ..reply import Reply
 from ..storage import warn, warn_of_file
 from ..tools import ToolCall
-from ..types import Usage, utc
+from ..types import Usage, little_endian, utc
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -132,7 +131,7 @@ class ReplyStore:
             for address in addresses:
                 query = "SELECT vector FROM vectors WHERE address = ?"
                 if row := connection.execute(query, [address]).fetchone():
-                    found[address] = _little_endian(array("f", row["vector"]))
+                    found[address] = little_endian(array("f", row["vector"]))
         return found
 
     def claim(
@@ -182,7 +181,7 @@ class ReplyStore:
         with self._complaining(), self._change() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-                [(at, _little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
+                [(at, little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
             )
 
     def fail(self, failures: Mapping[str, Failure], now: float) -> None:
@@ -380,14 +379,6 @@ def _reply(row: sqlite3.Row) -> Reply:
         tool_calls=tuple(ToolCall(**call) for call in more.get("tool_calls", ())),
         choices=tuple(more.get("choices", ())),
     )
-
-
-def _little_endian(vector: array[float]) -> array[float]:
-    """Return the numbers as the file has them, or those of the file as this machine has them."""
-    if sys.byteorder == "big":
-        vector = vector[:]
-        vector.byteswap()
-    return vector
 
 
 _opened: dict[Path, ReplyStore] = {}
