@@ -21,9 +21,8 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
-from .errors import Problem
 from .handler import LARGEST_BODY, TOO_LONG, handle
-from .replies import HttpReply
+from .replies import HttpReply, Problem
 from .request_thread import RequestThread
 from .requests import TAG_HEADER
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
-from .errors import TIMED_OUT
 from .handler import handle
-from .replies import HttpReply
+from .replies import TIMED_OUT, HttpReply
 from .request_thread import RequestThread
 from .requests import check_defaults
 

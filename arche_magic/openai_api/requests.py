@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
@@ -12,7 +11,7 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request, check_names
 from arche_magic.llm_providers.request import Request
 
-from .errors import Problem
+from .replies import Problem
 
 AUTO = "auto"
 """As `model`: any route may answer."""
@@ -33,21 +32,6 @@ DEFAULTS = (
 """The options of `openai_client(...)`, used where a request does not set them."""
 
 
-@dataclass(frozen=True)
-class ChatCall:
-    """A chat completion as it was asked for.
-
-    Attributes:
-        request: for the engine.
-        stream: whether the reply is to come in chunks.
-        include_usage: whether a last chunk is to have the usage.
-    """
-
-    request: Request
-    stream: bool
-    include_usage: bool
-
-
 def read_json(body: bytes) -> dict[str, Any]:
     """Return the JSON object of a body.
 
@@ -66,8 +50,8 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 def read_chat(
     body: Mapping[str, Any], configuration: Configuration, options: Mapping[str, Any]
-) -> ChatCall:
-    """Return what a chat completion asks for.
+) -> tuple[Request, bool, bool]:
+    """Return the request, whether it is streamed, and whether the last chunk has the usage.
 
     Args:
         body: its JSON.
@@ -98,11 +82,9 @@ def read_chat(
     stream_options = given.get("stream_options", {})
     if not isinstance(stream_options, dict):
         raise _wrong("stream_options", stream_options, "an object")
-    return ChatCall(
-        request=build_request(messages, configuration, **options),
-        stream=stream,
-        include_usage=_flag("include_usage", stream_options.get("include_usage") or False),
-    )
+    request = build_request(messages, configuration, **options)
+    include_usage = _flag("include_usage", stream_options.get("include_usage") or False)
+    return request, stream, include_usage
 
 
 def who_answers(
