@@ -19,11 +19,10 @@ from ..files import absolute, expanded, keep_inside, working_directory
 from ..network import is_loopback
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from .base_url_policy import check_addresses
 from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
 from .env_file import Variables, warn_of_configuration
 from .keys import find_keys, numbered_names
-from .providers import ALL_PROVIDERS, read_providers, unknown_provider
+from .providers import ALL_PROVIDERS, check_addresses, read_providers, unknown_provider
 from .settings_table import REPLAY_MODE, quoted
 from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 
