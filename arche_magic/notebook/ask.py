@@ -137,7 +137,7 @@ def send(
     _bind(session, options, reply)
     turn = []
     if chat:
-        is_private = first_given(request["private"], llm.configuration.private.always)
+        is_private = first_given(request["private"], llm.configuration.always_private)
         chat.add(question, reply, options.system, private=is_private)
         session.chats[chat.name] = chat
         turn = [f"chat {chat.name}, turn {len(chat.turns)}"]

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Usage, little_endian
 
 from .replies import HttpReply, Problem, json_reply, problem_of, route_details, route_header
-from .requests import AUTO, read_json
+from .requests import AUTO, missing, read_json
 
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")
@@ -66,7 +66,7 @@ def embeddings(
 def _texts(given: Mapping[str, Any]) -> list[str]:
     value = given.get("input")
     if value is None:
-        raise Problem(400, "input is missing", param="input", code="missing_required_parameter")
+        raise missing("input")
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise Problem(400, "input must be a text or a list of texts", param="input")

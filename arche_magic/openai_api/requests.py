@@ -65,7 +65,7 @@ def read_chat(
     """
     given = {name: value for name, value in body.items() if value is not None}
     if "model" not in given and "model" not in options:
-        raise _missing("model")
+        raise missing("model")
     messages = _messages(given.get("messages"))
     options = {**options, **{name: given[name] for name in _OURS if name in given}}
     if "max_completion_tokens" in given:
@@ -133,7 +133,7 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
 
 def _messages(messages: Any) -> list[dict[str, Any]]:
     if messages is None:
-        raise _missing("messages")
+        raise missing("messages")
     if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
         raise _wrong("messages", messages, "a list of objects")
     if not messages:
@@ -151,7 +151,8 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _missing(name: str) -> Problem:
+def missing(name: str) -> Problem:
+    """Return the error for a field that must be given."""
     return Problem(400, f"{name} is missing", param=name, code="missing_required_parameter")
 
 

@@ -176,21 +176,24 @@ def _with_schema(request: Request, schema: Schema) -> Request:
         f"{when} with one JSON object and nothing else, no Markdown either. It must fit this JSON "
         f"Schema:\n{schema.text}"
     )
-    system = [message.content for message in request.messages if message.role == "system"]
     others = (message for message in request.messages if message.role != "system")
     # One system message, because some models accept only one.
-    whole = Message("system", "\n\n".join([*system, instruction]))
+    whole = Message("system", "\n\n".join(filter(None, (system_prompt(request), instruction))))
     return replace(request, messages=(whole, *others))
 
 
 def _without_system(request: Request) -> Request:
     """Return the request with its system prompt at the start of the user's first message."""
-    system = [message.content for message in request.messages if message.role == "system"]
     turns = [message for message in request.messages if message.role != "system"]
     if not turns or turns[0].role != "user":
         turns.insert(0, Message("user", ""))
-    text = "\n\n".join(filter(None, (*system, turns[0].content)))
+    text = "\n\n".join(filter(None, (system_prompt(request), turns[0].content)))
     return replace(request, messages=(replace(turns[0], content=text), *turns[1:]))
+
+
+def system_prompt(request: Request) -> str:
+    """Return all system prompts of a request together."""
+    return "\n\n".join(m.content for m in request.messages if m.role == "system" and m.content)
 
 
 def response_format(

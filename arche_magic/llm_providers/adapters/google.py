@@ -14,7 +14,7 @@ from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
 from .failures import Refusal, Rule, Words, by_rule, by_status
-from .formats import Format
+from .formats import Format, system_prompt
 from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
 from .http import STAND_IN, Call
 from .limits import as_amount, parse_duration
@@ -91,9 +91,8 @@ class GoogleAdapter(Adapter):
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
-        system = [message.content for message in request.messages if message.role == "system"]
         config: dict[str, Any] = {
-            "system_instruction": "\n\n".join(system) or None,
+            "system_instruction": system_prompt(request) or None,
             "max_output_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,

@@ -8,7 +8,7 @@ project's files can set. `current` has the configuration in use, and reads again
 
 from __future__ import annotations
 
-from .configuration import Clock, Configuration, Private, SystemClock
+from .configuration import Clock, Configuration, SystemClock
 from .current import (
     Choices,
     get_choices,
@@ -26,7 +26,6 @@ __all__ = [
     "Choices",
     "Clock",
     "Configuration",
-    "Private",
     "Service",
     "SystemClock",
     "add_key",

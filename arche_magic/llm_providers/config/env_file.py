@@ -56,17 +56,14 @@ def clean(value: str) -> str:
 
 
 _warned: set[str] = set()
-_warning_lock = new_lock()
 
 
 def warn_of_configuration(message: str) -> None:
     """Warn in one line, once per process."""
-    with _warning_lock:
-        if message in _warned:
-            return
+    if message not in _warned:
         _warned.add(message)
-    # Without a place in our code, whose line would be printed below the message.
-    warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
+        # Without a place in our code, whose line would be printed below the message.
+        warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..files import absolute, expanded, keep_inside, working_directory
 from ..network import is_loopback
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
+from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
 from .env_file import Variables, warn_of_configuration
 from .keys import find_keys, numbered_names
 from .providers import ALL_PROVIDERS, check_addresses, read_providers, unknown_provider
@@ -88,6 +88,7 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
         key for provider in providers.values() for key in find_keys(provider, sources, accounts)
     )
     store = _ledger_place(sources, home)
+    private, own_private = (table.get("private", {}) for table in (settings, sources.own_settings))
     configuration = Configuration(
         providers=providers,
         keys=keys,
@@ -100,7 +101,8 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
         replay=_replay(sources),
         replies=_replies_place(sources, store, home, bool(keys)),
         budget=Budget(**budget) if (budget := settings.get("budget")) else None,
-        private=_private(sources),
+        private_routes=frozenset(own_private.get("routes", ())),
+        always_private=own_private.get("always") or private.get("always", False),
         aliases=settings.get("aliases", {}),
         prompts={
             name: {"prompt": saved} if isinstance(saved, str) else saved
@@ -147,12 +149,6 @@ def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> di
     return {label: str(name) for label, name in table.items()}
 
 
-def _private(sources: Sources) -> Private:
-    own, here = (table.get("private", {}) for table in (sources.own_settings, sources.settings))
-    always = own.get("always", False) or here.get("always", False)
-    return Private(frozenset(own.get("routes", ())), always)
-
-
 def _check_aliases(configuration: Configuration) -> None:
     for name, model in configuration.aliases.items():
         if name in configuration.providers or name == "auto":
@@ -176,13 +172,12 @@ def _default_provider(sources: Sources, providers: Mapping[str, Provider]) -> st
 
 
 def _replay(sources: Sources) -> ReplayMode:
+    mode = sources.settings.get("replay", {}).get("mode", Configuration.replay)
     if named := sources.variables.get(_REPLAY):
-        if not REPLAY_MODE.allows(named):
-            raise ConfigurationError(
-                f"{sources.named(_REPLAY)} is {str(named)!r}; it {REPLAY_MODE.rule}"
-            )
-        return cast("ReplayMode", str(named))
-    return cast("ReplayMode", sources.settings.get("replay", {}).get("mode", Configuration.replay))
+        mode = str(named)
+        if not REPLAY_MODE.allows(mode):
+            raise ConfigurationError(f"{sources.named(_REPLAY)} is {mode!r}; it {REPLAY_MODE.rule}")
+    return cast("ReplayMode", mode)
 
 
 def _limits(

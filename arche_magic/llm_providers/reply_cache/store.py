@@ -205,8 +205,9 @@ class ReplyStore:
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Return the owners of the claims on these addresses."""
-        with self._complaining(), closing(self._connect()) as connection:
-            return dict(_rows(addresses, "claims", "address, claimed_by", connection))
+        with self._complaining(), self._reading() as connection:
+            if connection is not None:
+                return dict(_rows(addresses, "claims", "address, claimed_by", connection))
         return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
