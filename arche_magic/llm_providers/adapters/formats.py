@@ -75,9 +75,7 @@ class Formats:
         provider: the name of the service.
 
     Attributes:
-        token_limits: the parameter that limits a reply's tokens, by model, where the usual one was
-            refused.
-        without_stream_options: the models that refused `stream_options`.
+        refused_names: models, each with a parameter of ours that it refused.
         stale_signatures: thought signatures that were refused, and are not sent again.
     """
 
@@ -86,8 +84,7 @@ class Formats:
         self._without_system: set[str] = set()
         # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
-        self.token_limits: dict[str, str] = {}
-        self.without_stream_options: set[str] = set()
+        self.refused_names: set[tuple[str, str]] = set()
         self.stale_signatures: set[str] = set()
 
     def refused(

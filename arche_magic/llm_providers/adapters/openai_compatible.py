@@ -168,27 +168,30 @@ class OpenAIAdapter(Adapter):
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
-        takes_options = model not in self._formats.without_stream_options
+        refused = self._formats.refused_names
+        usual, other = self._token_limit_names()
+        token_limit = other if (model, usual) in refused else usual
+        takes_options = (model, "stream_options") not in refused
         extra = dict(request.extra)
         # The others count for streams alone, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         others = {
             "model": model,
             "messages": chat_messages(request, _call_id, signed=self._is_google),
-            self._token_limit(model): request.max_tokens,
+            token_limit: request.max_tokens,
             "seed": request.seed,
             "stream": stream or None,
             "stream_options": (options or None) if stream and takes_options else None,
         }
         return extra | chat_parameters(request, form, "schema", others)
 
-    def _token_limit(self, model: str) -> str:
-        """The name of the parameter that limits the tokens of the model's replies."""
+    def _token_limit_names(self) -> tuple[str, str]:
+        """The usual name of the parameter that limits a reply's tokens, and its other name."""
         # OpenAI's reference calls max_tokens deprecated, and its reasoning models refuse it; some
         # compatible services accept only max_tokens.
-        usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
-        learned = self._formats.token_limits.get(model)
-        return learned or self._token_limit_name or usual or "max_tokens"
+        is_new = self._key.provider in ("openai", "groq")
+        usual = self._token_limit_name or ("max_completion_tokens" if is_new else "max_tokens")
+        return usual, next(name for name in TOKEN_LIMIT_NAMES if name != usual)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
@@ -231,26 +234,19 @@ class OpenAIAdapter(Adapter):
 
     def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
         """Learn, once per model, to omit a parameter of ours or to use its other name."""
-        model, param = refusal.model, refusal.said("param")
-        formats = self._formats
-
-        def is_refused(name: str) -> bool:
-            named = param == name or (not param and re.search(rf"\b{name}\b", refusal.words))
-            return bool(named and _UNKNOWN_NAME.search(refusal.words))
-
-        if is_refused("stream_options") and model not in formats.without_stream_options:
-            formats.without_stream_options.add(model)
-            return refusal.failure(
-                f"{model} does not take stream_options", Remedy.ASK_DIFFERENTLY, said=""
-            )
-        name = self._token_limit(model)
-        if not is_refused(name) or model in formats.token_limits:
-            return None
-        other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
-        formats.token_limits[model] = other
-        return refusal.failure(
-            f"{model} takes {other} instead of {name}", Remedy.ASK_DIFFERENTLY, said=""
-        )
+        model, param, words = refusal.model, refusal.said("param"), refusal.words
+        usual, other = self._token_limit_names()
+        learned = {
+            "stream_options": f"{model} does not take stream_options",
+            usual: f"{model} takes {other} instead of {usual}",
+        }
+        for name, summary in learned.items():
+            is_named = param == name or (not param and re.search(rf"\b{name}\b", words))
+            is_refused = is_named and _UNKNOWN_NAME.search(words)
+            if is_refused and (model, name) not in self._formats.refused_names:
+                self._formats.refused_names.add((model, name))
+                return refusal.failure(summary, Remedy.ASK_DIFFERENTLY, said="")
+        return None
 
 
 class GroqAdapter(OpenAIAdapter):
