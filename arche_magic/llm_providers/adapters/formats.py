@@ -198,7 +198,7 @@ def response_format(
 ) -> dict[str, Any] | None:
     """Return the `response_format` parameter of OpenAI's, Groq's and Mistral's chat completions."""
     schema = request.schema
-    if schema is None or form is None or form is Format.PROMPT:
+    if schema is None or form is Format.PROMPT:
         return None
     if form is Format.JSON:
         return {"type": "json_object"}

@@ -172,7 +172,7 @@ def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
     if "response_format" in request.extra:
         # Any other type makes the route unsuitable, see `unsuitable`.
         return {"response_mime_type": "application/json"}
-    if request.schema is None or form is None or form is Format.PROMPT:
+    if request.schema is None or form is Format.PROMPT:
         return {}
     schema = request.schema.definition if form is Format.SCHEMA else None
     return {"response_mime_type": "application/json", "response_json_schema": schema}

@@ -92,11 +92,15 @@ class MistralAdapter(Adapter):
         given = chat_parameters(request, form, "schema_definition", others)
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
         given |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
-        parts: Iterator[Part | None]
         if stream:
-            parts = _events(sdk.chat.stream(**given))
+            # The SDK's reader reads the events as plain JSON, because building a pydantic model for
+            # each takes ten times as long.
+            answer = sdk.chat.stream(**given)
+            events = type(answer)(answer.response, json.loads, "[DONE]")
+            items: Iterator[Any] = (event["data"] for event in events)
         else:
-            parts = iter([_part(sdk.chat.complete(**given).model_dump())])
+            items = iter([sdk.chat.complete(**given).model_dump()])
+        parts = map(_part, items)
         yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
@@ -190,16 +194,6 @@ def _without_beginning(parts: Iterator[Part | None], beginning: str) -> Iterator
             continue
         yield replace(part, text=text.removeprefix(beginning))
         yield from parts
-
-
-def _events(stream: Any) -> Iterator[Part | None]:
-    """The parts of a stream.
-
-    The SDK's reader reads them as plain JSON, because building a pydantic model for each event
-    takes ten times as long.
-    """
-    for event in type(stream)(stream.response, json.loads, "[DONE]"):
-        yield _part(event["data"])
 
 
 def _part(item: Any) -> Part | None:
