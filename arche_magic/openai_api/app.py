@@ -43,12 +43,9 @@ _START, _BODY = "http.response.start", "http.response.body"
 
 
 def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
-    """Return the whole application.
+    """Return the whole application; requests to `/v1` must carry the token.
 
-    Args:
-        port: the port that clients use.
-        token: what each request to `/v1` must carry.
-        allow_origins: web pages of these origins may use the server in a browser.
+    `port` is the one that clients use. Web pages of `allow_origins` may use the server in a browser.
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,9 +199,6 @@ async def _body(request: Request) -> bytes | None:
     """Return the body; None if it is too long, which is decided before or while it is read.
 
     uvicorn discards what arrives after that, so that the client can read the refusal.
-
-    Raises:
-        ClientDisconnect: the client has left.
     """
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > LARGEST_BODY:

@@ -54,11 +54,7 @@ def _events_of(reply: Reply, include_usage: bool) -> HttpReply:
 
 
 def _streamed(request: Request, include_usage: bool, llm: IntelligentLLMOrchestrator) -> HttpReply:
-    """Return the response of a streamed request, once its first text has arrived.
-
-    Raises:
-        LLMProviderError: no text will arrive.
-    """
+    """Return the response of a streamed request, once its first text has arrived."""
     events = llm.events_of(request)
     try:
         while True:

@@ -83,11 +83,7 @@ def openai_transport(**defaults: Any) -> Any:
         http_client = httpx.Client(transport=arche_magic.openai_transport(), timeout=None)
 
     It works with `Client` and `AsyncClient` of httpx and httpx2, and answers requests to any host.
-
-    Args:
-        **defaults: as for `openai_client`.
-
-    Raises what `openai_client` raises.
+    Its options and errors are those of `openai_client`.
     """
     check_defaults(defaults, get_configuration())
     return Transport(defaults)
@@ -96,11 +92,8 @@ def openai_transport(**defaults: Any) -> Any:
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
-    It sends nothing itself, whatever base URL a client has; only the engine does.
-    The client's read timeout bounds the request as a whole.
-
-    Args:
-        defaults: options of the engine, used where a request does not set them.
+    It sends nothing itself, whatever base URL a client has; only the engine does. The client's read
+    timeout bounds the request as a whole. `defaults` are used where a request does not set them.
     """
 
     def __init__(self, defaults: Mapping[str, Any]) -> None:

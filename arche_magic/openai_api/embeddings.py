@@ -100,11 +100,7 @@ def _model(
 
 
 def _ask(whole: Request, llm: IntelligentLLMOrchestrator) -> list[Reply]:
-    """Return the replies to all texts of a request, in their order.
-
-    Raises:
-        LLMProviderError: the model did not answer.
-    """
+    """Return the replies to all texts of a request, in their order."""
     clock = llm.configuration.clock
     ends, replies = clock.time() + whole.timeout, []
     for batch in in_batches(whole.inputs, whole, llm.routes(whole), llm.quota_tracker):

@@ -119,11 +119,7 @@ def _llm() -> IntelligentLLMOrchestrator:
 
 
 def _one_model(name: str, configuration: Configuration) -> HttpReply:
-    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed.
-
-    Raises:
-        Problem: it names nothing that is known.
-    """
+    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed."""
     for entry in _listed(configuration):
         if entry["id"] == name:
             return json_reply(entry)

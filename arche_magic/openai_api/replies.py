@@ -80,12 +80,7 @@ def completion(reply: Reply) -> dict[str, Any]:
 
 
 class Chunks:
-    """Builds the events of one streamed completion.
-
-    Args:
-        model: the model that answers.
-        include_usage: whether the last chunk has the usage.
-    """
+    """Builds the events of one streamed completion; `include_usage` puts the usage at its end."""
 
     def __init__(self, model: str, include_usage: bool) -> None:
         self._head = _head("chat.completion.chunk", model)
@@ -227,12 +222,7 @@ class Problem(Exception):
 
 
 def problem_of(error: LLMProviderError, now: float) -> Problem:
-    """Return an error of the engine in OpenAI's shape.
-
-    Args:
-        error: what the request ended with.
-        now: epoch seconds, for `retry-after`.
-    """
+    """Return what a request ended with, in OpenAI's shape; `now` is in epoch seconds."""
     opens_at = error.next_available_at
     # Tells official clients not to retry, because the engine has already waited and tried every
     # route (openai 2.0 to 3.57, `_base_client.py`).

@@ -53,15 +53,11 @@ def read_chat(
 ) -> tuple[Request, bool, bool]:
     """Return the request, whether it is streamed, and whether the last chunk has the usage.
 
-    Args:
-        body: its JSON.
-        configuration: its providers, models and aliases are those that `model` can name.
-        options: options of the engine, used where the body does not set them.
+    `options` of the engine are used where the body does not set them.
 
     Raises:
         Problem: a field is missing or wrong, or the model is unknown.
-        InvalidRequest: as `build_request`.
-        ConfigurationError: as `build_request`.
+        InvalidRequest, ConfigurationError: as `build_request`.
     """
     given = {name: value for name, value in body.items() if value is not None}
     if "model" not in given and "model" not in options:

@@ -214,9 +214,6 @@ def _new_token(port: int) -> tuple[str, Path]:
 
     The file is in the folder of the user's own settings. In a project's folder it could be shared
     or committed with the project.
-
-    Raises:
-        ConfigurationError: the file cannot be written.
     """
     path = own_settings_folder() / f"server-{port}.token"
     with suppress(OSError):
@@ -225,12 +222,7 @@ def _new_token(port: int) -> tuple[str, Path]:
 
 
 def _kept_token(path: Path) -> str:
-    """Return the token in a file that the user names; a missing file is created with a new token.
-
-    Raises:
-        ConfigurationError: other users can read the file, it has no token, or it cannot be read or
-            written.
-    """
+    """Return the token in a file that the user names; a missing file is created with a new token."""
     if not os.path.lexists(path):
         return _create_token(path)
     try:

@@ -62,16 +62,10 @@ _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
 class Refusal:
-    """An answer that is an error: its status, and what its body says.
+    """An answer that is an error.
 
-    Attributes:
-        call: the call that it answers.
-        status: its HTTP status, or the status that fits an error event.
-        fields: the part of its body that describes the error.
-        model: the model that was asked, or "".
-        label: status and code in brackets, see `label`.
-        words: the server's own words.
-        texts: what rules search, by name; see `Rule`.
+    `status` is its HTTP status, or the one that fits an error event. `fields` is the part of its
+    body that describes the error, and `words` are the server's own. Rules search `texts`.
     """
 
     def __init__(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
@@ -113,16 +107,11 @@ class Refusal:
 
 
 class Rule:
-    """One row of the table.
+    """One row of the table: statuses, what happened in our words, and what helps.
 
-    Args:
-        statuses: the HTTP statuses that it is about.
-        summary: what happened, in our words.
-        remedy: what helps.
-        **patterns: regular expressions, all of which must be found in a text of the refusal, in
-            upper or lower case: its `message`, `message_and_label`, `status`, `param` or `body`,
-            the names of its `fields`, or its `subject` (the message, and "model" if it names the
-            model).
+    All `patterns` must be found, in upper or lower case. Each is named for the text of the refusal
+    that it searches: its `message`, `message_and_label`, `status`, `param` or `body`, the names of
+    its `fields`, or its `subject` (the message, and "model" if it names the model).
     """
 
     def __init__(

@@ -50,14 +50,7 @@ _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asked for.
-
-    Attributes:
-        model: the model that was asked, or "".
-        form: how it asked for JSON, or None.
-        schema: the schema's text.
-        system: whether it had a system prompt.
-    """
+    """What a request asked for; `form` is how it asked for JSON, and `schema` is a schema's text."""
 
     model: str = ""
     form: Format | None = None
@@ -69,14 +62,8 @@ class Formats:
     """What each model of one service accepts, as far as known.
 
     Each refusal makes the next request less strict by one step, so a model refuses a request at
-    most twice, and once more for its system prompt.
-
-    Args:
-        provider: the name of the service.
-
-    Attributes:
-        refused_names: models, each with a parameter of ours that it refused.
-        stale_signatures: thought signatures that were refused, and are not sent again.
+    most twice, and once more for its system prompt. `refused_names` are models, each with a
+    parameter of ours that it refused. `stale_signatures` were refused, and are not sent again.
     """
 
     def __init__(self, provider: str) -> None:

@@ -307,9 +307,7 @@ def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
 def read_vectors(values: Sequence[Any], count: int) -> Vectors:
     """Return one vector per text, in 32-bit floats.
 
-    Args:
-        values: each a list of numbers, or a base64 text of little-endian 32-bit floats.
-        count: the number of texts.
+    `values` are lists of numbers, or base64 texts of little-endian 32-bit floats.
 
     Raises:
         ValueError: another number of vectors, vectors of different lengths, empty ones, or values

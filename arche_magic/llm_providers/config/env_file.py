@@ -94,11 +94,8 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
     """Parse a `.env` file, and warn about lines that cannot be used, without their text.
 
     Tolerates a BOM, CRLF, `export`, spaces and stray quotes. `${NAME}` and `${NAME:-default}` are
-    expanded as python-dotenv does, from the environment or from the lines above.
-
-    Args:
-        path: the file.
-        environment: variables that `${NAME}` can refer to; the process's if not given.
+    expanded as python-dotenv does, from `environment` (the process's if not given) or from the
+    lines above.
     """
     found = parse_env_file(path, environment)
     if found.problem:

@@ -39,11 +39,8 @@ def load_configuration(
 ) -> Configuration:
     """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
 
-    Keys that were added for this session and keys in Google Colab's secrets are included.
-
-    Args:
-        environment: variables to use instead of all of these.
-        directory: where to look; by default the working directory.
+    Keys that were added for this session and keys in Google Colab's secrets are included. If an
+    `environment` is given, its variables are used instead of all of these.
 
     Raises:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
@@ -194,15 +191,7 @@ def _limits(
 
 
 def _ledger_place(sources: Sources, home: Path | None) -> Location:
-    """Return where the ledger is kept: a path or a URL.
-
-    Args:
-        sources: variables and settings.
-        home: the folder whose `outputs` is the default; None if there is none.
-
-    Raises:
-        ConfigurationError: a project's file names a path outside the project.
-    """
+    """Return where the ledger is kept: a path or a URL; by default in the `outputs` of `home`."""
     if named := sources.variables.get(_STORE):
         is_url = "://" in named or named.startswith(_REDIS)
         return Location(named if is_url else str(_named(named, _STORE, sources)))
@@ -213,11 +202,7 @@ def _ledger_place(sources: Sources, home: Path | None) -> Location:
 
 
 def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
-    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file.
-
-    Raises:
-        ConfigurationError: a project's file names a path outside the project.
-    """
+    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file."""
     if named := sources.variables.get(_REPLIES):
         if "://" in named:
             raise ConfigurationError(
@@ -236,10 +221,6 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     """Return the path of one of our files, as a variable names it.
 
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
-
-    Raises:
-        ConfigurationError: the path leads out of the project, it does not name a file, it begins
-            with a variable, or it begins with `~` and the home folder is unknown.
     """
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):

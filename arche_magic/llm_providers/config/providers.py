@@ -196,7 +196,7 @@ def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
     """Check where the keys of these providers are sent; announce what a file changes about that.
 
     Raises:
-        ConfigurationError: as `_check_base_url` and `_check_key_variable`.
+        ConfigurationError: the place is not allowed; the message says how to allow it.
     """
     for provider in providers:
         _check_base_url(provider, sources)
@@ -224,12 +224,7 @@ def _address_problem(url: str) -> str:
 
 
 def _check_key_variable(variable: str, where: str, sources: Sources) -> None:
-    """Check a variable that a project's file uses as a key.
-
-    Raises:
-        ConfigurationError: its name does not say that it is a key, and the user does not trust it;
-            the message says how to allow it.
-    """
+    """Check that a variable that a project's file uses as a key is named as one, or trusted."""
     names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
     trusted = sources.own_settings.get(TRUST_KEY_VARIABLES, ())
     if not names_a_key and variable not in trusted:
@@ -244,10 +239,6 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
 
     Any address in the environment is allowed. In a file, the allowed addresses are the provider's
     own, those on this machine, and those that the user trusts, which are announced.
-
-    Raises:
-        ConfigurationError: it is not an address, or it is not allowed; the message says how to
-            allow it.
     """
     url, where = provider.base_url, provider.base_url_from
     if url is None:

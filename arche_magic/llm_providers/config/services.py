@@ -43,9 +43,6 @@ class Service:
 def list_services(configuration: Configuration | None = None) -> list[Service]:
     """Return all providers and known services, by state; those that cost money come last in each.
 
-    Args:
-        configuration: the configuration in use if not given.
-
     Raises:
         ConfigurationError: the settings or `.env` cannot be read.
     """

@@ -190,10 +190,7 @@ SETTINGS: Table = {
 def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: str) -> None:
     """Check names and values of settings, as a TOML parser returns them.
 
-    Args:
-        settings: the settings.
-        table: what they may be.
-        path: the names of the tables around them.
+    `path` has the names of the tables around them.
 
     Raises:
         ValueError: a name is unknown or a value is wrong; the message names the table, the setting

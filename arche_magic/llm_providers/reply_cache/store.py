@@ -65,12 +65,7 @@ _KEEP = "INSERT OR REPLACE INTO replies ({columns}) VALUES ({values})"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request failed in a way that would happen again.
-
-    Attributes:
-        error: the error message.
-        raw: the text of a reply that does not fit its schema, or None.
-    """
+    """Why a request failed in a way that would happen again; `raw` is a reply that does not fit."""
 
     error: str
     raw: str | None = None
@@ -137,17 +132,10 @@ class ReplyStore:
     def claim(
         self, addresses: Iterable[str], owner: str, now: float, until: float, *, again: bool = False
     ) -> set[str]:
-        """Claim addresses for `owner`, and return those that it may ask.
+        """Claim addresses until an epoch time, and return those that `owner` may ask.
 
-        Addresses with a kept reply, and those claimed by another owner, are not returned. Claiming
-        an address again extends the claim.
-
-        Args:
-            addresses: the requests to ask.
-            owner: a name that no other worker has.
-            now: epoch seconds.
-            until: epoch seconds after which others may claim the addresses.
-            again: whether addresses with a kept reply can be claimed too, to ask once more.
+        Addresses that another owner has claimed are not returned, nor, unless `again` is set, those
+        with a kept reply. Claiming an address again extends the claim.
         """
         wanted = set(addresses)
         with self._complaining(), self._change() as connection:
