@@ -45,7 +45,7 @@ _START, _BODY = "http.response.start", "http.response.body"
 def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
     """Return the whole application; requests to `/v1` must carry the token.
 
-    `port` is the one that clients use. Web pages of `allow_origins` may use the server in a browser.
+    `port` is the one that clients use. Web pages of `allow_origins` may use the server too.
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:

@@ -222,7 +222,7 @@ def _new_token(port: int) -> tuple[str, Path]:
 
 
 def _kept_token(path: Path) -> str:
-    """Return the token in a file that the user names; a missing file is created with a new token."""
+    """Return the token in a file that the user names; a missing file gets a new token."""
     if not os.path.lexists(path):
         return _create_token(path)
     try:

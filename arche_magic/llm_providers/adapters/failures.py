@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .http import Call
 
 Words = Mapping[str, tuple[str, Remedy]]
-"""By `code` or `type` of an error, in lower case: what happened, and what helps."""
+"""By a word in an error: what happened, and what helps."""
 
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
 _OPTION = re.compile(
@@ -169,7 +169,7 @@ _PAGE = r"^\s*<"
 _INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405, 410)
 # 499: Google's CANCELLED, and a proxy whose client left.
 _OUTAGES = (408, 409, 424, 425, 498, 499, *range(500, 1000))
-_FORBIDDEN_PLACE = "access from this region or network refused"
+FORBIDDEN_PLACE = "access from this region or network refused"
 
 # The first rule that fits counts.
 RULES = (
@@ -197,7 +197,7 @@ RULES = (
     Rule(
         (400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"
     ),
-    Rule((403,), _FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS, body=_ABOUT_PLACE),
+    Rule((403,), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS, body=_ABOUT_PLACE),
     Rule((403,), "the model is not in the plan", Remedy.CHANGE_PLAN, message=r"\bmodels?\b"),
     Rule((403,), "access refused", Remedy.REPLACE_KEY, body=_ABOUT_KEY),
     Rule((403,), "access refused", Remedy.CHECK_ADDRESS),
@@ -223,7 +223,7 @@ RULES = (
     Rule((404,), "not found", Remedy.FIX_REQUEST),
     Rule((413,), "the prompt is too long", Remedy.SHORTEN_PROMPT),
     Rule((429,), "rate limited", Remedy.WAIT_FOR_LIMIT),
-    Rule((451, 511), _FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
+    Rule((451, 511), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
     # LM Studio says so under a 200.
     Rule(
         range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"
@@ -251,6 +251,11 @@ def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
     """Return what a refusal means by the first rule that fits; None if no rule fits."""
     rule = next((rule for rule in rules if rule.fits(refusal)), None)
     return refusal.failure(rule.summary, rule.remedy) if rule else None
+
+
+def words(*rows: tuple[str, str, Remedy]) -> Words:
+    """Return a table for `by_word`: in each row, words, what happened, and what helps."""
+    return {word: (summary, remedy) for row, summary, remedy in rows for word in row.split()}
 
 
 def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:

@@ -50,7 +50,7 @@ _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asked for; `form` is how it asked for JSON, and `schema` is a schema's text."""
+    """What a request asked for; `form` is how it asked for JSON, `schema` the text of a schema."""
 
     model: str = ""
     form: Format | None = None

@@ -13,7 +13,7 @@ from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
-from .failures import Refusal, Rule, Words, by_rule, by_status
+from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule, by_status
 from .formats import Format, system_prompt
 from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
 from .http import STAND_IN, Call
@@ -31,7 +31,7 @@ _REASONS: Words = {
 }
 _RULES = (
     Rule(
-        (400,), "access from this region or network refused", Remedy.CHECK_ADDRESS,
+        (400,), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS,
         status="^FAILED_PRECONDITION$", message="location",
     ),
     # Billing is not enabled.

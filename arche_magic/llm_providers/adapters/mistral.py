@@ -14,7 +14,7 @@ from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
-from .failures import Refusal, Words, by_status, by_word
+from .failures import Refusal, by_status, by_word, words
 from .formats import Format
 from .http import STAND_IN
 from .replies import Part, as_count, counted, vectors_in_order
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
     from ..types import Usage
 
 # Codes are strings in recordings, and numbers in some reports.
-WORDS: Words = {
-    **dict.fromkeys(("3505", "service_tier_capacity_exceeded"), ("overloaded", Remedy.RETRY_LATER)),
-    **dict.fromkeys(
-        ("1910", "tier_not_allowed"), ("the model is not in the plan", Remedy.CHANGE_PLAN)
-    ),
-    **dict.fromkeys(("1500", "invalid_model"), ("model not found", Remedy.CHANGE_MODEL)),
+_WORDS = words(
+    ("3505 service_tier_capacity_exceeded", "overloaded", Remedy.RETRY_LATER),
+    ("1910 tier_not_allowed", "the model is not in the plan", Remedy.CHANGE_PLAN),
+    ("1500 invalid_model", "model not found", Remedy.CHANGE_MODEL),
     # 3210: too many texts to embed, or too many tokens in all of them.
-    **dict.fromkeys(("3051", "3210"), ("the prompt is too long", Remedy.SHORTEN_PROMPT)),
-}
+    ("3051 3210", "the prompt is too long", Remedy.SHORTEN_PROMPT),
+)
 # Marks a reply that `_keep` has packed.
 _WHOLE = "whole reply"
 _CALL_ID = re.compile("[A-Za-z0-9]{9}")
@@ -110,7 +108,7 @@ class MistralAdapter(Adapter):
         return values, counted(answer.usage.prompt_tokens, 0)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        if known := by_word(WORDS, refusal):
+        if known := by_word(_WORDS, refusal):
             return known
         never = any(observation.amount == 0 for observation in self._observe(refusal.call))
         if refusal.status == 429 and never:

@@ -13,7 +13,7 @@ from . import google
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import ErrorInReply, mapping, mappings, said
-from .failures import Refusal, Words, by_status, by_word
+from .failures import FORBIDDEN_PLACE, Refusal, by_status, by_word, words
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import (
@@ -33,64 +33,51 @@ if TYPE_CHECKING:
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
 # Moonshot, DashScope, LiteLLM.
-WORDS: Words = {
-    **dict.fromkeys(
-        (
-            "insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
-            "credit_balance_exhausted", "organization_spend_limit_exceeded",
-            "organization_spend_limit_reached", "project_spend_limit_exceeded",
-            "project_spend_limit_reached", "organization_usage_limit_exceeded",
-            "organization_usage_limit_reached", "exceeded_current_quota_error", "arrearage",
-            # The last is Groq's, for a spend limit (console.groq.com/docs/spend-limits).
-            "budget_exceeded", "spend_limit_exceeded", "blocked_api_access",
-        ),
-        ("no credit left", Remedy.TOP_UP_ACCOUNT),
+_WORDS = words(
+    (
+        # The last is Groq's, for a spend limit (console.groq.com/docs/spend-limits).
+        """insufficient_quota billing_hard_limit_reached billing_not_active credit_balance_exhausted
+        organization_spend_limit_exceeded organization_spend_limit_reached
+        project_spend_limit_exceeded project_spend_limit_reached
+        organization_usage_limit_exceeded organization_usage_limit_reached
+        exceeded_current_quota_error arrearage budget_exceeded spend_limit_exceeded
+        blocked_api_access""",
+        "no credit left", Remedy.TOP_UP_ACCOUNT,
     ),
-    **dict.fromkeys(
-        ("invalid_api_key", "organization_restricted", "account_deactivated"),
-        ("key refused", Remedy.REPLACE_KEY),
+    (
+        "invalid_api_key organization_restricted account_deactivated",
+        "key refused", Remedy.REPLACE_KEY,
     ),
-    **dict.fromkeys(
-        (
-            "model_not_found", "unknown_model", "model_not_supported", "model_decommissioned",
-        ),
-        ("model not found", Remedy.CHANGE_MODEL),
+    (
+        "model_not_found unknown_model model_not_supported model_decommissioned",
+        "model not found", Remedy.CHANGE_MODEL,
     ),
-    **dict.fromkeys(
-        (
-            "model_terms_required", "model_permission_blocked_org",
-            "model_permission_blocked_project",
-        ),
-        ("the account's settings exclude the model", Remedy.CHANGE_PLAN),
+    (
+        "model_terms_required model_permission_blocked_org model_permission_blocked_project",
+        "the account's settings exclude the model", Remedy.CHANGE_PLAN,
     ),
-    "unsupported_country_region_territory": (
-        "access from this region or network refused", Remedy.CHECK_ADDRESS,
+    ("unsupported_country_region_territory", FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
+    ("ip_not_authorized", "access from this network refused", Remedy.CHECK_ADDRESS),
+    ("unknown_url", "no such address", Remedy.CHECK_ADDRESS),
+    (
+        """context_length_exceeded string_above_max_length request_too_large
+        exceed_context_size_error tokens_limit_reached""",
+        "the prompt is too long", Remedy.SHORTEN_PROMPT,
     ),
-    "ip_not_authorized": ("access from this network refused", Remedy.CHECK_ADDRESS),
-    "unknown_url": ("no such address", Remedy.CHECK_ADDRESS),
-    **dict.fromkeys(
-        (
-            "context_length_exceeded", "string_above_max_length", "request_too_large",
-            "exceed_context_size_error", "tokens_limit_reached",
-        ),
-        ("the prompt is too long", Remedy.SHORTEN_PROMPT),
-    ),
-    **dict.fromkeys(
+    (
         # OpenAI's reasoning models: "your prompt was flagged as potentially violating our usage
         # policy" is an invalid_prompt.
-        (
-            "content_filter", "content_policy_violation", "data_inspection_failed",
-            "invalid_prompt",
-        ),
-        ("the provider filtered the prompt", Remedy.CHANGE_PROMPT),
+        "content_filter content_policy_violation data_inspection_failed invalid_prompt",
+        "the provider filtered the prompt", Remedy.CHANGE_PROMPT,
     ),
-    # The model's own output broke a format: the request is not at fault, and the next try may do.
-    **dict.fromkeys(
-        ("tool_use_failed", "json_validate_failed", "output_parse_failed"),
-        ("the model's output was unusable", Remedy.RETRY_LATER),
+    (
+        # The model's own output broke a format: the request is not at fault, and the next try may
+        # succeed.
+        "tool_use_failed json_validate_failed output_parse_failed",
+        "the model's output was unusable", Remedy.RETRY_LATER,
     ),
-    "slow_down": ("the provider asked to slow down", Remedy.RETRY_LATER),
-}  # fmt: skip
+    ("slow_down", "the provider asked to slow down", Remedy.RETRY_LATER),
+)  # fmt: skip
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
     re.IGNORECASE,
@@ -199,7 +186,7 @@ class OpenAIAdapter(Adapter):
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         status, fields, model = refusal.status, refusal.fields, refusal.model
-        if known := by_word(WORDS, refusal):
+        if known := by_word(_WORDS, refusal):
             return known
         sentence = read_sentence(refusal.words)
         if sentence is not None and status in (413, 429):
