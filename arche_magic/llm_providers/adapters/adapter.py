@@ -19,7 +19,16 @@ from ..secrets import hiding_locals, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, is_page, said
-from .failures import Refusal, about_request, delay_of, transport_failure, with_observations
+from .failures import (
+    Refusal,
+    Words,
+    about_request,
+    by_word,
+    delay_of,
+    transport_failure,
+    with_observations,
+    words,
+)
 from .formats import Format, formats_of
 from .http import Call, HttpClient
 from .limits import header_observations, parse_date
@@ -52,6 +61,9 @@ class Adapter(ABC):
 
     # False if the service cannot stream a reply that must fit a schema.
     _streams_json = True
+
+    # What refusals mean, by their `code` or `type`.
+    _words: Words = words()
 
     # The periods of the headers for `requests` and `tokens`, unless the settings have others.
     _header_periods: Mapping[str, Period] = {}
@@ -96,7 +108,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        """Classify a refusal, or an error event in a stream."""
+        """Classify a refusal, or an error event in a stream without a word that `_words` has."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         """Read the limits in the response headers."""
@@ -311,7 +323,7 @@ class Adapter(ABC):
 
     def _refused(self, refusal: Refusal, request: Request | None) -> ProviderFailure:
         """Classify a refusal, and learn formats and capabilities of the model from it."""
-        failure = self._classify(refusal)
+        failure = by_word(self._words, refusal) or self._classify(refusal)
         if request is None:
             return failure
         failure = about_request(failure, request)

@@ -14,7 +14,7 @@ from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
-from .failures import Refusal, by_status, by_word, words
+from .failures import Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN
 from .replies import Part, as_count, counted, vectors_in_order
@@ -40,6 +40,8 @@ _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 
 class MistralAdapter(Adapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
+
+    _words = _WORDS
 
     @staticmethod
     def _keep(answer: Any) -> Any:
@@ -108,8 +110,6 @@ class MistralAdapter(Adapter):
         return values, counted(answer.usage.prompt_tokens, 0)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        if known := by_word(_WORDS, refusal):
-            return known
         never = any(observation.amount == 0 for observation in self._observe(refusal.call))
         if refusal.status == 429 and never:
             return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)

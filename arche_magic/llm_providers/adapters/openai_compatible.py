@@ -13,7 +13,7 @@ from . import google
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import ErrorInReply, mapping, mappings, said
-from .failures import FORBIDDEN_PLACE, Refusal, by_status, by_word, words
+from .failures import FORBIDDEN_PLACE, Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import (
@@ -90,6 +90,7 @@ _LONGEST_CALL_ID = 40
 class OpenAIAdapter(Adapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
+    _words = _WORDS
     _path, _embedding_path = "/chat/completions", "/embeddings"
     _stream_class: Any = None
     # Without it OpenAI streams carry no usage.
@@ -186,8 +187,6 @@ class OpenAIAdapter(Adapter):
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         status, fields, model = refusal.status, refusal.fields, refusal.model
-        if known := by_word(_WORDS, refusal):
-            return known
         sentence = read_sentence(refusal.words)
         if sentence is not None and status in (413, 429):
             return _limited(refusal, sentence)
