@@ -127,14 +127,9 @@ class Transport:
         return _response(request, reply, timeout, thread)
 
     def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
-        return handle(
-            request.method,
-            _path(request.url.path),
-            request.headers,
-            body,
-            defaults=self._defaults,
-            timeout=timeout,
-        )
+        defaults = self._defaults if timeout is None else {**self._defaults, "timeout": timeout}
+        path = _path(request.url.path)
+        return handle(request.method, path, request.headers, body, defaults=defaults)
 
     def close(self) -> None:
         """Nothing is open here."""

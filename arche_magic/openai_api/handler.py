@@ -50,7 +50,6 @@ def handle(
     body: bytes,
     *,
     defaults: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or the first piece of it.
 
@@ -63,7 +62,6 @@ def handle(
         body: JSON.
         defaults: options of the engine, used where the body does not set them; see
             `requests.DEFAULTS`.
-        timeout: seconds for the whole request; the option or the setting if not given.
 
     Raises:
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
@@ -71,8 +69,6 @@ def handle(
     try:
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
-        if timeout is not None:
-            options["timeout"] = timeout
         return _answer(method.upper(), path, headers, body, options)
     except Problem as problem:
         return problem.reply()
