@@ -81,6 +81,7 @@ class OfferedRoutes:
             if not any(models[name] for name in asked):
                 names = ", ".join(asked)
                 raise ConfigurationError(f"{names} has only embedding models")
+            asked = [name for name in asked if models[name]]
             if any(key.provider in asked for key in self.configuration.keys):
                 off = ", ".join(map(name_in_words, sorted(self.configuration.off)))
                 raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
