@@ -7,9 +7,10 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
@@ -34,10 +35,6 @@ from .http import Call, HttpClient
 from .limits import header_observations, parse_date
 from .logs import clean_logs
 from .replies import Part, Received, read_vectors, stream_ended_early
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from ..request import Message, Request
+from ..types import Usage
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ..request import Message, Request
-    from ..types import Usage
 
 # Google documents this value for calls that another model made: Gemini 3 refuses the first call of
 # a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire

@@ -13,14 +13,13 @@ import httpx
 
 from .. import network
 from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
-from ..types import Usage
+from ..request import Request
+from ..types import Observation, Usage
 from .bodies import Unreadable
 from .error_bodies import MOST_READ, label, said, words_of
 from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
-    from ..request import Request
-    from ..types import Observation
     from .http import Call
 
 Words = Mapping[str, tuple[str, Remedy]]

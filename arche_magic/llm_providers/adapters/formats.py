@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..request import Message
-
-if TYPE_CHECKING:
-    from ..request import Request, Schema
+from ..request import Message, Request, Schema
 
 
 class Format(IntEnum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import ssl
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
@@ -19,9 +20,6 @@ from .google_parts import calls_in, contents_of, first_call_only, tool_config, t
 from .http import STAND_IN, Call
 from .limits import as_amount, parse_duration
 from .replies import Part, as_count, counted, finish_kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 _COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 # By how the reason of an ErrorInfo begins.

@@ -6,20 +6,16 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..request import Request
 from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .chat import FOREIGN_SIGNATURE
 from .error_bodies import mapping, said
-from .replies import new_call_id
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
-
-    from ..request import Request
-    from .replies import Part
+from .replies import Part, new_call_id
 
 # Models before Gemini 3 need no signature.
 _OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")

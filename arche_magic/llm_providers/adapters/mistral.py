@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
+from ..request import Request
+from ..types import Usage
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
@@ -18,12 +21,6 @@ from .failures import Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN
 from .replies import Part, as_count, counted, vectors_in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from ..request import Request
-    from ..types import Usage
 
 # Codes are strings in recordings, and numbers in some reports.
 _WORDS = words(

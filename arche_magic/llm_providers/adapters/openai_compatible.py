@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..types import TOKEN_LIMIT_NAMES
+from ..request import Request
+from ..types import TOKEN_LIMIT_NAMES, Usage
 from . import google
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
@@ -23,12 +25,6 @@ from .limits import (
     served_at,
 )
 from .replies import Part, counted, vectors_in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from ..request import Request
-    from ..types import Usage
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,

@@ -14,22 +14,18 @@ import os
 import re
 from array import array
 from codecs import getincrementaldecoder
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
+from ..request import Request
 from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
-from ..types import MOST_UNITS, Usage, little_endian
+from ..types import MOST_UNITS, Usage, Vectors, little_endian
 from .error_bodies import is_code, mapping, said
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from ..request import Request
-    from ..types import Vectors
 
 # Searched in this order, in words reduced to their letters. If no pattern fits, the reply is
 # complete: the text is there, and servers often invent new words for "done".
