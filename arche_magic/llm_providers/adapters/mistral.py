@@ -107,8 +107,7 @@ class MistralAdapter(Adapter):
         return values, counted(answer.usage.prompt_tokens, 0)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        never = any(observation.amount == 0 for observation in self._observe(refusal.call))
-        if refusal.status == 429 and never:
+        if refusal.status == 429 and any(o.amount == 0 for o in self._observe(refusal.call)):
             return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)
         if refusal.status == 422 and (problems := validation_problems(refusal.fields)):
             return refusal.failure(

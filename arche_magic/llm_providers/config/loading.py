@@ -60,7 +60,9 @@ def load_configuration(
         # Without a key, nothing is sent.
         used = [one for one in configuration.providers.values() if one.name in owners]
         check_addresses(sources, used)
-        _announce_store(configuration.store, sources.where_set(_STORE))
+        store, where = configuration.store, sources.where_set(_STORE)
+        if where and "://" in store and not (store.startswith("memory:") or is_loopback(store)):
+            warn_of_configuration(f"the ledger is stored in {store} ({where})")
         return configuration
     # Raised outside the handler, so that the first error, whose frames hold the text, is not its
     # context.
@@ -247,10 +249,3 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
         )
     keep_inside(path.parent, project)
     return path
-
-
-def _announce_store(store: str, where: str) -> None:
-    """Announce that a file places the ledger on another machine."""
-    scheme, mark, _ = store.partition("://")
-    if where and mark and scheme != "memory" and not is_loopback(store):
-        warn_of_configuration(f"the ledger is stored in {store} ({where})")

@@ -251,16 +251,15 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
         return
     trusted = sources.own_settings.get(TRUST_BASE_URLS, ())
     shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
-    if trusted is True or (trusted and place in map(origin, trusted)):
+    if trusted is True or place in map(origin, trusted or ()):
         warn_of_configuration(
             f"prompts and keys for {provider.title} are sent to {shown} ({where})"
         )
         return
-    elsewhere = f" or set {provider.base_url_variable} in the environment"
-    setting = TRUST_BASE_URLS
+    variable, setting = provider.base_url_variable, TRUST_BASE_URLS
+    elsewhere = f" or set {variable} in the environment" if variable else ""
     raise ConfigurationError(
         f"{where} would send prompts and keys for {provider.title} to {shown}, which needs your "
         f'permission: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
-        f"{own_settings_file()}{elsewhere if provider.base_url_variable else ''}; if you did not "
-        "write that line, delete it"
+        f"{own_settings_file()}{elsewhere}; if you did not write that line, delete it"
     )
