@@ -177,9 +177,7 @@ RULES = (
         "the server redirected to another address, and the key was not sent there",
         Remedy.CHECK_ADDRESS,
     ),
-    Rule(
-        (407,), "the proxy requires a user name and a password", Remedy.CHECK_SETUP
-    ),
+    Rule((407,), "the proxy requires a user name and a password", Remedy.CHECK_SETUP),
     # A page that is not an error of the API comes from a proxy or a firewall before it, or from a
     # web site at a wrong base URL.
     Rule((400, 401, 403, 422), _BLOCKED, Remedy.CHECK_ADDRESS, body=_PAGE),
@@ -193,9 +191,7 @@ RULES = (
     ),
     Rule((402,), "no credit left", Remedy.TOP_UP_ACCOUNT),
     # xAI answers a bad key with a 400.
-    Rule(
-        (400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"
-    ),
+    Rule((400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"),
     Rule((403,), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS, body=_ABOUT_PLACE),
     Rule((403,), "the model is not in the plan", Remedy.CHANGE_PLAN, message=r"\bmodels?\b"),
     Rule((403,), "access refused", Remedy.REPLACE_KEY, body=_ABOUT_KEY),
@@ -224,18 +220,14 @@ RULES = (
     Rule((429,), "rate limited", Remedy.WAIT_FOR_LIMIT),
     Rule((451, 511), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
     # LM Studio says so under a 200.
-    Rule(
-        range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"
-    ),
+    Rule(range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"),
     Rule((408, 504), "timed out", Remedy.RETRY_LATER),
     Rule((498,), "no capacity", Remedy.RETRY_LATER),
     Rule((503,), "overloaded", Remedy.RETRY_LATER),
     Rule(_OUTAGES, "server error", Remedy.RETRY_LATER),
     Rule(_INVALID, "the prompt is too long", Remedy.SHORTEN_PROMPT, message=_TOO_LONG),
     # Servers also say of an option that the model no longer supports it.
-    Rule(
-        _INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"
-    ),
+    Rule(_INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"),
     Rule(_INVALID, "request refused", Remedy.FIX_REQUEST),
 )  # fmt: skip
 
