@@ -92,7 +92,11 @@ class Server:
         port = listener.port
         try:
             if self._token_file is None:
-                self._token, self._path = _new_token(port)
+                # In a project's folder, it could be shared or committed with the project.
+                self._path = own_settings_folder() / f"server-{port}.token"
+                with suppress(OSError):
+                    self._path.unlink()
+                self._token = _create_token(self._path)
             else:
                 self._token, self._path = _kept_token(self._token_file), self._token_file
             listener.serve(application(port, self._token, self._origins))
@@ -207,18 +211,6 @@ def _origin(address: object) -> str:
 
 
 # --- the file with the token, which only its user can read
-
-
-def _new_token(port: int) -> tuple[str, Path]:
-    """Return a new token and the file that it is written to, which is named after the port.
-
-    The file is in the folder of the user's own settings. In a project's folder it could be shared
-    or committed with the project.
-    """
-    path = own_settings_folder() / f"server-{port}.token"
-    with suppress(OSError):
-        path.unlink()
-    return _create_token(path), path
 
 
 def _kept_token(path: Path) -> str:
