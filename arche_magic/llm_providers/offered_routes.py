@@ -107,7 +107,7 @@ class OfferedRoutes:
         able = able or ["; OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         if OTHER_THAN in refused:
-            # The others are sent the value, but their models may not take it either.
+            # Other providers get the value unchanged, and may not take it either.
             able = [""]
         wire = self.configuration.providers[routes[0].provider].wire
         option = unsupported_fields(wire, request)[0].split()[0]

@@ -386,7 +386,7 @@ def in_seconds(seconds: float) -> str:
 
 
 def little_endian(vector: array[float]) -> array[float]:
-    """Return a vector as files and replies have it, or one of theirs as this machine has it."""
+    """Convert a vector between the byte order of this machine and that of files and replies."""
     if sys.byteorder == "big":
         vector = vector[:]
         vector.byteswap()

@@ -24,7 +24,7 @@ _TRANSLATED = {"mistral": MISTRAL_FIELDS, "google": GOOGLE_FIELDS}
 _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 OTHER_THAN = " other than "
-"""Between the name of a field and the values that a wire takes of it."""
+"""Stands between the name of a field and the only values that a wire takes."""
 
 
 def unsupported_fields(wire: str, request: Request) -> list[str]:
@@ -72,7 +72,7 @@ def unsuitable(wire: str, request: Request) -> str:
 
 
 def _refused(wire: str, name: str, value: Any) -> str:
-    """Return what a wire cannot take of a further field: it, some of its values, or ""."""
+    """Return why a wire cannot take a further field: its name, and the values it can take; or ""."""
     if wire == "groq":
         return name if name in _GROQ_REFUSES else ""
     if name not in _TRANSLATED[wire]:

@@ -92,7 +92,7 @@ class Server:
         port = listener.port
         try:
             if self._token_file is None:
-                # In a project's folder, it could be shared or committed with the project.
+                # A file in a project's folder could be shared or committed with the project.
                 self._path = own_settings_folder() / f"server-{port}.token"
                 with suppress(OSError):
                     self._path.unlink()

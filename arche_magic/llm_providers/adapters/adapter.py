@@ -105,7 +105,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        """Classify a refusal, or an error event in a stream without a word that `_words` has."""
+        """Classify a refusal, or an error event in a stream, by more than its `code` and `type`."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         """Read the limits in the response headers."""

@@ -245,7 +245,7 @@ def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
 
 
 def words(*rows: tuple[str, str, Remedy]) -> Words:
-    """Return a table for `by_word`: in each row, words, what happened, and what helps."""
+    """Return a table for `by_word` from rows of words, what happened, and what helps."""
     return {word: (summary, remedy) for row, summary, remedy in rows for word in row.split()}
 
 

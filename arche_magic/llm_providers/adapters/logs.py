@@ -25,7 +25,7 @@ _calls = threading.local()
 
 
 def _clean(record: logging.LogRecord) -> bool:
-    """Change a record that quotes a key; a filter that drops none."""
+    """Clean a log record that quotes a key. Returns True, because no record is dropped."""
     for key in getattr(_calls, "keys", ()):
         if record.exc_info and record.exc_info[0]:
             text = "".join(traceback.format_exception(record.exc_info[1]))

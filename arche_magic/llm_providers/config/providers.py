@@ -1,4 +1,4 @@
-"""Providers as `[providers.NAME]` in the settings changes or adds them, and who may set what.
+"""Providers as `[providers.NAME]` in the settings changes or adds them, and where keys may go.
 
 An added service speaks OpenAI's chat completions. The catalog knows the addresses of some; for any
 other the table names it. The user's keys must not go to an address that others chose, and others
@@ -224,7 +224,7 @@ def _address_problem(url: str) -> str:
 
 
 def _check_key_variable(variable: str, where: str, sources: Sources) -> None:
-    """Check that a variable that a project's file uses as a key is named as one, or trusted."""
+    """Check the name of a variable that a project's file uses as a key."""
     names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
     trusted = sources.own_settings.get(TRUST_KEY_VARIABLES, ())
     if not names_a_key and variable not in trusted:
@@ -243,7 +243,7 @@ def _check_base_url(provider: Provider, sources: Sources) -> None:
     url, where = provider.base_url, provider.base_url_from
     if url is None:
         return
-    # That of a table was checked when it was read.
+    # Addresses in the settings were checked when they were read.
     if problem := _address_problem(url):
         raise ConfigurationError(f"{sources.named(provider.base_url_variable or '')} {problem}")
     place, own = origin(url), {origin(service) for service in provider.services}

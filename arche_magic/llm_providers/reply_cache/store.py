@@ -65,7 +65,7 @@ _KEEP = "INSERT OR REPLACE INTO replies ({columns}) VALUES ({values})"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request failed in a way that would happen again; `raw` is a reply that does not fit."""
+    """Why a request would fail again; `raw` is the text of a reply that does not fit its schema."""
 
     error: str
     raw: str | None = None
@@ -132,10 +132,11 @@ class ReplyStore:
     def claim(
         self, addresses: Iterable[str], owner: str, now: float, until: float, *, again: bool = False
     ) -> set[str]:
-        """Claim addresses until an epoch time, and return those that `owner` may ask.
+        """Claim addresses for `owner`, and return those that it may ask.
 
-        Addresses that another owner has claimed are not returned, nor, unless `again` is set, those
-        with a kept reply. Claiming an address again extends the claim.
+        Addresses that another owner has claimed are not returned. Addresses with a kept reply are
+        returned only if `again` is set. Claiming an address again extends the claim. `now` and
+        `until`, when the claim expires, are in epoch seconds.
         """
         wanted = set(addresses)
         with self._complaining(), self._change() as connection:
