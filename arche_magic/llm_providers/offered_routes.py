@@ -103,17 +103,16 @@ class OfferedRoutes:
         if not all(reasons.values()):
             return
         able = [name for name in self.providers_with_routes() if name not in reasons]
-        able = [f"; {name} does" for name in able if not self._unsuitable(name, request)]
-        able = able or ["; OpenAI-compatible services do"]
+        able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
+        able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-        if OTHER_THAN in refused:
-            # Other providers get the value unchanged, and may not take it either.
-            able = [""]
+        # Other providers get a value unchanged, and may not take it either.
+        hint = "" if OTHER_THAN in refused else f"; {able[0]}"
         wire = self.configuration.providers[routes[0].provider].wire
         option = unsupported_fields(wire, request)[0].split()[0]
         # What is not a field of its own, such as a participant's name, is in the messages.
         option = option if option in request.extra else "messages"
-        raise InvalidRequest(f"{refused}{able[0]}", option=option)
+        raise InvalidRequest(f"{refused}{hint}", option=option)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)

@@ -72,7 +72,7 @@ def unsuitable(wire: str, request: Request) -> str:
 
 
 def _refused(wire: str, name: str, value: Any) -> str:
-    """Return why a wire cannot take a further field: its name, and the values it can take; or ""."""
+    """Return what a wire cannot take: the field, or all but some of its values; "" if it can."""
     if wire == "groq":
         return name if name in _GROQ_REFUSES else ""
     if name not in _TRANSLATED[wire]:
