@@ -11,7 +11,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route, name_in_words
-from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
+from .wire_fields import OTHER_THAN, may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
 
@@ -81,6 +81,7 @@ class OfferedRoutes:
             if not any(models[name] for name in asked):
                 names = ", ".join(asked)
                 raise ConfigurationError(f"{names} has only embedding models")
+            asked = [name for name in asked if models[name]]
             if any(key.provider in asked for key in self.configuration.keys):
                 off = ", ".join(map(name_in_words, sorted(self.configuration.off)))
                 raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
@@ -105,11 +106,13 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        # Other providers get a value unchanged, and may not take it either.
+        hint = "" if OTHER_THAN in refused else f"; {able[0]}"
         wire = self.configuration.providers[routes[0].provider].wire
         option = unsupported_fields(wire, request)[0].split()[0]
         # What is not a field of its own, such as a participant's name, is in the messages.
         option = option if option in request.extra else "messages"
-        raise InvalidRequest(f"{refused}; {able[0]}", option=option)
+        raise InvalidRequest(f"{refused}{hint}", option=option)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import sys
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -382,3 +383,11 @@ def in_seconds(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"in {math.ceil(seconds / 3600)} h"
     return f"in {math.ceil(seconds / 86_400)} days"
+
+
+def little_endian(vector: array[float]) -> array[float]:
+    """Convert a vector between the byte order of this machine and that of files and replies."""
+    if sys.byteorder == "big":
+        vector = vector[:]
+        vector.byteswap()
+    return vector

@@ -22,7 +22,9 @@ GOOGLE_FIELDS = frozenset({
 _TRANSLATED = {"mistral": MISTRAL_FIELDS, "google": GOOGLE_FIELDS}
 # Groq refuses these with a 400 (console.groq.com/docs/openai, 2026).
 _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+OTHER_THAN = " other than "
+"""Stands between the name of a field and the only values that a wire takes."""
 
 
 def unsupported_fields(wire: str, request: Request) -> list[str]:
@@ -37,9 +39,9 @@ def unsupported_fields(wire: str, request: Request) -> list[str]:
     if wire == "openai":
         return []
     fields = [
-        name
+        refused
         for name, value in request.extra.items()
-        if not _asks_for_default(name, value) and not _takes(wire, name, value)
+        if not _asks_for_default(name, value) and (refused := _refused(wire, name, value))
     ]
     if wire == "groq" and request.uses_tools and "response_format" in request.extra:
         # console.groq.com/docs/structured-outputs, 2026-07.
@@ -69,15 +71,17 @@ def unsuitable(wire: str, request: Request) -> str:
     return f"takes no {', '.join(others)} or {last}" if others else f"takes no {last}"
 
 
-def _takes(wire: str, name: str, value: Any) -> bool:
-    """Return whether a wire takes a further field with this value."""
+def _refused(wire: str, name: str, value: Any) -> str:
+    """Return what a wire cannot take: the field, or all but some of its values; "" if it can."""
     if wire == "groq":
-        return name not in _GROQ_REFUSES
+        return name if name in _GROQ_REFUSES else ""
     if name not in _TRANSLATED[wire]:
-        return False
-    if name == "response_format":
-        return bool(value.get("type") == "json_object")
-    return wire != "google" or name != "reasoning_effort" or value in EFFORTS
+        return name
+    if name == "response_format" and value.get("type") != "json_object":
+        return f"{name}{OTHER_THAN}json_object and json_schema"
+    if name == "reasoning_effort" and wire == "google" and value not in _EFFORTS:
+        return f"{name}{OTHER_THAN}{', '.join(_EFFORTS[:-1])} and {_EFFORTS[-1]}"
+    return ""
 
 
 def _asks_for_default(name: str, value: object) -> bool:

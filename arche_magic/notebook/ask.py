@@ -146,7 +146,7 @@ def _send(
     _bind(session, options, reply)
     more = []
     if chat:
-        is_private = first_given(request["private"], llm.configuration.private.always)
+        is_private = first_given(request["private"], llm.configuration.always_private)
         asked.turn = chat.add(question, reply, options.system, private=is_private)
         session.chats[chat.name] = chat
         more = [f"chat {chat.name}, turn {len(chat.turns)}"]

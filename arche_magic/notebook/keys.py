@@ -74,7 +74,7 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
         rows.append((key, tracker.account(key), tracker.closure(key), private))
     now = configuration.clock.time()
     # The column would only puzzle a user who marked nothing as private.
-    marked = ("private",) if configuration.private.routes else ()
+    marked = ("private",) if configuration.private_routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
         (

@@ -70,7 +70,8 @@ def start(**settings: Any) -> str:
     use_configuration(
         replace(
             configuration,
-            private=real.private,
+            private_routes=real.private_routes,
+            always_private=real.always_private,
             aliases=_known(real.aliases, configuration),
             prompts=real.prompts,
             settings_folder=real.settings_folder,

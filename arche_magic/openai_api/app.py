@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -21,9 +21,8 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
-from .errors import Problem
 from .handler import LARGEST_BODY, TOO_LONG, handle
-from .replies import HttpReply
+from .replies import HttpReply, Problem
 from .request_thread import RequestThread
 from .requests import TAG_HEADER
 
@@ -44,14 +43,27 @@ _START, _BODY = "http.response.start", "http.response.body"
 
 
 def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
-    """Return the whole application.
+    """Return the whole application; requests to `/v1` must carry the token.
 
-    Args:
-        port: the port that clients use.
-        token: what each request to `/v1` must carry.
-        allow_origins: web pages of these origins may use the server in a browser.
+    `port` is the one that clients use. Web pages of `allow_origins` may use the server too.
     """
-    app: ASGIApp = _Application(port, token)
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/health" and scope["method"] in ("GET", "HEAD"):
+            response: Response = JSONResponse({"status": "ok"})
+        elif not path.startswith("/v1/"):
+            message = f"no such path; the base URL is http://127.0.0.1:{port}/v1"
+            response = _refusal(404, message, "not_found")
+        elif not _has_token(Headers(scope=scope), token):
+            message = "wrong or missing token: send the header Authorization: Bearer TOKEN"
+            response = _refusal(401, message, "invalid_api_key")
+        else:
+            await _answer(port, scope, receive, send)
+            return
+        await response(scope, receive, send)
+
+    app: ASGIApp = served
     if allow_origins:
         app = CORSMiddleware(
             app,
@@ -101,52 +113,34 @@ def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str
     return ""
 
 
-class _Application:
-    """`/health`, and the paths of OpenAI's interface for clients that have the token."""
+def _has_token(headers: Headers, token: str) -> bool:
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    is_token = secrets.compare_digest(given.strip().encode(), token.encode())
+    return is_token and scheme.lower() == "bearer"
 
-    def __init__(self, port: int, token: str) -> None:
-        self._port, self._token = port, token.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if path == "/health" and scope["method"] in ("GET", "HEAD"):
-            await JSONResponse({"status": "ok"})(scope, receive, send)
-        elif not path.startswith("/v1/"):
-            message = f"no such path; the base URL is http://127.0.0.1:{self._port}/v1"
-            await _refusal(404, message, "not_found")(scope, receive, send)
-        elif not self._has_token(Headers(scope=scope)):
-            message = "wrong or missing token: send the header Authorization: Bearer TOKEN"
-            await _refusal(401, message, "invalid_api_key")(scope, receive, send)
-        else:
-            await self._answer(scope, receive, send)
-
-    def _has_token(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        is_token = secrets.compare_digest(given.strip().encode(), self._token)
-        return is_token and scheme.lower() == "bearer"
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                body = await _body(Request(scope, receive))
-        except ClientDisconnect:
-            return
-        except TimeoutError:
-            await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
-            return
-        if body is None:
-            await _refusal(413, TOO_LONG, "body_too_large")(scope, receive, send)
-            return
-        ask = partial(_ask, self._port, scope["method"], scope["path"], _headers(scope), body)
-        answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
-        gone = asyncio.ensure_future(until_disconnected(receive))
-        try:
-            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            # The client has left, or the server stops.
-            answering.cancel()
-            gone.cancel()
-            await asyncio.wait((answering,))
+async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the body and answer, until the client has left or the server stops."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            body = await _body(Request(scope, receive))
+    except ClientDisconnect:
+        return
+    except TimeoutError:
+        await _refusal(408, "the body did not arrive in time", "timeout")(scope, receive, send)
+        return
+    if body is None:
+        await _refusal(413, TOO_LONG, "body_too_large")(scope, receive, send)
+        return
+    ask = partial(_ask, port, scope["method"], scope["path"], _headers(scope), body)
+    answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
+    gone = asyncio.ensure_future(until_disconnected(receive))
+    try:
+        await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        answering.cancel()
+        gone.cancel()
+        await asyncio.wait((answering,))
 
 
 def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
@@ -183,7 +177,8 @@ async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, s
         headers = {name.lower(): value for name, value in reply.headers.items()}
         if isinstance(reply.body, bytes):
             headers["content-length"] = str(len(reply.body))
-        await put({"type": _START, "status": reply.status, "headers": _raw(headers)})
+        raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
+        await put({"type": _START, "status": reply.status, "headers": raw})
         is_begun = True
         async for chunk in thread.chunks():
             await put({"type": _BODY, "body": chunk, "more_body": True})
@@ -204,9 +199,6 @@ async def _body(request: Request) -> bytes | None:
     """Return the body; None if it is too long, which is decided before or while it is read.
 
     uvicorn discards what arrives after that, so that the client can read the refusal.
-
-    Raises:
-        ClientDisconnect: the client has left.
     """
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > LARGEST_BODY:
@@ -225,10 +217,6 @@ def _headers(scope: Scope) -> dict[str, str]:
     headers.pop("authorization", None)
     headers.setdefault(TAG_HEADER, client_name(headers.get("user-agent", "")))
     return headers
-
-
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
 
 
 def _refusal(status: int, message: str, code: str) -> Response:

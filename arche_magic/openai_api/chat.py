@@ -9,11 +9,18 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.events import Discarded, Event, Piece
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Route
+from arche_magic.llm_providers.request import Request
 
-from .errors import problem_of
-from .replies import Chunks, HttpReply, completion, event, json_reply, route_header
-from .requests import ChatCall, read_chat, read_json
+from .replies import (
+    Chunks,
+    HttpReply,
+    completion,
+    event,
+    json_reply,
+    problem_of,
+    route_header,
+)
+from .requests import read_chat, read_json
 
 
 def chat_completions(
@@ -25,13 +32,13 @@ def chat_completions(
         Problem: the request is wrong.
         LLMProviderError: the request is wrong, or no route answered it.
     """
-    call = read_chat(read_json(body), llm.configuration, options)
+    request, stream, include_usage = read_chat(read_json(body), llm.configuration, options)
     # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
-    if call.stream and not call.request.needs_choices:
-        return _streamed(call, llm)
-    reply = llm.ask(call.request)
-    if call.stream:
-        return _events_of(reply, call)
+    if stream and not request.needs_choices:
+        return _streamed(request, include_usage, llm)
+    reply = llm.ask(request)
+    if stream:
+        return _events_of(reply, include_usage)
     return json_reply(completion(reply), headers=route_header(reply.route))
 
 
@@ -40,19 +47,15 @@ def _stream_reply(chunks: Iterator[bytes], route: dict[str, str]) -> HttpReply:
     return HttpReply(200, headers | route, chunks)
 
 
-def _events_of(reply: Reply, call: ChatCall) -> HttpReply:
+def _events_of(reply: Reply, include_usage: bool) -> HttpReply:
     """Return the stream of a reply that has arrived."""
-    chunks = Chunks(reply.model, include_usage=call.include_usage)
+    chunks = Chunks(reply.model, include_usage)
     return _stream_reply(chunks.whole(reply), route_header(reply.route))
 
 
-def _streamed(call: ChatCall, llm: IntelligentLLMOrchestrator) -> HttpReply:
-    """Return the response of a streamed request, once its first text has arrived.
-
-    Raises:
-        LLMProviderError: no text will arrive.
-    """
-    events = llm.events_of(call.request)
+def _streamed(request: Request, include_usage: bool, llm: IntelligentLLMOrchestrator) -> HttpReply:
+    """Return the response of a streamed request, once its first text has arrived."""
+    events = llm.events_of(request)
     try:
         while True:
             first = next(events)
@@ -60,19 +63,19 @@ def _streamed(call: ChatCall, llm: IntelligentLLMOrchestrator) -> HttpReply:
                 break
             # A kept reply is one piece, and its route comes with its end.
     except StopIteration as end:
-        return _events_of(end.value, call)
-    chunks = _chunks(call, llm, first.text, first.route, events)
+        return _events_of(end.value, include_usage)
+    chunks = Chunks(first.route.model, include_usage)
+    stream = _events(chunks, llm, first.text, events)
     # Started, so that closing it before the first chunk is read also closes the request.
-    next(chunks)
-    return _stream_reply(chunks, route_header(first.route.id))
+    next(stream)
+    return _stream_reply(stream, route_header(first.route.id))
 
 
-def _chunks(
-    call: ChatCall, llm: IntelligentLLMOrchestrator, text: str, route: Route,
+def _events(
+    chunks: Chunks, llm: IntelligentLLMOrchestrator, text: str,
     events: Generator[Event, None, Reply],
 ) -> Iterator[bytes]:  # fmt: skip
     """Yield the events of a streamed request, from its first text on."""
-    chunks = Chunks(route.model, include_usage=call.include_usage)
     try:
         yield b""
         yield chunks.first()

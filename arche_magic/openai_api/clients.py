@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
-from .errors import TIMED_OUT
 from .handler import handle
-from .replies import HttpReply
+from .replies import TIMED_OUT, HttpReply
 from .request_thread import RequestThread
 from .requests import check_defaults
 
@@ -84,11 +83,7 @@ def openai_transport(**defaults: Any) -> Any:
         http_client = httpx.Client(transport=arche_magic.openai_transport(), timeout=None)
 
     It works with `Client` and `AsyncClient` of httpx and httpx2, and answers requests to any host.
-
-    Args:
-        **defaults: as for `openai_client`.
-
-    Raises what `openai_client` raises.
+    Its options and errors are those of `openai_client`.
     """
     check_defaults(defaults, get_configuration())
     return Transport(defaults)
@@ -97,11 +92,8 @@ def openai_transport(**defaults: Any) -> Any:
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
-    It sends nothing itself, whatever base URL a client has; only the engine does.
-    The client's read timeout bounds the request as a whole.
-
-    Args:
-        defaults: options of the engine, used where a request does not set them.
+    It sends nothing itself, whatever base URL a client has; only the engine does. The client's read
+    timeout bounds the request as a whole. `defaults` are used where a request does not set them.
     """
 
     def __init__(self, defaults: Mapping[str, Any]) -> None:
@@ -135,14 +127,9 @@ class Transport:
         return _response(request, reply, timeout, thread)
 
     def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
-        return handle(
-            request.method,
-            _path(request.url.path),
-            request.headers,
-            body,
-            defaults=self._defaults,
-            timeout=timeout,
-        )
+        defaults = self._defaults if timeout is None else {**self._defaults, "timeout": timeout}
+        path = _path(request.url.path)
+        return handle(request.method, path, request.headers, body, defaults=defaults)
 
     def close(self) -> None:
         """Nothing is open here."""

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import base64
-import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.embeddings import (
-    choose_model,
-    embedding_request,
-    in_batches,
-)
+from arche_magic.llm_providers.embeddings import choose_model, embedding_request, in_batches
 from arche_magic.llm_providers.errors import ConfigurationError, LLMProviderError, NoKeys
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.types import Usage
+from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.types import Usage, little_endian
 
-from .errors import Problem, problem_of
-from .replies import HttpReply, json_reply, route_details, route_header
-from .requests import AUTO, read_json
+from .replies import HttpReply, Problem, json_reply, problem_of, route_details, route_header
+from .requests import AUTO, missing, read_json
 
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")
@@ -54,7 +50,11 @@ def embeddings(
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}
     try:
-        replies = _ask(texts, llm, provider, model, given.get("dimensions"), options)
+        # If one text is wrong, none of them is sent.
+        request = embedding_request(
+            texts, configuration, provider, model, dimensions=given.get("dimensions"), **options
+        )
+        replies = _ask(request, llm)
     except LLMProviderError as error:
         problem = problem_of(error, configuration.clock.time())
         if problem.status in (400, 413) and problem.param in (None, "messages"):
@@ -66,7 +66,7 @@ def embeddings(
 def _texts(given: Mapping[str, Any]) -> list[str]:
     value = given.get("input")
     if value is None:
-        raise Problem(400, "input is missing", param="input", code="missing_required_parameter")
+        raise missing("input")
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise Problem(400, "input must be a text or a list of texts", param="input")
@@ -99,31 +99,14 @@ def _model(
         raise Problem(404, str(error), param="model", code="model_not_found") from None
 
 
-def _ask(
-    texts: Sequence[str],
-    llm: IntelligentLLMOrchestrator,
-    provider: str,
-    model: str,
-    dimensions: Any,
-    options: Mapping[str, Any],
-) -> list[Reply]:
-    """Return the replies to all texts, in their order.
-
-    Raises:
-        LLMProviderError: a text is wrong, or the model did not answer.
-    """
-    configuration, clock = llm.configuration, llm.configuration.clock
-    # If one text is wrong, none of them is sent.
-    whole = embedding_request(
-        texts, configuration, provider, model, dimensions=dimensions, **options
-    )
+def _ask(whole: Request, llm: IntelligentLLMOrchestrator) -> list[Reply]:
+    """Return the replies to all texts of a request, in their order."""
+    clock = llm.configuration.clock
     ends, replies = clock.time() + whole.timeout, []
     for batch in in_batches(whole.inputs, whole, llm.routes(whole), llm.quota_tracker):
-        left = {"timeout": max(0.001, ends - clock.time())}
-        request = embedding_request(
-            batch, configuration, provider, model, dimensions=dimensions, **{**options, **left}
-        )
-        replies.append(llm.ask(request))
+        left = max(0.001, ends - clock.time())
+        count = len(batch) if whole.counts_as > 1 else 1
+        replies.append(llm.ask(replace(whole, inputs=batch, timeout=left, counts_as=count)))
     return replies
 
 
@@ -152,7 +135,4 @@ def _answer(replies: Sequence[Reply], encoding: str) -> HttpReply:
 def _encoded(vector: array[float], encoding: str) -> list[float] | str:
     if encoding == "float":
         return vector.tolist()
-    if sys.byteorder == "big":
-        vector = vector[:]
-        vector.byteswap()
-    return base64.b64encode(vector.tobytes()).decode("ascii")
+    return base64.b64encode(little_endian(vector).tobytes()).decode("ascii")

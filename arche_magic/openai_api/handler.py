@@ -2,25 +2,30 @@
 
     handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
 
-One request goes: `requests` reads it, the engine answers it, `replies` writes it. `errors` turns
-what the engine raises into OpenAI's errors.
+One request goes: `requests` reads it, the engine answers it, and `replies` writes the reply or the
+error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator
-from arche_magic.llm_providers.config import Clock, SystemClock, get_configuration
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Tool
+from arche_magic.llm_providers.config import (
+    Clock,
+    Configuration,
+    SystemClock,
+    get_configuration,
+)
 from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.request import Image, Message, Request
 
 from .chat import chat_completions
 from .embeddings import embeddings
-from .errors import Problem, problem_of
-from .models import model_list, one_model
-from .replies import HttpReply
-from .requests import TAG_HEADER
+from .replies import HttpReply, Problem, json_reply, problem_of
+from .requests import AUTO, TAG_HEADER, who_answers
 
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""
@@ -29,6 +34,11 @@ TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
 _CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
+# Requests that say what a model in the list takes.
+_EXAMPLES = {
+    "images": Request((Message("user", "", (Image("image/png", b""),)),)),
+    "tools": Request((Message("user", ""),), tools=(Tool("any"),)),
+}
 # The provider object of the configuration in use. It keeps the routes that it has found.
 _kept: IntelligentLLMOrchestrator | None = None
 
@@ -40,7 +50,6 @@ def handle(
     body: bytes,
     *,
     defaults: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or the first piece of it.
 
@@ -53,7 +62,6 @@ def handle(
         body: JSON.
         defaults: options of the engine, used where the body does not set them; see
             `requests.DEFAULTS`.
-        timeout: seconds for the whole request; the option or the setting if not given.
 
     Raises:
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
@@ -61,8 +69,6 @@ def handle(
     try:
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
-        if timeout is not None:
-            options["timeout"] = timeout
         return _answer(method.upper(), path, headers, body, options)
     except Problem as problem:
         return problem.reply()
@@ -93,7 +99,9 @@ def _answer(
         clock = llm.configuration.clock
         if ask := _ASKED.get(path):
             return ask(body, llm, options)
-        return one_model(name, llm.configuration) if name else model_list(llm.configuration)
+        if name:
+            return _one_model(name, llm.configuration)
+        return json_reply({"object": "list", "data": list(_listed(llm.configuration))})
     except LLMProviderError as error:
         raise problem_of(error, clock.time()) from None
 
@@ -104,3 +112,59 @@ def _llm() -> IntelligentLLMOrchestrator:
     if llm is None or llm.configuration is not configuration:
         llm = _kept = IntelligentLLMOrchestrator(configuration=configuration)
     return llm
+
+
+def _one_model(name: str, configuration: Configuration) -> HttpReply:
+    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed."""
+    for entry in _listed(configuration):
+        if entry["id"] == name:
+            return json_reply(entry)
+    who_answers(name, {}, configuration)
+    return json_reply(_named(name, configuration))
+
+
+def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
+    yield {**_entry(AUTO, "arche_magic"), "context_window": None, "takes": None}
+    for alias in configuration.aliases:
+        yield _named(alias, configuration)
+    with_key = {key.provider for key in configuration.keys}
+    for provider in configuration.providers.values():
+        if provider.name in with_key and provider.models:
+            yield _model(provider.name, provider.name, provider.models[0], configuration)
+            names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
+            for name in names:
+                yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
+        for name, about in provider.embedding_models.items() if provider.name in with_key else ():
+            yield {
+                **_entry(f"{provider.name}/{name}", provider.name),
+                "context_window": about.tokens_per_text or None,
+                "takes": {"images": False, "embeddings": True},
+            }
+
+
+def _named(name: str, configuration: Configuration) -> dict[str, Any]:
+    owner, models = next(iter(configuration.resolve_model(name).items()))
+    return _model(name, owner, models[0], configuration)
+
+
+def _model(id_: str, owner: str, model: str, configuration: Configuration) -> dict[str, Any]:
+    return {
+        **_entry(id_, owner),
+        "context_window": configuration.providers[owner].context_windows.get(model),
+        "takes": _takes(owner, model, configuration),
+    }
+
+
+def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bool] | None:
+    """Return what a model takes: all, unless the catalog or a refusal says no; None without key."""
+    key = next((key for key in configuration.keys if key.provider == owner), None)
+    if key is None:
+        return None
+    tracker, now = get_quota_tracker(configuration), configuration.clock.time()
+    route = configuration.route(key, model)
+    states = {name: tracker.state(route, request, now) for name, request in _EXAMPLES.items()}
+    return {name: not state.is_unsuitable for name, state in states.items()}
+
+
+def _entry(id_: str, owner: str) -> dict[str, Any]:
+    return {"id": id_, "object": "model", "created": 0, "owned_by": owner}

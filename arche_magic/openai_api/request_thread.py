@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from arche_magic.llm_providers.stopping import end_of, raise_if_stopped, start_in_a_thread
 
 from .replies import HttpReply
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 # How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from arche_magic.llm_providers.config import Configuration
@@ -12,7 +11,7 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request, check_names
 from arche_magic.llm_providers.request import Request
 
-from .errors import Problem
+from .replies import Problem
 
 AUTO = "auto"
 """As `model`: any route may answer."""
@@ -33,21 +32,6 @@ DEFAULTS = (
 """The options of `openai_client(...)`, used where a request does not set them."""
 
 
-@dataclass(frozen=True)
-class ChatCall:
-    """A chat completion as it was asked for.
-
-    Attributes:
-        request: for the engine.
-        stream: whether the reply is to come in chunks.
-        include_usage: whether a last chunk is to have the usage.
-    """
-
-    request: Request
-    stream: bool
-    include_usage: bool
-
-
 def read_json(body: bytes) -> dict[str, Any]:
     """Return the JSON object of a body.
 
@@ -66,22 +50,18 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 def read_chat(
     body: Mapping[str, Any], configuration: Configuration, options: Mapping[str, Any]
-) -> ChatCall:
-    """Return what a chat completion asks for.
+) -> tuple[Request, bool, bool]:
+    """Return the request, whether it is streamed, and whether the last chunk has the usage.
 
-    Args:
-        body: its JSON.
-        configuration: its providers, models and aliases are those that `model` can name.
-        options: options of the engine, used where the body does not set them.
+    `options` of the engine are used where the body does not set them.
 
     Raises:
         Problem: a field is missing or wrong, or the model is unknown.
-        InvalidRequest: as `build_request`.
-        ConfigurationError: as `build_request`.
+        InvalidRequest, ConfigurationError: as `build_request`.
     """
     given = {name: value for name, value in body.items() if value is not None}
     if "model" not in given and "model" not in options:
-        raise _missing("model")
+        raise missing("model")
     messages = _messages(given.get("messages"))
     options = {**options, **{name: given[name] for name in _OURS if name in given}}
     if "max_completion_tokens" in given:
@@ -98,11 +78,9 @@ def read_chat(
     stream_options = given.get("stream_options", {})
     if not isinstance(stream_options, dict):
         raise _wrong("stream_options", stream_options, "an object")
-    return ChatCall(
-        request=build_request(messages, configuration, **options),
-        stream=stream,
-        include_usage=_flag("include_usage", stream_options.get("include_usage") or False),
-    )
+    request = build_request(messages, configuration, **options)
+    include_usage = _flag("include_usage", stream_options.get("include_usage") or False)
+    return request, stream, include_usage
 
 
 def who_answers(
@@ -151,7 +129,7 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
 
 def _messages(messages: Any) -> list[dict[str, Any]]:
     if messages is None:
-        raise _missing("messages")
+        raise missing("messages")
     if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
         raise _wrong("messages", messages, "a list of objects")
     if not messages:
@@ -169,7 +147,8 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _missing(name: str) -> Problem:
+def missing(name: str) -> Problem:
+    """Return the error for a field that must be given."""
     return Problem(400, f"{name} is missing", param=name, code="missing_required_parameter")
 
 

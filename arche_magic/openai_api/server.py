@@ -92,7 +92,11 @@ class Server:
         port = listener.port
         try:
             if self._token_file is None:
-                self._token, self._path = _new_token(port)
+                # A file in a project's folder could be shared or committed with the project.
+                self._path = own_settings_folder() / f"server-{port}.token"
+                with suppress(OSError):
+                    self._path.unlink()
+                self._token = _create_token(self._path)
             else:
                 self._token, self._path = _kept_token(self._token_file), self._token_file
             listener.serve(application(port, self._token, self._origins))
@@ -209,28 +213,8 @@ def _origin(address: object) -> str:
 # --- the file with the token, which only its user can read
 
 
-def _new_token(port: int) -> tuple[str, Path]:
-    """Return a new token and the file that it is written to, which is named after the port.
-
-    The file is in the folder of the user's own settings. In a project's folder it could be shared
-    or committed with the project.
-
-    Raises:
-        ConfigurationError: the file cannot be written.
-    """
-    path = own_settings_folder() / f"server-{port}.token"
-    with suppress(OSError):
-        path.unlink()
-    return _create_token(path), path
-
-
 def _kept_token(path: Path) -> str:
-    """Return the token in a file that the user names; a missing file is created with a new token.
-
-    Raises:
-        ConfigurationError: other users can read the file, it has no token, or it cannot be read or
-            written.
-    """
+    """Return the token in a file that the user names; a missing file gets a new token."""
     if not os.path.lexists(path):
         return _create_token(path)
     try:

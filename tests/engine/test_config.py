@@ -103,6 +103,7 @@ def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: st
         ("ARCHE_REPLAY", "gsk_hunter2hunter2hunter2hunter2", " is '[key]'; it can be"),
         ("ARCHE_REPLIES", "redis://:hunter2@host", " is a URL; it must be the path of a file"),
         ("GROQ_BASE_URL", "//:hunter2@host", " must be an address such as https://host/path"),
+        ("GROQ_BASE_URL", "http://localhost/chat/completions", " must not end with /chat/comp"),
     ],
 )
 def test_an_invalid_variable_is_named_with_its_source(
@@ -255,6 +256,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         (f"[budget]\nper_day = {10**400}", "per_day is 1000"),
         ("patience = " + 2000 * "[" + 2000 * "]", "its values are nested too deeply"),
         ("default_provider = 3", "default_provider"),
+        ("default_provider = ''", "default_provider: unknown provider ''; known are intelligent"),
         ("default_provider = 'grok'", "default_provider: unknown provider 'grok'; did you mean"),
         ("[timeouts]\ntotall = 3", "did you mean 'total'"),
         ("[timeouts]\nsilence = 0", "silence is 0; it must be a number of seconds greater than 0"),
@@ -270,6 +272,10 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[providers.groq]\nmodel = 'x'", "unknown setting 'model'"),
         ("[providers.groq]\nmodels = 'x'", "list of model names"),
         ("[providers.groq]\nmodels = ['']", "list of model names"),
+        ("[providers.groq]\nmodels = ['m', '  ']", "list of model names"),
+        ("[providers.openai]\nbase_url = ''", "[providers.openai]: base_url must be an address"),
+        ("[providers.openai]\nbase_url = 'http://h/chat/completions'", "which is added automati"),
+        ("[prompts]\n' ' = 'Hi'", "[prompts]: a name is blank"),
         ("[providers.groq]\nmodels = ['m', 'gsk_aKeyInAWrongPlace']", "list of model names"),
         ("limits = 3", "must be a table"),
         ("[limits]\ngroq = 3", "must be a table"),
@@ -284,6 +290,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[accounts]\ngroq_key_0 = 'team'", "key label"),
         ("[accounts]\ngroq_key_1 = ['team']", "groq_key_1 is ['team']; it must be a name"),
         ("[accounts]\ngroq_key_1 = ' '", "it must be a name"),
+        ("trust_key_variables = [' ']", "trust_key_variables is a list; it must be a list of var"),
         ("order = [", "cannot be read"),
     ],
 )

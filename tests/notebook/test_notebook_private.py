@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MARK = """
 from dataclasses import replace
-from arche_magic.llm_providers.config import Private, get_configuration, use_configuration
-use_configuration(replace(get_configuration(), private=Private(frozenset({"mistral"}))))
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+use_configuration(replace(get_configuration(), private_routes=frozenset({"mistral"})))
 """
 
 

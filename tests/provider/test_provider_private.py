@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.config import Private, get_configuration, load_configuration
+from arche_magic.llm_providers.config import get_configuration, load_configuration
 from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoRouteAvailable
 
@@ -23,7 +24,7 @@ PROMPT = "The patient in room 7 is afraid."
 
 def marked(*routes: str, always: bool = False) -> dict[str, Any]:
     """Settings with these marks."""
-    return {"private": Private(frozenset(routes), always)}
+    return {"private_routes": frozenset(routes), "always_private": always}
 
 
 def write(path: Path, text: str) -> None:
@@ -81,8 +82,9 @@ def test_a_mark_is_a_provider_a_model_or_a_key(start: Start, mark: str, labels: 
     """A key by its fingerprint: its label may belong to another key in the next folder."""
     start({"groq": 2})
     configuration = get_configuration()
-    private = Private(frozenset({mark.format(configuration.keys[1].fingerprint)}))
-    found = {route.key.label for route in configuration.routes() if private.marks(route)}
+    marks = frozenset({mark.format(configuration.keys[1].fingerprint)})
+    configuration = replace(configuration, private_routes=marks)
+    found = {route.key.label for route in filter(configuration.is_private, configuration.routes())}
     assert found == labels
 
 
@@ -138,11 +140,12 @@ def test_private_is_true_or_false(sandbox: Sandbox) -> None:
 def test_marks_come_from_the_users_own_settings(tmp_path: Path, own_settings: Path) -> None:
     """Whether or not the project has a settings file."""
     own_settings.write_text('[private]\nroutes = ["mistral", "google:0123456789ab"]\n')
-    assert load_configuration().private == Private(frozenset({"mistral", "google:0123456789ab"}))
+    assert load_configuration().private_routes == {"mistral", "google:0123456789ab"}
+    assert not load_configuration().always_private
     write(tmp_path / "arche_magic.toml", "[private]\nalways = true\n")
-    private = load_configuration().private
-    assert private.always
-    assert private.routes == {"mistral", "google:0123456789ab"}
+    configuration = load_configuration()
+    assert configuration.always_private
+    assert configuration.private_routes == {"mistral", "google:0123456789ab"}
 
 
 def test_a_project_cannot_set_marks(tmp_path: Path) -> None:

@@ -157,6 +157,19 @@ def test_the_settings_give_the_period_of_headers(serve: Serve) -> None:
     assert limits()["requests_per_hour"] == (500, "header")
 
 
+def test_the_settings_give_the_period_of_groqs_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a plan can count over others than those of the free plan."""
+    with Sandbox(keys={"groq": 1}) as sandbox:
+        for name, value in sandbox.environment().items():
+            monkeypatch.setenv(name, value)
+        Path("arche_magic.toml").write_text(
+            '[providers.groq]\nlimit_headers = { requests = "hour" }\n'
+        )
+        get_llm_provider("groq").generate("Hello")
+        assert limits("groq")["requests_per_hour"] == (1000, "header")
+        assert limits("groq")["tokens_per_minute"][1] == "header"
+
+
 # --- order, price
 
 
@@ -241,6 +254,7 @@ def test_a_server_that_is_not_running_is_skipped(
         ),
         ("[providers.mine]\nbase_url = 'http://localhost:1/v1'", "models is missing; write models"),
         ("[providers.ollama]\nmodels = []", "models is missing"),
+        ("[providers.groq]\nmodels = []", "models is missing"),
         ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
         ("[providers.ollama]\nmodels = 'm'", "models is text; it must be a list of model names"),
         ("[providers.ollama]\nsecret_key = 'x'", "'secret_key'; keys go into the environment"),

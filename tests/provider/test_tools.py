@@ -214,12 +214,22 @@ def test_a_request_with_several_choices_is_not_streamed(sandbox: Sandbox) -> Non
         ("google", {"n": 2}, "google takes no n; openai does"),
         ("google", {"prediction": {}}, "google takes no prediction; groq does"),
         ("mistral", {"frobnicate": 1}, "mistral takes no frobnicate; groq does"),
+        (
+            "google",
+            {"reasoning_effort": "max"},
+            "google takes no reasoning_effort other than none, minimal, .* and xhigh$",
+        ),
+        (
+            "google",
+            {"response_format": {"type": "grammar"}},
+            "google takes no response_format other than json_object and json_schema$",
+        ),
     ],
 )
 def test_a_field_that_no_route_supports_is_named(
     sandbox: Sandbox, name: str, extra: dict[str, Any], words: str
 ) -> None:
-    """With a provider that supports it; nothing is sent."""
+    """With a provider that supports it, or the values that are supported; nothing is sent."""
     with pytest.raises(InvalidRequest, match=words):
         get_llm_provider().generate("Hello", provider=name, extra=extra)
     assert sandbox.requests == ()

@@ -5,15 +5,14 @@ Importing this package loads no SDK; `build_adapter` loads the one it needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..bounded import library
 from ..secrets import without_locals
+from ..types import Key, Period
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ..types import Key, Period
     from .adapter import Adapter
 
 WIRES = {

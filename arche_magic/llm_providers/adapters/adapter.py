@@ -7,10 +7,10 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
@@ -22,21 +22,19 @@ from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .error_bodies import error_fields, event_status, is_page, said
 from .failures import (
     Refusal,
+    Words,
     about_request,
+    by_word,
     delay_of,
     transport_failure,
     with_observations,
+    words,
 )
 from .formats import Format, formats_of
 from .http import Call, HttpClient
 from .limits import header_observations, parse_date
 from .logs import clean_logs
-from .replies import Part, Received, stream_ended_early
-from .vectors import read_vectors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
+from .replies import Part, Received, read_vectors, stream_ended_early
 
 logger = logging.getLogger("arche_magic.adapters")
 _MOST_REPORTED = 100
@@ -55,14 +53,17 @@ class Adapter(ABC):
         served_at: the time of the last answer by the server's own clock (epoch seconds), or None.
     """
 
-    _used: str
-    """The attribute of the SDK's client that makes the calls."""
-
     # Reduces a reply's JSON to the part that the SDK may read; None passes on all of it.
     _keep: Callable[[Any], Any] | None = None
 
     # False if the service cannot stream a reply that must fit a schema.
     _streams_json = True
+
+    # What refusals mean, by their `code` or `type`.
+    _words: Words = words()
+
+    # The periods of the headers for `requests` and `tokens`, unless the settings have others.
+    _header_periods: Mapping[str, Period] = {}
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class Adapter(ABC):
     ) -> None:
         self.account: str | None = None
         self._date: str | None = None
-        self._key, self._base_url, self._periods = key, base_url, periods
+        self._key, self._base_url = key, base_url
+        self._periods = {**self._header_periods, **(periods or {})}
         self._token_limit_name = token_limit
         self._formats = formats_of(key.provider, base_url)
         self._http = HttpClient(base_url, key, self._keep)
@@ -103,7 +105,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        """Classify a refusal, or an error event in a stream."""
+        """Classify a refusal, or an error event in a stream, by more than its `code` and `type`."""
 
     def _observe(self, call: Call) -> tuple[Observation, ...]:
         """Read the limits in the response headers."""
@@ -207,8 +209,6 @@ class Adapter(ABC):
 
     def _built(self) -> Any:
         sdk = self._build()
-        # An SDK imports some of its parts only when they are first used.
-        attrgetter(self._used)(sdk)
         clean_logs()
         return sdk
 
@@ -320,7 +320,7 @@ class Adapter(ABC):
 
     def _refused(self, refusal: Refusal, request: Request | None) -> ProviderFailure:
         """Classify a refusal, and learn formats and capabilities of the model from it."""
-        failure = self._classify(refusal)
+        failure = by_word(self._words, refusal) or self._classify(refusal)
         if request is None:
             return failure
         failure = about_request(failure, request)

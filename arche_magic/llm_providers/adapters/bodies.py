@@ -64,9 +64,7 @@ def beginning(chunks: Iterable[bytes], most: int) -> bytes:
 def decompressed(
     chunks: Iterable[bytes], encoding: str, ended: Callable[[], None]
 ) -> Iterator[bytes]:
-    """The body without its `content-encoding`, in pieces of at most 64 kB.
-
-    `ended` is as in `events`.
+    """The body without its `content-encoding`, in pieces of at most 64 kB; `ended` as in `events`.
 
     Raises:
         Unreadable: the encoding is not one that we accept, or the data is damaged.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from ..request import Message, Request
+from ..types import Usage
 from .error_bodies import ErrorInReply, mapping, mappings, said
 from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ..request import Message, Request
-    from ..types import Usage
 
 # Google documents this value for calls that another model made: Gemini 3 refuses the first call of
 # a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
@@ -26,12 +22,9 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 def chat_messages(
     request: Request, call_id: Callable[[str], str] = str, *, signed: bool = False
 ) -> list[dict[str, Any]]:
-    """The messages of a request.
+    """The messages of a request; `call_id` turns the ids of calls into those that are sent.
 
-    Args:
-        request: what is asked.
-        call_id: turns the ids of calls into those that are sent.
-        signed: whether the service is Google's, which wants Gemini's signatures back.
+    `signed` is True for Google's service, which wants Gemini's signatures back.
     """
 
     def turn(message: Message) -> dict[str, Any]:
@@ -82,13 +75,9 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 def chat_parameters(
     request: Request, form: Format | None, schema_field: str, others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The parameters of a call that are set.
+    """The parameters of a call that are set; `others` are those that services name differently.
 
-    Args:
-        request: what is asked.
-        form: how it asks for JSON, or None.
-        schema_field: what the SDK calls the schema in `response_format`.
-        others: the parameters that each service names differently.
+    `schema_field` is what the SDK calls the schema in `response_format`.
     """
     parameters = {
         **others,

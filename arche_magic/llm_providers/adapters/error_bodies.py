@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from .bodies import parse_body
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MOST_READ = 20_000
 """Characters of a body that are searched."""

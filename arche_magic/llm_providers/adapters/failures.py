@@ -13,18 +13,17 @@ import httpx
 
 from .. import network
 from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
-from ..types import Usage
+from ..request import Request
+from ..types import Observation, Usage
 from .bodies import Unreadable
 from .error_bodies import MOST_READ, label, said, words_of
 from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
-    from ..request import Request
-    from ..types import Observation
     from .http import Call
 
 Words = Mapping[str, tuple[str, Remedy]]
-"""By `code` or `type` of an error, in lower case: what happened, and what helps."""
+"""By a word in an error: what happened, and what helps."""
 
 _RETIRED = re.compile("decommission|deprecated|retired|no longer", re.IGNORECASE)
 _OPTION = re.compile(
@@ -62,16 +61,10 @@ _DELAYED = (Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER)
 
 
 class Refusal:
-    """An answer that is an error: its status, and what its body says.
+    """An answer that is an error.
 
-    Attributes:
-        call: the call that it answers.
-        status: its HTTP status, or the status that fits an error event.
-        fields: the part of its body that describes the error.
-        model: the model that was asked, or "".
-        label: status and code in brackets, see `label`.
-        words: the server's own words.
-        texts: what rules search, by name; see `Rule`.
+    `status` is its HTTP status, or the one that fits an error event. `fields` is the part of its
+    body that describes the error, and `words` are the server's own. Rules search `texts`.
     """
 
     def __init__(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
@@ -113,16 +106,11 @@ class Refusal:
 
 
 class Rule:
-    """One row of the table.
+    """One row of the table: statuses, what happened in our words, and what helps.
 
-    Args:
-        statuses: the HTTP statuses that it is about.
-        summary: what happened, in our words.
-        remedy: what helps.
-        **patterns: regular expressions, all of which must be found in a text of the refusal, in
-            upper or lower case: its `message`, `message_and_label`, `status`, `param` or `body`,
-            the names of its `fields`, or its `subject` (the message, and "model" if it names the
-            model).
+    All `patterns` must be found, in upper or lower case. Each is named for the text of the refusal
+    that it searches: its `message`, `message_and_label`, `status`, `param` or `body`, the names of
+    its `fields`, or its `subject` (the message, and "model" if it names the model).
     """
 
     def __init__(
@@ -180,7 +168,7 @@ _PAGE = r"^\s*<"
 _INVALID, _MISSING = (400, 406, 411, 414, 415, 422, 431), (404, 405, 410)
 # 499: Google's CANCELLED, and a proxy whose client left.
 _OUTAGES = (408, 409, 424, 425, 498, 499, *range(500, 1000))
-_FORBIDDEN_PLACE = "access from this region or network refused"
+FORBIDDEN_PLACE = "access from this region or network refused"
 
 # The first rule that fits counts.
 RULES = (
@@ -189,9 +177,7 @@ RULES = (
         "the server redirected to another address, and the key was not sent there",
         Remedy.CHECK_ADDRESS,
     ),
-    Rule(
-        (407,), "the proxy requires a user name and a password", Remedy.CHECK_SETUP
-    ),
+    Rule((407,), "the proxy requires a user name and a password", Remedy.CHECK_SETUP),
     # A page that is not an error of the API comes from a proxy or a firewall before it, or from a
     # web site at a wrong base URL.
     Rule((400, 401, 403, 422), _BLOCKED, Remedy.CHECK_ADDRESS, body=_PAGE),
@@ -205,10 +191,8 @@ RULES = (
     ),
     Rule((402,), "no credit left", Remedy.TOP_UP_ACCOUNT),
     # xAI answers a bad key with a 400.
-    Rule(
-        (400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"
-    ),
-    Rule((403,), _FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS, body=_ABOUT_PLACE),
+    Rule((400, 422), "key refused", Remedy.REPLACE_KEY, message="(incorrect|invalid) api key"),
+    Rule((403,), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS, body=_ABOUT_PLACE),
     Rule((403,), "the model is not in the plan", Remedy.CHANGE_PLAN, message=r"\bmodels?\b"),
     Rule((403,), "access refused", Remedy.REPLACE_KEY, body=_ABOUT_KEY),
     Rule((403,), "access refused", Remedy.CHECK_ADDRESS),
@@ -234,20 +218,16 @@ RULES = (
     Rule((404,), "not found", Remedy.FIX_REQUEST),
     Rule((413,), "the prompt is too long", Remedy.SHORTEN_PROMPT),
     Rule((429,), "rate limited", Remedy.WAIT_FOR_LIMIT),
-    Rule((451, 511), _FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
+    Rule((451, 511), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
     # LM Studio says so under a 200.
-    Rule(
-        range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"
-    ),
+    Rule(range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"),
     Rule((408, 504), "timed out", Remedy.RETRY_LATER),
     Rule((498,), "no capacity", Remedy.RETRY_LATER),
     Rule((503,), "overloaded", Remedy.RETRY_LATER),
     Rule(_OUTAGES, "server error", Remedy.RETRY_LATER),
     Rule(_INVALID, "the prompt is too long", Remedy.SHORTEN_PROMPT, message=_TOO_LONG),
     # Servers also say of an option that the model no longer supports it.
-    Rule(
-        _INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"
-    ),
+    Rule(_INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"),
     Rule(_INVALID, "request refused", Remedy.FIX_REQUEST),
 )  # fmt: skip
 
@@ -262,6 +242,11 @@ def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
     """Return what a refusal means by the first rule that fits; None if no rule fits."""
     rule = next((rule for rule in rules if rule.fits(refusal)), None)
     return refusal.failure(rule.summary, rule.remedy) if rule else None
+
+
+def words(*rows: tuple[str, str, Remedy]) -> Words:
+    """Return a table for `by_word` from rows of words, what happened, and what helps."""
+    return {word: (summary, remedy) for row, summary, remedy in rows for word in row.split()}
 
 
 def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..request import Message
-
-if TYPE_CHECKING:
-    from ..request import Request, Schema
+from ..request import Message, Request, Schema
 
 
 class Format(IntEnum):
@@ -50,14 +47,7 @@ _SCHEMA_NAME = re.compile(r"schema for response_format:? '([\w-]+)'")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asked for.
-
-    Attributes:
-        model: the model that was asked, or "".
-        form: how it asked for JSON, or None.
-        schema: the schema's text.
-        system: whether it had a system prompt.
-    """
+    """What a request asked for; `form` is how it asked for JSON, `schema` the text of a schema."""
 
     model: str = ""
     form: Format | None = None
@@ -69,16 +59,8 @@ class Formats:
     """What each model of one service accepts, as far as known.
 
     Each refusal makes the next request less strict by one step, so a model refuses a request at
-    most twice, and once more for its system prompt.
-
-    Args:
-        provider: the name of the service.
-
-    Attributes:
-        token_limits: the parameter that limits a reply's tokens, by model, where the usual one was
-            refused.
-        without_stream_options: the models that refused `stream_options`.
-        stale_signatures: thought signatures that were refused, and are not sent again.
+    most twice, and once more for its system prompt. `refused_names` are models, each with a
+    parameter of ours that it refused. `stale_signatures` were refused, and are not sent again.
     """
 
     def __init__(self, provider: str) -> None:
@@ -86,8 +68,7 @@ class Formats:
         self._without_system: set[str] = set()
         # The keys are model and schema text; "" stands for every schema.
         self._plainest: dict[tuple[str, str], Format] = {}
-        self.token_limits: dict[str, str] = {}
-        self.without_stream_options: set[str] = set()
+        self.refused_names: set[tuple[str, str]] = set()
         self.stale_signatures: set[str] = set()
 
     def refused(
@@ -176,21 +157,24 @@ def _with_schema(request: Request, schema: Schema) -> Request:
         f"{when} with one JSON object and nothing else, no Markdown either. It must fit this JSON "
         f"Schema:\n{schema.text}"
     )
-    system = [message.content for message in request.messages if message.role == "system"]
     others = (message for message in request.messages if message.role != "system")
     # One system message, because some models accept only one.
-    whole = Message("system", "\n\n".join([*system, instruction]))
+    whole = Message("system", "\n\n".join(filter(None, (system_prompt(request), instruction))))
     return replace(request, messages=(whole, *others))
 
 
 def _without_system(request: Request) -> Request:
     """Return the request with its system prompt at the start of the user's first message."""
-    system = [message.content for message in request.messages if message.role == "system"]
     turns = [message for message in request.messages if message.role != "system"]
     if not turns or turns[0].role != "user":
         turns.insert(0, Message("user", ""))
-    text = "\n\n".join(filter(None, (*system, turns[0].content)))
+    text = "\n\n".join(filter(None, (system_prompt(request), turns[0].content)))
     return replace(request, messages=(replace(turns[0], content=text), *turns[1:]))
+
+
+def system_prompt(request: Request) -> str:
+    """Return all system prompts of a request together."""
+    return "\n\n".join(m.content for m in request.messages if m.role == "system" and m.content)
 
 
 def response_format(
@@ -198,7 +182,7 @@ def response_format(
 ) -> dict[str, Any] | None:
     """Return the `response_format` parameter of OpenAI's, Groq's and Mistral's chat completions."""
     schema = request.schema
-    if schema is None or form is None or form is Format.PROMPT:
+    if schema is None or form is Format.PROMPT:
         return None
     if form is Format.JSON:
         return {"type": "json_object"}

@@ -5,29 +5,21 @@ from __future__ import annotations
 import json
 import re
 import ssl
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
 from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
-from .failures import Refusal, Rule, Words, by_rule, by_status
-from .formats import Format
-from .google_parts import (
-    calls_in,
-    contents_of,
-    first_call_only,
-    tool_config,
-    translated,
-)
+from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule, by_status
+from .formats import Format, system_prompt
+from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
 from .http import STAND_IN, Call
 from .limits import as_amount, parse_duration
 from .replies import Part, as_count, counted, finish_kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 _COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 # By how the reason of an ErrorInfo begins.
@@ -37,7 +29,7 @@ _REASONS: Words = {
 }
 _RULES = (
     Rule(
-        (400,), "access from this region or network refused", Remedy.CHECK_ADDRESS,
+        (400,), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS,
         status="^FAILED_PRECONDITION$", message="location",
     ),
     # Billing is not enabled.
@@ -58,8 +50,6 @@ API_VERSION = "v1beta"
 
 class GoogleAdapter(Adapter):
     """Gemini's generateContent; it sends no limit headers at all."""
-
-    _used = "models"
 
     @staticmethod
     def _keep(answer: Any) -> Any:
@@ -99,9 +89,8 @@ class GoogleAdapter(Adapter):
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
-        system = [message.content for message in request.messages if message.role == "system"]
         config: dict[str, Any] = {
-            "system_instruction": "\n\n".join(system) or None,
+            "system_instruction": system_prompt(request) or None,
             "max_output_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -181,7 +170,7 @@ def _response_format(request: Request, form: Format | None) -> dict[str, Any]:
     if "response_format" in request.extra:
         # Any other type makes the route unsuitable, see `unsuitable`.
         return {"response_mime_type": "application/json"}
-    if request.schema is None or form is None or form is Format.PROMPT:
+    if request.schema is None or form is Format.PROMPT:
         return {}
     schema = request.schema.definition if form is Format.SCHEMA else None
     return {"response_mime_type": "application/json", "response_json_schema": schema}

@@ -6,20 +6,16 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..request import Request
 from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .chat import FOREIGN_SIGNATURE
 from .error_bodies import mapping, said
-from .replies import new_call_id
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
-
-    from ..request import Image, Message, Request
-    from .replies import Part
+from .replies import Part, new_call_id
 
 # Models before Gemini 3 need no signature.
 _OLDER = re.compile(r"(models/)?(gemini-[12]\b|gemma)")
@@ -39,33 +35,27 @@ def contents_of(request: Request, model: str, stale: Container[str] = ()) -> lis
     """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}
-    results: list[dict[str, Any]] | None = None
+    before = ""
     for message in request.messages:
-        if message.role == "system":
-            continue
+        parts: list[dict[str, Any]] = []
         if message.role == "tool":
-            if results is None:
-                results = []
-                contents.append({"role": "user", "parts": results})
-            results.append(_result(message, names.get(message.tool_call_id, "")))
-            continue
-        results = None
-        names.update((call.id, call.name) for call in message.tool_calls)
-        is_assistant = message.role == "assistant"
-        # Gemini refuses empty parts (reported in github.com/RooCodeInc/Roo-Code/pull/10728).
-        is_left_out = not message.content and (is_assistant or message.images)
-        parts: list[dict[str, Any]] = [] if is_left_out else [{"text": message.content}]
-        parts += map(_inline, message.images)
-        calls = [
-            replace(call, signature="") if call.signature in stale else call
-            for call in message.tool_calls
-        ]
-        parts += _calls(calls, needs_signature=_OLDER.match(model) is None)
-        role = "model" if is_assistant else "user"
-        if is_assistant and contents and contents[-1]["role"] == role:
+            called, answer = names.get(message.tool_call_id, ""), {"output": message.content}
+            result = {"id": message.tool_call_id, "name": called, "response": answer}
+            parts = [{"function_response": result}]
+        elif message.role != "system":
+            # Gemini refuses empty parts (reported in github.com/RooCodeInc/Roo-Code/pull/10728).
+            if message.content or not (message.role == "assistant" or message.images):
+                parts.append({"text": message.content})
+            for image in message.images:
+                parts.append({"inline_data": {"mime_type": image.media_type, "data": image.data}})
+            parts += _calls(message.tool_calls, stale, needs_signature=not _OLDER.match(model))
+            names.update((call.id, call.name) for call in message.tool_calls)
+        if parts and message.role == before != "user":
             contents[-1]["parts"] += parts
         elif parts:
+            role = "model" if message.role == "assistant" else "user"
             contents.append({"role": role, "parts": parts})
+        before = message.role if parts else before
     return contents
 
 
@@ -106,13 +96,10 @@ def translated(request: Request, model: str) -> dict[str, Any]:
     names = ("frequency_penalty", "presence_penalty")
     given = {name: request.extra[name] for name in names if name in request.extra}
     if effort := request.extra.get("reasoning_effort"):
-        takes_levels = _OLDER.match(model) is None and effort != "none"
-        thinking = (
-            {"thinking_level": effort.upper()}
-            if takes_levels
-            else {"thinking_budget": _BUDGETS[effort]}
-        )
-        given["thinking_config"] = thinking
+        if _OLDER.match(model) or effort == "none":
+            given["thinking_config"] = {"thinking_budget": _BUDGETS[effort]}
+        else:
+            given["thinking_config"] = {"thinking_level": effort.upper()}
     return given
 
 
@@ -150,17 +137,19 @@ def first_call_only(parts: Iterable[Part | None]) -> Iterator[Part | None]:
         is_called = True
 
 
-def _calls(calls: Iterable[ToolCall], *, needs_signature: bool) -> list[dict[str, Any]]:
+def _calls(
+    calls: Iterable[ToolCall], stale: Container[str], *, needs_signature: bool
+) -> list[dict[str, Any]]:
     parts = []
     for number, call in enumerate(calls):
         part: dict[str, Any] = {
             "function_call": {"id": call.id, "name": call.name, "args": _arguments(call)}
         }
-        signature = _bytes(call.signature) if call.signature else None
+        signature = b"" if call.signature in stale else _bytes(call.signature)
         # Gemini signs only the first of several calls that it makes together.
-        if signature is None and number == 0 and needs_signature:
+        if not signature and number == 0 and needs_signature:
             signature = _bytes(FOREIGN_SIGNATURE)
-        if signature is not None:
+        if signature:
             part["thought_signature"] = signature
         parts.append(part)
     return parts
@@ -175,19 +164,10 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else {"arguments": call.arguments}
 
 
-def _result(message: Message, name: str) -> dict[str, Any]:
-    response = {"output": message.content}
-    return {"function_response": {"id": message.tool_call_id, "name": name, "response": response}}
-
-
-def _inline(image: Image) -> dict[str, Any]:
-    return {"inline_data": {"mime_type": image.media_type, "data": image.data}}
-
-
-def _bytes(signature: str) -> bytes | None:
-    """The bytes of a text in base64, in either of its alphabets; None if it is not base64."""
+def _bytes(signature: str) -> bytes:
+    """The bytes of a text in base64, in either of its alphabets; none if it is not base64."""
     text = signature.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        return None
+        return b""

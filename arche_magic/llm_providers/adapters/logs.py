@@ -22,29 +22,24 @@ _LIBRARIES = (
 _calls = threading.local()
 
 
-class _Cleaner(logging.Filter):
-    """Changes records that quote a key; drops no record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        for key in getattr(_calls, "keys", ()):
-            if record.exc_info and record.exc_info[0]:
-                text = "".join(traceback.format_exception(record.exc_info[1]))
-                if quotes(text, key.secret()):
-                    record.msg = f"{record.getMessage()} ({record.exc_info[0].__name__})"
-                    record.args, record.exc_info, record.exc_text = (), None, None
-            if quotes(text := record.getMessage(), key.secret()):
-                record.msg, record.args = redacted(text, key.secret()), ()
-        return True
-
-
-_cleaner = _Cleaner()
+def _clean(record: logging.LogRecord) -> bool:
+    """Clean a log record that quotes a key. Returns True, because no record is dropped."""
+    for key in getattr(_calls, "keys", ()):
+        if record.exc_info and record.exc_info[0]:
+            text = "".join(traceback.format_exception(record.exc_info[1]))
+            if quotes(text, key.secret()):
+                record.msg = f"{record.getMessage()} ({record.exc_info[0].__name__})"
+                record.args, record.exc_info, record.exc_text = (), None, None
+        if quotes(text := record.getMessage(), key.secret()):
+            record.msg, record.args = redacted(text, key.secret()), ()
+    return True
 
 
 def clean_logs() -> None:
     """Clean the logs of all libraries imported so far; call it again after importing an SDK."""
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in _LIBRARIES:
-            logger.addFilter(_cleaner)
+            logger.addFilter(_clean)
 
 
 def keys_in_use() -> list[Key]:

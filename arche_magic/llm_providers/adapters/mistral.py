@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from ..provider_failure import ProviderFailure, Remedy
+from ..request import Request
+from ..types import Usage
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import mapping, mappings, said, validation_problems
-from .failures import Refusal, Words, by_status, by_word
+from .failures import Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN
-from .replies import Part, as_count, counted
-from .vectors import in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from ..request import Request
-    from ..types import Usage
+from .replies import Part, as_count, counted, vectors_in_order
 
 # Codes are strings in recordings, and numbers in some reports.
-WORDS: Words = {
-    **dict.fromkeys(("3505", "service_tier_capacity_exceeded"), ("overloaded", Remedy.RETRY_LATER)),
-    **dict.fromkeys(
-        ("1910", "tier_not_allowed"), ("the model is not in the plan", Remedy.CHANGE_PLAN)
-    ),
-    **dict.fromkeys(("1500", "invalid_model"), ("model not found", Remedy.CHANGE_MODEL)),
+_WORDS = words(
+    ("3505 service_tier_capacity_exceeded", "overloaded", Remedy.RETRY_LATER),
+    ("1910 tier_not_allowed", "the model is not in the plan", Remedy.CHANGE_PLAN),
+    ("1500 invalid_model", "model not found", Remedy.CHANGE_MODEL),
     # 3210: too many texts to embed, or too many tokens in all of them.
-    **dict.fromkeys(("3051", "3210"), ("the prompt is too long", Remedy.SHORTEN_PROMPT)),
-}
+    ("3051 3210", "the prompt is too long", Remedy.SHORTEN_PROMPT),
+)
 # Marks a reply that `_keep` has packed.
 _WHOLE = "whole reply"
 _CALL_ID = re.compile("[A-Za-z0-9]{9}")
@@ -44,7 +38,7 @@ _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 class MistralAdapter(Adapter):
     """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
 
-    _used = "chat"
+    _words = _WORDS
 
     @staticmethod
     def _keep(answer: Any) -> Any:
@@ -68,7 +62,7 @@ class MistralAdapter(Adapter):
 
         # Its retries are off unless a retry_config is given. Its own debug log prints prompts,
         # replies, and error bodies that quote the key.
-        return Mistral(
+        sdk = Mistral(
             api_key=STAND_IN,
             server_url=self._base_url,
             client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
@@ -76,6 +70,9 @@ class MistralAdapter(Adapter):
             async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
             debug_logger=NoOpLogger(),
         )
+        # The SDK imports this part only when it is first used.
+        _ = sdk.chat
+        return sdk
 
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
@@ -92,24 +89,25 @@ class MistralAdapter(Adapter):
         given = chat_parameters(request, form, "schema_definition", others)
         # Those that Mistral does not have make the route unsuitable, see `unsuitable`.
         given |= {n: v for n, v in request.extra.items() if n in MISTRAL_FIELDS}
-        parts: Iterator[Part | None]
         if stream:
-            parts = _events(sdk.chat.stream(**given))
+            # The SDK's reader reads the events as plain JSON, because building a pydantic model for
+            # each takes ten times as long.
+            answer = sdk.chat.stream(**given)
+            events = type(answer)(answer.response, json.loads, "[DONE]")
+            items: Iterator[Any] = (event["data"] for event in events)
         else:
-            parts = iter([_part(sdk.chat.complete(**given).model_dump())])
+            items = iter([sdk.chat.complete(**given).model_dump()])
+        parts = map(_part, items)
         yield from _without_beginning(parts, beginning) if beginning else parts
 
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
         answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
-        values = in_order([entry.model_dump() for entry in answer.data])
+        values = vectors_in_order([entry.model_dump() for entry in answer.data])
         return values, counted(answer.usage.prompt_tokens, 0)
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
-        if known := by_word(WORDS, refusal):
-            return known
-        never = any(observation.amount == 0 for observation in self._observe(refusal.call))
-        if refusal.status == 429 and never:
+        if refusal.status == 429 and any(o.amount == 0 for o in self._observe(refusal.call)):
             return refusal.failure("the model is not in the plan", Remedy.CHANGE_PLAN)
         if refusal.status == 422 and (problems := validation_problems(refusal.fields)):
             return refusal.failure(
@@ -190,16 +188,6 @@ def _without_beginning(parts: Iterator[Part | None], beginning: str) -> Iterator
             continue
         yield replace(part, text=text.removeprefix(beginning))
         yield from parts
-
-
-def _events(stream: Any) -> Iterator[Part | None]:
-    """The parts of a stream.
-
-    The SDK's reader reads them as plain JSON, because building a pydantic model for each event
-    takes ten times as long.
-    """
-    for event in type(stream)(stream.response, json.loads, "[DONE]"):
-        yield _part(event["data"])
 
 
 def _part(item: Any) -> Part | None:

@@ -4,95 +4,76 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import ProviderFailure, Remedy
-from ..types import TOKEN_LIMIT_NAMES
+from ..request import Request
+from ..types import TOKEN_LIMIT_NAMES, Usage
 from . import google
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
 from .error_bodies import ErrorInReply, mapping, mappings, said
-from .failures import Refusal, Words, by_status, by_word
+from .failures import FORBIDDEN_PLACE, Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN, Call
 from .limits import (
     LimitSentence,
-    header_observations,
     parse_duration,
     read_sentence,
     served_at,
 )
-from .replies import Part, counted
-from .vectors import in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from ..request import Request
-    from ..types import Observation, Period, Usage
+from .replies import Part, counted, vectors_in_order
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
 # Moonshot, DashScope, LiteLLM.
-WORDS: Words = {
-    **dict.fromkeys(
-        (
-            "insufficient_quota", "billing_hard_limit_reached", "billing_not_active",
-            "credit_balance_exhausted", "organization_spend_limit_exceeded",
-            "organization_spend_limit_reached", "project_spend_limit_exceeded",
-            "project_spend_limit_reached", "organization_usage_limit_exceeded",
-            "organization_usage_limit_reached", "exceeded_current_quota_error", "arrearage",
-            # The last is Groq's, for a spend limit (console.groq.com/docs/spend-limits).
-            "budget_exceeded", "spend_limit_exceeded", "blocked_api_access",
-        ),
-        ("no credit left", Remedy.TOP_UP_ACCOUNT),
+_WORDS = words(
+    (
+        # The last is Groq's, for a spend limit (console.groq.com/docs/spend-limits).
+        """insufficient_quota billing_hard_limit_reached billing_not_active credit_balance_exhausted
+        organization_spend_limit_exceeded organization_spend_limit_reached
+        project_spend_limit_exceeded project_spend_limit_reached
+        organization_usage_limit_exceeded organization_usage_limit_reached
+        exceeded_current_quota_error arrearage budget_exceeded spend_limit_exceeded
+        blocked_api_access""",
+        "no credit left", Remedy.TOP_UP_ACCOUNT,
     ),
-    **dict.fromkeys(
-        ("invalid_api_key", "organization_restricted", "account_deactivated"),
-        ("key refused", Remedy.REPLACE_KEY),
+    (
+        "invalid_api_key organization_restricted account_deactivated",
+        "key refused", Remedy.REPLACE_KEY,
     ),
-    **dict.fromkeys(
-        (
-            "model_not_found", "unknown_model", "model_not_supported", "model_decommissioned",
-        ),
-        ("model not found", Remedy.CHANGE_MODEL),
+    (
+        "model_not_found unknown_model model_not_supported model_decommissioned",
+        "model not found", Remedy.CHANGE_MODEL,
     ),
-    **dict.fromkeys(
-        (
-            "model_terms_required", "model_permission_blocked_org",
-            "model_permission_blocked_project",
-        ),
-        ("the account's settings exclude the model", Remedy.CHANGE_PLAN),
+    (
+        "model_terms_required model_permission_blocked_org model_permission_blocked_project",
+        "the account's settings exclude the model", Remedy.CHANGE_PLAN,
     ),
-    "unsupported_country_region_territory": (
-        "access from this region or network refused", Remedy.CHECK_ADDRESS,
+    ("unsupported_country_region_territory", FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
+    ("ip_not_authorized", "access from this network refused", Remedy.CHECK_ADDRESS),
+    ("unknown_url", "no such address", Remedy.CHECK_ADDRESS),
+    (
+        """context_length_exceeded string_above_max_length request_too_large
+        exceed_context_size_error tokens_limit_reached""",
+        "the prompt is too long", Remedy.SHORTEN_PROMPT,
     ),
-    "ip_not_authorized": ("access from this network refused", Remedy.CHECK_ADDRESS),
-    "unknown_url": ("no such address", Remedy.CHECK_ADDRESS),
-    **dict.fromkeys(
-        (
-            "context_length_exceeded", "string_above_max_length", "request_too_large",
-            "exceed_context_size_error", "tokens_limit_reached",
-        ),
-        ("the prompt is too long", Remedy.SHORTEN_PROMPT),
-    ),
-    **dict.fromkeys(
+    (
         # OpenAI's reasoning models: "your prompt was flagged as potentially violating our usage
         # policy" is an invalid_prompt.
-        (
-            "content_filter", "content_policy_violation", "data_inspection_failed",
-            "invalid_prompt",
-        ),
-        ("the provider filtered the prompt", Remedy.CHANGE_PROMPT),
+        "content_filter content_policy_violation data_inspection_failed invalid_prompt",
+        "the provider filtered the prompt", Remedy.CHANGE_PROMPT,
     ),
-    # The model's own output broke a format: the request is not at fault, and the next try may do.
-    **dict.fromkeys(
-        ("tool_use_failed", "json_validate_failed", "output_parse_failed"),
-        ("the model's output was unusable", Remedy.RETRY_LATER),
+    (
+        # The model's own output broke a format: the request is not at fault, and the next try may
+        # succeed.
+        "tool_use_failed json_validate_failed output_parse_failed",
+        "the model's output was unusable", Remedy.RETRY_LATER,
     ),
-    "slow_down": ("the provider asked to slow down", Remedy.RETRY_LATER),
-}  # fmt: skip
+    ("slow_down", "the provider asked to slow down", Remedy.RETRY_LATER),
+)  # fmt: skip
 _UNKNOWN_NAME = re.compile(
     r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|instead|extra",
     re.IGNORECASE,
@@ -105,9 +86,11 @@ _LONGEST_CALL_ID = 40
 class OpenAIAdapter(Adapter):
     """OpenAI's wire through its SDK, for OpenAI itself and for compatible services."""
 
-    _used = "post"
+    _words = _WORDS
     _path, _embedding_path = "/chat/completions", "/embeddings"
     _stream_class: Any = None
+    # Without it OpenAI streams carry no usage.
+    _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
     @property
     def _is_google(self) -> bool:
@@ -117,18 +100,22 @@ class OpenAIAdapter(Adapter):
     def _build(self) -> Any:
         from openai import OpenAI, Stream
 
-        self._stream_class = Stream[object]
-        sdk = OpenAI(
-            api_key=STAND_IN,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
-        )
+        sdk = self._connected(OpenAI, Stream)
         if self._key.provider != "openai":
             # The SDK took them from the environment, and another service must not get them.
             sdk.organization = sdk.project = None
             sdk._custom_headers = {}
         return sdk
+
+    def _connected(self, client: Any, stream: Any) -> Any:
+        """Return the client of an SDK, whose class of streams is `stream`."""
+        self._stream_class = stream[object]
+        return client(
+            api_key=STAND_IN,
+            base_url=self._base_url,
+            max_retries=0,
+            http_client=self._http.client,
+        )
 
     def _send(
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
@@ -160,35 +147,35 @@ class OpenAIAdapter(Adapter):
         if not answer.get("data"):
             raise ErrorInReply(answer)
         usage = mapping(answer.get("usage"))
-        return in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
+        return vectors_in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
 
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
     ) -> dict[str, Any]:
-        takes_options = model not in self._formats.without_stream_options
+        refused = self._formats.refused_names
+        usual, other = self._token_limit_names()
+        token_limit = other if (model, usual) in refused else usual
+        takes_options = (model, "stream_options") not in refused
         extra = dict(request.extra)
         # The others count for streams alone, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         others = {
             "model": model,
             "messages": chat_messages(request, _call_id, signed=self._is_google),
-            self._token_limit(model): request.max_tokens,
+            token_limit: request.max_tokens,
             "seed": request.seed,
             "stream": stream or None,
             "stream_options": (options or None) if stream and takes_options else None,
         }
         return extra | chat_parameters(request, form, "schema", others)
 
-    # Without it OpenAI streams carry no usage.
-    _stream_options: Mapping[str, Any] | None = {"include_usage": True}
-
-    def _token_limit(self, model: str) -> str:
-        """The name of the parameter that limits the tokens of the model's replies."""
+    def _token_limit_names(self) -> tuple[str, str]:
+        """The usual name of the parameter that limits a reply's tokens, and its other name."""
         # OpenAI's reference calls max_tokens deprecated, and its reasoning models refuse it; some
         # compatible services accept only max_tokens.
-        usual = "max_completion_tokens" if self._key.provider in ("openai", "groq") else ""
-        learned = self._formats.token_limits.get(model)
-        return learned or self._token_limit_name or usual or "max_tokens"
+        is_new = self._key.provider in ("openai", "groq")
+        usual = self._token_limit_name or ("max_completion_tokens" if is_new else "max_tokens")
+        return usual, next(name for name in TOKEN_LIMIT_NAMES if name != usual)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
@@ -196,8 +183,6 @@ class OpenAIAdapter(Adapter):
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         status, fields, model = refusal.status, refusal.fields, refusal.model
-        if known := by_word(WORDS, refusal):
-            return known
         sentence = read_sentence(refusal.words)
         if sentence is not None and status in (413, 429):
             return _limited(refusal, sentence)
@@ -231,26 +216,19 @@ class OpenAIAdapter(Adapter):
 
     def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
         """Learn, once per model, to omit a parameter of ours or to use its other name."""
-        model, param = refusal.model, refusal.said("param")
-        formats = self._formats
-
-        def is_refused(name: str) -> bool:
-            named = param == name or (not param and re.search(rf"\b{name}\b", refusal.words))
-            return bool(named and _UNKNOWN_NAME.search(refusal.words))
-
-        if is_refused("stream_options") and model not in formats.without_stream_options:
-            formats.without_stream_options.add(model)
-            return refusal.failure(
-                f"{model} does not take stream_options", Remedy.ASK_DIFFERENTLY, said=""
-            )
-        name = self._token_limit(model)
-        if not is_refused(name) or model in formats.token_limits:
-            return None
-        other = next(known for known in TOKEN_LIMIT_NAMES if known != name)
-        formats.token_limits[model] = other
-        return refusal.failure(
-            f"{model} takes {other} instead of {name}", Remedy.ASK_DIFFERENTLY, said=""
-        )
+        model, param, words = refusal.model, refusal.said("param"), refusal.words
+        usual, other = self._token_limit_names()
+        learned = {
+            "stream_options": f"{model} does not take stream_options",
+            usual: f"{model} takes {other} instead of {usual}",
+        }
+        for name, summary in learned.items():
+            is_named = param == name or (not param and re.search(rf"\b{name}\b", words))
+            is_refused = is_named and _UNKNOWN_NAME.search(words)
+            if is_refused and (model, name) not in self._formats.refused_names:
+                self._formats.refused_names.add((model, name))
+                return refusal.failure(summary, Remedy.ASK_DIFFERENTLY, said="")
+        return None
 
 
 class GroqAdapter(OpenAIAdapter):
@@ -262,22 +240,13 @@ class GroqAdapter(OpenAIAdapter):
     # "Streaming and tool use are not currently supported with Structured Outputs"
     # (console.groq.com/docs/structured-outputs, 2026-07).
     _streams_json = False
+    # Groq's headers name no period.
+    _header_periods = {"requests": "day", "tokens": "minute"}  # noqa: RUF012
 
     def _build(self) -> Any:
         from groq import Groq, Stream
 
-        self._stream_class = Stream[object]
-        return Groq(
-            api_key=STAND_IN,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=self._http.client,
-        )
-
-    def _observe(self, call: Call) -> tuple[Observation, ...]:
-        # Groq's headers name no period: requests count per day, tokens per minute.
-        periods: Mapping[str, Period] = {"requests": "day", "tokens": "minute"}
-        return header_observations(call.headers, periods)
+        return self._connected(Groq, Stream)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         match = re.search(r"organization `?(org_\w+)", said(fields, "message"))

@@ -7,25 +7,25 @@ Brokers pass them on.
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
 import re
+from array import array
 from codecs import getincrementaldecoder
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
+from ..request import Request
 from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
-from ..types import MOST_UNITS, Usage
+from ..types import MOST_UNITS, Usage, Vectors, little_endian
 from .error_bodies import is_code, mapping, said
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from ..request import Request
 
 # Searched in this order, in words reduced to their letters. If no pattern fits, the reply is
 # complete: the text is there, and servers often invent new words for "done".
@@ -298,3 +298,45 @@ def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
         one = replace(call, id=new_call_id()) if call.id in by_id else call
         by_id[one.id] = one
     return tuple(by_id.values())
+
+
+def read_vectors(values: Sequence[Any], count: int) -> Vectors:
+    """Return one vector per text, in 32-bit floats.
+
+    `values` are lists of numbers, or base64 texts of little-endian 32-bit floats.
+
+    Raises:
+        ValueError: another number of vectors, vectors of different lengths, empty ones, or values
+            that are not finite numbers.
+    """
+    if len(values) != count:
+        raise ValueError(f"{len(values)} vectors for {count} texts")
+    vectors = tuple(map(_vector, values))
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise ValueError("vectors of different lengths, or empty ones")
+    # 32-bit floats do not overflow a sum of 64-bit ones, so only infinities and NaN remain.
+    if not all(math.isfinite(sum(vector)) for vector in vectors):
+        raise ValueError("a vector with infinite or missing numbers")
+    return vectors
+
+
+def vectors_in_order(data: Sequence[Any]) -> list[Any]:
+    """Return the vectors of OpenAI's and Mistral's `data`, in the order of the texts.
+
+    Raises:
+        TypeError, KeyError: an entry is not an embedding.
+    """
+    by_place = {entry.get("index"): entry["embedding"] for entry in data}
+    places = range(len(data))
+    # Some services number them wrongly; they are then in order.
+    in_place = by_place.keys() == set(places)
+    return [by_place[n] if in_place else data[n]["embedding"] for n in places]
+
+
+def _vector(value: Any) -> array[float]:
+    if isinstance(value, str):
+        return little_endian(array("f", base64.b64decode(value, validate=True)))
+    try:
+        return array("f", value)
+    except (TypeError, OverflowError):
+        raise ValueError("a vector that is not a list of numbers") from None

@@ -1,14 +1,14 @@
 """The configuration: where settings and keys come from, and what they mean.
 
 `sources` finds the environment, `.env` (`env_file`) and `arche_magic.toml`, which `settings_table`
-checks. `loading` builds a `Configuration` from them. `current` has the one in use, and reads again
-after a change. `base_url_policy` decides what a project's files can set. `services` lists the
-providers and known services with what is configured of each.
+checks. `loading` builds a `Configuration` from them, and `providers` decides which addresses a
+project's files can set. `current` has the configuration in use, and reads again after a change.
+`services` lists the providers and known services with what is configured of each.
 """
 
 from __future__ import annotations
 
-from .configuration import Clock, Configuration, Private, SystemClock
+from .configuration import Clock, Configuration, SystemClock
 from .current import (
     Choices,
     get_choices,
@@ -26,7 +26,6 @@ __all__ = [
     "Choices",
     "Clock",
     "Configuration",
-    "Private",
     "Service",
     "SystemClock",
     "add_key",

@@ -47,32 +47,6 @@ class SystemClock:
 
 
 @dataclass(frozen=True)
-class Private:
-    """The user's settings for private prompts.
-
-    Whether a provider trains on prompts depends on the plan and the settings of an account, and no
-    reply says so. So only the user can mark routes, in their own settings file.
-
-    Attributes:
-        routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys
-            (`google:4f0c2a91b7de`, by fingerprint) that do not train on prompts.
-        always: every prompt is private unless its cell or call says otherwise.
-    """
-
-    routes: frozenset[str] = frozenset()
-    always: bool = False
-
-    def marks(self, route: Route) -> bool:
-        """Return whether a private prompt may take this route."""
-        names = (
-            route.provider,
-            f"{route.provider}/{route.model}",
-            f"{route.provider}:{route.key.fingerprint}",
-        )
-        return not self.routes.isdisjoint(names)
-
-
-@dataclass(frozen=True)
 class Configuration:
     """Everything the engine needs to know before the first request.
 
@@ -94,7 +68,10 @@ class Configuration:
         off: key labels and models (`groq/openai/gpt-oss-120b`) that are switched off.
         preferred_provider: the provider to ask before all others, paid or not.
         budget: the most that paid routes may cost; None if nothing is set.
-        private: the routes that private prompts may take.
+        private_routes: the providers (`mistral`), models (`google/gemini-3.5-flash`) and keys
+            (`google:4f0c2a91b7de`, by fingerprint) that the user marked, in their own settings, as
+            not training on prompts. No reply says whether a provider does.
+        always_private: every prompt is private unless its cell or call says otherwise.
         aliases: the user's own names for models.
         prompts: the user's saved prompts by name, each with a `prompt`, a `system` prompt or both.
         settings_folder: where the settings file is; None if there is none.
@@ -116,7 +93,8 @@ class Configuration:
     off: frozenset[str] = frozenset()
     preferred_provider: str | None = None
     budget: Budget | None = None
-    private: Private = field(default_factory=Private)
+    private_routes: frozenset[str] = frozenset()
+    always_private: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     settings_folder: Path | None = None
@@ -165,7 +143,9 @@ class Configuration:
         The user has marked it, and it leads to the provider that the user meant: a project's file
         could give a marked provider another address.
         """
-        return self.private.marks(route) and self.providers[route.provider].is_at_home
+        name = route.provider
+        names = name, f"{name}/{route.model}", f"{name}:{route.key.fingerprint}"
+        return not self.private_routes.isdisjoint(names) and self.providers[name].is_at_home
 
     def default_limits(self, route: Route) -> tuple[Limit, ...]:
         """Return a route's limits before its first reply: the user's, else the published ones."""

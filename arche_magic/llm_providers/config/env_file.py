@@ -56,17 +56,14 @@ def clean(value: str) -> str:
 
 
 _warned: set[str] = set()
-_warning_lock = new_lock()
 
 
 def warn_of_configuration(message: str) -> None:
     """Warn in one line, once per process."""
-    with _warning_lock:
-        if message in _warned:
-            return
+    if message not in _warned:
         _warned.add(message)
-    # Without a place in our code, whose line would be printed below the message.
-    warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
+        # Without a place in our code, whose line would be printed below the message.
+        warnings.warn_explicit(message, ConfigurationWarning, "arche_magic", 0)
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,8 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
     """Parse a `.env` file, and warn about lines that cannot be used, without their text.
 
     Tolerates a BOM, CRLF, `export`, spaces and stray quotes. `${NAME}` and `${NAME:-default}` are
-    expanded as python-dotenv does, from the environment or from the lines above.
-
-    Args:
-        path: the file.
-        environment: variables that `${NAME}` can refer to; the process's if not given.
+    expanded as python-dotenv does, from `environment` (the process's if not given) or from the
+    lines above.
     """
     found = parse_env_file(path, environment)
     if found.problem:

@@ -96,11 +96,8 @@ def label_keys(
 ) -> tuple[Key, ...]:
     """Return keys with their labels, `groq_key_1`, `groq_key_2`, …, in the given order.
 
-    Args:
-        provider: the provider's name.
-        texts: the keys themselves.
-        accounts: by label, the account of a key; keys of one account share their limits.
-        taken: numbers that other keys of the provider have.
+    `accounts` has the account of a key by its label; keys of one account share their limits.
+    `taken` are the numbers that other keys of the provider have.
     """
     accounts = accounts or {}
     numbers = (number for number in count(1) if number not in taken)

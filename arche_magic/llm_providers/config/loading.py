@@ -19,11 +19,10 @@ from ..files import absolute, expanded, keep_inside, working_directory
 from ..network import is_loopback
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
-from .base_url_policy import check_addresses
-from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration, Private
+from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
 from .env_file import Variables, warn_of_configuration
 from .keys import find_keys, numbered_names
-from .providers import ALL_PROVIDERS, read_providers, unknown_provider
+from .providers import ALL_PROVIDERS, check_addresses, read_providers, unknown_provider
 from .settings_table import REPLAY_MODE, quoted
 from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 
@@ -40,11 +39,8 @@ def load_configuration(
 ) -> Configuration:
     """Read variables, the nearest `.env` upward from `directory`, and `arche_magic.toml`.
 
-    Keys that were added for this session and keys in Google Colab's secrets are included.
-
-    Args:
-        environment: variables to use instead of all of these.
-        directory: where to look; by default the working directory.
+    Keys that were added for this session and keys in Google Colab's secrets are included. If an
+    `environment` is given, its variables are used instead of all of these.
 
     Raises:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
@@ -64,7 +60,9 @@ def load_configuration(
         # Without a key, nothing is sent.
         used = [one for one in configuration.providers.values() if one.name in owners]
         check_addresses(sources, used)
-        _announce_store(configuration.store, sources.where_set(_STORE))
+        store, where = configuration.store, sources.where_set(_STORE)
+        if where and "://" in store and not (store.startswith("memory:") or is_loopback(store)):
+            warn_of_configuration(f"the ledger is stored in {store} ({where})")
         return configuration
     # Raised outside the handler, so that the first error, whose frames hold the text, is not its
     # context.
@@ -87,6 +85,7 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
         key for provider in providers.values() for key in find_keys(provider, sources, accounts)
     )
     store = _ledger_place(sources, home)
+    private, own_private = (table.get("private", {}) for table in (settings, sources.own_settings))
     configuration = Configuration(
         providers=providers,
         keys=keys,
@@ -99,7 +98,8 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
         replay=_replay(sources),
         replies=_replies_place(sources, store, home, bool(keys)),
         budget=Budget(**budget) if (budget := settings.get("budget")) else None,
-        private=_private(sources),
+        private_routes=frozenset(own_private.get("routes", ())),
+        always_private=own_private.get("always") or private.get("always", False),
         aliases=settings.get("aliases", {}),
         prompts={
             name: {"prompt": saved} if isinstance(saved, str) else saved
@@ -146,15 +146,9 @@ def _accounts(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> di
     return {label: str(name) for label, name in table.items()}
 
 
-def _private(sources: Sources) -> Private:
-    own, here = (table.get("private", {}) for table in (sources.own_settings, sources.settings))
-    always = own.get("always", False) or here.get("always", False)
-    return Private(frozenset(own.get("routes", ())), always)
-
-
 def _check_aliases(configuration: Configuration) -> None:
     for name, model in configuration.aliases.items():
-        if name in configuration.providers or name in ("auto", ""):
+        if name in configuration.providers or name == "auto":
             raise ValueError(f"[aliases]: {name!r} is taken; choose another name")
         if model in configuration.aliases:
             raise ValueError(f"[aliases]: {name} is {model!r}, an alias; write the model's name")
@@ -167,7 +161,7 @@ def _check_aliases(configuration: Configuration) -> None:
 def _default_provider(sources: Sources, providers: Mapping[str, Provider]) -> str:
     if named := sources.variables.get(_DEFAULT):
         return named
-    default: str = sources.settings.get("default_provider") or Configuration.default_provider
+    default: str = sources.settings.get("default_provider", Configuration.default_provider)
     if default.strip().lower() not in (*ALL_PROVIDERS, *providers):
         problem = unknown_provider(default, ["intelligent", *providers])
         raise ValueError(f"default_provider: {problem}")
@@ -175,13 +169,12 @@ def _default_provider(sources: Sources, providers: Mapping[str, Provider]) -> st
 
 
 def _replay(sources: Sources) -> ReplayMode:
+    mode = sources.settings.get("replay", {}).get("mode", Configuration.replay)
     if named := sources.variables.get(_REPLAY):
-        if not REPLAY_MODE.allows(named):
-            raise ConfigurationError(
-                f"{sources.named(_REPLAY)} is {str(named)!r}; it {REPLAY_MODE.rule}"
-            )
-        return cast("ReplayMode", str(named))
-    return cast("ReplayMode", sources.settings.get("replay", {}).get("mode", Configuration.replay))
+        mode = str(named)
+        if not REPLAY_MODE.allows(mode):
+            raise ConfigurationError(f"{sources.named(_REPLAY)} is {mode!r}; it {REPLAY_MODE.rule}")
+    return cast("ReplayMode", mode)
 
 
 def _limits(
@@ -198,15 +191,7 @@ def _limits(
 
 
 def _ledger_place(sources: Sources, home: Path | None) -> Location:
-    """Return where the ledger is kept: a path or a URL.
-
-    Args:
-        sources: variables and settings.
-        home: the folder whose `outputs` is the default; None if there is none.
-
-    Raises:
-        ConfigurationError: a project's file names a path outside the project.
-    """
+    """Return where the ledger is kept: a path or a URL; by default in the `outputs` of `home`."""
     if named := sources.variables.get(_STORE):
         is_url = "://" in named or named.startswith(_REDIS)
         return Location(named if is_url else str(_named(named, _STORE, sources)))
@@ -217,11 +202,7 @@ def _ledger_place(sources: Sources, home: Path | None) -> Location:
 
 
 def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: bool) -> Path:
-    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file.
-
-    Raises:
-        ConfigurationError: a project's file names a path outside the project.
-    """
+    """Return where replies are kept: beside the ledger, or in `outputs` if that is not a file."""
     if named := sources.variables.get(_REPLIES):
         if "://" in named:
             raise ConfigurationError(
@@ -240,10 +221,6 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     """Return the path of one of our files, as a variable names it.
 
     A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
-
-    Raises:
-        ConfigurationError: the path leads out of the project, it does not name a file, it begins
-            with a variable, or it begins with `~` and the home folder is unknown.
     """
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):
@@ -270,10 +247,3 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
         )
     keep_inside(path.parent, project)
     return path
-
-
-def _announce_store(store: str, where: str) -> None:
-    """Announce that a file places the ledger on another machine."""
-    scheme, mark, _ = store.partition("://")
-    if where and mark and scheme != "memory" and not is_loopback(store):
-        warn_of_configuration(f"the ledger is stored in {store} ({where})")

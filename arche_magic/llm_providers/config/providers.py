@@ -1,7 +1,8 @@
-"""Providers as `[providers.NAME]` in the settings changes or adds them.
+"""Providers as `[providers.NAME]` in the settings changes or adds them, and where keys may go.
 
 An added service speaks OpenAI's chat completions. The catalog knows the addresses of some; for any
-other the table names it.
+other the table names it. The user's keys must not go to an address that others chose, and others
+often wrote the `.env` and `arche_magic.toml` in a notebook's folder.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..catalog import EmbeddingModel, Provider, known_services, published_providers
+from ..errors import ConfigurationError
 from ..network import is_base_url, is_loopback, origin
 from ..text.wording import did_you_mean, suggestion
-from .base_url_policy import check_key_variable
-from .sources import SETTINGS_FILE, Sources
+from .env_file import warn_of_configuration
+from .keys import numbered_names
+from .settings_table import TRUST_BASE_URLS, TRUST_KEY_VARIABLES
+from .sources import SETTINGS_FILE, Sources, own_settings_file
 
 # Names that mean all providers.
 ALL_PROVIDERS = ("intelligent", "orchestrator")
@@ -38,7 +42,7 @@ def read_providers(sources: Sources) -> dict[str, Provider]:
             raise ValueError(f"[providers.{name}]: {error}") from None
         if sources.project_file and "key_variable" in entry:
             where = f"[providers.{name}] key_variable in {sources.project_file}"
-            check_key_variable(entry["key_variable"], where, sources)
+            _check_key_variable(entry["key_variable"], where, sources)
     for name, provider in providers.items():
         variable = provider.base_url_variable or ""
         if url := sources.variables.get(variable):
@@ -67,11 +71,13 @@ def unknown_provider(name: object, known: Iterable[str]) -> str:
 
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     provider = _with_address(_known_or_new(name, entry), entry, sources)
-    # An empty list counts as none.
-    models = tuple(dict.fromkeys(entry.get("models", ()))) or provider.models
+    models = tuple(dict.fromkeys(entry.get("models", provider.models)))
     embedding_models = dict(provider.embedding_models)
-    if named := entry.get("embedding_models", ()):
-        embedding_models = {model: embedding_models.get(model, EmbeddingModel()) for model in named}
+    if "embedding_models" in entry:
+        embedding_models = {
+            model: embedding_models.get(model, EmbeddingModel())
+            for model in entry["embedding_models"]
+        }
     if not (models or embedding_models):
         raise ValueError('models is missing; write models = ["…"], as the service calls them')
     prices = {
@@ -137,8 +143,9 @@ def _new_provider(name: str) -> Provider:
 
 def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources) -> Provider:
     """Return the provider with the address and the key variable of its table."""
-    setting, base_url = "base_url", entry.get("base_url")
-    project_file = sources.project_file
+    setting, base_url, project_file = "base_url", entry.get("base_url"), sources.project_file
+    if base_url is not None and (problem := _address_problem(base_url)):
+        raise ValueError(f"base_url {problem}")
     if provider.name in published_providers():
         where = f"[providers.{provider.name}] base_url in {project_file}"
         from_file = where if base_url and project_file else ""
@@ -147,12 +154,6 @@ def _with_address(provider: Provider, entry: Mapping[str, Any], sources: Sources
     if variable != provider.key_variables[0] and not base_url:
         setting = "key_variable"
     base_url = base_url or _filled_in(provider, sources)
-    if not is_base_url(base_url):
-        raise ValueError(
-            "base_url must be an address such as https://host/v1, without a user name or password"
-        )
-    if base_url.rstrip("/").endswith(_ENDPOINT):
-        raise ValueError(f"base_url must not end with {_ENDPOINT}, which is added automatically")
     # A key may always go to the service that issued it, whatever the table is called.
     owners = (*published_providers().values(), *known_services().values())
     own = [url for owner in owners if variable in owner.key_variables for url in owner.services]
@@ -186,3 +187,76 @@ def _filled_in(provider: Provider, sources: Sources) -> str:
             )
         url = url.replace(f"{{{name}}}", value)
     return url
+
+
+def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
+    """Check where the keys of these providers are sent; announce what a file changes about that.
+
+    Raises:
+        ConfigurationError: the place is not allowed; the message says how to allow it.
+    """
+    for provider in providers:
+        _check_base_url(provider, sources)
+        names = numbered_names(sources.variables, provider.key_variables)
+        if not provider.base_url_from or origin(provider.url) in map(origin, provider.services):
+            continue
+        for name in names:
+            for borrowed in sources.borrowed(name):
+                _check_key_variable(borrowed, sources.where_set(name), sources)
+        exported = [name for name in names if not sources.where_set(name)]
+        if exported and is_loopback(provider.url) and provider.name not in published_providers():
+            warn_of_configuration(
+                f"{', '.join(exported)} is sent to {origin(provider.url)} "
+                f"({provider.base_url_from})"
+            )
+
+
+def _address_problem(url: str) -> str:
+    """Return what is wrong with a base URL; "" if nothing is."""
+    if not is_base_url(url):
+        return "must be an address such as https://host/path, without a user name or password"
+    if url.rstrip("/").endswith(_ENDPOINT):
+        return f"must not end with {_ENDPOINT}, which is added automatically"
+    return ""
+
+
+def _check_key_variable(variable: str, where: str, sources: Sources) -> None:
+    """Check the name of a variable that a project's file uses as a key."""
+    names_a_key = re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY(_\d+)?", variable)
+    trusted = sources.own_settings.get(TRUST_KEY_VARIABLES, ())
+    if not names_a_key and variable not in trusted:
+        raise ConfigurationError(
+            f"{where} would send {variable}, whose name does not end in _API_KEY; to allow it, "
+            f'write {TRUST_KEY_VARIABLES} = ["{variable}"] into {own_settings_file()}'
+        )
+
+
+def _check_base_url(provider: Provider, sources: Sources) -> None:
+    """Check that the provider's keys may be sent to its base URL.
+
+    Any address in the environment is allowed. In a file, the allowed addresses are the provider's
+    own, those on this machine, and those that the user trusts, which are announced.
+    """
+    url, where = provider.base_url, provider.base_url_from
+    if url is None:
+        return
+    # Addresses in the settings were checked when they were read.
+    if problem := _address_problem(url):
+        raise ConfigurationError(f"{sources.named(provider.base_url_variable or '')} {problem}")
+    place, own = origin(url), {origin(service) for service in provider.services}
+    if not where or is_loopback(url) or place in own:
+        return
+    trusted = sources.own_settings.get(TRUST_BASE_URLS, ())
+    shown = place.removesuffix(":443") if place.startswith("https") else place.removesuffix(":80")
+    if trusted is True or place in map(origin, trusted or ()):
+        warn_of_configuration(
+            f"prompts and keys for {provider.title} are sent to {shown} ({where})"
+        )
+        return
+    variable, setting = provider.base_url_variable, TRUST_BASE_URLS
+    elsewhere = f" or set {variable} in the environment" if variable else ""
+    raise ConfigurationError(
+        f"{where} would send prompts and keys for {provider.title} to {shown}, which needs your "
+        f'permission: write {setting} = ["{shown}"] (or {setting} = true, for any address) into '
+        f"{own_settings_file()}{elsewhere}; if you did not write that line, delete it"
+    )

@@ -43,9 +43,6 @@ class Service:
 def list_services(configuration: Configuration | None = None) -> list[Service]:
     """Return all providers and known services, by state; those that cost money come last in each.
 
-    Args:
-        configuration: the configuration in use if not given.
-
     Raises:
         ConfigurationError: the settings or `.env` cannot be read.
     """
@@ -55,17 +52,15 @@ def list_services(configuration: Configuration | None = None) -> list[Service]:
     if not is_given():
         variables = find_sources(working_directory()).variables
     configured = configuration.providers
-    rows = [_configured(provider, configuration) for provider in configured.values()]
+    rows = []
+    for provider in configured.values():
+        keys = tuple(key.label for key in configuration.keys if key.provider == provider.name)
+        rows.append(Service(provider, "in use" if keys else "available", keys))
     others = (one for name, one in known_services().items() if name not in configured)
     used = {name for provider in configured.values() for name in provider.key_variables}
     rows += [_known(provider, variables, used) for provider in others]
     order: list[ServiceState] = ["in use", "off", "available", "retired"]
     return sorted(rows, key=lambda row: (order.index(row.state), row.provider.paid, row.is_local))
-
-
-def _configured(provider: Provider, configuration: Configuration) -> Service:
-    keys = tuple(key.label for key in configuration.keys if key.provider == provider.name)
-    return Service(provider, "in use" if keys else "available", keys)
 
 
 def _known(provider: Provider, variables: Mapping[str, str], used: set[str]) -> Service:

@@ -77,7 +77,8 @@ def _is_filled(value: Any) -> bool:
 
 def _is_model(name: str) -> bool:
     # A key in the wrong place would be shown in every table and sent as a model's name.
-    return bool(name) and name.isprintable() and without_key_like(name) == name
+    is_name = name == name.strip() != "" and name.isprintable()
+    return is_name and without_key_like(name) == name
 
 
 def _is_mark(text: str) -> bool:
@@ -180,7 +181,7 @@ SETTINGS: Table = {
         shows_value=False,
     ),
     TRUST_KEY_VARIABLES: Setting(
-        'must be a list of variables such as ["MY_TOKEN"]', _list_of(str), shows_value=False
+        'must be a list of variables such as ["MY_TOKEN"]', _list_of(_is_filled), shows_value=False
     ),
 }
 
@@ -188,10 +189,7 @@ SETTINGS: Table = {
 def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: str) -> None:
     """Check names and values of settings, as a TOML parser returns them.
 
-    Args:
-        settings: the settings.
-        table: what they may be.
-        path: the names of the tables around them.
+    `path` has the names of the tables around them.
 
     Raises:
         ValueError: a name is unknown or a value is wrong; the message names the table, the setting
@@ -199,6 +197,8 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
     """
     where = f"[{'.'.join(map(quoted, path))}]: " if path else ""
     for name, value in settings.items():
+        if not name.strip():
+            raise ValueError(f"{where}a name is blank")
         setting = table.get(name, table.get(ANY_NAME))
         if setting is None:
             raise ValueError(f"{where}unknown setting {_shown(name)}{_hint(name, table)}")

@@ -97,9 +97,9 @@ def _address(provider: Provider) -> Finding:
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
     """Check that the marks in `[private]` name something; say what the providers' terms are."""
-    providers, private = configuration.providers, configuration.private
+    providers, marks = configuration.providers, configuration.private_routes
     names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
-    for mark in sorted(private.routes):
+    for mark in sorted(marks):
         owner = re.split("[/:]", mark)[0]
         if owner not in providers:
             hint = did_you_mean(owner, providers)
@@ -113,7 +113,7 @@ def _private(configuration: Configuration) -> Iterator[Finding]:
             yield Finding("look", "[private]", found, advice)
         else:
             yield Finding("ok", "[private]", f"{mark} is marked")
-    if private.always and not private.routes:
+    if configuration.always_private and not marks:
         found = "every prompt is private, and no route is marked, so none can be answered"
         yield Finding("wrong", "[private]", found, "mark routes in your own settings")
 

@@ -135,7 +135,7 @@ def _built(
     given = {
         "patience": configuration.patience,
         "timeout": configuration.timeouts.total,
-        "private": configuration.private.always,
+        "private": configuration.always_private,
     } | {name: value for name, value in options.items() if value is not None}
     names = [name for name in ("max_tokens", "max_output_tokens") if name in given]
     most = {_read(name, READERS["max_tokens"], name, given[name]) for name in names}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +20,7 @@ from ..processes import new_lock
 from ..reply import Reply
 from ..storage import warn, warn_of_file
 from ..tools import ToolCall
-from ..types import Usage, utc
+from ..types import Usage, little_endian, utc
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -66,12 +65,7 @@ _KEEP = "INSERT OR REPLACE INTO replies ({columns}) VALUES ({values})"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request failed in a way that would happen again.
-
-    Attributes:
-        error: the error message.
-        raw: the text of a reply that does not fit its schema, or None.
-    """
+    """Why a request would fail again; `raw` is the text of a reply that does not fit its schema."""
 
     error: str
     raw: str | None = None
@@ -132,7 +126,7 @@ class ReplyStore:
             for address in addresses:
                 query = "SELECT vector FROM vectors WHERE address = ?"
                 if row := connection.execute(query, [address]).fetchone():
-                    found[address] = _little_endian(array("f", row["vector"]))
+                    found[address] = little_endian(array("f", row["vector"]))
         return found
 
     def claim(
@@ -140,15 +134,9 @@ class ReplyStore:
     ) -> set[str]:
         """Claim addresses for `owner`, and return those that it may ask.
 
-        Addresses with a kept reply, and those claimed by another owner, are not returned. Claiming
-        an address again extends the claim.
-
-        Args:
-            addresses: the requests to ask.
-            owner: a name that no other worker has.
-            now: epoch seconds.
-            until: epoch seconds after which others may claim the addresses.
-            again: whether addresses with a kept reply can be claimed too, to ask once more.
+        Addresses that another owner has claimed are not returned. Addresses with a kept reply are
+        returned only if `again` is set. Claiming an address again extends the claim. `now` and
+        `until`, when the claim expires, are in epoch seconds.
         """
         wanted = set(addresses)
         with self._complaining(), self._change() as connection:
@@ -182,7 +170,7 @@ class ReplyStore:
         with self._complaining(), self._change() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-                [(at, _little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
+                [(at, little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
             )
 
     def fail(self, failures: Mapping[str, Failure], now: float) -> None:
@@ -206,8 +194,9 @@ class ReplyStore:
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Return the owners of the claims on these addresses."""
-        with self._complaining(), closing(self._connect()) as connection:
-            return dict(_rows(addresses, "claims", "address, claimed_by", connection))
+        with self._complaining(), self._reading() as connection:
+            if connection is not None:
+                return dict(_rows(addresses, "claims", "address, claimed_by", connection))
         return {}
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
@@ -380,14 +369,6 @@ def _reply(row: sqlite3.Row) -> Reply:
         tool_calls=tuple(ToolCall(**call) for call in more.get("tool_calls", ())),
         choices=tuple(more.get("choices", ())),
     )
-
-
-def _little_endian(vector: array[float]) -> array[float]:
-    """Return the numbers as the file has them, or those of the file as this machine has them."""
-    if sys.byteorder == "big":
-        vector = vector[:]
-        vector.byteswap()
-    return vector
 
 
 _opened: dict[Path, ReplyStore] = {}
