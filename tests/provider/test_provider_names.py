@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 def test_without_a_name_all_providers_are_used(sandbox: Sandbox, name: str | None) -> None:
     """None and `intelligent` mean the same."""
     provider = get_llm_provider(name)
-    assert isinstance(provider, IntelligentLLMOrchestrator)
+    assert type(provider) is IntelligentLLMOrchestrator
     assert provider.get_stats()["available_providers"] == list(PROVIDERS)
+    assert provider.generate("Hello")
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
