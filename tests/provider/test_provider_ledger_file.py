@@ -40,11 +40,6 @@ from arche_magic.llm_providers import get_llm_provider
 for number in range({times}):
     get_llm_provider("{name}").generate(f"Prompt {{number}}")
 """
-SUMMARY = """
-import json
-from arche_magic.llm_providers.quota_tracker import get_quota_tracker
-print(json.dumps(get_quota_tracker().get_usage_summary()))
-"""
 
 
 def test_the_files_are_stored_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -59,17 +54,6 @@ def test_the_files_are_stored_beside_the_env_file(sandbox: Sandbox, tmp_path: Pa
     ledger = "llm_quota_tracker.json"
     assert files == {ledger, f"{ledger}.copy", f"{ledger}.backup", "llm_calls.jsonl"}
     assert not (below / "outputs").exists()
-
-
-def test_counts_are_kept_between_processes(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The next process knows the usage of the previous one."""
-    write_env_file(tmp_path, sandbox)
-    run_script(ASK.format(times=2, name="mistral"), tmp_path)
-    out, _ = run_script(SUMMARY, tmp_path)
-    row = json.loads(out)["mistral"]["mistral_key_1"]["tokens_per_month"]
-    spent = server_count(sandbox, "input_tokens") + server_count(sandbox, "output_tokens")
-    assert row["used"] == spent > 0
-    assert row["reset_time"].endswith("+00:00")
 
 
 def test_two_processes_share_one_count(start: Start, tmp_path: Path) -> None:
