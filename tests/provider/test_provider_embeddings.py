@@ -31,6 +31,8 @@ from arche_magic.llm_providers.types import Budget
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from provider_parts import Clock
+
     from arche_magic.llm_providers.reply import Reply
 
 MODELS = {
@@ -139,8 +141,9 @@ def test_no_other_model_is_used_when_all_keys_are_spent(server: EmbeddingServer)
 )
 @pytest.mark.parametrize("provider", ["mistral", "google"])
 def test_an_answer_without_valid_vectors_is_a_failed_attempt(
-    server: EmbeddingServer, provider: str, spoiled: Any
+    server: EmbeddingServer, clock: Clock, provider: str, spoiled: Any
 ) -> None:
+    use_configuration(replace(get_configuration(), clock=clock))
     server.spoil = spoiled
     with pytest.raises(LLMProviderError, match="malformed reply"):
         embed(["one", "two"], provider)

@@ -61,7 +61,7 @@ def test_a_failure_sends_nothing_to_other_routes(start: Start, failure: str) -> 
 @pytest.mark.parametrize("failure", ["cut_stream", "stream_error", "broken_connection"])
 def test_a_broken_stream_starts_again_on_a_marked_route(start: Start, failure: str) -> None:
     """With the next key of the same provider, not with the next provider."""
-    sandbox = start({"groq": 2, "mistral": 1}, settings=marked("groq"))
+    sandbox = start({"groq": 2, "mistral": 1}, settings=marked("groq"), clock=Clock())
     sandbox.fail("groq", failure, times=1)
     assert list(get_llm_provider().events(PROMPT, private=True))
     assert len(asked(sandbox)) == 2
