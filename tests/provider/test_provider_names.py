@@ -62,6 +62,8 @@ def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> 
         get_llm_provider("grok")
     with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
         IntelligentLLMOrchestrator(preferred_provider="grok")
+    with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
+        get_quota_tracker().get_usage_summary("grok")
 
 
 @pytest.mark.parametrize("name", [5, b"groq", ["groq"]])
