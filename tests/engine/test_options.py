@@ -144,7 +144,7 @@ def test_lone_surrogates_are_replaced_everywhere() -> None:
     ]
     asked = request(
         turns,
-        extra={"user": "\ud800"},
+        extra={"user": "\ud800", "metadata": {"b\ud800": "c"}},
         tools=[Tool("f", "\ud800", '{"title": "\ud800"}')],
         schema="a '\ud800'|b",
     )

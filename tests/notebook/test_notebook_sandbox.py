@@ -48,7 +48,7 @@ def test_aliases_and_prompts_of_the_settings_apply(kernel: Kernel) -> None:
 def test_the_environment_does_not_change(kernel: Kernel) -> None:
     """Neither starting nor stopping changes a variable."""
     kernel.run("import os; before = dict(os.environ)")
-    kernel.run("%llm_sandbox --keys groq=1 start")
+    kernel.run("%llm_sandbox --keys groq=1 --tokens-per-second 0 start")
     kernel.run("%llm -q hi")
     assert kernel.value("before == dict(os.environ)") is True
     kernel.run("%llm_sandbox stop")
@@ -145,7 +145,7 @@ def test_an_invalid_option_does_not_stop_a_running_sandbox(
     kernel: Kernel, line: str, said: str
 ) -> None:
     """It fails the cell in one line."""
-    kernel.run("%llm_sandbox")
+    kernel.run("%llm_sandbox --tokens-per-second 0")
     cell = kernel.run(f"%llm_sandbox {line}")
     assert cell.status == "error"
     assert said in cell.message

@@ -97,6 +97,7 @@ def test_several_stop_texts_are_sent_as_a_list(sandbox: Sandbox, name: str) -> N
         ("Hello", {"temprature": 0.5}),
         ("Hello", {"temperature": 2.5}),
         ("Hello", {"timeout": 0}),
+        ("Hello", {"schema": "score flaot"}),
     ],
 )
 def test_an_invalid_argument_is_refused_before_anything_is_sent(
