@@ -30,119 +30,121 @@ _BATCH = 32  # events per write when nothing asks for a pause between them
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close with a reset
 
 
-class Application:
-    """The application of a sandbox. A cancelled stream is charged for what was sent of it."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-
-    def router(self) -> Router:
-        """Return the application, with an address for every method of every provider."""
-        routes = []
-        for provider, prefix in (
-            ("groq", "/groq/openai/v1"),
-            ("mistral", "/mistral/v1"),
-            ("openai", "/openai/v1"),
-        ):
-            replies = partial(self._call, provider, "")
-            embeddings = partial(self._call, provider, "embeddings")
-            models = partial(self._models, provider)
-            routes += [
-                Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
-                Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
-                Route(f"{prefix}/models", models),
-                Route(f"{prefix}/models/{{name:path}}", models),
-            ]
-        for prefix in ("/google/v1/models", "/google/v1beta/models"):
-            call, models = partial(self._call, "google", ""), partial(self._models, "google")
-            routes += [
-                Route(f"{prefix}/{{name}}", call, methods=["POST"]),
-                Route(prefix, models),
-                Route(f"{prefix}/{{name}}", models),
-            ]
-        routes.append(Route("/elsewhere", self._elsewhere, methods=["GET", "POST"]))
-        return Router([*routes, *_control(self._sandbox)])
-
-    async def _call(self, provider: str, path: str, request: Request) -> ASGIApp:
-        """Answer a request for a reply or for embeddings.
-
-        `path` is "embeddings" for these; Gemini's methods are part of the address.
-        """
-        try:
-            content = await request.body()
-        except ClientDisconnect:
-            return Response(status_code=400)
-        path = request.path_params.get("name", path)
-        finish = self._sandbox.service.begin(provider, path, dict(request.headers), content)
-        await asyncio.sleep(self._sandbox.latency)
-        return partial(self._send, finish())
-
-    async def _models(self, provider: str, request: Request) -> ASGIApp:
-        name = request.path_params.get("name")
-        answer = self._sandbox.service.models(provider, dict(request.headers), name)
-        return partial(self._send, answer)
-
-    async def _elsewhere(self, request: Request) -> Response:
-        """The default target of redirects, which records what reaches it."""
-        await request.body()
-        now, headers = self._sandbox.clock(), hide_secrets(request.headers)
-        self._sandbox.service.received.append(ReceivedRequest(now, "elsewhere", headers=headers))
-        return JSONResponse({"hello": 1})
-
-    async def _send(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send a response and end it as its failure says; a stream is charged for what was sent."""
-        body = {"type": "http.response.body", "body": answer.body}
-        if answer.events is not None:
-            if not await self._send_events(answer, receive, send):
-                return
-            body["body"] = b""
-        elif answer.status:
-            # A body that breaks off is shorter than announced.
-            announced = len(answer.body) * (2 if answer.ending == "broken" else 1)
-            await send(self._start(answer, [("content-length", str(announced))]))
-        if answer.ending == "complete":
-            await send(body)
-            return
-        if answer.ending == "broken":
-            await send({**body, "more_body": True})
-        if answer.ending != "stall":
-            _break(scope["state"]["connection"], reset=answer.ending == "reset")
-        await until_disconnected(receive)
-
-    async def _send_events(self, answer: Answer, receive: Receive, send: Send) -> bool:
-        """Send the events, and charge for what was sent. Returns False if the client has gone."""
-        events = answer.events or []
-        pause = self._sandbox.seconds_per_chunk
-        size = 1 if pause > 0 else _BATCH
-        share = 0.0
-        gone = asyncio.ensure_future(until_disconnected(receive))
-        try:
-            await send(self._start(answer, []))
-            for first in range(0, len(events), size):
-                batch = b"".join(events[first : first + size])
-                share = min(1.0, (first + size) / len(events))
-                if share == 1.0:
-                    # Before the last bytes: a client that has read them can rely on the charge.
-                    answer.charge(share)
-                await send({"type": "http.response.body", "body": batch, "more_body": True})
-                await asyncio.sleep(pause)
-                if gone.done():
-                    return False
-            return True
-        finally:
-            gone.cancel()
-            if share < 1.0:
-                answer.charge(share)
-
-    def _start(self, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
-        """The message with status and headers. A redirect gets the sandbox's own address."""
-        url = self._sandbox.url
-        headers = [
-            (name, url + text if name == "location" and text.startswith("/") else text)
-            for name, text in (*answer.headers, *more)
+def application(sandbox: Sandbox) -> Router:
+    """The application of a sandbox, with an address for every method of every provider."""
+    routes = []
+    for provider, prefix in (
+        ("groq", "/groq/openai/v1"),
+        ("mistral", "/mistral/v1"),
+        ("openai", "/openai/v1"),
+    ):
+        replies = partial(_call, sandbox, provider, "")
+        embeddings = partial(_call, sandbox, provider, "embeddings")
+        models = partial(_models, sandbox, provider)
+        routes += [
+            Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
+            Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
+            Route(f"{prefix}/models", models),
+            Route(f"{prefix}/models/{{name:path}}", models),
         ]
-        raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
-        return {"type": "http.response.start", "status": answer.status, "headers": raw}
+    call, models = partial(_call, sandbox, "google", ""), partial(_models, sandbox, "google")
+    for prefix in ("/google/v1/models", "/google/v1beta/models"):
+        routes += [
+            Route(f"{prefix}/{{name}}", call, methods=["POST"]),
+            Route(prefix, models),
+            Route(f"{prefix}/{{name}}", models),
+        ]
+    elsewhere = partial(_elsewhere, sandbox)
+    routes.append(Route("/elsewhere", elsewhere, methods=["GET", "POST"]))
+    return Router([*routes, *_control(sandbox)])
+
+
+async def _call(sandbox: Sandbox, provider: str, path: str, request: Request) -> ASGIApp:
+    """Answer a request for a reply or for embeddings.
+
+    `path` is "embeddings" for these; Gemini's methods are part of the address.
+    """
+    try:
+        content = await request.body()
+    except ClientDisconnect:
+        return Response(status_code=400)
+    path = request.path_params.get("name", path)
+    finish = sandbox.service.begin(provider, path, dict(request.headers), content)
+    await asyncio.sleep(sandbox.latency)
+    return partial(_send, sandbox, finish())
+
+
+async def _models(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
+    name = request.path_params.get("name")
+    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers), name))
+
+
+async def _elsewhere(sandbox: Sandbox, request: Request) -> Response:
+    """The default target of redirects, which records what reaches it."""
+    await request.body()
+    now, headers = sandbox.clock(), hide_secrets(request.headers)
+    sandbox.service.received.append(ReceivedRequest(now, "elsewhere", headers=headers))
+    return JSONResponse({"hello": 1})
+
+
+async def _send(
+    sandbox: Sandbox, answer: Answer, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send a response and end it as its failure says; a stream is charged for what was sent."""
+    body = {"type": "http.response.body", "body": answer.body}
+    if answer.events is not None:
+        if not await _send_events(sandbox, answer, answer.events, receive, send):
+            return
+        body["body"] = b""
+    elif answer.status:
+        # A body that breaks off is shorter than announced.
+        announced = len(answer.body) * (2 if answer.ending == "broken" else 1)
+        await send(_start(sandbox, answer, [("content-length", str(announced))]))
+    if answer.ending == "complete":
+        await send(body)
+        return
+    if answer.ending == "broken":
+        await send({**body, "more_body": True})
+    if answer.ending != "stall":
+        _break(scope["state"]["connection"], reset=answer.ending == "reset")
+    await until_disconnected(receive)
+
+
+async def _send_events(
+    sandbox: Sandbox, answer: Answer, events: list[bytes], receive: Receive, send: Send
+) -> bool:
+    """Send the events, and charge for what was sent. Returns False if the client has gone."""
+    pause = sandbox.seconds_per_chunk
+    size = 1 if pause > 0 else _BATCH
+    share = 0.0
+    gone = asyncio.ensure_future(until_disconnected(receive))
+    try:
+        await send(_start(sandbox, answer, []))
+        for first in range(0, len(events), size):
+            batch = b"".join(events[first : first + size])
+            share = min(1.0, (first + size) / len(events))
+            if share == 1.0:
+                # Before the last bytes: a client that has read them can rely on the charge.
+                answer.charge(share)
+            await send({"type": "http.response.body", "body": batch, "more_body": True})
+            await asyncio.sleep(pause)
+            if gone.done():
+                return False
+        return True
+    finally:
+        gone.cancel()
+        if share < 1.0:
+            answer.charge(share)
+
+
+def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
+    """The message with status and headers. A redirect gets the sandbox's own address."""
+    headers = [
+        (name, sandbox.url + text if name == "location" and text.startswith("/") else text)
+        for name, text in (*answer.headers, *more)
+    ]
+    raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
+    return {"type": "http.response.start", "status": answer.status, "headers": raw}
 
 
 def _break(connection: asyncio.Transport, *, reset: bool) -> None:

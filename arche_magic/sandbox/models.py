@@ -58,7 +58,6 @@ _FLASH = {
     "requests_per_day": 20,
     "input_tokens_per_minute": 250_000,
 }
-_FLASH_LITE = {**_FLASH, "requests_per_day": 500}
 _NOT_IN_PLAN = dict.fromkeys(_FLASH, 0)
 _OPENAI = {
     "requests_per_minute": 500,
@@ -91,34 +90,31 @@ MODELS: Mapping[str, Mapping[str, Model]] = {
     }
     | {"meta-llama/llama-prompt-guard-2-22m": Model(512, _GUARD, images=False, tools=False)},
     "mistral": {
-        name: Model(131_072, _MISTRAL)
-        for name in (
-            "mistral-small-latest",
-            "mistral-medium-latest",
-            "mistral-large-latest",
-            "ministral-8b-latest",
-        )
+        f"{name}-latest": Model(131_072, _MISTRAL)
+        for name in ("mistral-small", "mistral-medium", "mistral-large", "ministral-8b")
     }
     | {
         "open-codestral-mamba": Model(262_144, _MISTRAL, images=False, tools=False),
         "mistral-embed": Model(8_192, _MISTRAL, dimensions=1_024),
     },
     "google": {
-        "gemini-3.8-flash": Model(1_048_575, _FLASH, thought_tokens=8),
-        "gemini-3.6-flash": Model(1_048_575, _FLASH, thought_tokens=8),
-        "gemini-3.5-flash": Model(1_048_575, _FLASH, thought_tokens=8),
-        "gemini-2.5-flash": Model(1_048_575, _FLASH, thought_tokens=8),
-        "gemini-3.5-flash-lite": Model(1_048_575, _FLASH_LITE, thought_tokens=8),
-        "gemini-3.8-pro": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
-        "gemini-3.1-pro-preview": Model(1_048_575, _NOT_IN_PLAN, thought_tokens=8),
-        "gemini-embedding-001": Model(2_048, _GEMINI_EMBEDDING, dimensions=3_072),
-    },
+        name: Model(1_048_575, limits, thought_tokens=8)
+        for name, limits in (
+            ("gemini-3.8-flash", _FLASH),
+            ("gemini-3.6-flash", _FLASH),
+            ("gemini-3.5-flash", _FLASH),
+            ("gemini-2.5-flash", _FLASH),
+            ("gemini-3.5-flash-lite", {**_FLASH, "requests_per_day": 500}),
+            ("gemini-3.8-pro", _NOT_IN_PLAN),
+            ("gemini-3.1-pro-preview", _NOT_IN_PLAN),
+        )
+    }
+    | {"gemini-embedding-001": Model(2_048, _GEMINI_EMBEDDING, dimensions=3_072)},
     "openai": {
-        "gpt-5.4-mini": Model(400_000, _OPENAI, fixed_sampling=True),
-        "gpt-5-nano": Model(400_000, _OPENAI, fixed_sampling=True),
-        "gpt-5.6-sol": Model(400_000, _OPENAI, fixed_sampling=True),
-        "gpt-6-luna": Model(400_000, _OPENAI, fixed_sampling=True),
-        "gpt-6-astra": Model(400_000, _OPENAI, fixed_sampling=True),
+        name: Model(400_000, _OPENAI, fixed_sampling=True)
+        for name in ("gpt-5.4-mini", "gpt-5-nano", "gpt-5.6-sol", "gpt-6-luna", "gpt-6-astra")
+    }
+    | {
         "o4-mini": Model(200_000, _OPENAI, fixed_sampling=True),
         "gpt-4.1-mini": Model(1_047_576, _OPENAI),
         "gpt-4o-mini": Model(128_000, _OPENAI),

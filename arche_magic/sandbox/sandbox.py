@@ -110,14 +110,14 @@ class Sandbox:
         if self._server is None:
             try:
                 from ..local_server import LocalServer
-                from .app import Application
+                from .app import application
             except ImportError as error:
                 raise SandboxNotInstalled(
                     "the sandbox needs starlette and uvicorn: pip install 'arche_magic[sandbox]'"
                 ) from error
             self._server = LocalServer(self._port, "arche-sandbox", _IDLE_SECONDS)
             try:
-                self._server.serve(Application(self).router())
+                self._server.serve(application(self))
             except OSError:
                 self.stop()
                 raise

@@ -146,23 +146,20 @@ class Service:
         `kind` is the failure that was requested for it, if any.
         """
         wire = WIRES[call.provider]
+        write: Callable[[Caller], Answer]
         if call.embedding.texts:
             found = vectors(call) if kind != "empty_reply" else []
-            self._settle(call, key, kind, 0)
-            answer = wire.embeddings(call, found, self._caller_of(call, key))
-            return spoil_answer(answer, kind, wire)
-        reply = spoil_reply(make_reply(call, self._seed, self._custom), kind, call)
-        charge = partial(self._settle, call, key, kind, reply.output_tokens)
+            write, output_tokens = partial(wire.embeddings, call, found), 0
+        else:
+            reply = spoil_reply(make_reply(call, self._seed, self._custom), kind, call)
+            write = partial(wire.stream if call.stream else wire.answer, call, reply)
+            output_tokens = reply.output_tokens
+        charge = partial(self._settle, call, key, kind, output_tokens)
         if not call.stream:
             charge(1.0)
-        answer = (wire.stream if call.stream else wire.answer)(
-            call, reply, self._caller_of(call, key)
-        )
-        return replace(spoil_answer(answer, kind, wire), charge=charge)
-
-    def _caller_of(self, call: Call, key: Key) -> Caller:
         with self.lock:
-            return self._caller(key, key.text, call.model, self.clock())
+            caller = self._caller(key, key.text, call.model, self.clock())
+        return replace(spoil_answer(write(caller), kind, wire), charge=charge)
 
     def _settle(
         self, call: Call, key: Key, kind: str | None, output_tokens: int, share: float = 1.0

@@ -108,9 +108,7 @@ class Rolling:
     def __init__(self, limit: int, period: str) -> None:
         self.limit = limit
         self._length = SECONDS[period]
-        # Long windows are a little coarse, so that a month of calls stays a short list.
-        self._grain = self._length / 3_600 if self._length > 3_600 else 0.0
-        self._entries: deque[list[float]] = deque()
+        self._entries: deque[tuple[float, float]] = deque()
         self._sum = 0.0
 
     def used(self, now: float) -> float:
@@ -121,10 +119,7 @@ class Rolling:
 
     def add(self, now: float, amount: float) -> None:
         """Count more from `now` on."""
-        if self._entries and now - self._entries[-1][0] <= self._grain:
-            self._entries[-1][1] += amount
-        else:
-            self._entries.append([now, amount])
+        self._entries.append((now, amount))
         self._sum += amount
 
     def wait(self, now: float, amount: int) -> float:

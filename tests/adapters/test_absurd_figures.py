@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from adapter_calls import SECRET, WIRES, Script, reply_of
+from clocks import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +25,6 @@ from arche_magic.llm_providers.types import Usage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arche_magic.llm_providers.config import Clock
-
 ABSURD = (10**15, 10**400, 3 * 10**12, 1_000_000_000, -5, 1e15)
 NO_COUNTS = (
     "1e308", "7.5", "true", '"many"', '"12"', "[1]", '{"a": 1}', "1e999", "-1e999", "NaN",
@@ -34,20 +33,9 @@ NO_COUNTS = (
 TEXT = "Hello there."
 
 
-class _Noon:
-    def __init__(self) -> None:
-        self.now = 1_763_380_800.0
-
-    def time(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return _Noon()
+    return Clock()
 
 
 def use(wire: str, script: Script, folder: Path, clock: Clock) -> Any:
@@ -206,7 +194,7 @@ def test_no_header_or_error_body_breaks_a_request_or_a_table(
     wire: str, data: st.DataObject, script: Script, tmp_path: Path
 ) -> None:
     """Limits, remaining amounts, resets and waits may have any size in headers and texts."""
-    clock = _Noon()
+    clock = Clock()
     llm = use(wire, script, tmp_path, clock)
     figure = lambda: data.draw(figures)  # noqa: E731
     for _ in range(2):

@@ -32,38 +32,6 @@ from arche_magic.llm_providers.types import Key, Timeouts, Usage
 if TYPE_CHECKING:
     from arche_magic.sandbox import Sandbox
 
-EVERYTHING = Request(
-    (
-        Message("system", "Be brief."),
-        Message("user", "Hello"),
-        Message("assistant", "Hi"),
-        Message("user", "Again"),
-    ),
-    max_tokens=300,
-    temperature=0.0,
-    top_p=0.9,
-    stop=("STOP", "END"),
-    seed=7,
-)
-CHAT = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Hello"},
-    {"role": "assistant", "content": "Hi"},
-    {"role": "user", "content": "Again"},
-]
-
-
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_plain_call_gives_one_completion(
-    sandbox: Sandbox, adapters: dict[str, Adapter], wire: str
-) -> None:
-    """Without streaming, there is one completion, with the server's usage."""
-    (completion,) = complete(adapters[wire], MODELS[wire])
-    assert "Say hello." in completion.text
-    assert completion.finish_reason == "stop"
-    counted = sandbox.usage()[f"{wire}_key_1"][MODELS[wire]]
-    assert completion.usage == Usage(counted["input_tokens"], counted["output_tokens"])
-
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_ends_with_usage_and_finish_reason(
@@ -92,58 +60,6 @@ def test_a_cut_reply_says_length(
     assert completions[-1].finish_reason == "length"
     assert completions[-1].usage is not None
     assert completions[-1].usage.output_tokens <= 30
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    ("wire", "max_tokens", "seed"),
-    [
-        ("groq", "max_completion_tokens", "seed"),
-        ("openai", "max_completion_tokens", "seed"),
-        ("mistral", "max_tokens", "random_seed"),
-    ],
-)
-def test_options_reach_chat_completions(
-    sandbox: Sandbox,
-    adapters: dict[str, Adapter],
-    wire: str,
-    max_tokens: str,
-    seed: str,
-    stream: bool,
-) -> None:
-    """Every option is sent under the provider's name. A temperature of 0 stays 0."""
-    complete(adapters[wire], MODELS[wire], EVERYTHING, stream=stream)
-    body = sandbox.requests[-1].body
-    assert body["model"] == MODELS[wire]
-    # Mistral's SDK adds `prefix: false` to an assistant's turn.
-    sent = [{"role": turn["role"], "content": turn["content"]} for turn in body["messages"]]
-    assert sent == CHAT
-    assert body[max_tokens] == 300
-    assert body["temperature"] == 0
-    assert body["top_p"] == 0.9
-    assert body["stop"] == ["STOP", "END"]
-    assert body[seed] == 7
-    assert ("stream_options" in body) == (wire == "openai" and stream)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_options_reach_gemini(sandbox: Sandbox, adapters: dict[str, Adapter], stream: bool) -> None:
-    """Gemini gets the system message separately, and calls the assistant `model`."""
-    complete(adapters["google"], MODELS["google"], EVERYTHING, stream=stream)
-    body = sandbox.requests[-1].body
-    assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
-    assert [(turn["role"], turn["parts"]) for turn in body["contents"]] == [
-        ("user", [{"text": "Hello"}]),
-        ("model", [{"text": "Hi"}]),
-        ("user", [{"text": "Again"}]),
-    ]
-    assert body["generationConfig"] == {
-        "maxOutputTokens": 300,
-        "temperature": 0,
-        "topP": 0.9,
-        "stopSequences": ["STOP", "END"],
-        "seed": 7,
-    }
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -315,6 +231,7 @@ class CollectingKey(Key):
 @pytest.mark.parametrize("wire", WIRES)
 def test_an_abandoned_stream_does_not_disturb_the_next_call(script: Script, wire: str) -> None:
     """It is closed when the garbage collection finds it."""
+    gc.freeze()  # so that a collection looks at new objects only, which is fast
     adapter = build_adapter(wire, CollectingKey.of(wire, f"{wire}_key_1", SECRET), script.url)
     script.events(chunk_of(wire, "Yes"), chunk_of(wire, ".", "stop"), done=wire != "google")
     stream = adapter.complete(HELLO, "m", stream=True, timeouts=TEN_SECONDS)
@@ -324,6 +241,7 @@ def test_an_abandoned_stream_does_not_disturb_the_next_call(script: Script, wire
     del stream, cycle
     assert text_of(complete(adapter, "m", stream=True)) == "Yes."
     adapter.close()
+    gc.unfreeze()
 
 
 def test_an_unknown_wire_is_refused_with_the_known_ones() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import pandas as pd
 from overhead import LIMITS, MODEL, PLENTY, raw_client
 from overhead import sandbox as sandbox_apart
-from quota import ScaledClock, refused
+from quota import FastClock, refused
 
 from arche_magic import load_attempts
 from arche_magic.bulk import Job, Replies, plan
@@ -84,7 +84,7 @@ def limits(rows: int = 2000, scale: float = 5.0) -> None:
     """2,000 rows with 5 accounts, with the usual reserve and without one."""
     plenty = {"tokens_per_minute": None, "tokens_per_day": None, "requests_per_day": None}
     for reserve in (0.0, 0.1):
-        clock = ScaledClock(scale, time.time())
+        clock = FastClock(scale, time.time())
         per_minute = {
             "groq": {"requests_per_minute": 30, **plenty},
             "mistral": {"requests_per_minute": 60, "tokens_per_minute": None},
@@ -129,7 +129,7 @@ def limits(rows: int = 2000, scale: float = 5.0) -> None:
 
 def watch(
     job: Job,
-    clock: ScaledClock,
+    clock: FastClock,
     seen: list[tuple[float, float | None, int]],
     ended: threading.Event,
 ) -> None:
@@ -147,7 +147,7 @@ def finish() -> None:
         ("bound by the minute", 400, {"requests_per_minute": 30}, 25.0),
         ("bound by the day", 850, {"requests_per_day": 200, "requests_per_minute": 15}, day / 12),
     ):
-        clock = ScaledClock(scale, time.time())
+        clock = FastClock(scale, time.time())
         seen: list[tuple[float, float | None, int]] = []
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator  # noqa: E402  # after the path
+from sandbox_process import sandbox_process  # noqa: E402  # after the path
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator  # noqa: E402  # as above
 from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
 from arche_magic.llm_providers.options import build_request  # noqa: E402
@@ -46,28 +48,11 @@ def sandbox(latency: float = 0.0, keys: int = 1) -> Iterator[dict[str, str]]:
 
     Its replies take `latency` seconds; it accepts this number of Groq keys.
     """
-    arguments = [sys.executable, "-m", "arche_magic.sandbox", "--keys", f"groq={keys}"]
-    arguments += ["--latency", str(latency)]
+    arguments = ["--keys", f"groq={keys}", "--latency", str(latency)]
     for name in LIMITS:
         arguments += ["--limit", f"groq.{name}={PLENTY}"]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    variables = {}
-    # The base URLs are in the order of the providers; OpenAI's is the last line.
-    for line in process.stdout:
-        if line.startswith("export "):
-            name, _, value = line.removeprefix("export ").strip().partition("=")
-            variables[name] = value
-            if name == "OPENAI_BASE_URL":
-                break
-    try:
+    with sandbox_process(*arguments) as variables:
         yield variables
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
 
 
 def configured(

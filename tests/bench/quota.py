@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from arche_magic.sandbox import Sandbox
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from redis_server import RedisServer  # the path
+from clocks import FastClock  # the path
+from redis_server import RedisServer  # as above
 
 MODELS = {"groq": "openai/gpt-oss-120b", "mistral": "mistral-small-latest"}
 GEMINI_PER_MINUTE = {"requests_per_minute": 15}
@@ -49,22 +50,8 @@ HUGE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ScaledClock:
-    """Real time, sped up, shared by the engine and the sandbox."""
-
-    scale: float
-    origin: float
-
-    def time(self) -> float:
-        return self.origin + (time.time() - self.origin) * self.scale
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / self.scale)
-
-
 def configured(
-    sandbox: Sandbox, clock: ScaledClock, store: str, limits: Mapping[str, tuple[Limit, ...]]
+    sandbox: Sandbox, clock: FastClock, store: str, limits: Mapping[str, tuple[Limit, ...]]
 ) -> Configuration:
     configuration = load_configuration(sandbox.environment())
     return replace(
@@ -117,7 +104,7 @@ def best_makespan(prompts: int, started: float) -> float:
 
 
 def known_limits(scale: float) -> None:
-    clock = ScaledClock(scale, time.time())
+    clock = FastClock(scale, time.time())
     limits = {"google": parse_limits(GEMINI_PER_MINUTE, "calendar", "America/Los_Angeles")}
     with Sandbox(clock=clock.time, limits={"google": GEMINI_PER_MINUTE}) as sandbox:
         configuration = configured(sandbox, clock, "memory://known", limits)
@@ -135,7 +122,7 @@ def known_limits(scale: float) -> None:
 
 def unknown_limits(scale: float, threads: int) -> None:
     """The server's limits are lower than the published ones that the ledger starts with."""
-    clock = ScaledClock(scale, time.time())
+    clock = FastClock(scale, time.time())
     limits = {
         "groq": {"requests_per_minute": 10},
         "mistral": {"requests_per_minute": 20},
@@ -156,7 +143,7 @@ def dead_keys() -> None:
     left = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder, "outputs", "ledger.json"))
-        clock = ScaledClock(1.0, time.time())
+        clock = FastClock(1.0, time.time())
         with Sandbox(keys={"groq": 5}, left=left) as sandbox:
             configuration = configured(sandbox, clock, store, {})
             # No more than the one good key allows in a minute, so that nothing waits.
@@ -174,7 +161,7 @@ def dead_keys() -> None:
 
 
 def restarted(environment: Mapping[str, str], store: str) -> int:
-    clock = ScaledClock(1.0, time.time())
+    clock = FastClock(1.0, time.time())
     configuration = replace(
         load_configuration(environment), store=store, clock=clock, timeouts=Timeouts(total=300.0)
     )
@@ -184,7 +171,7 @@ def restarted(environment: Mapping[str, str], store: str) -> int:
 
 def outage(scale: float) -> None:
     """Eight threads with a provider that is down for a while: the number of failed calls."""
-    clock = ScaledClock(scale, time.time())
+    clock = FastClock(scale, time.time())
     with Sandbox(keys={"mistral": 1}, clock=clock.time) as sandbox:
         configuration = configured(sandbox, clock, "memory://outage", {})
         ask_many(configuration, 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from embedding_server import running_server, server
 from provider_fixtures import clock, own_folder
 from provider_fixtures import start as start_sandbox
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from arche_magic.sandbox import Sandbox
 
-__all__ = ["clock", "own_folder", "start_sandbox"]
+__all__ = ["clock", "own_folder", "running_server", "server", "start_sandbox"]
 WINDOWS = {"groq": "bucket", "mistral": "rolling", "google": "calendar", "openai": "bucket"}
 
 

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from paid_service import Answer, PaidService, paid_service, use
 
@@ -103,19 +102,6 @@ def test_a_job_that_just_fits_is_finished() -> None:
         result = arche_magic.map(TEXTS[:50], allow_paid=True, pack=1, max_tokens_total=5010)
     assert result.error.isna().all()
     assert service.tokens == 5000
-
-
-def test_a_file_has_one_bound_for_all_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of chunks does not matter."""
-    monkeypatch.setattr("arche_magic.bulk.file_job.ROWS", 5)
-    pd.DataFrame({"text": TEXTS}).to_csv("rows.csv", index=False)
-    with paid_service(answer=lambda number: Answer(100), seconds=0.0) as service:
-        use(service, Path.cwd())
-        with pytest.raises(JobStopped):
-            arche_magic.map(
-                "rows.csv", "{{text}}", to="out.csv", allow_paid=True, pack=1, max_cost=3.0
-            )
-    assert 2.0 < service.tokens * PER_TOKEN <= 3.0
 
 
 def test_a_route_of_unknown_price_is_not_asked_within_a_bound() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from embedding_server import Embedded, EmbeddingServer, embedding_server, vector_of
+from embedding_server import Embedded, EmbeddingServer, vector_of
 from provider_parts import Clock, FastClock, Start
 
 import arche_magic
@@ -29,27 +29,10 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 Refusal = tuple[int, dict[str, str], Any]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[EmbeddingServer]:
-    with embedding_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: EmbeddingServer, tmp_path: Path) -> EmbeddingServer:
-    """Mistral, Google and OpenAI with two keys each."""
-    running.received.clear()
-    running.refusal = EmbeddingServer.refusal
-    running.spoil = EmbeddingServer.spoil
-    keys = {"mistral": 2, "google": 2, "openai": 2}
-    use_configuration(load_configuration(running.environment(keys), tmp_path))
-    return running
 
 
 def numbered(count: int) -> list[str]:

@@ -36,17 +36,17 @@ TABLE = "text,note\ncafé,good\nthé,bad\n"
 
 
 @pytest.mark.parametrize(
-    ("encoding", "options"),
+    ("name", "encoding", "options"),
     [
-        ("utf-8", {}),
-        ("utf-8-sig", {}),
-        ("utf-16", {}),  # Python writes its byte order mark
-        ("utf-16-le", {"encoding": "utf-16-le"}),
-        ("cp1252", {"encoding": "cp1252"}),
-        ("latin-1", {"encoding": "latin-1"}),
+        ("in.csv", "utf-8", {}),
+        ("in.csv", "utf-8-sig", {}),
+        ("in.csv", "utf-16", {}),  # Python writes its byte order mark
+        ("in.csv.gz", "utf-16", {}),
+        ("in.csv", "utf-16-le", {"encoding": "utf-16-le"}),
+        ("in.csv.gz", "cp1252", {"encoding": "cp1252"}),
+        ("in.csv", "latin-1", {"encoding": "latin-1"}),
     ],
 )
-@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
 def test_a_csv_is_read_in_its_encoding(
     sandbox: Sandbox, name: str, encoding: str, options: dict[str, str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import arche_magic
-from arche_magic.llm_providers import InvalidRequest, NoRouteAvailable, get_llm_provider
+from arche_magic.llm_providers import NoRouteAvailable, get_llm_provider
 
 if TYPE_CHECKING:
     from provider_parts import Clock, Start
@@ -50,11 +50,3 @@ def test_the_reserve_is_not_part_of_an_address(start: Start) -> None:
     llm.generate("Hi", keep=True, reserve=0.3)
     assert llm.generate("Hi", keep=True).from_memory
     assert len(sandbox.requests) == 1
-
-
-@pytest.mark.parametrize("reserve", [-0.1, 1.5, "half"])
-def test_a_reserve_is_a_share(start: Start, reserve: object) -> None:
-    """It is a number from 0 to 1."""
-    start()
-    with pytest.raises(InvalidRequest, match="reserve is"):
-        get_llm_provider().generate("Hi", reserve=reserve)

@@ -282,7 +282,7 @@ def test_rows_that_failed_for_good_are_not_asked_again(start: Start) -> None:
 
 def test_temporary_failures_fail_no_row(start: Start) -> None:
     """The rows are asked again in the same run."""
-    sandbox = start(keys={"groq": 1, "mistral": 1})
+    sandbox = start(keys={"groq": 1, "mistral": 1}, clock=WaitingClock())
     sandbox.fail("*", "overloaded", times=4)
     result = arche_magic.map(TEXTS[:10])
     assert result.error.isna().all()

@@ -11,7 +11,6 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,9 +26,12 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, Reply  # noqa: E402  # the path
+from clocks import FastClock  # noqa: E402  # the path
+from sandbox_process import sandbox_process  # noqa: E402  # as above
+
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Reply  # noqa: E402  # as above
 from arche_magic.llm_providers.attempt_file import read_attempts  # noqa: E402  # as above
 from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
@@ -57,21 +59,6 @@ LIMITS = (
     "tokens_per_month", "input_tokens_per_minute",
 )  # fmt: skip
 ENDLESS = 1e7
-
-
-@dataclass(frozen=True)
-class FastClock:
-    """The sandbox's clock, read by this process."""
-
-    now: float
-    scale: float
-    began: float = field(default_factory=time.monotonic)
-
-    def time(self) -> float:
-        return self.now + (time.monotonic() - self.began) * self.scale
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / self.scale)
 
 
 @dataclass
@@ -107,29 +94,13 @@ def set_on_fire(server: Providers) -> None:
 @contextmanager
 def providers(scale: float, seed: int = 7) -> Iterator[Providers]:
     """Start the sandbox, with limits that are never reached."""
-    command = [sys.executable, "-m", "arche_magic.sandbox", f"--time-scale={scale}"]
-    command += [f"--seed={seed}"]
+    arguments = [f"--time-scale={scale}", f"--seed={seed}"]
     for name, count in KEYS.items():
-        command += ["--keys", f"{name}={count}"]
+        arguments += ["--keys", f"{name}={count}"]
         for limit in LIMITS:
-            command += ["--limit", f"{name}.{limit}={PLENTY}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    variables = {}
-    for line in process.stdout:
-        if line.startswith("export "):
-            name, _, value = line.removeprefix("export ").strip().partition("=")
-            variables[name] = value
-            if name == "OPENAI_BASE_URL":
-                break
-    try:
+            arguments += ["--limit", f"{name}.{limit}={PLENTY}"]
+    with sandbox_process(*arguments) as variables:
         yield Providers(variables, seed)
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
 
 
 def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configuration:
@@ -139,7 +110,7 @@ def configured(server: Providers, folder: Path, timeouts: Timeouts) -> Configura
     plenty = dict.fromkeys(LIMITS, PLENTY)
     return replace(
         configuration,
-        clock=FastClock(clock["now"], clock["scale"]),
+        clock=FastClock(clock["scale"], clock["now"]),
         limits={name: parse_limits(plenty, configuration.providers[name].window) for name in KEYS},
         timeouts=timeouts,
     )

@@ -345,9 +345,3 @@ def test_a_limit_of_zero_closes_the_model_and_is_shown(storage: Storage, clock: 
         off.get_usage_summary("groq")["groq"]["groq_key_1"]["requests_per_minute"]["available"]
         is False
     )
-
-
-def test_an_unknown_provider_is_an_error_with_the_closest_name(tracker_of: Build) -> None:
-    """A misspelled name does not return an empty summary."""
-    with pytest.raises(ConfigurationError, match="did you mean 'groq'"):
-        tracker_of().get_usage_summary("grok")

@@ -87,6 +87,12 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         ("Hi", {"images": ["x" * 5000]}, "x… cannot be read: File name too long"),
         ("Hi", {"provider": ["groq"]}, "provider is of type list; it must be text"),
         ("Hi", {"system": 5}, "system is of type int; it must be text"),
+        ("Hi", {"reserve": -0.1}, "reserve is -0.1"),
+        ("Hi", {"reserve": 1.5}, "reserve is 1.5"),
+        ("Hi", {"reserve": "half"}, "reserve is 'half'"),
+        ("Hi", {"keep": "yes"}, "keep is 'yes'; it must be True or False"),
+        ("Hi", {"fresh": 1}, "fresh is 1; it must be True or False"),
+        ("Hi", {"private": "yes"}, "private is 'yes'; it must be True or False"),
         ("Hi", {"tag": "a\nb"}, "it must be one line"),
         ("Hi", {"tag": "x" * 101}, "100 characters or less"),
         (
@@ -157,7 +163,7 @@ def test_lone_surrogates_are_replaced_everywhere() -> None:
     ]
     asked = request(
         turns,
-        extra={"user": "\ud800"},
+        extra={"user": "\ud800", "metadata": {"b\ud800": "c"}},
         tools=[Tool("f", "\ud800", '{"title": "\ud800"}')],
         schema="a '\ud800'|b",
     )

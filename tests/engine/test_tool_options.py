@@ -259,15 +259,6 @@ def test_missing_options_are_not_set() -> None:
     assert request(extra={"response_format": {"type": "text"}}).extra == {}
 
 
-def test_half_characters_are_replaced_in_every_field() -> None:
-    """They cannot be sent."""
-    turns = [USER, called(call("c\ud800")), result("c\ud800")]
-    asked = request(turns, extra={"user": "a\ud800", "metadata": {"b\ud800": "c"}})
-    assert [turn.tool_call_id for turn in asked.messages] == ["", "", "c\ufffd"]
-    assert asked.messages[1].tool_calls[0].id == "c\ufffd"
-    assert asked.extra == {"user": "a\ufffd", "metadata": {"b\ufffd": "c"}}
-
-
 def test_message_objects_are_checked_like_dicts() -> None:
     """They may come from a program, too."""
     read = [Message("user", "Hi", name="Ada"), Message("assistant", "Yes?"), Message("user", "No")]

@@ -6,18 +6,10 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Generator
 
-from engine_parts import Clock, a_route, ask, custom_configuration, proven, served
-
-from arche_magic.llm_providers.attempt_log import AttemptLog, Tally
-from arche_magic.llm_providers.events import Event, Waiting
-from arche_magic.llm_providers.loop import RequestRun, waiting_line
-from arche_magic.llm_providers.quota_tracker import QuotaTracker, SpendingBounds
-from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.loop import waiting_line
+from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.storage import MemoryStorage
-from arche_magic.llm_providers.timed_ledger import TimedLedger
-from arche_magic.llm_providers.types import Limit
 
 
 def test_a_newcomer_sees_the_line_before_joining_it() -> None:
@@ -94,27 +86,3 @@ def test_many_threads_are_served_in_order() -> None:
     for thread in threads:
         thread.join(timeout=20)
     assert order == list(range(40))
-
-
-def test_a_request_waits_behind_an_earlier_one_for_an_open_route() -> None:
-    """The earlier one waited while the route was closed, and has not gone on yet."""
-    clock = Clock()
-    limit = Limit("requests", "minute", 3, "bucket", evidence="header")
-    configuration = custom_configuration([limit], clock=clock)
-    tracker = proven(QuotaTracker(MemoryStorage(), configuration))
-    route = a_route(configuration)
-    while tracker.state(route, ask(), clock.now).opens_at <= clock.now:
-        served(tracker, route)
-
-    def events() -> Generator[Event, None, Reply]:
-        routes, log = [route], AttemptLog(None)
-        return RequestRun(ask(), routes, False, None, TimedLedger(tracker, log), Tally()).events()
-
-    earlier, later = events(), events()
-    first = next(earlier)
-    assert isinstance(first, Waiting)
-    assert first.why
-    clock.now += 3600
-    assert next(later) == Waiting(route, 0.0, "")
-    later.close()
-    earlier.close()

@@ -190,27 +190,24 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     assert messages[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("%llm --chat 'a b' hi", "--chat 'a b': a name can have letters, digits, and . _ -"),
-        ("%llm_chat show abd", "unknown conversation 'abd'; did you mean 'abc'?"),
-        ("%llm_chat shwo abc", "did you mean 'show'?"),
-        ("%llm_chat fork abc", "usage: %llm_chat fork CHAT NAME"),
-        ("%llm_chat fork abc abc", "a conversation 'abc' already exists"),
-        ("%llm_chat export abc notes.txt", "the file's name must end in .md or .json"),
-        ("%llm_chat export abc no/where.md", "No such file or directory"),
-        ("%llm_chat load nowhere.json", "No such file or directory"),
-        ("%llm_chat load other.json", "is not a .json file that %llm_chat export wrote"),
-        ("%llm_chat load empty.json", "is not a .json file that %llm_chat export wrote"),
-        ("%llm_chat load deep.json", "is not a .json file that %llm_chat export wrote"),
-        ("%llm_chat load endless.json", "is not a .json file that %llm_chat export wrote"),
-        ("%llm_chat show 'abc", 'the quote at "\'abc" is never closed'),
-    ],
-)
-def test_an_invalid_line_or_file_is_an_error_in_one_line(
-    kernel: Kernel, chatting: Sandbox, line: str, said: str
-) -> None:
+INVALID = {
+    "%llm --chat 'a b' hi": "--chat 'a b': a name can have letters, digits, and . _ -",
+    "%llm_chat show abd": "unknown conversation 'abd'; did you mean 'abc'?",
+    "%llm_chat shwo abc": "did you mean 'show'?",
+    "%llm_chat fork abc": "usage: %llm_chat fork CHAT NAME",
+    "%llm_chat fork abc abc": "a conversation 'abc' already exists",
+    "%llm_chat export abc notes.txt": "the file's name must end in .md or .json",
+    "%llm_chat export abc no/where.md": "No such file or directory",
+    "%llm_chat load nowhere.json": "No such file or directory",
+    "%llm_chat load other.json": "is not a .json file that %llm_chat export wrote",
+    "%llm_chat load empty.json": "is not a .json file that %llm_chat export wrote",
+    "%llm_chat load deep.json": "is not a .json file that %llm_chat export wrote",
+    "%llm_chat load endless.json": "is not a .json file that %llm_chat export wrote",
+    "%llm_chat show 'abc": 'the quote at "\'abc" is never closed',
+}
+
+
+def test_an_invalid_line_or_file_is_an_error_in_one_line(kernel: Kernel, chatting: Sandbox) -> None:
     """Whatever they contain."""
     kernel.run("%llm -q --chat abc One")
     (kernel.folder / "other.json").write_text(json.dumps({"chat": "x", "turns": [{"question": 1}]}))
@@ -220,10 +217,11 @@ def test_an_invalid_line_or_file_is_an_error_in_one_line(
     exported = json.loads((kernel.folder / "endless.json").read_text())
     exported["turns"][0]["tokens"] = float("inf")
     (kernel.folder / "endless.json").write_text(json.dumps(exported))
-    cell = kernel.run(line)
-    assert cell.status == "error"
-    assert said in cell.message
-    assert "\n" not in cell.message
+    for line, message in INVALID.items():
+        cell = kernel.run(line)
+        assert cell.status == "error", line
+        assert message in cell.message
+        assert "\n" not in cell.message
 
 
 def test_a_kept_conversation_needs_no_keys(kernel: Kernel, chatting: Sandbox, tmp_path) -> None:

@@ -298,7 +298,7 @@ def test_the_variable_of_a_job_waits_when_it_is_used(
     kernel: Kernel, sandboxed: Sandboxed, use: str, gives: str
 ) -> None:
     """As a text, through an attribute, with `await`, in a prompt, and in a pickle (`%store`)."""
-    sandboxed(keys={"groq": 1}, latency=0.5, reply=lambda *_: "the reply")
+    sandboxed(keys={"groq": 1}, latency=0.2, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     cell = kernel.run(use if use.startswith("%") else f"print({use})")
     assert cell.status == "ok", cell.error

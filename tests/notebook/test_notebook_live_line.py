@@ -144,13 +144,6 @@ def test_a_quiet_cell_shows_no_line(kernel: Kernel, sandboxed) -> None:
     assert lines_of(cell) == []
 
 
-def test_the_receipt_separates_waiting_from_answering(kernel: Kernel, sandboxed) -> None:
-    """Seconds of waiting for a route are not those of the service."""
-    sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
-    receipt = kernel.run("%llm hi").data()[-1]
-    assert re.search(r" · \d\.\d+ s, after \d+ s of waiting · ", receipt), receipt
-
-
 # Interrupts when the thread that draws the line has started, and its caller does not know it yet.
 PRESS_AT_THE_START = """
 import signal, sys, threading

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from notebook_kernel import Kernel, kernel_environment
+from sandbox_process import sandbox_process
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 FROM_MEMORY = re.compile(
@@ -24,13 +23,9 @@ FROM_MEMORY = re.compile(
 class Providers:
     """The sandbox in a separate process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        self.variables: dict[str, str] = {}
-        while "OPENAI_BASE_URL" not in self.variables:
-            name, _, value = process.stdout.readline().strip().partition("=")
-            self.variables[name.removeprefix("export ")] = value
-        self._base = self.variables["GROQ_BASE_URL"].removesuffix("/groq")
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.variables = variables
+        self._base = variables["GROQ_BASE_URL"].removesuffix("/groq")
 
     def count(self) -> int:
         """The number of requests it has received."""
@@ -39,14 +34,8 @@ class Providers:
 
 @pytest.fixture(scope="module")
 def providers() -> Iterator[Providers]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "arche_magic.sandbox"], stdout=subprocess.PIPE, text=True
-    )
-    yield Providers(process)
-    process.terminate()
-    process.wait(10)
-    assert process.stdout is not None
-    process.stdout.close()
+    with sandbox_process() as variables:
+        yield Providers(variables)
 
 
 @pytest.fixture(scope="module")

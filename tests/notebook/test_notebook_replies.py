@@ -223,6 +223,8 @@ def test_waiting_is_displayed_and_then_replaced(kernel: Kernel, sandboxed) -> No
     assert "text/html" in waits[0]
     assert len(cell.displays) == 2
     assert "waiting: " not in "".join(cell.data())
+    # Seconds of waiting for a route are not those of the service.
+    assert re.search(r" · \d\.\d+ s, after \d+ s of waiting · ", cell.data()[-1])
 
 
 def test_a_saved_notebook_stops_at_a_failure_and_contains_no_keys(tmp_path) -> None:

@@ -248,18 +248,6 @@ def test_the_official_client_accepts_either_library(sandbox: Sandbox, library: A
 # --- limits and failures
 
 
-def test_the_next_key_answers_when_one_is_spent(start: Start) -> None:
-    """The client sees one reply; its attempts show the skipped route."""
-    start(keys={"groq": 2}, limits={"groq_key_1": {"requests_per_day": 1}}, accounts={})
-    client = arche_magic.openai_client()
-    completions: list[Any] = [
-        client.chat.completions.create(model="auto", messages=HELLO) for _ in range(4)
-    ]
-    keys = [completion.arche["route"]["key"] for completion in completions]
-    assert "groq_key_2" in keys
-    assert keys.count("groq_key_1") == 1
-
-
 def test_a_rate_limit_error_says_what_opens_when(start: Start) -> None:
     """`retry-after` has the seconds until the first route opens."""
     clock = Clock(NOON)

@@ -7,11 +7,14 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 from loopback import Handler, serving
+
+from arche_magic.llm_providers.config import load_configuration, use_configuration
 
 DIMENSIONS = 8
 
@@ -112,8 +115,8 @@ def _answer(request: Embedded, spoil: Callable[[list[Any]], list[Any]]) -> dict[
     }  # fmt: skip
 
 
-@contextmanager
-def embedding_server() -> Iterator[EmbeddingServer]:
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[EmbeddingServer]:
     """The server, on loopback."""
     script = EmbeddingServer()
 
@@ -128,3 +131,14 @@ def embedding_server() -> Iterator[EmbeddingServer]:
     with serving(Answers) as url:
         script.url = url
         yield script
+
+
+@pytest.fixture
+def server(running_server: EmbeddingServer, tmp_path: Path) -> EmbeddingServer:
+    """Mistral, Google and OpenAI with two keys each, which this process uses."""
+    running_server.received.clear()
+    running_server.refusal = EmbeddingServer.refusal
+    running_server.spoil = EmbeddingServer.spoil
+    keys = {"mistral": 2, "google": 2, "openai": 2}
+    use_configuration(load_configuration(running_server.environment(keys), tmp_path))
+    return running_server

@@ -1,15 +1,17 @@
-"""Shared by the tests of the public interface: clocks, names, and scripts in other processes."""
+"""Shared by the tests of the public interface: names, clocks, and scripts in other processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from clocks import NOON as NOON
+from clocks import Clock as Clock
+from clocks import FastClock as FastClock
 
 from arche_magic.sandbox import Sandbox
 
@@ -31,49 +33,6 @@ MODELS = {
     "openai": "gpt-4.1-mini",
 }
 ONE_KEY_EACH = dict.fromkeys(PROVIDERS, 1)
-# Noon UTC on a Monday, on a full minute, far from midnight in Los Angeles.
-NOON = 1_763_380_800.0
-
-
-class Clock:
-    """A clock for the package and the sandbox that moves only while somebody sleeps on it."""
-
-    def __init__(self, now: float = NOON) -> None:
-        self.now = now
-        self.naps: list[float] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.naps.append(seconds)
-        self.now += seconds
-
-    @property
-    def slept(self) -> float:
-        return sum(self.naps)
-
-
-class FastClock:
-    """Real time, sped up, for threads that wait at the same time."""
-
-    def __init__(self, speed: float) -> None:
-        self._speed = speed
-        self._then, self._began = NOON, time.monotonic()
-        self._lock = threading.Lock()
-
-    def time(self) -> float:
-        with self._lock:
-            return self._then + (time.monotonic() - self._began) * self._speed
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / self._speed)
-
-    def run(self, speed: float) -> None:
-        """Continue at another speed."""
-        now = self.time()
-        with self._lock:
-            self._then, self._began, self._speed = now, time.monotonic(), speed
 
 
 def asked(sandbox: Sandbox) -> list[str]:

@@ -77,14 +77,6 @@ print(datetime.fromisoformat(row["reset_time"]) > datetime.now(UTC), row["availa
     assert run_script(code, tmp_path)[0].split() == ["True", "True"]
 
 
-def test_the_intelligent_provider_can_be_created_by_name(start: Start) -> None:
-    """The older package raised NameError."""
-    start()
-    provider = get_llm_provider("intelligent")
-    assert type(provider) is IntelligentLLMOrchestrator
-    assert provider.generate("Hello")
-
-
 def test_fallback_reaches_the_third_and_fourth_provider(start: Start, clock: Clock) -> None:
     """The older package alternated between the first two."""
     sandbox = start(clock=clock)
@@ -105,14 +97,6 @@ def test_the_first_key_is_used_and_counted_like_any_other(start: Start, clock: C
     summary = provider.get_usage_summary()["groq"]
     for label in ("groq_key_1", "groq_key_2"):
         assert used(summary, label) == [reply.key for reply in replies].count(label) == 2
-
-
-def test_a_temperature_of_zero_is_zero(start: Start) -> None:
-    """The older package sent 0.7."""
-    sandbox = start()
-    get_llm_provider().generate("Hello", temperature=0)
-    get_llm_provider().generate_chat([{"role": "user", "content": "Hello"}], temperature=0.0)
-    assert [request.body["temperature"] for request in sandbox.requests] == [0, 0]
 
 
 def test_requests_per_day_are_recorded(start: Start, clock: Clock) -> None:

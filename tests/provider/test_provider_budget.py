@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,28 +103,6 @@ def test_a_request_that_may_cost_more_than_the_budget_is_not_sent(
     with pytest.raises(NoRouteAvailable, match=r"is more than the budget of 0\.50 a day"):
         get_llm_provider("openai").generate("Hello", max_tokens=4000, patience=0)
     assert asked(sandbox) == []
-
-
-def test_threads_together_keep_the_budget(start: Start) -> None:
-    """Each reserves its cost before it sends a request."""
-    start(keys={"openai": 1})
-    spend(per_day=0.50)
-    costs: list[float] = []
-
-    def ask(number: int) -> None:
-        try:
-            reply = get_llm_provider("openai").generate(f"P {number}", max_tokens=100, patience=0)
-        except NoRouteAvailable:
-            return
-        costs.append(reply.cost)
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert costs
-    assert sum(costs) <= 0.50
 
 
 def test_a_refused_request_costs_nothing(start: Start, clock: Clock) -> None:

@@ -35,6 +35,7 @@ from arche_magic.llm_providers.config import (
 )
 from arche_magic.llm_providers.types import Timeouts
 
+LATE = 0.4  # seconds
 HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 Talk = Callable[[socket.socket], None]
 
@@ -96,7 +97,7 @@ def dribble(start: bytes, again: bytes) -> Talk:
     return talk
 
 
-def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> NoRouteAvailable:
+def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = LATE) -> NoRouteAvailable:
     """Return the error of a request with this timeout."""
     with at_most(seconds), pytest.raises(NoRouteAvailable) as caught:
         provider.generate("Hello", timeout=seconds, patience=0)
@@ -108,7 +109,7 @@ def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = 0.6) -> N
 def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -> None:
     """It gets at most half of the time, so that another route has the rest."""
     with full_queue() as address:
-        error = expect_late(point_at(name, address, tmp_path), 1.0)
+        error = expect_late(point_at(name, address, tmp_path), 0.8)
     assert re.search(r"no connection within 0\.\d+ s", str(error))
 
 
@@ -154,16 +155,20 @@ def test_headers_that_never_end(tmp_path: Path, name: str, start: bytes) -> None
     assert re.search(r"no answer within 0\.\d+ s", str(error))
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-@pytest.mark.parametrize("again", [b": wait\n\n", b" ", b"\n\n"])
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("groq", b": wait\n\n"), ("mistral", b" "), ("google", b"\n\n"), ("openai", b"\n\n")],
+)
 def test_a_body_that_never_ends(tmp_path: Path, name: str, again: bytes) -> None:
     """Streamed or not: comments, blanks and empty lines do not extend the time."""
     with server(dribble(HEADERS, again)) as address:
         provider = point_at(name, address, tmp_path)
+        began = time.monotonic()
         expect_late(provider)
+        assert time.monotonic() - began > 0.75 * LATE
         provider.quota_tracker.reopen(f"{name}_key_1")
-        with at_most(0.6), pytest.raises(NoRouteAvailable):
-            list(provider.stream("Hello", timeout=0.6, patience=0))
+        with at_most(LATE), pytest.raises(NoRouteAvailable):
+            list(provider.stream("Hello", timeout=LATE, patience=0))
 
 
 def test_a_refusal_that_never_ends(tmp_path: Path) -> None:
@@ -179,8 +184,8 @@ def test_a_server_that_reads_the_request_slowly(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         provider = point_at("mistral", f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path)
-        with at_most(0.6), pytest.raises(NoRouteAvailable):
-            provider.generate("word " * 60_000, timeout=0.6, patience=0)
+        with at_most(LATE), pytest.raises(NoRouteAvailable):
+            provider.generate("word " * 60_000, timeout=LATE, patience=0)
 
 
 def test_a_wait_for_a_route(start: Start) -> None:
@@ -188,8 +193,8 @@ def test_a_wait_for_a_route(start: Start) -> None:
     start(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 1}})
     provider = get_llm_provider()
     provider.generate("One")
-    with at_most(0.6), pytest.raises(NoRouteAvailable):
-        provider.generate("Two", timeout=0.6, patience=1000)
+    with at_most(LATE), pytest.raises(NoRouteAvailable):
+        provider.generate("Two", timeout=LATE, patience=1000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
@@ -200,7 +205,7 @@ def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
     provider.generate("Hello")
     with locked(get_configuration().store):
         error = expect_late(provider)
-        assert str(error).startswith("No reply within 0.6 s: the ledger does not answer; ")
+        assert str(error).startswith(f"No reply within {LATE} s: the ledger does not answer; ")
         assert "groq · key 1 · gpt-oss-120b: not asked" in str(error)
         # The second request also ends in time, and reading does not wait.
         expect_late(provider)
@@ -227,7 +232,7 @@ def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
     def ask() -> None:
         began = time.monotonic()
         with suppress(NoRouteAvailable):
-            provider.generate("Hello", timeout=0.6)
+            provider.generate("Hello", timeout=LATE)
         late.append(time.monotonic() - began)
 
     with locked(get_configuration().store):
@@ -237,7 +242,7 @@ def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
         for thread in threads:
             thread.join(10)
     assert len(late) == 6
-    in_time("a deadline", max(late) - 0.6)
+    in_time("a deadline", max(late) - LATE)
 
 
 @pytest.fixture
@@ -315,9 +320,9 @@ def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "streamed", "limits", "words"),
     [
-        ("stall", False, Timeouts(answer=0.8), "no answer within 0.8 s"),
-        ("stall", True, Timeouts(first_token=0.8), "no answer within 0.8 s"),
-        ("stall_stream", True, Timeouts(silence=0.8), "no data in the stream for 0.8 s"),
+        ("stall", False, Timeouts(answer=0.6), "no answer within 0.6 s"),
+        ("stall", True, Timeouts(first_token=0.6), "no answer within 0.6 s"),
+        ("stall_stream", True, Timeouts(silence=0.6), "no data in the stream for 0.6 s"),
     ],
 )
 def test_a_route_that_hangs_leaves_time_for_the_next(
@@ -330,7 +335,7 @@ def test_a_route_that_hangs_leaves_time_for_the_next(
         get_llm_provider(provider).generate("The first call builds the client.")
     sandbox.fail(name, kind, times=None)
     preferring = IntelligentLLMOrchestrator(preferred_provider=name)
-    with at_most(0.8 + 0.5):
+    with at_most(0.6 + 0.5):
         if not streamed:
             reply = preferring.generate("Hello")
         elif kind == "stall":
@@ -358,12 +363,12 @@ def test_reasoning_does_not_count_as_silence(tmp_path: Path) -> None:
         connection.sendall(HEADERS)
         for _ in range(4):
             connection.sendall(event)
-            time.sleep(0.5)
+            time.sleep(0.3)
         connection.sendall(end)
 
     with server(talk) as address:
         provider = point_at("groq", address, tmp_path)
-        limits = Timeouts(first_token=1.5, silence=1.5)
+        limits = Timeouts(first_token=0.9, silence=0.9)
         use_configuration(replace(provider.configuration, timeouts=limits))
         assert "".join(get_llm_provider("groq").stream("2 + 2?")) == "Four."
         use_configuration(

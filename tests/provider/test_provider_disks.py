@@ -99,8 +99,7 @@ def ask(code: str, folder: Path, *command: str) -> tuple[list[str], list[str]]:
     return first.split(), warned
 
 
-@pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("trouble", [FULL_DISK, NO_LOCKS])
+@pytest.mark.parametrize(("trouble", "known"), [(FULL_DISK, True), (NO_LOCKS, False)])
 def test_a_failing_disk_gives_one_warning(
     start: Start, tmp_path: Path, trouble: str, known: bool
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from embedding_server import EmbeddingServer, embedding_server, vector_of
+from embedding_server import EmbeddingServer, vector_of
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
@@ -29,8 +29,9 @@ from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
 from arche_magic.llm_providers.types import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from provider_parts import Clock
 
     from arche_magic.llm_providers.reply import Reply
 
@@ -39,23 +40,6 @@ MODELS = {
     "google": "gemini-embedding-001",
     "openai": "text-embedding-3-small",
 }
-TWO_KEYS_EACH = dict.fromkeys(MODELS, 2)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[EmbeddingServer]:
-    with embedding_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: EmbeddingServer, tmp_path: Path) -> EmbeddingServer:
-    """All three providers with two keys each."""
-    running.received.clear()
-    running.refusal = EmbeddingServer.refusal
-    running.spoil = EmbeddingServer.spoil
-    use_configuration(load_configuration(running.environment(TWO_KEYS_EACH), tmp_path))
-    return running
 
 
 def embed(texts: list[str], provider: str = "mistral", **options: Any) -> Reply:
@@ -157,8 +141,9 @@ def test_no_other_model_is_used_when_all_keys_are_spent(server: EmbeddingServer)
 )
 @pytest.mark.parametrize("provider", ["mistral", "google"])
 def test_an_answer_without_valid_vectors_is_a_failed_attempt(
-    server: EmbeddingServer, provider: str, spoiled: Any
+    server: EmbeddingServer, clock: Clock, provider: str, spoiled: Any
 ) -> None:
+    use_configuration(replace(get_configuration(), clock=clock))
     server.spoil = spoiled
     with pytest.raises(LLMProviderError, match="malformed reply"):
         embed(["one", "two"], provider)

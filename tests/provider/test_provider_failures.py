@@ -239,23 +239,6 @@ def test_a_call_that_never_left_this_machine_is_not_counted(start: Start, clock:
         assert entry["used"] <= before["groq"]["groq_key_1"][limit]["used"]
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_reply_cut_at_max_tokens_says_so(start: Start, name: str, streamed: bool) -> None:
-    """It is an incomplete reply."""
-    start()
-    options = {"max_tokens": 20}
-    if streamed:
-        stream = get_llm_provider(name).stream("Hello", **options)
-        list(stream)
-        reply = stream.reply
-    else:
-        reply = get_llm_provider(name).generate("Hello", **options)
-    assert reply is not None
-    assert reply.finish_reason == "length"
-    assert 0 < reply.usage.output_tokens <= 20
-
-
 def test_a_filtered_stream_keeps_its_text(start: Start) -> None:
     """In `.partial`, like a stream that breaks."""
     sandbox = start()
@@ -268,12 +251,11 @@ def test_a_filtered_stream_keeps_its_text(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-@pytest.mark.parametrize("kind", ["unauthorized"])
-def test_a_rejected_key_is_called_once(start: Start, name: str, kind: str) -> None:
+def test_a_rejected_key_is_called_once(start: Start, name: str) -> None:
     """However many requests follow; another key of the provider still answers."""
     sandbox = start(keys={name: 2})
     dead = f"{name}_key_1"
-    sandbox.fail(dead, kind, times=None)
+    sandbox.fail(dead, "unauthorized", times=None)
     provider = get_llm_provider()
     for number in range(8):
         assert provider.generate(f"Prompt {number}").key == f"{name}_key_2"
@@ -310,25 +292,6 @@ def test_one_of_five_keys_with_quota_is_enough(start: Start, clock: Clock) -> No
     assert provider.get_stats()["errors"] == 0
 
 
-@pytest.mark.parametrize("kind", ["stall", "stall_stream"])
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("name", PROVIDERS)
-def test_the_timeout_applies_to_a_server_that_stalls(
-    start: Start, name: str, streamed: bool, kind: str
-) -> None:
-    """Within half a second, whether it sent nothing or half of a reply."""
-    sandbox = start()
-    provider = get_llm_provider(name)
-    provider.generate("The first call builds the client.")
-    sandbox.fail(name, kind, times=None)
-    began = time.monotonic()
-    with pytest.raises(LLMProviderError) as caught:
-        ask(provider, streamed, timeout=0.4)
-    in_time("a deadline", time.monotonic() - began - 0.4)
-    assert time.monotonic() - began > 0.3
-    assert "within 0.4 s" in str(caught.value) or isinstance(caught.value, IncompleteReply)
-
-
 def test_a_server_that_sends_slowly_does_not_extend_the_timeout(start: Start) -> None:
     """The timeout is for the whole request, not for each piece."""
     sandbox = start(keys={"groq": 1})
@@ -339,21 +302,6 @@ def test_a_server_that_sends_slowly_does_not_extend_the_timeout(start: Start) ->
     with pytest.raises(IncompleteReply):
         list(provider.stream("Hello [tokens=500]", timeout=0.5))
     in_time("a deadline", time.monotonic() - began - 0.5)
-
-
-def test_a_key_in_an_error_is_not_shown(start: Start, clock: Clock) -> None:
-    """Providers quote keys in their errors; ours do not."""
-    sandbox = start(clock=clock)
-    sandbox.fail("*", "echo_key", times=None)
-    provider = get_llm_provider()
-    with pytest.raises(NoRouteAvailable) as caught:
-        provider.generate("Hello", patience=0)
-    shown = "".join([str(caught.value), repr(caught.value.attempts), repr(provider)])
-    shown += repr(provider.configuration) + str(provider.get_stats())
-    shown += "".join(caught.value._render_traceback_())
-    for key in provider.configuration.keys:
-        assert key.secret() not in shown
-    assert asked(sandbox) == list(PROVIDERS)
 
 
 def test_every_kind_of_failure_ends_in_a_reply_or_an_error_of_ours(

@@ -90,7 +90,7 @@ def test_every_attempt_of_a_failed_request_is_logged(
 SDKS = {"groq": "groq", "openai": "openai", "mistral": "mistralai", "google": "google.genai"}
 
 
-@pytest.mark.parametrize("name", [*PROVIDERS, "intelligent"])
+@pytest.mark.parametrize("name", PROVIDERS)
 def test_a_reply_loads_only_one_sdk(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
     """Programs do not wait for the import of the other three, nor for IPython or pandas."""
     large = [*SDKS.values(), "IPython", "ipywidgets", "pandas"]
@@ -102,4 +102,4 @@ def test_a_reply_loads_only_one_sdk(sandbox: Sandbox, tmp_path: Path, name: str)
         tmp_path,
         sandbox.environment(),
     )
-    assert out.split() == [SDKS.get(name, "groq")]
+    assert out.split() == [SDKS[name]]

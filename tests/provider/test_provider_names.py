@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 def test_without_a_name_all_providers_are_used(sandbox: Sandbox, name: str | None) -> None:
     """None and `intelligent` mean the same."""
     provider = get_llm_provider(name)
-    assert isinstance(provider, IntelligentLLMOrchestrator)
+    assert type(provider) is IntelligentLLMOrchestrator
     assert provider.get_stats()["available_providers"] == list(PROVIDERS)
+    assert provider.generate("Hello")
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -61,6 +62,8 @@ def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> 
         get_llm_provider("grok")
     with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
         IntelligentLLMOrchestrator(preferred_provider="grok")
+    with pytest.raises(ConfigurationError, match="unknown provider 'grok'"):
+        get_quota_tracker().get_usage_summary("grok")
 
 
 @pytest.mark.parametrize("name", [5, b"groq", ["groq"]])

@@ -578,15 +578,6 @@ def test_a_request_does_not_wait_for_a_missing_model(script: RefusingServer, use
     assert get_llm_provider().generate("Hello") == "Back."
 
 
-def test_an_error_says_that_all_groq_keys_are_limited(script: RefusingServer, use: Use) -> None:
-    """In the words of the older package; if there is another cause, each is named."""
-    Path(".env").write_text("GROQ_API_KEY_2=another-groq-key-for-this-test\n")
-    use("groq", healthy=False)
-    answers(script, 429, error("Slower", code="rate_limit_exceeded"))
-    with pytest.raises(NoRouteAvailable, match="All Groq API keys have hit rate limits"):
-        get_llm_provider().generate("Hello", patience=0)
-
-
 def test_a_rejected_key_among_limited_ones_is_not_called_a_limit(
     script: RefusingServer, use: Use
 ) -> None:

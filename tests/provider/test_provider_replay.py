@@ -18,7 +18,6 @@ from provider_parts import NOON, PROVIDERS, Clock, Start, asked, run_script
 from arche_magic.llm_providers import (
     ConfigurationError,
     IntelligentLLMOrchestrator,
-    InvalidRequest,
     LLMProviderError,
     MultiKeyGroqProvider,
     NotKept,
@@ -338,22 +337,6 @@ def test_an_invalid_setting_is_an_error(tmp_path: Path, settings: str, said: str
     with pytest.raises(ConfigurationError, match=said) as caught:
         load_configuration(directory=tmp_path)
     assert "arche_magic.toml" in str(caught.value)
-
-
-def test_an_invalid_variable_is_an_error() -> None:
-    """It names the variable."""
-    with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLAY is 'yes'; it can be off, keep"):
-        load_configuration({"ARCHE_REPLAY": "yes"})
-    with pytest.raises(ConfigurationError, match=r"^ARCHE_REPLIES is a URL; it must be the path"):
-        load_configuration({"ARCHE_REPLIES": "redis://:password@host"})
-
-
-@pytest.mark.parametrize("options", [{"keep": "yes"}, {"fresh": 1}])
-def test_flags_are_true_or_false(sandbox: Sandbox, options: dict[str, Any]) -> None:
-    """Any other value is refused before anything is sent."""
-    with pytest.raises(InvalidRequest, match="must be True or False"):
-        get_llm_provider().generate("Hello", **options)
-    assert not sandbox.requests
 
 
 def test_a_locked_file_does_not_delay_a_request(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from provider_parts import MODELS, PROVIDERS, Clock, Start, asked
 from pydantic import BaseModel, Field, field_validator
 
 from arche_magic.llm_providers import (
-    InvalidRequest,
     NotKept,
     SchemaMismatch,
     get_llm_provider,
@@ -107,23 +106,6 @@ def test_chats_streams_and_async_calls_take_a_schema(sandbox: Sandbox, name: str
     assert isinstance(stream.reply.parsed, Review)
     # Groq does not stream structured replies.
     assert sandbox.requests[-1].stream is (name != "groq")
-
-
-@pytest.mark.parametrize(
-    ("described", "said"),
-    [
-        ("score flaot", "did you mean 'float'"),
-        (5, "schema is of type int"),
-        ({"type": "string"}, "it does not describe an object"),
-    ],
-)
-def test_an_invalid_schema_is_refused_before_anything_is_sent(
-    sandbox: Sandbox, described: Any, said: str
-) -> None:
-    """The error says what is wrong."""
-    with pytest.raises(InvalidRequest, match=said):
-        get_llm_provider().generate("Hello", schema=described)
-    assert not sandbox.requests
 
 
 # --- replies that do not fit
