@@ -92,6 +92,7 @@ def test_a_path_in_an_env_file_is_relative_to_that_file(project: Path, store: st
     ("variable", "value", "says"),
     [
         ("ARCHE_QUOTA_STORE", "ftp://:hunter2@host/x", ": ftp:// is not supported; use a path"),
+        ("ARCHE_QUOTA_STORE", "memory:", ": a ledger in memory is memory:// or memory://NAME"),
         ("ARCHE_QUOTA_STORE", "redis:host", ": a Redis URL begins with redis:// and a host"),
         ("ARCHE_QUOTA_STORE", "redis://:hunter2@host/0?x=y", ": the Redis URL has an invalid host"),
         ("ARCHE_QUOTA_STORE", ".", ": . is a folder; name a file"),

@@ -29,7 +29,7 @@ from .sources import SETTINGS_FILE, Sources, find_sources, how_to_hide, nearest
 _DEFAULT, _STORE = "ARCHE_LLM_PROVIDER", "ARCHE_QUOTA_STORE"
 _REPLIES, _REPLAY = "ARCHE_REPLIES", "ARCHE_REPLAY"
 # How a Redis URL begins, even one whose slashes are missing.
-_REDIS = ("redis:", "rediss:", "unix:")
+_SCHEMES = ("redis:", "rediss:", "unix:", "memory:")
 _SHELL_VARIABLE = re.compile(r"\$\w|\$\{|%\w+%")
 
 
@@ -193,7 +193,7 @@ def _limits(
 def _ledger_place(sources: Sources, home: Path | None) -> Location:
     """Return where the ledger is kept: a path or a URL; by default in the `outputs` of `home`."""
     if named := sources.variables.get(_STORE):
-        is_url = "://" in named or named.startswith(_REDIS)
+        is_url = "://" in named or named.startswith(_SCHEMES)
         return Location(named if is_url else str(_named(named, _STORE, sources)))
     if home is None:
         warn_of_configuration("the working directory is gone; the ledger is kept in memory")

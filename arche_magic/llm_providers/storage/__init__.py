@@ -77,6 +77,8 @@ def open_storage(
     scheme = location.partition("://")[0] if "://" in location else ""
     if not scheme and location.partition(":")[0] in _REDIS_SCHEMES:
         raise ValueError("a Redis URL begins with redis:// and a host")
+    if not scheme and location.startswith("memory:"):
+        raise ValueError("a ledger in memory is memory:// or memory://NAME")
     if scheme not in ("", "memory", *_REDIS_SCHEMES):
         raise ValueError(
             f"{scheme}:// is not supported; use a path, redis:// (one server: Sentinel and Cluster "
