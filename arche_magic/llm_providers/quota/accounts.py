@@ -79,6 +79,9 @@ class Accounts:
         # The documents that were read last, with their states. A storage never changes a document
         # that it has handed out, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
+        # As this process changed accounts last. These states are changed again, so they are not
+        # read; only a change uses them, and the storage makes one change at a time.
+        self._changed: dict[str, tuple[Document, AccountState]] = {}
         # By provider and label of the key.
         self._readings: dict[str, dict[str, Reading]] = {}
         self._keys: dict[str, list[Key]] = {}
@@ -175,18 +178,19 @@ class Accounts:
         def change_documents(
             of_account: Document, of_directory: Document, of_provider: Document
         ) -> tuple[T] | None:
-            account = codec.read(AccountState, of_account)
+            # Not kept after an error or an interrupt, which may come in the middle of a change.
+            known = self._changed.pop(place.name, None)
+            is_ours = known is not None and known[0] == of_account
+            account = known[1] if known and is_ours else codec.read(AccountState, of_account)
             if not self._holds(place, key, account, self._directory(key, of_directory)):
                 return None
             provider = codec.read(ProviderState, of_provider)
             result = change(account, provider)
-            for name, document, state in (
-                (place.name, of_account, account), (key.provider, of_provider, provider),
-            ):  # fmt: skip
+            for document, state in ((of_account, account), (of_provider, provider)):
                 # The storage keeps its own object of a document that stays as it was.
                 if (content := codec.write(state)) != document:
                     codec.replace(document, content)
-                    self._states[name] = document, state
+            self._changed[place.name] = dict(of_account), account
             return (result,)
 
         names = directory_name(key.provider), key.provider
