@@ -30,7 +30,7 @@ from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
 from .quota.route_records import Settlement as Settlement
 from .quota.spending import Shares, Spending, later_of
-from .quota.state import AccountState, Amounts, ProviderState
+from .quota.state import AccountState, Amounts, ProviderState, States
 from .quota.state import Closure as Closure
 from .request import Request
 from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
@@ -300,7 +300,7 @@ class QuotaTracker:
         """
         known = find_key(self.configuration, key)
 
-        def forget(account: AccountState, provider: ProviderState) -> None:
+        def forget(account: AccountState, provider: ProviderState, _: States | None) -> None:
             ledger.forget(account)
             provider.models, provider.closed = {}, None
             others = [s for s in provider.limits if s.split("/")[0] not in (known.provider, key)]

@@ -29,13 +29,18 @@ from .state import (
     Moved,
     NamedAccount,
     ProviderState,
+    States,
 )
 
 S = TypeVar("S")
 T = TypeVar("T")
+Change = Callable[[AccountState, ProviderState, States | None], T]
+"""Changes the states of an account and its provider; the third argument are the same states as they
+were read last, or None if they have changed since then."""
 
 _MOST_MOVES = 5
 _UNKNOWN: Document = {"": "not read yet"}
+_NOTHING: tuple[Document, Any] = _UNKNOWN, None
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Accounts:
         place = self._places.get(key)
         return place.name if place else self._name_now(key)
 
-    def update(self, key: Key, change: Callable[[AccountState, ProviderState], T]) -> tuple[T, str]:
+    def update(self, key: Key, change: Change[T]) -> tuple[T, str]:
         """Change the states of the key's account and its provider together.
 
         Returns the result, and the name of the account's document.
@@ -156,7 +161,7 @@ class Accounts:
         """
         taken: dict[str, HeldCall] = {}
 
-        def with_holds(account: AccountState, provider: ProviderState) -> T:
+        def with_holds(account: AccountState, provider: ProviderState, _: States | None) -> T:
             if taken:
                 account.model(model).holds.update(deepcopy(taken))
             return change(account, provider)
@@ -170,22 +175,21 @@ class Accounts:
                 return result[0]
             self._find(key)
 
-    def update_at(
-        self, place: Place, key: Key, change: Callable[[AccountState, ProviderState], T]
-    ) -> tuple[T] | None:
+    def update_at(self, place: Place, key: Key, change: Change[T]) -> tuple[T] | None:
         """Change the states, or return None if the account is counted elsewhere by now."""
 
         def change_documents(
             of_account: Document, of_directory: Document, of_provider: Document
         ) -> tuple[T] | None:
             # Not kept after an error or an interrupt, which may come in the middle of a change.
-            known = self._changed.pop(place.name, None)
-            is_ours = known is not None and known[0] == of_account
-            account = known[1] if known and is_ours else codec.read(AccountState, of_account)
+            ours, account = self._changed.pop(place.name, _NOTHING)
+            if ours != of_account:
+                account = codec.read(AccountState, of_account)
             if not self._holds(place, key, account, self._directory(key, of_directory)):
                 return None
             provider = codec.read(ProviderState, of_provider)
-            result = change(account, provider)
+            as_read = self._as_read(place.name, of_account, key.provider, of_provider)
+            result = change(account, provider, as_read)
             for document, state in ((of_account, account), (of_provider, provider)):
                 # The storage keeps its own object of a document that stays as it was.
                 if (content := codec.write(state)) != document:
@@ -229,6 +233,18 @@ class Accounts:
             if label != key.label:
                 shared[key.label] = label
         return shared
+
+    def _as_read(
+        self, name: str, of_account: Document, provider: str, of_provider: Document
+    ) -> States | None:
+        """The states that were read last, if their documents are still the same."""
+        account, at_provider = (
+            self._states.get(name, _NOTHING),
+            self._states.get(provider, _NOTHING),
+        )
+        if account[0] != of_account or at_provider[0] != of_provider:
+            return None
+        return account[1], at_provider[1]
 
     def _of(self, provider: str) -> list[Key]:
         return self._keys.get(provider, [])

@@ -18,7 +18,7 @@ from . import closures, ledger, opening, standings, windows
 from .closures import Closable
 from .opening import RouteState
 from .route_records import Hold, RouteRecords, Settlement
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
 
 HOLD_MARGIN_SECONDS = 30.0
 """A hold outlives its call by this much; after that its process counts as dead."""
@@ -52,7 +52,7 @@ def hold(
     hold_id = os.urandom(6).hex()
 
     def change(
-        account: AccountState, provider: ProviderState
+        account: AccountState, provider: ProviderState, as_read: States | None
     ) -> list[tuple[Amounts, float, float]] | RouteState:
         now = records.clock.time()
         if route.model in account.models:
@@ -61,11 +61,15 @@ def hold(
         records.charge_lost(account, provider, route, now)
         held: list[tuple[Amounts, float, float]] = []
         for request in requests:
-            # The first hold may create the model's state; the others only change it.
-            if len(held) < 2:
-                record = records.record(account, provider, route, now)
-            amounts = ledger.estimate(record.model, request)
-            state = opening.route_state(record, amounts, now, request.reserve)
+            amounts = ledger.estimate(account.models.get(route.model) or ModelState(), request)
+            state = None
+            if not held and not request.reserve:
+                state = records.state_as_read(route, as_read, amounts, now)
+            if state is None:
+                # The first hold may create the model's state; the others only change it.
+                if len(held) < 2:
+                    record = records.record(account, provider, route, now)
+                state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
                 return held or state
             # An image says nothing about what a model counts for text, nor an unusual request
@@ -141,7 +145,7 @@ def note_check(
     address = records.configuration.providers[key.provider].base_url or ""
     listed = frozenset(models)
 
-    def change(account_state: AccountState, provider: ProviderState) -> None:
+    def change(account_state: AccountState, provider: ProviderState, _: States | None) -> None:
         account_state.provider = key.provider
         entry = account_state.key(key.fingerprint)
         entry.label = key.label

@@ -83,7 +83,7 @@ class Outlook:
     input_tokens: float
     output_tokens: float
 
-    def holds_for(self, input_tokens: int, output_tokens: int) -> bool:
+    def holds_for(self, input_tokens: float, output_tokens: float) -> bool:
         """Whether a request of these tokens finds the route in this state."""
         return (
             input_tokens <= self.input_tokens

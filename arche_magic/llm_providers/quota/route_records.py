@@ -21,7 +21,7 @@ from ..types import Limit, Observation, Route, RouteId, Usage
 from . import ledger, opening
 from .accounts import Accounts, Reading
 from .opening import Outlook, RouteState
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
 
 if TYPE_CHECKING:
     from .budget import SpendingBounds
@@ -80,7 +80,6 @@ class _Known:
         record: all that the ledger knows.
         input_ratio, usual_output: of its model; see `Calibration`.
         outlook: its state for many requests, if it can be told.
-        has_looked: whether the outlook was worked out.
         longest_prompt: the outlook holds for shorter prompts (in tokens by their length alone) with
             a reply of the usual length.
         last: the state for the request that was asked about last, with its amounts, its reserve,
@@ -91,14 +90,12 @@ class _Known:
     input_ratio: float
     usual_output: int
     outlook: Outlook | None = None
-    has_looked: bool = False
     longest_prompt: float = -1.0
     last: tuple[Amounts, float, float, float, RouteState] | None = None
 
     def look(self, now: float) -> Outlook | None:
         """Work out the outlook, and return it."""
         self.outlook = found = opening.outlook(self.record, now)
-        self.has_looked = True
         self.longest_prompt = -1.0
         if found and self.usual_output <= found.output_tokens:
             room = min(found.input_tokens, found.tokens - self.usual_output)
@@ -164,10 +161,9 @@ class RouteRecords:
                 usual = ledger.calibration(record.model)
                 known = _Known(record, usual.input_ratio, math.ceil(usual.output_tokens))
                 known_routes[route.id] = known
-                # No outlook yet: the account of the only route changes with each request.
-                return self._state_for(known, request, now)
+                known.look(now)
             outlook = known.outlook
-            if not known.has_looked or (outlook and not outlook.at <= now < outlook.until):
+            if outlook and not outlook.at <= now < outlook.until:
                 outlook = known.look(now)
             if outlook is None:
                 pass
@@ -186,6 +182,23 @@ class RouteRecords:
     def known(self, route: Route) -> RouteRecord:
         """The record of a route whose state was computed last."""
         return self._known[route.id].record
+
+    def state_as_read(
+        self, route: Route, as_read: States | None, amounts: Amounts, now: float
+    ) -> RouteState | None:
+        """The state for a request with these amounts, if its outlook was read and is still true.
+
+        `as_read` are the states of the route's account and provider, see `accounts.Change`.
+        """
+        known = self._known.get(route.id)
+        if not known or not as_read or not known.outlook or amounts["requests"] != 1:
+            return None
+        record, outlook = known.record, known.outlook
+        is_current = record.account is as_read[0] and record.provider is as_read[1]
+        if not is_current or not outlook.at <= now < outlook.until:
+            return None
+        fits = outlook.holds_for(amounts["input_tokens"], amounts["output_tokens"])
+        return outlook.state if fits else None
 
     def _state_for(self, known: _Known, request: Request, now: float) -> RouteState:
         """The state for this very request."""
@@ -226,7 +239,9 @@ class RouteRecords:
         """The record of a route in these states, with calls charged that never ended."""
         if ledger.lost_holds(account, now, is_dead):
 
-            def charge(account: AccountState, provider: ProviderState) -> None:
+            def charge(
+                account: AccountState, provider: ProviderState, _: States | None = None
+            ) -> None:
                 # Read the clock now: by a reading from before the machine slept, or before others
                 # had their turn, calls that began since would seem to come from a wrong clock.
                 self.charge_lost(account, provider, route, self.clock.time())

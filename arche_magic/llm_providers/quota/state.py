@@ -309,6 +309,10 @@ class ProviderState:
         return self.models.setdefault(name, ModelAtProvider())
 
 
+States = tuple[AccountState, ProviderState]
+"""The states of an account and of its provider."""
+
+
 @dataclass
 class NamedAccount:
     """The account that a provider named for a key; `evidence` is `header` or `error`."""
