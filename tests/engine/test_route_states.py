@@ -10,7 +10,8 @@ from engine_parts import Clock, a_route, ask, custom_configuration, failed, serv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arche_magic.llm_providers.provider_failure import Remedy
+from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
+from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
 from arche_magic.llm_providers.routing import Choice, Routes, choose
 from arche_magic.llm_providers.storage import MemoryStorage
@@ -31,6 +32,60 @@ STEPS = st.tuples(
     st.sampled_from(REMEDIES),
 )
 REQUESTS = [ask(), ask("word " * 60), ask("word", None), replace(ask(), reserve=0.5)]
+
+
+def outcome(found: Hold | RouteState, clock: Clock) -> object:
+    """What it means now; the headroom in a state may be a second old, and so may its words."""
+    if isinstance(found, Hold):
+        return found.amounts
+    opens = max(found.opens_at, clock.now)
+    return opens == clock.now, round(opens, 3), found.remedy, found.on_trial
+
+
+@settings(max_examples=60)
+@given(steps=st.lists(STEPS, max_size=25))
+def test_what_a_process_remembers_changes_nothing(steps: list[tuple[Any, ...]]) -> None:
+    """Two that remember what they read and wrote act as one that is new for each step."""
+    clock = Clock()
+    configuration = custom_configuration(LIMITS, keys=3, clock=clock)
+    storages = [MemoryStorage(), MemoryStorage()]
+    remembering = [QuotaTracker(storages[0], configuration) for _ in range(2)]
+    under_way: list[tuple[Any, Any]] = []
+    for number, (what, key, _, text, seconds, remedy) in enumerate(steps):
+        trackers = remembering[number % 2], QuotaTracker(storages[1], configuration)
+        # Few routes, so that their limits are reached.
+        route, request = a_route(configuration, min(key, 2)), ask(text)
+        if number % 3:
+            # As a choice does before a hold. Another process may make a change between the two.
+            states = [tracker.states_for(request, clock.now)(route) for tracker in trackers]
+            assert outcome(states[0], clock) == outcome(states[1], clock)
+        if what == "wait":
+            clock.now += seconds
+        elif what == "settle" and under_way:
+            ended = under_way.pop()
+            left = [t.settle(hold, Usage(9, 9)) for t, hold in zip(trackers, ended, strict=True)]
+            assert left[0] == left[1]
+        else:
+            holds = [tracker.hold(route, request) for tracker in trackers]
+            assert outcome(holds[0], clock) == outcome(holds[1], clock)
+            if not isinstance(holds[0], Hold):
+                continue
+            if what == "hold":
+                under_way.append((holds[0], holds[1]))
+            elif what == "fail":
+                failure = ProviderFailure("it failed", remedy, retry_after=seconds)
+                ends = [t.fail(hold, failure) for t, hold in zip(trackers, holds, strict=True)]
+                assert outcome(ends[0], clock) == outcome(ends[1], clock)
+            else:
+                left = [
+                    t.settle(hold, Usage(9, 9)) for t, hold in zip(trackers, holds, strict=True)
+                ]
+                assert left[0] == left[1]
+    for ended in under_way:
+        for storage, hold in zip(storages, ended, strict=True):
+            QuotaTracker(storage, configuration).settle(hold, Usage(9, 9))
+    names = ["groq", *(f"groq:{each.fingerprint}" for each in configuration.keys)]
+    assert storages[0].read_all(*names) == storages[1].read_all(*names)
 
 
 @settings(max_examples=60)
