@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -235,7 +234,7 @@ class Reply(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let later versions add attributes, which then have their defaults."""
-        return partial(Reply, **self.__dict__), (str(self),)
+        return _restored, (str(self), self.__dict__)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show the text in IPython; inside a list or dict, the repr."""
@@ -248,6 +247,11 @@ class Reply(str):
             text = f"{text}\n\n{_shown_calls(self.tool_calls)}".lstrip()
         # The text of a model is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
+
+
+def _restored(text: str, attributes: dict[str, Any]) -> Reply:
+    # The attributes are an argument, because `copy.deepcopy` copies only arguments.
+    return Reply(text, **attributes)
 
 
 def _shown_calls(calls: Sequence[ToolCall]) -> str:

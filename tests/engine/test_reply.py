@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +38,15 @@ def test_a_reply_displays_its_tool_calls() -> None:
 def test_a_reply_with_tool_calls_can_be_pickled() -> None:
     """Its calls and choices are restored."""
     reply = Reply("", tool_calls=(ToolCall("c1", "f"),), choices=({"index": 0},))
-    copy = pickle.loads(pickle.dumps(reply))
-    assert (copy.tool_calls, copy.choices) == (reply.tool_calls, reply.choices)
+    twin = pickle.loads(pickle.dumps(reply))
+    assert (twin.tool_calls, twin.choices) == (reply.tool_calls, reply.choices)
+
+
+def test_a_deep_copy_of_a_reply_shares_nothing_with_it() -> None:
+    """A change of its value does not change the value of the original."""
+    reply = Reply('["a"]', parsed=["a"])
+    copy.deepcopy(reply).parsed.append("b")
+    assert reply.parsed == ["a"]
 
 
 @pytest.mark.parametrize("path", ["", ".", "a\0b.md"])
