@@ -63,7 +63,7 @@ def choose_model(
     if model and not provider:
         prefix, _, rest = model.partition("/")
         if prefix in known and rest:
-            provider, model = prefix, rest
+            provider = prefix
     if provider:
         entry = configuration.provider(provider)
         model = (model or next(iter(entry.embedding_models), "")).removeprefix(f"{provider}/")

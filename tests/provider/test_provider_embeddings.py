@@ -233,6 +233,7 @@ def test_invalid_texts_are_refused_before_anything_is_sent(
         ("gemini-embedding-001", ("google", "gemini-embedding-001")),
         ("openai/text-embedding-3-large", ("openai", "text-embedding-3-large")),
         ("mistral/codestral-embed", ("mistral", "codestral-embed")),
+        ("mistral/mistral/embed", ("mistral", "mistral/embed")),
     ],
 )
 def test_a_model_can_be_named_in_several_ways(
