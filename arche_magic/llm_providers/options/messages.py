@@ -1,4 +1,7 @@
-"""The messages of a conversation, from dicts in the form of OpenAI's chat completions."""
+"""The messages of a conversation, from dicts in the form of OpenAI's chat completions.
+
+A wrong value raises InvalidRequest.
+"""
 
 from __future__ import annotations
 
