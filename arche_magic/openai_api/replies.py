@@ -23,6 +23,7 @@ from arche_magic.llm_providers.errors import (
     SchemaMismatch,
 )
 from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.secrets import without_key_like
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.llm_providers.types import RouteId
 
@@ -210,7 +211,9 @@ class Problem(Exception):
     def body(self) -> dict[str, Any]:
         """Return the error as the body of a response, or as the last event of a stream."""
         error: dict[str, Any] = {
-            "message": self.message, "type": self.kind, "param": self.param, "code": self.code
+            # A key in place of a value is replaced, as in the errors of the engine.
+            "message": without_key_like(self.message),
+            "type": self.kind, "param": self.param, "code": self.code,
         }  # fmt: skip
         if self.details:
             error["arche"] = self.details

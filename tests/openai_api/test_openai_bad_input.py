@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CHAT = "/v1/chat/completions"
+TYPED = "gsk_hunter2hunter2hunter2"
 
 
 def body(**fields: Any) -> bytes:
@@ -168,3 +169,23 @@ def test_no_key_is_in_an_error(start: Start) -> None:
             model="auto", messages=[{"role": "user", "content": f"My key is {key}"}]
         )
     assert key not in refused.value.response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/embeddings", {"model": "mistral", "input": "Hello", "encoding_format": TYPED}),
+        (CHAT, {"model": TYPED, "messages": HELLO}),
+        (f"/v1/{TYPED}", {}),
+    ],
+)
+def test_a_key_in_place_of_a_value_is_not_repeated(
+    sandbox: Sandbox, path: str, fields: dict[str, Any]
+) -> None:
+    """Programs log the errors that they get."""
+    reply = handle("POST", path, {}, json.dumps(fields).encode())
+    assert isinstance(reply.body, bytes)
+    assert reply.status in (400, 404)
+    message = json.loads(reply.body)["error"]["message"]
+    assert "[key]" in message
+    assert "hunter2" not in message
