@@ -122,7 +122,9 @@ def test_an_invalid_message_is_refused_in_one_line(messages: list[Any], words: s
 
 def test_what_only_one_service_knows_is_left_out() -> None:
     """A conversation that another service began can go on here."""
-    answer = {"role": "assistant", "content": "Hello", "reasoning": "A greeting."}
+    signature = {"google": {"thought_signature": "c2ln"}}
+    answer: dict[str, Any] = {"role": "assistant", "content": "Hello", "reasoning": "A greeting."}
+    answer |= {"extra_content": signature, "provider_specific_fields": {"citations": ["x"]}}
     part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
     turns = request([{"role": "user", "content": [part]}, answer, USER]).messages
     assert [(turn.role, turn.content) for turn in turns] == [

@@ -28,10 +28,13 @@ _ROLES = {
 _DATA_URI = re.compile(r"data:[\w.+/=;-]*;base64,(.*)", re.DOTALL | re.IGNORECASE)
 _DETAILS = ("auto", "low", "high")
 _FIELDS = ("role", "content", "images", "tool_calls", "tool_call_id", "name")
-# What some services put into their replies, and hints for their caches. They are not sent, because
-# other services refuse them.
+# What some services and clients put into replies, and hints for caches. They are not sent, because
+# other services refuse them. `parsed` is from `parse()` of OpenAI's client (openai 3.57),
+# `extra_content` from Gemini's own service for it (github.com/mozilla-ai/any-llm/pull/1320), and
+# `provider_specific_fields` from LiteLLM (github.com/BerriAI/litellm/issues/25595).
 _OF_ONE_SERVICE = (
     "reasoning", "reasoning_content", "reasoning_details", "annotations", "cache_control",
+    "parsed", "extra_content", "provider_specific_fields",
 )  # fmt: skip
 
 
