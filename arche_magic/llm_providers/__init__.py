@@ -130,7 +130,7 @@ def get_llm_provider(
         return orchestrator.IntelligentLLMOrchestrator(configuration=configuration)
     if name not in configuration.providers:
         known = ["intelligent", *configuration.providers]
-        raise ConfigurationError(f"{where}{unknown_provider(given, known)}")
+        raise configuration.unknown(f"{where}{unknown_provider(given, known)}")
     if api_key is not None:
         configuration = with_keys(configuration, name, [api_key])
     return orchestrator.IntelligentLLMOrchestrator(providers=[name], configuration=configuration)

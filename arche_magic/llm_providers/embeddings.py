@@ -76,7 +76,7 @@ def choose_model(
         owners = [name for name, entry in known.items() if model in entry.embedding_models]
         if not owners:
             names = [name for entry in known.values() for name in entry.embedding_models]
-            raise ConfigurationError(
+            raise configuration.unknown(
                 f"unknown embedding model {model!r}{did_you_mean(model, names)}; "
                 f"{_known(configuration)}; write provider/model for another one"
             )

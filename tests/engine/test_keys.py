@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import arche_magic
 from arche_magic.llm_providers import (
     IntelligentLLMOrchestrator,
     MultiKeyGroqProvider,
@@ -184,8 +185,21 @@ def test_a_key_in_place_of_a_name_is_not_shown(
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_key_in_place_of_its_label_is_named_by_it(sandbox_env: Sandbox) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda key: get_quota_tracker().reopen(key),
+        get_llm_provider,
+        lambda key: IntelligentLLMOrchestrator(providers=[key]),
+        lambda key: choose_model(get_configuration(), key),
+        lambda key: arche_magic.openai_client(model=key),
+    ],
+)
+def test_a_key_in_place_of_a_name_is_named_by_its_label(
+    sandbox_env: Sandbox, use: Callable[[str], object]
+) -> None:
     """Even if keys of its provider have no mark at which they are known."""
     for key in get_configuration().keys:
-        with pytest.raises(ConfigurationError, match=f"^that is a key itself.* is {key.label}$"):
-            get_quota_tracker().reopen(key.secret())
+        with pytest.raises(ConfigurationError, match=f"^that is a key itself; .* {key.label}"):
+            # As a user types it; the text of a Key hides its repr.
+            use("".join(key.secret()))

@@ -112,7 +112,15 @@ class Configuration:
         try:
             return self.providers[name]
         except (KeyError, TypeError):
-            raise ConfigurationError(unknown_provider(name, self.providers)) from None
+            raise self.unknown(unknown_provider(name, self.providers)) from None
+
+    def unknown(self, problem: str) -> ConfigurationError:
+        """Return the error about an unknown name; a key in place of a name is not shown."""
+        from ..redaction import key_in
+
+        if key := key_in(problem, self.keys):
+            problem = f"that is a key itself; its label is {key.label}"
+        return ConfigurationError(problem)
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
         """Return all routes except those that are off; only those of `models` if it is given."""
@@ -224,7 +232,7 @@ class Configuration:
             )
         known = sorted(name for entry in self.providers.values() for name in entry.known_models)
         hint = did_you_mean(model, [*self.aliases, *known]).replace("?", "? If not,") or ";"
-        raise ConfigurationError(
+        raise self.unknown(
             f"unknown model {shortened(model, 100)!r}{hint} write provider/model to send a name "
             "that is not in the catalog"
         )
