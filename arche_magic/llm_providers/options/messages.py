@@ -33,8 +33,9 @@ _FIELDS = ("role", "content", "images", "tool_calls", "tool_call_id", "name")
 # `extra_content` from Gemini's own service for it (github.com/mozilla-ai/any-llm/pull/1320), and
 # `provider_specific_fields` from LiteLLM (github.com/BerriAI/litellm/issues/25595).
 _OF_ONE_SERVICE = (
-    "reasoning", "reasoning_content", "reasoning_details", "annotations", "cache_control",
-    "parsed", "extra_content", "provider_specific_fields",
+    "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations",
+    "citations", "executed_tools", "cache_control", "parsed", "extra_content",
+    "provider_specific_fields",
 )  # fmt: skip
 
 
