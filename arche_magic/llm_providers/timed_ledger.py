@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -176,7 +175,10 @@ class TimedLedger:
         if not self._has_deadline:
             return work()
         if not self.ledger.may_hang:
-            with suppress(StorageTimeout), lock_deadline(_MOMENT_SECONDS):
-                return shielded(work, unclaimed)
+            try:
+                with lock_deadline(_MOMENT_SECONDS):
+                    return shielded(work, unclaimed)
+            except StorageTimeout:
+                pass
         left = max(self._ends - time.monotonic(), _LATE_SECONDS)
         return within(min(left, longest), work, unclaimed)
