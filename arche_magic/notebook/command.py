@@ -228,7 +228,7 @@ def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] 
         )
     for word, value in vars(options).items():
         # An empty text can switch off a default.
-        may_be_empty = word == _MAY_BE_EMPTY or getattr(defaults, word, "")
+        may_be_empty = word == _MAY_BE_EMPTY or bool(getattr(defaults, word, ""))
         is_empty = "" in (value if isinstance(value, list) else [value])
         if is_empty and not may_be_empty and magic.__name__ != _LEAVING_OUT:
             flag = word.replace("_", "-")
