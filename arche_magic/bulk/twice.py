@@ -15,6 +15,7 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers.config import get_choices
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.options import python_number
 from arche_magic.llm_providers.reply_cache.store import reply_store
@@ -159,7 +160,11 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
         except ConfigurationError:
             return None
         now = llm.configuration.clock.time()
+        # The user may have switched off more since the job began.
+        current = replace(llm.configuration, off=llm.configuration.off | get_choices().off)
         for route in in_order(routes, preferred):
+            if not current.is_on(route.key, route.model):
+                continue
             if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
                 continue
             # Waiting does not open a retired model or a rejected key.

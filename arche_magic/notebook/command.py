@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
-# Options that would be ignored if they are empty.
-_NEEDING_VALUE = ("provider", "model", "chat", "tag", "prefix")
+# An empty system prompt is one. `%llm_retry` leaves out what is empty.
+_MAY_BE_EMPTY, _LEAVING_OUT = "system", "llm_retry"
 _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
@@ -226,10 +226,13 @@ def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] 
         raise InvalidRequest(
             f"{name} takes no text, but got {text!r}; {name} --help shows its usage"
         )
-    for word in _NEEDING_VALUE:
+    for word, value in vars(options).items():
         # An empty text can switch off a default.
-        if getattr(options, word, None) == "" and not getattr(defaults, word, ""):
-            raise InvalidRequest(f"{name}: --{word} is empty; give it a value, or leave it out")
+        may_be_empty = word == _MAY_BE_EMPTY or bool(getattr(defaults, word, ""))
+        is_empty = "" in (value if isinstance(value, list) else [value])
+        if is_empty and not may_be_empty and magic.__name__ != _LEAVING_OUT:
+            flag = word.replace("_", "-")
+            raise InvalidRequest(f"{name}: --{flag} is empty; give it a value, or leave it out")
     return parsed
 
 

@@ -194,9 +194,8 @@ class ReplyDisplay:
             more = (*more, "no code in it")
         elif self._form == "math" and is_prose(text):
             more = (*more, "no formula in it")
-        has_fields = reply.parsed is not None
-        shown = structured_bundle(reply) if has_fields else reply_bundle(str(reply), self._form)
-        self._leave(shown, receipt_bundle(reply, *more), {"arche_magic": reply_metadata(reply)})
+        shown, metadata = _shown(reply, self._form), {"arche_magic": reply_metadata(reply)}
+        self._leave(shown, receipt_bundle(reply, *more), metadata)
         if self._form == "code" and language == "python":
             self._offer(code)
 
@@ -292,7 +291,14 @@ class ReplyDisplay:
         """The bundle, beside the older reply if there is one."""
         if self._old is None:
             return shown
-        return beside(self._old, quiet_line(receipt_line(self._old)), shown, receipt)
+        old_receipt = quiet_line(receipt_line(self._old))
+        return beside(str(self._old.route), _shown(self._old), old_receipt, shown, receipt)
+
+
+def _shown(reply: Reply, form: str = "markdown") -> dict[str, str]:
+    """The reply: its fields if it has a schema, or its text in this form."""
+    has_fields = reply.parsed is not None
+    return structured_bundle(reply) if has_fields else reply_bundle(str(reply), form)
 
 
 def _dimmed(text: str) -> str:

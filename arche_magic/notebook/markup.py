@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape, unescape
 from itertools import groupby
 
-from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.code_blocks import CodeBlock, parts_of
 from arche_magic.llm_providers.text.markdown import (
@@ -261,27 +260,25 @@ def card_html(name: str, body: str, foot: str) -> str:
 
 
 def beside(
-    old: Reply,
+    route: str,
+    old: Mapping[str, str],
     old_receipt: Mapping[str, str],
     new: Mapping[str, str],
     new_receipt: Mapping[str, str] | None,
 ) -> dict[str, str]:
     """A reply with an older one to the same prompt before it, each with its receipt."""
-    text = without_controls(str(old))
-    body = new.get("text/html") or as_html(_markdown(new))
-    route = str(old.route)
     foot = new_receipt or {"text/plain": "", "text/html": ""}
     cards = [
-        card_html(f"before · {route}", as_html(text), old_receipt["text/html"]),
-        card_html("now · asked again", body, foot["text/html"]),
+        card_html(f"before · {route}", _html_of(old), old_receipt["text/html"]),
+        card_html("now · asked again", _html_of(new), foot["text/html"]),
     ]
-    before = f"── before ──\n{text}\n{old_receipt['text/plain']}"
+    before = f"── before ──\n{old['text/plain']}\n{old_receipt['text/plain']}"
     now = f"── now ──\n{new['text/plain']}\n{foot['text/plain']}"
     return {"text/plain": f"{before}\n\n{now}".rstrip("\n"), "text/html": row_html(cards)}
 
 
-def _markdown(bundle: Mapping[str, str]) -> str:
-    """The Markdown as the model wrote it, if the bundle has it: `as_html` makes it harmless."""
+def _html_of(bundle: Mapping[str, str]) -> str:
+    """Its HTML, or its Markdown as the model wrote it: `as_html` makes that harmless."""
     text = bundle["text/plain"]
     shown = bundle.get("text/markdown", text)
-    return text if shown == harmless_markdown(text) else shown
+    return bundle.get("text/html") or as_html(text if shown == harmless_markdown(text) else shown)

@@ -82,8 +82,8 @@ def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None
     sums = table.groupby(by, as_index=False)[names].sum()
     if by == "tag" and jobs is not None:
         packed = jobs.groupby(_named(jobs[by]))[_AGREEMENT].sum()
-        sums = sums.join(packed, on=by).fillna(dict.fromkeys(_AGREEMENT, 0))
-        sums = sums.astype(dict.fromkeys(_AGREEMENT, "int64"))
+        # An empty column of texts cannot be joined.
+        sums[_AGREEMENT] = packed.reindex(sums[by].to_list(), fill_value=0).to_numpy("int64")
     if by == "day":
         return sums.sort_values(by, ignore_index=True)
     return sums.sort_values(["cost_usd", "requests"], ascending=False, ignore_index=True)

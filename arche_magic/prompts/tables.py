@@ -219,16 +219,16 @@ def _without_large(value: Any) -> Any:
 
 
 def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
-    value = json_value(value, scalar, iter(range(_MOST_PARTS)))
+    value = json_value(value, scalar, iter(range(_MOST_PARTS)), _DEEPEST)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def json_value(
-    value: Any, scalar: Callable[[Any], Any], left: Iterator[object], depth: int = 0
+    value: Any, scalar: Callable[[Any], Any], left: Iterator[object], deepest: float = math.inf
 ) -> Any:
     """Return the value as dicts and lists of what `scalar` makes of its scalars.
 
-    Each dict and list takes one item of `left`; after the last one, and where it is very deep, the
+    Each dict and list takes one item of `left`; after the last one, and below `deepest` levels, the
     value is cut to `…`, because it may contain itself.
     """
     if isinstance(value, PLAIN):
@@ -242,13 +242,14 @@ def json_value(
         value = sorted(value, key=str)
     if not isinstance(value, Mapping | list | tuple):
         return scalar(value)
-    if depth > _DEEPEST or next(left, None) is None:
+    if deepest < 0 or next(left, None) is None:
         return "…"
     if isinstance(value, Mapping):
         return {
-            text_of(key): json_value(entry, scalar, left, depth + 1) for key, entry in value.items()
+            text_of(key): json_value(entry, scalar, left, deepest - 1)
+            for key, entry in value.items()
         }
-    return [json_value(entry, scalar, left, depth + 1) for entry in value]
+    return [json_value(entry, scalar, left, deepest - 1) for entry in value]
 
 
 def _csv(cells: Iterable[str]) -> str:

@@ -442,6 +442,14 @@ def test_columns_of_an_earlier_result_are_kept(sandbox: Sandbox, target: str) ->
     assert list(json.loads(tags) if target.endswith(".csv") else tags) == ["a", "b"]
 
 
+def test_a_deep_value_of_the_data_is_written_whole(sandbox: Sandbox) -> None:
+    """What a prompt gets of it may be cut, but not the data."""
+    record = {"text": "soup", "deep": json.loads("[" * 150 + "1" + "]" * 150)}
+    Path("in.jsonl").write_text(json.dumps(record) + "\n")
+    arche_magic.map("in.jsonl", "{{text}}", to="out.jsonl")
+    assert json.loads(Path("out.jsonl").read_text())["deep"] == record["deep"]
+
+
 def test_json_lines_hold_no_nan(start: Start) -> None:
     """Many readers refuse NaN and Infinity, which Python reads and writes; they become null."""
     value = '{"share": 0.5, "scores": [1.0, NaN, Infinity], "by": {"a": NaN}}'

@@ -16,6 +16,7 @@ from bulk_parts import prompts
 import arche_magic
 from arche_magic.bulk import Job, JobStopped, quality
 from arche_magic.bulk.comparison import Comparison
+from arche_magic.llm_providers.config import Choices, use_choices
 from arche_magic.llm_providers.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -153,6 +154,14 @@ def test_a_share_of_the_rows_is_asked_again_on_another_model(sandbox: Sandbox) -
     json.dumps(figures)
     assert f"mood agrees in {same} of 10 rows" in str(found)
     assert "why is free text, 10 rows not compared" in str(found)
+
+
+def test_the_second_model_is_not_switched_off(start: Start) -> None:
+    """Also if it was on when the job began."""
+    start(keys=TWO | {"google": 1}, limits=LIMITS)
+    off = Choices(off=frozenset({"mistral_key_1"}))
+    result = arche_magic.map(DATA, PROMPT, twice=0.1, on_done=lambda row: use_choices(off))
+    assert set(result.second_model.dropna()) == {"gemini-3.5-flash-lite"}
 
 
 def test_the_same_rows_are_drawn_again(sandbox: Sandbox) -> None:

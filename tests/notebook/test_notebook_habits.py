@@ -162,6 +162,14 @@ def test_a_failed_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed
     assert "schema" in kernel.run("%llm_retry --schema table").message
 
 
+def test_an_empty_option_of_a_retry_leaves_it_out(kernel: Kernel, sandboxed: Sandboxed) -> None:
+    """The prompt goes to the first open route again."""
+    sandboxed(keys={"groq": 1, "mistral": 1})
+    kernel.run("%llm -p mistral --tag early What?")
+    _, _, now = kernel.run("%llm_retry -p '' --tag ''").data()[0].partition("── now ──")
+    assert "groq · key 1" in now
+
+
 def test_a_retry_replaces_the_kept_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """Otherwise it would be answered from memory with the same text."""
     replies = iter(["first", "second"])

@@ -73,7 +73,7 @@ def test_show_prompt_lists_the_options(kernel: Kernel, sandboxed: Callable[..., 
         ("--top-p 2", "top_p is 2; it must be 0 to 1"),
         ("--top-p much", "--top-p: 'much' is not a number"),
         ("--seed 1.5", "--seed: '1.5' is not a whole number"),
-        ("--stop ''", "stop must be a text or a list of texts"),
+        ("--stop ''", "--stop is empty"),
         ("--effort huge", "--effort: invalid choice: 'huge'"),
     ],
 )

@@ -125,12 +125,13 @@ def test_an_invalid_schema_is_an_error_in_one_line(
 
 
 def test_a_retry_may_ask_for_another_form(kernel: Kernel, sandboxed) -> None:
-    """A format replaces a schema, and the other way round."""
+    """A format replaces a schema, and the other way round; the old reply keeps its own form."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: '{"a": 1}')
     kernel.run("%llm -q -f json Hello")
     assert kernel.run("reply = %llm_retry --schema 'a int'").status == "ok"
     assert kernel.value("reply.parsed") == {"a": 1}
-    assert kernel.run("reply = %llm_retry -f text").status == "ok"
+    before, _, now = kernel.run("reply = %llm_retry -f text").data("text/html")[0].partition("now")
+    assert ("<table" in before, "<table" in now) == (True, False)
     assert kernel.value("reply.parsed") is None
 
 

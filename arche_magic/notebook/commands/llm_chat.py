@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,9 @@ def llm_chat(session: Session, typed: Typed) -> Shown:
         case [verb, *_]:
             forms = {form[0]: form for form in usage(llm_chat)}
             if verb in forms:
-                raise InvalidRequest(f"usage: %llm_chat {' '.join(forms[verb])}")
+                form = rf"%llm_chat \[?{verb}\b.*?(?=  |$)"
+                line, *_ = re.findall(form, str(llm_chat.__doc__), re.MULTILINE)
+                raise InvalidRequest(f"usage: {line}")
             hint = did_you_mean(verb, [*forms, *chats])
             raise InvalidRequest(
                 f"%llm_chat: {verb!r} is neither a conversation nor one of {', '.join(forms)}{hint}"
