@@ -95,7 +95,8 @@ class NoRouteAvailable(LLMProviderError):
         **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
-        self.too_large, self.timed_out = too_large, timed_out
+        self.too_large: bool = too_large
+        self.timed_out: bool = timed_out
 
 
 class NotKept(LLMProviderError):

@@ -148,12 +148,26 @@ class Reply(str):
         vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
-    def __new__(cls, text: str, **attributes: Any) -> Self:
-        """Create the text; `__init__` sets the attributes."""
-        return super().__new__(cls, whole_characters(text))
+    provider: str
+    key: str
+    model: str
+    usage: Usage
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    finish_reason: str
+    cost: float | None
+    standing: str
+    decisions: tuple[Decision, ...]
+    parsed: Any
+    from_memory: datetime | None
+    request: str
+    tool_calls: tuple[ToolCall, ...]
+    choices: tuple[Mapping[str, Any], ...]
+    tool_runs: tuple[ToolRun, ...]
+    vectors: Vectors
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         text: str,
         *,
         provider: str = "",
@@ -173,14 +187,17 @@ class Reply(str):
         choices: tuple[Mapping[str, Any], ...] = (),
         tool_runs: tuple[ToolRun, ...] = (),
         vectors: Vectors = (),
-    ) -> None:
-        self.provider, self.key, self.model = provider, key, model
-        self.usage, self.cost, self.seconds = usage, cost, seconds
-        self.attempts, self.decisions, self.request = attempts, decisions, request
-        self.finish_reason, self.standing = finish_reason, standing
-        self.parsed, self.choices, self.vectors = parsed, choices, vectors
-        self.tool_calls, self.tool_runs = tool_calls, tool_runs
-        self.from_memory = from_memory
+    ) -> Self:
+        """Create a reply from its text and attributes."""
+        reply = super().__new__(cls, whole_characters(text))
+        reply.provider, reply.key, reply.model = provider, key, model
+        reply.usage, reply.cost, reply.seconds = usage, cost, seconds
+        reply.attempts, reply.decisions, reply.request = attempts, decisions, request
+        reply.finish_reason, reply.standing = finish_reason, standing
+        reply.parsed, reply.choices, reply.vectors = parsed, choices, vectors
+        reply.tool_calls, reply.tool_runs = tool_calls, tool_runs
+        reply.from_memory = from_memory
+        return reply
 
     @property
     def route(self) -> RouteId:
@@ -232,9 +249,9 @@ class Reply(str):
                 part.unlink()
         return path
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let later versions add attributes, which then have their defaults."""
-        return _restored, (str(self), self.__dict__)
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        # A pickle of an earlier version gets the defaults of attributes that came later.
+        return (str(self),), dict(self.__dict__)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show the text in IPython; inside a list or dict, the repr."""
@@ -247,11 +264,6 @@ class Reply(str):
             text = f"{text}\n\n{_shown_calls(self.tool_calls)}".lstrip()
         # The text of a model is untrusted wherever it is shown.
         return harmless_markdown(without_controls(text))
-
-
-def _restored(text: str, attributes: dict[str, Any]) -> Reply:
-    # The attributes are an argument, because `copy.deepcopy` copies only arguments.
-    return Reply(text, **attributes)
 
 
 def _shown_calls(calls: Sequence[ToolCall]) -> str:
