@@ -35,8 +35,8 @@ from .state import (
 S = TypeVar("S")
 T = TypeVar("T")
 Change = Callable[[AccountState, ProviderState, States | None], T]
-"""Changes the states of an account and its provider; the third argument are the same states as they
-were read last, or None if they have changed since then."""
+"""Changes the states of an account and its provider. It is also given the same states as they were
+read last; None if they have changed since then."""
 
 _MOST_MOVES = 5
 _UNKNOWN: Document = {"": "not read yet"}
@@ -84,8 +84,8 @@ class Accounts:
         # The documents that were read last, with their states. A storage never changes a document
         # that it has handed out, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
-        # As this process changed accounts last. These states are changed again, so they are not
-        # read; only a change uses them, and the storage makes one change at a time.
+        # The accounts as this process changed them last, for its next change. They have states of
+        # their own, because readers in other threads must not see half a change.
         self._changed: dict[str, tuple[Document, AccountState]] = {}
         # By provider and label of the key.
         self._readings: dict[str, dict[str, Reading]] = {}
@@ -181,7 +181,8 @@ class Accounts:
         def change_documents(
             of_account: Document, of_directory: Document, of_provider: Document
         ) -> tuple[T] | None:
-            # Not kept after an error or an interrupt, which may come in the middle of a change.
+            # Taken out, so that another thread cannot change the same state, and nothing is left of
+            # a change that an error or an interrupt has ended.
             ours, account = self._changed.pop(place.name, _NOTHING)
             if ours != of_account:
                 account = codec.read(AccountState, of_account)
