@@ -154,9 +154,11 @@ def overwrite_ours(path: Path, content: bytes) -> os.stat_result:
         written = 0
         while written < len(content):
             written += os.write(descriptor, content[written:])
-        if os.lseek(descriptor, 0, os.SEEK_END) > written:
+        status = os.fstat(descriptor)
+        if status.st_size > written:
             os.ftruncate(descriptor, written)
-        return os.fstat(descriptor)
+            status = os.fstat(descriptor)
+        return status
     finally:
         os.close(descriptor)
 

@@ -69,7 +69,12 @@ ALLOWED = {
         "quota.budget_state", "quota.closures", "quota.codec", "quota.ledger", "quota.state",
         "quota.windows", "types",
     },
-    "quota.accounts": {"config", "quota.codec", "quota.merging", "quota.state", "storage", "types"},
+    "quota.locations": {
+        "config", "quota.codec", "quota.merging", "quota.state", "storage", "types",
+    },
+    "quota.accounts": {
+        "config", "quota.codec", "quota.locations", "quota.state", "storage", "types",
+    },
     "quota.older_package": {
         "catalog", "config", "quota.codec", "quota.ledger", "quota.state", "quota.windows",
         "storage", "types",

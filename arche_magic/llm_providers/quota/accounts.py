@@ -1,32 +1,21 @@
-"""Which account each key uses, as named by providers, and the state that its keys share.
-
-Until a provider names an account, a key's state is stored under the key's fingerprint. Then the
-name goes into a directory, one per provider, and the key's counts go into the account's. The key's
-own document stays where it was, marked as moved, and no hold is made in it any more; but a machine
-that was cut off may still add to it. The account notes in `absorbed` up to where it has taken each
-of these documents in.
-"""
+"""The state that each account's keys share, read and changed in the documents of the ledger."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import Configuration
-from ..storage import Storage, StorageTimeout, lock_deadline
+from ..storage import Storage
 from ..types import Key
 from . import codec
 from .codec import Document, directory_name
-from .merging import absorb, merge_accounts
+from .locations import Location, Locations, named_account
 from .state import (
     AccountState,
     DirectoryState,
     HeldCall,
-    Moved,
     NamedAccount,
     ProviderState,
     States,
@@ -38,26 +27,8 @@ Change = Callable[[AccountState, ProviderState, States | None], T]
 """Changes the states of an account and its provider. It is also given the same states as they were
 read last; None if they have changed since then."""
 
-_MOST_MOVES = 5
 _UNKNOWN: Document = {"": "not read yet"}
 _NOTHING: tuple[Document, Any] = _UNKNOWN, None
-
-
-@dataclass(frozen=True)
-class Place:
-    """The document in which a key's account is counted, as far as this process knows.
-
-    Attributes:
-        name: name of the account's document.
-        directory: the provider's directory when that was found.
-        belongs: what `_resolve` said then.
-        absorbed: the documents that went into it, with their digests.
-    """
-
-    name: str
-    directory: DirectoryState
-    belongs: tuple[str, list[str]]
-    absorbed: dict[str, str]
 
 
 class Reading(NamedTuple):
@@ -80,7 +51,7 @@ class Accounts:
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self._storage = storage
         self._configuration = configuration
-        self._places: dict[Key, Place] = {}
+        self._locations = Locations(storage, configuration, self._state)
         # The documents that were read last, with their states. A storage never changes a document
         # that it has handed out, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
@@ -90,11 +61,8 @@ class Accounts:
         # By provider and label of the key.
         self._readings: dict[str, dict[str, Reading]] = {}
         self._keys: dict[str, list[Key]] = {}
-        self._configured_keys: dict[str, list[Key]] = {}
         for key in configuration.keys:
             self._keys.setdefault(key.provider, []).append(key)
-            if _is_configured(key):
-                self._configured_keys.setdefault(key.provider, []).append(key)
 
     def read(self, key: Key) -> tuple[AccountState, ProviderState]:
         """The state of the key's account and that of its provider, not to be changed.
@@ -102,12 +70,12 @@ class Accounts:
         Waits for no lock: counts of the key that still lie elsewhere are left there if the ledger
         is locked.
         """
-        place = self._places.get(key)
-        if place is not None:
-            reading, provider = self._read(place.name, key)
-            if self._holds(place, key, reading.account, reading.directory):
+        location = self._locations.known.get(key)
+        if location is not None:
+            reading, provider = self._read(location.name, key)
+            if self._locations.is_current(location, key, reading.account, reading.directory):
                 return reading.account, provider
-        reading, provider = self._read(self._name_now(key), key)
+        reading, provider = self._read(self._locations.name_now(key), key)
         return reading.account, provider
 
     def read_all(self, provider: str) -> tuple[Mapping[str, Reading], ProviderState]:
@@ -136,8 +104,8 @@ class Accounts:
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
-        place = self._places.get(key)
-        return place.name if place else self._name_now(key)
+        location = self._locations.known.get(key)
+        return location.name if location else self._locations.name_now(key)
 
     def update(self, key: Key, change: Change[T]) -> tuple[T, str]:
         """Change the states of the key's account and its provider together.
@@ -145,11 +113,11 @@ class Accounts:
         Returns the result, and the name of the account's document.
         """
         while True:
-            place = self._places.get(key) or self._find(key)
-            result = self.update_at(place, key, change)
+            location = self._locations.of(key)
+            result = self.update_at(location, key, change)
             if result is not None:
-                return result[0], place.name
-            self._find(key)
+                return result[0], location.name
+            self._locations.find(key)
 
     def update_held(
         self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
@@ -167,15 +135,15 @@ class Accounts:
             return change(account, provider)
 
         while True:
-            place = self._places.get(key) or self._find(key)
-            if place.name != held_in and not taken:
+            location = self._locations.of(key)
+            if location.name != held_in and not taken:
                 taken.update(self._take_holds(key, model, hold_ids, held_in))
-            result = self.update_at(place, key, with_holds)
+            result = self.update_at(location, key, with_holds)
             if result is not None:
                 return result[0]
-            self._find(key)
+            self._locations.find(key)
 
-    def update_at(self, place: Place, key: Key, change: Change[T]) -> tuple[T] | None:
+    def update_at(self, location: Location, key: Key, change: Change[T]) -> tuple[T] | None:
         """Change the states, or return None if the account is counted elsewhere by now."""
 
         def change_documents(
@@ -183,28 +151,30 @@ class Accounts:
         ) -> tuple[T] | None:
             # Taken out, so that another thread cannot change the same state, and nothing is left of
             # a change that an error or an interrupt has ended.
-            ours, account = self._changed.pop(place.name, _NOTHING)
+            ours, account = self._changed.pop(location.name, _NOTHING)
             if ours != of_account:
                 account = codec.read(AccountState, of_account)
-            if not self._holds(place, key, account, self._directory(key, of_directory)):
+            if not self._locations.is_current(
+                location, key, account, self._directory(key, of_directory)
+            ):
                 return None
             provider = codec.read(ProviderState, of_provider)
-            as_read = self._as_read(place.name, of_account, key.provider, of_provider)
+            as_read = self._as_read(location.name, of_account, key.provider, of_provider)
             result = change(account, provider, as_read)
             for document, state in ((of_account, account), (of_provider, provider)):
                 # The storage keeps its own object of a document that stays as it was.
                 if (content := codec.write(state)) != document:
                     codec.replace(document, content)
-            self._changed[place.name] = dict(of_account), account
+            self._changed[location.name] = dict(of_account), account
             return (result,)
 
         names = directory_name(key.provider), key.provider
-        return self._storage.update(place.name, change_documents, *names)
+        return self._storage.update(location.name, change_documents, *names)
 
     def note_name(self, key: Key, account: str | None, evidence: str) -> None:
         """Record the account that the provider named for a key, if it is new."""
-        place = self._places.get(key) or self._find(key)
-        known = _named(place.directory, key)
+        location = self._locations.of(key)
+        known = named_account(location.directory, key)
         # An organization with and without its project is one name, given more or less fully.
         if account is None or f"{account}/".startswith(f"{known}/"):
             return
@@ -218,7 +188,7 @@ class Accounts:
             codec.put(document, directory)
 
         self._storage.update(directory_name(key.provider), change)
-        self._find(key)
+        self._locations.find(key)
 
     def account(self, key: Key) -> str:
         """The account's name: configured, or the provider's; until known, the key's fingerprint."""
@@ -266,16 +236,23 @@ class Accounts:
         self, key: Key, name: str, document: Document, directory: DirectoryState
     ) -> Reading:
         """The key's account, if its document or its provider's directory has changed."""
-        place, account = self._places.get(key), self._state(AccountState, name, document)
-        if place and place.name == name and self._holds(place, key, account, directory):
+        location, account = (
+            self._locations.known.get(key),
+            self._state(AccountState, name, document),
+        )
+        if (
+            location
+            and location.name == name
+            and self._locations.is_current(location, key, account, directory)
+        ):
             return Reading(account, name, document, directory)
         return self._reading(key)
 
     def _reading(self, key: Key) -> Reading:
         """Find the key's account again."""
-        reading, _ = self._read(self._name_now(key), key)
-        # Without a place, the ledger was locked: the next reading looks again.
-        return reading if key in self._places else reading._replace(document=_UNKNOWN)
+        reading, _ = self._read(self._locations.name_now(key), key)
+        # Without a location, the ledger was locked: the next reading looks again.
+        return reading if key in self._locations.known else reading._replace(document=_UNKNOWN)
 
     def _directory(self, key: Key, document: Document) -> DirectoryState:
         """The state of the directory of a key's provider; most often it is as it was."""
@@ -290,34 +267,6 @@ class Accounts:
         if known is None or not _is_same(known[0], document):
             known = self._states[name] = document, codec.read(kind, document)
         return known[1]
-
-    def _name_now(self, key: Key) -> str:
-        """The name of the account's document, found without waiting for a lock."""
-        try:
-            with lock_deadline(0):
-                return self._find(key).name
-        except StorageTimeout:
-            return self._target(key)[0]
-
-    def _find(self, key: Key) -> Place:
-        """Where the key's account is counted now, with all that belongs there taken in."""
-        name, directory = self._target(key)
-        belongs = self._resolve(key, directory)
-        absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
-        place = self._places[key] = Place(name, directory, belongs, absorbed)
-        return place
-
-    def _target(self, key: Key) -> tuple[str, DirectoryState]:
-        """The name of the account's document, and the provider's directory."""
-        of_directory = self._storage.read(directory_name(key.provider))
-        directory = self._state(DirectoryState, directory_name(key.provider), of_directory)
-        name, _ = self._resolve(key, directory)
-        for _ in range(_MOST_MOVES):
-            account = self._state(AccountState, name, self._storage.read(name))
-            if account.moved is None:
-                break
-            name = account.moved.to
-        return name, directory
 
     def _take_holds(
         self, key: Key, model: str, hold_ids: Iterable[str], name: str
@@ -347,71 +296,7 @@ class Accounts:
 
         return self._storage.update(name, take) if left else {}
 
-    def _resolve(self, key: Key, directory: DirectoryState) -> tuple[str, list[str]]:
-        """The name of the account's document, and of those whose counts belong into it."""
-        if _is_configured(key):
-            return f"{key.provider}:{key.account}", []
-        own, named = f"{key.provider}:{key.fingerprint}", _named(directory, key)
-        if named is None:
-            return own, []
-        name = f"{key.provider}:{named}"
-        for other in self._configured_keys.get(key.provider, ()):
-            if _named(directory, other) == named:
-                return f"{key.provider}:{other.account}", [own, name]
-        return name, [own]
-
-    def _holds(
-        self, place: Place, key: Key, account: AccountState, directory: DirectoryState
-    ) -> bool:
-        """Whether what was found is still so, and nothing waits to be taken in."""
-        is_there = directory is place.directory or self._resolve(key, directory) == place.belongs
-        absorbed = account.absorbed
-        return (
-            is_there
-            and account.moved is None
-            and all(absorbed.get(name) == digest for name, digest in place.absorbed.items())
-        )
-
-    def _join(self, source: str, target: str) -> str:
-        """Take a key's document into the account's, or what was added to it since.
-
-        Returns the digest of what is taken in.
-        """
-        now = self._configuration.clock.time()
-
-        def take_in(of_account: Document, of_key: Document) -> str:
-            account, own = (codec.read(AccountState, found) for found in (of_account, of_key))
-            moved, own.moved = own.moved, None
-            content = codec.write(own)
-            digest = _digest(content)
-            # A key that was of another account before leaves its counts there.
-            if (moved is None or moved.to == target) and account.absorbed.get(source) != digest:
-                if moved and source in account.absorbed:
-                    merge_accounts(codec.read(AccountState, moved.content), own, account, now)
-                else:
-                    absorb(deepcopy(own), account, now)
-            account.absorbed[source] = digest
-            own.moved = Moved(moved.to if moved else target, content)
-            codec.put(of_account, account)
-            codec.put(of_key, own)
-            return digest
-
-        return self._storage.update(target, take_in, source)
-
 
 def _is_same(known: Document, document: Document) -> bool:
     """Whether a document is the one that is known; two empty ones are the same."""
     return known is document or not (known or document)
-
-
-def _is_configured(key: Key) -> bool:
-    return key.account != key.fingerprint
-
-
-def _named(directory: DirectoryState, key: Key) -> str | None:
-    named = directory.accounts.get(key.fingerprint)
-    return named.account if named else None
-
-
-def _digest(content: Document) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
