@@ -23,12 +23,12 @@ from .quota import booking, codec, ledger, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import SpendingBounds as SpendingBounds
 from .quota.codec import Document, mend
+from .quota.holds import Hold as Hold
+from .quota.holds import Settlement as Settlement
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
-from .quota.route_records import Hold as Hold
 from .quota.route_records import RouteRecords
-from .quota.route_records import Settlement as Settlement
 from .quota.spending import Shares, Spending, later_of
 from .quota.state import AccountState, Amounts, ProviderState, States
 from .quota.state import Closure as Closure

@@ -72,25 +72,27 @@ ALLOWED = {
     "quota.locations": {
         "config", "quota.codec", "quota.merging", "quota.state", "storage", "types",
     },
+    "quota.holds": {"quota.budget?", "quota.state", "types"},
     "quota.accounts": {
-        "config", "quota.codec", "quota.locations", "quota.state", "storage", "types",
+        "config", "quota.codec", "quota.holds", "quota.locations", "quota.state", "storage",
+        "types",
     },
     "quota.older_package": {
         "catalog", "config", "quota.codec", "quota.ledger", "quota.state", "quota.windows",
         "storage", "types",
     },
     "quota.route_records": {
-        "catalog", "config", "processes", "quota.accounts", "quota.budget?", "quota.ledger",
-        "quota.opening", "quota.state", "request", "storage", "types",
+        "catalog", "config", "processes", "quota.accounts", "quota.ledger", "quota.opening",
+        "quota.state", "request", "storage", "types",
     },
     "quota.spending": {
         "bounded", "config", "prices", "quota.budget", "quota.ledger", "quota.opening",
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {
-        "processes", "provider_failure", "quota.closures", "quota.ledger", "quota.opening",
-        "quota.route_records", "quota.standings", "quota.state", "quota.windows", "request",
-        "types",
+        "processes", "provider_failure", "quota.closures", "quota.holds", "quota.ledger",
+        "quota.opening", "quota.route_records", "quota.standings", "quota.state",
+        "quota.windows", "request", "types",
     },
     "quota.standings": {
         "quota.closures", "quota.ledger", "quota.opening", "quota.route_records", "quota.spending",
@@ -98,9 +100,9 @@ ALLOWED = {
     },
     "quota_tracker": {
         "catalog", "config", "errors", "options", "provider_failure", "quota.booking",
-        "quota.budget", "quota.codec", "quota.ledger", "quota.merging", "quota.older_package",
-        "quota.opening", "quota.route_records", "quota.spending", "quota.standings", "quota.state",
-        "request", "storage", "types", "wire_fields",
+        "quota.budget", "quota.codec", "quota.holds", "quota.ledger", "quota.merging",
+        "quota.older_package", "quota.opening", "quota.route_records", "quota.spending",
+        "quota.standings", "quota.state", "request", "storage", "types", "wire_fields",
     },
     "bounded": {"stopping"},
     "processes": set(),

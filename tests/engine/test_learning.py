@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota import windows
+from arche_magic.llm_providers.quota.holds import Settlement
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota.route_records import Settlement
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Limit, Observation, Usage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from ..storage import Storage
 from ..types import Key
 from . import codec
 from .codec import Document, directory_name
+from .holds import Hold
 from .locations import Location, Locations, named_account
 from .state import (
     AccountState,
@@ -107,44 +108,37 @@ class Accounts:
         location = self._locations.known.get(key)
         return location.name if location else self._locations.name_now(key)
 
-    def update(self, key: Key, change: Change[T]) -> tuple[T, str]:
+    def update(self, key: Key, change: Change[T], holds: Sequence[Hold] = ()) -> tuple[T, str]:
         """Change the states of the key's account and its provider together.
+
+        Holds of one call, or of calls that were held together, are moved to the key's account
+        first, if it is counted in another document by now.
 
         Returns the result, and the name of the account's document.
         """
+        moved: dict[str, HeldCall] = {}
         while True:
             location = self._locations.of(key)
-            result = self.update_at(location, key, change)
+            if holds and location.name != holds[0].document and not moved:
+                moved = self._take_holds(key, holds)
+            model = holds[0].route.model if moved else ""
+            result = self._update_at(location, key, change, model, moved)
             if result is not None:
                 return result[0], location.name
             self._locations.find(key)
 
-    def update_held(
-        self, key: Key, model: str, hold_ids: Sequence[str], held_in: str,
-        change: Callable[[AccountState, ProviderState], T],
-    ) -> T:  # fmt: skip
-        """Like `update`, for calls whose holds were made in the document `held_in`.
+    def _update_at(
+        self,
+        location: Location,
+        key: Key,
+        change: Change[T],
+        model: str,
+        moved: Mapping[str, HeldCall],
+    ) -> tuple[T] | None:
+        """Change the states, or return None if the account is counted elsewhere by now.
 
-        If the key belongs elsewhere by now, the holds are moved there first.
+        `moved` are holds of the model that were in another document.
         """
-        taken: dict[str, HeldCall] = {}
-
-        def with_holds(account: AccountState, provider: ProviderState, _: States | None) -> T:
-            if taken:
-                account.model(model).holds.update(deepcopy(taken))
-            return change(account, provider)
-
-        while True:
-            location = self._locations.of(key)
-            if location.name != held_in and not taken:
-                taken.update(self._take_holds(key, model, hold_ids, held_in))
-            result = self.update_at(location, key, with_holds)
-            if result is not None:
-                return result[0]
-            self._locations.find(key)
-
-    def update_at(self, location: Location, key: Key, change: Change[T]) -> tuple[T] | None:
-        """Change the states, or return None if the account is counted elsewhere by now."""
 
         def change_documents(
             of_account: Document, of_directory: Document, of_provider: Document
@@ -160,6 +154,8 @@ class Accounts:
                 return None
             provider = codec.read(ProviderState, of_provider)
             as_read = self._as_read(location.name, of_account, key.provider, of_provider)
+            if moved:
+                account.model(model).holds.update(deepcopy(dict(moved)))
             result = change(account, provider, as_read)
             for document, state in ((of_account, account), (of_provider, provider)):
                 # The storage keeps its own object of a document that stays as it was.
@@ -268,33 +264,30 @@ class Accounts:
             known = self._states[name] = document, codec.read(kind, document)
         return known[1]
 
-    def _take_holds(
-        self, key: Key, model: str, hold_ids: Iterable[str], name: str
-    ) -> dict[str, HeldCall]:
-        """Take the holds out of the document `name` that did not move with the key.
+    def _take_holds(self, key: Key, holds: Sequence[Hold]) -> dict[str, HeldCall]:
+        """Take the holds out of their document that did not move with the key.
 
         Those that moved are still in it; the account has settled them, or charged them as lost.
         """
+        model = holds[0].route.model
         account, _ = self.read(key)
-        moved: Mapping[str, HeldCall] = {}
-        if model in account.models:
-            moved = account.models[model].holds
-        left = [hold_id for hold_id in hold_ids if hold_id not in moved]
+        here = account.models[model].holds if model in account.models else {}
+        left = [hold.id for hold in holds if hold.id not in here]
 
         def take(document: Document) -> dict[str, HeldCall]:
             source = codec.read(AccountState, document)
-            holds, went = source.model(model).holds, {}
+            there, went = source.model(model).holds, {}
             if source.moved:
                 went = codec.read(AccountState, source.moved.content).model(model).holds
             found = {
-                hold_id: holds.pop(hold_id)
+                hold_id: there.pop(hold_id)
                 for hold_id in left
-                if hold_id in holds and hold_id not in went
+                if hold_id in there and hold_id not in went
             }
             codec.put(document, source)
             return found
 
-        return self._storage.update(name, take) if left else {}
+        return self._storage.update(holds[0].document, take) if left else {}
 
 
 def _is_same(known: Document, document: Document) -> bool:

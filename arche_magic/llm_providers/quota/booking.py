@@ -16,8 +16,9 @@ from ..request import Request
 from ..types import Key, Route
 from . import closures, ledger, opening, standings, windows
 from .closures import Closable
+from .holds import Hold, Settlement
 from .opening import RouteState
-from .route_records import Hold, RouteRecords, Settlement
+from .route_records import RouteRecords
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
 
 HOLD_MARGIN_SECONDS = 30.0
@@ -92,10 +93,12 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
     """Settle calls of one route; returns what is left, in words."""
     route = calls[0].hold.route
     # First, because limits in the replies apply to the whole account.
-    for account in dict.fromkeys(call.account for call in calls):
-        records.accounts.note_name(route.key, account, "header")
+    for name in dict.fromkeys(call.account for call in calls):
+        records.accounts.note_name(route.key, name, "header")
 
-    def change(record: RouteRecord, now: float) -> str:
+    def change(account: AccountState, provider: ProviderState, _: States | None) -> str:
+        now = records.clock.time()
+        record = records.to_change(account, provider, route, now)
         model = record.model
         for call in calls:
             held, ended_at = call.hold, min(now, call.ended_at)
@@ -109,28 +112,31 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
                 ledger.note_answer(record, ended_at, held.at)
         return standings.tightest(record, now)
 
-    return records.change_held([call.hold for call in calls], change)
+    return records.accounts.update(route.key, change, [call.hold for call in calls])[0]
 
 
 def fail(
     records: RouteRecords, held: Hold, failure: ProviderFailure, units: Amounts,
-    account: str | None, jitter: float,
+    named: str | None, jitter: float,
 ) -> RouteState:  # fmt: skip
     """Charge a failed call with these units, and close what its remedy says.
 
-    `account` is the account that the reply named, if any; the times of closures that double are
+    `named` is the account that the reply named, if any; the times of closures that double are
     multiplied by `jitter`. Returns the state of the route after it.
     """
-    records.accounts.note_name(held.route.key, account, "error")
+    route = held.route
+    records.accounts.note_name(route.key, named, "error")
 
-    def change(record: RouteRecord, now: float) -> RouteState:
+    def change(account: AccountState, provider: ProviderState, _: States | None) -> RouteState:
+        now = records.clock.time()
+        record = records.to_change(account, provider, route, now)
         alone = ledger.settle(record.model, held.id, held.amounts, units, now, held.at)
         closures.end_trial(record, held.at)
         record = records.learn(record, failure.observations, now, alone, held.amounts)
         _close(record, failure, now, held.at, jitter)
         return opening.route_state(record, held.amounts, now)
 
-    return records.change_held([held], change)
+    return records.accounts.update(route.key, change, [held])[0]
 
 
 def note_check(

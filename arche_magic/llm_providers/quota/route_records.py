@@ -7,69 +7,20 @@ hundreds of routes costs little more than a choice between two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
 
 from ..catalog import parse_limits
 from ..config import Configuration
 from ..processes import is_dead
 from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
-from ..types import Limit, Observation, Route, RouteId, Usage
+from ..types import Limit, Observation, Route, RouteId
 from . import ledger, opening
 from .accounts import Accounts, Reading
 from .opening import Outlook, RouteState
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
-
-if TYPE_CHECKING:
-    from .budget import SpendingBounds
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Hold:
-    """A reservation on one route, to be settled or failed exactly once.
-
-    `document` is the name of the document it was made in, `shares` what it holds of the budget and
-    of the bounds of its job.
-    """
-
-    id: str
-    route: Route
-    amounts: Amounts
-    plain_tokens: float
-    at: float
-    document: str = ""
-    shares: tuple[tuple[SpendingBounds, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """How a call that was made on a hold ended.
-
-    Attributes:
-        hold: what was reserved for it.
-        usage: the provider's own count; None: the estimate is taken for it.
-        observations: what the reply said of limits.
-        account: the account it named, if any.
-        answered: False for a call that was given up before anything came.
-        is_whole: False for a call that was left before its end: the provider may charge for more
-            than `usage`.
-        ended_at: when it ended, epoch seconds; inf for just now. Calls may be booked later.
-        sent: False if the hold was not used; nothing is charged then.
-    """
-
-    hold: Hold
-    usage: Usage | None
-    observations: tuple[Observation, ...] = ()
-    account: str | None = None
-    answered: bool = True
-    is_whole: bool = True
-    ended_at: float = math.inf
-    sent: bool = True
 
 
 @dataclass
@@ -267,7 +218,8 @@ class RouteRecords:
     def to_change(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> RouteRecord:
-        """The record of a route in states that are being changed."""
+        """The record of a route in states that are being changed, with lost calls charged."""
+        self.charge_lost(account, provider, route, now)
         model = account.model(route.model)
         limits = ledger.limits_of(model, self._default_limits(provider, route))
         ledger.keep_limits(model, limits.values(), now)
@@ -282,21 +234,6 @@ class RouteRecords:
             defaults = self._default_limits(provider, replace(route, model=name))
             limits = ledger.limits_of(model, defaults)
             ledger.charge_holds(model, holds, limits.values(), now)
-
-    def change_held(self, holds: Sequence[Hold], change: Callable[[RouteRecord, float], T]) -> T:
-        """Change a route's record, with the holds in it wherever they were made.
-
-        The holds are of one route, and were made together. `change` is also given the time.
-        """
-        route = holds[0].route
-
-        def with_record(account: AccountState, provider: ProviderState) -> T:
-            now = self.clock.time()
-            self.charge_lost(account, provider, route, now)
-            return change(self.to_change(account, provider, route, now), now)
-
-        ids, held_in = [hold.id for hold in holds], holds[0].document
-        return self.accounts.update_held(route.key, route.model, ids, held_in, with_record)
 
     def learn(
         self, record: RouteRecord, seen: Iterable[Observation], now: float, alone: bool,
