@@ -42,8 +42,6 @@ _TIMES_THE_ESTIMATE, _LONG_PROMPT_TOKENS, _LONGEST_REPLY_TOKENS = 100, 100_000, 
 # Some services count a little more than max_tokens.
 _TIMES_MAX_TOKENS, _MORE_THAN_MAX_TOKENS = 2, 100
 _warned_of: set[tuple[str, str]] = set()
-# With these the provider may have generated tokens that it did not report.
-_ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
 # How services refuse to make embeddings with a model for chat, and the reverse.
 _OTHER_USE = (Remedy.CHANGE_MODEL, Remedy.CHANGE_PLAN, Remedy.CHECK_ADDRESS)
@@ -280,7 +278,7 @@ class RouteAttempt:
             failure = self._for_other_use(failure)
         if failure.usage is not None:
             failure = replace(failure, usage=answer.believed(failure.usage))
-        elif failure.sent and failure.remedy in _ANSWERED_IN_PART:
+        elif failure.may_have_answered:
             spent = answer.spent_at_most(failure.at_least)
             failure = replace(failure, usage=spent, usage_is_known=False)
         state = self._ledger.fail(self._hold, failure, account)

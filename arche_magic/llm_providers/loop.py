@@ -62,23 +62,18 @@ class RequestRun:
         ledger: TimedLedger,
         tally: Tally,
     ) -> None:
-        self.routes, self.preferred_provider = routes, preferred_provider
+        self._routes, self._preferred_provider = routes, preferred_provider
         self._ledger, self._tally = ledger, tally
-        self.quota_tracker, configuration = ledger.ledger, ledger.ledger.configuration
+        self._tracker, configuration = ledger.tracker, ledger.tracker.configuration
         self._clock = configuration.clock
         self._progress = RequestProgress(request, stream, configuration, ledger)
-        self.decisions = self._progress.decisions
+        self._decisions = self._progress.decisions
         self._remaining = Remaining(routes, self._progress)
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
         # The last choice: its route, and whether the request must wait for it. Each wait is noted
         # once.
         self._aim: tuple[Route | None, bool] | None = None
-
-    @property
-    def request(self) -> Request:
-        """The request; see `RequestProgress.request`."""
-        return self._progress.request
 
     def events(self) -> Generator[Event, None, Reply]:
         """Yield events as they happen; returns the reply.
@@ -125,12 +120,12 @@ class RequestRun:
                 if progress.is_ours():
                     self._ledger.release()
                     self._tally.add(progress.attempts)
-                    self._ledger.append(progress.attempts, self.decisions)
+                    self._ledger.append(progress.attempts, self._decisions)
 
     def _line_name(self) -> Hashable:
-        names = self.routes.ids if isinstance(self.routes, Routes) else frozenset(self.routes)
+        names = self._routes.ids if isinstance(self._routes, Routes) else frozenset(self._routes)
         # A request that waits for room in the bounds of its job delays no other request.
-        return self.quota_tracker.configuration.store, names, self.quota_tracker.job
+        return self._tracker.configuration.store, names, self._tracker.job
 
     def _offer(self, line: WaitingLine) -> tuple[Choice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and no other request is first in line."""
@@ -138,9 +133,9 @@ class RequestRun:
             choice, now = self._choose(), self._clock.time()
             if choice.route is None or choice.opens_at > now or self._progress.time_left() <= 0:
                 return choice, None
-            if self._patience_left() > 0 and not line.may_go(self):
+            if self._progress.patience_left() > 0 and not line.may_go(self):
                 return choice, None
-            hold = self.quota_tracker.hold(choice.route, self.request)
+            hold = self._tracker.hold(choice.route, self._progress.request)
             if isinstance(hold, Hold):
                 return choice, hold
             # Another thread or kernel was faster. The request tries other routes now.
@@ -148,9 +143,9 @@ class RequestRun:
             self._refused[choice.route] = replace(hold, opens_at=later)
 
     def _choose(self) -> Choice[Route]:
-        now, patience = self._clock.time(), self._patience_left()
+        now, patience = self._clock.time(), self._progress.patience_left()
 
-        of_ledger = self.quota_tracker.states_for(self.request, now)
+        of_ledger = self._tracker.states_for(self._progress.request, now)
 
         def state_of(route: Route) -> RouteState:
             state = of_ledger(route)
@@ -162,22 +157,19 @@ class RequestRun:
             state_of if self._refused else of_ledger,
             now,
             patience,
-            self.preferred_provider,
+            self._preferred_provider,
         )
         is_open = choice.route is not None and choice.opens_at <= now
         self._seen.update(choice.skipped if is_open else choice.considered)
         aim = choice.route, choice.opens_at > now
         if aim == self._aim and not aim[1]:
-            self.decisions.pop()
+            self._decisions.pop()
         if aim != self._aim or not aim[1]:
-            self.decisions.append(
-                Decision.of(choice, now, patience, self.preferred_provider, self.request)
+            self._decisions.append(
+                Decision.of(choice, now, patience, self._preferred_provider, self._progress.request)
             )
         self._aim = aim
         return choice
-
-    def _patience_left(self) -> float:
-        return self._progress.patience_left()
 
     def _wait(self, choice: Choice[Route], line: WaitingLine) -> Generator[Event, None, None]:
         before = self._clock.time()
@@ -190,7 +182,7 @@ class RequestRun:
             nap = min(seconds, self._progress.time_left(), _LONGEST_NAP_SECONDS)
             self._clock.sleep(max(nap, _SHORTEST_NAP_SECONDS))
         else:
-            longest = max(self._patience_left(), seconds)
+            longest = max(self._progress.patience_left(), seconds)
             line.await_turn(self, min(longest, _LONGEST_NAP_SECONDS))
         self._progress.waited += self._clock.time() - before
 
@@ -212,7 +204,7 @@ class RequestRun:
             finish_reason=answer.finish_reason,
             cost=total_cost(self._progress.attempts),
             standing=result.left,
-            decisions=tuple(self.decisions),
+            decisions=tuple(self._decisions),
             parsed=result.parsed,
             request=self._progress.id,
             tool_calls=answer.tool_calls,
@@ -229,8 +221,8 @@ class RequestRun:
 
     def _give_up(self, cause: str = "") -> NoReturn:
         now = self._clock.time()
-        states = self._ledger.states(self.routes, self.request, now) or {
-            route: self._seen.get(route, RouteState(now)) for route in self.routes
+        states = self._ledger.states(self._routes, self._progress.request, now) or {
+            route: self._seen.get(route, RouteState(now)) for route in self._routes
         }
         raise self._remaining.error(states, now, cause) from None
 

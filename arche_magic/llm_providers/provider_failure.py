@@ -34,6 +34,9 @@ class Remedy(Enum):
     CHECK_SETUP = "check the proxy and certificate settings of this machine"
 
 
+_ANSWERED_IN_PART = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
+
+
 @dataclass(frozen=True)
 class ProviderFailure:
     """Why one attempt failed.
@@ -77,6 +80,11 @@ class ProviderFailure:
 
     def __str__(self) -> str:
         return f"{self.summary}: {self.said}" if self.said else self.summary
+
+    @property
+    def may_have_answered(self) -> bool:
+        """Whether the provider may have generated tokens that it did not report."""
+        return self.sent and self.remedy in _ANSWERED_IN_PART
 
 
 NO_CONNECTION = "no connection"

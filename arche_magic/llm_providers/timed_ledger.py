@@ -45,19 +45,19 @@ class TimedLedger:
     takes too long is left to finish in a helper thread, and the request goes on without its result.
 
     Args:
-        ledger: the quota tracker, or what stands in for it in a job.
+        tracker: the ledger, or what stands in for it in a job.
         log: where the attempts are recorded.
         has_deadline: False for background threads: their calls take as long as they need.
     """
 
     def __init__(
         self,
-        ledger: QuotaTracker | BatchLedger,
+        tracker: QuotaTracker | BatchLedger,
         log: AttemptLog | BatchLedger,
         *,
         has_deadline: bool = True,
     ) -> None:
-        self.ledger, self._log, self._has_deadline = ledger, log, has_deadline
+        self.tracker, self._log, self._has_deadline = tracker, log, has_deadline
         self._ends = math.inf
         # The hold of the present call, and whether the call has begun.
         self._hold: Hold | None = None
@@ -118,7 +118,7 @@ class TimedLedger:
 
         def settle() -> str:
             self._hold = None
-            return self.ledger.settle(
+            return self.tracker.settle(
                 hold, usage, observations, account, answered=answered, is_whole=is_whole
             )
 
@@ -129,7 +129,7 @@ class TimedLedger:
 
         def fail() -> RouteState:
             self._hold = None
-            return self.ledger.fail(hold, failure, account)
+            return self.tracker.fail(hold, failure, account)
 
         return self._or_else(fail, None)
 
@@ -139,7 +139,7 @@ class TimedLedger:
         """The state of each route; empty if the ledger takes too long."""
 
         def look() -> Mapping[Route, RouteState]:
-            state_of = self.ledger.states_for(request, now)
+            state_of = self.tracker.states_for(request, now)
             return {route: state_of(route) for route in routes}
 
         return self._or_else(look, {})
@@ -151,9 +151,9 @@ class TimedLedger:
     def _release(self) -> None:
         hold, self._hold = self._hold, None
         if hold is not None and self._has_begun:
-            self.ledger.settle(hold, None, answered=False, is_whole=False)
+            self.tracker.settle(hold, None, answered=False, is_whole=False)
         elif hold is not None:
-            self.ledger.fail(hold, NOT_SENT)
+            self.tracker.fail(hold, NOT_SENT)
 
     def _or_else(self, work: Callable[[], T], otherwise: T) -> T:
         """Return the result of `work`, or `otherwise` if it fails or takes too long."""
@@ -174,7 +174,7 @@ class TimedLedger:
     ) -> T:
         if not self._has_deadline:
             return work()
-        if not self.ledger.may_hang:
+        if not self.tracker.may_hang:
             try:
                 with lock_deadline(_MOMENT_SECONDS):
                     return shielded(work, unclaimed)

@@ -61,6 +61,9 @@ ALLOWED = {
     "quota.ledger": {
         "quota.closures", "quota.opening", "quota.state", "quota.windows", "request", "types",
     },
+    "quota.learning": {
+        "quota.ledger", "quota.opening", "quota.state", "quota.windows", "types",
+    },
     "quota.forecast": {"quota.ledger", "quota.state", "quota.windows", "reply", "types"},
     "quota.budget": {
         "processes", "quota.budget_state", "quota.codec", "quota.opening", "storage", "types",
@@ -90,8 +93,8 @@ ALLOWED = {
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {
-        "processes", "provider_failure", "quota.closures", "quota.holds", "quota.ledger",
-        "quota.opening", "quota.route_records", "quota.standings", "quota.state",
+        "processes", "provider_failure", "quota.closures", "quota.holds", "quota.learning",
+        "quota.ledger", "quota.opening", "quota.route_records", "quota.standings", "quota.state",
         "quota.windows", "request", "types",
     },
     "quota.standings": {

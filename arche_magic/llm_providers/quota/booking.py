@@ -14,7 +14,7 @@ from ..processes import this_process
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Key, Route
-from . import closures, ledger, opening, standings, windows
+from . import closures, learning, ledger, opening, standings, windows
 from .closures import Closable
 from .holds import Hold, Settlement
 from .opening import RouteState
@@ -106,9 +106,9 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
             if call.usage and call.is_whole:
                 ledger.calibrate(model, held.plain_tokens, call.usage)
             closures.end_trial(record, held.at)
-            record = records.learn(record, call.observations, ended_at, alone)
+            record = learning.learn(record, call.observations, ended_at, alone)
             if call.answered:
-                record = records.doubt(record, ended_at, held.at)
+                record = learning.doubt(record, ended_at, held.at)
                 ledger.note_answer(record, ended_at, held.at)
         return standings.tightest(record, now)
 
@@ -132,7 +132,7 @@ def fail(
         record = records.to_change(account, provider, route, now)
         alone = ledger.settle(record.model, held.id, held.amounts, units, now, held.at)
         closures.end_trial(record, held.at)
-        record = records.learn(record, failure.observations, now, alone, held.amounts)
+        record = learning.learn(record, failure.observations, now, alone, held.amounts)
         _close(record, failure, now, held.at, jitter)
         return opening.route_state(record, held.amounts, now)
 
@@ -188,8 +188,7 @@ def failed_units(held: Amounts, failure: ProviderFailure) -> Amounts:
     if failure.usage:
         usage = failure.usage
         return ledger.as_amounts(usage.input_tokens, usage.output_tokens, held["requests"])
-    answered = (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT, Remedy.RAISE_MAX_TOKENS)
-    if failure.remedy in answered:
+    if failure.may_have_answered:
         return held
     if failure.remedy in _COUNTED:
         return ledger.as_amounts(0, 0, held["requests"])

@@ -7,22 +7,19 @@ window before they are settled, so the ledger never counts less than the provide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..request import Request, text_tokens
 from ..types import (
     MOST_UNITS,
-    PERIOD_SECONDS,
     Limit,
-    Observation,
     Route,
     Usage,
-    WindowRule,
 )
 from . import windows
 from .closures import reopen
-from .opening import is_expired, note_level, on_hold
+from .opening import is_expired, note_level
 from .state import (
     LEARNED,
     AccountState,
@@ -32,22 +29,12 @@ from .state import (
     LimitState,
     ModelState,
     RouteRecord,
-    limit_named,
 )
 
 _OUTPUT_GUESS = 300.0
-_SPENT_TO_GUESSED = 3.0
 _PER_MESSAGE, _PER_REQUEST, _PER_TOOL = 4, 3, 8
 # A figure this many times the table's means that the account is on another plan.
 _OTHER_PLAN = 3.0
-# For this long, a header does not replace what an error said about a limit. Headers may be about
-# another limit (on Groq tokens per minute, when a request was refused for its input tokens).
-_ERROR_HOLDS_SECONDS = 86_400.0
-
-
-def document_name(route: Route) -> str:
-    """The storage's name for the document of a route's account."""
-    return f"{route.provider}:{route.key.account}"
 
 
 def estimate(model: ModelState, request: Request) -> Amounts:
@@ -110,7 +97,7 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
         if state.evidence not in LEARNED:
             continue
         known = limits.get(name)
-        if _is_wish(known, state.amount):
+        if is_wish(known, state.amount):
             continue
         learned[name] = state.limit(name)
         if known and known.evidence == "published":
@@ -240,91 +227,6 @@ def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
     )
 
 
-def learn(
-    model: ModelState, limits: Mapping[str, Limit], usual: tuple[WindowRule, str],
-    observations: Iterable[Observation], now: float, alone: bool, refused: Amounts | None = None,
-) -> None:  # fmt: skip
-    """Correct limits, their windows, and what is used of them by a response.
-
-    Args:
-        model: the model that was asked.
-        limits: the limits in force, by name.
-        usual: the window and the time zone that the provider's limits usually have.
-        observations: what the response says.
-        now: epoch seconds.
-        alone: True if no other call of the model was under way at any time during this one. Only
-            then may a figure lower our own count, since other calls may not be in it. Tokens are
-            never lowered, because a stream's headers come before its output is counted.
-        refused: units of the request that was refused, if it was. When the provider says how long
-            it has to wait, it fits after that wait.
-    """
-    known = dict(limits)
-    held = on_hold(model, now)
-    for seen in observations:
-        limit, before = known.get(seen.name), model.limits.get(seen.name)
-        if seen.amount is None:
-            amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
-        else:
-            amount, evidence = seen.amount, seen.evidence
-        # A limit below one would never open again. What is not in the plan is closed elsewhere.
-        if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
-            continue
-        remaining, wish = seen.remaining, limit if _is_wish(limit, amount) else None
-        usually = limit_named(seen.name, 0.0, *usual, "published")
-        rule = limit or usually
-        if wish:
-            # The user's smaller limit stays; only what is left of the real one may be less.
-            amount, evidence = wish.amount, wish.evidence
-            remaining = None if remaining is None else min(remaining, amount)
-        elif seen.amount is not None:
-            learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
-            rule = learned(rule, usually, amount, seen, now)
-        limit = limit_named(seen.name, amount, rule.window, rule.time_zone, evidence)
-        since = before.evidence_at if before and seen.amount is None else now
-        known[seen.name] = limit
-        if before and before.counts(limit):
-            before.evidence_at = since
-            state = before
-        else:
-            state = model.limits[seen.name] = limit_state(limit, now, before, since)
-        if seen.amount is not None:
-            was_stated = before and before.evidence in LEARNED and not before.inferred
-            state.inferred = seen.inferred and not was_stated
-        counter = state.counter
-        opens = None if wish or seen.opens_in is None else now + seen.opens_in
-        if remaining is not None and 0 <= remaining <= amount:
-            ours = windows.used(limit, counter, now)
-            theirs = amount - remaining
-            units = held.get(limit.metric, 0.0)
-            if limit.metric != "requests":
-                # Calls under way may have spent more than was estimated, and are charged when they
-                # end. Only what they cannot explain was spent by somebody else.
-                units *= _SPENT_TO_GUESSED
-            if theirs > ours + units:
-                first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
-                windows.set_used(limit, counter, theirs - units, now, first)
-                windows.remember(limit, state, theirs - units - ours, now)
-            elif theirs < ours and alone and limit.metric == "requests" and not wish:
-                windows.set_used(limit, counter, theirs, now)
-        if refused and opens is not None:
-            windows.open_by(limit, counter, min(refused[limit.metric], amount), opens, now)
-
-
-def doubt(model: ModelState, defaults: Iterable[Limit], began: float) -> None:
-    """Drop limits whose period was only inferred, after a call that began then was answered.
-
-    A reply that implies the same period has confirmed it just now.
-    """
-    given = {limit.name for limit in defaults}
-    for name, state in list(model.limits.items()):
-        if state.inferred and state.evidence_at < began:
-            if name in given:
-                # Its count stays; its size comes from the table or the user again.
-                state.evidence, state.inferred = "published", False
-            else:
-                del model.limits[name]
-
-
 def forget(account: AccountState) -> None:
     """Forget all counts and closures, but not the totals, by which copies are compared."""
     account.provider, account.keys, account.closed, account.moved = "", {}, None, None
@@ -367,20 +269,9 @@ def _changed_counts(
     }
 
 
-def _is_wish(limit: Limit | None, stated: float) -> bool:
+def is_wish(limit: Limit | None, stated: float) -> bool:
     """Whether the user's limit is smaller than the provider's."""
     return limit is not None and limit.evidence == "configured" and limit.amount < stated
-
-
-def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> bool:
-    """Whether a recent error said something else about the limit, which is better evidence."""
-    return (
-        before is not None
-        and before.evidence == "error"
-        and seen.evidence == "header"
-        and seen.amount not in (None, before.amount)
-        and 0 <= now - before.evidence_at < _ERROR_HOLDS_SECONDS
-    )
 
 
 def _charge(model: ModelState, amounts: Amounts, now: float) -> None:

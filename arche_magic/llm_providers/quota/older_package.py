@@ -67,7 +67,8 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
                 codec.put(document, account)
 
         with suppress(StorageTimeout), lock_deadline(_LONGEST_WAIT_SECONDS):
-            storage.update(ledger.document_name(route), change, OLDER_COUNTS)
+            name = f"{route.provider}:{route.key.account}"
+            storage.update(name, change, OLDER_COUNTS)
 
 
 def _set_counts(

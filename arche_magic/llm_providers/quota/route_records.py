@@ -7,7 +7,7 @@ hundreds of routes costs little more than a choice between two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from ..config import Configuration
 from ..processes import is_dead
 from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
-from ..types import Limit, Observation, Route, RouteId
+from ..types import Limit, Route, RouteId, WindowRule
 from . import ledger, opening
 from .accounts import Accounts, Reading
 from .opening import Outlook, RouteState
@@ -211,9 +211,11 @@ class RouteRecords:
     ) -> RouteRecord:
         """The record of a route in these states, not to be changed."""
         model = account.models.get(route.model) or ModelState()
-        limits = ledger.limits_of(model, self._default_limits(provider, route))
+        defaults = self._default_limits(provider, route)
+        limits = ledger.limits_of(model, defaults)
         counted = ledger.with_limits(model, limits.values(), now)
-        return RouteRecord(route, account, provider, counted, limits)
+        usual = self._usual_window(route)
+        return RouteRecord(route, account, provider, counted, limits, defaults, usual)
 
     def to_change(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
@@ -221,9 +223,11 @@ class RouteRecords:
         """The record of a route in states that are being changed, with lost calls charged."""
         self.charge_lost(account, provider, route, now)
         model = account.model(route.model)
-        limits = ledger.limits_of(model, self._default_limits(provider, route))
+        defaults = self._default_limits(provider, route)
+        limits = ledger.limits_of(model, defaults)
         ledger.keep_limits(model, limits.values(), now)
-        return RouteRecord(route, account, provider, model, limits)
+        usual = self._usual_window(route)
+        return RouteRecord(route, account, provider, model, limits, defaults, usual)
 
     def charge_lost(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
@@ -235,36 +239,6 @@ class RouteRecords:
             limits = ledger.limits_of(model, defaults)
             ledger.charge_holds(model, holds, limits.values(), now)
 
-    def learn(
-        self, record: RouteRecord, seen: Iterable[Observation], now: float, alone: bool,
-        refused: Amounts | None = None,
-    ) -> RouteRecord:  # fmt: skip
-        """Let a response correct a record that is being changed; returns what it is by then.
-
-        `refused` are the units of the request, if it was refused.
-        """
-        catalog = self.configuration.providers[record.route.provider]
-        usual = catalog.window, catalog.time_zone
-        ledger.learn(record.model, record.limits, usual, seen, now, alone, refused)
-        return self._with_limits(record, now)
-
-    def doubt(self, record: RouteRecord, now: float, began: float) -> RouteRecord:
-        """Drop inferred limits of a record that is being changed; a call that began then passed."""
-        if not any(state.inferred for state in record.model.limits.values()):
-            return record
-        defaults = self._default_limits(record.provider, record.route)
-        ledger.doubt(record.model, defaults, began)
-        return self._with_limits(record, now)
-
-    def _with_limits(self, record: RouteRecord, now: float) -> RouteRecord:
-        """The record after its model has changed, with a count of each limit."""
-        defaults = self._default_limits(record.provider, record.route)
-        limits = ledger.limits_of(record.model, defaults)
-        if limits == record.limits:
-            return record
-        ledger.keep_limits(record.model, limits.values(), now)
-        return replace(record, limits=limits)
-
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""
         if route not in self._defaults:
@@ -272,10 +246,13 @@ class RouteRecords:
         defaults = self._defaults[route]
         if not provider.limits:
             return defaults
-        catalog = self.configuration.providers[route.provider]
         limits = {limit.name: limit for limit in defaults}
         for scope in self.configuration.limit_scopes(route):
             table = provider.limits.get(scope, {})
-            parsed = parse_limits(table, catalog.window, catalog.time_zone)
+            parsed = parse_limits(table, *self._usual_window(route))
             limits.update({limit.name: limit for limit in parsed})
         return tuple(limits.values())
+
+    def _usual_window(self, route: Route) -> tuple[WindowRule, str]:
+        catalog = self.configuration.providers[route.provider]
+        return catalog.window, catalog.time_zone

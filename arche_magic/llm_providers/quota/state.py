@@ -106,7 +106,7 @@ class LimitState:
         counter: what is used.
         recent: units charged lately to a bucket, by slot; see `windows.remember`.
         proven: the most requests that were answered within the window of a published rate.
-        inferred: the provider did not state the period; see `ledger.doubt`.
+        inferred: the provider did not state the period; see `learning.doubt`.
     """
 
     amount: Units
@@ -352,6 +352,8 @@ class RouteRecord:
     Attributes:
         model: the route's model in its account.
         limits: the limits in force, by name; `model` counts each of them.
+        defaults: the limits before anything was learned: those published, and the user's.
+        usual_window: the window and the time zone that the provider's limits usually have.
     """
 
     route: Route
@@ -359,6 +361,8 @@ class RouteRecord:
     provider: ProviderState
     model: ModelState
     limits: Mapping[str, Limit]
+    defaults: tuple[Limit, ...]
+    usual_window: tuple[WindowRule, str]
 
     @property
     def key(self) -> KeyState:

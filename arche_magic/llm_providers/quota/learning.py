@@ -1,0 +1,130 @@
+"""What a response teaches about the limits of a route.
+
+Functions on typed state, without clock, file or network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..types import MOST_UNITS, PERIOD_SECONDS, Observation
+from . import ledger, windows
+from .opening import on_hold
+from .state import LEARNED, Amounts, LimitState, RouteRecord, limit_named
+
+_SPENT_TO_GUESSED = 3.0
+# For this long, a header does not replace what an error said about a limit. Headers may be about
+# another limit (on Groq tokens per minute, when a request was refused for its input tokens).
+_ERROR_HOLDS_SECONDS = 86_400.0
+
+
+def learn(
+    record: RouteRecord, observations: Iterable[Observation], now: float, alone: bool,
+    refused: Amounts | None = None,
+) -> RouteRecord:  # fmt: skip
+    """Correct limits, their windows, and what is used of them by a response.
+
+    Returns the record with the limits as they are then.
+
+    Args:
+        record: that of the route that was asked, with states that are being changed.
+        observations: what the response says.
+        now: epoch seconds.
+        alone: True if no other call of the model was under way at any time during this one. Only
+            then may a figure lower our own count, since other calls may not be in it. Tokens are
+            never lowered, because a stream's headers come before its output is counted.
+        refused: units of the request that was refused, if it was. When the provider says how long
+            it has to wait, it fits after that wait.
+    """
+    model, known = record.model, dict(record.limits)
+    held = on_hold(model, now)
+    for seen in observations:
+        limit, before = known.get(seen.name), model.limits.get(seen.name)
+        if seen.amount is None:
+            amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
+        else:
+            amount, evidence = seen.amount, seen.evidence
+        # A limit below one would never open again. What is not in the plan is closed elsewhere.
+        if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
+            continue
+        remaining, wish = seen.remaining, limit if ledger.is_wish(limit, amount) else None
+        usually = limit_named(seen.name, 0.0, *record.usual_window, "published")
+        rule = limit or usually
+        if wish:
+            # The user's smaller limit stays; only what is left of the real one may be less.
+            amount, evidence = wish.amount, wish.evidence
+            remaining = None if remaining is None else min(remaining, amount)
+        elif seen.amount is not None:
+            learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
+            rule = learned(rule, usually, amount, seen, now)
+        limit = limit_named(seen.name, amount, rule.window, rule.time_zone, evidence)
+        since = before.evidence_at if before and seen.amount is None else now
+        known[seen.name] = limit
+        if before and before.counts(limit):
+            before.evidence_at = since
+            state = before
+        else:
+            state = model.limits[seen.name] = ledger.limit_state(limit, now, before, since)
+        if seen.amount is not None:
+            was_stated = before and before.evidence in LEARNED and not before.inferred
+            state.inferred = seen.inferred and not was_stated
+        counter = state.counter
+        opens = None if wish or seen.opens_in is None else now + seen.opens_in
+        if remaining is not None and 0 <= remaining <= amount:
+            ours = windows.used(limit, counter, now)
+            theirs = amount - remaining
+            units = held.get(limit.metric, 0.0)
+            if limit.metric != "requests":
+                # Calls under way may have spent more than was estimated, and are charged when they
+                # end. Only what they cannot explain was spent by somebody else.
+                units *= _SPENT_TO_GUESSED
+            if theirs > ours + units:
+                first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
+                windows.set_used(limit, counter, theirs - units, now, first)
+                windows.remember(limit, state, theirs - units - ours, now)
+            elif theirs < ours and alone and limit.metric == "requests" and not wish:
+                windows.set_used(limit, counter, theirs, now)
+        if refused and opens is not None:
+            windows.open_by(limit, counter, min(refused[limit.metric], amount), opens, now)
+    return _with_limits(record, now)
+
+
+def doubt(record: RouteRecord, now: float, began: float) -> RouteRecord:
+    """Drop limits whose period was only inferred, after a call that began then was answered.
+
+    A reply that implies the same period has confirmed it just now. Returns the record with the
+    limits as they are then.
+    """
+    limits = record.model.limits
+    doubtful = [
+        name for name, state in limits.items() if state.inferred and state.evidence_at < began
+    ]
+    given = {limit.name for limit in record.defaults}
+    for name in doubtful:
+        if name in given:
+            # Its count stays; its size comes from the table or the user again.
+            limits[name].evidence, limits[name].inferred = "published", False
+        else:
+            del limits[name]
+    return _with_limits(record, now) if doubtful else record
+
+
+def _with_limits(record: RouteRecord, now: float) -> RouteRecord:
+    """The record after its model has changed, with a count of each limit."""
+    limits = ledger.limits_of(record.model, record.defaults)
+    if limits == record.limits:
+        return record
+    ledger.keep_limits(record.model, limits.values(), now)
+    return replace(record, limits=limits)
+
+
+def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> bool:
+    """Whether a recent error said something else about the limit, which is better evidence."""
+    return (
+        before is not None
+        and before.evidence == "error"
+        and seen.evidence == "header"
+        and seen.amount not in (None, before.amount)
+        and 0 <= now - before.evidence_at < _ERROR_HOLDS_SECONDS
+    )
