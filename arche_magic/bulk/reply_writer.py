@@ -7,14 +7,14 @@ import time
 import warnings
 from collections.abc import Callable
 
-from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
 from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
 from .bounds import JobStopped
 from .row_reader import Claims, RowReader
-from .rows import Row, Task
+from .rows import Row, Task, raw_text
 from .workers import Workers
 
 _NAP_SECONDS = 0.1
@@ -94,12 +94,13 @@ class ReplyWriter:
         if replies := {task.address: task.reply for task in tasks if task.reply is not None}:
             self._store.finish(replies, now)
         for task in tasks:
+            self._count(task)
             if task.packed_by:
                 self._whole.agreement.note_packed(task.packed_by, [task.address])
                 self._counts.packed += 1
         failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
-            task.address: Failure(error.to_store(), _raw(error))
+            task.address: Failure(error.to_store(), raw_text(error))
             for task, error in failed
             if not task.may_work_later
         }:
@@ -108,7 +109,7 @@ class ReplyWriter:
             self._claims.release(again)
         # From now on, no further rows join them.
         self._scheduler.note_written(tasks)
-        if rows := [row for task in tasks for row in self._rows_of(task)]:
+        if rows := [row for task in tasks for row in task.as_rows()]:
             self._hand_out(rows)
         self._judge([error for _, error in failed])
 
@@ -123,29 +124,14 @@ class ReplyWriter:
         self._scheduler.hand_back(untrusted)
         return [task for task in tasks if task not in untrusted]
 
-    def _rows_of(self, task: Task) -> list[Row]:
-        """The finished rows of a task."""
-        tokens, cost, request = self._spent(task)
-        return task.finished(
-            reply=task.reply, error=str(task.error) if task.error else None, tokens=tokens,
-            cost_usd=cost, request=request, raw=_raw(task.error),
-        )  # fmt: skip
-
-    def _spent(self, task: Task) -> tuple[int, float | None, str]:
-        """Tokens, USD and request of a task; counts its reply."""
-        if (reply := task.reply) is not None:
-            self._counts.note_reply(reply.usage)
-            return reply.usage.total_tokens, reply.cost, reply.request
-        attempts = task.error.attempts if task.error else ()
-        tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
-        costs = [attempt.cost_usd for attempt in attempts]
-        cost = None if None in costs else sum(cost or 0.0 for cost in costs)
-        return tokens, cost, attempts[-1].request if attempts else ""
+    def _count(self, task: Task) -> None:
+        if task.reply is not None:
+            self._counts.note_reply(task.reply.usage)
 
     def _compare(self, task: Task) -> None:
         """Count whether a packed reply agrees with the reply to the same row asked alone."""
         self._scheduler.note_written([task])
-        self._spent(task)
+        self._count(task)
         check, alone = task.checks, task.reply
         agrees = check.agrees(alone) if check is not None and alone is not None else None
         if check is None or agrees is None:
@@ -189,8 +175,3 @@ class ReplyWriter:
         elif whole.failed >= whole.stop_after:
             what = plural(whole.failed, "failed row")
             self._scheduler.end(JobStopped(f"stopped after {what}, the last of them: {last}"))
-
-
-def _raw(error: LLMProviderError | None) -> str | None:
-    """The text of a reply that does not fit its schema, if that is the error."""
-    return (error.text or None) if isinstance(error, SchemaMismatch) else None

@@ -192,12 +192,10 @@ class RowReader:
         rows, left = [], []
         for task in tasks:
             if (found := kept.get(task.address)) is not None:
-                rows += task.finished(
-                    resumed=True, reply=found, tokens=found.usage.total_tokens,
-                    cost_usd=found.cost, request=found.request,
-                )  # fmt: skip
+                task.reply = found
+                rows += task.as_rows(resumed=True)
             elif (failure := failures.get(task.address)) is not None:
-                rows += task.finished(resumed=True, error=failure.error, raw=failure.raw)
+                rows += task.as_rows(resumed=True, error=failure.error, raw=failure.raw)
             else:
                 left.append(task)
         if rows:

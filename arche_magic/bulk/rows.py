@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import Configuration
-from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
+from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.options import keys_to_check, with_prompt
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
@@ -109,13 +109,36 @@ class Task:
         """Note why it gets no reply in this run."""
         self.error, self.may_work_later = error, may_work_later
 
-    def finished(self, *, resumed: bool = False, **outcome: Any) -> list[Row]:
-        """Its rows, finished with this outcome; all but the first one took no request."""
+    def as_rows(
+        self, *, resumed: bool = False, error: str | None = None, raw: str | None = None
+    ) -> list[Row]:
+        """Its rows with its outcome; all but the first one took no request.
+
+        `error` and `raw` are those of an earlier run.
+        """
+        reply, failed = self.reply, self.error
+        tokens, cost, request = 0, None, ""
+        if reply is not None:
+            tokens, cost, request = reply.usage.total_tokens, reply.cost, reply.request
+        elif failed is not None:
+            error, raw, attempts = str(failed), raw_text(failed), failed.attempts
+            tokens = sum(attempt.input_tokens + attempt.output_tokens for attempt in attempts)
+            costs = [attempt.cost_usd for attempt in attempts]
+            cost = None if None in costs else sum(one or 0.0 for one in costs)
+            request = attempts[-1].request if attempts else ""
         prompt = self.request.messages[-1].content
         return [
-            Row(position, label, prompt, resumed=resumed or number > 0, **outcome)
+            Row(
+                position, label, prompt, reply, error, resumed or number > 0, tokens, cost, request,
+                raw,
+            )
             for number, (position, label) in enumerate(self.rows)
-        ]
+        ]  # fmt: skip
+
+
+def raw_text(error: LLMProviderError) -> str | None:
+    """The text of a reply that does not fit its schema, if that is the error."""
+    return (error.text or None) if isinstance(error, SchemaMismatch) else None
 
 
 class Rows:
