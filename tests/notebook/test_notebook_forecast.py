@@ -33,7 +33,8 @@ def test_prompts_are_counted_for_free_routes_now_and_until_midnight() -> None:
     both = look_ahead(rows, served(1), NOW, {PAID})
     assert both.free
     assert (both.fit_now, both.fit_until_midnight) == (40, 40)
-    assert "that the free routes take: 40 now, 40 until midnight" in both.notes()[-1]
+    assert both.notes()[-1].startswith("Room on the free routes for prompts like the last one (")
+    assert both.notes()[-1].endswith(": 40 now, 40 until midnight")
     alone = look_ahead(rows[1:], served(1), NOW, {PAID})
     assert not alone.free
     assert (alone.fit_now, alone.fit_until_midnight) == (90, 90)
