@@ -46,10 +46,10 @@ SPOILED: Mapping[str, str] = {
     "unrelated_json": '200 with the body {"hello": 1}',
     "malformed_body": "200 with a body that is not JSON (in a stream: a malformed event)",
     "malformed_event": "a stream with an event that is not JSON (not streamed: malformed_body)",
-    "stream_error": "an error event after some text of a stream with status 200 (not streamed: 500)",
+    "stream_error": "200 with an error event after some text of a stream (not streamed: 500)",
     "stall_stream": "the first events of a stream, then nothing (not streamed: stall)",
-    "cut_stream": "a stream that ends after some text, without a finish reason (not streamed: half a "
-    "body)",
+    "cut_stream": "a stream that ends after some text, without a finish reason "
+    "(not streamed: half a body)",
     "broken_connection": "the connection is closed in the middle of a reply",
 }
 FAILURE_KINDS: Mapping[str, str] = {**REFUSALS, **SPOILED}
