@@ -181,7 +181,7 @@ _OVER_OPTIONS = (
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
-    r"""Send a prompt and show the reply as it arrives; returns the reply.
+    r"""Send a prompt, show the reply as it arrives, and return it.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} insert values of the
     notebook: text, data shortened to a budget, figures as images. Everything else, such as single

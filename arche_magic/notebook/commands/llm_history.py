@@ -25,7 +25,7 @@ _LINE = re.compile(r"^[ \t]*(?:[^%#\n'\"]*=[ \t]*)?%llm[ \t]+(\S.*)$", re.MULTIL
 
 @command()
 def llm_history(session: Session, typed: Typed) -> Shown:
-    """Find earlier prompts of this session; returns them as a DataFrame.
+    """Find earlier prompts of this session, and return them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
     stored. It knows the route only if the reply is the result of the cell (`Out`).

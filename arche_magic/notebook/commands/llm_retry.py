@@ -20,7 +20,7 @@ _LEFT_OUT = (
 
 @command(*(one for one in OPTIONS if one.args[-1] not in _LEFT_OUT), needs="ask")
 def llm_retry(session: Session, typed: Typed) -> Reply:
-    """Send the last prompt again, with other options; returns the reply.
+    """Send the last prompt again, with other options, and return the reply.
 
     The new reply is shown beside the previous one, and replaces it in a conversation. Options
     that you leave out stay as they were, except -o and -q. -m or -p replaces both model and

@@ -7,7 +7,7 @@ from ..command import Session, Shown, Typed, command
 
 @command()
 def llm_why(session: Session, typed: Typed) -> Shown:
-    """Show why a reply came from its route; returns it as a DataFrame.
+    """Show why a reply came from its route, and return that as a DataFrame.
 
     The table has a row per route: what it had left, why it was skipped, and what would have changed
     the choice. Without a name, it explains the last request, even if that failed or was stopped.
