@@ -235,7 +235,7 @@ RULES = (
 def by_status(refusal: Refusal) -> ProviderFailure:
     """Return what a refusal means by the table; temporary trouble if no rule fits."""
     known = by_rule(RULES, refusal)
-    return known or refusal.failure("an unknown answer", Remedy.RETRY_LATER, unknown=True)
+    return known or refusal.failure("an unexpected response", Remedy.RETRY_LATER, unknown=True)
 
 
 def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
