@@ -1,4 +1,4 @@
-"""Show quota, problems and services, and serve other programs, outside notebooks.
+"""Show quota, problems and services, or serve other programs, without a notebook.
 
 python -m arche_magic enable             load the extension in all your notebooks
 python -m arche_magic disable            undo enable
@@ -30,8 +30,8 @@ from typing import Any
 from . import __version__
 
 _AS_IS = argparse.RawDescriptionHelpFormatter
-_ENDING = """exit status: 0 if it succeeded, 1 if it failed (the reason is on the error stream),
-2 if the command was not understood"""
+_ENDING = """exit status: 0 for success, 1 for an error (the reason is on stderr), 2 for wrong
+arguments"""
 _QUOTA = "python -m arche_magic quota"
 _NO_KEY = (
     "no API key is configured: set GROQ_API_KEY, MISTRAL_API_KEY, GOOGLE_API_KEY or "
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "disable",
         _startup,
         "undo enable",
-        "Remove the file that enable has written into your IPython profile.",
+        "Remove the file that enable wrote into your IPython profile.",
     )
     quota = add(
         "quota",
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         _doctor,
         "check the configuration, and say how to fix it",
-        "Check packages, files, addresses, keys, models, clock and ledger. Requests "
+        "Check packages, files, addresses, keys, models, clock and ledger. It requests "
         "the services' lists of models, which uses no quota.",
         epilog="exit status: 0 if nothing is wrong, 1 otherwise",
     )
@@ -128,14 +128,14 @@ def _parser() -> argparse.ArgumentParser:
         _services,
         "list services with free tiers, and where to get a key",
         "List providers and known services: what is free, what is configured, where to "
-        "get a key, and the source and date of each figure. Sends nothing.",
+        "get a key, and the source and date of each figure. It sends nothing.",
     )
     serve = add(
         "serve",
         _serve,
         "serve the OpenAI API to programs on this machine",
-        "Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 until "
-        "Ctrl+C, answered with your keys. It prints the two variables that programs need.",
+        "Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 with your "
+        "keys, until Ctrl+C. It prints the two variables that programs need.",
         epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
     )
     serve.add_argument(

@@ -211,7 +211,9 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
         InvalidRequest: the column does not exist, or `gold` is not a mapping.
     """
     if isinstance(gold, str):
-        raise InvalidRequest(f"gold is {gold!r}; say whose labels they are: {{'field': {gold!r}}}")
+        raise InvalidRequest(
+            f"gold is {gold!r}; name the field of these labels: {{'field': {gold!r}}}"
+        )
     frame = as_pandas(frame)
     names = [_name(column) for column in frame.columns]
     columns = dict(zip(names, frame.columns, strict=True))
@@ -263,8 +265,8 @@ def gold_columns(
         if len(fields) > 1:
             example = f"{{{fields[0]!r}: {gold!r}}}"
             raise InvalidRequest(
-                f"gold is {gold!r}, and there are several fields ({', '.join(fields)}); say whose "
-                f"labels they are: gold={example} (--gold {fields[0]}={gold})"
+                f"gold is {gold!r}, and there are several fields ({', '.join(fields)}); name the "
+                f"field of these labels: gold={example} (--gold {fields[0]}={gold})"
             )
         gold = {fields[0]: gold}
     if not isinstance(gold, Mapping):

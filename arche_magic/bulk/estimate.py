@@ -152,7 +152,10 @@ class RowEstimate:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
-            span, basis = (1 - min(share, 0.9), 1 + share), f"as in {len(work.outputs):,} replies"
+            span, basis = (
+                (1 - min(share, 0.9), 1 + share),
+                f"based on {len(work.outputs):,} replies",
+            )
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(

@@ -58,25 +58,25 @@ class Job:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
         schema: what each reply must look like, as for `generate`.
-        pack: the most rows in one request, up to 50. 1 asks each row alone; `auto` packs rows where
-            the limits allow few requests and many tokens.
+        pack: the maximum number of rows in one request, up to 50. 1 asks each row alone; `auto`
+            packs rows where the limits allow few requests and many tokens.
         patience: seconds that the job may wait in total while no route is open; None: no bound.
             Rows that were not asked by then get an error that says what opens when.
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for
             `patience` seconds (by default the setting, 30 s). Then paid routes answer what free
             routes do not take at once.
-        max_cost: USD; the job stops before it spends more in this run, or one reply later.
-        max_tokens_total: tokens; the job stops before it spends more, or one reply later.
+        max_cost: the most that this run may cost, in USD; one reply at most goes beyond it.
+        max_tokens_total: the most tokens that this run may use; one reply at most goes beyond it.
         stop_after: number of failed rows in this run that stops the job.
-        retry_errors: ask rows again that failed for good in an earlier run.
+        retry_errors: also ask rows that failed permanently in an earlier run.
         fresh: ask every row again, and replace kept replies.
-        reserve: the share of each limit (0 to 1) that is left to other work.
+        reserve: the share of each limit (0 to 1) that is left for other requests.
         prefix: put before the names of the added columns, and before a field of the schema if the
             data has a column of that name.
         details: add the columns `key`, `seconds`, `cost_usd` and `request`; see `Replies`.
         twice: the share of rows (0 to 1) that a second model answers too, at the end.
-        gold: the column with the known labels, or by field of the schema its column; the prompt
-            must not show it. `quality` compares.
+        gold: the column with the known labels, or a column per field of the schema; the prompt must
+            not contain it. `quality` compares.
         llm: the orchestrator that asks; by default the configured one.
         part_of: the whole job that this one is a part of, whose bounds replace those above; or its
             name, if its parts run in other processes: jobs of one name share `max_cost` and
@@ -89,7 +89,7 @@ class Job:
         schema, prefix, details, twice, gold: as above; `gold` by field.
 
     Raises:
-        InvalidRequest: data, template or an option is wrong, or only paid routes are there; nothing
+        InvalidRequest: data, template or an option is wrong, or there are only paid routes; nothing
             is spent.
     """
 
@@ -209,9 +209,9 @@ class Job:
         return self._counts.asked_again
 
     def cancel(self) -> None:
-        """End soon: no more rows are asked, and what is finished is kept.
+        """Stop soon: ask no more rows, and keep the finished ones.
 
-        Nobody waits for calls under way; their replies are kept when they arrive.
+        This does not wait for calls in progress. Their replies are kept when they arrive.
         """
         shielded(self._stop)
         if self._second is not None:

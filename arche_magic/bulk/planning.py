@@ -65,7 +65,7 @@ def plan(
 ) -> Plan:
     """Estimate what `map` with the same arguments would take now. Nothing is sent or reserved.
 
-    The other arguments of `map` are accepted too; bounds are only checked. `on_rows` is called
+    It also takes the other arguments of `map`, but only checks the bounds. `on_rows` is called
     repeatedly with the number of rows read so far. `by` is a deadline: a datetime, `08:00` (the
     next one) or `2026-11-26 08:00`. The plan says whether the job meets it, and what would help.
 

@@ -43,16 +43,17 @@ class Plan:
         input_tokens, output_tokens: the likely numbers.
         basis: what the estimate is based on, in words.
         requests: the number of requests.
-        shares: the part of each account's model, the largest first.
+        shares: the part of the job for each account and model, the largest first.
         at: when the plan was made (aware, UTC).
-        finish_at: the likely finish time; None if not within a year, or never by waiting.
+        finish_at: the likely finish time; None if it is more than a year away, or if no route will
+            open.
         latest_at: the finish time with the highest estimate of tokens.
         cost_usd: the cost on the routes of the job in USD; None if a price is unknown.
         with_paid: what paid routes would change; None if the job would not finish clearly earlier.
         one_model: what `same_model=True` would change; None if only one model would answer.
         twice: rows that are asked again, on the model `second` (`a or b` if it depends on which
             model answers first); all figures but `rows`, `to_ask` and `rows_by` count them.
-        by: the deadline in question, or None.
+        by: the deadline, or None.
         rows_by: the number of rows that are finished by then, and within a year.
         ways: changes that would meet the deadline; empty if none is needed.
     """

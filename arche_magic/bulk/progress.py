@@ -42,8 +42,8 @@ class Progress:
         errors: finished rows without a reply.
         rows_per_second: the pace of asked rows in the last minute.
         waiting: the route that the job waits for, with the seconds until it opens, or None.
-        finish_at: the estimated finish time, from its limits and the replies so far (aware, UTC);
-            None if not within a year, or if no row is left to ask.
+        finish_at: the estimated finish time, from the limits and the replies so far (aware, UTC);
+            None if it is more than a year away, or if no row is left to ask.
         cost_usd: the cost of this run, as far as prices are known.
         tokens: the tokens used in this run.
         packed: rows that were answered together with others in one request.
@@ -52,8 +52,8 @@ class Progress:
         not_compared: packed rows that were asked alone too, but could not be compared.
         discarded: packed replies that were discarded and asked for again.
         requests: number of requests sent.
-        twice: rows that another model answered too.
-        to_ask_twice: rows that another model is to answer too.
+        twice: rows that a second model has answered too.
+        to_ask_twice: rows that a second model should answer too.
         routes: how many replies came from each route, by its name.
         noun: what is counted: `row`, or `text` for `embed`.
     """

@@ -41,11 +41,11 @@ class Replies:
     `tokens`, spent on the row now or when its reply was kept; `error`, why a row has no reply; and,
     if a reply does not fit the schema, its text in `raw`.
 
-    With `details=True` also `key`, the label of the key that answered; `seconds`, what the request
-    took, waiting included; `cost_usd` (USD); and `request`, the id that its attempts have in
+    With `details=True` also `key`, the label of the key that answered; `seconds`, the duration of
+    the request, including waiting; `cost_usd` (USD); and `request`, the id of its attempts in
     `load_attempts()`. Rows packed into one request have the same request and seconds, and share
     its cost. With `twice=` also the fields of the second model's reply, `second_…`, and
-    `second_model`; missing in rows that were not drawn.
+    `second_model`; they are missing in rows that were not asked twice.
 
     Args:
         job: the job. A row that is added again replaces the earlier one.

@@ -53,7 +53,7 @@ class Row:
         cost_usd: its cost in USD, now or then; None if a price is unknown.
         request: the id of its attempts in the record; "" if nothing was sent for it.
         raw: the text of a reply that does not fit the schema, or None.
-        second: the answer of another model, if the row was asked twice; the row then comes again.
+        second: the answer of a second model, if the row was asked twice; it is then yielded again.
     """
 
     position: int
@@ -155,8 +155,8 @@ class Rows:
         index: its labels.
 
     Raises:
-        InvalidRequest: the data has another type, the template is missing, names no column or one
-            that is not there.
+        InvalidRequest: the data has another type; or the template is missing, names no column, or
+            names one that does not exist.
     """
 
     def __init__(self, data: Any, template: str | None = None) -> None:
@@ -318,7 +318,7 @@ def _as_frame(data: Any, template: str | None) -> pd.DataFrame:
     if is_file(data):
         raise InvalidRequest(
             f"{data} is a file, which only arche_magic.map and plan read; pass a frame instead, "
-            "such as that of pandas.read_csv"
+            "such as the result of pandas.read_csv"
         )
     data = as_pandas(data)
     if isinstance(data, pd.DataFrame):

@@ -297,7 +297,7 @@ def in_rounds(
             if key := key_in((str(reply), reply.tool_calls), keys):
                 # The next round would send it, perhaps to another provider.
                 raise LLMProviderError(
-                    f"the reply that asks for calls contains the key {key.label}, so no call is run"
+                    f"the reply contains the key {key.label}, so its calls were not run"
                 )
             said = [Message("assistant", str(reply), tool_calls=reply.tool_calls)]
             for call in reply.tool_calls:

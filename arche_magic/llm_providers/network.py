@@ -126,7 +126,7 @@ def where_to_trust() -> str:
     for name in names:
         if Path(os.environ.get(name, "")).is_file():
             return f"add its CA's certificate to {os.environ[name]} ({name})"
-    return "name the file of its CA's certificate in SSL_CERT_FILE"
+    return "set SSL_CERT_FILE to the file with its CA's certificate"
 
 
 def problems() -> Iterator[str]:
@@ -253,12 +253,12 @@ def _proxy_problem(address: str) -> str:
         nothing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         httpx.Client(proxy=address, verify=nothing, trust_env=False).close()
     except ImportError:
-        return f"names a proxy as {scheme}://…, which needs a package: pip install 'httpx[socks]'"
+        return f"names a {scheme}:// proxy, which needs a package: pip install 'httpx[socks]'"
     except (httpx.InvalidURL, ValueError, TypeError):
         if scheme.startswith("socks"):
-            return f"names a proxy as {scheme}://…, which is not supported; write socks5://…"
+            return f"names a {scheme}:// proxy, which is not supported; write socks5://…"
         if scheme not in ("http", "https"):
-            return f"names a proxy as {scheme}://…; write http://…, https://… or socks5://…"
+            return f"names a {scheme}:// proxy; write http://…, https://… or socks5://…"
         return "is not the address of a proxy, such as http://host:3128"
     return ""
 

@@ -176,7 +176,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply:
         """Like `generate`, but in another thread, for code that awaits.
 
-        Cancelling it stops the request: the connection is dropped, what was spent is booked, and
+        Cancelling it stops the request: the connection is closed, the tokens used are counted, and
         no other route is asked.
         """
         return await in_a_thread(
@@ -224,8 +224,8 @@ class IntelligentLLMOrchestrator:
         `from_memory`, `current_provider`, `available_providers`, `quota_summary`.
 
         A fallback is a reply before which a route was refused, failed, or skipped because it was
-        closed; `errors` counts requests that ended without a reply. Kept replies are counted in
-        `from_memory` alone, for nothing was sent. All of it is plain data: `json.dumps` takes it.
+        closed; `errors` counts requests that ended without a reply. Kept replies count only in
+        `from_memory`, because nothing was sent. The result is plain data for `json.dumps`.
         """
         available = self._offered.providers_with_routes()
         stats = self._tally.stats()
@@ -235,11 +235,11 @@ class IntelligentLLMOrchestrator:
         return stats
 
     def routes(self, request: Request) -> tuple[Route, ...]:
-        """Return the routes that a request may use, in the configured order.
+        """Return the routes that a request can use, in the configured order.
 
         Raises:
-            ConfigurationError: unknown provider or model, no key, or, for a private request, no
-                marked route.
+            ConfigurationError: the provider or model is unknown, there is no key, or no route is
+                marked for a private request.
         """
         return self._offered.to(
             request, self.preferred_provider, all_groq_keys=self.enable_multi_key_groq
@@ -255,7 +255,7 @@ class IntelligentLLMOrchestrator:
     ) -> Preview:
         """Return what `generate` or `generate_chat` would do now with the same arguments.
 
-        Nothing is sent or reserved. Raises what they raise for an invalid request or a missing key.
+        Nothing is sent or reserved. An invalid request or a missing key raises the same errors.
         """
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
         keyless = request.replay == "only" and not self.configuration.keys

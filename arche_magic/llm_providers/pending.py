@@ -22,7 +22,7 @@ class Pending(Generic[Value]):
 
     Args:
         about: what its repr says about it while it waits.
-        on_wait: called each time that a wait ends.
+        on_wait: called each time a wait ends.
     """
 
     _what = "result"
@@ -34,7 +34,7 @@ class Pending(Generic[Value]):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has succeeded or failed."""
         return self._ended.is_set()
 
     def finish(self, end: Value | Exception) -> None:
@@ -48,7 +48,7 @@ class Pending(Generic[Value]):
         An interrupt ends the waiting, not the work.
 
         Raises:
-            TimeoutError: it has not come by then.
+            TimeoutError: it did not arrive in time.
             LLMProviderError: it failed, or was stopped.
         """
         deadline = None if timeout is None else time.monotonic() + timeout

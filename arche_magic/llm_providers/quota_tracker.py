@@ -107,8 +107,8 @@ class QuotaTracker:
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
         """`state` of many routes of the configuration, for a choice among them.
 
-        The ledger is read once per provider, or per route of an account with calls under way. A
-        state is worked out when asked for, and after a change. A headroom can be a second old.
+        The ledger is read once per provider, or per route of an account with calls in progress. A
+        state is computed when it is asked for, and after a change. A headroom can be a second old.
         """
         state_of = self._records.states(request, now)
         bound_of = self._spending.bound_of(request, now)
@@ -350,8 +350,8 @@ class QuotaTracker:
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every configured route, and of other models that were used.
 
-        Each is as routing sees it for a short prompt and a reply of the usual length. What calls
-        under way hold counts as used.
+        Each is as routing sees it for a short prompt and a reply of the usual length. Amounts held
+        by calls in progress count as used.
         """
         now = self._clock.time() if now is None else now
         return standings.standings(self._records, self._spending, provider, now)
@@ -362,7 +362,7 @@ class QuotaTracker:
         `{"groq": {"groq_key_1": {"tokens_per_day": {"used", "limit", "remaining", "usage_percent",
         "available", "reset_time", "last_updated", "model", "evidence", "source"}}}}`, which
         `json.dumps` takes. `used`, `limit` and `remaining` are whole requests or tokens: `used`
-        includes calls under way and is rounded up, `remaining` is rounded down. `available` says
+        includes calls in progress and is rounded up, `remaining` is rounded down. `available` says
         whether a short prompt fits now. `reset_time` (when the whole limit is available again) and
         `last_updated` are ISO 8601 strings in UTC, or None. For a key with several models, each
         limit is that of the tightest model, which `model` names.

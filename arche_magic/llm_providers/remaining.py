@@ -258,7 +258,7 @@ class Remaining:
             # It would be cut again.
             raise mismatch.ended("it was cut at max_tokens", attempts=progress.attempts)
         if self._mismatch:
-            raise mismatch.ended("asked twice", attempts=progress.attempts)
+            raise mismatch.ended("the model was asked twice", attempts=progress.attempts)
         self._mismatch = mismatch
         progress.request = with_correction(progress.request, answer.text, result.misfit)
         return mismatch
@@ -306,7 +306,7 @@ def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration
         elif state.remedy == Remedy.CHECK_ADDRESS.name and route.address:
             steps[f"{route.provider}'s base URL is {route.address}"] = None
     if keys:
-        steps[f"replace {', '.join(keys)}, or ask again with %llm_keys check"] = None
+        steps[f"replace {', '.join(keys)}, or run %llm_keys check if it works again"] = None
     return list(steps)
 
 

@@ -223,7 +223,7 @@ class Reply(str):
         return blocks_of(str(self))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the text to a file in UTF-8; returns its path.
+        """Write the text to a file in UTF-8, and return its path.
 
         The file is never incomplete.
 

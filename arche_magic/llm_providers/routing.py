@@ -127,12 +127,12 @@ class Considered:
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything that one choice was made from.
+    """Everything that a choice was based on.
 
     Attributes:
         at: when it was made, epoch seconds.
         patience: seconds that the request would still wait.
-        preferred: the provider that was to be asked first, if any.
+        preferred: the provider to ask first, if any.
         considered: the routes looked at, in order.
         later: the others, in order.
         private: only routes that the user has marked as private were offered.

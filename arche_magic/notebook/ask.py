@@ -87,7 +87,7 @@ def _hints(typed: Typed, text: str) -> list[str]:
     is_part = system and system[-1].isalnum() and typed.line.rstrip().endswith(f"{system} {text}")
     if is_part and system not in typed.names:
         words = f'-s "{system} …"'
-        hints.append(f"the system prompt is {system!r}; one with spaces needs quotes: {words}")
+        hints.append(f"the system prompt is {system!r}; put a longer one in quotes: {words}")
     return hints
 
 

@@ -33,8 +33,8 @@ _GROUPS = {
     "retired": "retired",
 }
 _NOTE = (
-    "Free tiers change often: each line has a date and a source. What a service "
-    "needs goes into .env (keys) and arche_magic.toml ([providers.NAME])."
+    "Free tiers change often, so each line has a date and a source. Put keys into .env, and other "
+    "settings of a service into arche_magic.toml ([providers.NAME])."
 )
 
 
@@ -221,7 +221,7 @@ def free_words(service: Service) -> str:
     words = [provider.free_tier, ", ".join(limits)]
     if not (limits or provider.paid or service.is_local):
         is_known = provider.name in {**published_providers(), **known_services()}
-        words[1] = "limits not published" if is_known else "limits as replies state them"
+        words[1] = "limits not published" if is_known else "limits stated in replies"
     if provider.training.free == "yes":
         words.append("may train on prompts")
     return "; ".join(filter(None, words))

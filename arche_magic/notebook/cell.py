@@ -145,10 +145,10 @@ def check_together(options: Namespace, defaults: Defaults) -> None:
     if options.max_rounds is not None and options.tools is None:
         raise InvalidRequest("%llm: --max-rounds needs --tools f,g")
     if options.background and options.over is None and first_given(options.chat, defaults.chat):
-        hint = "" if options.chat else "; add --chat '' to leave this cell out of it"
+        hint = "" if options.chat else "; add --chat '' to leave this cell out of the conversation"
         raise InvalidRequest(
-            "%llm: --background cannot be combined with --chat: the next turn would not know "
-            f"this one{hint}"
+            "%llm: --background cannot be combined with --chat, because the next turn would not "
+            f"know this reply{hint}"
         )
 
 
@@ -200,7 +200,9 @@ def _system_prompt(
             )
     prompt = fill(text, names, budget)
     if prompt.images:
-        raise InvalidRequest("%llm: a system prompt takes no images; put it into the prompt")
+        raise InvalidRequest(
+            "%llm: a system prompt cannot contain images; put the image into the prompt"
+        )
     return prompt
 
 

@@ -81,7 +81,7 @@ class Chat:
         note = ""
         if missing := len(self.turns) - len(kept):
             which = "oldest turn was" if missing == 1 else f"{missing} oldest turns were"
-            note = f"{self.name}: the {which} not sent, to fit into {room:,.0f} tokens"
+            note = f"{self.name}: the {which} not sent, because only {room:,.0f} tokens fit"
         said = [m for t in kept for m in (t.question, Message("assistant", t.answer))]
         return (*said, question), note
 

@@ -35,7 +35,7 @@ def print_preview(
         kept = llm.kept(messages, **request)
         # If the kept reply calls a function, another request follows.
         if kept is not None and not kept.tool_calls:
-            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be.")
+            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be sent.")
         else:
             shown.append(_route_text(llm.preview(messages, **request)))
     print("\n\n".join(shown))
@@ -77,7 +77,7 @@ def _route_text(preview: Preview) -> str:
     lines += [f"  {route} is skipped: {reason}" for route, _, reason in preview.closed]
     if preview.request.tools:
         names = ", ".join(tool.name for tool in preview.request.tools)
-        lines.append(f"This is the first round; each call of {names} is followed by another.")
+        lines.append(f"This is the first round; calls of {names} lead to another round.")
     if preview.request.private:
         lines.append("Private: only marked routes would be used.")
     return "\n".join([*lines, "Nothing was sent."])

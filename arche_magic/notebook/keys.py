@@ -104,8 +104,8 @@ def add(provider: str) -> str:
     if key.label not in {known.label for known in get_configuration().keys}:
         remove_key(configuration, key.label)
         raise InvalidRequest(
-            "%llm_keys: the configuration in use was given by use_configuration(); give it the key "
-            "there, or go back to files and variables with use_configuration(None)"
+            "%llm_keys: the configuration was set with use_configuration(); add the key there, or "
+            "call use_configuration(None) to use files and variables again"
         )
     return (
         f"{key.label} is used until this session ends (fingerprint {key.fingerprint}).\n"

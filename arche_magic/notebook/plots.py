@@ -55,7 +55,7 @@ class Picture:
 def can_draw() -> bool:
     """Whether matplotlib is installed: loads it, or prints how to install it."""
     if find_spec("matplotlib") is None:
-        print("Pictures need matplotlib: pip install 'arche_magic[plot]'")
+        print("Plots need matplotlib: pip install 'arche_magic[plot]'")
         return False
     for name in ("figure", "backends.backend_agg", "dates", "ticker"):
         library(f"matplotlib.{name}")

@@ -106,10 +106,10 @@ class Forecast:
         if len(self.runs_out) > _LINES:
             lines.append(f"and {plural(len(self.runs_out) - _LINES, 'more limit')}")
         if self.prompt_tokens is not None:
-            routes = "the free routes" if self.free else "the paid routes"
+            kind = "free" if self.free else "paid"
             lines.append(
-                f"Prompts like the last one ({self.prompt_tokens:,} tokens) that {routes} take: "
-                f"{self.fit_now:,} now, {self.fit_until_midnight:,} until midnight"
+                f"Room on the {kind} routes for prompts like the last one ({self.prompt_tokens:,} "
+                f"tokens): {self.fit_now:,} now, {self.fit_until_midnight:,} until midnight"
             )
         return lines
 
@@ -203,7 +203,7 @@ def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
     if not (on or free or off):
         name = f"of {view.provider} " if view.provider else ""
         return {"text/plain": f"no key {name}is configured"}
-    none = "nothing is limited so far" if free else "no route can take prompts"
+    none = "no limit is known" if free else "no route can take prompts"
     lines = [*(first if on else ()), *free]
     if view.budget:
         lines.append(f"Budget of paid routes: {', '.join(view.budget)} (UTC)")

@@ -154,7 +154,7 @@ def in_full(row: Standing, now: float) -> str:
     full = f", full again {when}" if (when := full_again(row, now)) else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{left}{full}; known from: {_evidence(row, now)}{source}"
+    return f"{left}{full}; evidence: {_evidence(row, now)}{source}"
 
 
 def full_again(row: Standing, now: float) -> str:

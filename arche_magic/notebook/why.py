@@ -138,7 +138,7 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
         return f"Asked at {when}: interrupted while it waited for {choice.route.name}."
     openings = [e for e in last.considered if last.at < e.state.opens_at < math.inf]
     if not openings:
-        return f"Asked at {when}: no route answered, and none opens by waiting."
+        return f"Asked at {when}: no route answered, and waiting does not help."
     soonest = min(openings, key=lambda entry: entry.state.opens_at)
     rest = f"for another {last.patience:.0f} s" if last.patience >= 1 else "no longer"
     return (
@@ -259,7 +259,7 @@ def _sooner(entry: Considered, decision: Decision) -> str:
     opens_at = _opening(entry, decision)
     if opens_at is None:
         if entry.state.is_unsuitable:
-            return "a prompt without it"
+            return "a prompt that this route can take"
         return "fixing that; waiting does not help"
     opened = entry.opened(decision.at)
     others = tuple(opened if e is entry else e for e in decision.considered)

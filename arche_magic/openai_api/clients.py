@@ -41,7 +41,7 @@ _DEFAULT_SECONDS = 600.0
 
 
 def openai_client(**defaults: Any) -> OpenAI:
-    """Return the official `openai.OpenAI`, whose requests the best open routes answer.
+    """Return the official `openai.OpenAI`; the best open routes answer its requests.
 
         client = arche_magic.openai_client(patience=60)
         client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hi"}])
@@ -66,7 +66,7 @@ def openai_client(**defaults: Any) -> OpenAI:
 
 
 def async_openai_client(**defaults: Any) -> AsyncOpenAI:
-    """Return the official `openai.AsyncOpenAI`, as `openai_client`.
+    """Return the official `openai.AsyncOpenAI`; otherwise like `openai_client`.
 
     At most 64 requests run at the same time; others wait for their turn. Cancelling a call or
     closing its stream stops the request.

@@ -113,7 +113,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop the requests under way and close the port; a token of `start` is no longer valid.
+        """Stop the requests in progress and close the port; a token made by `start` expires.
 
         Does nothing if the server is not running.
         """

@@ -180,7 +180,7 @@ def _why_not(reference: str) -> str:
             f"text = {reference}.read_text(), {{{{text}}}}"
         )
     if "(" in reference:
-        return "does not call functions; assign the value to a name first"
+        return "does not call functions; assign the result to a variable first"
     return 'takes a name, name.attr, name[0], name["k"]'
 
 

@@ -70,8 +70,8 @@ def _as_text(value: Any, name: str, budget: int) -> Shown:
     if inspect.ismodule(value) or inspect.isroutine(value):
         kind = "module" if inspect.ismodule(value) else "function"
         raise InvalidRequest(
-            f"{name} is a {kind}; {{{{…}}}} does not call functions: assign what you want to a "
-            "name first"
+            f"{name} is a {kind}; {{{{…}}}} does not call functions: assign the result to a "
+            "variable first"
         )
     if isinstance(value, bytes | bytearray):
         raise InvalidRequest(f"{name} is bytes, but not an image; decode it to text first")

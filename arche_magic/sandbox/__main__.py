@@ -59,11 +59,11 @@ def _left(text: str) -> tuple[str, str, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m arche_magic.sandbox",
-        description="Groq, Mistral, Gemini and OpenAI on 127.0.0.1, simulated.",
+        description="Simulate Groq, Mistral, Gemini and OpenAI on 127.0.0.1.",
     )
     add = parser.add_argument
     add("--port", type=int, default=0, help="port to listen on (default: any free one)")
-    add("--seed", type=int, default=0, help="decides replies and random failures")
+    add("--seed", type=int, default=0, help="seed for replies and failures")
     add("--time-scale", type=float, default=1.0, help="how many times faster its clock runs")
     add("--latency", type=float, default=0.0, help="seconds before each reply")
     add("--seconds-per-chunk", type=float, default=0.0, help="pause between chunks of a stream")

@@ -27,10 +27,10 @@ REFUSALS: Mapping[str, str] = {
     "model_retired": "400 or 404: the model has been taken out of service",
     "context_too_long": "400: the prompt is longer than the model's context window",
     "invalid_request": "400 (Mistral: 422): a parameter is refused",
-    "no_json_schema": "400: the model cannot be held to a JSON schema (others pass)",
+    "no_json_schema": "400: the model does not support a JSON schema (other requests pass)",
     "server_error": "500: an internal error",
     "overloaded": "503: no capacity at the moment",
-    "plain_text_error": "503 with a plain text body, as a proxy in between sends it",
+    "plain_text_error": "503 with a plain text body, as from a proxy in between",
     "echo_key": "500 with the caller's key in the error text",
     "redirect": "307 to another address",
     "reset": "the connection is reset before a response",
@@ -41,15 +41,16 @@ SPOILED: Mapping[str, str] = {
     "empty_reply": "200 with an empty text",
     "not_json": "200 with prose where JSON was asked for (other requests pass)",
     "misfit_json": "200 with JSON that does not fit the schema asked for (other requests pass)",
-    "tool_use_failed": "a broken call of a tool: 400 or an error event (Groq), finish reason "
+    "tool_use_failed": "a broken tool call: 400 or an error event (Groq), finish reason "
     "MALFORMED_FUNCTION_CALL (Google), arguments that are not JSON (requests without tools pass)",
     "unrelated_json": '200 with the body {"hello": 1}',
     "malformed_body": "200 with a body that is not JSON (in a stream: a malformed event)",
-    "malformed_event": "a stream with an event that is not JSON (else: a malformed body)",
-    "stream_error": "an error event after some text of a stream with status 200 (else: 500)",
-    "stall_stream": "first events of a stream, then nothing (else: stall)",
-    "cut_stream": "a stream that ends after some text, without finish reason (else: half a body)",
-    "broken_connection": "the connection is closed within a reply",
+    "malformed_event": "a stream with an event that is not JSON (not streamed: malformed_body)",
+    "stream_error": "200 with an error event after some text of a stream (not streamed: 500)",
+    "stall_stream": "the first events of a stream, then nothing (not streamed: stall)",
+    "cut_stream": "a stream that ends after some text, without a finish reason "
+    "(not streamed: half a body)",
+    "broken_connection": "the connection is closed in the middle of a reply",
 }
 FAILURE_KINDS: Mapping[str, str] = {**REFUSALS, **SPOILED}
 

@@ -34,8 +34,8 @@ class SandboxNotInstalled(ImportError):
 class Sandbox:
     """Groq, Mistral, Gemini and OpenAI on 127.0.0.1, with their limits, headers and failures.
 
-    Use it as a context manager, or call `start` and `stop`. It speaks to the official SDKs with
-    the base URLs and keys of `environment()`. Its models also call tools and make embeddings.
+    Use it as a context manager, or call `start` and `stop`. The official SDKs reach it with the
+    base URLs and keys of `environment()`. Its models also call tools and make embeddings.
 
     `keys`: the number of keys per provider, or their texts. `{"groq": 2}` means no keys for the
     other providers.
@@ -144,7 +144,7 @@ class Sandbox:
     def url(self) -> str:
         """The address of the running server, like "http://127.0.0.1:40123".
 
-        Raises RuntimeError if it does not run.
+        Raises RuntimeError if it is not running.
         """
         if self._server is None:
             raise RuntimeError("the sandbox is not running; call start()")

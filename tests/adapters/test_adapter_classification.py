@@ -838,7 +838,7 @@ def test_unknown_errors_are_logged_once(
     assert caplog.messages == [
         f"groq: {words}, treated as a temporary failure: no idea, [key]"
         for day in ("of_monday", "of_tuesday")
-        for words in (f"an unknown answer (419 {day})", f"server error (500 {day})")
+        for words in (f"an unexpected response (419 {day})", f"server error (500 {day})")
     ]
     script.answer(500, error("known", type="server_error"))
     failure_of(build("groq"))

@@ -194,7 +194,7 @@ def test_loopback_uses_no_proxy(script: Script, monkeypatch: pytest.MonkeyPatch,
     assert str(failure_of(here, MODELS[wire])) == "overloaded (503): busy"
     here.close()
     elsewhere = build_adapter(wire, key, "http://arche.invalid")
-    assert str(failure_of(elsewhere, MODELS[wire])) == "no connection to the proxy of http_proxy"
+    assert str(failure_of(elsewhere, MODELS[wire])) == "no connection to the proxy in http_proxy"
     assert len(script.received) == 1
     elsewhere.close()
 

@@ -139,7 +139,7 @@ def test_finished_rows_take_nothing_and_show_how_long_replies_are(start: Start) 
     assert (plan.rows, plan.kept, plan.to_ask) == (60, 40, 20)
     assert plan.output_tokens / 20 == pytest.approx(done.tokens.mean(), rel=0.3)
     assert plan.tokens[1] / plan.tokens[0] < first.tokens[1] / first.tokens[0] / 2
-    assert "as in 40 replies" in str(plan)
+    assert "based on 40 replies" in str(plan)
     assert arche_magic.plan(frame, TEMPLATE, fresh=True).to_ask == 60
     assert arche_magic.plan(frame.head(40), TEMPLATE).to_ask == 0
 

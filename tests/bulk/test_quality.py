@@ -405,7 +405,7 @@ def test_a_table_of_polars_has_a_quality_too(sandbox: Sandbox) -> None:
     found = quality(labels, gold={"mood": "known"})
     assert dict(zip(found.agreement.field, found.agreement.compared, strict=True))["mood"] == 2
     assert list(found.accuracy.compared) == [2]
-    with pytest.raises(InvalidRequest, match="say whose labels they are"):
+    with pytest.raises(InvalidRequest, match="name the field of these labels"):
         quality(labels, gold="known")
 
 

@@ -38,7 +38,7 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
         (b"Hello", {}, "the prompt is of type bytes; it must be text"),
         ({"role": "user", "content": "Hi"}, {}, "a message is"),
         (["Hi"], {}, "a message is"),
-        ([{"role": "user"}], {}, "the content of a message of role user is of type NoneType"),
+        ([{"role": "user"}], {}, "the content of a message with the role user is of type NoneType"),
         ([{"role": "user", "content": None}], {}, "it must be text, or a list of parts"),
         ([{"role": "user", "content": [{"type": "text"}]}], {}, "a part of a message's content"),
         ([{"content": "Hi"}], {}, "role is None"),

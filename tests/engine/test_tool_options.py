@@ -45,24 +45,24 @@ def function(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([USER, result()], "no earlier message of the assistant has a call with this id"),
+        ([USER, result()], "no earlier assistant message has a call with this id"),
         ([USER, result(), called(call())], "tool_call_id 'c1'"),
         ([USER, called(call()), result("c2")], "tool_call_id 'c2'"),
         ([USER, {"role": "tool", "content": "x"}], "needs tool_call_id"),
-        ([USER, called(call())], "the call 'c1' of f has no result"),
-        ([USER, called(call(), call("c2")), result(), USER], "the call 'c2' of f has no result"),
+        ([USER, called(call())], "the call 'c1' to f has no result"),
+        ([USER, called(call(), call("c2")), result(), USER], "the call 'c2' to f has no result"),
         ([USER, called(call(), call())], "have the same id"),
-        ([USER, called(call(arguments={"x": 1}))], "arguments of the call of f are of type dict"),
+        ([USER, called(call(arguments={"x": 1}))], "arguments of the call to f are of type dict"),
         ([USER, called(call(arguments=None))], "they must be JSON as text"),
         ([USER, called(call(call_id=""))], "the id of a tool call is ''"),
         ([USER, called(call(name=3))], "the name of a tool call is 3"),
         ([USER, called("f()")], "a tool call is a dict such as"),
         ([USER, called({"id": "c1", "type": "custom", "custom": {}})], "a tool call is a dict"),
-        ([{**USER, "tool_calls": [call()]}], "a message of role user has tool_calls"),
+        ([{**USER, "tool_calls": [call()]}], "a message with the role user has tool_calls"),
         ([USER, {"role": "assistant", "content": "", "tool_calls": "f"}], "it must be a list"),
         (
             [USER, {"role": "assistant", "content": None}],
-            "message of role assistant is of type NoneType",
+            "message with the role assistant is of type NoneType",
         ),
         ([{"role": "function", "name": "f", "content": "x"}], "role is 'function'"),
         ([{"role": ["user"], "content": "x"}], "role is ['user']"),
@@ -102,7 +102,7 @@ def function(**fields: Any) -> dict[str, Any]:
                 called(call()),
                 result(content=[{"type": "image_url", "image_url": "http://a"}]),
             ],
-            "a message of role tool has images",
+            "a message with the role tool has images",
         ),
         ([{**USER, "prefix": True}], "role user has the unknown field 'prefix'; known: role, cont"),
         ([{**USER, "mask": np.zeros(2)}], "role user has the unknown field 'mask'"),
@@ -265,7 +265,9 @@ def test_message_objects_are_checked_like_dicts() -> None:
     """They may come from a program, too."""
     read = [Message("user", "Hi", name="Ada"), Message("assistant", "Yes?"), Message("user", "No")]
     assert request(read).messages == tuple(read)
-    with pytest.raises(InvalidRequest, match="content of a message of role user is of type None"):
+    with pytest.raises(
+        InvalidRequest, match="content of a message with the role user is of type None"
+    ):
         request([Message("user", None)])  # type: ignore[arg-type]
 
 

@@ -59,7 +59,7 @@ def test_a_route_that_never_answered_takes_one_call(fresh: QuotaTracker) -> None
     route = a_route(fresh.configuration)
     first = held(fresh, route)
     state = kept_off(fresh, route)
-    assert state.reason == "another call is trying it"
+    assert state.reason == "another call is testing it"
     assert 0 < state.opens_at - fresh.configuration.clock.time() < 0.1
     held(fresh, a_route(fresh.configuration, key=2))
     fresh.settle(first, Usage(5, 5))

@@ -109,7 +109,7 @@ def test_a_system_prompt_that_may_lack_its_quotes_is_named_above_the_reply(
     """Not if it has its own full stop or quotes, another option follows, or it is a variable."""
     sandboxed(keys={"groq": 1})
     kernel.run("role = 'A poet.'")
-    note = "the system prompt is 'Be'; one with spaces needs quotes: -s \"Be …\""
+    note = "the system prompt is 'Be'; put a longer one in quotes: -s \"Be …\""
     assert (note in kernel.run(f"%llm {line}").data()) == is_noted
 
 

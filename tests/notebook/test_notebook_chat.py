@@ -119,7 +119,7 @@ def test_the_oldest_turns_of_a_long_conversation_are_not_sent(kernel: Kernel, sa
     note, _, receipt = kernel.run("%llm --chat c last").displays
     assert (
         note["data"]["text/plain"]
-        == "c: the 2 oldest turns were not sent, to fit into 8,000 tokens"
+        == "c: the 2 oldest turns were not sent, because only 8,000 tokens fit"
     )
     assert receipt["data"]["text/plain"].endswith("chat c, turn 7")
     questions = [text.split()[0] for role, text in said(sandbox) if role == "user"]

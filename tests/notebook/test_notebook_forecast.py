@@ -33,11 +33,13 @@ def test_prompts_are_counted_for_free_routes_now_and_until_midnight() -> None:
     both = look_ahead(rows, served(1), NOW, {PAID})
     assert both.free
     assert (both.fit_now, both.fit_until_midnight) == (40, 40)
-    assert "that the free routes take: 40 now, 40 until midnight" in both.notes()[-1]
+    assert both.notes()[-1].startswith("Room on the free routes for prompts like the last one (")
+    assert both.notes()[-1].endswith(": 40 now, 40 until midnight")
     alone = look_ahead(rows[1:], served(1), NOW, {PAID})
     assert not alone.free
     assert (alone.fit_now, alone.fit_until_midnight) == (90, 90)
-    assert "that the paid routes take: 90 now, 90 until midnight" in alone.notes()[-1]
+    assert alone.notes()[-1].startswith("Room on the paid routes for prompts like the last one (")
+    assert alone.notes()[-1].endswith(": 90 now, 90 until midnight")
 
 
 def test_a_shared_limit_runs_out_at_the_pace_of_all_keys() -> None:

@@ -81,7 +81,7 @@ def test_routes_without_vision_are_skipped(kernel: Kernel, sandboxed) -> None:
     assert "groq · key 1 · gpt-oss-120b skipped: takes no images" in receipt
     kernel.run("reasons = %llm_why")
     change = "reasons.set_index('provider').would_change['groq']"
-    assert kernel.value(change) == "a prompt without it"
+    assert kernel.value(change) == "a prompt that this route can take"
     refused = kernel.run("%llm -p groq --image red.png What is it?")
     assert refused.message == (
         "InvalidRequest: openai/gpt-oss-120b takes no images; groq/qwen/qwen3.8-27b does"

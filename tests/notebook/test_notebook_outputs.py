@@ -82,7 +82,7 @@ def test_the_notebook_about_a_limit_is_complete() -> None:
         "2 routes skipped",
         "asking 86 s later",
         "RouteId(provider='mistral', key='mistral_key_1', model='mistral-small-latest')",
-        "that the free routes take: ",
+        "Room on the free routes for prompts like the last one (",
         "requests_per_day",
         "0 of 1,000 requests per day left",
         "True",

@@ -124,7 +124,7 @@ def test_without_matplotlib_the_table_is_shown(kernel: Kernel, sandboxed) -> Non
         for magic in ("%llm_quota --plot", "%llm_stats --plot"):
             cell = kernel.run(f"frame = {magic}")
             assert cell.status == "ok"
-            assert cell.printed == "Pictures need matplotlib: pip install 'arche_magic[plot]'\n"
+            assert cell.printed == "Plots need matplotlib: pip install 'arche_magic[plot]'\n"
             assert "<table" in cell.data("text/html")[0]
     finally:
         # If its parts are loaded, they are the only ones.

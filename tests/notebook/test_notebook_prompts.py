@@ -134,7 +134,7 @@ def test_retry_keeps_the_saved_prompt(saved: Kernel, sandbox: Sandbox) -> None:
         ("--prompt polite", "the prompt is empty"),
         ("-s '{{raeder}}'\na", "{{raeder}}: there is no variable 'raeder'; did you mean 'reader'?"),
         ("-s '{{year}}' --over books\n{{year}}", "the same for all rows; {{year}} is a column"),
-        ("-s '{{dot}}'\na", "%llm: a system prompt takes no images"),
+        ("-s '{{dot}}'\na", "%llm: a system prompt cannot contain images"),
     ],
 )
 def test_an_invalid_prompt_is_an_error_in_one_line(

@@ -172,7 +172,7 @@ def test_a_dry_run_says_that_nothing_would_be_sent(
     kernel.run("%llm -q --keep Hello")
     first, second = kernel.run("%llm --keep --dry-run Hello").printed.splitlines()
     assert FROM_MEMORY.match(first)
-    assert second == "Nothing was sent, and nothing would be."
+    assert second == "Nothing was sent, and nothing would be sent."
     assert "would answer now" in kernel.run("%llm --keep --fresh --dry-run Hello").printed
     assert len(sandbox.requests) == 1
 

@@ -221,7 +221,7 @@ def test_show_prompt_and_dry_run_include_functions(functions: Kernel, sandbox: S
     """`--show-prompt` prints the definitions; nothing runs and nothing is sent."""
     cell = functions.run("%%llm --tools weather --show-prompt --dry-run\nHello")
     assert "── function weather ──\nThe temperature in a city now.\n{" in cell.printed
-    assert "each call of weather is followed by another" in cell.printed
+    assert "calls of weather lead to another round" in cell.printed
     assert not sandbox.requests
 
 

@@ -212,7 +212,7 @@ def test_quota_says_how_many_prompts_still_fit(kernel: Kernel, sandboxed) -> Non
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 8}})
     kernel.run("%llm -q one")
     cell = kernel.run("q = %llm_quota")
-    assert "that the free routes take: 7 now, " in cell.displays[0]["data"]["text/plain"]
+    assert " tokens): 7 now, " in cell.displays[0]["data"]["text/plain"]
     assert "until midnight" in cell.displays[0]["data"]["text/html"]
     outlook = json.loads(kernel.run("import json; print(json.dumps(q.attrs['outlook']))").printed)
     assert 0 < outlook["fit_now"] <= outlook["fit_until_midnight"]

@@ -53,7 +53,7 @@ def body(**fields: Any) -> bytes:
             body(messages=[{"role": "tool", "tool_call_id": "x", "content": "1"}]),
             400,
             "messages",
-            "the result of a tool has the tool_call_id 'x'",
+            "a tool's result has the tool_call_id 'x'",
         ),
         (body(tools=[{"type": "function", "function": {}}]), 400, "tools", "a tool has the name"),
         (

@@ -30,11 +30,11 @@ from arche_magic.llm_providers.doctor import examine
 from arche_magic.llm_providers.network import problem_of, proxy_of, trusted_certificates
 
 WRONG = [
-    ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a proxy as socks"),
-    ({"all_proxy": "socks5://127.0.0.1:9"}, "all_proxy names a proxy as socks5.*httpx.socks"),
+    ({"ALL_PROXY": "socks://127.0.0.1:9"}, "ALL_PROXY names a socks"),
+    ({"all_proxy": "socks5://127.0.0.1:9"}, "all_proxy names a socks5:// proxy.*httpx.socks"),
     ({"HTTPS_PROXY": "http://host:port"}, "HTTPS_PROXY is not the address of a proxy"),
     ({"HTTPS_PROXY": "http://me:my-password@host:99999"}, "HTTPS_PROXY is not the address"),
-    ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "no connection to the proxy of HTTPS_PROXY"),
+    ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "no connection to the proxy in HTTPS_PROXY"),
     ({"SSL_CERT_FILE": "no-such-file.pem"}, "SSL_CERT_FILE names a file that does not exist"),
     ({"SSL_CERT_FILE": "empty.pem"}, "SSL_CERT_FILE names a file without a certificate"),
     ({"SSL_CERT_DIR": "no-such-folder"}, "SSL_CERT_DIR names a folder that does not exist"),
@@ -187,7 +187,7 @@ def test_an_empty_variable_in_small_letters_turns_the_proxy_off(
 ) -> None:
     """A wrong value of the other variable is not used, so it is not an error."""
     monkeypatch.setenv("HTTP_PROXY", "garbage://127.0.0.1")
-    assert problem_of("http://api.test").startswith("HTTP_PROXY names a proxy as garbage")
+    assert problem_of("http://api.test").startswith("HTTP_PROXY names a garbage:// proxy")
     monkeypatch.setenv("http_proxy", "")
     assert proxy_of("http://api.test") == ""
     assert problem_of("http://api.test") == ""

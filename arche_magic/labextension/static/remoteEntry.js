@@ -160,7 +160,7 @@
     async function openTable() {
       const body = new Panel();
       const hint = new Widget();
-      hint.node.textContent = "The table comes as soon as the kernel can answer.";
+      hint.node.textContent = "The table appears as soon as the kernel can answer.";
       body.addWidget(hint);
       dialogBody = body;
       want("table");

@@ -235,7 +235,7 @@ RULES = (
 def by_status(refusal: Refusal) -> ProviderFailure:
     """Return what a refusal means by the table; temporary trouble if no rule fits."""
     known = by_rule(RULES, refusal)
-    return known or refusal.failure("an unknown answer", Remedy.RETRY_LATER, unknown=True)
+    return known or refusal.failure("an unexpected response", Remedy.RETRY_LATER, unknown=True)
 
 
 def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
@@ -326,11 +326,11 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
             if re.match("5[0-9][0-9]", str(link)):
-                return _unsent(f"the proxy of {proxy} cannot connect to {host} ({link})")
-            return setup_failure(f"the proxy of {proxy} refused the connection ({link})")
+                return _unsent(f"the proxy in {proxy} cannot connect to {host} ({link})")
+            return setup_failure(f"the proxy in {proxy} refused the connection ({link})")
         if isinstance(link, httpx.ConnectError):
             if proxy:
-                return setup_failure(f"no connection to the proxy of {proxy}")
+                return setup_failure(f"no connection to the proxy in {proxy}")
             return _unsent(NO_CONNECTION)
         if isinstance(link, Unreadable):
             return ProviderFailure(str(link), Remedy.RETRY_LATER)
@@ -354,7 +354,9 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
         return ProviderFailure(
-            f"{host} does not speak TLS; is its address http://?", Remedy.CHECK_ADDRESS, sent=False
+            f"{host} does not speak TLS; should its address begin with http://?",
+            Remedy.CHECK_ADDRESS,
+            sent=False,
         )
     return _unsent(f"the TLS connection to {host} failed ({reason})")
 

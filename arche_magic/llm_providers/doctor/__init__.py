@@ -139,7 +139,7 @@ def _ledger(tracker: QuotaTracker) -> Iterator[Finding]:
         advice = "it was repaired; find out what else writes to it"
         yield Finding("wrong", "ledger", f"{place} {found}", advice)
     if "://" in place:
-        lost = ", and ends with this process" if place.startswith("memory:") else ""
+        lost = ", but is lost when this process ends" if place.startswith("memory:") else ""
         yield Finding("ok", "ledger", f"{place} answers{lost}")
         return
     path = Path(place)

@@ -72,17 +72,19 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         raise InvalidRequest(
             f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
         )
-    check_fields(f"a message of role {role}", entry, _FIELDS, _OF_ONE_SERVICE)
+    check_fields(f"a message with the role {role}", entry, _FIELDS, _OF_ONE_SERVICE)
     calls = _calls(entry.get("tool_calls"), role)
     text, in_content = _content(entry.get("content"), role, optional=bool(calls))
     images = (*in_content, *read_images(entry.get("images")))
     if images and role != "user":
         raise InvalidRequest(
-            f"a message of role {role} has images; only user messages can have images"
+            f"a message with the role {role} has images; only user messages can have images"
         )
     call_id = entry.get("tool_call_id")
     if role == "tool" and (not isinstance(call_id, str) or not call_id):
-        raise InvalidRequest("a message of a tool needs tool_call_id, the id of its call")
+        raise InvalidRequest(
+            "a message with the role tool needs tool_call_id, the id of the call that it answers"
+        )
     return Message(
         cast("Any", _ROLES[role]),
         text,
@@ -101,7 +103,7 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
         return "", ()
     if not isinstance(value, list | tuple):
         raise InvalidRequest(
-            f"the content of a message of role {role} is of type {type(value).__name__}; "
+            f"the content of a message with the role {role} is of type {type(value).__name__}; "
             "it must be text, or a list of parts such as {'type': 'text', 'text': '…'}"
         )
     texts, images = [], []
@@ -164,13 +166,13 @@ def _calls(value: object, role: str) -> tuple[ToolCall, ...]:
         return ()
     if role != "assistant":
         raise InvalidRequest(
-            f"a message of role {role} has tool_calls; only assistant messages can have them"
+            f"a message with the role {role} has tool_calls; only assistant messages can have them"
         )
     if not isinstance(value, list | tuple):
         raise InvalidRequest(f"tool_calls is of type {type(value).__name__}; it must be a list")
     calls = tuple(call if isinstance(call, ToolCall) else _call(call) for call in value)
     if len({call.id for call in calls}) < len(calls):
-        raise InvalidRequest("two of the tool_calls of a message have the same id")
+        raise InvalidRequest("two tool_calls of a message have the same id")
     return calls
 
 
@@ -188,7 +190,7 @@ def _call(value: object) -> ToolCall:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         raise InvalidRequest(
-            f"the arguments of the call of {function['name']} are of type "
+            f"the arguments of the call to {function['name']} are of type "
             f"{type(arguments).__name__}; they must be JSON as text"
         )
     return ToolCall(
@@ -207,8 +209,8 @@ def _check_calls(turns: Sequence[Message]) -> None:
         if turn.role == "tool":
             if turn.tool_call_id not in known:
                 raise InvalidRequest(
-                    f"the result of a tool has the tool_call_id {turn.tool_call_id!r}, and no "
-                    "earlier message of the assistant has a call with this id"
+                    f"a tool's result has the tool_call_id {turn.tool_call_id!r}, but no earlier "
+                    "assistant message has a call with this id"
                 )
             awaited.pop(turn.tool_call_id, None)
         elif awaited:
@@ -217,6 +219,6 @@ def _check_calls(turns: Sequence[Message]) -> None:
         awaited.update((call.id, call.name) for call in turn.tool_calls)
     for call_id, name in awaited.items():
         raise InvalidRequest(
-            f"the call {call_id!r} of {name} has no result: a message with the role tool and this "
+            f"the call {call_id!r} to {name} has no result: a message with the role tool and this "
             "tool_call_id must follow it"
         )

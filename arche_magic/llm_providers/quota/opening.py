@@ -288,7 +288,7 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
             since = closed.since if closed else -math.inf
             tried.extend(hold.at for hold in calls if hold.at > since)
     if latest := _latest(tried, now, _TRIAL_SECONDS):
-        return latest, "another call is trying it"
+        return latest, "another call is testing it"
     if holds and _is_beyond_what_was_answered(record, now):
         latest = _latest([hold.at for hold in holds], now, _REFUSAL_SECONDS)
         return latest, "its rate is not known yet; calls start one at a time"

@@ -154,7 +154,7 @@ class Closure:
     """Why a part of the ledger is closed.
 
     Attributes:
-        until: None until the user acts; see `ends`.
+        until: when it may be tried again; None if the user must act. See `ends`.
         strikes: how often in a row it was closed, for waits that double.
         remedy: name of the `Remedy` that opens it, "" if unknown.
         address: fingerprint of the base URL that gave the reason, "" for the provider's own. At

@@ -32,7 +32,7 @@ OPTIONS = (
     option("--max-tokens TOKENS", "Maximum length of the reply.", type=int),
     option(
         "--top-p SHARE",
-        "Sample only from the most likely tokens, whose probabilities add up to this: 0 to 1.",
+        "Sample only from the most likely tokens that together have this probability: 0 to 1.",
         type=float,
     ),
     option(
@@ -181,12 +181,12 @@ _OVER_OPTIONS = (
 
 @command(*OPTIONS, *_OVER_OPTIONS, needs="ask")
 def llm(session: Session, typed: Typed) -> Reply | Pending[Any] | pd.DataFrame | None:
-    r"""Send a prompt and show the reply as it arrives; returns the reply.
+    r"""Send a prompt, show the reply as it arrives, and return it.
 
     {{name}}, {{name.attribute}}, {{name[0]}} and {{name["key"]}} insert values of the
-    notebook: text, data shortened to a budget, figures as images. Everything else is sent
-    unchanged, such as single braces, quotes and dollar signs; \{{name}} sends {{name}}. Put
-    `--` before a text that starts with a dash.
+    notebook: text, data shortened to a budget, figures as images. Everything else, such as single
+    braces, quotes and dollar signs, is sent unchanged; \{{name}} sends {{name}}. Put `--` before
+    a text that starts with a dash.
 
     Usage:
       %llm [OPTIONS] TEXT

@@ -22,7 +22,7 @@ _TYPES = {
 
 @command()
 def llm_chat(session: Session, typed: Typed) -> Shown:
-    """List, show, export and edit conversations; returns them as a DataFrame.
+    """List, show, export and edit conversations; return them as a DataFrame.
 
     Usage:
       %llm_chat [list]

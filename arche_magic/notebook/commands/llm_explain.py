@@ -23,10 +23,10 @@ _TAKEN = (
     needs="ask",
 )
 def llm_explain(session: Session, typed: Typed) -> Reply | None:
-    """Explain the last error and how to fix it; returns the reply.
+    """Explain the last error and how to fix it, and return the reply.
 
-    It sends the failed cell, the notebook's own frames of the traceback and the error message, and
-    the values of variables only with --locals. `-f code` puts the fix into a new cell.
+    It sends the failed cell, your own frames of the traceback, and the error message. Only with
+    --locals, it also sends the values of variables. `-f code` puts the fix into a new cell.
 
     Usage:
       %llm_explain [OPTIONS] [TEXT]    TEXT is your question about the error

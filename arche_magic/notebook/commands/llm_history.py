@@ -25,10 +25,10 @@ _LINE = re.compile(r"^[ \t]*(?:[^%#\n'\"]*=[ \t]*)?%llm[ \t]+(\S.*)$", re.MULTIL
 
 @command()
 def llm_history(session: Session, typed: Typed) -> Shown:
-    """Find earlier prompts of this session; returns them as a DataFrame.
+    """Find earlier prompts of this session, and return them as a DataFrame.
 
     It searches the cells that ran since the kernel started, which IPython keeps; nothing else is
-    stored. The route is known where the reply is the result of the cell (`Out`).
+    stored. It knows the route only if the reply is the result of the cell (`Out`).
 
     Usage:
       %llm_history [TEXT]    a part of the prompt; without it, all prompts

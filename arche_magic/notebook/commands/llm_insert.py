@@ -13,7 +13,7 @@ def llm_insert(session: Session, typed: Typed) -> None:
 
     Usage:
       %llm_insert
-      %llm_insert code         the Python code, or, without any, the first language's code
+      %llm_insert code         the Python code, or else the code of the first language
       %llm_insert markdown     the text, in a %%markdown cell
 
     Examples:

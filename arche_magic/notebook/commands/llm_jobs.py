@@ -21,7 +21,7 @@ _TYPES = {
 
 @command()
 def llm_jobs(session: Session, typed: Typed) -> Shown:
-    """List, show and stop prompts in the background; returns them as a DataFrame.
+    """List, show and stop prompts in the background; return them as a DataFrame.
 
     `%%llm --background` starts one. Kernel -> Interrupt does not stop them.
 

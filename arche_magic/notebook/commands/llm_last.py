@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(option("-o --output NAME", "Also assign the reply to this variable."))
 def llm_last(session: Session, typed: Typed) -> Reply:
-    """Show the last reply of this kernel again; returns it.
+    """Show the last reply of this kernel again, and return it.
 
     Usage:
       %llm_last [OPTIONS]

@@ -9,8 +9,8 @@ from ..command import Session, Typed, command
 def llm_panel(session: Session, typed: Typed) -> None:
     """Show a live panel: what every route has left, switches, the order, a prompt box.
 
-    Its settings apply to every cell of this kernel until the kernel ends. The saved notebook
-    keeps a static table.
+    Your choices apply to every cell of this kernel until the kernel ends. The saved notebook keeps
+    a static table.
 
     Usage:
       %llm_panel

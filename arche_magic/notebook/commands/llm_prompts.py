@@ -15,7 +15,7 @@ _LONGEST = 60
 
 @command()
 def llm_prompts(session: Session, typed: Typed) -> Shown:
-    """Show the saved prompts with their fields; returns them as a DataFrame.
+    """Show the saved prompts with their fields; return them as a DataFrame.
 
     They come from [prompts] in arche_magic.toml and from files prompts/NAME.md beside that file or
     beside the notebook. `%%llm --prompt NAME` sends one.

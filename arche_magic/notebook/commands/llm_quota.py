@@ -9,7 +9,7 @@ from ..command import Session, Shown, Typed, command, option
 
 @command(option("--plot", "Show plots of what was used since midnight."))
 def llm_quota(session: Session, typed: Typed) -> Shown:
-    """Show what every route has left; returns it as a DataFrame.
+    """Show what every route has left, and return it as a DataFrame.
 
     Usage:
       %llm_quota [OPTIONS] [PROVIDER]

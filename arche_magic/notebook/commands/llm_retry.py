@@ -20,12 +20,12 @@ _LEFT_OUT = (
 
 @command(*(one for one in OPTIONS if one.args[-1] not in _LEFT_OUT), needs="ask")
 def llm_retry(session: Session, typed: Typed) -> Reply:
-    """Send the last prompt again, with other options; returns the reply.
+    """Send the last prompt again, with other options, and return the reply.
 
     The new reply is shown beside the previous one, and replaces it in a conversation. Options
-    that you do not give stay as they were, except -o and -q; -m or -p replaces both, and so does
-    -f or --schema. A kept reply is not used, but replaced. Comparisons and --over do not count as
-    the last prompt.
+    that you leave out stay as they were, except -o and -q. -m or -p replaces both model and
+    provider, and -f or --schema replaces both format and schema. The new reply also replaces a
+    kept reply. Comparisons and --over do not count as the last prompt.
 
     Usage:
       %llm_retry [OPTIONS]

@@ -17,10 +17,10 @@ from ..command import Session, Shown, Typed, command, option
     ),
 )
 def llm_stats(session: Session, typed: Typed) -> Shown:
-    """Show this session's attempts per route; returns a DataFrame with every attempt.
+    """Show this session's attempts per route, and return every attempt as a DataFrame.
 
     With --by, it shows and returns sums of requests, tokens and cost. By tag or job, it also
-    shows how often packed replies agreed with rows that were asked alone.
+    shows how often rows got the same answer packed and alone.
 
     Usage:
       %llm_stats [OPTIONS]

@@ -7,7 +7,7 @@ from ..command import Session, Shown, Typed, command
 
 @command()
 def llm_why(session: Session, typed: Typed) -> Shown:
-    """Show why a reply came from its route; returns it as a DataFrame.
+    """Show why a reply came from its route, and return that as a DataFrame.
 
     The table has a row per route: what it had left, why it was skipped, and what would have changed
     the choice. Without a name, it explains the last request, even if that failed or was stopped.
@@ -37,8 +37,8 @@ def llm_why(session: Session, typed: Typed) -> Shown:
         asked = asked.wait()
     if name and not isinstance(asked, Reply):
         raise InvalidRequest(
-            f"%llm_why: {name!r} is not a reply; keep one with %%llm -o NAME. Without a name it "
-            "explains the last request"
+            f"%llm_why: {name!r} is not a reply; %%llm -o NAME stores one. Without a name, "
+            "%llm_why explains the last request"
         )
     if asked is None:
         raise InvalidRequest("%llm_why: no request has been made yet; %llm sends a prompt")

@@ -136,7 +136,7 @@ class Panel:
         self._patience = parts.make(
             widgets.BoundedFloatText, {"width": "190px"}, min=0, max=86_400, step=5,
             description="Patience, seconds",
-            tooltip="How long to wait for a route rather than fail or pay",
+            tooltip="How long to wait for a route instead of failing or paying",
         )  # fmt: skip
         self._prompt = parts.make(
             widgets.Textarea, {"width": "auto"}, rows=3,
@@ -145,7 +145,7 @@ class Panel:
         # Never disabled: a button that is loses the focus of the keyboard.
         self._send = parts.make(widgets.Button, description="Send", button_style="primary")
         self._stop = parts.make(widgets.Button, description="Stop")
-        about = "Ask all keys and models again"
+        about = "Use all keys and models again"
         self._all_on = parts.make(widgets.Button, description="Turn everything on", tooltip=about)
         self._all_on.on_click(lambda _: _choose(lambda choices: replace(choices, off=frozenset())))
         self._line, self._reply = parts.html(), parts.make(widgets.Output)
