@@ -65,8 +65,8 @@ class Job:
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for
             `patience` seconds (by default the setting, 30 s). Then paid routes answer what free
             routes do not take at once.
-        max_cost: the most that this run may cost, in USD; one reply at most goes beyond it.
-        max_tokens_total: the most tokens that this run may use; one reply at most goes beyond it.
+        max_cost: the most that this run may cost, in USD; at most one reply exceeds it.
+        max_tokens_total: the most tokens that this run may use; at most one reply exceeds it.
         stop_after: number of failed rows in this run that stops the job.
         retry_errors: also ask rows that failed permanently in an earlier run.
         fresh: ask every row again, and replace kept replies.

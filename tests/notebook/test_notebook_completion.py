@@ -259,7 +259,10 @@ def test_unloading_removes_the_completion(kernel: Kernel) -> None:
 
 # Each fork of the kernel requests its first completion, and prints seconds, offers and modules.
 FIRST_TABS = """
-import json, os, sys, time
+import json, os, sys, time, warnings
+
+# Python 3.12 and later warn of forks in a process with threads.
+warnings.simplefilter("ignore")
 
 def first_tab():
     began = time.process_time()
