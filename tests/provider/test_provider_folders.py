@@ -67,6 +67,8 @@ def test_everything_works_without_a_settings_folder(
     start: Start, tmp_path: Path, trouble: str
 ) -> None:
     """Requests, jobs, the ledger and the doctor; a message names what is ignored."""
+    if trouble == "no folder" and (3, 13) <= sys.version_info < (3, 13, 3):
+        pytest.skip("imports fail in such a folder (github.com/python/cpython/pull/130934)")
     sandbox = start(keys={"mistral": 1})
     home = tmp_path / "home"
     home.mkdir(mode=0o000 if trouble == "a closed home" else 0o700)
