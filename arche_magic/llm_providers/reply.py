@@ -139,7 +139,7 @@ class Reply(str):
         from_memory: when a kept reply was originally given (aware, UTC); None for a new reply. A
             kept reply has no attempts, because nothing was sent. Its usage, cost, seconds and
             request are the original ones.
-        request: the id of its attempts in the record; "" for replies kept by earlier versions.
+        request: the id of its attempts in the record.
         tool_calls: the calls that the model asks its caller to run; the text may then be empty.
         choices: the provider's own choices of a chat completion, for a request with `n` or
             `logprobs`; empty for others.
