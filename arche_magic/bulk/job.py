@@ -156,7 +156,7 @@ class Job:
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._hand_out)
+        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._put)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
