@@ -14,6 +14,7 @@ from bulk_parts import WaitingClock, prompts
 import arche_magic
 from arche_magic.bulk import Job, Replies, file_job
 from arche_magic.bulk.agreement import PackingWarning
+from arche_magic.bulk.job_records import jobs_since
 from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
@@ -419,7 +420,7 @@ def test_a_job_stopped_after_a_disagreement_shows_no_discarded_replies(start: St
 
 
 def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that were written before the disagreement are corrected too."""
+    """Chunks that were written before the disagreement are corrected too, and count once."""
     monkeypatch.setattr(file_job, "ROWS", 16)
     asked = 0
 
@@ -438,6 +439,9 @@ def test_a_file_has_no_discarded_replies(start: Start, monkeypatch: pytest.Monke
     progress = job.progress()
     assert (progress.done, progress.total) == (64, 64)
     assert (progress.twice, progress.to_ask_twice) == (16, 16)
+    (record,) = jobs_since(get_configuration().store, 0)
+    assert (record.rows, record.done, record.errors) == (64, 64, 0)
+    assert (record.requests, record.discarded) == (progress.requests, progress.discarded)
     written = pd.read_csv("out.csv")
     assert written.reply.tolist() == [f"echo {text}" for text in DISTINCT]
 
