@@ -123,6 +123,8 @@ class ReplyWriter:
             return tasks
         for task in untrusted:
             task.reply = task.packed_by = None
+        self._counts.packed += len(untrusted)
+        self._counts.discarded += len(untrusted)
         self._scheduler.hand_back(untrusted)
         return [task for task in tasks if task not in untrusted]
 
@@ -170,8 +172,8 @@ class ReplyWriter:
         # Without a place in our code, whose line would be printed below the message.
         warnings.warn_explicit(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
-            f"asked alone, so its {len(addresses):,} packed replies are discarded, and "
-            "their rows are asked again, one by one",
+            "asked alone, so its packed replies are discarded, and their rows are asked again, "
+            "one by one",
             PackingWarning,
             "arche_magic",
             0,
