@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 # Noon UTC on a Monday, on a full minute, far from midnight in Los Angeles.
@@ -34,17 +33,9 @@ class FastClock:
     def __init__(self, speed: float, now: float = NOON) -> None:
         self._speed = speed
         self._then, self._began = now, time.monotonic()
-        self._lock = threading.Lock()
 
     def time(self) -> float:
-        with self._lock:
-            return self._then + (time.monotonic() - self._began) * self._speed
+        return self._then + (time.monotonic() - self._began) * self._speed
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds / self._speed)
-
-    def run(self, speed: float) -> None:
-        """Continue at another speed."""
-        now = self.time()
-        with self._lock:
-            self._then, self._began, self._speed = now, time.monotonic(), speed

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.llm_providers.request import Schema
 
@@ -54,7 +55,10 @@ class Check:
         so it disagrees if it is clearly more like the reply to another row.
         """
         if self.fields:
-            one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
+            try:
+                one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
+            except InvalidRequest:
+                return None
             return all(one.get(name) == other.get(name) for name in self.fields)
         own = _likeness(self.reply, alone)
         if not self.others and own < 1.0:

@@ -15,6 +15,7 @@ from .comparison import Quality
 from .file_source import WRITTEN, SourceFile, separator, usable_path
 from .file_writer import FileWriter
 from .job import Job
+from .job_records import JobRecord
 from .progress import Progress
 from .results import Replies
 from .rows import Row
@@ -82,47 +83,47 @@ class FileJob:
 
         It raises what a `Job` raises, and InvalidRequest if the file cannot be written.
         """
-        while not (yield from self._write()) and not self._cancelled:
-            pass
+        before: Progress | None = self._before
+        while before is not None:
+            before = yield from self._write(before)
 
-    def _write(self) -> Generator[Row, None, bool]:
-        """Write all rows; returns False if the job was cancelled, or has to start again.
+    def _write(self, before: Progress) -> Generator[Row, None, Progress | None]:
+        """Write all rows; returns what was spent if the job has to start again, else None.
 
         It starts again if packed replies are discarded that were already written to earlier chunks.
         Kept replies are not asked for again.
         """
-        self.quality = Quality()
+        self.quality, recorded = Quality(), JobRecord()
         agreement = self._job.whole.agreement
         start, refutations = 0, agreement.refutations
         writer = FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                self._job = Job(
-                    frame, self._template, **{**self._options, "part_of": self._job.whole}
-                )
+                options = {**self._options, "part_of": self._job.whole}
+                # Together, because other threads ask for the progress.
+                self._before, self._job = before, Job(frame, self._template, **options)
                 replies = Replies(self._job, always_raw=True)
                 for row in self._job:
                     replies.add(row)
                     yield replace(row, position=start + row.position)
                 if self._cancelled:
-                    return False
+                    return None
+                recorded = recorded.plus(self._job.recorded)
                 if start and agreement.refutations > refutations:
-                    self._before = Progress(0, self._total).spending_also(self.progress())
-                    return False
+                    self._job.forget_rows(recorded)
+                    return Progress(0, self._total).spending_also(self.progress())
                 refutations = agreement.refutations
                 writer.write(replies.frame(), table)
                 self.quality = self.quality.plus(replies.quality)
-                self._before = self.progress()
+                before = self.progress()
                 start += len(frame)
             writer.finish()
-        return True
+        return None
 
     def progress(self) -> Progress:
         """Return the progress of the whole job."""
-        if self._before.done == self._total:
-            return self._before
-        before = self._before
-        now = self._job.progress(later=self._total - before.done - len(self._job))
+        before, job = self._before, self._job
+        now = job.progress(later=self._total - before.done - len(job))
         sums = {name: getattr(before, name) + getattr(now, name) for name in _ROWS}
         return replace(now.spending_also(before), total=self._total, **sums)
 

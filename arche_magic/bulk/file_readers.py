@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.reply import MOST_LEVELS
 from arche_magic.llm_providers.text.json_values import in_whole_characters
 from arche_magic.llm_providers.text.wording import suggestion
 
@@ -253,6 +254,15 @@ def _kind(value: Any) -> str:
     return "string" if isinstance(value, str) else "other"
 
 
+def _is_too_deep(value: Any, levels: int = MOST_LEVELS) -> bool:
+    """Whether JSON has more levels than can be written."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return not levels or any(_is_too_deep(entry, levels - 1) for entry in value)
+
+
 def json_lines(path: Path, encoding: str) -> Iterator[Record]:
     """The objects in the lines of a file; empty lines are skipped."""
     with opened(path, encoding) as file:
@@ -266,6 +276,9 @@ def json_lines(path: Path, encoding: str) -> Iterator[Record]:
                 raise InvalidRequest(f"{path.name}: line {number} is not JSON ({why})") from None
             if not isinstance(record, dict):
                 raise InvalidRequest(f"{path.name}: line {number} is not a JSON object")
+            # Counted first, because that is fast.
+            if line.count("[") + line.count("{") > MOST_LEVELS and _is_too_deep(record):
+                raise InvalidRequest(f"{path.name}: line {number} is nested too deeply")
             yield record, len(line)
 
 

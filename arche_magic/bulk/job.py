@@ -87,6 +87,7 @@ class Job:
         rows: the rows and their prompts.
         whole: the bounds that it shares with other parts of a whole job.
         schema, prefix, details, twice, gold: as above; `gold` by field.
+        recorded: what the record of jobs has of this job.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or there are only paid routes; nothing
@@ -136,7 +137,7 @@ class Job:
         )
         self.schema: Schema | None = sample.schema
         self.gold: dict[str, str] = gold_columns(gold, self.schema, self.rows)
-        self._noted = JobRecord()
+        self.recorded = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
         self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
@@ -156,7 +157,7 @@ class Job:
             self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._hand_out)
+        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._put)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -221,6 +222,13 @@ class Job:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
 
+    def forget_rows(self, recorded: JobRecord) -> None:
+        """Subtract rows from the record of the whole job, because they are recorded again."""
+        nothing = self.recorded.plus(self.recorded, -1)
+        rows, done, errors = -recorded.rows, -recorded.done, -recorded.errors
+        new = replace(nothing, rows=rows, done=done, errors=errors)
+        note_job(self._llm.configuration.store, new)
+
     def _start(self) -> None:
         for work in (self._reader.run, self._write):
             thread = threading.Thread(
@@ -248,10 +256,10 @@ class Job:
             done=self._counts.number(FINISHED), errors=self._counts.number(FINISHED | FAILED),
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
-        new = record.plus(self._noted, -1)
+        new = record.plus(self.recorded, -1)
         # A part of a job that sent nothing has rows of it, too.
         if new.requests or new.rows:
-            self._noted = record
+            self.recorded = record
             note_job(configuration.store, new)
 
     def _note_rest(self) -> None:

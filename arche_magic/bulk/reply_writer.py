@@ -26,7 +26,7 @@ _REFUSED_AT_ONCE = 3
 
 
 class ReplyWriter:
-    """Saves what workers have finished, then passes the rows to `hand_out`.
+    """Saves what workers have finished, then passes the rows to `put`, which may wait.
 
     It also adjusts the number of workers, has the reader ask rows again whose replies are
     discarded, and ends the job if too many rows fail.
@@ -38,11 +38,11 @@ class ReplyWriter:
         claims: Claims,
         workers: Workers,
         reader: RowReader,
-        hand_out: Callable[[list[Row]], None],
+        put: Callable[[list[Row]], None],
     ) -> None:
         self._store, self._claims, self._workers, self._reader = store, claims, workers, reader
         self._scheduler, self._counts = workers.scheduler, workers.counts
-        self._hand_out, self._whole = hand_out, workers.whole
+        self._put, self._whole = put, workers.whole
         self._written = 0
 
     def run(self) -> None:
@@ -50,8 +50,6 @@ class ReplyWriter:
         while True:
             if batch := self._gather():
                 self._write(batch)
-                for _ in batch:
-                    self._scheduler.finished.task_done()
             elif self._is_over():
                 return
             self._workers.look_after()
@@ -109,8 +107,13 @@ class ReplyWriter:
             self._claims.release(again)
         # From now on, no further rows join them.
         self._scheduler.note_written(tasks)
-        if rows := [row for task in tasks for row in task.as_rows()]:
-            self._hand_out(rows)
+        rows = [row for task in tasks for row in task.as_rows()]
+        self._counts.finish(rows)
+        # Before the caller takes the rows: they would be subtracted twice from those that are left.
+        for _ in batch:
+            self._scheduler.finished.task_done()
+        if rows:
+            self._put(rows)
         self._judge([error for _, error in failed])
 
     def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
@@ -121,6 +124,8 @@ class ReplyWriter:
             return tasks
         for task in untrusted:
             task.reply = task.packed_by = None
+        self._counts.packed += len(untrusted)
+        self._counts.discarded += len(untrusted)
         self._scheduler.hand_back(untrusted)
         return [task for task in tasks if task not in untrusted]
 
@@ -153,8 +158,8 @@ class ReplyWriter:
         # Without a place in our code, whose line would be printed below the message.
         warnings.warn_explicit(
             f"{'/'.join(model)}: {agreement.words(model)} got a different answer when they were "
-            f"asked alone, so its {len(addresses):,} packed replies are discarded, and "
-            "their rows are asked again, one by one",
+            "asked alone, so its packed replies are discarded, and their rows are asked again, "
+            "one by one",
             PackingWarning,
             "arche_magic",
             0,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
+from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.prompts.tables import is_arrow, library_of
 
@@ -111,7 +112,9 @@ class Replies:
     def _of_second(self, reply: Reply) -> dict[str, Any]:
         """The columns of another model's reply; a value that does not fit its column is missing."""
         found: dict[str, Any] = {SECOND_MODEL: sys.intern(reply.model)}
-        values = fields_of(reply.parsed) if self._fields else {REPLY: str(reply)}
+        values: dict[str, Any] = {} if self._fields else {REPLY: str(reply)}
+        with suppress(InvalidRequest):
+            values = values or fields_of(reply.parsed)
         for name, value in values.items():
             if (column := self._ours.get(f"{SECOND}{name}")) is not None:
                 with suppress(ValueError):
@@ -120,8 +123,11 @@ class Replies:
 
     def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
         """Note the fields of a reply; returns an error if a column cannot hold one."""
-        values = {} if reply is None else fields_of(reply.parsed)
-        problems = []
+        values, problems = dict[str, Any](), []
+        try:
+            values = {} if reply is None else fields_of(reply.parsed)
+        except InvalidRequest as error:
+            problems.append(str(error))
         for column in self._fields:
             value = None
             try:

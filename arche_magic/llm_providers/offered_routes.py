@@ -11,7 +11,7 @@ from .errors import ConfigurationError, InvalidRequest, NoKeys, NoRouteAvailable
 from .request import Request
 from .routing import Routes, of_one_model
 from .types import Route, name_in_words
-from .wire_fields import OTHER_THAN, may_be_unsuitable, unsuitable, unsupported_fields
+from .wire_fields import may_be_unsuitable, unsuitable, unsupported_fields
 
 _MOST_KEPT = 64
 
@@ -106,13 +106,11 @@ class OfferedRoutes:
         able = [f"{name} does" for name in able if not self._unsuitable(name, request)]
         able = able or ["OpenAI-compatible services do"]
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        wires = [self.configuration.providers[name].wire for name in reasons]
+        fields = [field for wire in wires for field in unsupported_fields(wire, request)]
         # Other providers get a value unchanged, and may not take it either.
-        hint = "" if OTHER_THAN in refused else f"; {able[0]}"
-        wire = self.configuration.providers[routes[0].provider].wire
-        option = unsupported_fields(wire, request)[0].split()[0]
-        # What is not a field of its own, such as a participant's name, is in the messages.
-        option = option if option in request.extra else "messages"
-        raise InvalidRequest(f"{refused}{hint}", option=option)
+        hint = "" if any(field.takes_others for field in fields) else f"; {able[0]}"
+        raise InvalidRequest(f"{refused}{hint}", option=fields[0].field)
 
     def _unsuitable(self, provider: str, request: Request) -> str:
         return unsuitable(self.configuration.providers[provider].wire, request)

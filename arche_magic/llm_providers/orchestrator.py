@@ -272,7 +272,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply | None:
         """Return the kept reply for the same arguments, if there is one."""
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return replay.kept(request, self._addresses(request), self._replies())
+        return replay.kept(request, self.address(request), self._replies())
 
     def address(self, request: Request) -> str:
         """The address of this object's kept reply to a request; see `replay.address`."""
@@ -281,9 +281,6 @@ class IntelligentLLMOrchestrator:
     def addresses_like(self, sample: Request) -> Callable[[Request], str]:
         """`address` for many requests that differ from the sample only in their last message."""
         return replay.addresses_like(sample, self._only(sample))
-
-    def _addresses(self, request: Request) -> tuple[str, ...]:
-        return replay.addresses(request, self._only(request))
 
     def _only(self, request: Request) -> Sequence[str]:
         """The only providers that may answer; empty: any."""
@@ -309,8 +306,8 @@ class IntelligentLLMOrchestrator:
         return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
-        began, store, addresses = time.monotonic(), self._replies(), self._addresses(request)
-        if (reply := replay.kept(request, addresses, store)) is not None:
+        began, store, address = time.monotonic(), self._replies(), self.address(request)
+        if (reply := replay.kept(request, address, store)) is not None:
             yield Piece(str(reply), None)
             self._tally.add_from_memory()
             self._log.append(())
@@ -319,7 +316,7 @@ class IntelligentLLMOrchestrator:
             raise replay.not_kept(request, store)
         left = request.timeout - (time.monotonic() - began)
         reply = yield from self._events(replace(request, timeout=left, replay="off"), stream)
-        replay.keep(reply, addresses[0], store, self.configuration.clock.time())
+        replay.keep(reply, address, store, self.configuration.clock.time())
         return reply
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:

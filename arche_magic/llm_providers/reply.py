@@ -102,6 +102,8 @@ class Attempt:
         return attempt
 
 
+MOST_LEVELS = 300
+"""Values that are nested more deeply cannot be written, because Python limits nested calls."""
 MOST_TOKENS = 2**53
 """The highest number that the columns of a frame can hold."""
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -139,7 +141,7 @@ class Reply(str):
         from_memory: when a kept reply was originally given (aware, UTC); None for a new reply. A
             kept reply has no attempts, because nothing was sent. Its usage, cost, seconds and
             request are the original ones.
-        request: the id of its attempts in the record; "" for replies kept by earlier versions.
+        request: the id of its attempts in the record.
         tool_calls: the calls that the model asks its caller to run; the text may then be empty.
         choices: the provider's own choices of a chat completion, for a request with `n` or
             `logprobs`; empty for others.
@@ -284,21 +286,33 @@ def fields_of(parsed: Any) -> dict[str, Any]:
     """Return the fields of a structured reply's value, by their names in the class.
 
     Nested objects become dicts, and members of an Enum become their values.
+
+    Raises:
+        InvalidRequest: the class's own code made a value that has no such form.
     """
-    if is_dataclass(parsed) and not isinstance(parsed, type):
-        parsed = asdict(parsed)
-    elif dump := getattr(parsed, "model_dump", None):
-        parsed = dump()
-    return {name: _plain(value) for name, value in dict(parsed).items()}
+    try:
+        if is_dataclass(parsed) and not isinstance(parsed, type):
+            parsed = asdict(parsed)
+        elif dump := getattr(parsed, "model_dump", None):
+            parsed = dump()
+        return {name: _plain(value, MOST_LEVELS) for name, value in dict(parsed).items()}
+    except RecursionError:
+        why = "it contains itself, or is nested too deeply"
+    except ValueError as error:
+        # In pydantic's words.
+        why = str(error).partition("\n")[0]
+    raise InvalidRequest(f"the value of the reply cannot be shown in columns: {why}")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, levels: int) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if levels < 0:
+        raise RecursionError
     if isinstance(value, dict):
-        return {_plain(name): _plain(entry) for name, entry in value.items()}
+        return {_plain(name, levels): _plain(entry, levels - 1) for name, entry in value.items()}
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(map(_plain, value))
+        return type(value)([_plain(entry, levels - 1) for entry in value])
     return value
 
 

@@ -5,7 +5,7 @@ A route that cannot carry a field is not asked: nothing of a request is ever dro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .request import Request
@@ -23,12 +23,24 @@ _TRANSLATED = {"mistral": MISTRAL_FIELDS, "google": GOOGLE_FIELDS}
 # Groq refuses these with a 400 (console.groq.com/docs/openai, 2026).
 _GROQ_REFUSES = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-OTHER_THAN = " other than "
-"""Stands between the name of a field and the only values that a wire takes."""
 
 
-def unsupported_fields(wire: str, request: Request) -> list[str]:
-    """Return the fields of a request that a provider with this wire cannot take, by OpenAI's names.
+class Unsupported(NamedTuple):
+    """What a wire cannot take of a request.
+
+    Attributes:
+        field: the field by OpenAI's name.
+        words: the field, or what of it: `response_format together with tools`.
+        takes_others: whether the wire takes other values of the field; `words` name them.
+    """
+
+    field: str
+    words: str
+    takes_others: bool = False
+
+
+def unsupported_fields(wire: str, request: Request) -> list[Unsupported]:
+    """Return what a provider with this wire cannot take of a request.
 
     What asks for the default, such as `n=1`, counts as not given.
 
@@ -45,14 +57,14 @@ def unsupported_fields(wire: str, request: Request) -> list[str]:
     ]
     if wire == "groq" and request.uses_tools and "response_format" in request.extra:
         # console.groq.com/docs/structured-outputs, 2026-07.
-        fields.append("response_format together with tools")
+        fields.append(Unsupported("response_format", "response_format together with tools"))
     if any(message.name for message in request.messages):
-        fields.append("names of participants")
+        fields.append(Unsupported("messages", "names of participants"))
     if wire == "google":
         if any(image.url for image in request.images):
-            fields.append("addresses of images")
+            fields.append(Unsupported("messages", "addresses of images"))
         if any(image.detail for image in request.images):
-            fields.append("detail of images")
+            fields.append(Unsupported("messages", "detail of images"))
     return fields
 
 
@@ -64,24 +76,26 @@ def may_be_unsuitable(request: Request) -> bool:
 
 def unsuitable(wire: str, request: Request) -> str:
     """Return why a provider with this wire cannot take a request (`takes no logprobs`), or ""."""
-    names = unsupported_fields(wire, request)
-    if not names:
+    fields = unsupported_fields(wire, request)
+    if not fields:
         return ""
-    *others, last = names
+    *others, last = [field.words for field in fields]
     return f"takes no {', '.join(others)} or {last}" if others else f"takes no {last}"
 
 
-def _refused(wire: str, name: str, value: Any) -> str:
-    """Return what a wire cannot take: the field, or all but some of its values; "" if it can."""
+def _refused(wire: str, name: str, value: Any) -> Unsupported | None:
+    """Return what a wire cannot take: the field, or all but some of its values; None if it can."""
     if wire == "groq":
-        return name if name in _GROQ_REFUSES else ""
+        return Unsupported(name, name) if name in _GROQ_REFUSES else None
     if name not in _TRANSLATED[wire]:
-        return name
+        return Unsupported(name, name)
     if name == "response_format" and value.get("type") != "json_object":
-        return f"{name}{OTHER_THAN}json_object and json_schema"
-    if name == "reasoning_effort" and wire == "google" and value not in _EFFORTS:
-        return f"{name}{OTHER_THAN}{', '.join(_EFFORTS[:-1])} and {_EFFORTS[-1]}"
-    return ""
+        taken = "json_object and json_schema"
+    elif name == "reasoning_effort" and wire == "google" and value not in _EFFORTS:
+        taken = f"{', '.join(_EFFORTS[:-1])} and {_EFFORTS[-1]}"
+    else:
+        return None
+    return Unsupported(name, f"{name} other than {taken}", takes_others=True)
 
 
 def _asks_for_default(name: str, value: object) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from adapter_calls import MODELS, SECRET, WIRES, sandbox_adapter
-from loopback import Handler, serving
+from loopback import Handler, full_queue, serving
 
 from arche_magic.llm_providers.adapters import build_adapter
 from arche_magic.llm_providers.provider_failure import AttemptFailed, Remedy
@@ -60,6 +61,16 @@ def test_a_missing_list_times_out(
     sandbox.fail(wire, "stall")
     with pytest.raises(AttemptFailed, match=r"no answer within 0\.3 s"):
         adapters[wire].models(0.3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what they cannot queue")
+def test_the_time_for_a_connection_is_at_most_that_of_the_call() -> None:
+    """The error names the time that the call really had."""
+    with full_queue() as url:
+        adapter = build_adapter("groq", Key.of("groq", "groq_key_1", SECRET), url)
+        with pytest.raises(AttemptFailed, match=r"no connection within 0\.3 s"):
+            adapter.models(0.3)
+        adapter.close()
 
 
 class _SparseLists(Handler):

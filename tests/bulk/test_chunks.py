@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -269,9 +270,22 @@ def test_progress_counts_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None
     frame(12).to_csv("in.csv", index=False)
     job = file_job.FileJob("in.csv", "out.csv", TEMPLATE)
     assert len(job) == 12
-    seen = [job.progress().done for _ in job]
-    assert seen[-1] == 12
-    assert seen == sorted(seen)
+    seen, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            seen.append(job.progress().done)
+
+    with ThreadPoolExecutor(1) as pool:
+        # Another thread shows the bar, also while the next chunk is read.
+        watching = pool.submit(watch)
+        try:
+            taken = [job.progress().done for _ in job]
+        finally:
+            ended.set()
+    watching.result()
+    assert taken[-1] == 12
+    assert (taken, seen) == (sorted(taken), sorted(seen))
     assert job.progress().total == 12
     assert sum(job.progress().routes.values()) == 12
 

@@ -450,6 +450,15 @@ def test_a_deep_value_of_the_data_is_written_whole(sandbox: Sandbox) -> None:
     assert json.loads(Path("out.jsonl").read_text())["deep"] == record["deep"]
 
 
+def test_a_value_of_the_data_that_is_too_deep_is_refused(sandbox: Sandbox) -> None:
+    """It could not be written after everything was spent."""
+    deep = '{"text": "soup", "deep": ' + "[" * 600 + "]" * 600 + "}\n"
+    Path("in.jsonl").write_text('{"text": "soup"}\n' * 3 + deep)
+    with pytest.raises(InvalidRequest, match="line 4 is nested too deeply"):
+        arche_magic.map("in.jsonl", "{{text}}", to="out.jsonl")
+    assert sandbox.requests == ()
+
+
 def test_json_lines_hold_no_nan(start: Start) -> None:
     """Many readers refuse NaN and Infinity, which Python reads and writes; they become null."""
     value = '{"share": 0.5, "scores": [1.0, NaN, Infinity], "by": {"a": NaN}}'

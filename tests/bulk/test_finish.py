@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import threading
+import time
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,25 @@ def test_the_finish_time_comes_from_the_limits_as_in_the_plan(start: Start, cloc
             later = job.progress(later=40).finish_at
             assert later is not None
             assert due + timedelta(days=2) <= later < due + timedelta(days=2) + HOUR
+
+
+def test_rows_that_the_caller_has_not_taken_count_once(start: Start, clock: Clock) -> None:
+    """They are not left to ask, however slowly the caller takes them."""
+    start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
+    # One row less would be done a day earlier. Before them come more lists of rows without a prompt
+    # than wait for the caller.
+    rows = [*[None] * 9000, *(f"Row {n}" for n in range(81))]
+    job = Job(rows, pack=1, reserve=0.0, patience=0)
+    today = datetime.fromtimestamp(clock.now, PACIFIC).replace(hour=0, minute=0, second=0)
+    seen = set()
+    with closing(iter(job)) as finished:
+        next(finished)
+        for _ in range(100):
+            seen.add(job.progress().finish_at)
+            time.sleep(0.01)
+    seen.discard(None)
+    assert seen
+    assert min(filter(None, seen)) >= today + timedelta(days=4)
 
 
 def test_a_job_that_is_done_has_no_finish_time(start: Start, clock: Clock) -> None:

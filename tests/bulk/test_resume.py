@@ -25,7 +25,6 @@ from arche_magic.bulk.rows import CHUNK
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration, use_configuration
-from arche_magic.llm_providers.reply_cache.store import Failure, reply_store
 from arche_magic.llm_providers.storage import LedgerWarning
 
 if TYPE_CHECKING:
@@ -299,18 +298,6 @@ def test_a_reply_that_no_longer_fits_is_asked_again(start: Start) -> None:
     result = arche_magic.map(["Hi"], schema="mood good|bad")
     assert result.mood.notna().all()
     assert len(sandbox.requests) == 2
-
-
-def test_a_file_of_an_earlier_version_takes_failures_too(start: Start) -> None:
-    """Their table is made when it is needed, and the file is readable without it."""
-    start()
-    arche_magic.map(["Hi"])
-    store = reply_store(get_configuration().replies)
-    assert store.failures(["x"]) == {}
-    failure = Failure("does not fit", raw="{}")
-    store.fail({"x": failure}, 0.0)
-    assert store.failures(["x", "y"]) == {"x": failure}
-    assert store.problem == ""
 
 
 def test_a_disk_that_refuses_is_reported_and_loses_no_reply(start: Start, tmp_path: Path) -> None:

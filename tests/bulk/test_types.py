@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 import arche_magic
 from arche_magic.bulk import file_job
 from arche_magic.llm_providers import InvalidRequest
-from arche_magic.llm_providers.config import get_configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,16 +205,57 @@ def test_an_error_of_a_class_fails_its_row_alone(start: Start) -> None:
     assert len(sandbox.requests) == 4
 
 
-@pytest.mark.usefixtures("judge")
-def test_a_failure_of_an_earlier_version_has_no_text() -> None:
-    """Its file has no table for texts."""
-    arche_magic.map(texts("odd"), TEMPLATE, schema=LINE)
-    with closing(sqlite3.connect(get_configuration().replies)) as connection:
-        connection.execute("DROP TABLE misfits")
-        connection.commit()
-    frame = arche_magic.map(texts("odd"), TEMPLATE, schema=LINE)
-    assert frame.error.notna().all()
-    assert "raw" not in frame
+class Loop(BaseModel):
+    """Its list contains itself."""
+
+    mood: Literal["good"]
+    parts: list[Any]
+
+    @field_validator("parts")
+    @classmethod
+    def close(cls, parts: list[Any]) -> list[Any]:
+        if parts:
+            parts.append(parts)
+        return parts
+
+
+OPEN = {
+    "type": "object",
+    "properties": {"mood": {"type": "string"}, "parts": {"type": "array"}},
+    "required": ["mood", "parts"],
+}
+
+
+@pytest.mark.parametrize(("schema", "part"), [(Loop, 1), (OPEN, json.loads("[" * 500 + "]" * 500))])
+@pytest.mark.parametrize("target", ["out.parquet", "out.csv", "out.jsonl", None])
+def test_a_value_that_cannot_be_written_fails_its_row_alone(
+    start: Start, tmp_path: Path, target: str | None, schema: Any, part: Any
+) -> None:
+    """It contains itself, or is nested too deeply. Its text and cost are in the row."""
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> str:
+        parts = [part] if "odd" in messages[-1]["content"] else []
+        return json.dumps({"mood": "good", "parts": parts})
+
+    start(keys={"groq": 1, "mistral": 1}, reply=answer)
+    data = texts("one", "odd")
+    options: dict[str, Any] = {"schema": schema, "pack": 1, "twice": 1.0}
+    if target is None:
+        frame = arche_magic.map(data, TEMPLATE, **options)
+    else:
+        data.to_csv(tmp_path / "in.csv", index=False)
+        arche_magic.map(tmp_path / "in.csv", TEMPLATE, to=tmp_path / target, **options)
+        read = {"parquet": pd.read_parquet, "csv": pd.read_csv}.get(target[4:], read_lines)
+        frame = read(tmp_path / target)
+    assert list(frame.mood.isna()) == [False, True]
+    assert list(frame.error.isna()) == [True, False]
+    assert "it contains itself, or is nested too deeply" in frame.error[1]
+    assert json.loads(frame.raw[1])["parts"] == [part]
+    assert frame.tokens[1] > 0
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    return pd.read_json(path, lines=True)
 
 
 def test_any_name_and_an_open_schema_have_their_column(start: Start) -> None:

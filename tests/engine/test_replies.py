@@ -62,18 +62,6 @@ def test_a_kept_reply_has_the_route_it_came_from(store: ReplyStore) -> None:
     assert kept.attempts == ()
 
 
-def test_a_file_of_an_earlier_version_is_extended(store: ReplyStore) -> None:
-    """Its replies have no request id. The first new reply adds the columns and keeps the others."""
-    store.finish({"a": REPLY}, NOON)
-    with closing(sqlite3.connect(store.path)) as connection, connection:
-        for name in ("request", "seconds", "more"):
-            connection.execute(f"ALTER TABLE replies DROP COLUMN {name}")
-    assert store.lookup_many(["a"])["a"].request == ""
-    store.finish({"b": REPLY}, NOON)
-    requests = {address: kept.request for address, kept in store.lookup_many(["a", "b"]).items()}
-    assert requests == {"a": "", "b": "r0123456789ab"}
-
-
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -144,17 +132,13 @@ def test_the_file_contains_no_prompt_and_no_key(store: ReplyStore) -> None:
 
 
 def test_tool_calls_are_kept_with_the_reply(store: ReplyStore) -> None:
-    """Even if the reply has no text, or the file was made by an earlier version."""
+    """Even if the reply has no text."""
     calls = (ToolCall("call_1", "get_weather", '{"city": "Oslo"}', "c2ln"), ToolCall("call_2", "f"))
-    store.finish({"old": REPLY}, NOON)
-    with closing(sqlite3.connect(store.path)) as connection:
-        connection.execute("ALTER TABLE replies DROP COLUMN more")
-    assert store.lookup_many(["old"])["old"] == REPLY
     choices = ({"index": 0, "logprobs": None},)
-    store.finish({"new": Reply("", tool_calls=calls, choices=choices)}, NOON)
-    kept = store.lookup_many(["new"])["new"]
+    store.finish({"a": Reply("", tool_calls=calls, choices=choices)}, NOON)
+    kept = store.lookup_many(["a"])["a"]
     assert (kept, kept.tool_calls, kept.choices) == ("", calls, choices)
-    assert store.claim(["new", "old"], "one", NOON, NOON + 60) == set()
+    assert store.claim(["a"], "one", NOON, NOON + 60) == set()
 
 
 def test_one_file_has_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,44 +56,6 @@ def test_a_repeated_prompt_sends_nothing(start: Start, clock: Clock) -> None:
         assert getattr(again, name) == getattr(first, name)
 
 
-@pytest.mark.parametrize("earlier", ["Hello\n", "Hello"])
-def test_replies_kept_by_earlier_versions_are_found(sandbox: Sandbox, earlier: str) -> None:
-    """They sent the newline that IPython appends; their replies also answer prompts without it."""
-
-    def chat(*turns: str) -> list[dict[str, str]]:
-        messages = []
-        for turn in turns:
-            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "Yes"}]
-        return messages[:-1]
-
-    llm = get_llm_provider()
-    kept = [
-        llm.generate("Hello\n", keep=True),
-        llm.generate_chat(chat(earlier, "Again\n"), keep=True),
-        llm.generate("Hello\n", keep=True, schema="mood good|bad"),
-    ]
-    only_kept()
-    llm = get_llm_provider()
-    found = [
-        llm.generate("Hello"),
-        llm.generate_chat(chat("Hello", "Again")),
-        llm.generate("Hello", schema="mood good|bad"),
-    ]
-    assert found == kept
-    assert found[2].parsed == kept[2].parsed
-    assert len(sandbox.requests) == 3
-
-
-def test_the_reply_to_the_exact_prompt_is_preferred(sandbox: Sandbox) -> None:
-    """A prompt may have been asked both with and without a newline at its end."""
-    llm = get_llm_provider()
-    with_newline = llm.generate("Hello\n", keep=True)
-    without = llm.generate("Hello", keep=True, fresh=True)
-    assert llm.generate("Hello\n", keep=True) == with_newline
-    assert llm.generate("Hello", keep=True) == without
-    assert len(sandbox.requests) == 2
-
-
 def test_a_kept_reply_uses_no_quota(start: Start, clock: Clock) -> None:
     """No attempt and no count in the ledger; `get_stats` counts it separately from calls."""
     start(clock=clock)

@@ -321,7 +321,8 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
             return _tls_failure(link, host)
     for link in links:
         if isinstance(link, httpx.ConnectTimeout):
-            return _unsent(f"{NO_CONNECTION} within {duration_in_words(call.timeouts.connect)}")
+            seconds = min(call.timeouts.connect, call.timeouts.total)
+            return _unsent(f"{NO_CONNECTION} within {duration_in_words(seconds)}")
         if isinstance(link, httpx.TimeoutException):
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):

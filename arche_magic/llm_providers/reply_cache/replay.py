@@ -62,21 +62,6 @@ def addresses_like(sample: Request, providers: Sequence[str] = ()) -> Callable[[
     return address_of
 
 
-def addresses(request: Request, providers: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the address of the reply to a request, followed by its addresses in earlier versions.
-
-    Earlier versions included the newline that IPython appends to the text of a cell.
-    """
-    asked = request.messages
-    cells = [
-        replace(message, content=f"{message.content}\n") if message.role == "user" else message
-        for message in asked
-    ]
-    forms = [asked, (*asked[:-1], cells[-1]), tuple(cells)]
-    found = (address(replace(request, messages=messages), providers) for messages in forms)
-    return tuple(dict.fromkeys(found))
-
-
 def vector_addresses(provider: str, model: str, dimensions: int | None) -> Callable[[str], bytes]:
     """Return the address of the vector of a text, by that model of that provider."""
     begun = hashlib.sha256(json.dumps(["vector", provider, model, dimensions]).encode())
@@ -89,8 +74,8 @@ def vector_addresses(provider: str, model: str, dimensions: int | None) -> Calla
     return address
 
 
-def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None:
-    """Return the reply kept at the first of the addresses that has one, with its parsed value.
+def kept(request: Request, address: str, store: ReplyStore) -> Reply | None:
+    """Return the reply kept at this address, with its parsed value.
 
     None if no kept reply can answer the request.
     """
@@ -98,11 +83,10 @@ def kept(request: Request, at: Sequence[str], store: ReplyStore) -> Reply | None
         return None
     try:
         longest = min(_LONGEST_SECONDS, request.timeout / 2)
-        found = within(longest, lambda: store.lookup_many(at))
+        reply = within(longest, lambda: store.lookup_many([address]).get(address))
     except TookTooLong:
         store.complain(_SILENT)
         return None
-    reply = next((found[address] for address in at if address in found), None)
     if reply is None or request.schema is None or reply.tool_calls:
         return reply
     try:

@@ -24,17 +24,10 @@ from ..types import Usage, little_endian, utc
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
-# Columns that files of earlier versions lack. Those versions ignore them. `more` is JSON with the
-# calls of tools and the choices of a reply that has them.
-_ADDED = {
-    "request": "TEXT NOT NULL DEFAULT ''",
-    "seconds": "REAL NOT NULL DEFAULT 0",
-    "more": "TEXT NOT NULL DEFAULT ''",
-}
-# Files of earlier versions lack the tables after `claims`. The texts of replies that do not fit a
-# schema (misfits) have their own table, because earlier versions write into `failures`.
+# `more` is JSON with the calls of tools and the choices of a reply that has them. Misfits are the
+# texts of replies that do not fit a schema.
 _TABLES = {
-    "replies": f"""
+    "replies": """
         address TEXT PRIMARY KEY NOT NULL,
         text TEXT NOT NULL,
         provider TEXT NOT NULL,
@@ -46,7 +39,9 @@ _TABLES = {
         cost_usd REAL,
         parsed INTEGER NOT NULL,
         created_at REAL NOT NULL,
-        {", ".join(f"{name} {kind}" for name, kind in _ADDED.items())}
+        request TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        more TEXT NOT NULL
     """,
     "claims": """
         address TEXT PRIMARY KEY NOT NULL, claimed_by TEXT NOT NULL, claimed_until REAL NOT NULL
@@ -119,7 +114,7 @@ class ReplyStore:
         """Return the kept vectors at these addresses."""
         found: dict[bytes, array[float]] = {}
         with self._complaining(), self._reading() as connection:
-            if connection is None or "vectors" not in _tables(connection):
+            if connection is None:
                 return {}
             # One transaction: otherwise each look-up locks the file anew.
             connection.execute("BEGIN")
@@ -249,26 +244,22 @@ class ReplyStore:
         # Threads wait here, because SQLite polls its lock only at intervals.
         with self._lock, closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            is_new = not self._version(connection)
-            for name in _TABLES.keys() - _tables(connection):
-                connection.execute(f"CREATE TABLE {name} ({_TABLES[name]})")
-            if is_new:
+            if not self._version(connection):
+                for name, columns in _TABLES.items():
+                    connection.execute(f"CREATE TABLE {name} ({columns})")
                 connection.execute(f"PRAGMA user_version = {FILE_VERSION}")
-            columns = connection.execute("SELECT name FROM pragma_table_info('replies')")
-            for name in _ADDED.keys() - {row["name"] for row in columns}:
-                connection.execute(f"ALTER TABLE replies ADD COLUMN {name} {_ADDED[name]}")
             yield connection
             connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """Return the version of the file's layout; 0 for an empty file."""
         # Tables first: another kernel may create everything between these two statements.
-        names = _tables(connection)
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FILE_VERSION):
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
         # The version alone is not enough, because other programs use version numbers too.
-        if names and not (version and {"replies", "claims"} <= names):
+        if names and not (version and _TABLES.keys() <= names):
             raise NotOurs(self.path, "is a database of another program; set ARCHE_REPLIES")
         return int(version)
 
@@ -293,17 +284,10 @@ class ReplyStore:
             warn(message)
 
 
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    """Return the names of the file's tables and indexes."""
-    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-
-
 def _rows(
     addresses: Iterable[str], table: str, columns: str, connection: sqlite3.Connection
 ) -> Iterable[Any]:
-    """Return the rows at these addresses; none if a file of an earlier version lacks the table."""
-    if table not in _tables(connection):
-        return ()
+    """Return the rows at these addresses."""
     query = _LOOK_UP.format(table=table, columns=columns)
     return connection.execute(query, [json.dumps(list(addresses))])
 
@@ -320,15 +304,8 @@ def _replies(addresses: Iterable[str], connection: sqlite3.Connection) -> dict[s
     found = {}
     for row in _rows(addresses, "replies", "replies.*", connection):
         with suppress(AttributeError, OverflowError, RecursionError, TypeError, ValueError):
-            # Earlier versions also kept empty texts.
-            if row["text"] or _added(row, "more"):
-                found[row["address"]] = _reply(row)
+            found[row["address"]] = _reply(row)
     return found
-
-
-def _added(row: sqlite3.Row, name: str) -> Any:
-    """Return the value of an added column; None if a file of an earlier version lacks it."""
-    return row[name] if name in row.keys() else None  # noqa: SIM118  # a row contains values
 
 
 def _row(address: str, reply: Reply, now: float) -> dict[str, object]:
@@ -353,8 +330,8 @@ def _row(address: str, reply: Reply, now: float) -> dict[str, object]:
 
 
 def _reply(row: sqlite3.Row) -> Reply:
-    """Return the reply in a row, which may lack the columns that were added."""
-    more = json.loads(_added(row, "more") or "{}")
+    """Return the reply in a row."""
+    more = json.loads(row["more"] or "{}")
     return Reply(
         row["text"],
         provider=row["provider"],
@@ -364,8 +341,8 @@ def _reply(row: sqlite3.Row) -> Reply:
         finish_reason=row["finish_reason"],
         cost=None if row["cost_usd"] is None else float(row["cost_usd"]),
         from_memory=utc(row["created_at"]),
-        request=_added(row, "request") or "",
-        seconds=float(_added(row, "seconds") or 0.0),
+        request=row["request"],
+        seconds=float(row["seconds"]),
         tool_calls=tuple(ToolCall(**call) for call in more.get("tool_calls", ())),
         choices=tuple(more.get("choices", ())),
     )
