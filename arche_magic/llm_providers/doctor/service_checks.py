@@ -35,6 +35,7 @@ _NO_LIST = "it lists no models"
 _FOR_ANYONE = "the service lists its models for any key"
 # A service without a list of models answers with one of these, or with a 404 or 405.
 _NO_LIST_REMEDIES = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
+_SWITCHED_OFF, _TURN_ON = "is switched off in this session", "turn it on in %llm_panel"
 # Services state the time in whole seconds, and an answer may take a few.
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS = "Reply with the word ok.", 16, 60.0
@@ -150,6 +151,8 @@ def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> F
             left = closed.until - tracker.configuration.clock.time()
             advice = f"{advice}, or wait: it is tried again {in_seconds(left)}"
         return Finding("look", key.label, found, advice)
+    if key.label in tracker.configuration.off:
+        return Finding("look", key.label, f"works, but {_SWITCHED_OFF}; {source}", _TURN_ON)
     if shared := tracker.shared_keys().get(key.label):
         found = f"works, but shares its account with {shared}"
         return Finding("look", key.label, found, "it adds no quota; one key per account is enough")
@@ -178,9 +181,10 @@ def models(
     if not listed:
         yield Finding("look", about, _NO_LIST, "does the server have a model yet?")
         return
-    asked = [
-        model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
-    ]
+    off = [model for model in provider.models if f"{provider.name}/{model}" in configuration.off]
+    for model in off:
+        yield Finding("look", about, f"{model} {_SWITCHED_OFF}", _TURN_ON)
+    asked = [model for model in provider.models if model not in off]
     absent = [model for model in asked if model not in listed]
     models = f"the {plural(len(listed), 'model')} it lists"
     for model in absent:
