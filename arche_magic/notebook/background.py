@@ -216,7 +216,8 @@ class ReplyJob(BackgroundJob):
         self.view.begin()
 
     def _work(self) -> Reply:
-        return self._ask(self.view)
+        with self._session.noting_unsent():
+            return self._ask(self.view)
 
     def _show_end(self, end: Reply) -> None:
         self._asked.reply = self._session.reply = end
