@@ -24,7 +24,7 @@ from ..quota_tracker import QuotaTracker
 from ..stopping import stopped_by
 from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
-from .local_checks import Finding
+from .local_checks import Finding, State
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -243,7 +243,10 @@ def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
         opens = error.next_available_at
         left = opens.timestamp() - configuration.clock.time() if opens else 0.0
         advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
-        return Finding("wrong", about, f"no answer: {next(reasons, str(error))}", advice)
+        # A limit that is used up is no mistake.
+        is_limit = left > 0 and all(attempt.outcome != "failed" for attempt in error.attempts)
+        state: State = "look" if is_limit else "wrong"
+        return Finding(state, about, f"no answer: {next(reasons, str(error))}", advice)
     cost = f", {reply.cost:.6f} USD" if reply.cost else ""
     found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"
     return Finding("ok", about, found)
