@@ -12,7 +12,7 @@ import tokenize
 from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ class Session:
         """
         from arche_magic.llm_providers.errors import LLMProviderError
 
-        self.unsent, before = None, _last_request()
+        before = _last_request()
         try:
             yield before
         except LLMProviderError as error:
@@ -204,7 +204,10 @@ def command(
             import_in_thread(needs)
             session: Session = magics.session
             show_held()
-            with session.noting_unsent() if needs == "ask" else nullcontext():
+            if needs != "ask":
+                return run(session, line, cell, local_ns)
+            session.unsent = None
+            with session.noting_unsent():
                 return run(session, line, cell, local_ns)
 
         def run(
