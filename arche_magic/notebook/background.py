@@ -323,12 +323,13 @@ class BackgroundJobs:
             job.stop()
         return len(open_jobs)
 
-    def close(self) -> None:
-        """Stop every job, and end the threads."""
-        self.stop()
+    def close(self) -> int:
+        """Stop every job, and end the threads; returns how many jobs had not ended."""
+        stopped = self.stop()
         for _ in range(self._threads):
             self._queue.put(None)
         self._threads = 0
+        return stopped
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
