@@ -333,23 +333,23 @@ class Job:
         """The orchestrator that workers use: on allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
-        if not allow_paid:
-            self._check_for_free_routes()
+        if not allow_paid and self._has_free_routes():
             names = [name for name in names if not providers[name].paid]
         allowed = narrowed(llm, llm.configuration, names)
         allowed.quota_tracker.job = self.whole.spending
         return allowed
 
-    def _check_for_free_routes(self) -> None:
-        """Raise InvalidRequest if all routes are paid ones."""
+    def _has_free_routes(self) -> bool:
+        """Whether there are routes; raises InvalidRequest if all of them are paid ones."""
         try:
             routes = self._llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
-            return
+            return False
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
+        return True
