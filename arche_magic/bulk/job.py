@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
@@ -42,7 +43,7 @@ from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
 from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
-from .twice import Second, other_models, share_of
+from .twice import Second, kept_by, other_models, share_of
 from .workers import Workers, narrowed
 
 # How long `cancel` waits for threads.
@@ -149,8 +150,9 @@ class Job:
         }  # fmt: skip
         self._second: Second | None = None
         if self.twice:
-            other = other_models(self._llm, sample, allow_paid)
-            self._second = Second(self.twice, self.rows, other, self._job_on)
+            others = other_models(self._llm, sample, allow_paid)
+            kept = self._kept_on if not fresh else lambda positions, model: 0
+            self._second = Second(self.twice, self.rows, others, kept, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
@@ -246,6 +248,14 @@ class Job:
         options = self._same_options | {"model": model, "provider": None, "same_model": False}
         return Job(self.rows.frame.iloc[positions], **options)
 
+    def _kept_on(self, positions: list[int], model: str) -> int:
+        """How many of some rows another model has answered before."""
+        rows = Rows(self.rows.frame.iloc[positions], self.rows.template)
+        asked = partial(rows.requests, configuration=self._llm.configuration, sample=self._sample)
+        return kept_by(
+            model, (request for start in rows.chunks() for *_, request in asked(start)), self._llm
+        )
+
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
         progress = self.progress()
@@ -331,23 +341,23 @@ class Job:
         """The orchestrator that workers use: on allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
-        if not allow_paid:
-            self._check_for_free_routes()
+        if not allow_paid and self._has_free_routes():
             names = [name for name in names if not providers[name].paid]
         allowed = narrowed(llm, llm.configuration, names)
         allowed.quota_tracker.job = self.whole.spending
         return allowed
 
-    def _check_for_free_routes(self) -> None:
-        """Raise InvalidRequest if all routes are paid ones."""
+    def _has_free_routes(self) -> bool:
+        """Whether there are routes; raises InvalidRequest if all of them are paid ones."""
         try:
             routes = self._llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
-            return
+            return False
         if routes and all(route.paid for route in routes):
             names = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
                 f"only paid routes can answer ({names}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
+        return True

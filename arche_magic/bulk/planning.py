@@ -26,7 +26,7 @@ from .file_source import SourceFile, is_file
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .twice import OtherModel, asked_twice, other_models, share_of
+from .twice import OtherModels, asked_twice, other_models, share_of
 
 # Tokens that a slow model writes per second.
 _TOKENS_PER_SECOND = 100.0
@@ -104,9 +104,9 @@ def plan(
     )
     found = _plan_of(work, outlook)
     if share:
-        other = other_models(llm, sample, allow_paid)
-        again, known = asked_twice(parts(), llm, sample, share, other, fresh=fresh)
-        found = _with_second(found, outlook, again, known, other)
+        others = other_models(llm, sample, allow_paid)
+        again, known = asked_twice(parts(), llm, sample, share, others, fresh=fresh)
+        found = _with_second(found, outlook, again, known, others)
     return found if until is None else _with_deadline(found, outlook, until)
 
 
@@ -228,7 +228,7 @@ def _one_model(outlook: _Outlook, parts: Sequence[Share]) -> Way | None:
 
 
 def _with_second(
-    plan: Plan, outlook: _Outlook, rows: int, known: Sequence[str], other: OtherModel
+    plan: Plan, outlook: _Outlook, rows: int, known: Sequence[str], others: OtherModels
 ) -> Plan:
     """The same plan with some rows asked again, after all others, on the first of other models.
 
@@ -238,7 +238,7 @@ def _with_second(
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
         answering = [estimate.llm.routes(estimate.probe)[0].model]
-    models = list(dict.fromkeys([*known, *filter(None, map(other, answering))]))
+    models = list(dict.fromkeys([*known, *(m for first in answering for m in others(first)[:1])]))
     if not rows or not models:
         return plan
     probe = replace(estimate.probe, model=models[0], provider=None, same_model=False)

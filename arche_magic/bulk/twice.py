@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .bounds import in_order
+from .bounds import costs_extra, in_order
 from .progress import Progress
 from .rows import CHUNK, Row, Rows
 
@@ -49,18 +50,20 @@ def number_drawn(share: float, rows: int) -> int:
 class Second:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    `other` chooses the model, and `ask` makes the job that asks some rows (by position) on it.
-    `jobs` has those that were made, one for each model.
+    `others` lists the models, `kept` counts the rows (by position) that one has answered before,
+    and `ask` makes the job that asks rows on it. `jobs` has those that were made, one for each
+    model.
     """
 
     def __init__(
         self,
         share: float,
         rows: Rows,
-        other: OtherModel,
+        others: OtherModels,
+        kept: Callable[[list[int], str], int],
         ask: Callable[[list[int], str], Job],
     ) -> None:
-        self._other, self._ask = other, ask
+        self._others, self._kept, self._ask = others, kept, ask
         self._wanted = number_drawn(share, len(rows))
         # By position; rows that cannot be drawn any more are removed from time to time.
         self._rows: dict[int, Row] = {}
@@ -93,10 +96,14 @@ class Second:
         It raises what a `Job` raises.
         """
         drawn = self._drawn()
-        by_model: defaultdict[str, list[int]] = defaultdict(list)
+        by_first: defaultdict[str, list[int]] = defaultdict(list)
         for position, row in drawn.items():
-            if row.reply is not None and (model := self._other(row.reply.model)):
-                by_model[model].append(position)
+            if row.reply is not None:
+                by_first[row.reply.model].append(position)
+        by_model: defaultdict[str, list[int]] = defaultdict(list)
+        for first, positions in by_first.items():
+            if model := best(self._others(first), partial(self._kept, positions)):
+                by_model[model] += positions
         for model, positions in by_model.items():
             if self._cancelled:
                 return
@@ -140,12 +147,14 @@ def share_of(twice: Any) -> float:
     return float(share)
 
 
-OtherModel = Callable[[str], str | None]
-"""Returns another model than a given one, as `provider/model`; None if there is none."""
+OtherModels = Callable[[str], list[str]]
+"""Returns other models than a given one, as `provider/model`, in the order to ask them."""
 
 
-def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModel:
-    """Return what chooses the model that answers a row again; with `paid` it may cost money.
+def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModels:
+    """Return what lists the models that may answer a row again; with `paid` they may cost money.
+
+    Free ones come before paid ones, and open ones before those that open later.
 
     Raises:
         InvalidRequest: only one model can answer.
@@ -154,35 +163,55 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
     # The model must be of the job's provider, if one was named; it need not be the job's model.
     request = replace(sample, model=None, same_model=False)
 
-    def other(model: str) -> str | None:
+    def others(model: str) -> list[str]:
         try:
             routes = llm.routes(request)
         except ConfigurationError:
-            return None
+            return []
         now = llm.configuration.clock.time()
         # The user may have switched off more since the job began.
         current = replace(llm.configuration, off=llm.configuration.off | get_choices().off)
+        ranks = dict[str, tuple[bool, bool]]()
         for route in in_order(routes, preferred):
             if not current.is_on(route.key, route.model):
                 continue
             if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
                 continue
+            opens_at = state(route, request, now).opens_at
             # Waiting does not open a retired model or a rejected key.
-            if state(route, request, now).opens_at < math.inf:
-                return f"{route.provider}/{route.model}"
-        return None
+            if opens_at < math.inf:
+                rank = costs_extra(route, preferred), opens_at > now
+                name = f"{route.provider}/{route.model}"
+                ranks[name] = min(rank, ranks.get(name, rank))
+        return sorted(ranks, key=ranks.__getitem__)
 
     try:
         first = llm.routes(sample)[0]
     except ConfigurationError:
         # Rows whose replies are all kept need no key.
-        return other
-    if other(first.model) is None:
+        return others
+    if not others(first.model):
         raise InvalidRequest(
             f"twice needs a second model, but only {first.model} can answer here; add a key for "
             "another provider, or omit twice= (--twice)"
         )
-    return other
+    return others
+
+
+def best(models: Iterable[str], kept: Callable[[str], int]) -> str | None:
+    """The model with most kept replies, so that fewer rows are asked; otherwise the first one."""
+    return max(models, key=kept, default=None)
+
+
+def kept_by(model: str, requests: Iterable[Request | str], llm: IntelligentLLMOrchestrator) -> int:
+    """How many of a job's requests have a kept reply of another model; a text is no request."""
+    addresses = [
+        llm.address(replace(request, model=model, provider=None, same_model=False))
+        for request in requests
+        if not isinstance(request, str)
+    ]
+    kept = reply_store(llm.configuration.replies).lookup_many(addresses)
+    return sum(address in kept for address in addresses)
 
 
 def asked_twice(
@@ -190,7 +219,7 @@ def asked_twice(
     llm: IntelligentLLMOrchestrator,
     asked: Request,
     share: float,
-    other: OtherModel,
+    others: OtherModels,
     *,
     fresh: bool,
 ) -> tuple[int, list[str]]:
@@ -214,14 +243,15 @@ def asked_twice(
         count += len(drawn)
         if fresh:
             continue
-        first = store.lookup_many([address for address, _ in drawn])
-        seconds: dict[str, str] = {}
+        replies = store.lookup_many([address for address, _ in drawn])
+        by_first: defaultdict[str, list[Request]] = defaultdict(list)
         for address, request in drawn:
-            reply = first.get(address)
-            if reply is not None and (model := other(reply.model)):
-                again = replace(request, model=model, provider=None, same_model=False)
-                seconds[llm.address(again)] = model
-        kept = store.lookup_many(seconds)
-        count -= sum(address in kept for address in seconds)
-        models |= {model: None for address, model in seconds.items() if address not in kept}
+            if address in replies:
+                by_first[replies[address].model].append(request)
+        for first, again in by_first.items():
+            kept = {model: kept_by(model, again, llm) for model in others(first)}
+            if model := best(kept, kept.__getitem__):
+                count -= kept[model]
+                if kept[model] < len(again):
+                    models[model] = None
     return count, list(models)

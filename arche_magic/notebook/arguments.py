@@ -230,13 +230,14 @@ def _typed(text: str) -> tuple[str, str | None]:
 
 def _word(text: str, name: str) -> tuple[str, str]:
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.secrets import without_key_like
+
+    from .own_keys import without_keys
 
     match = _WORD.match(text)
     end = match.end() if match else 0
     if end < len(text) and text[end] in "\"'":
         # Before it is shortened, because the beginning of a key does not look like one.
-        rest = without_key_like(text[end:])
+        rest = without_keys(text[end:])
         raise InvalidRequest(f"{name}: the quote at {rest[:12]!r} is never closed; close it")
     return text[:end], text[end:].lstrip()
 

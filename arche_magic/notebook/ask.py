@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Pending
-    from arche_magic.llm_providers.attempt_log import AttemptLog
 
     from .chat import Chat
     from .command import Session, Typed
@@ -101,19 +100,6 @@ def send(
     its place in a conversation.
     """
     _check(session, options, prompt)
-    log = attempt_log(get_configuration().store)
-    session.unsent, before = None, log.last
-    try:
-        return _send(session, options, prompt, again, log)
-    except LLMProviderError as error:
-        if log.last is before:
-            session.unsent = error, before
-        raise
-
-
-def _send(
-    session: Session, options: Namespace, prompt: Prompt, again: Asked | None, log: AttemptLog
-) -> Reply | Pending[Reply] | None:
     options.chat = first_given(options.chat, session.defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
     old, turn = (again.reply, again.turn) if again else (None, None)
@@ -137,11 +123,11 @@ def _send(
     asked = session.asked = Asked(prompt, options, old, turn)
     events = llm.events(messages, **request)
     if options.background:
-        return _answer_later(session, asked, form, notes, lambda show: _show(events, show, log))
+        return _answer_later(session, asked, form, notes, partial(_show, session, events))
     show = ReplyDisplay(session.shell, options.quiet, form, old)
     for note in notes:
         show.note(note)
-    reply = _show(events, show, log, partial(_bind, session, options))
+    reply = _show(session, events, show, partial(_bind, session, options))
     asked.reply = session.reply = reply
     _bind(session, options, reply)
     more = []
@@ -224,15 +210,16 @@ def _request(
 
 
 def _show(
+    session: Session,
     events: Generator[Event, None, Reply],
     show: ReplyDisplay,
-    log: AttemptLog,
     bind: Callable[[Reply], None] = lambda part: None,
 ) -> Reply:
     """Show a request as it happens; returns its reply.
 
     `bind` takes the part of an interrupted reply that arrived.
     """
+    log = attempt_log(get_configuration().store)
     before = log.last
     rounds: list[Ended] = []
 
@@ -254,7 +241,7 @@ def _show(
 
     try:
         with show.running():
-            return follow(events, show, on_tool)
+            reply = follow(events, show, on_tool)
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
             bind(part)
@@ -265,3 +252,5 @@ def _show(
     except LLMProviderError:
         show.failed(ended())
         raise
+    session.note_from_memory(reply, before)
+    return reply

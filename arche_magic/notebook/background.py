@@ -216,7 +216,8 @@ class ReplyJob(BackgroundJob):
         self.view.begin()
 
     def _work(self) -> Reply:
-        return self._ask(self.view)
+        with self._session.noting_unsent():
+            return self._ask(self.view)
 
     def _show_end(self, end: Reply) -> None:
         self._asked.reply = self._session.reply = end
@@ -322,12 +323,13 @@ class BackgroundJobs:
             job.stop()
         return len(open_jobs)
 
-    def close(self) -> None:
-        """Stop every job, and end the threads."""
-        self.stop()
+    def close(self) -> int:
+        """Stop every job, and end the threads; returns how many jobs had not ended."""
+        stopped = self.stop()
         for _ in range(self._threads):
             self._queue.put(None)
         self._threads = 0
+        return stopped
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:

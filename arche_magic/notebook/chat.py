@@ -181,16 +181,22 @@ class Chats(dict[str, Chat]):
 def export(chat: Chat, file: str, replace_file: bool) -> Path:
     """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
 
+    A file with an earlier state of the conversation is replaced, since nothing is lost.
+
     Raises:
         InvalidRequest: its name ends differently, it cannot be written, or exists already.
     """
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
         raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
-    text = chat.transcript() if path.suffix == ".md" else chat.to_json()
+    text, end = (chat.transcript(), "\n") if path.suffix == ".md" else (chat.to_json(), "\n ]\n}\n")
+    text += "\n"
     try:
+        if not replace_file and path.is_file():
+            old = path.read_text(encoding="utf-8", errors="replace")
+            replace_file = text.startswith(old.removesuffix(end))
         with path.open("w" if replace_file else "x", encoding="utf-8") as opened:
-            opened.write(text + "\n")
+            opened.write(text)
     except FileExistsError:
         raise InvalidRequest(
             f"%llm_chat export: {path} already exists; put the word replace after its name to "

@@ -11,7 +11,8 @@ import re
 import tokenize
 from argparse import Namespace
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.attempt_log import Ended
-    from arche_magic.llm_providers.errors import LLMProviderError
     from arche_magic.llm_providers.reply import Reply
     from arche_magic.openai_api.server import Server
     from arche_magic.prompts import Prompt
@@ -74,7 +74,7 @@ class Session:
         failures: remembers the last cell that failed.
         asked: the last prompt that was sent, for `%llm_retry`.
         reply: the last reply.
-        unsent: why the last prompt was not sent, and the request before it, for `%llm_why`.
+        unsent: why no request was made for the last prompt, and the request before it.
         server: the server of `%llm_serve`, while it runs.
     """
 
@@ -84,7 +84,7 @@ class Session:
     failures: FailureWatch
     asked: Asked | None = None
     reply: Reply | None = None
-    unsent: tuple[LLMProviderError, Ended | None] | None = None
+    unsent: tuple[str, Ended | None] | None = None
     server: Server | None = None
 
     @property
@@ -108,6 +108,27 @@ class Session:
 
             raise InvalidRequest(f"{command}: there is no reply yet; %llm sends a prompt")
         return self.reply
+
+    @contextmanager
+    def noting_unsent(self) -> Iterator[Ended | None]:
+        """Note for `%llm_why` if a prompt is refused before it is sent.
+
+        The block is given the request before.
+        """
+        from arche_magic.llm_providers.errors import LLMProviderError
+
+        before = _last_request()
+        try:
+            yield before
+        except LLMProviderError as error:
+            if _last_request() is before:
+                self.unsent = f"the last prompt was not sent: {error}", before
+            raise
+
+    def note_from_memory(self, reply: Reply, before: Ended | None) -> None:
+        """Note for `%llm_why` that there was no request since `before`, if the reply was kept."""
+        if reply.from_memory:
+            self.unsent = "the reply came from memory; no route was asked", before
 
     @cached_property
     def jobs(self) -> BackgroundJobs:
@@ -183,6 +204,17 @@ def command(
             import_in_thread(needs)
             session: Session = magics.session
             show_held()
+            if needs != "ask":
+                return run(session, line, cell, local_ns)
+            session.unsent = None
+            with session.noting_unsent():
+                return run(session, line, cell, local_ns)
+
+        def run(
+            session: Session, line: str, cell: str | None, local_ns: Mapping[str, Any] | None
+        ) -> Any:
+            from arche_magic.llm_providers.errors import LLMProviderError
+
             try:
                 parsed = _parsed(magic, line, session.defaults)
                 if parsed is None:
@@ -198,6 +230,11 @@ def command(
                 if shown is not None:
                     show(shown)
                 return session.out.shown(value)
+            except LLMProviderError as error:
+                from .own_keys import without_keys
+
+                error.args = (without_keys(str(error)),)
+                raise
             except CellInterrupted:
                 raise
             except KeyboardInterrupt:
@@ -234,6 +271,17 @@ def _parsed(magic: Any, line: str, defaults: Defaults) -> tuple[Namespace, str] 
             flag = word.replace("_", "-")
             raise InvalidRequest(f"{name}: --{flag} is empty; give it a value, or leave it out")
     return parsed
+
+
+def _last_request() -> Ended | None:
+    """The last request of this process; None if there is none, or if the settings are wrong."""
+    from arche_magic.llm_providers.attempt_log import attempt_log
+    from arche_magic.llm_providers.config import get_configuration
+    from arche_magic.llm_providers.errors import ConfigurationError
+
+    with suppress(ConfigurationError):
+        return attempt_log(get_configuration().store).last
+    return None
 
 
 def import_in_thread(name: str) -> None:

@@ -23,7 +23,7 @@ from arche_magic.llm_providers.events import Discarded, Started, Waiting
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.text.wording import did_you_mean, joined, plural
+from arche_magic.llm_providers.text.wording import did_you_mean, joined
 
 from . import live_line
 from .cell import request_options
@@ -32,7 +32,7 @@ from .display import Pace, Place, show
 from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
-from .receipt import attempt_lines
+from .receipt import attempt_lines, routes_skipped
 from .styles import QUIET, escape
 from .tables import notes_html
 
@@ -127,10 +127,7 @@ class Column:
             parts += [f"{self.reply.seconds:.1f} s", paid_text(self.reply.cost)]
         if self.reply.finish_reason == "length":
             parts.append("cut at max_tokens")
-        skipped = sum(attempt.outcome != "served" for attempt in self.reply.attempts)
-        if skipped:
-            parts.append(f"{plural(skipped, 'route')} skipped")
-        return " · ".join(parts)
+        return " · ".join(filter(None, [*parts, routes_skipped(self.reply)]))
 
 
 def compare(

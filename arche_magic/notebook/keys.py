@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import (
@@ -39,6 +39,7 @@ FIRST_STEPS = """no API key is configured.
   Several keys of one provider are numbered: GROQ_API_KEY_1, GROQ_API_KEY_2, ...
   For this session only, typed at a hidden prompt:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
+_SWITCHED_OFF = "switched off in this session"
 # For a line that may contain a key, so it does not repeat the line.
 HOW_TO_ADD = (
     "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
@@ -82,12 +83,14 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
             Cell(key.fingerprint),
             Cell(account or "not known yet"),
             Cell(key.source),
-            Cell(_state(closure, now)),
+            Cell(_SWITCHED_OFF if key.label in configuration.off else _state(closure, now)),
             *(Cell(", ".join(private)) for _ in marked),
         )
         for key, account, closure, private in rows
     ]
-    return table_bundle(heads, cells, shared_notes(tracker.shared_keys())), keys_frame(rows)
+    return table_bundle(heads, cells, shared_notes(tracker.shared_keys())), keys_frame(
+        rows, configuration.off
+    )
 
 
 def add(provider: str) -> str:
@@ -121,7 +124,8 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     keys = [find_key(configuration, label)] if label else list(configuration.keys)
     checks = check_keys(keys, get_quota_tracker(configuration))
     cells = [
-        (Cell(one.key.label), Cell(one.key.fingerprint), Cell(_outcome(one))) for one in checks
+        (Cell(one.key.label), Cell(one.key.fingerprint), Cell(_outcome(one, configuration.off)))
+        for one in checks
     ]
     return table_bundle(("key", "fingerprint", "outcome"), cells), checks_frame(checks)
 
@@ -153,19 +157,25 @@ def _state(closed: Closure | None, now: float) -> str:
     return f"{state_at(opens_at, now)} since {since}: {closed.reason}{again}"
 
 
-def _outcome(check: KeyCheck) -> str:
+def _outcome(check: KeyCheck, off: Collection[str]) -> str:
     if check.works:
-        return f"works, {plural(len(check.models), 'model')}"
+        models = f"works, {plural(len(check.models), 'model')}"
+        return f"{models}; {_SWITCHED_OFF}" if check.key.label in off else models
     return check.reason if check.works is False else f"could not be checked: {check.reason}"
 
 
-def keys_frame(rows: Iterable[KeyRow]) -> pd.DataFrame:
-    """One row per key; `since` and `reason` say since when and why it is not open."""
+def keys_frame(rows: Iterable[KeyRow], off: Collection[str] = ()) -> pd.DataFrame:
+    """One row per key; `since` and `reason` say since when and why it is not open.
+
+    `off` has the labels of keys that are switched off.
+    """
     from .frames import TIME, time_of, typed_frame
 
     records = [
-        (key.provider, key.label, key.fingerprint, account, key.source, closure is None,
-         time_of(closure.since) if closure else None, closure.reason if closure else None, private)
+        (key.provider, key.label, key.fingerprint, account, key.source,
+         closure is None and key.label not in off,
+         time_of(closure.since) if closure else None,
+         _SWITCHED_OFF if key.label in off else closure and closure.reason, private)
         for key, account, closure, private in rows
     ]  # fmt: skip
     types = dict.fromkeys(("provider", "key", "fingerprint", "account", "source"), "str")

@@ -83,10 +83,11 @@ class ArcheMagics(Defaults, Magics):
         panel.close_all()
         if self.status_bar:
             self.status_bar.close()
-        if self.session.server:
-            self.session.server.stop()
-        if "jobs" in vars(self.session):
-            self.session.jobs.close()
+        if server := self.session.server:
+            print(f"The server at {server.base_url} has stopped.")
+            server.stop()
+        if "jobs" in vars(self.session) and (stopped := self.session.jobs.close()):
+            print(f"Background jobs stopped: {stopped}.")
         if sandbox_switch.is_running():
             # From now on, prompts use real quota.
             print(sandbox_switch.stop())

@@ -90,7 +90,7 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     paid = was_paid(reply) and not reply.from_memory
     price = f"price: {rate_text(reply.provider, reply.model)}" if paid else ""
     skipped = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
-    count = f"{plural(len(skipped), 'route')} skipped" if skipped else ""
+    count = routes_skipped(reply)
     line = " · ".join([receipt_line(reply), *more])
     inside = f'<div style="margin:4px 0 0 14px">{escape(price)}</div>' if price else ""
     inside += (_attempts_lines(reply.attempts) if skipped else "") + _source(str(reply))
@@ -105,6 +105,13 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
         shown["text/plain"] += f"\n{hint}"
         shown["text/html"] += f'<div style="{QUIET}">{escape(hint)}</div>'
     return shown
+
+
+def routes_skipped(reply: Reply) -> str:
+    """`2 routes skipped`, each once, for those that were closed or failed; "" if there are none."""
+    served = {attempt.route for attempt in reply.attempts if attempt.outcome == "served"}
+    skipped = {attempt.route for attempt in reply.attempts} - served
+    return f"{plural(len(skipped), 'route')} skipped" if skipped else ""
 
 
 def _source(text: str) -> str:

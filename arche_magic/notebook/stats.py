@@ -32,11 +32,12 @@ _SINCE = f"all sessions of the last {DAYS} days"
 
 
 def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
-    """A row per provider, key and model: how many attempts were served, skipped, refused, failed.
+    """A row per provider, key and model: its attempts by their outcome, tokens and time.
 
-    With paid attempts, also their cost.
+    Outcomes that did not occur have no column, and neither has the cost if everything is free.
     """
     is_paid = bool((frame["cost_usd"] != 0).any())
+    shown = [name for name in _OUTCOMES if name == "served" or (frame["outcome"] == name).any()]
     rows = []
     for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
         outcomes = group["outcome"].value_counts()
@@ -44,14 +45,14 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
         cost = sum_text(float(group["cost_usd"].sum()), int(group["cost_usd"].isna().sum()))
         figures = [
-            *(str(outcomes.get(outcome, 0)) for outcome in _OUTCOMES),
+            *(str(outcomes.get(outcome, 0)) for outcome in shown),
             f"{tokens:,}",
             f"{served['seconds'].median():.2f} s" if len(served) else "–",
             *([cost] if is_paid else ()),
         ]
         route = Cell(str(RouteId(str(provider), str(key), str(model))), long=True)
         rows.append([route, *(Cell(figure, right=True) for figure in figures)])
-    heads = ["route", *_OUTCOMES, "tokens", "median time", *(["cost"] if is_paid else ())]
+    heads = ["route", *shown, "tokens", "median time", *(["cost"] if is_paid else ())]
     return table_bundle(heads, rows, none="no attempts yet")
 
 

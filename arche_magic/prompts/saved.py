@@ -70,7 +70,7 @@ def saved_prompt(name: str) -> SavedPrompt:
     """
     found = _found()
     if name not in found:
-        hint = suggestion(name, sorted(found))
+        hint = suggestion(name, sorted(found)) or "; %llm_prompts says where to put one"
         raise InvalidRequest(f"there is no saved prompt {name!r}{hint}")
     return _read(name, found[name])
 

@@ -311,6 +311,14 @@ def test_without_a_key_nothing_is_asked() -> None:
         arche_magic.map(["Hi"])
 
 
+@pytest.mark.parametrize("asked", [{"provider": "openai"}, {"model": "gpt-4.1-mini"}])
+def test_a_paid_provider_without_a_key_asks_for_one(start: Start, asked: dict[str, str]) -> None:
+    """As `generate` does, although there is a key of another provider."""
+    start(keys={"groq": 1})
+    with pytest.raises(NoKeys, match=r"no API key of openai is configured\. Set OPENAI_API_KEY"):
+        arche_magic.map(["One"], **asked)
+
+
 def test_refused_keys_end_the_job(start: Start) -> None:
     """Waiting does not open them."""
     sandbox = start()

@@ -164,6 +164,23 @@ def test_the_second_model_is_not_switched_off(start: Start) -> None:
     assert set(result.second_model.dropna()) == {"gemini-3.5-flash-lite"}
 
 
+def test_the_second_model_is_one_that_is_open(start: Start, clock: Clock) -> None:
+    """In later runs it is the same one, whose replies are kept, and nothing is asked again."""
+    limits = LIMITS | {"mistral": {"requests_per_day": 1}}
+    sandbox = start(clock=clock, keys=TWO | {"google": 1}, limits=limits)
+    arche_magic.get_llm_provider("mistral").generate("Hello")
+    options: dict[str, Any] = {"model": "openai/gpt-oss-120b", "twice": 0.1, "reserve": 0}
+    assert arche_magic.plan(DATA, PROMPT, **options).second == "gemini-3.5-flash-lite"
+    result = arche_magic.map(DATA, PROMPT, **options)
+    assert set(result.second_model.dropna()) == {"gemini-3.5-flash-lite"}
+    sent = len(sandbox.requests)
+    clock.now += 2 * 86_400
+    assert arche_magic.plan(DATA, PROMPT, **options).twice == 0
+    pd.testing.assert_frame_equal(arche_magic.map(DATA, PROMPT, **options), result)
+    assert len(sandbox.requests) == sent
+    assert arche_magic.plan(DATA, PROMPT, **options, fresh=True).second == "mistral-small-latest"
+
+
 def test_the_same_rows_are_drawn_again(sandbox: Sandbox) -> None:
     """Nothing is asked again; a larger share asks only the added rows."""
     first = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.1)

@@ -19,12 +19,19 @@ def running_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]
     kernel.stop()
 
 
+# Warnings that come once per process come once per test.
+START = """get_ipython().config.pop('ArcheMagics', None)
+%reload_ext arche_magic
+import sys
+if env_file := sys.modules.get('arche_magic.llm_providers.config.env_file'):
+    env_file._warned.clear()
+"""
+
+
 @pytest.fixture
 def kernel(running_kernel: Kernel) -> Iterator[Kernel]:
     """A kernel with the extension loaded, and no keys."""
-    running_kernel.forget_keys(
-        before="get_ipython().config.pop('ArcheMagics', None)\n%reload_ext arche_magic"
-    )
+    running_kernel.forget_keys(before=START)
     yield running_kernel
     running_kernel.run("%unload_ext arche_magic")
 

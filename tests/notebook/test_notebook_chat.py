@@ -176,18 +176,30 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     kernel.run("%llm_chat export a a.md")
     markdown = (kernel.folder / "a.md").read_text()
     assert "> One\n> [image/png, 1 kB]\n\nmistral-small-latest saw 2\n\n*mistral · " in markdown
-    kernel.run("%llm -q --chat a Two")
-    assert (
-        "a.md already exists; put the word replace" in kernel.run("%llm_chat export a a.md").message
-    )
-    assert (kernel.folder / "a.md").read_text() == markdown
-    kernel.run("%llm_chat export a a.md replace\n%llm_chat undo a")
-    assert (kernel.folder / "a.md").read_text().startswith(markdown.strip())
     kernel.run("%reload_ext arche_magic\n%llm_chat load 'a chat.json' again")
     kernel.run("%llm -q --chat again Two")
     messages: Any = chatting.requests[-1].body["messages"]
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("ending", ["md", "json"])
+def test_exporting_again_loses_nothing(kernel: Kernel, chatting: Sandbox, ending: str) -> None:
+    """It replaces an earlier state of the conversation; another file only with `replace`."""
+    path = kernel.folder / f"again.{ending}"
+    path.unlink(missing_ok=True)
+    export = f"%llm_chat export a {path.name}"
+    kernel.run("%llm -q --chat a One")
+    first = kernel.run(f"%llm_chat fork a b\n{export}\n{export}")
+    assert first.printed.count("Wrote a (1 turn)") == 2
+    assert kernel.run(f"%llm -q --chat a Two\n{export}").printed.startswith("Wrote a (2 turns)")
+    exported = path.read_text()
+    kernel.run("%llm -q --chat b Three")
+    refused = kernel.run(f"%llm_chat export b {path.name}")
+    assert f"{path.name} already exists; put the word replace after its name" in refused.message
+    assert path.read_text() == exported
+    assert kernel.run(f"%llm_chat export b {path.name} replace").status == "ok"
+    assert "Three" in path.read_text()
 
 
 INVALID = {

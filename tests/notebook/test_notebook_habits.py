@@ -477,10 +477,11 @@ def test_the_prompt_of_a_job_can_be_asked_again(kernel: Kernel, sandboxed: Sandb
 
 
 def test_unloading_stops_jobs(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """Their variables no longer wait."""
+    """It says how many. Their variables no longer wait."""
     sandboxed(keys={"groq": 1}, latency=30)
     kernel.run("%%llm -b -o answer\nWhat?")
-    kernel.run("%unload_ext arche_magic")
+    unloaded = kernel.run("%unload_ext arche_magic")
+    assert unloaded.printed == "Background jobs stopped: 1.\n"
     assert "was stopped" in kernel.run("answer.wait(10)").error[-1]
     kernel.run("%load_ext arche_magic")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,23 @@ def test_keys_are_shown_with_their_source(kernel: Kernel, service: Sandbox) -> N
                 assert secret not in everything(cell)
     finally:
         path.unlink()
+
+
+def test_a_key_that_is_switched_off_is_not_shown_as_open(kernel: Kernel, third_key: str) -> None:
+    """In the list, and beside the outcome of its check."""
+    kernel.run(
+        "from arche_magic.llm_providers.config import Choices, use_choices\n"
+        "use_choices(Choices(off=frozenset({'groq_key_2'})))"
+    )
+    try:
+        first, second = kernel.run("frame = %llm_keys").data()[0].splitlines()[1:3]
+        checked = kernel.run("%llm_keys check groq_key_2").data()[0]
+    finally:
+        kernel.run("use_choices(Choices())")
+    assert first.endswith("open")
+    assert second.endswith("switched off in this session")
+    assert kernel.value("frame['key'][~frame['open']].tolist()") == ["groq_key_2"]
+    assert re.search(r"works, \d+ models; switched off in this session", checked)
 
 
 def test_without_any_key_the_first_steps_are_shown(kernel: Kernel) -> None:

@@ -122,6 +122,7 @@ def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
     ("cell", "next_step"),
     [
         ("%llm -q", "write it after the options, or in the lines below %%llm"),
+        ("%llm --prompt unknown hi", "%llm_prompts says where to put one"),
         ("%llm_why", "%llm sends a prompt"),
         ("%llm_last", "%llm sends a prompt"),
         ("%llm_insert", "%llm sends a prompt"),

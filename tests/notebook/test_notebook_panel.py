@@ -176,6 +176,11 @@ def test_the_panel_asks_with_the_defaults_of_cells(
     assert '<div class="mathjax_ignore tex2jax_ignore">' in panel.outputs[1]["text/html"]
     panel.click("Send")
     panel.wait(lambda: len(panel.outputs) == 2 and "memory" in panel.outputs[1]["text/plain"])
+    assert "came from memory" in kernel.run("%llm_why").data()[0]
+    page.send(panel.find("Textarea", "Prompt"), value=" ")
+    panel.click("Send")
+    panel.wait(lambda: "InvalidRequest: " in panel.html)
+    assert kernel.run("%llm_why").data()[0].startswith("the last prompt was not sent: ")
     assert len(sandbox.requests) == 1
 
 
@@ -188,6 +193,7 @@ def test_a_prompt_inserts_variables(kernel: Kernel, page: Page, sandboxed) -> No
     page.send(prompt, value="Where is {{citi}}?")
     panel.click("Send")
     panel.wait(lambda: "did you mean &#x27;city&#x27;?" in panel.html)
+    assert kernel.run("%llm_why").data()[0].startswith("the last prompt was not sent: ")
     page.send(prompt, value="Where is {{city}}?")
     panel.click("Send")
     panel.wait(lambda: len(panel.outputs) == 2)

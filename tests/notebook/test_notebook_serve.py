@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def test_a_program_uses_the_keys_of_the_kernel(tmp_path: Path) -> None:
             kernel.run("%load_ext arche_magic")
             kernel.run(f"server = %llm_serve --port {port} start")
             assert is_open(port)
-            kernel.run("%unload_ext arche_magic")
+            unloaded = kernel.run("%unload_ext arche_magic").printed
+            assert re.fullmatch(r"The server at http://\S+ has stopped\.\n", unloaded)
             assert not is_open(port)
     finally:
         kernel.stop()

@@ -74,6 +74,14 @@ def test_each_call_is_a_line_above_the_reply(functions: Kernel, sandbox: Sandbox
     assert functions.value("len(answer.attempts)") == len(sandbox.requests) == 2
 
 
+def test_a_route_that_every_round_skips_counts_once(functions: Kernel, sandboxed) -> None:
+    """All attempts are in the lines below."""
+    sandboxed(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 0}})
+    receipt = functions.run("%%llm --tools count\ncount items=1").data()[-1].splitlines()
+    assert receipt[0].endswith(" · 1 route skipped")
+    assert [line.split()[6] for line in receipt[1:]] == ["refused:", "skipped:"]
+
+
 def test_a_call_is_shown_while_it_runs(functions: Kernel, sandbox: Sandbox) -> None:
     """The saved notebook has its result in the same place."""
     cell = functions.run("%%llm --tools count\ncount items=1")

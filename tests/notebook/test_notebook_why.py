@@ -182,6 +182,38 @@ def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
     assert rows["openai_key_1"]["would_change"] == paid
 
 
+def test_why_says_that_the_last_prompt_was_not_sent(kernel: Kernel, sandboxed) -> None:
+    """Whatever refused it, rather than explain an older prompt or an older refusal."""
+    sandboxed(keys={"groq": 1})
+    for cell in (
+        "%llm -q",
+        "%llm --temperature hot hi",
+        "%llm {{unknown_name}}",
+        "%llm -p groq -m mistral-small-latest hi",
+        "%llm --chat 'no name' hi",
+        "%llm --file missing.txt hi",
+        "%llm --compare groq,nobody hi",
+        "%llm --over unknown_name {{a}}",
+        "%llm_retry -p nobody",
+        "%llm_explain -p nobody",
+    ):
+        kernel.run("%llm -q hi")
+        refused = kernel.run(cell).message
+        (line,) = kernel.run("%llm_why").data()
+        assert line == f"the last prompt was not sent: {refused.partition(': ')[2]}"
+    assert kernel.run("%llm -q hi").status == "ok"
+    assert "answered" in kernel.run("%llm_why").data()[0]
+
+
+def test_why_says_that_the_last_reply_was_kept(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+    """It did not need a route."""
+    sandboxed(keys={"groq": 1})
+    kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
+    for _ in range(2):
+        kernel.run("%llm -q --keep hi")
+    assert kernel.run("%llm_why").data() == ["the reply came from memory; no route was asked"]
+
+
 def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
     """For replies, failures and interrupts, it has the attempts and the inputs of each choice."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02)

@@ -166,14 +166,30 @@ def test_sending_asks_each_model_once(sandbox_of_project: Sandbox) -> None:
     assert summary["requests_per_day"]["used"] > 0
 
 
+@pytest.mark.parametrize(
+    ("failure", "state"), [("rate_limit_day", "look"), ("server_error", "wrong")]
+)
+def test_sending_tells_a_limit_from_a_failure(project: Path, failure: str, state: str) -> None:
+    """It is not wrong to have used a limit up."""
+    with Sandbox(keys={"groq": 1}) as sandbox:
+        write_env_file(project, sandbox)
+        sandbox.fail("groq", failure, times=None)
+        finding = only(examine(send=True), "groq · key 1 · gpt-oss-120b")
+    assert (finding.state, finding.found[:9]) == (state, "no answer")
+
+
 def test_sending_uses_no_key_that_is_switched_off(sandbox_of_project: Sandbox) -> None:
-    """The next key of the provider is used."""
-    use_choices(Choices(off=frozenset({"groq_key_1"})))
+    """The next key of the provider is used; what is switched off is named."""
+    use_choices(Choices(off=frozenset({"groq_key_1", "openai/gpt-4.1-mini"})))
     try:
         findings = examine(send=True)
     finally:
         use_choices(Choices())
     assert only(findings, "groq · key 2 · gpt-oss-120b").state == "ok"
+    key, model = only(findings, "groq_key_1"), only(findings, "openai models")
+    assert (key.state, model.state) == ("look", "look")
+    assert key.found.startswith("works, but is switched off in this session; from GROQ_API_KEY")
+    assert model.found == "gpt-4.1-mini is switched off in this session"
 
 
 def test_a_rejected_key_is_closed_and_must_be_replaced(sandbox_of_project: Sandbox) -> None:

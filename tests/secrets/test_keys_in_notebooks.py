@@ -117,6 +117,37 @@ def test_a_prompt_with_a_key_is_refused_in_one_line(
     assert leaks_in_folder(project) == []
 
 
+@pytest.mark.parametrize("label", ["mistral_key_1", "groq_key_2"])
+def test_a_key_in_place_of_a_value_is_not_shown(
+    planted: Sandbox, project: Path, kernel: Kernel, label: str
+) -> None:
+    """Not even one without a known prefix, by any command."""
+    for source in CELLS[1:]:
+        kernel.run(source)
+    of_label = f"key.secret() for key in provider.configuration.keys if key.label == {label!r}"
+    for line in (
+        "llm --compare KEY hi", "llm -p KEY hi", "llm -m KEY hi", "llm -f KEY hi", "llm -t KEY hi",
+        "llm --over KEY {{a}}", "llm --schema KEY hi", "llm --tools KEY hi",
+        "llm --chat KEY! hi", "llm --prompt KEY hi", "llm --file KEY hi", "llm --image KEY hi",
+        "llm --url KEY hi", "llm --KEY hi", 'llm -m "KEY', "llm hi KEY", "llm {{KEY}}",
+        "llm hi -m KEY", "llm -s KEY hi", "llm --tag KEY hi", "llm --stop KEY hi",
+        "llm_chat KEY", "llm_chat load KEY", "llm_chat export KEY b.md", "llm_doctor KEY",
+        "llm_explain KEY", "llm_history KEY", "llm_insert KEY", "llm_jobs show KEY", "llm_jobs KEY",
+        "llm_keys KEY", "llm_keys check KEY", "llm_last KEY", "llm_models KEY", "llm_panel KEY",
+        "llm_prompts KEY", "llm_quota KEY", "llm_quota reset KEY", "llm_retry -m KEY",
+        "llm_sandbox KEY", "llm_sandbox --keys KEY", "llm_serve KEY", "llm_services KEY",
+        "llm_stats KEY", "llm_stats --by KEY", "llm_why KEY", "llm_why",
+    ):  # fmt: skip
+        name, _, rest = line.partition(" ")
+        cell = kernel.run(
+            f"get_ipython().run_line_magic({name!r}, {rest!r}.replace('KEY', next({of_label})))"
+        )
+        assert not leaks_in(json.dumps(cell.messages, default=str)), line
+        assert cell.status == "error" or name in ("llm_history", "llm_models", "llm_why"), line
+    assert planted.requests == ()
+    assert leaks_in_folder(project) == []
+
+
 def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
     """Plain IPython, in verbose mode, with errors that quote the key."""
     planted.fail("*", "echo_key", times=None)

@@ -24,7 +24,7 @@ from ..quota_tracker import QuotaTracker
 from ..stopping import stopped_by
 from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
-from .local_checks import Finding
+from .local_checks import Finding, State
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +35,7 @@ _NO_LIST = "it lists no models"
 _FOR_ANYONE = "the service lists its models for any key"
 # A service without a list of models answers with one of these, or with a 404 or 405.
 _NO_LIST_REMEDIES = (Remedy.CHANGE_MODEL, Remedy.FIX_REQUEST)
+_SWITCHED_OFF, _TURN_ON = "is switched off in this session", "turn it on in %llm_panel"
 # Services state the time in whole seconds, and an answer may take a few.
 _CLOCK_SECONDS = 10.0
 _PROMPT, _PROMPT_TOKENS, _PROMPT_SECONDS = "Reply with the word ok.", 16, 60.0
@@ -150,6 +151,8 @@ def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> F
             left = closed.until - tracker.configuration.clock.time()
             advice = f"{advice}, or wait: it is tried again {in_seconds(left)}"
         return Finding("look", key.label, found, advice)
+    if key.label in tracker.configuration.off:
+        return Finding("look", key.label, f"works, but {_SWITCHED_OFF}; {source}", _TURN_ON)
     if shared := tracker.shared_keys().get(key.label):
         found = f"works, but shares its account with {shared}"
         return Finding("look", key.label, found, "it adds no quota; one key per account is enough")
@@ -178,9 +181,10 @@ def models(
     if not listed:
         yield Finding("look", about, _NO_LIST, "does the server have a model yet?")
         return
-    asked = [
-        model for model in provider.models if f"{provider.name}/{model}" not in configuration.off
-    ]
+    off = [model for model in provider.models if f"{provider.name}/{model}" in configuration.off]
+    for model in off:
+        yield Finding("look", about, f"{model} {_SWITCHED_OFF}", _TURN_ON)
+    asked = [model for model in provider.models if model not in off]
     absent = [model for model in asked if model not in listed]
     models = f"the {plural(len(listed), 'model')} it lists"
     for model in absent:
@@ -239,7 +243,10 @@ def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
         opens = error.next_available_at
         left = opens.timestamp() - configuration.clock.time() if opens else 0.0
         advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
-        return Finding("wrong", about, f"no answer: {next(reasons, str(error))}", advice)
+        # A limit that is used up is no mistake.
+        is_limit = left > 0 and all(attempt.outcome != "failed" for attempt in error.attempts)
+        state: State = "look" if is_limit else "wrong"
+        return Finding(state, about, f"no answer: {next(reasons, str(error))}", advice)
     cost = f", {reply.cost:.6f} USD" if reply.cost else ""
     found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"
     return Finding("ok", about, found)

@@ -38,6 +38,7 @@ def llm_history(session: Session, typed: Typed) -> Shown:
       %llm_history token bucket
     """
     from ..frames import typed_frame
+    from ..own_keys import without_keys
     from ..styles import one_line
     from ..tables import Cell, table_bundle
 
@@ -51,7 +52,9 @@ def llm_history(session: Session, typed: Typed) -> Shown:
         )
         for cell, prompt, route in found
     ]
-    none = f"no prompt of this session contains {words!r}" if words else "no prompt yet"
+    none = "no prompt yet"
+    if words:
+        none = without_keys(f"no prompt of this session contains {words!r}")
     shown = table_bundle(("cell", "prompt", "answered by"), rows) if rows else none
     values = [(cell, prompt, *(route or (None, None, None))) for cell, prompt, route in found]
     return shown, typed_frame(_TYPES, values)

@@ -23,4 +23,4 @@ def llm_panel(session: Session, typed: Typed) -> None:
     require_keys()
     from ..panel import show
 
-    show(session.shell, session.defaults)
+    show(session)

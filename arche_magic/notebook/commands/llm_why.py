@@ -30,8 +30,7 @@ def llm_why(session: Session, typed: Typed) -> Shown:
     name, configuration = typed.text.strip(), get_configuration()
     last = attempt_log(configuration.store).last
     if not name and session.unsent and session.unsent[1] is last:
-        line = f"the last prompt was not sent: {session.unsent[0]}"
-        return {"text/plain": line}, why_frame([])
+        return {"text/plain": session.unsent[0]}, why_frame([])
     asked = session.shell.user_ns.get(name) if name else last
     if isinstance(asked, PendingReply):
         asked = asked.wait()

@@ -11,9 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from ..defaults import Defaults
+    from ..command import Session
     from ..status_bar import StatusBar
     from .widgets import Panel
 
@@ -26,20 +24,20 @@ _changed = threading.Event()
 _thread: threading.Thread | None = None
 
 
-def show(shell: InteractiveShell, defaults: Defaults) -> None:
+def show(session: Session) -> None:
     """Show a panel in the running cell, with a static table for the saved notebook.
 
     In a plain terminal, which shows no widgets, the table is printed.
     """
     from .. import quota
 
-    if not hasattr(shell, "kernel"):
+    if not hasattr(session.shell, "kernel"):
         print(quota.view_bundle(quota.look())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
 
-    Panel(shell, defaults).show()
+    Panel(session).show()
 
 
 def close_all() -> None:

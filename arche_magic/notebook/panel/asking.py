@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import LLMProviderError
@@ -18,11 +18,15 @@ from .. import live_line
 from ..display import Pace
 from ..live_line import LiveLine, follow
 
+if TYPE_CHECKING:
+    from ..command import Session
+
 
 class Asking:
     """One prompt, sent by a thread.
 
     Args:
+        session: notes why a prompt was not sent.
         show: called for each change that is worth drawing, with a line about the prompt, and at the
             end with the reply; from another thread, until the prompt is stopped.
 
@@ -33,12 +37,13 @@ class Asking:
 
     def __init__(
         self,
+        session: Session,
         prompt: Prompt,
         options: Mapping[str, Any],
         show: Callable[[str, Reply | None], None],
     ) -> None:
         self.text, self.busy = "", True
-        self._prompt, self._options, self._show = prompt, options, show
+        self._session, self._prompt, self._options, self._show = session, prompt, options, show
         # Held while something is shown: nothing is shown after `stop`.
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -60,10 +65,11 @@ class Asking:
         self._line.say(live_line.choosing)
         reply = None
         try:
-            with stopped_by(self._stopped):
+            with stopped_by(self._stopped), self._session.noting_unsent() as before:
                 question = Message("user", self._prompt.text, self._prompt.images)
                 events = IntelligentLLMOrchestrator().events([question], **self._options)
                 reply = follow(events, self)
+                self._session.note_from_memory(reply, before)
         except KeyboardInterrupt:
             return
         except LLMProviderError as error:

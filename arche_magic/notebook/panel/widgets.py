@@ -30,7 +30,7 @@ from .view import attempts_html, next_html, prompt_options
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from ..defaults import Defaults
+    from ..command import Session
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # Seconds between updates of the static table, if there was an attempt or a change of settings.
@@ -42,11 +42,11 @@ _HEADING = f'<div style="{QUIET};margin-top:6px">'
 
 
 class Panel:
-    """A panel in the output of one cell; its prompts use the `defaults`."""
+    """A panel in the output of one cell; its prompts use the defaults of the session."""
 
-    def __init__(self, shell: InteractiveShell, defaults: Defaults) -> None:
-        self._shell, self._defaults = shell, defaults
-        self._cell = _running_cell(shell)
+    def __init__(self, session: Session) -> None:
+        self._session, self._defaults = session, session.defaults
+        self._cell = _running_cell(session.shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
         self._view = look()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
@@ -270,12 +270,15 @@ class Panel:
         if self._asking and self._asking.busy:
             return
         try:
-            prompt = fill(self._prompt.value, self._shell.user_ns, self._defaults.budget)
+            with self._session.noting_unsent():
+                names = self._session.shell.user_ns
+                prompt = fill(self._prompt.value, names, self._defaults.budget)
         except InvalidRequest as error:
             self._asking = None
             self._show_answer(f"{type(error).__name__}: {error}")
             return
-        self._asking = Asking(prompt, prompt_options(self._defaults), self._show_answer)
+        options = prompt_options(self._defaults)
+        self._asking = Asking(self._session, prompt, options, self._show_answer)
         self._asking.start()
 
     def _stop_asking(self) -> None:
