@@ -169,7 +169,9 @@ class Answer:
     def _estimate(self) -> Usage:
         expected_input = math.ceil(self._hold.amounts["input_tokens"])
         calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
-        return Usage(expected_input, math.ceil((len(self.text) + calls) / 4))
+        # A server may send text without end.
+        output = min(math.ceil((len(self.text) + calls) / 4), self._most[1])
+        return Usage(expected_input, math.floor(output))
 
     def _warn(self) -> None:
         route = self.route

@@ -115,6 +115,21 @@ def test_a_count_above_max_tokens_is_rejected(
 
 
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("counted", [None, 10**15])
+def test_text_far_beyond_max_tokens_is_not_charged(
+    wire: str, counted: int | None, script: Script, tmp_path: Path, clock: Clock
+) -> None:
+    """A server that sends text without end would otherwise close a key for weeks."""
+    llm = use(wire, script, tmp_path, clock)
+    body = reply_of(wire, 400_000 * "a", (9, counted))
+    if counted is None:
+        body.pop("usage", None)
+        body.pop("usageMetadata", None)
+    script.answer(200, body)
+    assert 100 <= llm.generate("Hello", max_tokens=100).usage.output_tokens <= 300
+
+
+@pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_an_invalid_count_does_not_lose_the_reply(
     wire: str, stream: bool, script: Script, tmp_path: Path, clock: Clock
