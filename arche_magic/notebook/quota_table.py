@@ -63,7 +63,7 @@ _CELL = (
 )
 # The widths of a row's cells, where it has several lines per route or one. On a page of 700 pixels
 # two meters are side by side.
-_WIDTHS = ("flex:0 1 115px", "flex:0 1 95px", "flex:1 1 200px")
+_WIDTHS = ("flex:0 1 115px", "flex:1 1 95px", "flex:30 1 200px")
 _SLIM_WIDTHS = ("flex:0 1 240px", "flex:1 1 130px", "flex:1 1 360px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "flex:1 1 150px;max-width:210px;margin:0 10px 4px 0"

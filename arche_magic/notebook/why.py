@@ -250,7 +250,7 @@ def _was_spared(entry: Considered, decision: Decision) -> bool:
 
 def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
     """A route that failed and was left out of later choices."""
-    change = "nothing: a route that failed is not tried again in the same request"
+    change = "nothing: after such a failure, a request does not try the route again"
     return Reason(route, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 
