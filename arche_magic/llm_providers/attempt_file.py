@@ -1,4 +1,4 @@
-"""The file of attempts: appended to, read from its end, and one for each month."""
+"""Files of attempts, one per month: lines are appended, and read from the end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
     """The position from which to read so that no attempt since `earliest` is missed.
 
     Lines are in the order in which requests ended. So an attempt can be older than the lines before
-    it, but the last attempt of a request cannot: the age of a block is that of its newest line.
+    it, but the last attempt of a request cannot. The age of a block is therefore that of its newest
+    line.
     """
     size = file.seek(0, os.SEEK_END)
     lowest = int(max(0, size - most_bytes))

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker
     from .types import Route
 
-# No tokenizer reaches this with prose, so a longer text surely does not fit.
+# No tokenizer reaches this ratio with prose, so a longer text cannot fit.
 _CHARACTERS_PER_TOKEN = 10
-# A batch takes at most this share of a limit, so that a window that is partly used has room for it.
+# A batch uses at most this share of a limit, so that it fits into a partly used window.
 _SHARE_OF_A_LIMIT = 0.25
 
 
@@ -142,7 +142,7 @@ def embedding_request(
     for number, text in enumerate(texts):
         check_text(text, number, model, about)
     check_keys(texts, configuration.keys)
-    # With any prompt, to check the options.
+    # The prompt does not matter: this only checks the options.
     plain = build_request("…", configuration, provider=provider, keep=False, **options)
     return replace(
         plain,
@@ -218,7 +218,7 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> i
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:
-    """Check a text to embed, whose place in the data is `number`.
+    """Check a text to embed; `number` is its position in the data.
 
     Raises:
         InvalidRequest: it is not text, it is blank, or it is surely too long for the model.

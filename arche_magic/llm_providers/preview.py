@@ -15,7 +15,7 @@ from .types import Route, Usage
 
 @dataclass(frozen=True)
 class Preview:
-    """What would happen to a request now; nothing was sent or reserved.
+    """The expected outcome of a request; nothing was sent or reserved.
 
     Attributes:
         request: what would be sent, word for word.
@@ -40,7 +40,7 @@ class Preview:
 def preview(
     request: Request, routes: Sequence[Route], tracker: QuotaTracker, preferred: str | None
 ) -> Preview:
-    """Preview a request that may take these routes; no routes if only kept replies may answer."""
+    """Preview a request to these routes; pass no routes if only kept replies may answer."""
     now = tracker.configuration.clock.time()
     states = tracker.states_for(request, now)
     choice = choose(routes, states, now, request.patience, preferred)

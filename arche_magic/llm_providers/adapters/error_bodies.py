@@ -22,7 +22,8 @@ class ErrorInReply(Exception):
 
 
 def error_fields(body: Any) -> Mapping[str, Any]:
-    """Return the mapping that describes the error, in any of the shapes providers wrap it into.
+    """Return the mapping that describes the error, from any of the formats in which providers send
+    it.
 
     Seen: `{"error": {…}}`, `[{"error": {…}}]` (Google's OpenAI-compatible endpoint), the bare
     mapping, `{"errors": [{…}]}` (Cloudflare), `{"detail": "…"}`, `{"detail": […]}` and
@@ -49,7 +50,9 @@ def error_fields(body: Any) -> Mapping[str, Any]:
 
 
 def said(fields: Mapping[str, Any], name: str) -> str:
-    """Return a field as text; "" if absent. Codes are strings here and numbers there."""
+    """Return a field as text; "" if absent. Some providers send codes as strings, others as
+    numbers.
+    """
     value = fields.get(name)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
@@ -77,7 +80,7 @@ def validation_problems(fields: Mapping[str, Any]) -> str:
 
 
 def words_of(body: Any, fields: Mapping[str, Any]) -> str:
-    """Return the server's own words: its message, the title of a page, or the body as it came."""
+    """Return the server's own words: its message, the title of a page, or the unchanged body."""
     words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
     if behind := said(mapping(fields.get("metadata")), "raw"):
         # OpenRouter's own message is "Provider returned error" alone.

@@ -54,7 +54,7 @@ class GoogleAdapter(Adapter):
     @staticmethod
     def _keep(answer: Any) -> Any:
         if not isinstance(answer, dict) or answer.get("error"):
-            # The SDK finds errors in streams alone.
+            # The SDK recognises errors only in streams.
             raise ErrorInReply(answer)
         is_reply = bool(answer.get("candidates"))
         if "models" in answer and not is_reply:
@@ -64,17 +64,17 @@ class GoogleAdapter(Adapter):
             values = [{"values": one.get("values")} for one in mappings(answer["embeddings"])]
             tokens = as_count(mapping(answer.get("usageMetadata")).get("promptTokenCount"))
             return {"embeddings": values, "usageMetadata": {"promptTokenCount": tokens}}
-        # A reply passes through the SDK as the text of a field. The SDK would print each word that
+        # The SDK gets the reply as the text of one field. Otherwise it would print each word that
         # it does not know in a warning, exactly as the server wrote it: with terminal escapes, or
-        # the key. It gives the JSON itself only of a reply that is not streamed.
+        # the key. It returns the JSON itself only for a reply that is not streamed.
         return {"responseId": json.dumps(answer)}
 
     def _build(self) -> Any:
         from google import genai
         from google.genai import types
 
-        # The SDK also makes an asynchronous client, which is not used here, and would read the
-        # machine's certificates and proxies for it.
+        # The SDK also creates an asynchronous client, which would read the machine's certificates
+        # and proxies although it is not used.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         unused = {"verify": context, "ssl": context, "trust_env": False}
         options = types.HttpOptions(
@@ -83,7 +83,7 @@ class GoogleAdapter(Adapter):
             httpx_client=self._http.client,
             async_client_args=unused,
         )
-        # The environment could switch to another service of Google otherwise.
+        # Otherwise, the environment could select another service of Google.
         return genai.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
     def _send(
@@ -204,7 +204,7 @@ def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
 
 
 def _limited(refusal: Refusal) -> ProviderFailure:
-    """A 429, by its quotaId: even on a daily limit the delay that it names is under a minute."""
+    """Classify a 429 by its quotaId, because it states under a minute even for a daily limit."""
     violations = [
         violation
         for detail in _details(refusal.fields, "QuotaFailure")
@@ -218,7 +218,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
         return refusal.failure("no credit left", Remedy.TOP_UP_ACCOUNT)
     named = [d.get("retryDelay") for d in _details(refusal.fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None
-    # The delay is cut to whole seconds, and the window turns on the full minute.
+    # The stated delay is rounded down to whole seconds, and the window resets on the full minute.
     delay = None if delay is None else delay + 1
     observations = [o for o in map(_observation, violations) if o is not None]
     daily = next((o for o in observations if o.name.endswith("_per_day")), None)
@@ -248,6 +248,7 @@ def _observation(violation: Mapping[str, Any]) -> Observation | None:
         metric = "requests"
     if period is None or value is None:
         return None
-    # A refused request was one too many; refused tokens may only have been too many at once.
+    # A refused request means that no request is left. Refused tokens may only have been too many
+    # for what is left.
     remaining, excess = (0.0, 1.0) if metric == "requests" else (None, None)
     return Observation(f"{metric}_per_{period}", value, remaining, evidence="error", excess=excess)

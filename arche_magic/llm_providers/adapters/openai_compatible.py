@@ -121,10 +121,10 @@ class OpenAIAdapter(Adapter):
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
         # The SDK's way to send what it has no method for; chat.completions.create uses it too.
-        # Plain JSON costs a third of the SDK's typed objects, and keeps the additional fields that
-        # other services put into a reply.
+        # Reading plain JSON takes a third of the time of the SDK's typed objects, and keeps the
+        # additional fields of other services.
         answer = sdk.post(
-            # The full URL, because the SDK needs a twentieth of a call to join it.
+            # The full URL, because joining it in the SDK takes a twentieth of a call.
             self._base_url.rstrip("/") + self._path,
             body=self._parameters(request, model, stream, form),
             cast_to=object,
@@ -139,7 +139,8 @@ class OpenAIAdapter(Adapter):
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         if self._key.provider == "openai":
-            # A third of the size of decimal numbers. Some compatible services do not have it.
+            # Base64 is a third of the size of decimal numbers. Some compatible services do not
+            # support it.
             body["encoding_format"] = "base64"
         answer = sdk.post(
             self._base_url.rstrip("/") + self._embedding_path, body=body, cast_to=object
@@ -157,7 +158,7 @@ class OpenAIAdapter(Adapter):
         token_limit = other if (model, usual) in refused else usual
         takes_options = (model, "stream_options") not in refused
         extra = dict(request.extra)
-        # The others count for streams alone, and the engine needs the usage.
+        # The other values only matter for streams, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         others = {
             "model": model,

@@ -254,7 +254,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def _read_alone(path: Path) -> bytes:
-    # Without O_NONBLOCK, opening the pipe would wait for a writer forever.
+    # Without O_NONBLOCK, opening the pipe would wait forever for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         content, began = b"", time.monotonic()
@@ -276,7 +276,7 @@ def _read_alone(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     if once := _repeated(content):
-        # The writer must notice that nobody reads the rest, before the next kernel opens the pipe.
+        # The writer must notice that the rest is not read, before the next kernel opens the pipe.
         time.sleep(10 * _NAP_SECONDS)
         return once
     raise OSError("it is a named pipe that does not end")

@@ -29,7 +29,7 @@ SESSION = "this session"
 COLAB = "Colab's secrets"
 STAND_IN = "no key needed"
 NO_KEY = "any"
-"""Sent as the key to a server that asks for none, since the SDK requires one."""
+"""Sent as the key to a server that needs none, because the SDK requires a key."""
 
 _added: tuple[Key, ...] = ()
 # Secrets that Colab returned; "" for one that does not exist or is not shared.
@@ -115,7 +115,7 @@ def with_keys(configuration: Configuration, provider: str, texts: Sequence[str])
     Raises:
         ConfigurationError: one of them cannot be a key.
     """
-    # A text would be taken for a list of keys of one character.
+    # A text would be treated as a list of keys of one character each.
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise ConfigurationError("api_keys must be a list of keys")
     texts = list(texts)

@@ -96,7 +96,7 @@ def _address(provider: Provider) -> Finding:
 
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
-    """Check that the marks in `[private]` name something; say what the providers' terms are."""
+    """Check that each mark in `[private]` matches a route, and report the providers' terms."""
     providers, marks = configuration.providers, configuration.private_routes
     names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
     for mark in sorted(marks):

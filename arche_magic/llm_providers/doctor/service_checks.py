@@ -1,6 +1,6 @@
 """Checks that ask services: their answers to keys, their models and clocks, and prompts.
 
-Services are asked for their lists of models, which spends no quota; only `answers` spends any.
+Services are asked for their lists of models, which uses no quota; only `answers` uses any.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class KeyCheck:
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
     """Request the list of models with each key, and record the results in the ledger.
 
-    A key that was refused and is accepted now is open again, unless a made-up key is accepted too.
-    So is a missing model that is listed now.
+    A key that was refused and is accepted now is opened again, unless an invalid key is accepted
+    too. So is a missing model that is listed now.
     """
     return _at_once(_CHECKS_AT_ONCE, lambda key: _check(key, tracker), keys)
 
@@ -115,7 +115,7 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
 
 
 def _lists_for_anyone(provider: Provider) -> bool:
-    """Return whether a service lists its models for a made-up key too, as OpenRouter does.
+    """Return whether a service lists its models even for an invalid key, as OpenRouter does.
 
     A server on this machine may need no key at all.
     """

@@ -119,7 +119,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     try:
         request = _built(prompt, configuration, options)
     except InvalidRequest as error:
-        # It may quote a key that was typed in place of a value, perhaps shortened.
+        # The message may quote a key that was typed instead of a value, perhaps shortened.
         texts = [str(error), *(value for value in options.values() if isinstance(value, str))]
         if not key_in(texts, configuration.keys):
             raise
@@ -270,7 +270,7 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
         text = json.dumps(given, ensure_ascii=False, allow_nan=False, default=json_number)
-        # A copy, which stays as it is when the caller changes the original.
+        # A copy, so that later changes by the caller have no effect.
         fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"extra is not JSON: {error}") from None
