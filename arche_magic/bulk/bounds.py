@@ -1,4 +1,4 @@
-"""The bounds of a whole job, which its parts share: what it may spend and how long it waits."""
+"""The bounds of a whole job, shared by its parts: what it may spend and how long it waits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def refuse_tools(options: Mapping[str, Any]) -> None:
 
 
 class Patience:
-    """How long a job waits for routes, all its rows together: at most `seconds`.
+    """Limits how long all rows of a job together wait for routes: at most `seconds`.
 
     `now` is the clock, in epoch seconds.
     """
@@ -72,7 +72,7 @@ class Patience:
         return max(0.0, self._left)
 
     def wait(self, seconds: float) -> None:
-        """Count a wait of a row, in seconds from now; rows that wait together count once."""
+        """Count a row's wait of `seconds` from now; rows that wait at the same time count once."""
         with self._lock:
             began = max(self._now(), self._counted_until)
             self._counted_until = max(self._now() + seconds, began)
@@ -80,16 +80,16 @@ class Patience:
 
 
 class WholeJob:
-    """What the parts of a whole job share, such as those for the chunks of a file.
+    """The bounds and counts that the parts of a whole job share, such as the chunks of a file.
 
     Args:
         llm: the provider object that asks.
-        name: jobs of one name share what they spend through the ledger.
+        name: jobs with the same name share their bounds through the ledger.
         patience, max_cost, max_tokens_total, stop_after: as for `Job`.
 
     Attributes:
         id: its id in the record of jobs.
-        spending: the most that all calls may cost; None without any bound.
+        spending: the bounds on the cost of all calls; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
         stop_after: the number of failed rows that ends the job; inf for no bound.
@@ -124,7 +124,7 @@ class WholeJob:
 
 
 def in_order(routes: Iterable[Route], preferred: str | None) -> list[Route]:
-    """Routes as a job asks them: of the preferred provider, then free ones, then paid ones."""
+    """Routes in the order of a job: of the preferred provider, then free ones, then paid ones."""
     return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
 
 
@@ -139,7 +139,7 @@ def pays_after_waiting(routes: Iterable[Route], preferred: str | None) -> bool:
 
 
 def why_stopped(bound: str, requests: int) -> str:
-    """Why the job ends at a bound, in a line."""
+    """Why the job ends at a bound, in one line."""
     if not bound.startswith("max_"):
         return f"stopped: {bound}"
     # Other parts of the job, in other processes, may have sent requests.

@@ -1,4 +1,5 @@
-"""A job: one run over many rows. Threads ask, and replies are on disk before they are handed out.
+"""A job: one run over many rows. Threads send requests, and each reply is saved before it is
+returned.
 
     rows ──→ reader ──→ scheduler ──→ groups of workers ──→ writer ──→ rows
                │            ↑           │ ask, packed          │
@@ -6,15 +7,15 @@
                └────────────────────→ caller ←─────────────────┘
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks, so
+rows with the same prompt. It returns the rows whose reply is kept. It claims the other tasks, so
 that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
 which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
 to the engine, which chooses the route and waits for it; or it hands the task back. The writer
 (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
 these to its caller, who makes a frame of them with `Replies` (`results.py`).
 
-How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
-limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
+`workers.py` decides how many workers there are and how many rows a request has, from the limits
+(`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from .workers import Workers, narrowed
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
-# Most lists of finished rows that wait to be taken.
+# Maximum number of lists of finished rows that wait for the caller.
 _MOST_WAITING = 8
 
 
@@ -72,8 +73,8 @@ class Job:
         retry_errors: also ask rows that failed permanently in an earlier run.
         fresh: ask every row again, and replace kept replies.
         reserve: the share of each limit (0 to 1) that is left for other requests.
-        prefix: put before the names of the added columns, and before a field of the schema if the
-            data has a column of that name.
+        prefix: a prefix for the names of the added columns, and for a field of the schema if the
+            data has a column with that name.
         details: add the columns `key`, `seconds`, `cost_usd` and `request`; see `Replies`.
         twice: the share of rows (0 to 1) that a second model answers too, at the end.
         gold: the column with the known labels, or a column per field of the schema; the prompt must
@@ -131,7 +132,7 @@ class Job:
             )  # fmt: skip
         self.whole: WholeJob = part_of
         refuse_tools(options)
-        # The job keeps replies itself, many at once.
+        # The job stores the replies itself, many in one write.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
         self._sample = sample = build_request(
             "…", configuration, **{**options, **fixed, "schema": schema}
@@ -186,7 +187,7 @@ class Job:
         if self._threads:
             raise RuntimeError("a Job can run only once; create a new one")
         try:
-            # An interrupt between the two would leave a job that asks and that nobody ends.
+            # An interrupt between the two lines would leave a running job that nothing ends.
             shielded(self._start)
             while (rows := self._next()) is not None:
                 for row in rows:
@@ -202,7 +203,7 @@ class Job:
             self.cancel()
 
     def progress(self, later: int = 0) -> Progress:
-        """Return the progress; `finish_at` includes this number of rows that come `later`."""
+        """Return the progress; `finish_at` includes `later`, a number of rows that follow later."""
         progress = replace(self._counts.progress(), finish_at=self._workers.finish_at(later))
         return progress if self._second is None else self._second.added_to(progress)
 
@@ -267,7 +268,7 @@ class Job:
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self.recorded, -1)
-        # A part of a job that sent nothing has rows of it, too.
+        # A part of a job that sent nothing may still have some of its rows.
         if new.requests or new.rows:
             self.recorded = record
             note_job(configuration.store, new)
@@ -279,7 +280,7 @@ class Job:
         self._note()
 
     def _all_threads(self) -> list[threading.Thread]:
-        """Those of the reader and the writer, of the second questions too."""
+        """All threads of the reader and the writer, including those of the second questions."""
         jobs = [self, *(self._second.jobs if self._second else ())]
         return [thread for job in jobs for thread in job._threads]  # noqa: SLF001  # its own class
 
@@ -299,7 +300,7 @@ class Job:
             self._put(None)
 
     def _next(self) -> list[Row] | None:
-        """The next finished rows; None after the last ones, or at once if the job is cancelled."""
+        """The next finished rows; None after the last ones, or as soon as the job is cancelled."""
         while True:
             is_left = self._left.is_set()
             try:
@@ -327,7 +328,7 @@ class Job:
                 self._hand_out(rest)
 
     def _put(self, rows: list[Row] | None) -> None:
-        # After the caller has left the job, nobody takes them.
+        # Once the caller has left the job, nothing takes the rows.
         while not self._left.is_set():
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
@@ -338,7 +339,7 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator that workers use: on allowed providers, within the job's bounds."""
+        """The orchestrator for the workers: only allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
         if not allow_paid and self._has_free_routes():
