@@ -45,7 +45,7 @@ class FailureWatch:
     """Remembers the last failure that is not an error of this package.
 
     Attributes:
-        ours: an error of this package that came after it, from another command than `%llm_explain`.
+        ours: a later error of this package, from any command except `%llm_explain`.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -85,7 +85,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
-    """The failure in words: its cell with an arrow, the user's own frames, causes, message.
+    """Describe the failure: its cell with an arrow, the user's own frames, causes and message.
 
     Frames of libraries are only counted, except the one that raised. Values of variables are
     included only `with_locals`.
@@ -99,7 +99,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
         lines = failure.cell.rstrip("\n").split("\n")
         parts.append(f"{title}:\n{_listing(lines, line, _CELL_LINES)}")
     frames = _frames(steps, shell)
-    # A single frame is the line with the arrow.
+    # If there is one frame, it is already shown as the line with the arrow.
     if len(frames) > bool(failure.cell):
         parts.append("Called, innermost last:\n" + "\n".join(frames))
     own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
@@ -131,7 +131,8 @@ def _failing_line(
     if isinstance(error, SyntaxError) and error.lineno:
         if has_body and (error.filename or "").startswith("<"):
             return error.lineno + 1
-        # If the cell ran, the wrong syntax is in something that it imported or compiled.
+        # If the cell ran, the syntax error is in a module that it imported or in code that it
+        # compiled.
         return line or error.lineno
     return line
 

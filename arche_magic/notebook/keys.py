@@ -1,4 +1,4 @@
-"""Keys: the first steps for a user without one; list, add, remove and check keys."""
+"""Lists, adds, removes and checks keys, and shows the first steps to users without a key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIRST_STEPS = """no API key is configured.
   For this session only, typed at a hidden prompt:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
 _SWITCHED_OFF = "switched off in this session"
-# For a line that may contain a key, so it does not repeat the line.
+# The error for a line that may contain a key, so it does not repeat the line.
 HOW_TO_ADD = (
     "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
     "a key, delete the line: it is in the history and will be in the saved notebook"
@@ -74,7 +74,7 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
         private = tuple(route.model for route in routes if configuration.is_private(route))
         rows.append((key, tracker.account(key), tracker.closure(key), private))
     now = configuration.clock.time()
-    # The column would only puzzle a user who marked nothing as private.
+    # The column would only confuse a user who has marked nothing as private.
     marked = ("private",) if configuration.private_routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
@@ -133,7 +133,7 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
 @without_locals
 def _ask(title: str, variable: str) -> str:
     with warnings.catch_warnings():
-        # If the prompt cannot hide the typed text, no key must be typed.
+        # If the prompt cannot hide the typed text, do not ask for a key.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))

@@ -65,10 +65,10 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def update_config(self, config: Config) -> None:
-        """Take what `%config` sets.
+        """Apply the values that `%config` sets.
 
-        IPython gives the same object to the shell next, which must not keep a refused value: the
-        next `%load_ext` would fail because of it.
+        IPython then passes the same object to the shell, which must not keep a refused value,
+        because the next `%load_ext` would fail.
         """
         try:
             super().update_config(config)

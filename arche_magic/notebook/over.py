@@ -80,7 +80,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     head = data
     if from_file:
         head = SourceFile(data, **read, template=text).first_row
-    # The texts of a list are called `prompt`.
+    # The texts of a list are in the column `prompt`.
     names_of_head = getattr(head, "columns", (getattr(head, "name", ""), "prompt"))
     columns = set(columns_by_name(names_of_head))
     template = _with_variables(text, columns, names, defaults.budget)
@@ -184,7 +184,7 @@ def _with_variables(
 ) -> Template:
     """The template with the values of variables, which are the same for every row.
 
-    A column wins over a variable of the same name. The job reports a name that is neither.
+    A column takes precedence over a variable with the same name. The job reports unknown names.
     """
     given = {}
     for reference in references(template):

@@ -109,13 +109,14 @@ def bar_length(row: Standing, longest: int) -> int:
 def clock(moment: float, now: float, live: bool = False) -> str:
     """The local time: `14:32`, `Tue 20:08` or `1 Dec`; `14:32:42` if it is less than 100 s ahead.
 
-    In a `live` table that is a countdown, `in 42 s`; a saved table needs times that stay true.
+    In a `live` table, near times are a countdown, `in 42 s`; a saved table needs absolute times.
     """
     near = moment < now + 100
     if live and near:
         return in_seconds(max(0.0, moment - now))
     step = 1 if near else 60
-    # Rounded up, so that it is not too early; but not for rounding errors of a refilling window.
+    # Rounded up, so that it is not too early, but not because of rounding errors of a refilling
+    # window.
     steps = math.ceil((moment - 1e-3) / step) if moment > now else moment // step
     local = datetime.fromtimestamp(steps * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
@@ -131,7 +132,7 @@ def as_of(now: float) -> str:
 
 
 def count(amount: float) -> str:
-    """A count, rounded up; from ten million on in whole millions, so that columns stay narrow.
+    """A count, rounded up; ten million or more in whole millions, so that columns stay narrow.
 
     Millions are rounded down: 999,999,000 of 1,000 M is not all of them.
     """
@@ -158,12 +159,12 @@ def in_full(row: Standing, now: float) -> str:
 
 
 def full_again(row: Standing, now: float) -> str:
-    """When all of a limit is left again: `14:32`; "" if nothing is used."""
+    """When the whole limit is available again: `14:32`; "" if nothing is used."""
     return clock(row.resets_at, now) if row.used > 1e-6 else ""
 
 
 def _evidence(row: Standing, now: float) -> str:
-    """Where a figure comes from, and when a provider said so: `header 14:31:18`."""
+    """The evidence for a figure, and when a provider stated it: `header 14:31:18`."""
     if row.evidence in ("published", "configured"):
         return row.evidence
     return f"{row.evidence} {_when_said(row, now)}"
@@ -204,7 +205,7 @@ def share_left(row: Standing) -> float:
 
 
 def tightest(limits: Limits) -> Standing:
-    """The limit that opens last; of those that are open, the one with the smallest share left."""
+    """The limit that opens last; if all are open, the one with the smallest share left."""
     return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
 
 

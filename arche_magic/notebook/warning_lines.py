@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What formats the warnings of others while we format ours; None if we do not.
+# The function that formats other packages' warnings while we format ours; None if we do not.
 _usual: Callable[..., str] | None = None
 _held: list[warnings.WarningMessage] = []
 
@@ -22,7 +22,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register`, unless somebody else formats warnings by now and may call us."""
+    """Undo `register`, unless another package now formats warnings and may call us."""
     global _usual
     if _usual is not None and warnings.formatwarning is _format:
         warnings.formatwarning = _usual
@@ -31,9 +31,10 @@ def unregister() -> None:
 
 @contextmanager
 def hold() -> Iterator[None]:
-    """Keep the warnings of this context for `show_held`, since most are issued only once."""
+    """Keep the warnings of this context for `show_held`, because most are issued only once."""
     with warnings.catch_warnings(record=True) as caught:
-        # The user's filters apply when the warnings are shown. Here, "error" would lose them.
+        # The user's filters apply when the warnings are shown. Applied here, "error" would lose
+        # them.
         warnings.simplefilter("always")
         try:
             yield

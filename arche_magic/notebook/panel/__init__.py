@@ -1,8 +1,8 @@
 """`%llm_panel`: what every route has left, live; switches and order of the routes; a prompt box.
 
 The panel is only a view: it shows the ledger, changes the session's settings, and sends prompts
-like any cell. A thread redraws the open panels and the status bar while there are any. The engine
-is imported inside functions, because unloading the extension imports this module too.
+like any cell. While panels or the status bar are visible, a thread redraws them. The engine is
+imported inside functions, because unloading the extension imports this module too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 1.0
 
-# Held while something is drawn or a setting changes.
+# This lock is held while something is drawn or a setting changes.
 lock = threading.RLock()
 _shown: list[Panel | StatusBar] = []
 _changed = threading.Event()
@@ -87,7 +87,8 @@ def redraw() -> None:
         try:
             view = look()
         except LLMProviderError:
-            # A settings file is half written or the store is away: the display stays as it is.
+            # The settings file is incomplete or the store is unavailable, so the display does not
+            # change.
             return
         for panel in visible:
             panel.draw(view)

@@ -22,9 +22,9 @@ __all__ = ["Meters", "Parts", "widgets"]
 
 
 class Parts:
-    """Makes the widgets of one panel, and closes them.
+    """Creates the widgets of one panel, and closes them.
 
-    They share layouts and styles, since each one costs a message.
+    They share layouts and styles, because each of these takes a message.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Parts:
         return self.make(widgets.HTML, layout, value=value)
 
     def column(self, children: Sequence[Any] = (), **layout: str) -> widgets.VBox:
-        """Widgets below one another."""
+        """A column of widgets."""
         return self.make(widgets.VBox, layout, children=children)
 
     def row(self, children: Sequence[Any], **layout: str) -> widgets.HBox:
-        """Widgets beside one another; on a narrow page they wrap."""
+        """A row of widgets, which wraps on a narrow page."""
         layout = {"flex_flow": "row wrap", "align_items": "center", **layout}
         return self.make(widgets.HBox, layout, children=children)
 
@@ -48,7 +48,7 @@ class Parts:
         """A widget of this class, with a shared layout and style."""
         style = kind.style.klass if hasattr(kind, "style") else None
         if style is not None:
-            # ipywidgets would cut long descriptions.
+            # Otherwise, ipywidgets would cut off long descriptions.
             fits = "description_width" in style.class_traits()
             traits["style"] = self._one(style, {"description_width": "initial"} if fits else {})
         self._made.append(kind(layout=self._one(widgets.Layout, layout), **traits))

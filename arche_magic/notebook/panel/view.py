@@ -1,4 +1,4 @@
-"""What a panel and the status bar say about the next prompt and the last attempts: no widgets."""
+"""The text in a panel and the status bar about the next prompt and the last attempts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _REASONS = 2
 # Used as a short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
-# A route that opens sooner has a countdown; for the others the time of day is enough.
+# Routes that open sooner have a countdown; for the others, the time of day is enough.
 _COUNTDOWN_SECONDS = 100.0
 _LONGEST_REASON = 160
 _TOOLTIP_REASONS = 5
@@ -35,7 +35,7 @@ _CLICK = "Click to see all routes."
 
 
 def prompt_options(defaults: Defaults) -> dict[str, Any]:
-    """The options of a prompt that names none."""
+    """The options of a prompt without explicit options."""
     return typed_or_default(
         Namespace(), defaults, "provider", "model", "system", "temperature", "max_tokens",
         "patience", "keep", "private",
@@ -43,7 +43,7 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
 
 
 def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """What would happen to a prompt now; an empty one counts as a short prompt.
+    """The preview of a prompt; an empty prompt counts as a short one.
 
     Raises:
         LLMProviderError: no request can be made, for example because there is no key.
@@ -165,14 +165,15 @@ def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
     skipped = []
     for route, opens_at, why in ahead.closed:
         state = state_at(opens_at, view.now)
-        # A time, not a countdown: screen readers announce this line whenever it changes.
+        # This is a time instead of a countdown, because screen readers announce each change of this
+        # line.
         when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
         skipped.append(f"{route} is {state} ({why}{when})")
     return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:
-    # A status, so that screen readers announce changes.
+    # The role is status, so that screen readers announce changes.
     named = f" <b>{escape(route)}</b>" if route else ""
     reason = f'<div style="{QUIET};line-height:1.35">{escape(why)}</div>' if why else ""
     return f'<div role="status">{begin}{named}{reason}</div>'
