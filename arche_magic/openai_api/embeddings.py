@@ -1,4 +1,4 @@
-"""Embeddings: reads the request, asks one model in batches, and answers in OpenAI's shape."""
+"""Embeddings: reads the request, asks one model in batches, and answers in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def embeddings(
 ) -> HttpReply:
     """Answer `POST /v1/embeddings`; see `handler.handle`.
 
-    All vectors come from one model of one provider, in as many requests as its limits demand.
+    All vectors come from one model of one provider, in as many requests as its limits require.
 
     Raises:
         Problem: the request is wrong, or the model did not answer it.

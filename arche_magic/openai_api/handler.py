@@ -2,8 +2,7 @@
 
     handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
 
-One request goes: `requests` reads it, the engine answers it, and `replies` writes the reply or the
-error.
+`requests` reads the request, the engine answers it, and `replies` writes the reply or the error.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
 _CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
-# Requests that say what a model in the list takes.
+# Requests that test what a listed model supports.
 _EXAMPLES = {
     "images": Request((Message("user", "", (Image("image/png", b""),)),)),
     "tools": Request((Message("user", ""),), tools=(Tool("any"),)),
 }
-# The provider object of the configuration in use. It keeps the routes that it has found.
+# The provider object of the configuration in use. It is reused because it caches its routes.
 _kept: IntelligentLLMOrchestrator | None = None
 
 
@@ -51,13 +50,13 @@ def handle(
     *,
     defaults: Mapping[str, Any] | None = None,
 ) -> HttpReply:
-    """Answer one request; blocks until there is a reply or the first piece of it.
+    """Answer one request; blocks until there is a reply or its first piece.
 
-    Errors are replies too, in OpenAI's shape.
+    Errors are replies too, in OpenAI's format.
 
     Args:
         method: `GET` or `POST`.
-        path: decoded, without the query, from `/v1/` on.
+        path: the decoded path without the query, starting with `/v1/`.
         headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
         defaults: options of the engine, used where the body does not set them; see
@@ -115,7 +114,7 @@ def _llm() -> IntelligentLLMOrchestrator:
 
 
 def _one_model(name: str, configuration: Configuration) -> HttpReply:
-    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed."""
+    """Answer `GET /v1/models/NAME`; accepts bare names of models and unlisted names too."""
     for entry in _listed(configuration):
         if entry["id"] == name:
             return json_reply(entry)
@@ -156,7 +155,7 @@ def _model(id_: str, owner: str, model: str, configuration: Configuration) -> di
 
 
 def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bool] | None:
-    """Return what a model takes: all, unless the catalog or a refusal says no; None without key."""
+    """Return what a model supports: everything, except what the catalog or a refusal excludes."""
     key = next((key for key in configuration.keys if key.provider == owner), None)
     if key is None:
         return None

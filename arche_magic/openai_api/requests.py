@@ -1,4 +1,4 @@
-"""The body of a chat completion, read as arguments of the engine."""
+"""Converts the body of a chat completion to arguments of the engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AUTO = "auto"
 """As `model`: any route may answer."""
 
 TAG_HEADER = "x-arche-tag"
-# Fields that the engine has under the same name. All others are OpenAI's and go out as `extra`.
+# Fields that the engine has under the same name. All others are sent as `extra`.
 _OURS = (
     "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice",
     "parallel_tool_calls",
 )  # fmt: skip
-# Read here: they say who answers, and in which form.
+# These are read here: they determine who answers, and in which form.
 _HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
 
 DEFAULTS = (
@@ -135,7 +135,8 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
     if not messages:
         raise Problem(400, "messages is empty; it must have at least one", param="messages")
     if any("images" in entry for entry in messages):
-        # The engine reads paths there, and a client must not name files of this machine.
+        # The engine would read files at paths in `images`, and a client must not name files of this
+        # machine.
         message = "images is not a field of a message; use parts of the type image_url"
         raise Problem(400, message, param="messages")
     return messages
