@@ -26,9 +26,9 @@ from arche_magic.llm_providers.text.wording import plural, shortened
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
-# Most dicts and lists in an entry, one in the other: many times what fits in a prompt.
+# Maximum number and depth of dicts and lists in an entry: many times what fits into a prompt.
 _MOST_PARTS, _DEEPEST = 100_000, 100
-# Tables that are not computed yet, and the method that does it.
+# Tables that are computed lazily, each with the method that computes it.
 _LAZY = {
     "polars.LazyFrame": "collect", "dask.DataFrame": "compute", "dask_expr.DataFrame": "compute",
 }  # fmt: skip
@@ -39,9 +39,9 @@ class Shown:
     """A value as text.
 
     Attributes:
-        text: what goes into the prompt.
-        note: what the user should know, such as what was left out; or "".
-        block: it has several lines, so the prompt continues on a new line after it.
+        text: the text for the prompt.
+        note: a note for the user, for example about omitted parts; or "".
+        block: whether it has several lines, so that the prompt continues on a new line.
     """
 
     text: str
@@ -73,7 +73,7 @@ def as_pandas(data: Any) -> Any:
             return library("pyarrow").table(data).to_pandas(ignore_metadata=True)
         if hasattr(data, "__dataframe__"):
             with warnings.catch_warnings():
-                # pandas says that the Arrow stream is the better way.
+                # pandas warns that the Arrow stream is preferred.
                 warnings.simplefilter("ignore")
                 return library("pandas").api.interchange.from_dataframe(data)
     except ModuleNotFoundError as error:
@@ -101,7 +101,7 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
     heads = [] if plain else [_head(level) for level in index.names]
     shown = _columns_that_fit(frame, budget / 2 - text_tokens(_csv(heads)))
     heads += map(_head, frame.columns[:shown])
-    # One row takes at most half of the budget, so that several are seen.
+    # One row takes at most half of the budget, so that several rows are shown.
     longest = max(16, 2 * budget // max(1, len(heads)))
     lines, texts_cut = [_csv(heads)], False
     spent = text_tokens(lines[0])
@@ -126,7 +126,7 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
 
 
 def _columns_that_fit(frame: Any, budget: float) -> int:
-    """Return how many columns fit, at least one; each takes about its name and its first value."""
+    """Return how many columns fit, at least one; a column takes about its name and first value."""
     first = [_cell(cell)[:40] for cell in (frame.iloc[0] if len(frame) else ())]
     for number, column in enumerate(frame.columns):
         budget -= text_tokens(_head(column) + "".join(first[number : number + 1])) + 0.5
@@ -191,7 +191,9 @@ def beginning(text: str, budget: int) -> str:
 
 
 def _stated(text: str, name: str, size: str, *left: str) -> Shown:
-    """Return the text below a line with its name and size, and what it was cut to, if it was."""
+    """Return the text below a line with its name, its size, and the size to which it was cut, if
+    any.
+    """
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
     return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
@@ -226,10 +228,10 @@ def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
 def json_value(
     value: Any, scalar: Callable[[Any], Any], left: Iterator[object], deepest: float = math.inf
 ) -> Any:
-    """Return the value as dicts and lists of what `scalar` makes of its scalars.
+    """Return the value as dicts and lists, with each scalar converted by `scalar`.
 
-    Each dict and list takes one item of `left`; after the last one, and below `deepest` levels, the
-    value is cut to `…`, because it may contain itself.
+    Each dict and list takes one item of `left`. After the last item, and below `deepest` levels,
+    the value is cut to `…`, because it may contain itself.
     """
     if isinstance(value, PLAIN):
         return scalar(value)

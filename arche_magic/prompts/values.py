@@ -1,6 +1,6 @@
 """Python values as parts of a prompt: as text cut to a budget, or as images.
 
-No library is imported for that: the user has loaded the library of a value already.
+No library is imported for this, because the library of a value is already loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .tables import (
 )
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# The text of a generator, for example, is only its type and its address.
+# For example, the text of a generator is only its type and its address.
 _ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?)( at 0x[0-9A-Fa-f]+)?>")
 
 
@@ -152,7 +152,8 @@ def _source_of(value: Any, name: str) -> str:
         return inspect.getsource(value).rstrip("\n")
     except (OSError, TypeError, SyntaxError):
         pass
-    # Up to Python 3.12 `inspect` finds a class by its module's file; a notebook has none.
+    # Up to Python 3.12, `inspect` finds classes in the file of their module, and a notebook has no
+    # such file.
     found = list(_in_cells(value)) if inspect.isclass(value) else []
     if not found:
         raise InvalidRequest(f"the source of {name} cannot be found; insert it as text instead")
