@@ -83,7 +83,7 @@ class WholeJob:
     """The bounds and counts that the parts of a whole job share, such as the chunks of a file.
 
     Args:
-        llm: the provider object that asks.
+        llm: the provider object that asks the rows.
         name: jobs with the same name share their bounds through the ledger.
         patience, max_cost, max_tokens_total, stop_after: as for `Job`.
 
@@ -92,7 +92,7 @@ class WholeJob:
         spending: the bounds on the cost of all calls; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
-        stop_after: the number of failed rows that ends the job; inf for no bound.
+        stop_after: the number of failed rows that ends the job; inf without a bound.
         failed: the number of failed rows in this run.
         agreement: how packed replies agree with others.
 

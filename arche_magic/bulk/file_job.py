@@ -89,7 +89,7 @@ class FileJob:
             before = yield from self._write(before)
 
     def _write(self, before: Progress) -> Generator[Row, None, Progress | None]:
-        """Write all rows; returns what was spent if the job has to start again, else None.
+        """Write all rows; returns the earlier progress if the job must start again, else None.
 
         It starts again if packed replies are discarded that were already written to earlier chunks.
         Kept replies are not asked for again.

@@ -59,14 +59,15 @@ class Job:
     Args:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
-        schema: what each reply must look like, as for `generate`.
+        schema: the form of each reply, as for `generate`.
         pack: the maximum number of rows in one request, up to 50. 1 asks each row alone; `auto`
             packs rows where the limits allow few requests and many tokens.
-        patience: seconds that the job may wait in total while no route is open; None: no bound.
-            Rows that were not asked by then get an error that says what opens when.
+        patience: seconds that the job may wait in total while no route is open; None if it
+            may wait without limit. Rows that were not asked by then get an error that says which
+            route opens when.
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for
-            `patience` seconds (by default the setting, 30 s). Then paid routes answer what free
-            routes do not take at once.
+            `patience` seconds (by default the setting, 30 s). Then paid routes answer the
+            rows that free routes cannot take immediately.
         max_cost: the most that this run may cost, in USD; at most one reply exceeds it.
         max_tokens_total: the most tokens that this run may use; at most one reply exceeds it.
         stop_after: number of failed rows in this run that stops the job.
@@ -79,9 +80,9 @@ class Job:
         twice: the share of rows (0 to 1) that a second model answers too, at the end.
         gold: the column with the known labels, or a column per field of the schema; the prompt must
             not contain it. `quality` compares.
-        llm: the orchestrator that asks; by default the configured one.
+        llm: the provider object that asks the rows; by default the configured one.
         part_of: the whole job that this one is a part of, whose bounds replace those above; or its
-            name, if its parts run in other processes: jobs of one name share `max_cost` and
+            name, if its parts run in other processes: jobs with the same name share `max_cost` and
             `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 

@@ -52,8 +52,8 @@ class Progress:
         not_compared: packed rows that were asked alone too, but could not be compared.
         discarded: packed replies that were discarded and asked for again.
         requests: number of requests sent.
-        twice: rows that a second model has answered too.
-        to_ask_twice: rows that a second model should answer too.
+        twice: the number of rows that a second model has answered too.
+        to_ask_twice: the number of rows that a second model is to answer too.
         routes: how many replies came from each route, by its name.
         noun: what is counted: `row`, or `text` for `embed`.
     """

@@ -27,7 +27,7 @@ _REFUSED_AT_ONCE = 3
 
 
 class ReplyWriter:
-    """Saves what workers have finished, then passes the rows to `put`, which may wait.
+    """Saves the replies of workers, then passes the finished rows to `put`, which can block.
 
     It also adjusts the number of workers, has the reader ask rows again whose replies are
     discarded, and ends the job if too many rows fail.

@@ -50,9 +50,9 @@ def number_drawn(share: float, rows: int) -> int:
 class Second:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    `others` lists the models, `kept` counts the rows (by position) that one has answered before,
-    and `ask` makes the job that asks rows on it. `jobs` has those that were made, one for each
-    model.
+    `others(model)` lists the models that may answer after `model`. `kept(positions, model)` counts
+    the rows that the model has answered before, and `ask(positions, model)` makes the job that asks
+    it these rows. `jobs` contains the jobs that were made, one per model.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Second:
         self._cancelled = False
 
     def note(self, row: Row) -> None:
-        """Offer a finished row."""
+        """Add a finished row, which may be drawn."""
         if row.reply is None:
             return
-        # The attempts and decisions of a reply take much room.
+        # The attempts and decisions of a reply need much memory.
         slim = row.reply.changed(attempts=(), decisions=())
         self._rows[row.position] = replace(row, reply=slim)
         if len(self._rows) >= 2 * self._wanted + CHUNK:
@@ -110,7 +110,7 @@ class Second:
             job = self._ask(positions, model)
             self.jobs.append(job)
             if self._cancelled:
-                # By another thread, before the job was in the list.
+                # Another thread cancelled before the job was in the list.
                 job.cancel()
             for row in job.rows_unrecorded():
                 if row.reply is not None:
@@ -118,13 +118,13 @@ class Second:
                     yield replace(drawn[positions[row.position]], second=row.reply)
 
     def cancel(self) -> None:
-        """End soon; see `Job`."""
+        """Make the jobs end soon, as `Job.cancel` does."""
         self._cancelled = True
         for job in self.jobs:
             job.cancel()
 
     def added_to(self, first: Progress) -> Progress:
-        """The progress of the whole job; `first` is that of the first questions."""
+        """The progress of the whole job; `first` is the progress of the first questions."""
         whole = replace(first, twice=self._answered, to_ask_twice=self._wanted)
         for part in [job.progress() for job in self.jobs]:
             ends = [end for end in (first.finish_at, part.finish_at) if end is not None]

@@ -51,7 +51,7 @@ class RequestRun:
         stream: whether the reply is to come in pieces.
         preferred_provider: the provider that is asked first, if any.
         ledger: the ledger, and where its attempts are recorded.
-        tally: the counts of the provider object that asks.
+        tally: the counts of the provider object that sends the request.
     """
 
     def __init__(

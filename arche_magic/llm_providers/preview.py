@@ -21,10 +21,10 @@ class Preview:
         request: what would be sent, word for word.
         route: the one that would answer, after `wait`; None if none opens within the request's
             patience.
-        wait: seconds until a route opens, 0 for now; inf if waiting does not help.
+        wait: seconds until a route opens (0 if one is open); inf if waiting does not help.
         usage: the tokens it would probably use on that route.
         cost: USD for them; 0 on a free route, None if the price is not known.
-        closed: the routes before it that are not open: when they open (epoch seconds), and why.
+        closed: each preferred route that is not open, when it opens (epoch seconds), and why.
         room: the largest input that one of its routes accepts, in tokens; inf if unknown.
     """
 

@@ -127,7 +127,7 @@ class QuotaTracker:
     def job_bounds(
         self, max_cost: float, max_tokens: float, name: str = ""
     ) -> SpendingBounds | None:
-        """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.
+        """The bounds of one job, in USD and tokens (inf if there is none); None without bounds.
 
         Jobs with the same name share their bounds through this ledger's storage, in all processes
         and on all machines. Without a name the bounds belong to the caller alone.
@@ -349,7 +349,7 @@ class QuotaTracker:
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every configured route, and of other models that were used.
 
-        Each is as routing sees it for a short prompt and a reply of the usual length. Amounts held
+        The amounts are those of a short prompt and a reply of the usual length. Amounts held
         by calls in progress count as used.
         """
         now = self._clock.time() if now is None else now

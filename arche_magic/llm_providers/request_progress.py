@@ -60,7 +60,7 @@ class RequestProgress:
         self._paused = 0.0
 
     def start(self) -> None:
-        """Begin to count the time, in the process that asks.
+        """Start to measure the time, in the process that sends the request.
 
         Raises:
             LLMProviderError: Python is shutting down, so threads and imports no longer work.

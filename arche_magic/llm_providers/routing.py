@@ -134,7 +134,7 @@ class Decision:
         at: when it was made, epoch seconds.
         patience: seconds that the request would still wait.
         preferred: the provider to ask first, if any.
-        considered: the routes looked at, in order.
+        considered: the routes that were examined, in order.
         later: the others, in order.
         private: only routes that the user has marked as private were offered.
         same_model: only routes to the model of the first route were offered.
@@ -243,7 +243,7 @@ def choose(
     latest = min(now + patience, sys.float_info.max)
     closed: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
-    # The states of the routes looked at, in the order of the groups.
+    # The states of the examined routes, in the order of the groups.
     states: list[RouteState] = []
 
     def considered() -> tuple[tuple[R, RouteState], ...]:

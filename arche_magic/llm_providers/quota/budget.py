@@ -107,8 +107,8 @@ class SpendingBounds:
     Args:
         storage: where the document lives.
         budget: USD per day and month, for all kernels that share the storage.
-        max_cost: USD of one job; inf for no bound.
-        max_tokens: tokens of one job; inf for no bound.
+        max_cost: USD of one job; inf without a bound.
+        max_tokens: tokens of one job; inf without a bound.
         job: the name of the job; "" for the budget.
     """
 

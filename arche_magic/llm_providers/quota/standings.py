@@ -80,7 +80,7 @@ def _address(records: RouteRecords, key: Key) -> str:
 def _standings_of(
     record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
 ) -> list[Standing]:
-    """List every limit of a route, as routing sees it for a request of these amounts.
+    """List every limit of a route, with the state that routing uses for these amounts.
 
     `account` is the account's name, and `bound` is the route's state by a budget.
     """
