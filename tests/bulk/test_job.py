@@ -87,7 +87,7 @@ def test_a_schema_gives_a_column_per_field(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("data", [["One", "Two"], ("One", "Two"), pd.Series(["One", "Two"])])
-def test_texts_are_prompts_as_they_are(sandbox: Sandbox, data: Any) -> None:
+def test_texts_without_a_template_are_the_prompts(sandbox: Sandbox, data: Any) -> None:
     """A list or a Series needs no template, and its braces are sent as text."""
     result = arche_magic.map(data)
     assert result.prompt.tolist() == ["One", "Two"]
@@ -330,7 +330,7 @@ def test_refused_keys_end_the_job(start: Start) -> None:
 # --- bounds
 
 
-def test_failed_rows_stop_the_job_at_their_bound(start: Start) -> None:
+def test_a_number_of_failed_rows_stops_the_job(start: Start) -> None:
     """The bound is `stop_after`; the error has a frame with the finished rows."""
     sandbox = start(settings={})
     arche_magic.map(["Row 0"])
@@ -515,7 +515,7 @@ def test_the_configuration_may_name_a_model(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
+def test_kept_replies_need_no_key(sandbox: Sandbox) -> None:
     """Rows without a kept reply have an error."""
     arche_magic.map(["Hi"])
     use_configuration(replace(get_configuration(), keys=(), replay="only"))
@@ -583,7 +583,7 @@ def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("is_all", [False, True])
-def test_a_running_job_leaves_alone_what_is_switched_off(start: Start, is_all: bool) -> None:
+def test_a_running_job_stops_using_what_is_switched_off(start: Start, is_all: bool) -> None:
     """Requests under way end. The job ends if no route is left."""
     plenty = dict.fromkeys(("requests_per_minute", "tokens_per_minute"), 10_000_000)
     sandbox = start(keys={"groq": 2}, limits={"groq": plenty})

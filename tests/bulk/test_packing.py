@@ -192,7 +192,7 @@ def test_a_refused_row_does_not_fail_the_others(start: Start) -> None:
     assert result.error.notna().sum() <= 1
 
 
-def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
+def test_a_packed_request_has_the_options_of_the_job(start: Start) -> None:
     """The job's options also hold for the packed request."""
     sandbox = start(keys={"groq": 1})
     arche_magic.map(TEXTS[:6], pack=6, system="Be brief.", max_tokens=100, temperature=0)

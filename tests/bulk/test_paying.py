@@ -106,7 +106,7 @@ def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack:
     assert paid == pytest.approx(paid_rows(plan), abs=0.15 * len(ROWS))
 
 
-def test_rows_reserved_ahead_keep_no_row_waiting(
+def test_rows_reserved_in_advance_do_not_delay_other_rows(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a day's limit runs out, a row that waits gets the place of one that comes later."""

@@ -129,7 +129,7 @@ def test_a_job_takes_as_long_as_its_plan_says(start: Start) -> None:
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
 
 
-def test_finished_rows_take_nothing_and_show_how_long_replies_are(start: Start) -> None:
+def test_finished_rows_need_no_requests_and_improve_the_estimate(start: Start) -> None:
     """The rest is estimated by them, within a narrower range."""
     start(**limits())
     frame = texts(60)

@@ -271,7 +271,7 @@ def test_a_share_is_from_0_to_1(sandbox: Sandbox, twice: Any) -> None:
     assert not sandbox.requests
 
 
-def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
+def test_asking_twice_needs_two_models(start: Start) -> None:
     """The error comes before a request; a paid model is not used unless allowed."""
     sandbox = start(keys={"groq": 2, "openai": 1}, limits={**LIMITS, "openai": PLENTY})
     for ask in (arche_magic.map, arche_magic.plan):

@@ -284,7 +284,7 @@ def test_the_holds_of_a_killed_kernel_are_charged(
     st.integers(1, 14),
     st.integers(300, 4000),
 )
-def test_a_batch_equals_one_by_one(
+def test_a_batch_has_the_same_effect_as_single_requests(
     calls: list[tuple[int, int]], most_requests: int, most_tokens: int
 ) -> None:
     """The same requests get a hold, and the same amounts are charged, as for single requests."""

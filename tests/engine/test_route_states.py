@@ -44,7 +44,7 @@ def outcome(found: Hold | RouteState, clock: Clock) -> object:
 
 @settings(max_examples=60)
 @given(steps=st.lists(STEPS, max_size=25))
-def test_what_a_process_remembers_changes_nothing(steps: list[tuple[Any, ...]]) -> None:
+def test_cached_states_do_not_change_results(steps: list[tuple[Any, ...]]) -> None:
     """Two that remember what they read and wrote act as one that is new for each step."""
     clock = Clock()
     configuration = custom_configuration(LIMITS, keys=3, clock=clock)

@@ -320,7 +320,7 @@ def test_git_conflict_markers_lose_nothing(ledger: Path, where: float) -> None:
         assert tracker_of(ledger).get_usage_summary() == before
 
 
-def test_invalid_values_in_budgets_and_jobs(tmp_path: Path) -> None:
+def test_invalid_values_in_budgets_and_jobs_raise_no_error(tmp_path: Path) -> None:
     """The same applies to what paid routes may cost, and to the bounds of a job."""
     path = tmp_path / "ledger.json"
 

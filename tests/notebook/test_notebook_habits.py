@@ -24,7 +24,7 @@ CODE = "Use **this**:\n\n```python\nx = 1\n```\n\n```\nout\n```\n<script>alert(1
 Sandboxed = Callable[..., Sandbox]
 
 
-def test_the_code_of_a_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+def test_a_reply_has_its_code_and_its_blocks(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """`code` is its Python code; `blocks` has every block with its language."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
     kernel.run("%llm -q -o answer hi")

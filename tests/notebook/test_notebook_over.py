@@ -413,7 +413,7 @@ def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> Non
     assert "name a file for the rows" in cell.message
 
 
-def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
+def test_frames_complete_after_over(kernel: Kernel, start: Sandboxed) -> None:
     """And no values without rows."""
     start(3)
     kernel.run("number, words = 5, ['a', 'b']")

@@ -117,7 +117,9 @@ def test_without_keys_a_changed_prompt_fails(project: Path) -> None:
 # --- in one kernel
 
 
-def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+def test_keep_answers_from_memory_and_fresh_asks_again(
+    kernel: Kernel, sandboxed, tmp_path: Path
+) -> None:
     """`--keep` answers from memory the second time; `--fresh` asks again."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")

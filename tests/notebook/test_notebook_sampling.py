@@ -86,6 +86,6 @@ def test_an_invalid_value_is_an_error_in_one_line(
     assert not sandbox.requests
 
 
-def test_levels_complete(kernel: Kernel) -> None:
+def test_levels_of_effort_complete_on_tab(kernel: Kernel) -> None:
     """Tab offers the three levels."""
     assert offers(kernel, "%%llm --effort ") == ["low", "medium", "high"]

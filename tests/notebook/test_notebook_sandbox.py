@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
 
-def test_start_stop_and_status(kernel: Kernel) -> None:
+def test_start_stop_and_status_print_one_line(kernel: Kernel) -> None:
     """Each command prints one line; simulated replies come only while it runs."""
     said = kernel.run("%llm_sandbox").printed
     assert said.startswith("Sandbox on: simulated Groq (3 keys), Mistral (1 key)")

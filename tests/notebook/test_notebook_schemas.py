@@ -53,7 +53,7 @@ def classes(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def test_a_class_of_the_notebook(classes: Kernel, sandboxed) -> None:
+def test_a_class_of_the_notebook_can_be_the_schema(classes: Kernel, sandboxed) -> None:
     """The cell shows the fields; the reply is the JSON text, and `parsed` is an instance."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))
     cell = classes.run("%%llm --schema Visit -o visit\nHow was it?")

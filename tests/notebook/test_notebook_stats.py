@@ -47,7 +47,7 @@ def test_usage_is_summed(kernel: Kernel, sandboxed) -> None:
     assert "somebody" not in table
 
 
-def test_sums_without_attempts(kernel: Kernel, sandboxed) -> None:
+def test_sums_without_attempts_have_no_rows(kernel: Kernel, sandboxed) -> None:
     """A frame with its columns and no rows."""
     sandboxed(keys={"groq": 1})
     assert rows(kernel, "notebook") == rows(kernel, "tag") == []

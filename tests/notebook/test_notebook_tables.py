@@ -91,7 +91,7 @@ def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
     assert kernel.value("s.request.nunique()") == 2
 
 
-def test_tables_before_the_first_prompt(kernel: Kernel, sandboxed) -> None:
+def test_tables_before_the_first_prompt_are_empty(kernel: Kernel, sandboxed) -> None:
     """The tables say so, and the frames have their columns and types."""
     sandboxed(keys={"groq": 1})
     assert kernel.run("s = %llm_stats").data() == ["no attempts yet"]

@@ -103,7 +103,7 @@ def test_a_call_is_shown_while_it_runs(functions: Kernel, sandbox: Sandbox) -> N
         ("desk.count", "items=4", "count(items=4) → 8"),
     ],
 )
-def test_results_and_errors_of_all_kinds_of_calls(
+def test_results_and_errors_of_all_kinds_of_calls_are_shown(
     functions: Kernel, sandbox: Sandbox, tools: str, prompt: str, line: str
 ) -> None:
     """Errors go back to the model and are marked; lambdas and attributes have the cell's name."""
@@ -241,7 +241,7 @@ def test_quiet_shows_nothing(functions: Kernel, sandbox: Sandbox) -> None:
     assert functions.value("len(answer.tool_runs)") == 1
 
 
-def test_names_of_functions_complete(functions: Kernel) -> None:
+def test_names_of_functions_complete_on_tab(functions: Kernel) -> None:
     """Those of the notebook first, also after a comma; no classes and no other variables."""
     functions.run("from math import ceil")
     found = offers(functions, "%%llm --tools ")

@@ -92,7 +92,7 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
         (0.999999, 1.0, ": over 99.99 % against 100 %"),
     ],
 )
-def test_why_tells_close_shares_apart(less: float, more: float, shown: str) -> None:
+def test_why_distinguishes_close_shares(less: float, more: float, shown: str) -> None:
     """With as many decimals as that takes, up to two; "100 % against 100 %" explains nothing."""
     states = {
         "groq_key_1": RouteState(0, headroom=less),

@@ -50,7 +50,7 @@ def test_health_reveals_nothing(server: Server) -> None:
         ({"Origin": "http://127.0.0.1:{port}"}, 403, "web pages may not use this server"),
     ],
 )
-def test_others_are_refused_before_anything_is_sent(
+def test_clients_without_access_are_refused_before_anything_is_sent(
     server: Server, upstream: Sandbox, headers: dict[str, str | bytes], status: int, says: str
 ) -> None:
     """A wrong token, a host name that a web page has rebound to this machine, and web pages."""

@@ -69,7 +69,7 @@ def test_missing_packages_are_named():
     assert "pip install 'arche_magic[sandbox]'" in result.stdout
 
 
-def test_start_and_stop_twice():
+def test_start_and_stop_can_be_repeated():
     """Both are idempotent, a stopped sandbox can start again, and its state survives."""
     others = set(threading.enumerate())
     sandbox = Sandbox()

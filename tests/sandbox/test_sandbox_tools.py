@@ -58,7 +58,7 @@ def test_ids_have_the_providers_form(shared, connect, provider):
     ("get_weather please", "get_time", ["get_time"]),
 ])  # fmt: skip
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_choice_of_tools(shared, connect, provider, prompt, choice, names):
+def test_the_choice_of_tools_is_respected(shared, connect, provider, prompt, choice, names):
     """The first tool is called unless the prompt or `tool_choice` says otherwise."""
     outcome = connect(shared, provider).call_tools(prompt, choice=choice)
     assert [call.name for call in outcome.calls] == names
