@@ -25,7 +25,7 @@ _CHUNK_BYTES = 32_000_000
 # Bytes read from disk at a time, for each column.
 _BUFFER_BYTES = 1_000_000
 _SAMPLE_BYTES = 1_000_000
-# Rows read at once when they are only checked and counted.
+# Rows per read when they are only checked and counted.
 _MOST_ROWS = 100_000
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .group import Group
 
 PROMPT = "prompt"
-# The number of rows that are read and looked up at once.
+# The number of rows that are read and looked up together.
 CHUNK = 1000
 MOST_PACKED = 50
 """Maximum number of rows in one request."""

@@ -18,7 +18,7 @@ from .types import NEVER, utc
 
 # How long a process waits while another one renames last month's file.
 _TURN_SECONDS = 1.0
-# Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
+# Bytes per read, bytes to go back by, and bytes read to find the age of lines.
 _BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
 
 

@@ -73,9 +73,9 @@ def within(
 def uninterrupted(work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
-    It ends the waiting at once, and the work continues to its end. In the middle of an import, it
-    would leave half a package behind, which fails from then on (seen: `module 'openai' has no
-    attribute 'lib'`), or a bare `except` would swallow it.
+    An interrupt ends the wait immediately, and the work continues to its end. In the middle of an
+    import, an interrupt would leave half a package behind, which fails from then on (seen: `module
+    'openai' has no attribute 'lib'`), or a bare `except` would swallow it.
     """
     return within(math.inf, work)
 

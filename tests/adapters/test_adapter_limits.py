@@ -120,7 +120,7 @@ GROQ: dict[str, Period] = {"requests": "day", "tokens": "minute"}
 
 
 def test_groq_headers_count_requests_per_day_and_tokens_per_minute() -> None:
-    """Groq's headers as recorded."""
+    """The headers are those that Groq was recorded to send."""
     headers = {
         "x-ratelimit-limit-requests": "14400",
         "x-ratelimit-limit-tokens": "6000",

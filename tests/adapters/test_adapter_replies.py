@@ -135,7 +135,7 @@ def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: 
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_slow_reader_does_not_cause_a_timeout(script: Script, build: Build, wire: str) -> None:
-    """A reader slower than the silence timeout still gets the next piece."""
+    """A reader that is slower than the silence timeout still gets the next piece."""
     script.events(
         chunk_of(wire, "one "),
         chunk_of(wire, "two"),

@@ -364,7 +364,7 @@ def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: 
 
 
 def test_a_part_of_a_schema_may_allow_anything(start: Start) -> None:
-    """Such values are written as text."""
+    """Values of any type are written as text."""
     parts: dict[str, Any] = {
         "list": {"type": "array", "items": True},
         "dish": {"type": "object", "properties": {"name": True}},

@@ -23,8 +23,8 @@ def seconds_of(
     """How long a pool takes for so many rows, and its threads in the end.
 
     Each row takes `cpu` seconds, one row at a time, and then `latency` seconds at the service,
-    which works on `slots` rows at once. Without `threads`, `Growth` says how many there are. Before
-    all rows, the process has computed for `worked` seconds.
+    which works on `slots` rows at the same time. Without `threads`, `Growth` says how many there
+    are. Before all rows, the process has computed for `worked` seconds.
     """
     growth = Growth(0.0, worked)
     now = idle_at = 0.0
@@ -62,7 +62,7 @@ def test_it_is_nearly_as_fast_as_the_best_fixed_pool(latency: float, cpu: float)
 
 
 def test_threads_that_bring_no_gain_are_given_up() -> None:
-    """A job that Python holds back, or a service that answers four rows at once, needs few."""
+    """A job that Python holds back, or a service that answers four rows at a time, needs few."""
     _, of_python = seconds_of(20_000, 0.0, 0.002)
     assert of_python <= 16
     _, of_service = seconds_of(4_000, 0.1, 0.0, slots=4)

@@ -104,7 +104,7 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
 
 
 def test_attempts_are_recorded_in_order(tracker_of: Build, tmp_path: Path) -> None:
-    """Written at the end, all at once."""
+    """They are written together at the end."""
     tracker, path = tracker_of(HUNDRED), tmp_path / "llm_calls.jsonl"
     ledger = several(tracker, [], path)
     for number in range(3):

@@ -51,7 +51,7 @@ def test_a_line_is_dropped_with_its_last_request() -> None:
 
 
 def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:
-    """At once, without polling."""
+    """It is woken immediately, without polling."""
     with waiting_line("routes", "first") as line:
         line.join("first")
         line.join("second")

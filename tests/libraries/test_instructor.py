@@ -61,7 +61,7 @@ def test_the_completion_is_returned_with_the_object() -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_objects_are_streamed(provider: str) -> None:
-    """An object that grows, and several objects one after another."""
+    """A stream can be an object that grows, or several objects one after another."""
     asked = {"model": provider, "response_model": City, "messages": ASKED}
     *_, whole = client().create_partial(**asked)
     assert whole.name == "Oslo"

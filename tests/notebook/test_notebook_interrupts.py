@@ -169,7 +169,7 @@ def test_an_interrupt_that_python_ignores_ends_the_request(
 def test_an_interrupt_before_anything_is_sent_ends_the_cell(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """For example, while a prompt waits for the reply that it contains."""
+    """For example, a prompt waits for the reply that it contains."""
     sandboxed(keys={"groq": 1}, latency=60)
     kernel.run("%llm -b -o answer hi")
     cell = kernel.run(
@@ -208,7 +208,7 @@ def test_o_keeps_the_text_of_an_interrupted_reply(kernel: Kernel, sandboxed: San
 def test_o_does_not_change_its_variable_without_any_text(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """After an interrupt while waiting for a route."""
+    """Here, the request is interrupted while it waits for a route."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run("kept = 'before'")
     kernel.run(
@@ -255,7 +255,7 @@ def test_an_interrupt_stops_queued_cells(kernel: Kernel, sandboxed: Sandboxed) -
 def test_a_second_interrupt_has_no_effect_at_first(
     kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path
 ) -> None:
-    """During the handling of the first one, it has no effect."""
+    """It comes while the first one is being handled."""
     sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))

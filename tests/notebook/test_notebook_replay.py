@@ -167,7 +167,7 @@ def test_a_setting_keeps_all_replies(kernel: Kernel, sandboxed, tmp_path: Path) 
 def test_a_dry_run_says_that_nothing_would_be_sent(
     kernel: Kernel, sandboxed, tmp_path: Path
 ) -> None:
-    """If a kept reply would answer; with `--fresh`, a route would."""
+    """It says so if a kept reply would answer. With `--fresh`, a route would answer."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     assert "would answer now" in kernel.run("%llm --keep --dry-run Hello").printed

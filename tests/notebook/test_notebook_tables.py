@@ -122,7 +122,7 @@ def test_foreign_names_are_escaped(kernel: Kernel, sandboxed) -> None:
 
 
 def test_amounts_of_money_have_one_format() -> None:
-    """Four decimals; six if four would show zero."""
+    """They have four decimals, or six if four would show zero."""
     for usd, shown in (
         (0.0, "free"), (None, "paid, price unknown"), (1e-7, "less than $0.000001"),
         (0.000042, "$0.000042"), (0.00009996, "$0.0001"), (0.0001, "$0.0001"),

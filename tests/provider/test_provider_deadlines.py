@@ -203,7 +203,7 @@ def test_a_wait_for_a_route_ends_at_the_timeout(start: Start) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
 def test_a_request_ends_in_time_if_another_process_locks_the_ledger(start: Start) -> None:
-    """For example a stopped kernel; when it ends, everything continues."""
+    """The process may be a stopped kernel. When it ends, everything continues."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")

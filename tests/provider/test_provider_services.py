@@ -140,7 +140,7 @@ def test_a_service_that_reached_its_limit_is_skipped_or_waited_for(serve: Serve)
 
 
 def test_limits_can_be_set(serve: Serve) -> None:
-    """In the same table as for other providers."""
+    """They are set in the same table as for other providers."""
     settle(serve(NO_KEY), "[limits.my-server]\nrequests_per_hour = 2")
     assert limits() == {"requests_per_hour": (2, "configured")}
     provider = get_llm_provider("my-server")
@@ -151,7 +151,7 @@ def test_limits_can_be_set(serve: Serve) -> None:
 
 
 def test_the_settings_give_the_period_of_headers(serve: Serve) -> None:
-    """With `limit_headers`."""
+    """The setting is `limit_headers`."""
     settle(serve(NO_KEY), 'limit_headers = { requests = "hour" }')
     get_llm_provider("my-server").generate("Hello")
     assert limits()["requests_per_hour"] == (500, "header")
@@ -176,7 +176,7 @@ def test_the_settings_give_the_period_of_groqs_headers(monkeypatch: pytest.Monke
 def test_a_service_is_used_after_the_built_in_ones_or_in_the_order(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free before paid, then the order; paid services come after free ones."""
+    """Free services come before paid ones, and then the order counts."""
     with Sandbox(keys={"groq": 1, "openai": ["a-paying-key", NO_KEY]}) as sandbox:
         for name, value in sandbox.environment().items():
             if name != "OPENAI_API_KEY_2":
@@ -210,7 +210,10 @@ def test_a_remote_service_counts_as_paid_unless_the_settings_say_otherwise() -> 
 
 
 def test_the_cost_of_a_reply_uses_the_prices_of_the_settings(serve: Serve) -> None:
-    """USD per million tokens of input and output; without a price, the cost is unknown."""
+    """Prices are USD per million tokens of input and output.
+
+    Without a price, the cost is unknown.
+    """
     settle(
         serve(NO_KEY),
         f'[providers.my-server.prices]\n"{MODEL}" = {{ input = 2, output = 8.5 }}',

@@ -90,7 +90,7 @@ def test_start_and_stop_can_be_repeated():
 
 
 def test_a_taken_port_is_an_os_error(start):
-    """Asking for a port in use fails at once, and leaves the sandbox stopped."""
+    """Asking for a port in use fails immediately, and leaves the sandbox stopped."""
     second = Sandbox(port=port_of(start().url))
     with pytest.raises(OSError, match="in use"):
         second.start()

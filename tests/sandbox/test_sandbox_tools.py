@@ -16,7 +16,7 @@ BOTH = "get_weather city=Oslo days=3, then get_time city=Paris"
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tools_that_the_prompt_names_are_called(shared, connect, provider, streamed):
-    """Several named tools are called at once, with values from the prompt."""
+    """One reply calls several named tools, with values from the prompt."""
     client = connect(shared, provider)
     usage = {"stream_options": {"include_usage": True}} if provider == "openai" else {}
     outcome = client.call_tools(BOTH, streamed=streamed, **(usage if streamed else {}))

@@ -96,7 +96,8 @@ class Room(NamedTuple):
     """The room of one limit of a route at one moment.
 
     Attributes:
-        opens_at: when a request fits, epoch seconds; `now` or earlier means at once, inf never.
+        opens_at: when a request fits, epoch seconds; `now` or earlier means that it fits now, inf
+            that it never fits.
         reason: why it does not fit yet, or "".
         used: units that count against the limit, including those on hold.
     """

@@ -74,7 +74,7 @@ def closed(panel: Panel | StatusBar) -> None:
 def redraw() -> None:
     """Redraw all visible panels now.
 
-    Called by the thread, and after each change of a setting, so that all panels agree at once.
+    Called by the thread, and after each change of a setting, so that all panels always agree.
     """
     from arche_magic.llm_providers.errors import LLMProviderError
 
