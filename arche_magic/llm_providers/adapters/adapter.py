@@ -19,7 +19,7 @@ from ..request import Request
 from ..secrets import hiding_locals, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
-from .error_bodies import error_fields, event_status, is_page, said
+from .error_bodies import error_fields, event_status, field_text, is_page
 from .failures import (
     Refusal,
     Words,
@@ -297,7 +297,7 @@ class Adapter(ABC):
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
             names = ("message", "code", "type", "detail")
-            if not is_page(body) and any(said(fields, name) for name in names):
+            if not is_page(body) and any(field_text(fields, name) for name in names):
                 failure = self._refused(Refusal(call, status or 500, fields), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
@@ -354,7 +354,9 @@ class Adapter(ABC):
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
         _reported.add(kind)
-        quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
+        quoted = (
+            field_text(fields, "message") or field_text(fields, "detail") or str(call.body or "")
+        )
         logger.warning(
             "%s: %s, treated as a temporary failure: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..request import Message, Request
 from ..types import Usage
-from .error_bodies import ErrorInReply, mapping, mappings, said
+from .error_bodies import ErrorInReply, field_text, mapping, mappings
 from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
 
@@ -152,7 +152,7 @@ def chat_part(item: Any) -> Part | None:
         # The format of `functions`, OpenAI's predecessor of tools.
         calls.append({"function": called})
     # Groq names here why it stopped a stream early.
-    stopped, reason = said(extra, "error"), said(choice, "finish_reason")
+    stopped, reason = field_text(extra, "error"), field_text(choice, "finish_reason")
     return Part(
         text=_text(message.get("content")),
         refusal=_text(message.get("refusal")),
@@ -182,4 +182,6 @@ def _text(content: Any) -> str:
     """The text of a message, which some services send in parts; parts of reasoning are left out."""
     if isinstance(content, str):
         return content
-    return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")
+    return "".join(
+        field_text(part, "text") for part in mappings(content) if part.get("type") == "text"
+    )

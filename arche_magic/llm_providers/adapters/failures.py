@@ -16,7 +16,7 @@ from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
 from ..request import Request
 from ..types import Observation, Usage
 from .bodies import Unreadable
-from .error_bodies import MOST_READ, label, said, words_of
+from .error_bodies import MOST_READ, field_text, label, words_of
 from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
@@ -79,15 +79,15 @@ class Refusal:
             "message": self.words,
             "message_and_label": f"{self.words} {self.label}",
             "subject": f"{self.words} model" if names_model else self.words,
-            "status": self.said("status"),
-            "param": self.said("param"),
+            "status": self.field_text("status"),
+            "param": self.field_text("param"),
             "fields": " ".join(fields),
             "body": str(call.body)[:MOST_READ],
         }
 
-    def said(self, name: str) -> str:
+    def field_text(self, name: str) -> str:
         """Return a field as text; "" if it is absent."""
-        return said(self.fields, name)
+        return field_text(self.fields, name)
 
     def delay(self) -> float | None:
         """Return seconds to wait by the headers, or None."""
@@ -252,7 +252,7 @@ def words(*rows: tuple[str, str, Remedy]) -> Words:
 def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
     """Return what a refusal means by its `code` or else its `type`; None if it has no known one."""
     for name in ("code", "type"):
-        if known := words.get(refusal.said(name).lower()):
+        if known := words.get(refusal.field_text(name).lower()):
             return refusal.failure(*known)
     return None
 

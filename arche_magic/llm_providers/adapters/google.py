@@ -13,7 +13,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
-from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
+from .error_bodies import ErrorInReply, field_text, is_code, mapping, mappings
 from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule, by_status
 from .formats import Format, system_prompt
 from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
@@ -58,7 +58,7 @@ class GoogleAdapter(Adapter):
             raise ErrorInReply(answer)
         is_reply = bool(answer.get("candidates"))
         if "models" in answer and not is_reply:
-            names = [said(one, "name") for one in mappings(answer["models"])]
+            names = [field_text(one, "name") for one in mappings(answer["models"])]
             return {"models": [{"name": name} for name in names if name]}
         if "embeddings" in answer and not is_reply:
             values = [{"values": one.get("values")} for one in mappings(answer["embeddings"])]
@@ -128,11 +128,11 @@ class GoogleAdapter(Adapter):
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         for detail in _details(fields, "ErrorInfo"):
-            consumer = said(mapping(detail.get("metadata")), "consumer")
+            consumer = field_text(mapping(detail.get("metadata")), "consumer")
             if consumer.startswith("projects/"):
                 return consumer
         # The 429 of a limit that all models share names the project here; other 429s do not.
-        named = re.search(r"project_number:(\d{1,20})", said(fields, "message"))
+        named = re.search(r"project_number:(\d{1,20})", field_text(fields, "message"))
         return f"projects/{named[1]}" if named else None
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
@@ -154,7 +154,7 @@ def classify(refusal: Refusal) -> ProviderFailure:
     """Classify a refusal by Google, on either wire."""
     details = _details(refusal.fields, "ErrorInfo")
     # Anything but a code may be a text that quotes the prompt.
-    reasons = [reason for detail in details if is_code(reason := said(detail, "reason"))]
+    reasons = [reason for detail in details if is_code(reason := field_text(detail, "reason"))]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
     for reason in reasons:
         known = next((_REASONS[start] for start in _REASONS if reason.startswith(start)), None)
@@ -180,16 +180,16 @@ def _part(answer: Mapping[str, Any]) -> Part | None:
     """One response, or one chunk of it, without the model's thinking."""
     usage = mapping(answer.get("usageMetadata"))
     count = counted(*map(usage.get, _COUNTS))
-    block = said(mapping(answer.get("promptFeedback")), "blockReason")
+    block = field_text(mapping(answer.get("promptFeedback")), "blockReason")
     if block and not block.endswith("UNSPECIFIED"):
         return Part(finish_reason="content_filter", usage=count, reason=block)
     candidates = mappings(answer.get("candidates"))
     if not candidates:
         return Part(usage=count) if count else None
     pieces = mappings(mapping(candidates[0].get("content")).get("parts"))
-    ending = said(candidates[0], "finishReason")
+    ending = field_text(candidates[0], "finishReason")
     return Part(
-        text="".join(said(piece, "text") for piece in pieces if not piece.get("thought")),
+        text="".join(field_text(piece, "text") for piece in pieces if not piece.get("thought")),
         finish_reason=finish_kind(ending),
         usage=count,
         reason=ending,
@@ -200,7 +200,7 @@ def _part(answer: Mapping[str, Any]) -> Part | None:
 def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
     """The details of one kind; their order varies, so they are found by their type."""
     details = mappings(fields.get("details"))
-    return [detail for detail in details if said(detail, "@type").endswith(f".{kind}")]
+    return [detail for detail in details if field_text(detail, "@type").endswith(f".{kind}")]
 
 
 def _limited(refusal: Refusal) -> ProviderFailure:

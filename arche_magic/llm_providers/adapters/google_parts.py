@@ -14,7 +14,7 @@ from ..request import Request
 from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .chat import FOREIGN_SIGNATURE
-from .error_bodies import mapping, said
+from .error_bodies import field_text, mapping
 from .replies import Part, new_call_id
 
 # Models before Gemini 3 need no signature.
@@ -107,18 +107,18 @@ def calls_in(parts: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     """The calls in the parts of a reply. A call without an id gets a new one."""
     return tuple(
         ToolCall(
-            said(call, "id") or new_call_id(),
-            whole_characters(said(call, "name")),
+            field_text(call, "id") or new_call_id(),
+            whole_characters(field_text(call, "name")),
             whole_characters(json.dumps(mapping(call.get("args")), ensure_ascii=False)),
             _signature(part),
         )
         for part in parts
-        if said(call := mapping(part.get("functionCall")), "name")
+        if field_text(call := mapping(part.get("functionCall")), "name")
     )
 
 
 def _signature(part: Mapping[str, Any]) -> str:
-    signature = said(part, "thoughtSignature")
+    signature = field_text(part, "thoughtSignature")
     return signature if _bytes(signature) else ""
 
 

@@ -16,7 +16,7 @@ from ..types import Usage
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
-from .error_bodies import mapping, mappings, said, validation_problems
+from .error_bodies import field_text, mapping, mappings, validation_problems
 from .failures import Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN
@@ -126,7 +126,7 @@ def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) 
 
 
 def _kept_names(data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [name for entry in data if (name := said(entry, "id"))]
+    names = [name for entry in data if (name := field_text(entry, "id"))]
     # The SDK returns only models of this type.
     cards = [{"type": "base", "id": name, "capabilities": {}} for name in names]
     return {"object": "list", "data": cards}

@@ -25,7 +25,7 @@ from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
 from ..types import MOST_UNITS, Usage, Vectors, little_endian
-from .error_bodies import is_code, mapping, said
+from .error_bodies import field_text, is_code, mapping
 
 # Searched in this order, in words without anything but letters. If no pattern fits, the reply is
 # complete: the text is there, and servers often invent new words for "done".
@@ -261,8 +261,8 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     for delta in deltas:
         function = mapping(delta.get("function"))
         # In Mistral's reference, "null" is the id of a call without one.
-        call_id = "" if delta.get("id") == "null" else said(delta, "id")
-        name, index = said(function, "name"), delta.get("index")
+        call_id = "" if delta.get("id") == "null" else field_text(delta, "id")
+        name, index = field_text(function, "name"), delta.get("index")
         place = index if isinstance(index, int) else call_id
         call = at.get(place) if place != "" else calls[-1] if calls else None
         if call is None or _begins_another(call, call_id, name):
