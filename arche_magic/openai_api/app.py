@@ -22,7 +22,7 @@ from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
 from .handler import LARGEST_BODY, TOO_LONG, handle
-from .replies import HttpReply, Problem
+from .replies import ApiError, HttpReply
 from .request_thread import RequestThread
 from .requests import TAG_HEADER
 
@@ -150,7 +150,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
             "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
             "settings, is its own address; set that address only for other programs"
         )
-        return Problem(400, message, code="asks_itself").reply()
+        return ApiError(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)
 
 
@@ -222,5 +222,5 @@ def _headers(scope: Scope) -> dict[str, str]:
 def _refusal(status: int, message: str, code: str) -> Response:
     """Return an error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    reply = Problem(status, message, kind, code=code).reply()
+    reply = ApiError(status, message, kind, code=code).reply()
     return Response(cast("bytes", reply.body), reply.status, reply.headers)

@@ -14,10 +14,10 @@ from arche_magic.llm_providers.request import Request
 from .replies import (
     Chunks,
     HttpReply,
+    api_error_of,
     completion,
     event,
     json_reply,
-    problem_of,
     route_header,
 )
 from .requests import read_chat, read_json
@@ -29,7 +29,7 @@ def chat_completions(
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
     Raises:
-        Problem: the request is wrong.
+        ApiError: the request is wrong.
         LLMProviderError: the request is wrong, or no route answered it.
     """
     request, stream, include_usage = read_chat(read_json(body), llm.configuration, options)
@@ -91,6 +91,6 @@ def _events(
         except StopIteration as end:
             yield from chunks.end(end.value)
     except LLMProviderError as error:
-        yield event(problem_of(error, llm.configuration.clock.time()).body())
+        yield event(api_error_of(error, llm.configuration.clock.time()).body())
     finally:
         events.close()

@@ -23,7 +23,7 @@ from arche_magic.llm_providers.request import Image, Message, Request
 
 from .chat import chat_completions
 from .embeddings import embeddings
-from .replies import HttpReply, Problem, json_reply, problem_of
+from .replies import ApiError, HttpReply, api_error_of, json_reply
 from .requests import AUTO, TAG_HEADER, who_answers
 
 LARGEST_BODY = 20_000_000
@@ -69,7 +69,7 @@ def handle(
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
         return _answer(method.upper(), path, headers, body, options)
-    except Problem as problem:
+    except ApiError as problem:
         return problem.reply()
 
 
@@ -80,15 +80,15 @@ def _answer(
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
     if path == "/v1/responses":
         message = "the Responses API is not served; set your library to chat completions"
-        raise Problem(404, message, code="not_found")
+        raise ApiError(404, message, code="not_found")
     if path not in (*_ASKED, _MODELS) and not name:
-        raise Problem(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
+        raise ApiError(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
     allowed = "POST" if path in _ASKED else "GET"
     if method != allowed:
         message = f"{path} accepts {allowed}, not {method}"
-        raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
+        raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
-        raise Problem(413, TOO_LONG, code="body_too_large")
+        raise ApiError(413, TOO_LONG, code="body_too_large")
     tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
     if tag := next(tags, ""):
         options["tag"] = tag
@@ -102,7 +102,7 @@ def _answer(
             return _one_model(name, llm.configuration)
         return json_reply({"object": "list", "data": list(_listed(llm.configuration))})
     except LLMProviderError as error:
-        raise problem_of(error, clock.time()) from None
+        raise api_error_of(error, clock.time()) from None
 
 
 def _llm() -> IntelligentLLMOrchestrator:

@@ -187,7 +187,7 @@ def route_details(reply: Reply) -> dict[str, Any]:
 
 
 @dataclass(eq=False)
-class Problem(Exception):
+class ApiError(Exception):
     """Why a request gets no answer, in the fields of OpenAI's errors.
 
     Attributes:
@@ -224,7 +224,7 @@ class Problem(Exception):
         return json_reply(self.body(), self.status, self.headers)
 
 
-def problem_of(error: LLMProviderError, now: float) -> Problem:
+def api_error_of(error: LLMProviderError, now: float) -> ApiError:
     """Return the error of a request in OpenAI's format; `now` is in epoch seconds."""
     opens_at = error.next_available_at
     # Tells official clients not to retry, because the engine has already waited and tried every
@@ -238,8 +238,8 @@ def problem_of(error: LLMProviderError, now: float) -> Problem:
         details["next_available_at"] = opens_at.isoformat()
         headers["retry-after"] = str(max(1, math.ceil(opens_at.timestamp() - now)))
 
-    def problem(status: int, kind: str, code: str | None, param: str | None = None) -> Problem:
-        return Problem(status, str(error), kind, param, code, headers, details)
+    def problem(status: int, kind: str, code: str | None, param: str | None = None) -> ApiError:
+        return ApiError(status, str(error), kind, param, code, headers, details)
 
     match error:
         case NoKeys():
