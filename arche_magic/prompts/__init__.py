@@ -19,7 +19,7 @@ from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Image, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
 
-from .tables import Shown
+from .tables import ValueText
 from .tables import as_pandas as as_pandas
 from .values import IMAGES, as_image, as_text
 
@@ -58,9 +58,9 @@ class Template(str):
         given: the texts, by reference.
     """
 
-    given: Mapping[str, Shown]
+    given: Mapping[str, ValueText]
 
-    def __new__(cls, text: str, given: Mapping[str, Shown]) -> Self:
+    def __new__(cls, text: str, given: Mapping[str, ValueText]) -> Self:
         """Build a template from the prompt as it was typed."""
         template = super().__new__(cls, text)
         template.given = given

@@ -53,12 +53,12 @@ def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
     if path.suffix.lower() in IMAGES:
         raise InvalidRequest(f"--file {source} is an image; --image sends it")
     try:
-        return Attachment(name, text_of(content))
+        return Attachment(name, content_text(content))
     except ValueError as error:
         raise InvalidRequest(f"--file {source} {error}") from None
 
 
-def text_of(content: bytes, encoding: str = "") -> str:
+def content_text(content: bytes, encoding: str = "") -> str:
     """Return the text of a file's content; that of a PDF without its layout.
 
     Args:

@@ -18,7 +18,7 @@ from arche_magic.llm_providers.bounded import TookTooLong, library, within
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.characters import without_controls
 
-from .attachments import MOST_BYTES, Attachment, text_of
+from .attachments import MOST_BYTES, Attachment, content_text
 
 if TYPE_CHECKING:
     import httpx
@@ -68,7 +68,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
         if kind.startswith(("image/", "audio/", "video/")):
             raise ValueError(f"is {kind}, not a page")
         if "html" not in kind:
-            return Attachment(name, text_of(content, encoding))
+            return Attachment(name, content_text(content, encoding))
         declared = _CHARSET.search(content[:2000])
         encoding = encoding or (declared[1].decode() if declared else "")
         text = readable(_decoded(content, encoding), ends)

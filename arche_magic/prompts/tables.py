@@ -35,7 +35,7 @@ _LAZY = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class ValueText:
     """A value as text.
 
     Attributes:
@@ -94,7 +94,7 @@ def is_arrow(data: Any) -> bool:
     return library_of(data) == "pyarrow" and hasattr(data, "column_names")
 
 
-def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
+def table_text(frame: Any, name: str, kind: str, budget: int) -> ValueText:
     """Return a frame as CSV: columns that fit in half the budget, then rows that fit."""
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
@@ -135,10 +135,10 @@ def _columns_that_fit(frame: Any, budget: float) -> int:
     return len(frame.columns)
 
 
-def array_text(array: Any, name: str, budget: int) -> Shown:
+def array_text(array: Any, name: str, budget: int) -> ValueText:
     """Return an array: its first numbers, or its first rows, one per line."""
     if array.ndim == 0:
-        return Shown(str(array.item()))
+        return ValueText(str(array.item()))
     # A number takes more than half a token.
     entries, flat = array[: 2 * budget], array.ndim == 1
     kept = _as_many((_json(entry, _rounded) for entry in entries), budget)
@@ -155,7 +155,7 @@ def _rounded(number: Any) -> Any:
     return float(f"{number:.10g}") if isinstance(number, float) else number
 
 
-def collection_text(value: Any, name: str, budget: int) -> Shown:
+def collection_text(value: Any, name: str, budget: int) -> ValueText:
     """Return a collection as JSON, cut to its first entries if it does not fit."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
@@ -170,14 +170,14 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     if text_tokens(text) > budget + 1:
         return cut_text(text, name, kind, budget)
     if len(kept) == len(value):
-        return Shown(text)
+        return ValueText(text)
     return _stated(text, name, f"{kind} of {len(value):,}", f"the first {len(kept):,}")
 
 
-def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
+def cut_text(text: str, name: str, kind: str, budget: int) -> ValueText:
     """Return a text, cut to its beginning if it does not fit."""
     if text_tokens(text) <= budget:
-        return Shown(text)
+        return ValueText(text)
     kept = beginning(text, budget)
     size = f"{kind}, {len(text):,} characters"
     return _stated(kept + " …", name, size, f"the first {len(kept):,} characters")
@@ -190,13 +190,13 @@ def beginning(text: str, budget: int) -> str:
     return text[: 1 + bisect_right(lengths, float(budget), key=lambda end: text_tokens(text[:end]))]
 
 
-def _stated(text: str, name: str, size: str, *left: str) -> Shown:
+def _stated(text: str, name: str, size: str, *left: str) -> ValueText:
     """Return the text below a line with its name, its size, and the size to which it was cut, if
     any.
     """
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
-    return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
+    return ValueText(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
 
 
 def _as_many(texts: Iterable[str], budget: int) -> list[str]:
@@ -212,12 +212,12 @@ def _as_many(texts: Iterable[str], budget: int) -> list[str]:
 
 
 def _pair(entry: tuple[Any, Any]) -> str:
-    return f"{_json(text_of(entry[0]))}: {_json(entry[1])}"
+    return f"{_json(str_of(entry[0]))}: {_json(entry[1])}"
 
 
 def _without_large(value: Any) -> Any:
     is_large = isinstance(value, int) and value.bit_length() > _LARGE_BITS
-    return text_of(value) if is_large else value
+    return str_of(value) if is_large else value
 
 
 def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
@@ -248,7 +248,7 @@ def json_value(
         return "…"
     if isinstance(value, Mapping):
         return {
-            text_of(key): json_value(entry, scalar, left, deepest - 1)
+            str_of(key): json_value(entry, scalar, left, deepest - 1)
             for key, entry in value.items()
         }
     return [json_value(entry, scalar, left, deepest - 1) for entry in value]
@@ -263,7 +263,7 @@ def _csv(cells: Iterable[str]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.10g}"
-    text = text_of(value)
+    text = str_of(value)
     if isinstance(value, datetime):
         return "" if text == "NaT" else text.removesuffix(" 00:00:00")
     return "" if value is None or text == "<NA>" else text
@@ -276,7 +276,7 @@ def _head(name: Any) -> str:
     return "" if name is None else str(name)
 
 
-def text_of(value: Any) -> str:
+def str_of(value: Any) -> str:
     """Return `str(value)`, also for integers that are too long for Python to convert."""
     try:
         return str(value)
