@@ -202,7 +202,7 @@ def _quota(options: argparse.Namespace) -> int:
         return 0
     from .notebook import quota
 
-    view = quota.look(provider)
+    view = quota.current_quota(provider)
     _print(quota.view_bundle(view, *quota.forecast_of(view).notes())["text/plain"])
     return 0
 

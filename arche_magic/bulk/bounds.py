@@ -34,7 +34,7 @@ class JobStopped(LLMProviderError):
     at_bound: bool = False
 
 
-def at_most(name: str, value: Any, least: float = 0) -> float:
+def checked_bound(name: str, value: Any, least: float = 0) -> float:
     """A bound as a number, inf for None; raise InvalidRequest unless it is `least` or more."""
     if value is None:
         return math.inf
@@ -44,7 +44,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     return math.inf if number > sys.float_info.max else float(number)
 
 
-def is_set(name: str, value: Any) -> bool:
+def checked_flag(name: str, value: Any) -> bool:
     """A flag, False for None; raise InvalidRequest unless it is True or False."""
     return value is not None and read_flag(name, value)
 
@@ -110,15 +110,18 @@ class WholeJob:
         max_tokens_total: Any = None,
         stop_after: Any = None,
     ) -> None:
-        longest = at_most("patience", patience)
-        most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
+        longest = checked_bound("patience", patience)
+        most = (
+            checked_bound("max_cost", max_cost),
+            checked_bound("max_tokens_total", max_tokens_total),
+        )
         configuration = llm.configuration
         now = configuration.clock.time
         self.id: str = name or new_job_id()
         self.spending: SpendingBounds | None = llm.quota_tracker.job_bounds(*most, name)
         self.patience = Patience(longest, now)
         self.before_paying = Patience(configuration.patience if patience is None else longest, now)
-        self.stop_after: float = at_most("stop_after", stop_after, least=1)
+        self.stop_after: float = checked_bound("stop_after", stop_after, least=1)
         self.failed = 0
         self.agreement = Agreement()
 

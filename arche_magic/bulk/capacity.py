@@ -127,7 +127,7 @@ def _without_reserve(row: Standing, reserve: float) -> Standing:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class JobForecast:
     """Predicts how many rows are answered by a given time, starting at `now` (epoch seconds).
 
     The `capacities` are in the order in which they are asked.
@@ -137,7 +137,7 @@ class Forecast:
     speed: Speed
     now: float
 
-    def paying_after(self, patience: float, preferred: str | None) -> Forecast:
+    def paying_after(self, patience: float, preferred: str | None) -> JobForecast:
         """The same forecast, except that paid models open after the wait for free ones.
 
         Rows start to wait when the limits of free models are reached. Paid models open after

@@ -192,7 +192,7 @@ def _fitting(
             found.append(_fit(value, kind))
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             found.append(None)
-            shown = as_text(value)[:_LONGEST_SHOWN]
+            shown = cell_text(value)[:_LONGEST_SHOWN]
             error = f"{name}: {shown} does not fit the file's column of type {kind}"
             errors[row] = "; ".join(filter(None, (errors[row], error)))
     return found
@@ -256,7 +256,7 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_string(kind):
-        return as_text(value)
+        return cell_text(value)
     if pa.types.is_list(kind):
         return [_fit(entry, kind.value_type) for entry in value]
     if pa.types.is_struct(kind):
@@ -276,7 +276,7 @@ def is_nested(value: Any) -> bool:
     return isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist")
 
 
-def as_text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value as text; nested values become JSON."""
     if is_nested(value):
         return as_json_text(value)

@@ -18,7 +18,7 @@ from .columns import (
     Column,
     arrow_columns,
     as_json_text,
-    as_text,
+    cell_text,
     is_nested,
     plain,
     simple_types,
@@ -155,7 +155,7 @@ class FileWriter:
             if kind == "number":
                 values = [None if value is None else float(value) for value in values]
             if kind == "other":
-                values = [None if value is None else as_text(value) for value in values]
+                values = [None if value is None else cell_text(value) for value in values]
             columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
         return pa.table(columns)
 
@@ -180,4 +180,4 @@ def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
 
 
 def _as_cell(value: Any) -> Any:
-    return as_text(value) if is_nested(value) or isinstance(value, bytes) else value
+    return cell_text(value) if is_nested(value) or isinstance(value, bytes) else value

@@ -78,7 +78,7 @@ class Growth:
         if now >= self._stepped_at + _LOOK_SECONDS:
             self._go_to(min(self.threads, max(THREADS, self.threads // 2)), now)
 
-    def look(self, now: float, worked: float) -> None:
+    def adjust(self, now: float, worked: float) -> None:
         """Take a step or correct the last one, if enough replies have arrived."""
         passed = now - self._stepped_at
         if not self._heard:

@@ -36,7 +36,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, is_set, refuse_tools
+from .bounds import WholeJob, checked_flag, refuse_tools
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
@@ -44,7 +44,7 @@ from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
 from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
-from .twice import Second, kept_by, other_models, share_of
+from .twice import SecondQuestions, kept_by, other_models, share_of
 from .workers import Workers, narrowed
 
 # How long `cancel` waits for threads.
@@ -121,9 +121,16 @@ class Job:
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
-        allow_paid = is_set("allow_paid", allow_paid)
-        retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
-        self.prefix, self.details, self.twice = prefix, is_set("details", details), share_of(twice)
+        allow_paid = checked_flag("allow_paid", allow_paid)
+        retry_errors, fresh = (
+            checked_flag("retry_errors", retry_errors),
+            checked_flag("fresh", fresh),
+        )
+        self.prefix, self.details, self.twice = (
+            prefix,
+            checked_flag("details", details),
+            share_of(twice),
+        )
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
@@ -150,11 +157,11 @@ class Job:
             "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
             "fresh": fresh, "part_of": self.whole, **options,
         }  # fmt: skip
-        self._second: Second | None = None
+        self._second: SecondQuestions | None = None
         if self.twice:
             others = other_models(self._llm, sample, allow_paid)
             kept = self._kept_on if not fresh else lambda positions, model: 0
-            self._second = Second(self.twice, self.rows, others, kept, self._job_on)
+            self._second = SecondQuestions(self.twice, self.rows, others, kept, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(

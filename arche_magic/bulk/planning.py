@@ -16,8 +16,8 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import WholeJob, is_set, refuse_tools
-from .capacity import HORIZON_SECONDS, SECONDS_GUESS, Forecast, Share, Speed
+from .bounds import WholeJob, checked_flag, refuse_tools
+from .capacity import HORIZON_SECONDS, SECONDS_GUESS, JobForecast, Share, Speed
 from .columns import columns_of
 from .comparison import gold_columns
 from .estimate import RowEstimate, Work, count_work, served_lately
@@ -73,8 +73,8 @@ def plan(
         InvalidRequest: data, template or an option is wrong.
         ConfigurationError: no key, unknown provider or model.
     """
-    allow_paid = is_set("allow_paid", allow_paid)
-    retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
+    allow_paid = checked_flag("allow_paid", allow_paid)
+    retry_errors, fresh = checked_flag("retry_errors", retry_errors), checked_flag("fresh", fresh)
     llm = llm or get_llm_provider()
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
@@ -129,16 +129,16 @@ class _Outlook:
     allow_paid: bool
     patience: float
 
-    def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> Forecast:
+    def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> JobForecast:
         """The forecast for the rows; `changes` replace `pack` or `paid`."""
         estimate = estimate or self.estimate
         asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.rows, **asked)
         capacities = estimate.capacities(sizes, paid=asked["paid"])
-        forecast = Forecast(capacities, self.speed, self.now)
+        forecast = JobForecast(capacities, self.speed, self.now)
         return forecast.paying_after(self.patience, estimate.llm.preferred_provider)
 
-    def way(self, what: str, forecast: Forecast) -> Way:
+    def way(self, what: str, forecast: JobForecast) -> Way:
         """A change to the job, with its effect."""
         end = forecast.finish_at(self.rows)
         return Way(what, _time(end), _cost(forecast.shares(self.rows, end)))
@@ -251,7 +251,7 @@ def _with_second(
     unlimited = [replace(one, standings=(), opens_at=0.0) for one in forecast.capacities]
     finish = math.inf
     if math.isfinite(end):
-        at_full_speed = Forecast(unlimited, outlook.speed, end)
+        at_full_speed = JobForecast(unlimited, outlook.speed, end)
         finish = max(forecast.finish_at(taken + rows), at_full_speed.finish_at(rows))
     parts = forecast.shares(rows, finish)
     shown = {share.capacity.name: share for share in plan.shares if share.rows}
@@ -282,7 +282,7 @@ def _with_second(
 def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
     """The longest replies with which the job meets the deadline, if shorter replies help."""
 
-    def forecast(tokens: int) -> Forecast:
+    def forecast(tokens: int) -> JobForecast:
         return outlook.forecast(replace(outlook.estimate, reply_tokens=float(tokens)))
 
     lengths = range(_SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens))
@@ -295,10 +295,10 @@ def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
         yield outlook.way(what, forecast(tokens))
 
 
-def _higher(outlook: _Outlook, forecast: Forecast, until: float) -> Iterator[Way]:
+def _higher(outlook: _Outlook, forecast: JobForecast, until: float) -> Iterator[Way]:
     """The lowest limits with which the job meets the deadline."""
 
-    def raised(times: float) -> Forecast:
+    def raised(times: float) -> JobForecast:
         capacities = [
             replace(one, standings=[replace(r, amount=r.amount * times) for r in one.standings])
             for one in forecast.capacities

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
+from arche_magic.llm_providers.reply_cache.store import KeptFailure, ReplyStore
 from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
@@ -99,7 +99,7 @@ class ReplyWriter:
                 self._counts.packed += 1
         failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
-            task.address: Failure(error.to_store(), raw_text(error))
+            task.address: KeptFailure(error.to_store(), raw_text(error))
             for task, error in failed
             if not task.may_work_later
         }:

@@ -224,7 +224,7 @@ class Scheduler:
                 if group.model:
                     continue
                 if self._ready and not self._idle:
-                    group.growth.look(now, time.process_time())
+                    group.growth.adjust(now, time.process_time())
                 rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
                 self.wanted = max(self.wanted, ready)

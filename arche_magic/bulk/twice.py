@@ -47,7 +47,7 @@ def number_drawn(share: float, rows: int) -> int:
     return math.ceil(round(share * rows, 6))
 
 
-class Second:
+class SecondQuestions:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
     `others(model)` lists the models that may answer after `model`. `kept(positions, model)` counts

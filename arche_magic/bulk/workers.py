@@ -25,7 +25,7 @@ from arche_magic.llm_providers.types import utc
 
 from .agreement import Model
 from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
-from .capacity import SECONDS_GUESS, Forecast, Speed
+from .capacity import SECONDS_GUESS, JobForecast, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
 from .growth import PACKING_THREADS
@@ -189,7 +189,7 @@ class Workers:
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
-        forecast = Forecast(capacities, speed, now)
+        forecast = JobForecast(capacities, speed, now)
         if self.before_paying is not None:
             left, preferred = self.before_paying.left, self.llm.preferred_provider
             forecast = forecast.paying_after(left, preferred)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .options import build_request, check_keys, python_number, shown
+from .options import build_request, check_for_keys, python_number, shown
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -141,7 +141,7 @@ def embedding_request(
         raise InvalidRequest("the list of texts is empty; give at least one text to embed")
     for number, text in enumerate(texts):
         check_text(text, number, model, about)
-    check_keys(texts, configuration.keys)
+    check_for_keys(texts, configuration.keys)
     # The prompt does not matter: this only checks the options.
     plain = build_request("…", configuration, provider=provider, keep=False, **options)
     return replace(

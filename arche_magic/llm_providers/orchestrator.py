@@ -272,7 +272,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply | None:
         """Return the kept reply for the same arguments, if there is one."""
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return replay.kept(request, self.address(request), self._replies())
+        return replay.kept_reply(request, self.address(request), self._replies())
 
     def address(self, request: Request) -> str:
         """The address of this object's kept reply to a request; see `replay.address`."""
@@ -307,7 +307,7 @@ class IntelligentLLMOrchestrator:
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         began, store, address = time.monotonic(), self._replies(), self.address(request)
-        if (reply := replay.kept(request, address, store)) is not None:
+        if (reply := replay.kept_reply(request, address, store)) is not None:
             yield Piece(str(reply), None)
             self._tally.add_from_memory()
             self._log.append(())

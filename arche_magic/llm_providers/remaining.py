@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .config.keys import is_stand_in
+from .config.keys import is_placeholder
 from .errors import (
     ConfigurationError,
     ContentFiltered,
@@ -292,7 +292,7 @@ def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
     for route, state in states.items():
-        if state.remedy == Remedy.REPLACE_KEY.name and is_stand_in(route.key):
+        if state.remedy == Remedy.REPLACE_KEY.name and is_placeholder(route.key):
             steps[f"{route.provider} asks for a key: %llm_doctor names its variable"] = None
         elif state.remedy == Remedy.REPLACE_KEY.name:
             source = f" ({route.key.source})" if route.key.source else ""

@@ -25,11 +25,11 @@ from .cell import (
     check_variable,
     first_given,
     request_options,
-    text_of,
+    typed_prompt,
     with_attachments,
     with_values,
 )
-from .command import Asked
+from .command import SentPrompt
 from .commands.llm import llm as llm_magic
 from .defaults import FORMATS
 from .display import ReplyDisplay
@@ -60,7 +60,7 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
         LLMProviderError: the request is wrong, or no route answered it.
         CellInterrupted: the user stopped it.
     """
-    options, names, text = typed.options, typed.names, text_of(typed)
+    options, names, text = typed.options, typed.names, typed_prompt(typed)
     budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
@@ -92,7 +92,7 @@ def _hints(typed: Typed, text: str) -> list[str]:
 
 @one_interrupt()
 def send(
-    session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
+    session: Session, options: Namespace, prompt: Prompt, again: SentPrompt | None = None
 ) -> Reply | Pending[Reply] | None:
     """Send a finished prompt with the options of `%llm`; see `ask`.
 
@@ -120,7 +120,7 @@ def send(
     if options.background and get_configuration().keys:
         # A wrong option must be an error of this cell.
         llm.preview(messages, **request)
-    asked = session.asked = Asked(prompt, options, old, turn)
+    asked = session.asked = SentPrompt(prompt, options, old, turn)
     events = llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, partial(_show, session, events))
@@ -154,7 +154,7 @@ def _compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFra
 
 def _answer_later(
     session: Session,
-    asked: Asked,
+    asked: SentPrompt,
     form: str,
     notes: Sequence[str],
     show_reply: Callable[[ReplyDisplay], Reply],

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import RouteId
 
-from .display import Place, ReplyDisplay, show
+from .display import CellOutput, ReplyDisplay, show
 from .receipt import attempt_lines
 from .styles import quiet_line, red_line
 from .tables import day_and_time
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers.attempt_log import Ended
 
-    from .command import Asked, Session
+    from .command import SentPrompt, Session
 
-State = Literal["queued", "running", "done", "failed", "stopped"]
+RunState = Literal["queued", "running", "done", "failed", "stopped"]
 _MOST_AT_ONCE = 8
 
 
@@ -61,11 +61,11 @@ class BackgroundJob(ABC):
     ) -> None:
         self.prompt, self.variable = prompt, variable
         self.number = 0
-        self.state: State = "queued"
+        self.state: RunState = "queued"
         self.since = get_configuration().clock.time()
         self.error: Exception | None = None
-        self._above: Place | None = None
-        self._below = Place(shell)
+        self._above: CellOutput | None = None
+        self._below = CellOutput(shell)
         self._says = not quiet
         self._unseen = quiet or not (hasattr(shell, "kernel") and self._below.may_redraw)
         self._began = time.monotonic()
@@ -154,7 +154,7 @@ class BackgroundJob(ABC):
                 self._show_error(error, f"the {self.result} of {self.name} cannot be shown")
         self.pending.finish(end)
 
-    def _close(self, state: State) -> None:
+    def _close(self, state: RunState) -> None:
         self.state, self._seconds = state, self.seconds
 
     def _draw_below(self, bundle: dict[str, str]) -> None:
@@ -203,7 +203,7 @@ class ReplyJob(BackgroundJob):
     result = "reply"
 
     def __init__(
-        self, session: Session, asked: Asked, form: str, ask: Callable[[ReplyDisplay], Reply]
+        self, session: Session, asked: SentPrompt, form: str, ask: Callable[[ReplyDisplay], Reply]
     ) -> None:
         options = asked.options
         super().__init__(session.shell, asked.prompt.text, options.output, options.quiet)
@@ -250,12 +250,12 @@ class ReplyJob(BackgroundJob):
 class _JobDisplay(ReplyDisplay):
     """The view of a reply whose cell has ended, with the receipt in a separate output."""
 
-    def __init__(self, shell: InteractiveShell, quiet: bool, form: str, below: Place) -> None:
+    def __init__(self, shell: InteractiveShell, quiet: bool, form: str, below: CellOutput) -> None:
         super().__init__(shell, quiet, form)
         self._below = below
 
     @property
-    def place(self) -> Place:
+    def place(self) -> CellOutput:
         """The output of the reply."""
         return self._place
 

@@ -15,7 +15,7 @@ from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .own_keys import without_keys
-from .quota_words import as_of, count, in_short
+from .quota_words import as_of, count_text, in_short
 from .styles import QUIET
 from .tables import Cell, html_table, notes_html, table_bundle
 
@@ -118,7 +118,7 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
     heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
     rows = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        amounts = [_number(row[name], count) for name in limits]
+        amounts = [_number(row[name], count_text) for name in limits]
         if one_column:
             words = (
                 f"{cell.text} {in_short(name)}"
@@ -131,7 +131,7 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
                 *(Cell(row[name]) for name in owner),
                 Cell(row["model"], long=True),
                 Cell("default" if row["default"] else ""),
-                _number(row["context"], count),
+                _number(row["context"], count_text),
                 *amounts,
                 *(_number(row[name], "{:.3f}".format) for name in prices),
             )

@@ -17,7 +17,7 @@ from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, ow
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 
-from .display import Place
+from .display import CellOutput
 from .interrupts import CellInterrupted
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
@@ -49,7 +49,7 @@ _EXCLUDED = {
 }  # fmt: skip
 
 
-def text_of(typed: Typed) -> str:
+def typed_prompt(typed: Typed) -> str:
     """The text of a line or a cell, inserted into the saved prompt of `--prompt` if there is one.
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
@@ -77,7 +77,7 @@ def with_attachments(
     """The prompt below the files and web pages of the cell; a line shows what is being read."""
     if not options.file and not options.url:
         return prompt
-    place = Place(shell)
+    place = CellOutput(shell)
 
     def draw(line: str) -> None:
         place.draw(quiet_line(line) if line else {"text/plain": ""})

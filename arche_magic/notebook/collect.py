@@ -18,11 +18,11 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
-from .bar import Bar, bar_bundle
 from .cell import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
+from .progress_bar import Bar, bar_bundle
 from .styles import quiet_line, red_line
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
 from .interrupts import CellInterrupted
-from .warning_lines import show_held
+from .warning_lines import show_collected
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from .background import BackgroundJobs
     from .chat import Chats, Turn
     from .defaults import Defaults
+    from .display_hook import OutHook
     from .explain import FailureWatch
-    from .out import OutHook
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
@@ -52,7 +52,7 @@ Shown = tuple[dict[str, str] | str | None, Any]
 
 
 @dataclass
-class Asked:
+class SentPrompt:
     """A prompt that was sent, its reply if it has arrived, and its turn of a conversation, if any.
 
     In `options`, which are those of `%llm`, names of variables are replaced by their values.
@@ -82,7 +82,7 @@ class Session:
     defaults: Defaults
     out: OutHook
     failures: FailureWatch
-    asked: Asked | None = None
+    asked: SentPrompt | None = None
     reply: Reply | None = None
     unsent: tuple[str, Ended | None] | None = None
     server: Server | None = None
@@ -203,7 +203,7 @@ def command(
         ) -> Any:
             import_in_thread(needs)
             session: Session = magics.session
-            show_held()
+            show_collected()
             if needs != "ask":
                 return run(session, line, cell, local_ns)
             session.unsent = None

@@ -28,7 +28,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined
 from . import live_line
 from .cell import request_options
 from .costs import paid_text
-from .display import Pace, Place, show
+from .display import CellOutput, Pace, show
 from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
@@ -55,7 +55,7 @@ _STOP_SECONDS = 0.25
 
 
 @dataclass
-class Column:
+class ReplyColumn:
     """The column for one request, which runs in its own thread.
 
     Attributes:
@@ -155,7 +155,7 @@ def compare(
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
 
-    def ask(column: Column, request: dict[str, Any]) -> None:
+    def ask(column: ReplyColumn, request: dict[str, Any]) -> None:
         try:
             with stopped_by(stop):
                 column.finish(follow(llm.events([message], **request), column))
@@ -199,7 +199,7 @@ def compare(
 
 
 def _show_changes(
-    columns: Sequence[Column], changes: queue.SimpleQueue[Exception | None], view: _Columns
+    columns: Sequence[ReplyColumn], changes: queue.SimpleQueue[Exception | None], view: _Columns
 ) -> None:
     """Show each change until all columns have ended; raises the error of a wrong request."""
     while not all(column.ended for column in columns):
@@ -214,7 +214,7 @@ def _show_changes(
         view.update()
 
 
-def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
+def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
     """The error of all columns, or, if they differ, one with all of them."""
     first = columns[0].error
     if first is not None and len({str(column.error) for column in columns}) == 1:
@@ -228,7 +228,7 @@ def _requests(
     options: Namespace,
     llm: IntelligentLLMOrchestrator,
     changed: Callable[[], None],
-) -> list[tuple[Column, dict[str, Any]]]:
+) -> list[tuple[ReplyColumn, dict[str, Any]]]:
     """One column for each name that the user gave, with the arguments of its request."""
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
@@ -246,11 +246,11 @@ def _requests(
             raise ConfigurationError(f"--compare: {error}") from None
         provider = next(iter(found)) if len(found) == 1 else None
         model = None if whole else next(iter(found.values()))[0]
-        requests.append((Column(name, provider, model, changed=changed), {**common, **who}))
+        requests.append((ReplyColumn(name, provider, model, changed=changed), {**common, **who}))
     return requests
 
 
-def _frame(columns: Sequence[Column]) -> pd.DataFrame:
+def _frame(columns: Sequence[ReplyColumn]) -> pd.DataFrame:
     from .frames import typed_frame
 
     rows = []
@@ -268,7 +268,7 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
     return typed_frame(_TYPES, rows)
 
 
-def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict[str, str]:
+def columns_bundle(columns: Sequence[ReplyColumn], notes: Sequence[str] = ()) -> dict[str, str]:
     """The columns side by side, or one below the other as text; notes on the prompt come first."""
     # If columns have the same provider, their titles are the names that the user typed.
     providers = [re.split(" · |/", column.name)[0] for column in columns]
@@ -285,7 +285,7 @@ def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict
     }
 
 
-def _column_text(column: Column) -> str:
+def _column_text(column: ReplyColumn) -> str:
     text = column.text.strip("\r\n")
     return "\n".join(filter(None, (f"── {column.name} ──", text, column.foot())))
 
@@ -294,10 +294,14 @@ class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after another."""
 
     def __init__(
-        self, shell: InteractiveShell, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
+        self,
+        shell: InteractiveShell,
+        columns: Sequence[ReplyColumn],
+        quiet: bool,
+        notes: Sequence[str],
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._place = Place(shell) if hasattr(shell, "kernel") else None
+        self._place = CellOutput(shell) if hasattr(shell, "kernel") else None
         self._line = TerminalLine()
         self._pace = Pace()
         self._printed = 0

@@ -201,7 +201,7 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
     from arche_magic.llm_providers.errors import LLMProviderError
 
     # Problems of a settings file are reported when a magic runs, not on Tab.
-    with warning_lines.hold():
+    with warning_lines.collect():
         try:
             return list(KINDS[kind](shell, given)) if kind in KINDS else []
         except LLMProviderError:

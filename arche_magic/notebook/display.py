@@ -15,9 +15,9 @@ from arche_magic.llm_providers.text.characters import unfinished, without_contro
 from arche_magic.llm_providers.text.code_blocks import code_of
 
 from . import live_line
+from .display_hook import is_captured
 from .live_line import LiveLine, TerminalLine
 from .markup import beside
-from .out import is_captured
 from .receipt import (
     call_line,
     interrupted_reply,
@@ -89,7 +89,7 @@ class ReplyDisplay:
         self._quiet = quiet
         self._form = form
         self._redraws = hasattr(shell, "kernel")
-        self._place = Place(shell)
+        self._place = CellOutput(shell)
         # `_before` is the text of a reply that broke off, until a new reply has replaced it.
         self._text = self._held = self._before = ""
         self._pace = Pace()
@@ -254,7 +254,7 @@ class ReplyDisplay:
         self._line.silence()
         if self._redraws:
             self._draw(shown, last=True)
-            self._place, self._pace = Place(self._shell), Pace()
+            self._place, self._pace = CellOutput(self._shell), Pace()
         elif not self._quiet:
             show(shown["text/plain"])
 
@@ -308,7 +308,7 @@ def _dimmed(text: str) -> str:
     return f'<div style="{QUIET};white-space:pre-wrap">{lines}</div>'
 
 
-class Place:
+class CellOutput:
     """One output of a cell that can be redrawn.
 
     If an output cannot be updated, only its final state is drawn.

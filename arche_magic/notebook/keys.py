@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Key, in_seconds
 from . import sandbox_switch
 from .interrupts import CellInterrupted
 from .quota import shared_notes
-from .quota_words import clock, state_at
+from .quota_words import clock_time, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _state(closed: Closure | None, now: float) -> str:
         return "open"
     opens_at = math.inf if closed.until is None else closed.until
     again = f"; tried again {in_seconds(opens_at - now)}" if closed.until is not None else ""
-    since = clock(closed.since, now)
+    since = clock_time(closed.since, now)
     return f"{state_at(opens_at, now)} since {since}: {closed.reason}{again}"
 
 

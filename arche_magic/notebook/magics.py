@@ -28,8 +28,8 @@ from .commands.llm_services import llm_services
 from .commands.llm_stats import llm_stats
 from .commands.llm_why import llm_why
 from .defaults import Defaults
+from .display_hook import OutHook
 from .explain import FailureWatch
-from .out import OutHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from arche_magic.llm_providers.types import (
 
 from .costs import price_text, sum_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock, in_words, state_at
+from .quota_words import Limits, clock_time, in_words, state_at
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -132,7 +132,7 @@ class Forecast:
         }
 
 
-def look(provider: str | None = None) -> QuotaView:
+def current_quota(provider: str | None = None) -> QuotaView:
     """The current state of the engine, or of one provider.
 
     Raises:
@@ -169,7 +169,7 @@ def _unlimited(
     for route in routes:
         state = state_of(route)
         name = state_at(state.opens_at, now)
-        opens = f", opens {clock(state.opens_at, now)}" if name == "waiting" else ""
+        opens = f", opens {clock_time(state.opens_at, now)}" if name == "waiting" else ""
         words[route.id] = "" if name == "open" else f"{name}{opens}: {state.reason}"
     return words
 
@@ -275,8 +275,8 @@ def look_ahead(
 
 
 def _runs_out_line(row: Standing, at: float, now: float) -> str:
-    starts = f" and reset at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
+    starts = f" and reset at {clock_time(row.resets_at, now)}" if row.window == "calendar" else ""
     return (
         f"At the pace of the last hour, {row.route}: {in_words(row.limit)} run out "
-        f"{in_seconds(at - now)}, {clock(at, now)}{starts}"
+        f"{in_seconds(at - now)}, {clock_time(at, now)}{starts}"
     )

@@ -20,9 +20,8 @@ from .quota_words import (
     State,
     amounts_of,
     as_of,
-    as_text,
     bar_length,
-    clock,
+    clock_time,
     full_again,
     in_full,
     in_short,
@@ -33,6 +32,7 @@ from .quota_words import (
     share_left,
     sign_of,
     state_of,
+    table_as_text,
     tightest,
 )
 from .styles import AMBER, GREEN, RED, TRACK, details, escape
@@ -98,7 +98,7 @@ def quota_bundle(
     else:
         html = table(routes, now, paid)
     return {
-        "text/plain": "\n".join([as_text(routes, now, fold, paid), *notes]),
+        "text/plain": "\n".join([table_as_text(routes, now, fold, paid), *notes]),
         "text/html": html + notes_html(notes),
     }
 
@@ -169,7 +169,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
             if state == "waiting":
                 openings = (tightest(limits).opens_at for limits in on)
                 first = min(moment for moment in openings if now < moment < math.inf)
-                words += f", the first opens {clock(first, now, is_on is not None)}"
+                words += f", the first opens {clock_time(first, now, is_on is not None)}"
             parts.append(words)
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:

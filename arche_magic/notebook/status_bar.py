@@ -89,9 +89,9 @@ class StatusBar(BaseComm):
 
     def draw(self, view: QuotaView) -> None:
         """Send the status, if it has changed."""
-        from .panel.view import describe
+        from .panel.view import status_of
 
-        status = describe(view, self._defaults)
+        status = status_of(view, self._defaults)
         if status == self._sent:
             return
         self._sent = status
@@ -107,7 +107,7 @@ class StatusBar(BaseComm):
         if _ENGINE in sys.modules:
             from . import panel
 
-            panel.closed(self)
+            panel.stop_drawing(self)
         super().close(*args, **keys)
 
     def _watch(self) -> None:
@@ -126,7 +126,7 @@ class StatusBar(BaseComm):
             # A page that was just opened has no status yet.
             self._sent = {}
             if self not in panel.open_panels():
-                panel.opened(self)
+                panel.start_drawing(self)
         panel.redraw()
 
     def _send_table(self) -> None:
@@ -135,7 +135,7 @@ class StatusBar(BaseComm):
         from . import quota
 
         try:
-            table = quota.view_bundle(quota.look())
+            table = quota.view_bundle(quota.current_quota())
         except LLMProviderError as error:
             table = {"text/plain": f"{type(error).__name__}: {error}"}
         self.send({"table": table})

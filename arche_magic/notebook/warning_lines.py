@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 # The function that formats other packages' warnings while we format ours; None if we do not.
 _usual: Callable[..., str] | None = None
-_held: list[warnings.WarningMessage] = []
+_collected: list[warnings.WarningMessage] = []
 
 
 def register() -> None:
@@ -30,8 +30,8 @@ def unregister() -> None:
 
 
 @contextmanager
-def hold() -> Iterator[None]:
-    """Keep the warnings of this context for `show_held`, because most are issued only once."""
+def collect() -> Iterator[None]:
+    """Keep the warnings of this context for `show_collected`, because most are issued only once."""
     with warnings.catch_warnings(record=True) as caught:
         # The user's filters apply when the warnings are shown. Applied here, "error" would lose
         # them.
@@ -39,13 +39,13 @@ def hold() -> Iterator[None]:
         try:
             yield
         finally:
-            _held.extend(caught)
+            _collected.extend(caught)
 
 
-def show_held() -> None:
+def show_collected() -> None:
     """Issue the warnings that were held."""
-    while _held:
-        one = _held.pop(0)
+    while _collected:
+        one = _collected.pop(0)
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 

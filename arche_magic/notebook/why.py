@@ -17,7 +17,7 @@ from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text
-from .quota_words import clock, state_at
+from .quota_words import clock_time, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
     rest = f"for another {last.patience:.0f} s" if last.patience >= 1 else "no longer"
     return (
         f"Asked at {when}: no route answered. The first to open was "
-        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}; "
+        f"{soonest.name}, at {clock_time(soonest.state.opens_at, last.at)}; "
         f"the request could wait {rest}."
     )
 

@@ -45,7 +45,7 @@ def seconds_of(
         if under_way[0][0] > tick:
             now = tick
             tick += TICK
-            growth.look(now, worked - max(0.0, idle_at - now))
+            growth.adjust(now, worked - max(0.0, idle_at - now))
             continue
         now, _, began = heapq.heappop(under_way)
         growth.note_reply(began, now)
@@ -81,10 +81,10 @@ def test_a_limit_reduces_the_threads_to_a_few() -> None:
         for _ in range(MOST_THREADS):
             growth.note_reply(now, now + 1.0)
         now += 1.0
-        growth.look(now, 0.0)
+        growth.adjust(now, 0.0)
     assert growth.threads == MOST_THREADS
     for _ in range(10):
         now += 1.0
         growth.note_limit(now)
-        growth.look(now, 0.0)
+        growth.adjust(now, 0.0)
     assert growth.threads == THREADS

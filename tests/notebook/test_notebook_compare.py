@@ -11,7 +11,7 @@ from test_notebook_replies import WORDS, tags, updates
 
 from arche_magic.llm_providers.events import Waiting
 from arche_magic.llm_providers.types import RouteId
-from arche_magic.notebook.compare import Column, columns_bundle
+from arche_magic.notebook.compare import ReplyColumn, columns_bundle
 from arche_magic.notebook.display import for_frontends
 from arche_magic.notebook.past_attempts import attempts_from_notebook
 
@@ -159,7 +159,7 @@ def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
 
 def test_a_server_cannot_hide_a_column() -> None:
     """A terminal escape that begins in one state line and ends in the next hides nothing."""
-    columns = [Column("groq"), Column("mistral")]
+    columns = [ReplyColumn("groq"), ReplyColumn("mistral")]
     for column, quoted in zip(columns, ("busy\x1b]0;", "try\x07 later"), strict=True):
         route = RouteId(column.asked, f"{column.asked}_key_1", "model")
         column.before(Waiting(route, 9.0, quoted))

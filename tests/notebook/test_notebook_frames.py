@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Key, RouteId, Standing
 from arche_magic.notebook.catalog_tables import models_frame
 from arche_magic.notebook.chat import Chat, Chats, Turn
 from arche_magic.notebook.commands.llm_chat import chats_frame
-from arche_magic.notebook.compare import Column, _frame
+from arche_magic.notebook.compare import ReplyColumn, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame
 from arche_magic.notebook.keys import checks_frame, keys_frame
@@ -79,8 +79,8 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     ),
     "compare": (
         lambda *rows: _frame(rows),
-        Column("groq/m", "groq", "m", text="Yes", state="interrupted"),
-        Column("groq"),
+        ReplyColumn("groq/m", "groq", "m", text="Yes", state="interrupted"),
+        ReplyColumn("groq"),
     ),
     "chats": (
         lambda *rows: chats_frame(Chats(enumerate(rows))),

@@ -19,8 +19,8 @@ from test_notebook_completion import offers
 from test_notebook_replies import tags
 
 from arche_magic.bulk import Progress, Row
-from arche_magic.notebook.bar import Bar
 from arche_magic.notebook.collect import FileRows
+from arche_magic.notebook.progress_bar import Bar
 from arche_magic.sandbox import Sandbox
 
 Sandboxed = Callable[..., Sandbox]

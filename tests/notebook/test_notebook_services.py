@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arche_magic.llm_providers.config.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import PLACEHOLDER_KEY
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MODEL = "gpt-4.1-mini"
 def server(kernel: Kernel) -> Iterator[Sandbox]:
     """A server on this machine without a key, in the settings of the kernel's folder."""
     path = kernel.folder / "arche_magic.toml"
-    with Sandbox(keys={"openai": [NO_KEY]}, limits={"openai": dict.fromkeys(
+    with Sandbox(keys={"openai": [PLACEHOLDER_KEY]}, limits={"openai": dict.fromkeys(
         ("requests_per_minute", "requests_per_day", "tokens_per_minute")
     )}) as sandbox:  # fmt: skip
         path.write_text(

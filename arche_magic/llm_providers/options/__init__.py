@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "build_request",
-    "check_keys",
+    "check_for_keys",
     "check_names",
     "json_number",
     "keys_to_check",
@@ -124,7 +124,7 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
         if not key_in(texts, configuration.keys):
             raise
     # Outside the handler, so that an error that quotes a key is not the context of this one.
-    check_keys(texts or request, configuration.keys)
+    check_for_keys(texts or request, configuration.keys)
     return request
 
 
@@ -199,7 +199,7 @@ def with_prompt(
         raise InvalidRequest("the prompt is empty")
     prompt = whole_characters(prompt)
     if keys:
-        check_keys(prompt, keys)
+        check_for_keys(prompt, keys)
     message = Message("user", prompt, read_images(images or None))
     # Three times as fast as `replace`, which matters for a million prompts.
     return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
@@ -210,7 +210,7 @@ def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Seque
     return configuration.keys if key_in(prompts, configuration.keys) else ()
 
 
-def check_keys(request: Any, keys: Iterable[Key]) -> None:
+def check_for_keys(request: Any, keys: Iterable[Key]) -> None:
     """Check that no text of a request contains one of the keys.
 
     Raises:

@@ -74,7 +74,7 @@ def vector_addresses(provider: str, model: str, dimensions: int | None) -> Calla
     return address
 
 
-def kept(request: Request, address: str, store: ReplyStore) -> Reply | None:
+def kept_reply(request: Request, address: str, store: ReplyStore) -> Reply | None:
     """Return the reply kept at this address, with its parsed value.
 
     None if no kept reply can answer the request.

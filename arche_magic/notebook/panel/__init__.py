@@ -32,7 +32,7 @@ def show(session: Session) -> None:
     from .. import quota
 
     if not hasattr(session.shell, "kernel"):
-        print(quota.view_bundle(quota.look())["text/plain"])
+        print(quota.view_bundle(quota.current_quota())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
@@ -52,7 +52,7 @@ def open_panels() -> list[Panel | StatusBar]:
         return list(_shown)
 
 
-def opened(panel: Panel | StatusBar) -> None:
+def start_drawing(panel: Panel | StatusBar) -> None:
     """Redraw this panel from now on."""
     global _thread
     with lock:
@@ -63,7 +63,7 @@ def opened(panel: Panel | StatusBar) -> None:
             _thread.start()
 
 
-def closed(panel: Panel | StatusBar) -> None:
+def stop_drawing(panel: Panel | StatusBar) -> None:
     """Stop redrawing this panel; the thread ends with the last one."""
     with lock:
         if panel in _shown:
@@ -78,14 +78,14 @@ def redraw() -> None:
     """
     from arche_magic.llm_providers.errors import LLMProviderError
 
-    from ..quota import look
+    from ..quota import current_quota
 
     with lock:
         visible = [panel for panel in _shown if panel.visible]
         if not visible:
             return
         try:
-            view = look()
+            view = current_quota()
         except LLMProviderError:
             # The settings file is incomplete or the store is unavailable, so the display does not
             # change.

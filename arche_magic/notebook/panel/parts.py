@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 else:
     widgets = library("ipywidgets")
 
-__all__ = ["Meters", "Parts", "widgets"]
+__all__ = ["Meters", "WidgetFactory", "widgets"]
 
 
-class Parts:
+class WidgetFactory:
     """Creates the widgets of one panel, and closes them.
 
     They share layouts and styles, because each of these takes a message.
@@ -75,7 +75,7 @@ class Parts:
 class Meters:
     """The meters of one panel; `box` is the widget that shows them."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: WidgetFactory) -> None:
         self._parts = parts
         self._whole, self._notes = parts.html(), parts.html()
         self._groups: dict[str, _Group] = {}
@@ -101,7 +101,7 @@ class Meters:
 class _Group:
     """The routes of one provider: a line that opens to a table."""
 
-    def __init__(self, parts: Parts, title: str, is_open: bool) -> None:
+    def __init__(self, parts: WidgetFactory, title: str, is_open: bool) -> None:
         self._open = parts.make(
             widgets.ToggleButton, {"width": "auto"}, value=is_open,
             description=title, tooltip=f"Show or hide the routes of {title}",

@@ -17,7 +17,7 @@ from ..cell import typed_or_default
 from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
-from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
+from ..quota_words import State, amounts_of, clock_time, in_words, state_at, state_of, tightest
 from ..styles import QUIET, escape, one_line
 from ..tables import Cell, html_table
 
@@ -65,7 +65,7 @@ def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
     if ahead.route is None:
         return _status("No route would answer", "", why)
     if ahead.wait > 0:
-        opens = clock(view.now + ahead.wait, view.now)
+        opens = clock_time(view.now + ahead.wait, view.now)
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
     why = why or "the first open route; among its keys, the one with the most quota left"
     return _status("The next prompt goes to", str(ahead.route), why)
@@ -89,7 +89,7 @@ def attempts_html(view: QuotaView) -> str:
     return f'<div style="line-height:1.35">{table}</div>'
 
 
-def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
+def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     """The status at one moment.
 
     Returns `sign` (open, waiting or closed), `text`, `short` (the text for a narrow window),
@@ -126,7 +126,7 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
         return _item("closed", "every route is closed", details)
     route, opens_at, _ = first
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
-    at = clock(opens_at, view.now)
+    at = clock_time(opens_at, view.now)
     when = "" if counts else f" {at}"
     short, text = f"waiting: {route.provider}{when}", f"waiting: {route.provider} opens{when}"
     details = [f"{route} opens first: {at}.", *details]
@@ -167,7 +167,7 @@ def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
         state = state_at(opens_at, view.now)
         # This is a time instead of a countdown, because screen readers announce each change of this
         # line.
-        when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
+        when = f", opens {clock_time(opens_at, view.now)}" if state == "waiting" else ""
         skipped.append(f"{route} is {state} ({why}{when})")
     return skipped
 

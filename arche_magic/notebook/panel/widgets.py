@@ -18,13 +18,13 @@ from arche_magic.prompts import fill
 
 from ..cell import first_given
 from ..display import for_frontends
-from ..quota import QuotaView, look, view_bundle
+from ..quota import QuotaView, current_quota, view_bundle
 from ..receipt import receipt_bundle
 from ..reply_formats import reply_bundle
 from ..styles import QUIET, escape
-from . import closed, lock, open_panels, opened, redraw
-from .asking import Asking
-from .parts import Meters, Parts, widgets
+from . import lock, open_panels, redraw, start_drawing, stop_drawing
+from .parts import Meters, WidgetFactory, widgets
+from .prompt_box import PanelPrompt
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class Panel:
         self._session, self._defaults = session, session.defaults
         self._cell = _running_cell(session.shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
-        self._view = look()
+        self._view = current_quota()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
         self._rows: dict[str, Any] = {}
         self._switches: dict[str, Any] = {}
-        self._parts = Parts()
-        self._asking: Asking | None = None
+        self._parts = WidgetFactory()
+        self._asking: PanelPrompt | None = None
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
         self._seen = False
@@ -77,14 +77,14 @@ class Panel:
         shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
         display({_WIDGET: shown, "text/plain": plain}, raw=True)
         self._keep_record(self._view)
-        opened(self)
+        start_drawing(self)
 
     def close(self) -> None:
         """Remove it from the page and stop its prompt."""
         self._closed = True
         if self._asking:
             self._asking.stop()
-        closed(self)
+        stop_drawing(self)
         self._parts.close_all()
 
     def draw(self, view: QuotaView) -> None:
@@ -238,7 +238,7 @@ class Panel:
         self._pressed = button, time.monotonic()
 
         def moved(choices: Choices) -> Choices:
-            order = list(look().groups)
+            order = list(current_quota().groups)
             place = order.index(name) + by if name in order else -1
             if not 0 <= place < len(order):
                 return choices
@@ -280,7 +280,7 @@ class Panel:
             self._show_answer(f"{type(error).__name__}: {error}")
             return
         options = prompt_options(self._defaults)
-        self._asking = Asking(self._session, prompt, options, self._show_answer)
+        self._asking = PanelPrompt(self._session, prompt, options, self._show_answer)
         self._asking.start()
 
     def _stop_asking(self) -> None:

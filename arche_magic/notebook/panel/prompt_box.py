@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..command import Session
 
 
-class Asking:
+class PanelPrompt:
     """One prompt, sent by a thread.
 
     Args:

@@ -10,7 +10,7 @@ from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text
-from .display import Place, show
+from .display import CellOutput, show
 from .live_line import TerminalLine
 from .styles import GREEN, QUIET, RED, TRACK, escape
 
@@ -37,7 +37,7 @@ class Bar:
 
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
-        self.place = Place(shell) if hasattr(shell, "kernel") else None
+        self.place = CellOutput(shell) if hasattr(shell, "kernel") else None
         self.end: dict[str, str] | None = None
         self._line = TerminalLine()
         # Not measured by the job's clock, which may be set back while it runs.
