@@ -36,7 +36,7 @@ class FileJob:
         source, encoding, sheet: the file or folder to read; see `SourceFile`.
         to: the file to write, in UTF-8; an existing file is replaced.
         template: the prompt; see `Job`, also for the options.
-        sep: what separates the fields of a CSV, in the source and in the result.
+        sep: the separator of CSV fields, in the source and in the result.
         **options: bounds apply to the whole file.
 
     Attributes:

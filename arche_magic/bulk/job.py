@@ -90,7 +90,7 @@ class Job:
         rows: the rows and their prompts.
         whole: the bounds that it shares with other parts of a whole job.
         schema, prefix, details, twice, gold: as above; `gold` by field.
-        recorded: what the record of jobs has of this job.
+        recorded: the entry of this job in the record of jobs.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or there are only paid routes; nothing

@@ -46,10 +46,10 @@ class RequestRun:
     """One request, offered to one route after another.
 
     Args:
-        request: what is asked.
+        request: the request to send.
         routes: the routes that it may take, in order.
-        stream: whether the reply is to come in pieces.
-        preferred_provider: the provider that is asked first, if any.
+        stream: whether the reply is streamed.
+        preferred_provider: the provider to ask first, if any.
         ledger: the ledger, and where its attempts are recorded.
         tally: the counts of the provider object that sends the request.
     """

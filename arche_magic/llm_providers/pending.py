@@ -76,7 +76,7 @@ class Pending(Generic[Value]):
 
 
 class PendingReply(Pending[Reply]):
-    """A reply that has not arrived yet. Using it waits: `str(pending)`, `pending.usage`."""
+    """A reply that has not arrived yet. Any use waits for it: `str(pending)`, `pending.usage`."""
 
     _what = "reply"
 

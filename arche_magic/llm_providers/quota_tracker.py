@@ -235,7 +235,7 @@ class QuotaTracker:
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """Charge a failed call as the provider would, and close what its remedy says.
+        """Charge a failed call as the provider would, and close what its remedy names.
 
         `account` is the account that the reply named, if any. Returns the route's new state.
         """

@@ -40,13 +40,13 @@ class Unsupported(NamedTuple):
 
 
 def unsupported_fields(wire: str, request: Request) -> list[Unsupported]:
-    """Return what a provider with this wire cannot take of a request.
+    """Return the fields of a request that a provider with this wire does not support.
 
     A field with its default value, such as `n=1`, counts as not given.
 
     Args:
         wire: `groq`, `mistral`, `google`, or `openai` for OpenAI and every compatible service.
-        request: what is asked.
+        request: the request to examine.
     """
     if wire == "openai":
         return []

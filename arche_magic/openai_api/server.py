@@ -194,7 +194,7 @@ class Server:
 
 
 def _shell_path(path: Path) -> str:
-    """Return a path for a shell; a path in the home folder is written without the user's name."""
+    """Quote a path for a shell; `~` replaces the home folder, which contains the user's name."""
     if path.is_relative_to(home_folder()):
         return f"~/{shlex.quote(path.relative_to(home_folder()).as_posix())}"
     return shlex.quote(str(path))

@@ -105,7 +105,7 @@ class SpendingBounds:
     """Holds and settles what calls spend, within some bounds.
 
     Args:
-        storage: where the document lives.
+        storage: where the document is stored.
         budget: USD per day and month, for all kernels that share the storage.
         max_cost: USD of one job; inf without a bound.
         max_tokens: tokens of one job; inf without a bound.
