@@ -77,7 +77,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-if not TYPE_CHECKING:  # a type checker uses the imports above, and so finds misspelled names
+if not TYPE_CHECKING:  # type checkers use the imports above, and report wrong names
 
     def __getattr__(name):
         """Import a public name."""

@@ -202,7 +202,7 @@ def _quota(options: argparse.Namespace) -> int:
         return 0
     from .notebook import quota
 
-    view = quota.look(provider)
+    view = quota.current_quota(provider)
     _print(quota.view_bundle(view, *quota.forecast_of(view).notes())["text/plain"])
     return 0
 
@@ -261,7 +261,8 @@ def _serve(options: argparse.Namespace) -> int:
     )
     with server.start():
         print("# Serving programs on this machine; Ctrl+C stops it. For their shell:")
-        # A file or a pipe is often kept, or read by others.
+        # The token is shown only in a terminal, because files and pipes are often stored or read by
+        # others.
         print(server.shell_lines(show_token=sys.stdout.isatty()), flush=True)
         # In short steps, because Ctrl+C does not end an unlimited wait on Windows.
         while not stop.wait(0.5):

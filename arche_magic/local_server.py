@@ -1,4 +1,4 @@
-"""An HTTP server on 127.0.0.1 in a thread of its own, for the sandbox and for the OpenAI API.
+"""An HTTP server on 127.0.0.1 in its own thread, for the sandbox and the OpenAI API.
 
 This needs uvicorn, which the extras `sandbox` and `server` install.
 """
@@ -32,7 +32,7 @@ class LocalServer:
 
     Args:
         port: the port; 0 for any free one.
-        name: of the thread.
+        name: the name of the thread.
         idle_seconds: how long a connection may stay open without a request, and how long a
             request may take to arrive.
 
@@ -42,11 +42,12 @@ class LocalServer:
 
     def __init__(self, port: int, name: str, idle_seconds: int) -> None:
         self._name, self._idle_seconds = name, idle_seconds
-        # With protocol 0 asyncio would not set TCP_NODELAY: 40 ms more for every response.
+        # With protocol 0, asyncio would not set TCP_NODELAY, and every response would take 40 ms
+        # more.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if sys.platform != "win32":
-                # There it would let two programs use one port.
+                # On Windows, this option would let two programs use the same port.
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(("127.0.0.1", port))
             self._socket.listen(_MOST_CONNECTIONS)
@@ -92,7 +93,7 @@ class LocalServer:
                 self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
         with suppress(OSError):
-            # A process that was forked meanwhile has the socket too, and would keep the port open.
+            # Otherwise, a process that was forked meanwhile would keep the port open.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         return True

@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server that takes many connections at once, and ignores clients that close theirs."""
+    """A server that accepts concurrent connections, and ignores clients that close theirs."""
 
     request_queue_size = 128
 

@@ -79,7 +79,7 @@ def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
 
 
 def test_the_table_is_followed_by_the_forecast(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """As in a notebook."""
+    """The same lines are shown in a notebook."""
     get_llm_provider("mistral").generate("Say hello.")
     last = command("quota", cwd=tmp_path).stdout.splitlines()[-1]
     assert last.startswith("Room on the free routes for prompts like the last one (")

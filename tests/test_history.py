@@ -139,7 +139,7 @@ def test_a_frame_survives_parquet(sandbox_env: Sandbox, tmp_path: Path) -> None:
 
 
 def test_a_frame_survives_csv(sandbox_env: Sandbox, tmp_path: Path) -> None:
-    """As in the documentation. A text format has no types, so they are set again."""
+    """The code is that of the documentation. A text format has no types, so they are set again."""
     frame = a_session(sandbox_env)
     frame.to_csv(tmp_path / "calls.csv", index=False)
     back = pd.read_csv(tmp_path / "calls.csv", parse_dates=["at"], dtype=dict.fromkeys(TEXTS, str))

@@ -104,7 +104,7 @@ def test_the_extension_is_small_and_readable() -> None:
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
-    """Byte for byte, without the repository, its history and its tags."""
+    """The files are equal byte for byte, without the repository, its history and its tags."""
     build(unpacked, tmp_path, "wheel")
     (again,) = tmp_path.glob("*.whl")
     assert again.name == wheel.name
@@ -174,7 +174,7 @@ def test_the_required_packages_are_few() -> None:
 
 
 def test_an_installation_adds_few_packages() -> None:
-    """At most six packages more than the seven main packages need."""
+    """It adds at most six packages to those that the seven main packages need."""
     theirs, ours = closure(FIELD), closure(["arche_magic"])
     added = sorted(ours - theirs - {"arche-magic"})
     print(f"the seven bring {len(theirs)}, we add {len(added)}: {', '.join(added)}")

@@ -24,7 +24,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_every_variable_is_on_the_page() -> None:
-    """The variables in the catalog, and those in the source."""
+    """These are the variables in the catalog, and those in the source."""
     declared = set()
     for provider in published_providers().values():
         declared |= {*provider.key_variables, provider.base_url_variable}

@@ -99,7 +99,7 @@ PUBLIC = dict(public())
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_in_the_reference(module: str, pages: dict[Path, Links]) -> None:
-    """Under the name by which it is imported."""
+    """It is listed under the name by which it is imported."""
     (reference,) = (found for page, found in pages.items() if page.name == "python.html")
     named = {name for name in PUBLIC if name.rpartition(".")[0] == module}
     assert named
@@ -108,7 +108,7 @@ def test_every_public_name_is_in_the_reference(module: str, pages: dict[Path, Li
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_a_docstring(name: str) -> None:
-    """So do methods and properties of our classes."""
+    """Methods and properties of our classes have docstrings too."""
     found = PUBLIC[name]
     members = {name: found} if callable(found) else {}
     if inspect.isclass(found):

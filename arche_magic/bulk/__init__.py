@@ -59,9 +59,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
 ) -> pd.DataFrame | Any:
     """Ask one prompt per row; return the data with columns for the replies.
 
-    `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Each
-    finished row is saved at once (`outputs/llm_replies.sqlite`). After an interrupt or a crash, the
-    same call asks only the missing rows.
+    `map(reviews, "Is this positive or negative? {{text}}", schema="sentiment pos|neg")`. Each row
+    is saved as soon as it is finished (`outputs/llm_replies.sqlite`). After an interrupt or a
+    crash, the same call asks only the missing rows.
 
     Args:
         data: a DataFrame, a Series or a list of texts, which is not changed; a table of polars,

@@ -30,16 +30,16 @@ _FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
 # Packed replies of a model are discarded if more than this share, and at least two, disagree.
 MOST_DISAGREEING = 0.25
 _LEAST_DISAGREEING = 2
-# The likeness of texts is the share of three-letter pieces that both have. A difference in likeness
-# below `_CLEAR` decides nothing.
+# The similarity of texts is the share of three-letter pieces that both have. A difference in
+# similarity below `_CLEAR` decides nothing.
 _PIECE, _CLEAR = 3, 0.1
 
 
 @dataclass(frozen=True)
 class Check:
-    """A packed reply, to be compared with the reply to the same row asked alone.
+    """A packed reply, to be compared with the reply to the same row when it is asked alone.
 
-    `others` are the texts of the other replies of its request; for `fields` see
+    `others` are the texts of the other replies to its request; for `fields` see
     `fields_to_compare`.
     """
 
@@ -51,8 +51,8 @@ class Check:
     def agrees(self, alone: Reply) -> bool | None:
         """Whether both replies agree; None if this cannot be decided.
 
-        Fields with one right answer must be equal. No model writes free text the same way twice,
-        so it disagrees if it is clearly more like the reply to another row.
+        Fields with one right answer must be equal. No model writes free text the same way twice, so
+        free text disagrees only if it is clearly more similar to the reply to another row.
         """
         if self.fields:
             try:

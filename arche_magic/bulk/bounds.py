@@ -1,4 +1,4 @@
-"""The bounds of a whole job, which its parts share: what it may spend and how long it waits."""
+"""The bounds of a whole job, shared by its parts: what it may spend and how long it waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class JobStopped(LLMProviderError):
     at_bound: bool = False
 
 
-def at_most(name: str, value: Any, least: float = 0) -> float:
+def checked_bound(name: str, value: Any, least: float = 0) -> float:
     """A bound as a number, inf for None; raise InvalidRequest unless it is `least` or more."""
     if value is None:
         return math.inf
@@ -44,7 +44,7 @@ def at_most(name: str, value: Any, least: float = 0) -> float:
     return math.inf if number > sys.float_info.max else float(number)
 
 
-def is_set(name: str, value: Any) -> bool:
+def checked_flag(name: str, value: Any) -> bool:
     """A flag, False for None; raise InvalidRequest unless it is True or False."""
     return value is not None and read_flag(name, value)
 
@@ -56,7 +56,7 @@ def refuse_tools(options: Mapping[str, Any]) -> None:
 
 
 class Patience:
-    """How long a job waits for routes, all its rows together: at most `seconds`.
+    """Limits how long all rows of a job together wait for routes: at most `seconds`.
 
     `now` is the clock, in epoch seconds.
     """
@@ -72,7 +72,7 @@ class Patience:
         return max(0.0, self._left)
 
     def wait(self, seconds: float) -> None:
-        """Count a wait of a row, in seconds from now; rows that wait together count once."""
+        """Count a row's wait of `seconds` from now; rows that wait at the same time count once."""
         with self._lock:
             began = max(self._now(), self._counted_until)
             self._counted_until = max(self._now() + seconds, began)
@@ -80,19 +80,19 @@ class Patience:
 
 
 class WholeJob:
-    """What the parts of a whole job share, such as those for the chunks of a file.
+    """The bounds and counts that the parts of a whole job share, such as the chunks of a file.
 
     Args:
-        llm: the provider object that asks.
-        name: jobs of one name share what they spend through the ledger.
+        llm: the provider object that asks the rows.
+        name: jobs with the same name share their bounds through the ledger.
         patience, max_cost, max_tokens_total, stop_after: as for `Job`.
 
     Attributes:
         id: its id in the record of jobs.
-        spending: the most that all calls may cost; None without any bound.
+        spending: the bounds on the cost of all calls; None without any bound.
         patience: how long the job waits for routes.
         before_paying: how long it waits for free routes before it uses paid ones.
-        stop_after: the number of failed rows that ends the job; inf for no bound.
+        stop_after: the number of failed rows that ends the job; inf without a bound.
         failed: the number of failed rows in this run.
         agreement: how packed replies agree with others.
 
@@ -110,21 +110,24 @@ class WholeJob:
         max_tokens_total: Any = None,
         stop_after: Any = None,
     ) -> None:
-        longest = at_most("patience", patience)
-        most = at_most("max_cost", max_cost), at_most("max_tokens_total", max_tokens_total)
+        longest = checked_bound("patience", patience)
+        most = (
+            checked_bound("max_cost", max_cost),
+            checked_bound("max_tokens_total", max_tokens_total),
+        )
         configuration = llm.configuration
         now = configuration.clock.time
         self.id: str = name or new_job_id()
         self.spending: SpendingBounds | None = llm.quota_tracker.job_bounds(*most, name)
         self.patience = Patience(longest, now)
         self.before_paying = Patience(configuration.patience if patience is None else longest, now)
-        self.stop_after: float = at_most("stop_after", stop_after, least=1)
+        self.stop_after: float = checked_bound("stop_after", stop_after, least=1)
         self.failed = 0
         self.agreement = Agreement()
 
 
 def in_order(routes: Iterable[Route], preferred: str | None) -> list[Route]:
-    """Routes as a job asks them: of the preferred provider, then free ones, then paid ones."""
+    """Routes in the order of a job: of the preferred provider, then free ones, then paid ones."""
     return sorted(routes, key=lambda route: (route.provider != preferred, route.paid))
 
 
@@ -139,7 +142,7 @@ def pays_after_waiting(routes: Iterable[Route], preferred: str | None) -> bool:
 
 
 def why_stopped(bound: str, requests: int) -> str:
-    """Why the job ends at a bound, in a line."""
+    """Why the job ends at a bound, in one line."""
     if not bound.startswith("max_"):
         return f"stopped: {bound}"
     # Other parts of the job, in other processes, may have sent requests.

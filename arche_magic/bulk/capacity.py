@@ -1,4 +1,4 @@
-"""How many rows the routes can answer by when, computed from their limits in the ledger."""
+"""How many rows the routes can answer by a given time, computed from their limits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Capacity:
 
     @property
     def pace_is_known(self) -> bool:
-        """Whether a limit per hour or shorter is known; only those say how fast it can be asked."""
+        """Whether a limit per hour or shorter is known, which determines the speed."""
         return any(row.period in _SHORT_PERIODS for row in self.standings)
 
     def requests_until(self, now: float, until: float) -> float:
@@ -66,21 +66,20 @@ class Capacity:
 
     @cached_property
     def _limits(self) -> list[tuple[Standing, Standing]]:
-        """Each limit that requests count on, and what of it the job may use."""
+        """Each limit that requests count against, and the part of it that the job may use."""
         needed = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
         return [(row, _without_reserve(row, self.reserve)) for row in needed]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What threads and the network allow, whatever the limits.
+    """The speed that threads and the network allow, independent of the limits.
 
     Attributes:
         seconds: how long a request for one row takes.
-        threads: how many such requests are under way at once in the beginning, everywhere
-            together.
-        most_threads: how many there are at most; their number doubles with each reply. That of
-            packed requests does not grow.
+        threads: the initial number of concurrent requests, in all processes together.
+        most_threads: their maximum number; it doubles with each reply. The number of packed
+            requests does not grow.
         seconds_per_row: how much longer a packed request takes for each of its rows.
     """
 
@@ -104,9 +103,9 @@ class Speed:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a job that one model of one account does.
+    """The part of a job that one model of one account answers.
 
-    `bound_by` is the limit that holds it back; None if none does, as far as limits are known.
+    `bound_by` is the limit that slows it down; None if no known limit does.
     """
 
     capacity: Capacity
@@ -122,14 +121,14 @@ class Share:
 
 def _without_reserve(row: Standing, reserve: float) -> Standing:
     if row.window == "bucket":
-        # Its refill rate does not change; the job only never empties it.
+        # The refill rate does not change; the job only leaves a part of the window unused.
         return replace(row, used=row.used + reserve * row.amount)
     return replace(row, amount=(1 - reserve) * row.amount)
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """How many rows are answered by when, if they are asked from `now` (epoch seconds) on.
+class JobForecast:
+    """Predicts how many rows are answered by a given time, starting at `now` (epoch seconds).
 
     The `capacities` are in the order in which they are asked.
     """
@@ -138,11 +137,11 @@ class Forecast:
     speed: Speed
     now: float
 
-    def paying_after(self, patience: float, preferred: str | None) -> Forecast:
-        """The same, except that paid models open after the job has waited enough for free ones.
+    def paying_after(self, patience: float, preferred: str | None) -> JobForecast:
+        """The same forecast, except that paid models open after the wait for free ones.
 
-        Rows start to wait when the limits of free ones are reached. Paid ones open after `patience`
-        seconds of waiting, or sooner if free ones allow no more requests in that time.
+        Rows start to wait when the limits of free models are reached. Paid models open after
+        `patience` seconds of waiting, or sooner if free ones allow no more requests in that time.
         """
         is_paid = [costs_extra(capacity, preferred) for capacity in self.capacities]
         if len(set(is_paid)) < 2:
@@ -171,7 +170,7 @@ class Forecast:
         return math.floor(sum(self._rows(until)) + 1e-9)
 
     def finish_at(self, rows: int) -> float:
-        """When this number of rows is answered (epoch seconds); inf if not within a year."""
+        """When this number of rows will be answered (epoch seconds); inf if not within a year."""
         horizon = self.now + HORIZON_SECONDS
         if rows <= 0:
             return self.now
@@ -180,11 +179,11 @@ class Forecast:
         return _first(lambda at: self.rows_until(at) >= rows, self.now, horizon)
 
     def shares(self, rows: int, until: float) -> tuple[Share, ...]:
-        """Who answers how many rows, if all are answered by then; the largest share first.
+        """How many rows each model answers, if all are answered by then; the largest share first.
 
-        Empty if that is never. A row that is asked alone goes to the first open route, so the first
-        provider and model answers as many as its limits allow, and the next one the rest. Models
-        with packed requests are asked at the same time.
+        It is empty if that never happens. A row that is asked alone goes to the first open route,
+        so the first provider and model answers as many as its limits allow, and the next one the
+        rest. Models with packed requests are asked at the same time.
         """
         if math.isinf(until):
             return ()
@@ -192,7 +191,7 @@ class Forecast:
         parts = [0] * len(fits)
         left, whole = rows, sum(fits)
         packing = [at for at, capacity in enumerate(self.capacities) if capacity.pack > 1]
-        # Rounded up, so that the last ones make up for it.
+        # Shares are rounded up, and the last ones compensate for that.
         for at in sorted(packing, key=lambda at: -fits[at]):
             parts[at] = min(left, math.ceil(rows * fits[at] / whole - 1e-9)) if whole else 0
             left -= parts[at]
@@ -215,12 +214,12 @@ class Forecast:
         return tuple(sorted(found, key=lambda share: -share.rows))
 
     def _is_held(self, capacity: Capacity, until: float) -> bool:
-        """Whether its limits are reached before then; else threads and the network are slower."""
+        """Whether its limits are reached before then; otherwise threads or the network limit it."""
         by_speed = self.speed.requests_until(capacity, self.now, until)
         return capacity.requests_until(self.now, until) <= by_speed
 
     def _rows(self, until: float) -> list[float]:
-        """The number of rows that each answers until then; those without packing share threads."""
+        """The number of rows that each model answers until then; unpacked ones share threads."""
         rows = self._rows_alone(until)
         threads_taken = sum(
             fits / self.speed.requests_until(capacity, self.now, until)
@@ -234,7 +233,7 @@ class Forecast:
         ]
 
     def _rows_alone(self, until: float) -> list[float]:
-        """The number of rows that each would answer until then with all the threads."""
+        """The number of rows that each model would answer until then with all threads."""
         now = self.now
         return [
             one.pack

@@ -43,7 +43,7 @@ def is_dask(data: object) -> bool:
 def map_partitions(
     data: dd.DataFrame, template: str | None, options: dict[str, Any]
 ) -> dd.DataFrame:
-    """A Dask DataFrame with the columns of the replies, to be computed when it is asked for.
+    """A lazy Dask DataFrame with the columns of the replies.
 
     Raises:
         InvalidRequest: template or an option is wrong.
@@ -105,14 +105,17 @@ class ClusterJob(Job):
                 stopped = stopped or error
                 if error and not error.at_bound:
                     break
-                # At a bound, the other parts stop too, and their finished rows are still returned.
+                # When one part reaches a bound, the other parts stop too, and their finished rows
+                # are returned.
             if stopped is not None:
                 raise stopped
         finally:
             client.cancel(futures)
 
     def progress(self, later: int = 0) -> Progress:
-        """Return the progress, without what the workers wait for, which is not known here."""
+        """Return the progress, without the routes that the workers wait for, which are not known
+        here.
+        """
         return self._counts.progress().spending_also(self._spent)
 
 
@@ -122,9 +125,10 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _check_workers(client: Client) -> int:
-    """How many threads the workers have together.
+    """The total number of threads of the workers.
 
-    Raise ConfigurationError if there are none, if one has no key, or if they have several ledgers.
+    Raises ConfigurationError if there are no workers, if one has no key, or if they do not share
+    one ledger.
     """
     found: dict[str, dict[str, Any]] = client.run(_about)
     if not found:
@@ -162,7 +166,7 @@ def _about() -> dict[str, Any]:
 def _ask_partition(
     frame: pd.DataFrame, template: str | None, options: dict[str, Any]
 ) -> pd.DataFrame:
-    """One partition of a Dask DataFrame, on a worker."""
+    """Ask the rows of one partition of a Dask DataFrame, on a worker."""
     job = Job(frame, template, **options)
     replies = Replies(job, always_raw=True)
     for row in _watched(job):
@@ -194,7 +198,7 @@ def _watched(job: Job) -> Iterator[Row]:
         worker = get_worker()
         key = worker.get_current_task()
     except (ImportError, ValueError):
-        # Another of Dask's schedulers, in this process.
+        # Another of Dask's schedulers runs it in this process.
         yield from job
         return
 

@@ -1,6 +1,6 @@
 """The columns that a job adds to its data: their names, and their types in pandas and Arrow.
 
-They do not depend on the rows of the data.
+Names and types do not depend on the rows of the data.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Column:
     """A column that a job adds.
 
     Attributes:
-        name: in the result.
-        of: a field of the schema, or our name for the column without the prefix.
+        name: its name in the result.
+        of: the field of the schema, or our name for the column without the prefix.
         field: the kind of its values.
         is_field: whether it holds a field of the schema.
     """
@@ -57,7 +57,7 @@ class Column:
     is_field: bool = False
 
     def series(self, values: Sequence[Any], index: pd.Index | None = None) -> pd.Series:
-        """Its values, each None or as `fitted` gives it, as a Series."""
+        """Its values as a Series; each value is None or a result of `fitted`."""
         import pandas as pd
 
         dtype: Any = _DTYPES.get(self.field.kind, "object")
@@ -125,7 +125,7 @@ def _shown(names: Sequence[str], noun: str = "column") -> str:
 
 
 def fitted(value: Any, field: Field) -> Any:
-    """A value in the type of its column, None if it is missing; ValueError if it does not fit."""
+    """A value in the type of its column; None if missing, ValueError if it does not fit."""
     if value is None or field.kind == "other":
         return value
     try:
@@ -192,7 +192,7 @@ def _fitting(
             found.append(_fit(value, kind))
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             found.append(None)
-            shown = as_text(value)[:_LONGEST_SHOWN]
+            shown = cell_text(value)[:_LONGEST_SHOWN]
             error = f"{name}: {shown} does not fit the file's column of type {kind}"
             errors[row] = "; ".join(filter(None, (errors[row], error)))
     return found
@@ -210,7 +210,7 @@ def simple_types() -> dict[str, pa.DataType]:
 
 
 def _arrow_kind(column: Column) -> pa.DataType:
-    """The type of a column; text if it has none of its own."""
+    """The type of a column; text if Arrow has no type for it."""
     definition = column.field.definition
     return simple_types().get(column.field.kind) or arrow_type(definition, definition)
 
@@ -256,7 +256,7 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_string(kind):
-        return as_text(value)
+        return cell_text(value)
     if pa.types.is_list(kind):
         return [_fit(entry, kind.value_type) for entry in value]
     if pa.types.is_struct(kind):
@@ -272,11 +272,11 @@ def plain(value: Any) -> Any:
 
 
 def is_nested(value: Any) -> bool:
-    """Whether a value is a collection, or of a library that can convert it to one."""
+    """Whether a value is a collection, or an object that its library can convert to one."""
     return isinstance(value, list | tuple | dict | set | frozenset) or hasattr(value, "tolist")
 
 
-def as_text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value as text; nested values become JSON."""
     if is_nested(value):
         return as_json_text(value)
@@ -284,7 +284,7 @@ def as_text(value: Any) -> str:
 
 
 def as_json_text(value: Any) -> str:
-    """A value as JSON that every reader takes; NaN, infinities and what is missing become null."""
+    """A value as JSON that every reader accepts; NaN, infinities and missing values become null."""
     value = json_value(value, _json_scalar, itertools.count())
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 

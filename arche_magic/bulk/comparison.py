@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .rows import Rows
 
-# A longer text is not a label: two good answers rarely share their wording.
+# A longer text does not count as a label, because two good answers rarely have the same words.
 MOST_WORDS = 5
 
 
@@ -43,7 +43,7 @@ class Comparison:
 
     @classmethod
     def of(cls, one: pd.Series, other: pd.Series, swapped: Iterable[bool] = ()) -> Comparison:
-        """Compare two columns; rows without a value in the second one do not count.
+        """Compare two columns. Rows without a value in the second column do not count.
 
         `swapped` says for each row whether its labels are swapped in `pairs`.
         """
@@ -99,7 +99,7 @@ class Comparison:
         return (self.share - expected) / (1 - expected) if expected < 1 else math.nan
 
     def plus(self, more: Comparison) -> Comparison:
-        """The same with the rows of another comparison."""
+        """This comparison with the rows of another one added."""
         return Comparison(
             Counter(self.pairs) + Counter(more.pairs),
             self.not_compared + more.not_compared,
@@ -171,7 +171,7 @@ class Quality:
         )
 
     def plus(self, more: Quality) -> Quality:
-        """The same with the rows of another part of the job."""
+        """These figures with the rows of another part of the job added."""
         twice, gold = _sum(self.twice, more.twice), _sum(self.gold, more.gold)
         return Quality(twice, gold, {**self.columns, **more.columns})
 
@@ -179,7 +179,7 @@ class Quality:
         return str(self) or "no rows were asked twice, and there are no known labels"
 
     def __str__(self) -> str:
-        """Both kinds of figures in words, a line each."""
+        """Both kinds of figures in words, one line each."""
         twice = ", ".join(_twice_in_words(name, found) for name, found in self.twice.items())
         gold = ", ".join(_gold_in_words(name, found) for name, found in self.gold.items())
         lines = [f"asked twice: {twice}" if twice else "", f"gold: {gold}" if gold else ""]
@@ -228,7 +228,7 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
     prefix = models.removesuffix(SECOND_MODEL)
     seconds = _before(models, f"{prefix}{SECOND}", names)
     if f"{prefix}{SECOND}{PROVIDER}" in seconds:
-        # The columns of another job that has the prefix `second_`.
+        # These are columns of another job with the prefix `second_`.
         seconds = []
     for name in seconds:
         of = name.removeprefix(f"{prefix}{SECOND}")
@@ -311,7 +311,7 @@ def _label(value: Any, whole: bool) -> str | None:
         value = value.tolist()
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).casefold()
-    # 7.0 is 7: a column with missing values may have it so.
+    # 7.0 counts as 7, because a column with missing values contains floats.
     whole_number = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole_number else value).casefold()
 

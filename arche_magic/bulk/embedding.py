@@ -1,6 +1,6 @@
 """Vectors of many texts from one model, in batches, each saved when it arrives.
 
-The workers of a job ask for the batches, one task each: they wait, keep the limits and try again.
+The workers of a job send the batches, one task each: they wait, keep to the limits and try again.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def embed(
 
 
 class _Embedding:
-    """One call of `embed` about some texts, some of them missing."""
+    """One call of `embed`; some of its texts may be missing."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Embedding:
         self._fresh = fresh and configuration.replay != "only"
         self._about = about_model(configuration, self._provider, self._model)
         self._dimensions = check_dimensions(dimensions, self._model, self._about)
-        # Positions by text: each text is asked for once.
+        # The positions of each text, which is sent only once.
         self._places: dict[str, list[int]] = {}
         self._missing: list[int] = []
         for place, value in enumerate(values):
@@ -150,7 +150,7 @@ class _Embedding:
         self._address = vector_addresses(self._provider, self._model, self._dimensions)
         self._store = reply_store(configuration.replies)
         self._matrix: np.ndarray[Any, Any] | None = None
-        # Texts without vectors so far, and those of the batch that failed.
+        # Texts that have no vector yet, and texts of the batch that failed.
         self._left, self._failed = set(self._places), tuple[str, ...]()
         self._workers = Workers(llm, self._counts, whole, pack=1)
 
@@ -196,10 +196,11 @@ class _Embedding:
         )
 
     def _ask_all(self, batches: Iterable[Sequence[str]]) -> None:
-        """Ask for all batches, and take the vectors as they arrive.
+        """Send all batches, and store the vectors as they arrive.
 
-        After a failure no further calls are sent; it is raised when those under way have ended. If
-        the user interrupts, these continue: their vectors are kept when they arrive.
+        After a failure no further calls are sent, and the error is raised when the calls in
+        progress have ended. After an interrupt, these continue, and their vectors are kept when
+        they arrive.
         """
         tasks = [self._task(batch) for batch in batches]
         scheduler = self._workers.scheduler
@@ -225,7 +226,7 @@ class _Embedding:
         return Task(texts[0], self._request(texts), [])
 
     def _collect(self) -> None:
-        """Take what workers have finished, until all vectors are there or the call ends."""
+        """Store the results of workers until all vectors have arrived or the call ends."""
         scheduler = self._workers.scheduler
         try:
             while self._left and not (scheduler.ending.is_set() and scheduler.is_quiet()):
@@ -238,7 +239,7 @@ class _Embedding:
             self._workers.end()
 
     def _finish(self, task: Task) -> None:
-        """Keep the vectors of a batch; if its texts are refused, ask for its halves."""
+        """Keep the vectors of a batch; if its texts are refused, send its halves."""
         scheduler, texts = self._workers.scheduler, task.request.inputs
         if task.reply is not None:
             found = dict(zip(texts, task.reply.vectors, strict=True))
@@ -255,7 +256,7 @@ class _Embedding:
         scheduler.note_written([task])
 
     def _check_lengths(self, vectors: _Vectors) -> None:
-        """Raise an error if vectors are not as long as those that are there already."""
+        """Raise an error if vectors differ in length from earlier ones."""
         for vector in vectors.values():
             length = self._filled(len(vector)).shape[1]
             if length != len(vector):
@@ -265,7 +266,7 @@ class _Embedding:
                 )
 
     def _take(self, vectors: _Vectors, *, resumed: bool = False) -> None:
-        """Put the vectors of texts into the rows that have these texts."""
+        """Put the vectors into the rows with these texts."""
         import numpy as np
 
         for text, vector in vectors.items():
@@ -289,13 +290,13 @@ class _Embedding:
             self._counts.hand_out(row)
 
     def _explained(self, error: LLMProviderError) -> LLMProviderError:
-        """The error with the positions of the texts without vectors, and what to do next."""
+        """The error, with the positions of the texts without vectors and the next step added."""
         places = sorted(self._places[text][0] for text in self._failed or self._left)
         shown = ", ".join(map(str, places[:_PLACES_IN_A_MESSAGE]))
         more = len(places) - _PLACES_IN_A_MESSAGE
         which = f"{'text' if len(places) == 1 else 'texts'} {shown}"
         which += f" and {more:,} more" if more > 0 else ""
-        # A copy has all that the error says besides its message, such as `option`.
+        # A copy keeps the attributes of the error, such as `option`.
         explained = copy(error)
         message = (
             f"no vectors for {which}: {str(error).rstrip(' .')}. "

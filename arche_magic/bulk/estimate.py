@@ -1,4 +1,4 @@
-"""Estimates of a job: how many rows are left, the tokens of one, and how many fit in a request.
+"""Estimates of a job: how many rows are left, the tokens of a row, and the rows per request.
 
 Both the plan and the run of a job use `RowEstimate.pack_sizes` to decide about packing.
 """
@@ -31,8 +31,8 @@ from .rows import MOST_PACKED, Rows
 SOON_SECONDS = 60.0
 # The number of replies after which their mean length is used.
 KNOWN_AFTER = 5
-# Factors from the likely figure to the lowest and highest one: from the length of a text alone, and
-# from a model's earlier replies.
+# Factors from the likely figure to the lowest and highest one, if it is estimated from the length
+# of a text, and from a model's earlier replies.
 _INPUT_GUESS, _INPUT_RECORD = (0.8, 1.25), (0.95, 1.05)
 _OUTPUT_GUESS, _OUTPUT_RECORD = (0.3, 2.0), (0.6, 1.6)
 # The number of replies of the last hour that are enough for an estimate.
@@ -175,7 +175,7 @@ class RowEstimate:
 
     def usage(self, route: Route) -> Usage:
         """The likely tokens of one row on a route."""
-        # The maximum length of replies is not their usual length.
+        # Do not use the maximum length of replies as their usual length.
         record = self.llm.quota_tracker.estimate(route, replace(self.probe, max_tokens=None))
         output = self.reply_tokens
         if output is None:
@@ -209,9 +209,10 @@ class RowEstimate:
     ) -> dict[Model, int]:
         """The number of rows in one request to each model, by its current limits.
 
-        `rows` are left to ask. `pack` is the user's choice; None decides by the limits. With `paid`
-        they include routes that cost money. A job that packs already (`is_packing`) continues,
-        because it has few threads. `is_trusted` says whose packed replies are trusted.
+        `rows` are left to ask. `pack` is the user's choice; None lets the limits decide. With
+        `paid`, the models include those that cost money. A job that already packs (`is_packing`)
+        continues to pack, because it has few threads. `is_trusted` says whose packed replies are
+        trusted.
         """
         configuration = self.llm.configuration
         routes = self._routes(paid)
@@ -242,8 +243,8 @@ class RowEstimate:
     def capacities(self, sizes: Mapping[Model, int], *, paid: bool = True) -> list[Capacity]:
         """The capacity of each model of each account, in the order in which they are asked.
 
-        `sizes` are the rows in one request to each model, by default one; the rest is as for
-        `pack_sizes`.
+        `sizes` are the rows in one request to each model, by default one; see `pack_sizes` for the
+        other arguments.
         """
         tracker, now = self.llm.quota_tracker, self.llm.configuration.clock.time()
         standings = self._standings()
@@ -257,7 +258,7 @@ class RowEstimate:
             limits = [row for route in own for row in standings.get(route.id, ())]
             opens_at = 0.0
             if not limits:
-                # Otherwise its limits say when it opens.
+                # If there are limits, they say when it opens.
                 opens_at = min(tracker.state(route, self.probe, now).opens_at for route in own)
             size = sizes.get((first.provider, first.model), 1)
             usage = needs_packed(usage, size) if size > 1 else usage

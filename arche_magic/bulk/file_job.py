@@ -28,15 +28,15 @@ _ROWS = ("done", "resumed", "errors", "twice", "to_ask_twice")
 class FileJob:
     """A job over the rows of a file, whose result is another file; used like a `Job`.
 
-    The result file appears when it is complete. After an interrupt the unfinished file is deleted;
-    the replies are on disk, and the next run reads them from there. Parquet keeps the types of its
-    columns; the cells of a CSV stay text.
+    The result file appears only when it is complete. After an interrupt the unfinished file is
+    deleted; the replies are on disk, and the next run reads them from there. Parquet keeps the
+    types of its columns; the cells of a CSV stay text.
 
     Args:
         source, encoding, sheet: the file or folder to read; see `SourceFile`.
         to: the file to write, in UTF-8; an existing file is replaced.
         template: the prompt; see `Job`, also for the options.
-        sep: what separates the fields of a CSV, in the source and in the result.
+        sep: the separator of CSV fields, in the source and in the result.
         **options: bounds apply to the whole file.
 
     Attributes:
@@ -64,7 +64,8 @@ class FileJob:
         self._job = Job(self._source.first_row, template, **options)
         # Wrong columns are refused here, before anything is asked.
         self._columns = Replies(self._job, always_raw=True).columns
-        # Fields are renamed if the data has columns with their names, so all chunks must agree.
+        # Fields are renamed if the data has columns with their names; all chunks must use the same
+        # names.
         fields = self._job.schema.fields if self._job.schema else ()
         there = [name for name in fields if name in self._source.first_row.columns]
         wanted = (*self._job.rows.columns, *self._job.gold.values(), *there)
@@ -88,7 +89,7 @@ class FileJob:
             before = yield from self._write(before)
 
     def _write(self, before: Progress) -> Generator[Row, None, Progress | None]:
-        """Write all rows; returns what was spent if the job has to start again, else None.
+        """Write all rows; returns the earlier progress if the job must start again, else None.
 
         It starts again if packed replies are discarded that were already written to earlier chunks.
         Kept replies are not asked for again.

@@ -25,7 +25,7 @@ _CHUNK_BYTES = 32_000_000
 # Bytes read from disk at a time, for each column.
 _BUFFER_BYTES = 1_000_000
 _SAMPLE_BYTES = 1_000_000
-# Rows read at once when they are only checked and counted.
+# Rows per read when they are only checked and counted.
 _MOST_ROWS = 100_000
 
 
@@ -69,14 +69,14 @@ class ParquetReader:
         return sum(int(pq.read_metadata(file).num_rows) for file, _ in self._parts)
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The rows, with the named columns alone, numbered on from one frame to the next."""
+        """The rows with only the named columns; row numbers continue from one frame to the next."""
         start = 0
         for table in self.tables(rows, columns):
             yield as_frame(table, start)
             start += len(table)
 
     def tables(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows, with the named columns alone, as Arrow tables."""
+        """The rows with only the named columns, as Arrow tables."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -115,7 +115,7 @@ def _parquet_files(folder: Path) -> list[str]:
 
 
 def _rows_at_once(metadata: Any, columns: Sequence[str]) -> int:
-    """How many rows have the size of a chunk."""
+    """The number of rows that make a chunk."""
     wanted, size = set(columns), 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -127,7 +127,7 @@ def _rows_at_once(metadata: Any, columns: Sequence[str]) -> int:
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema, keys: Mapping[str, Any]) -> pa.Table:
-    """The table with the columns of all files: those it lacks, and those its folders name."""
+    """The table with the columns of all files, including those that its folders name."""
     import pyarrow as pa
 
     columns = []
@@ -141,25 +141,25 @@ def _with_schema(table: pa.Table, schema: pa.Schema, keys: Mapping[str, Any]) ->
 
 
 class CsvReader:
-    """A CSV or TSV file. All cells are texts; empty ones are missing."""
+    """A CSV or TSV file. All cells are text; empty cells are missing values."""
 
     def __init__(self, path: Path, encoding: str, sep: str) -> None:
         self._path, self._encoding, self._sep = path, encoding, sep
 
     @cached_property
     def _row_bytes(self) -> float:
-        """Mean length of a row, by the lines at the beginning."""
+        """Mean length of a row in bytes, estimated from the first lines."""
         with opened(self._path) as file:
             start = file.read(_SAMPLE_BYTES)
         return float(max(1, len(start)) / max(1, start.count(b"\n")))
 
     def count(self) -> int:
         """Number of rows."""
-        # A row may have several lines.
+        # A row may span several lines.
         return sum(len(frame) for frame in self.frames(_MOST_ROWS))
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The rows with all columns, numbered on from one frame to the next."""
+        """The rows with all columns; row numbers continue from one frame to the next."""
         import pandas as pd
 
         chunks = pd.read_csv(
@@ -218,7 +218,7 @@ class RecordReader:
         return self._scan[0]
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The rows with all columns, numbered on from one frame to the next."""
+        """The rows with all columns; row numbers continue from one frame to the next."""
         import pandas as pd
 
         names, began, size = list(self._scan[1]), 0, 0
@@ -283,7 +283,7 @@ def json_lines(path: Path, encoding: str) -> Iterator[Record]:
 
 
 def sheet_reader(path: Path, sheet: str | None) -> RecordReader:
-    """Reads a sheet of an Excel file, by default the first one; its first row has the names."""
+    """Reads a sheet of an Excel file, by default the first one. Its first row has the names."""
     first = next(_sheet_rows(path, sheet, 1), ())
     names = [f"column {at}" if name is None else str(name) for at, name in enumerate(first, 1)]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -320,7 +320,7 @@ def _sheet_rows(path: Path, sheet: str | None, first: int) -> Iterator[tuple[Any
 
 
 def opened(path: Path, encoding: str | None = None) -> Any:
-    """The file, unpacked if its name says that it is compressed; text with an encoding."""
+    """Open the file; decompress it if its name says so, and decode it if an encoding is given."""
     mode = "rb" if encoding is None else "rt"
     if path.suffix.lower() == ".gz":
         return gzip.open(path, mode, encoding=encoding)

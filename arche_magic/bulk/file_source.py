@@ -67,7 +67,7 @@ def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
 
 
 def separator(path: Path, sep: str | None = None) -> str:
-    """What separates the fields of a file of this name; `sep` is that of a CSV."""
+    """The field separator of a file with this name; `sep` is that of a CSV."""
     return "\t" if path.name.lower().endswith(_TSV) or sep == r"\t" else sep or ","
 
 
@@ -77,14 +77,14 @@ class SourceFile:
     Args:
         path: a Parquet, CSV, TSV, JSON lines or Excel file, or a folder of Parquet files; text may
             be compressed (`.csv.gz`).
-        encoding: of a text; if not given, that of its byte order mark, else UTF-8.
-        sep: what separates the fields of a CSV.
-        sheet: of an Excel file; the first one if not given.
-        template: the prompt of its rows, if it is known.
+        encoding: of a text file; by default that of its byte order mark, else UTF-8.
+        sep: the field separator of a CSV.
+        sheet: the sheet of an Excel file; by default the first one.
+        template: the prompt of its rows, if known.
 
     Attributes:
-        path: where it is.
-        sep: what separates its fields; "," where it has none.
+        path: the path of the file.
+        sep: its field separator; "," for files without one.
         kinds: the kind of values in each column of JSON lines or a sheet; empty for other files.
         first_row: its first row with all columns, as a frame; it may be empty.
 
@@ -127,7 +127,7 @@ class SourceFile:
         self._check_separator(template or "")
 
     def count(self) -> int:
-        """Number of rows. A text file is read to its end for that, so an error in it is found.
+        """Number of rows. A text file is read to its end, so errors in it are found.
 
         Raises:
             InvalidRequest: it cannot be read.
@@ -150,11 +150,11 @@ class SourceFile:
             )
 
     def frames(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The file as frames of at most `rows` rows, numbered on from one to the next.
+        """The file as frames of at most `rows` rows; row numbers continue from one to the next.
 
-        Only the named columns of a Parquet file are read. All chunks of a column get the same type:
-        integers stay integers beside missing values, and the cells of a CSV stay text, empty ones
-        missing.
+        Only the named columns of a Parquet file are read. All chunks of a column have the same
+        type: integers stay integers beside missing values, and cells of a CSV stay text, with empty
+        cells as missing values.
 
         Raises:
             InvalidRequest: it cannot be read.

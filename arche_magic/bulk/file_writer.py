@@ -18,7 +18,7 @@ from .columns import (
     Column,
     arrow_columns,
     as_json_text,
-    as_text,
+    cell_text,
     is_nested,
     plain,
     simple_types,
@@ -35,16 +35,17 @@ _PART = ".part"
 
 
 class FileWriter:
-    """Appends frames to a file, which appears when it is complete.
+    """Appends frames to a file, which appears only when it is complete.
 
-    Until then it is a hidden file in the same folder. Each run has its own, so that several kernels
-    can write the same result, and a run deletes those of killed kernels.
+    Until then, a hidden file in the same folder is written. Each run has its own hidden file, so
+    that several kernels can write the same result. A run deletes the hidden files of killed
+    kernels.
 
     Args:
-        to: the file, whose name decides its format; an existing one is replaced.
-        columns: those that are added to the data.
+        to: the file; its name decides the format, and an existing file is replaced.
+        columns: the columns that are added to the data.
         kinds: the kinds of values in the data's columns; see `RecordReader`.
-        sep: what separates the fields of a CSV.
+        sep: the field separator of a CSV.
 
     Raises:
         InvalidRequest: it cannot be written; raised by the methods too.
@@ -66,9 +67,9 @@ class FileWriter:
             os.close(open_ours(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
 
     def write(self, frame: pd.DataFrame, table: pa.Table | None = None) -> None:
-        """Append a chunk of rows with the added columns; the first one decides all columns.
+        """Append a chunk of rows with the added columns; the first chunk determines all columns.
 
-        If the data has typed columns, they are those of `table`, and not those of the frame.
+        If the data has typed columns, they are taken from `table` instead of the frame.
         """
         with self._writing():
             if self._name.endswith(".parquet"):
@@ -83,7 +84,7 @@ class FileWriter:
                 self._write_csv(frame)
 
     def finish(self) -> None:
-        """Complete the file, and give it its name."""
+        """Complete the file, and rename it to its final name."""
         with self._writing():
             if self._parquet is not None:
                 self._parquet.close()
@@ -91,7 +92,7 @@ class FileWriter:
 
     def close(self) -> None:
         """Delete the file if it is not complete."""
-        # An error here must not hide why the job ended.
+        # An error here must not hide the reason why the job ended.
         with suppress(OSError):
             if self._parquet is not None:
                 self._parquet.close()
@@ -144,7 +145,7 @@ class FileWriter:
         self._parquet.write_table(table)
 
     def _table_of(self, frame: pd.DataFrame) -> pa.Table:
-        """The data of a file whose columns have no types, each typed by its values."""
+        """The data of a file without column types; each type is inferred from the values."""
         import pyarrow as pa
 
         types, columns = simple_types(), {}
@@ -154,7 +155,7 @@ class FileWriter:
             if kind == "number":
                 values = [None if value is None else float(value) for value in values]
             if kind == "other":
-                values = [None if value is None else as_text(value) for value in values]
+                values = [None if value is None else cell_text(value) for value in values]
             columns[str(name)] = pa.array(values, types.get(kind, pa.string()))
         return pa.table(columns)
 
@@ -170,7 +171,7 @@ def _process_of(path: Path) -> str:
 
 
 def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
-    """The table with the pandas types of the added columns, which pandas reads them back with."""
+    """The table with the pandas types of the added columns, so that pandas restores them."""
     metadata = dict(table.schema.metadata or {})
     ours = json.loads(added.schema.metadata[_PANDAS])
     theirs = json.loads(metadata.get(_PANDAS, b"{}"))
@@ -179,4 +180,4 @@ def _with_types_of(table: pa.Table, added: pa.Table) -> pa.Table:
 
 
 def _as_cell(value: Any) -> Any:
-    return as_text(value) if is_nested(value) or isinstance(value, bytes) else value
+    return cell_text(value) if is_nested(value) or isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""A group: workers, a thread each, that send rows to the same routes, alone or packed."""
+"""A group of workers, one thread each, that send rows to the same routes, alone or packed."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ _TRIES = 5
 
 
 class _HandBack(Exception):
-    """The rows are not asked now."""
+    """The rows are handed back to the scheduler without being asked."""
 
 
 @dataclass(eq=False)
 class Group:
-    """Workers on the same routes. Only the scheduler changes its attributes.
+    """Workers that use the same routes. Only the scheduler changes its attributes.
 
     Attributes:
         workers: all workers of the job.
-        llm: asks on its routes.
-        ledger: holds and books the calls of its workers, many at once.
-        model: the one that gets packed requests; None if each row is asked alone.
-        size: rows in one request; if each row is asked alone, how many are held at once.
-        awaits_free: how long it waits for free routes of other groups, if all its own cost money.
-        cap: most rows in one request, lowered by replies that could not be read.
-        opens_at: epoch seconds; none of its routes opens before.
-        is_closed: none of its routes opens in this run.
+        llm: sends requests to its routes.
+        ledger: holds and settles many calls of its workers in one change.
+        model: the model that gets packed requests; None if each row is asked alone.
+        size: rows in one request; if each row is asked alone, the number of holds per change.
+        awaits_free: how long it waits for free routes of other groups, if all its routes are paid.
+        cap: maximum rows in one request; lowered by replies that could not be read.
+        opens_at: epoch seconds; none of its routes opens earlier.
+        is_closed: whether none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
     """
@@ -76,7 +76,7 @@ class Group:
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
 
     def work(self) -> None:
-        """Ask until nothing is left, or until there are more workers than help; in each thread."""
+        """Ask rows until none is left, or until there are too many workers; runs in each thread."""
         workers, scheduler = self.workers, self._scheduler
         try:
             while tasks := scheduler.take(self, workers.wait):
@@ -123,7 +123,8 @@ class Group:
                 raise _HandBack
             if is_patient:
                 if not workers.whole.patience.left:
-                    # Asked once more without patience: the error then says what opens when.
+                    # The request is sent once more without patience, so that the error says what
+                    # opens when.
                     raise _HandBack
                 workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
@@ -142,7 +143,7 @@ class Group:
             self._scheduler.note_limit(self)
             raise
         finally:
-            # Answered rows are under way until they are with the writer.
+            # Answered rows count as in progress until the writer has them.
             if reply is None:
                 workers.note_under_way(0)
         return reply
@@ -163,7 +164,7 @@ class Group:
                 self._try_later(task, error)
 
     def _ask_packed(self, left: deque[Task], model: Model) -> None:
-        """Ask the model the tasks in one request, and take out those that were answered."""
+        """Send the tasks to the model in one request, and remove those that were answered."""
         tasks, workers = list(left), self.workers
         requests = [task.request for task in tasks]
         half = max(1, len(tasks) // 2)
@@ -177,7 +178,7 @@ class Group:
                 self._closed(error)
             raise _HandBack from None
         except LLMProviderError as error:
-            # A provider that does not take the list may take its rows.
+            # A provider that refuses the list may accept its rows one by one.
             self._scheduler.lower_cap(self, 1 if isinstance(error, InvalidRequest) else None)
             _shorten(tasks, half)
             raise _HandBack from None
@@ -187,7 +188,8 @@ class Group:
             self._scheduler.lower_cap(self)
         is_cut = whole.finish_reason == "length"
         missing = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
-        # After a cut reply, as many go together as were answered; what is just missing goes alone.
+        # After a cut reply, the next request has as many rows as were answered; after an unreadable
+        # one, half as many. Other missing rows are asked alone.
         _shorten(missing, max(1, good) if is_cut else half if not good else 1)
         self._check(tasks, replies, model)
         for task, reply in zip(tasks, replies, strict=True):
@@ -198,7 +200,7 @@ class Group:
         workers.resize()
 
     def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:
-        """Have some of the rows asked alone too, by the same model."""
+        """Ask the same model some of the rows again, each alone."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
         fields = fields_to_compare(tasks[0].request.schema)
         for number in self.workers.whole.agreement.rows_to_check(model, answered):
@@ -218,10 +220,10 @@ class Group:
             self._scheduler.end(stopped)
             raise _HandBack from None
         if error.next_available_at is None and self._opens(_shortest(task.request)) < math.inf:
-            # Others have a route here.
+            # Other groups have a route for it.
             if self._opens(task.request) < math.inf:
                 self._try_later(task, error)
-            # The row itself is too long for each of them.
+            # The row itself is too long for all groups.
             elif self._scheduler.is_too_long(task, self):
                 task.give_up(error)
             else:
@@ -233,7 +235,7 @@ class Group:
         self._try_later(task, error)
 
     def _try_later(self, task: Task, error: LLMProviderError) -> None:
-        """Have a row asked once more; give it up after several tries."""
+        """Ask a row once more; give it up after several tries."""
         task.tries += 1
         if task.tries < _TRIES:
             raise _HandBack from None
@@ -248,7 +250,7 @@ class Group:
         """Wait for the first route to open; if that takes too long, close the group."""
         workers, now = self.workers, self._scheduler.clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
-        # Waiting for the job's own calls takes no patience.
+        # Waiting for the job's own calls does not use up the patience.
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
         left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
@@ -260,7 +262,7 @@ class Group:
 
 
 def _shortest(request: Request) -> Request:
-    """The same request about a text of one character."""
+    """The same request with a text of one character."""
     if request.inputs:
         return replace(request, inputs=("?",), counts_as=1)
     return replace(request, messages=(Message("user", "?"),), schema=None)

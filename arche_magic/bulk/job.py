@@ -1,4 +1,5 @@
-"""A job: one run over many rows. Threads ask, and replies are on disk before they are handed out.
+"""A job: one run over many rows. Threads send requests, and each reply is saved before it is
+returned.
 
     rows ──→ reader ──→ scheduler ──→ groups of workers ──→ writer ──→ rows
                │            ↑           │ ask, packed          │
@@ -6,15 +7,15 @@
                └────────────────────→ caller ←─────────────────┘
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows that ask the same. It hands out the rows whose reply is kept. It claims the other tasks, so
+rows with the same prompt. It returns the rows whose reply is kept. It claims the other tasks, so
 that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
 which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
 to the engine, which chooses the route and waits for it; or it hands the task back. The writer
 (`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
 these to its caller, who makes a frame of them with `Replies` (`results.py`).
 
-How many workers there are, and how many rows in a request, is decided by `workers.py`: from the
-limits (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
+`workers.py` decides how many workers there are and how many rows a request has, from the limits
+(`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, is_set, refuse_tools
+from .bounds import WholeJob, checked_flag, refuse_tools
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
@@ -43,12 +44,12 @@ from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
 from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
-from .twice import Second, kept_by, other_models, share_of
+from .twice import SecondQuestions, kept_by, other_models, share_of
 from .workers import Workers, narrowed
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
-# Most lists of finished rows that wait to be taken.
+# Maximum number of lists of finished rows that wait for the caller.
 _MOST_WAITING = 8
 
 
@@ -58,29 +59,30 @@ class Job:
     Args:
         data: a DataFrame, a Series or a list of texts.
         template: the prompt, with `{{column}}` for the values of a row; see `Rows`.
-        schema: what each reply must look like, as for `generate`.
+        schema: the form of each reply, as for `generate`.
         pack: the maximum number of rows in one request, up to 50. 1 asks each row alone; `auto`
             packs rows where the limits allow few requests and many tokens.
-        patience: seconds that the job may wait in total while no route is open; None: no bound.
-            Rows that were not asked by then get an error that says what opens when.
+        patience: seconds that the job may wait in total while no route is open; None if it
+            may wait without limit. Rows that were not asked by then get an error that says which
+            route opens when.
         allow_paid: paid routes may answer too. First the job waits for free routes, once, for
-            `patience` seconds (by default the setting, 30 s). Then paid routes answer what free
-            routes do not take at once.
+            `patience` seconds (by default the setting, 30 s). Then paid routes answer the
+            rows that free routes cannot take immediately.
         max_cost: the most that this run may cost, in USD; at most one reply exceeds it.
         max_tokens_total: the most tokens that this run may use; at most one reply exceeds it.
         stop_after: number of failed rows in this run that stops the job.
         retry_errors: also ask rows that failed permanently in an earlier run.
         fresh: ask every row again, and replace kept replies.
         reserve: the share of each limit (0 to 1) that is left for other requests.
-        prefix: put before the names of the added columns, and before a field of the schema if the
-            data has a column of that name.
+        prefix: a prefix for the names of the added columns, and for a field of the schema if the
+            data has a column with that name.
         details: add the columns `key`, `seconds`, `cost_usd` and `request`; see `Replies`.
         twice: the share of rows (0 to 1) that a second model answers too, at the end.
         gold: the column with the known labels, or a column per field of the schema; the prompt must
             not contain it. `quality` compares.
-        llm: the orchestrator that asks; by default the configured one.
+        llm: the provider object that asks the rows; by default the configured one.
         part_of: the whole job that this one is a part of, whose bounds replace those above; or its
-            name, if its parts run in other processes: jobs of one name share `max_cost` and
+            name, if its parts run in other processes: jobs with the same name share `max_cost` and
             `max_tokens_total` through the ledger.
         **options: as for `generate`: `provider`, `model`, `system`, `temperature`, `max_tokens`, …
 
@@ -88,7 +90,7 @@ class Job:
         rows: the rows and their prompts.
         whole: the bounds that it shares with other parts of a whole job.
         schema, prefix, details, twice, gold: as above; `gold` by field.
-        recorded: what the record of jobs has of this job.
+        recorded: the entry of this job in the record of jobs.
 
     Raises:
         InvalidRequest: data, template or an option is wrong, or there are only paid routes; nothing
@@ -119,9 +121,16 @@ class Job:
         **options: Any,
     ) -> None:
         self.rows: Rows = Rows(data, template)
-        allow_paid = is_set("allow_paid", allow_paid)
-        retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
-        self.prefix, self.details, self.twice = prefix, is_set("details", details), share_of(twice)
+        allow_paid = checked_flag("allow_paid", allow_paid)
+        retry_errors, fresh = (
+            checked_flag("retry_errors", retry_errors),
+            checked_flag("fresh", fresh),
+        )
+        self.prefix, self.details, self.twice = (
+            prefix,
+            checked_flag("details", details),
+            share_of(twice),
+        )
         self._llm = llm or get_llm_provider()
         configuration = self._llm.configuration
         if isinstance(part_of, str):
@@ -131,7 +140,7 @@ class Job:
             )  # fmt: skip
         self.whole: WholeJob = part_of
         refuse_tools(options)
-        # The job keeps replies itself, many at once.
+        # The job stores the replies itself, many in one write.
         fixed = {"patience": part_of.patience.left, "reserve": reserve, "keep": False}
         self._sample = sample = build_request(
             "…", configuration, **{**options, **fixed, "schema": schema}
@@ -148,11 +157,11 @@ class Job:
             "reserve": reserve, "allow_paid": allow_paid, "retry_errors": retry_errors,
             "fresh": fresh, "part_of": self.whole, **options,
         }  # fmt: skip
-        self._second: Second | None = None
+        self._second: SecondQuestions | None = None
         if self.twice:
             others = other_models(self._llm, sample, allow_paid)
             kept = self._kept_on if not fresh else lambda positions, model: 0
-            self._second = Second(self.twice, self.rows, others, kept, self._job_on)
+            self._second = SecondQuestions(self.twice, self.rows, others, kept, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
@@ -186,7 +195,7 @@ class Job:
         if self._threads:
             raise RuntimeError("a Job can run only once; create a new one")
         try:
-            # An interrupt between the two would leave a job that asks and that nobody ends.
+            # An interrupt between the two lines would leave a running job that nothing ends.
             shielded(self._start)
             while (rows := self._next()) is not None:
                 for row in rows:
@@ -202,7 +211,7 @@ class Job:
             self.cancel()
 
     def progress(self, later: int = 0) -> Progress:
-        """Return the progress; `finish_at` includes this number of rows that come `later`."""
+        """Return the progress; `finish_at` includes `later`, a number of rows that follow later."""
         progress = replace(self._counts.progress(), finish_at=self._workers.finish_at(later))
         return progress if self._second is None else self._second.added_to(progress)
 
@@ -267,7 +276,7 @@ class Job:
             **{name: getattr(progress, name) for name in SPENT},
         )  # fmt: skip
         new = record.plus(self.recorded, -1)
-        # A part of a job that sent nothing has rows of it, too.
+        # A part of a job that sent nothing may still have some of its rows.
         if new.requests or new.rows:
             self.recorded = record
             note_job(configuration.store, new)
@@ -279,7 +288,7 @@ class Job:
         self._note()
 
     def _all_threads(self) -> list[threading.Thread]:
-        """Those of the reader and the writer, of the second questions too."""
+        """All threads of the reader and the writer, including those of the second questions."""
         jobs = [self, *(self._second.jobs if self._second else ())]
         return [thread for job in jobs for thread in job._threads]  # noqa: SLF001  # its own class
 
@@ -299,7 +308,7 @@ class Job:
             self._put(None)
 
     def _next(self) -> list[Row] | None:
-        """The next finished rows; None after the last ones, or at once if the job is cancelled."""
+        """The next finished rows; None after the last ones, or as soon as the job is cancelled."""
         while True:
             is_left = self._left.is_set()
             try:
@@ -327,7 +336,7 @@ class Job:
                 self._hand_out(rest)
 
     def _put(self, rows: list[Row] | None) -> None:
-        # After the caller has left the job, nobody takes them.
+        # Once the caller has left the job, nothing takes the rows.
         while not self._left.is_set():
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
@@ -338,7 +347,7 @@ class Job:
             return
 
     def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator that workers use: on allowed providers, within the job's bounds."""
+        """The orchestrator for the workers: only allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
         if not allow_paid and self._has_free_routes():

@@ -29,8 +29,8 @@ class JobRecord:
         at: epoch seconds; when it ended.
         job: its id. The parts of a larger job have the same.
         session: the process that ran it, as in the record of attempts.
-        notebook: the file that ran it, "" if unknown.
-        tag: the name that was given to it, or "".
+        notebook: the notebook file that ran it, "" if unknown.
+        tag: its tag, or "".
         rows: all rows.
         done: rows that were finished, in this run or before.
         errors: rows without a reply.
@@ -56,7 +56,7 @@ class JobRecord:
     discarded: int = 0
 
     def plus(self, other: JobRecord, times: int = 1) -> JobRecord:
-        """The same with another part of the job added, or subtracted if `times` is -1."""
+        """This record plus another part of the job, or minus it if `times` is -1."""
         counts = {
             field.name: getattr(self, field.name) + times * getattr(other, field.name)
             for field in fields(self)

@@ -2,7 +2,7 @@
 
 Prompts and replies are JSON lists with ids. An id is made from the text of its prompt, and an entry
 of the reply belongs to the prompt whose id it repeats. If a model counts, shifts or skips entries,
-its ids are wrong: no row gets its neighbour's reply, and what is missing is asked again.
+the ids are wrong. So no row gets its neighbour's reply, and missing rows are asked again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INSTRUCTION = (
 )
 # Additional tokens of a prompt and of a reply in a packed request.
 _AROUND_PROMPT, _AROUND_REPLY = 17, 14
-# Models make mistakes in longer replies, and some replies are cut.
+# Maximum tokens of a packed reply, because models make mistakes in longer ones or are cut off.
 _LONGEST_REPLY = 8000
 # The highest share of a token limit, or of the model's window, for one request.
 _SHARE = 0.5
@@ -41,7 +41,8 @@ _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
 # Only consonants: ids are not words, and not numbers that a model could count up.
 _LETTERS = "bcdfghjkmnpqrstvwxz"
 _SHORTEST_ID = 4
-# Most broken objects to look at, as each takes time in proportion to the text after it.
+# Maximum number of broken objects to try, because each takes time in proportion to the text after
+# it.
 _MOST_BROKEN = 200
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -49,13 +50,13 @@ Entries = dict[str, dict[str, Any]]
 
 
 def rows_per_request(pack: int | str, sample: Request) -> int | None:
-    """Most rows in one request, up to `MOST_PACKED`; None: the limits decide.
+    """Maximum rows in one request, up to `MOST_PACKED`; None if the limits decide.
 
     Raises:
         InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
     """
     if isinstance(pack, str) and pack == "auto":
-        # A stop text would cut the list, and further fields may be about one reply.
+        # A stop text would cut the list, and extra fields may only make sense for a single reply.
         return 1 if sample.stop or sample.extra else None
     most = python_number(pack)
     if not isinstance(most, int) or most < 1:
@@ -66,7 +67,7 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
-    """One request for all of these, which differ only in their last message.
+    """One request that packs all of these, which differ only in their last message.
 
     `reply_tokens` is the expected length of one reply.
     """
@@ -89,14 +90,14 @@ def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
 def pack_size(
     standings: Iterable[Standing], row: Usage, window: float, most: int, *, always: bool = False
 ) -> int:
-    """How many rows to put in one request to a model: as many as its token limits allow.
+    """The number of rows in one request to a model: as many as its token limits allow.
 
     Args:
         standings: the limits of its routes.
         row: tokens of one row.
-        window: most tokens of a request and its reply; inf if unknown.
-        most: upper bound.
-        always: as many as fit, even if requests are not scarce.
+        window: maximum tokens of a request and its reply; inf if unknown.
+        most: the maximum.
+        always: pack as many as fit, even if requests are not scarce.
     """
     one = needs_packed(row, 1)
     needs = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
@@ -146,7 +147,7 @@ def _schema(row: Schema | None, ids: Sequence[str]) -> Schema:
 
 
 def ids_of(prompts: Sequence[str]) -> list[str]:
-    """An id for each of some different prompts, as short as they stay different."""
+    """An id for each of some different prompts, as short as possible but unique."""
     digests = [hashlib.sha256(prompt.encode("utf-8", "replace")).digest() for prompt in prompts]
     length = _SHORTEST_ID
     while True:
@@ -160,10 +161,10 @@ def ids_of(prompts: Sequence[str]) -> list[str]:
 
 
 def read_entries(text: str, ids: Sequence[str]) -> Entries:
-    """The entries of a reply by their ids, as far as they can be read.
+    """The readable entries of a reply, by their ids.
 
-    An entry counts if its id was given and comes once. Prose, fences and reasoning around entries
-    are ignored; entries may be in a list, under a name, or keyed by their ids.
+    An entry counts if its id is one of `ids` and occurs once. Prose, fences and reasoning around
+    entries are ignored. Entries may be in a list, under a name, or keyed by their ids.
     """
     for place in dict.fromkeys((after_reasoning(text), text)):
         found: Entries = {}
@@ -203,7 +204,7 @@ def unpacked(reply: Reply, requests: Sequence[Request]) -> list[Reply | None]:
 
 
 def _entries_in(text: str, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ids and entries from every complete JSON object, also within one that is cut off."""
+    """Ids and entries from every complete JSON object, even inside an object that is cut off."""
     at = text.find("{")
     broken = 0
     while at >= 0 and broken < _MOST_BROKEN:
@@ -235,7 +236,7 @@ def _walk(value: Any, ids: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _read(entry: Mapping[str, Any] | None, schema: Schema | None) -> tuple[str, Any] | None:
-    """A reply from its entry, as the text and the value it would have had alone."""
+    """A reply from its entry: the text and the value that the row would get alone."""
     if entry is None:
         return None
     if schema is None:

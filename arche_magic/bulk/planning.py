@@ -16,8 +16,8 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import WholeJob, is_set, refuse_tools
-from .capacity import HORIZON_SECONDS, SECONDS_GUESS, Forecast, Share, Speed
+from .bounds import WholeJob, checked_flag, refuse_tools
+from .capacity import HORIZON_SECONDS, SECONDS_GUESS, JobForecast, Share, Speed
 from .columns import columns_of
 from .comparison import gold_columns
 from .estimate import RowEstimate, Work, count_work, served_lately
@@ -30,7 +30,7 @@ from .twice import OtherModels, asked_twice, other_models, share_of
 
 # Tokens that a slow model writes per second.
 _TOKENS_PER_SECOND = 100.0
-# The shortest reply in tokens, and the highest factor for limits, that a plan suggests.
+# A plan suggests no shorter replies (in tokens) and no higher factor for limits than these.
 _SHORTEST_REPLY, _HIGHEST_LIMITS = 16, 100
 # A change is suggested if it saves at least this share of the time.
 _WORTH_SAYING = 0.02
@@ -73,8 +73,8 @@ def plan(
         InvalidRequest: data, template or an option is wrong.
         ConfigurationError: no key, unknown provider or model.
     """
-    allow_paid = is_set("allow_paid", allow_paid)
-    retry_errors, fresh = is_set("retry_errors", retry_errors), is_set("fresh", fresh)
+    allow_paid = checked_flag("allow_paid", allow_paid)
+    retry_errors, fresh = checked_flag("retry_errors", retry_errors), checked_flag("fresh", fresh)
     llm = llm or get_llm_provider()
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
@@ -129,17 +129,17 @@ class _Outlook:
     allow_paid: bool
     patience: float
 
-    def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> Forecast:
-        """When rows are answered; `changes` are another `pack` or `paid`."""
+    def forecast(self, estimate: RowEstimate | None = None, **changes: Any) -> JobForecast:
+        """The forecast for the rows; `changes` replace `pack` or `paid`."""
         estimate = estimate or self.estimate
         asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.rows, **asked)
         capacities = estimate.capacities(sizes, paid=asked["paid"])
-        forecast = Forecast(capacities, self.speed, self.now)
+        forecast = JobForecast(capacities, self.speed, self.now)
         return forecast.paying_after(self.patience, estimate.llm.preferred_provider)
 
-    def way(self, what: str, forecast: Forecast) -> Way:
-        """A change, with its effect."""
+    def way(self, what: str, forecast: JobForecast) -> Way:
+        """A change to the job, with its effect."""
         end = forecast.finish_at(self.rows)
         return Way(what, _time(end), _cost(forecast.shares(self.rows, end)))
 
@@ -149,7 +149,7 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
     estimate, rows = outlook.estimate, outlook.rows
     forecast, with_paid = outlook.forecast(), outlook.forecast(paid=True)
     end = forecast.finish_at(rows)
-    # Longer replies are packed otherwise, which may even be faster.
+    # With longer replies, rows are packed differently, which may even be faster.
     late = max(end, outlook.forecast(estimate.heavy()).finish_at(rows))
     shares = forecast.shares(rows, end)
     plan = Plan(
@@ -173,7 +173,7 @@ def _plan_of(work: Work, outlook: _Outlook) -> Plan:
 
 
 def _with_deadline(plan: Plan, outlook: _Outlook, until: float) -> Plan:
-    """The same plan with what is finished by then, and what would help if that is not all."""
+    """The same plan with the rows that are finished by then, and what would help with the rest."""
     forecast = outlook.forecast()
     done = forecast.rows_until(min(until, outlook.now + HORIZON_SECONDS))
     plan = replace(plan, by=utc(until), rows_by=min(outlook.rows, done))
@@ -196,7 +196,7 @@ def _parts(
     read: Mapping[str, str | None],
     check: Callable[[Rows], object],
 ) -> Iterable[Rows]:
-    """The rows: all of a frame at once, those of a file in pieces; `check` gets the first piece."""
+    """The rows of a frame as one piece, or of a file in pieces; `check` gets the first piece."""
     if not is_file(data):
         if any(value is not None for value in read.values()):
             raise InvalidRequest("encoding=, sep= and sheet= are only for files")
@@ -212,7 +212,7 @@ def _parts(
 def _speed(estimate: RowEstimate) -> Speed:
     served = [attempt.seconds for attempt in served_lately(estimate.llm)]
     seconds = max(0.001, statistics.median(served)) if served else SECONDS_GUESS
-    # If requests take no time, neither do rows.
+    # If requests take no time, rows take no time either.
     row = min(estimate.output_tokens / _TOKENS_PER_SECOND, seconds)
     return Speed(seconds, seconds_per_row=row)
 
@@ -246,12 +246,12 @@ def _with_second(
     forecast = outlook.forecast(second)
     end = plan.finish_at.timestamp() if plan.finish_at else math.inf
     names = {capacity.name for capacity in forecast.capacities}
-    # It may have answered some of the rows in the first place.
+    # The other model may also be the first one for some of the rows.
     taken = sum(share.rows for share in plan.shares if share.capacity.name in names)
     unlimited = [replace(one, standings=(), opens_at=0.0) for one in forecast.capacities]
     finish = math.inf
     if math.isfinite(end):
-        at_full_speed = Forecast(unlimited, outlook.speed, end)
+        at_full_speed = JobForecast(unlimited, outlook.speed, end)
         finish = max(forecast.finish_at(taken + rows), at_full_speed.finish_at(rows))
     parts = forecast.shares(rows, finish)
     shown = {share.capacity.name: share for share in plan.shares if share.rows}
@@ -280,9 +280,9 @@ def _with_second(
 
 
 def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
-    """The longest replies with which the job meets the deadline, if shorter ones help."""
+    """The longest replies with which the job meets the deadline, if shorter replies help."""
 
-    def forecast(tokens: int) -> Forecast:
+    def forecast(tokens: int) -> JobForecast:
         return outlook.forecast(replace(outlook.estimate, reply_tokens=float(tokens)))
 
     lengths = range(_SHORTEST_REPLY, math.floor(outlook.estimate.output_tokens))
@@ -295,10 +295,10 @@ def _shorter(outlook: _Outlook, until: float) -> Iterator[Way]:
         yield outlook.way(what, forecast(tokens))
 
 
-def _higher(outlook: _Outlook, forecast: Forecast, until: float) -> Iterator[Way]:
+def _higher(outlook: _Outlook, forecast: JobForecast, until: float) -> Iterator[Way]:
     """The lowest limits with which the job meets the deadline."""
 
-    def raised(times: float) -> Forecast:
+    def raised(times: float) -> JobForecast:
         capacities = [
             replace(one, standings=[replace(r, amount=r.amount * times) for r in one.standings])
             for one in forecast.capacities

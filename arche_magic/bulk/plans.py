@@ -198,13 +198,13 @@ def moment(by: str | datetime, now: float) -> float:
         hour, minute = int(clock[1]), int(clock[2])
         if hour < 24 and minute < 60:
             today = datetime.fromtimestamp(now).date()
-            # Where clocks are set back, a time may come twice in a day; then tomorrow, by the
-            # calendar.
+            # When clocks are set back, a time can occur twice in a day. If both have passed, use
+            # tomorrow's.
             local = datetime.combine(today, clock_time(hour, minute))
             days = (local, local.replace(fold=1), local + timedelta(days=1))
             return next(at for at in map(datetime.timestamp, days) if at > now)
     try:
-        # Not the method of a Timestamp of pandas, which takes a time without a zone for UTC.
+        # Do not use the method of a pandas Timestamp, which treats a time without a zone as UTC.
         found = datetime.timestamp(datetime.fromisoformat(by) if isinstance(by, str) else by)
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidRequest(

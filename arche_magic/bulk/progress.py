@@ -23,12 +23,12 @@ from .rows import Row
 _PACE_SECONDS = 60.0
 _SIGNS = 28
 _SECONDS = 0.5
-# A shorter wait is over before anyone can read about it.
+# Shorter waits are not shown.
 _WORTH_SAYING_SECONDS = 1.0
 SPENT = (
     "requests", "tokens", "cost_usd", "packed", "checked", "agreed", "not_compared", "discarded",
 )  # fmt: skip
-"""The figures of a job's progress that its parts add up to."""
+"""The figures of a job's progress that are sums over its parts."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Progress:
         not_compared: packed rows that were asked alone too, but could not be compared.
         discarded: packed replies that were discarded and asked for again.
         requests: number of requests sent.
-        twice: rows that a second model has answered too.
-        to_ask_twice: rows that a second model should answer too.
+        twice: the number of rows that a second model has answered too.
+        to_ask_twice: the number of rows that a second model is to answer too.
         routes: how many replies came from each route, by its name.
         noun: what is counted: `row`, or `text` for `embed`.
     """
@@ -79,13 +79,13 @@ class Progress:
     noun: str = "row"
 
     def spending_also(self, part: Progress) -> Progress:
-        """The same with what another part of the job has spent, and its replies by route."""
+        """This progress plus the usage and the routes of another part of the job."""
         sums = {name: getattr(self, name) + getattr(part, name) for name in SPENT}
         return replace(self, **sums, routes=dict(Counter(self.routes) + Counter(part.routes)))
 
 
-# The state of a row: nothing, or the sum of what is true. It is finished when its reply is on disk,
-# and done when the caller has it.
+# The state of a row is a sum of these flags. A row is finished when its reply is on disk, and done
+# when the caller has it.
 _OPEN, FINISHED, _RESUMED, FAILED, _DONE = 0, 1, 2, 4, 8
 
 
@@ -93,7 +93,7 @@ class Counts:
     """Counts rows and their usage; see `Progress`.
 
     Attributes:
-        served, failed: prompts that were answered in this run, and that failed in it.
+        served, failed: the numbers of prompts that were answered, and that failed, in this run.
         input_tokens, output_tokens: of the prompts that were answered.
     """
 
@@ -157,7 +157,7 @@ class Counts:
         self._states[position] = state
 
     def number(self, state: int) -> int:
-        """How many rows are in a state, whatever else is true of them."""
+        """The number of rows that have this flag."""
         return sum(rows for one, rows in enumerate(self._numbers) if one & state == state)
 
     def is_finished(self, position: int) -> bool:
@@ -183,7 +183,7 @@ class Counts:
             self.output_tokens += usage.output_tokens
 
     def mean_seconds(self) -> float | None:
-        """Seconds that a request took once it was sent; None before the first reply."""
+        """Mean seconds of a request after it was sent; None before the first reply."""
         replies = self.routes.total()
         return self._seconds / replies if replies else None
 
@@ -252,7 +252,8 @@ class LineBar:
 
     def _draw(self, end: str = "") -> None:
         text = without_controls(line(self._progress(), self._now()))
-        # It may be missing, closed, or unable to encode the bar. The job continues without it.
+        # stderr may be missing, closed, or unable to encode the bar. The job continues without the
+        # bar.
         with suppress(AttributeError, OSError, ValueError):
             if sys.stderr.isatty():
                 # A longer line would wrap, and its first part would stay.
@@ -280,7 +281,7 @@ def text_bar(progress: Progress) -> str:
 
 
 def pace(progress: Progress, now: float) -> str:
-    """Rows per second, when it is done, and rows from memory and with errors."""
+    """Rows per second, the finish time, and the numbers of rows from memory and with errors."""
     parts = []
     if progress.rows_per_second:
         parts.append(rate(progress.rows_per_second, progress.noun))

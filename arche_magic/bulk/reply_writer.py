@@ -1,4 +1,4 @@
-"""The writer of a job: saves finished rows, many at once, and then returns them."""
+"""The writer of a job: saves many finished rows in one write, and then returns them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.reply_cache.store import Failure, ReplyStore
+from arche_magic.llm_providers.reply_cache.store import KeptFailure, ReplyStore
 from arche_magic.llm_providers.text.wording import plural
 
 from .agreement import Model, PackingWarning
@@ -18,15 +18,16 @@ from .rows import Row, Task, raw_text
 from .workers import Workers
 
 _NAP_SECONDS = 0.1
-# Rows that finish within the first time are written together, so that a job writes less often; a
-# fast job gathers longer: the first time for each row of its last write, up to the second one.
+# Rows that finish within the first time are written together, so that a job writes less often. A
+# fast job waits longer: the first time multiplied by the rows of its last write, up to the second
+# time.
 _GATHER_SECONDS, _MOST_SECONDS = 0.03, 0.1
-# If the first rows, this many, are all refused, the cause is not in the rows, and the job ends.
+# If this many rows are refused and none is answered, the rows are not the cause, and the job ends.
 _REFUSED_AT_ONCE = 3
 
 
 class ReplyWriter:
-    """Saves what workers have finished, then passes the rows to `put`, which may wait.
+    """Saves the replies of workers, then passes the finished rows to `put`, which can block.
 
     It also adjusts the number of workers, has the reader ask rows again whose replies are
     discarded, and ends the job if too many rows fail.
@@ -46,7 +47,7 @@ class ReplyWriter:
         self._written = 0
 
     def run(self) -> None:
-        """Write until every row is finished, or the job ends and no call is under way."""
+        """Write until every row is finished, or the job ends and no call is in progress."""
         while True:
             if batch := self._gather():
                 self._write(batch)
@@ -56,7 +57,7 @@ class ReplyWriter:
             self._claims.renew(self._scheduler.claimed)
 
     def _gather(self) -> list[Task]:
-        """All that has finished, soon after the first of it."""
+        """The tasks that have finished; waits for the first one and then a moment longer."""
         batch: list[Task] = []
         try:
             batch.append(self._scheduler.finished.get(timeout=_NAP_SECONDS))
@@ -71,12 +72,12 @@ class ReplyWriter:
         if not self._scheduler.ending.is_set():
             if self._counts.left:
                 return False
-            # Packed rows that are still to be asked alone too, or are being asked.
+            # Some packed rows must still be asked alone, or are being asked.
             if not self._scheduler.is_done():
                 return False
         self._scheduler.end()
         addresses, checks = self._scheduler.clear()
-        # Nobody can ask these rows alone any more.
+        # No worker can ask these rows alone now.
         self._counts.not_compared += checks
         if addresses:
             self._claims.release(addresses)
@@ -98,7 +99,7 @@ class ReplyWriter:
                 self._counts.packed += 1
         failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
-            task.address: Failure(error.to_store(), raw_text(error))
+            task.address: KeptFailure(error.to_store(), raw_text(error))
             for task, error in failed
             if not task.may_work_later
         }:
@@ -117,7 +118,7 @@ class ReplyWriter:
         self._judge([error for _, error in failed])
 
     def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
-        """The tasks without those whose reply came from a model that is not trusted any more."""
+        """The tasks except those whose reply came from a model that is no longer trusted."""
         is_refuted = self._whole.agreement.is_refuted
         untrusted = [task for task in tasks if task.packed_by and is_refuted(task.packed_by)]
         if not untrusted:
@@ -148,7 +149,7 @@ class ReplyWriter:
             self._discard(check.model)
 
     def _discard(self, model: Model) -> None:
-        """Forget the packed replies of a model, and have their rows asked again."""
+        """Delete the packed replies of a model, and ask their rows again."""
         agreement = self._whole.agreement
         self._workers.resize()
         addresses = agreement.addresses(model)

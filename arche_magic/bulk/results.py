@@ -1,4 +1,4 @@
-"""Makes a frame of finished rows: the columns of the data, then those of the replies."""
+"""Makes a frame from finished rows: the columns of the data, then those of the replies."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ class Replies:
         if self._texts:
             # As plain text: a Reply holds its attempts too.
             self._texts.put(at, None if reply is None else str(reply))
-        # At the end, because another thread may make a frame now.
+        # This comes last, because another thread may be making a frame now.
         self._finished[at] = 1
 
     def _of_second(self, reply: Reply) -> dict[str, Any]:
-        """The columns of another model's reply; a value that does not fit its column is missing."""
+        """The values of another model's reply by column; a value that does not fit is missing."""
         found: dict[str, Any] = {SECOND_MODEL: sys.intern(reply.model)}
         values: dict[str, Any] = {} if self._fields else {REPLY: str(reply)}
         with suppress(InvalidRequest):
@@ -140,15 +140,15 @@ class Replies:
     def frame(self) -> pd.DataFrame:
         """The finished rows: a copy of the data, in its order, with its labels.
 
-        `frame.attrs["arche_magic"]` says what the job took: `requests`, `tokens`, `cost_usd`,
-        `routes` (replies by route), and, of packed rows, how many were `packed`, `checked` and
+        `frame.attrs["arche_magic"]` has the usage of the job: `requests`, `tokens`, `cost_usd`,
+        `routes` (replies by route), and the numbers of rows that were `packed`, `checked`,
         `agreed`, `not_compared` and `discarded`; see `Progress`. With `twice=` or `gold=` also
         `twice` and `gold`, by column; `quality(frame)` has them as frames.
         """
         import pandas as pd
 
         data = self._rows.frame
-        # Before the values are read, since rows may finish meanwhile.
+        # Read before the values, because rows may finish meanwhile.
         finished, asked_again = bytes(self._finished), self._job.asked_again
         columns = {
             column.name: self._texts.column().set_axis(data.index)
@@ -158,7 +158,8 @@ class Replies:
         }
         added = pd.DataFrame(columns, index=data.index)
         if levels := data.columns.nlevels - 1:
-            # As pandas names a column that is added to a MultiIndex: `frame["reply"]` finds it.
+            # pandas gives such a name to a column that is added to a MultiIndex, and
+            # `frame["reply"]` finds it.
             added.columns = pd.MultiIndex.from_tuples([(name, *[""] * levels) for name in added])
         added.columns.names = data.columns.names
         frame = pd.concat([data, added], axis=1)
@@ -179,10 +180,10 @@ class Replies:
 
 
 def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
-    """Converts a job's result into the kind of table of its data.
+    """Converts a job's result into the same kind of table as its data.
 
-    A table of polars or pyarrow keeps its own columns as they are, and gets the added `columns` of
-    the frame; the result for anything else is the frame.
+    A table of polars or pyarrow keeps its own columns unchanged, and gets the added `columns` of
+    the frame. For any other data, the result is the frame.
     """
     if is_arrow(data):
         pa = library("pyarrow")

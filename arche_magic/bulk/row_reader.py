@@ -1,4 +1,4 @@
-"""The reader of a job: makes tasks from rows, hands out kept replies, and claims the other rows.
+"""The reader of a job: makes tasks from rows, returns kept replies, and claims the other rows.
 
 It claims few rows at a time, so that several kernels can share a job.
 """
@@ -47,7 +47,7 @@ class Claims:
     def take(self, addresses: Collection[str], kept_too: set[str]) -> set[str]:
         """Claim addresses; returns those that no other job has claimed.
 
-        An address whose reply is kept cannot be claimed, unless it is one of `kept_too`.
+        An address with a kept reply cannot be claimed, unless it is one of `kept_too`.
         """
         now, mine = time.time(), set[str]()
         again = kept_too.intersection(addresses)
@@ -68,7 +68,7 @@ class Claims:
             self._store.claim(addresses, self._owner, now, now + _CLAIM_SECONDS, again=True)
 
     def release(self, addresses: Iterable[str]) -> None:
-        """Let other jobs ask these."""
+        """Let other jobs claim these addresses."""
         self._store.release(addresses, self._owner)
 
     def release_dead(self, addresses: Iterable[str]) -> None:
@@ -78,23 +78,23 @@ class Claims:
             self._store.release([a for a, name in owners.items() if name == owner], owner)
 
     def end(self) -> None:
-        """Note that the job has ended; if the disk is full, its claims are ended later."""
+        """End all claims of the job; if the disk is full, they are ended later."""
         _at_work.discard(self._owner)
         if self._store.problem:
             threading.Thread(target=self._end_later, name="arche-job", daemon=True).start()
 
     def _end_later(self) -> None:
-        """Retry to end claims after a full disk; other kernels would wait for them."""
+        """Try again to end the claims after a full disk; other kernels would wait for them."""
         until = time.monotonic() + _CLAIM_SECONDS
         while not self._store.end_claims(self._owner) and time.monotonic() < until:
             time.sleep(_TRY_AGAIN_SECONDS)
 
 
 class RowReader:
-    """Passes the rows of a job to its workers, and rows that need not be asked to `hand_out`.
+    """Passes the rows of a job to its workers, and rows that need no request to `hand_out`.
 
-    The requests of the rows are like `sample`, except for the prompt. Rows that failed for good are
-    asked again with `retry_errors`, and rows whose reply is kept with `fresh`.
+    The requests of the rows are like `sample`, except for the prompt. Rows that failed permanently
+    are asked again with `retry_errors`, and rows with a kept reply with `fresh`.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RowReader:
         self._misfits: set[str] = set()
 
     def run(self) -> None:
-        """Read all rows, as fast as they are wanted."""
+        """Read all rows, as fast as the workers need them."""
         scheduler = self._workers.scheduler
         theirs: dict[str, Task] = {}
         began = self._llm.configuration.clock.time()
@@ -177,7 +177,7 @@ class RowReader:
         return tasks, failed
 
     def _without_kept(self, tasks: list[Task], since: float = 0.0) -> list[Task]:
-        """The tasks that are to be asked; the rows of those kept since then are handed out."""
+        """The tasks that need a request; rows whose reply was kept since then are handed out."""
         addresses = [task.address for task in tasks]
         kept = {}
         for address, reply in self._store.lookup_many(addresses).items():
@@ -203,7 +203,7 @@ class RowReader:
         return left
 
     def _claim(self, tasks: list[Task]) -> dict[str, Task]:
-        """Claim tasks and make them ready; return those that another kernel has claimed."""
+        """Claim tasks and pass them to the workers; return those claimed by another kernel."""
         by_address = {task.address: task for task in tasks}
         mine = self._claims.take(by_address, set(by_address) if self._fresh else self._misfits)
         self._workers.scheduler.add(task for task in tasks if task.address in mine)
@@ -211,7 +211,7 @@ class RowReader:
 
 
 def _read(reply: Reply, schema: Schema | None) -> Reply | None:
-    """A kept reply with its value, if it still fits the schema."""
+    """A kept reply with its parsed value; None if it no longer fits the schema."""
     if schema is None:
         return reply
     try:

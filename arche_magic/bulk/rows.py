@@ -1,4 +1,4 @@
-"""The rows of a job: from a frame and a template to prompts and tasks, and as finished rows.
+"""The rows of a job: makes prompts from a frame and a template, and holds tasks and results.
 
 Prompts are made for some rows at a time, so that a large frame is not copied.
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from .group import Group
 
 PROMPT = "prompt"
-# The number of rows that are read and looked up at once.
+# The number of rows that are read and looked up together.
 CHUNK = 1000
 MOST_PACKED = 50
-"""Most rows in one request."""
-# Most tokens for a table or list in one cell.
+"""Maximum number of rows in one request."""
+# Maximum tokens for a table or list in one cell.
 _BUDGET = 2000
 
 
@@ -71,21 +71,21 @@ class Row:
 
 @dataclass(eq=False)
 class Task:
-    """A prompt to ask once, for all rows that ask the same; then also its outcome.
+    """A prompt that is asked once for all rows that have it, and then its outcome.
 
     Attributes:
         address: where its reply is kept.
         request: the request that asks it alone.
         rows: position and label of each row.
-        limit: the most tasks in a request that contains this one.
-        tries: how often it failed for a reason that may pass.
-        too_long_for: the groups that cannot take it.
-        checks: the packed reply to compare its reply with, if it is asked only for that.
-        group: the only group that may take it; None for any.
+        limit: maximum number of tasks in a request that contains this one.
+        tries: how often it failed for a temporary reason.
+        too_long_for: the groups for whose routes it is too long.
+        checks: the packed reply to compare with, if it is asked only for a comparison.
+        group: the only group that may take it; None for any group.
         reply: its reply, once it has one.
-        packed_by: the model whose packed reply that is, if it is one.
+        packed_by: the model that gave the reply, if it is a packed one.
         error: why it has no reply, once it is given up.
-        may_work_later: it was given up, but asking it in another run could help.
+        may_work_later: it was given up, but may succeed in another run.
     """
 
     address: str
@@ -112,7 +112,7 @@ class Task:
     def as_rows(
         self, *, resumed: bool = False, error: str | None = None, raw: str | None = None
     ) -> list[Row]:
-        """Its rows with its outcome; all but the first one took no request.
+        """Its rows with its outcome; only the first one counts the request.
 
         `error` and `raw` are those of an earlier run.
         """
@@ -147,8 +147,9 @@ class Rows:
     Args:
         data: a DataFrame, a Series, a list or array of texts, or a table of another library; see
             `as_pandas`.
-        template: the prompt, with `{{column}}` for the value of a row. A Series is a column under
-            its own name, or `prompt`, as is a list; without a template each text is the prompt.
+        template: the prompt, with `{{column}}` for the value of a row. A Series is a column with
+            its own name, or `prompt`; a list is the column `prompt`. Without a template, each text
+            is the prompt.
 
     Attributes:
         frame: the data as a frame.
@@ -185,7 +186,7 @@ class Rows:
         return list(self._columns.values())
 
     def prompts(self, start: int, stop: int) -> Iterator[tuple[Hashable, Prompt | str]]:
-        """The labels of rows, each with its prompt, or with the reason why it has none."""
+        """The label of each row, with its prompt or the reason why it has none."""
         part = self.frame.iloc[start:stop]
         values = [part[column].tolist() for column in self._columns.values()]
         names, text_of = list(self._columns), self._text_of
@@ -230,9 +231,9 @@ class Rows:
                 yield position, label, prompt.text, request
 
     def _fast_text_of(self) -> Callable[[Sequence[str]], str] | None:
-        """Makes the prompt of a row whose values are all texts; None if the template needs more.
+        """Returns a function for the prompt of a row of texts; None if the template needs more.
 
-        It gives what `fill` gives, without searching the template for each row.
+        It gives the same result as `fill`, without searching the template for each row.
         """
         names = list(self._columns)
         if not set(references(self.template)) <= set(names):
@@ -282,11 +283,11 @@ class Rows:
 
 
 def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
-    """Columns by the names that they have between braces: `2023`, `% change`, `price.low`.
+    """Columns by their names between braces: `2023`, `% change`, `price.low`.
 
-    The names of a MultiIndex are joined by dots, and also go by the tuple, `('price', 'low')`; a
-    day may go without its time, `2026-11-29`.
-    White space around and within a name may be written as one space.
+    The names of a MultiIndex are joined by dots; the tuple `('price', 'low')` works too. A day may
+    be written without its time, `2026-11-29`. White space around and within a name may be written
+    as one space.
     """
     columns = list(columns)
     named = {str(column): column for column in columns}
@@ -299,7 +300,7 @@ def columns_by_name(columns: Iterable[Hashable]) -> dict[str, Hashable]:
 def _name(column: Hashable) -> str:
     parts = column if isinstance(column, tuple) else (column,)
     texts = [
-        # As pandas does: a day without its time, and without empty levels.
+        # As in pandas, a day has no time, and empty levels are omitted.
         str(part).removesuffix(" 00:00:00") if isinstance(part, datetime) else str(part)
         for part in parts
     ]

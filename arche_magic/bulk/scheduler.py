@@ -25,26 +25,27 @@ from .rows import Task
 if TYPE_CHECKING:
     from .group import Group
 
-# Longest sleep of a thread before it looks whether the job has ended.
+# Longest sleep of a thread before it checks whether the job has ended.
 NAP_SECONDS = 0.1
-# Rows that are asked alone are held together, as many as are asked in this time: fewer changes of
+# Rows that are asked alone are held together: as many as are asked in this time. Fewer changes of
 # the ledger leave Python more time for rows.
 _MOST_HELD, _HELD_SECONDS = 256, 0.25
-# Tasks whose outcome may wait to be written.
+# Maximum number of outcomes that wait to be written.
 _MOST_FINISHED = 256
-# Rows that are kept ready for each thread, and for this time: a claim is a write to disk.
+# Rows that are claimed in advance for each thread, and for this time, because a claim is a write to
+# disk.
 _READY, _READY_SECONDS = 4, 0.5
 
 
 class Scheduler:
-    """Takes tasks from the reader, gives them to groups, and with their outcome to the writer.
+    """Takes tasks from the reader, gives them to groups, and passes their outcomes to the writer.
 
     Attributes:
-        clock: the configuration's clock; nobody sleeps on it once the job has ended.
-        wanted: how many tasks should be ready at least.
-        finished: tasks whose outcome is to be written.
+        clock: the configuration's clock, except that all sleeps end when the job has ended.
+        wanted: minimum number of tasks that should be ready.
+        finished: tasks whose outcome must be written.
         ending: set when no more rows are asked.
-        error: why, if something is wrong.
+        error: the error that ended the job, or None.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -53,7 +54,7 @@ class Scheduler:
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._ready: deque[Task] = deque()
-        # Tasks of rows, by address, until they are on disk.
+        # Tasks that are not on disk yet, by address.
         self._claimed: dict[str, Task] = {}
         self._groups: list[Group] = []
         self._asking = self._idle = 0
@@ -66,14 +67,14 @@ class Scheduler:
     # --- the reader
 
     def join(self, tasks: dict[str, Task]) -> list[Task]:
-        """The tasks that are not claimed already; the rows of the others join those."""
+        """The tasks that have not been claimed yet; rows of other tasks join the claimed ones."""
         with self._lock:
             for address in self._claimed.keys() & tasks.keys():
                 self._claimed[address].rows.extend(tasks.pop(address).rows)
         return list(tasks.values())
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Make tasks ready that this job has claimed."""
+        """Make claimed tasks ready for the workers."""
         with self._lock:
             for task in tasks:
                 self._claimed[task.address] = task
@@ -89,7 +90,7 @@ class Scheduler:
     # --- the workers
 
     def take(self, group: Group, on_closed: Callable[[float], object]) -> list[Task]:
-        """The next tasks for a worker, once a route may be open; none when the job ends.
+        """The next tasks for a worker, when a route may be open; none when the job ends.
 
         `on_closed` is called with the seconds of each sleep in which no group is open.
         """
@@ -137,8 +138,8 @@ class Scheduler:
     def is_surplus(self, group: Group, done: bool, began: float) -> bool:
         """Whether a worker that has asked a row alone should end.
 
-        The row is `done` or handed back; it was asked when the monotonic clock said `began`. The
-        group adapts to how long rows take.
+        The row is `done` or handed back; it was asked at `began` (monotonic clock). The group
+        adapts to the duration of rows.
         """
         now = time.monotonic()
         with self._lock:
@@ -149,7 +150,7 @@ class Scheduler:
         return is_surplus
 
     def note_limit(self, group: Group) -> bool:
-        """Note that a row waits for a limit or failed; return whether to hand it back."""
+        """Note that a row waits for a limit or failed; returns whether to hand it back."""
         if group.model:
             return False
         with self._lock:
@@ -158,7 +159,7 @@ class Scheduler:
             return group.threads > group.growth.threads
 
     def others_may_take(self, group: Group) -> bool:
-        """Whether rows that the group hands back may be asked by another one."""
+        """Whether another group may ask the rows that this group hands back."""
         with self._lock:
             return len(self._groups) > 1 and bool(group.model or self._idle)
 
@@ -175,8 +176,8 @@ class Scheduler:
     def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
         """Note that none of the group's routes opens in this run.
 
-        With the last group the job ends, with the error unless it `ends_well`. Else, tasks that
-        only this group could have taken are finished with the error.
+        If it is the last open group, the job ends, with the error unless it `ends_well`. Otherwise,
+        tasks that only this group could take are finished with the error.
         """
         with self._lock:
             group.is_closed = True
@@ -213,7 +214,9 @@ class Scheduler:
         return new
 
     def grow(self) -> list[Group]:
-        """Return the group of each worker to start: where more of them help and have work."""
+        """Return the group of each worker to start, for groups in which more workers help and have
+        work.
+        """
         new: list[Group] = []
         now = time.monotonic()
         with self._lock:
@@ -221,7 +224,7 @@ class Scheduler:
                 if group.model:
                     continue
                 if self._ready and not self._idle:
-                    group.growth.look(now, time.process_time())
+                    group.growth.adjust(now, time.process_time())
                 rows = group.growth.pace[1] if group.growth.pace else 0.0
                 ready = max(_READY * group.growth.threads, int(_READY_SECONDS * rows))
                 self.wanted = max(self.wanted, ready)
@@ -248,7 +251,7 @@ class Scheduler:
             return {group.model: group.size for group in self._groups if group.model}
 
     def pace(self) -> tuple[int, float] | None:
-        """Threads that ask each row alone, and rows they bring per second; None if unknown."""
+        """The threads that ask each row alone, and their rows per second; None if unknown."""
         with self._lock:
             paces = (group.growth.pace for group in self._groups if not group.model)
             return next(filter(None, paces), None)
@@ -284,7 +287,7 @@ class Scheduler:
             return not self._asking
 
     def clear(self) -> tuple[list[str], int]:
-        """Take back what is ready; returns the addresses of rows, and the number of checks."""
+        """Remove all ready tasks; returns the addresses of rows, and the number of checks."""
         with self._lock:
             addresses = [task.address for task in self._ready if task.checks is None]
             checks = len(self._ready) - len(addresses)
@@ -294,7 +297,7 @@ class Scheduler:
         return addresses, checks
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ask no more; what is being asked comes to its end."""
+        """Start no more requests; those in progress continue to their end."""
         with self._lock:
             self._end(error)
 
@@ -332,7 +335,7 @@ class Scheduler:
         )
 
     def _awaits_free(self, group: Group) -> bool:
-        """Whether a group whose routes cost money leaves the rows to a group with free ones."""
+        """Whether a group of paid routes leaves the rows to a group with free routes."""
         if group.awaits_free is None or not group.awaits_free.left:
             return False
         until = self.clock.time() + group.awaits_free.left

@@ -1,4 +1,4 @@
-"""Asks a share of a job's rows again with another model, to see how labels depend on the model.
+"""Asks some of a job's rows again with another model, to see how labels depend on the model.
 
 The second question is an ordinary job over some of the rows, with another model. It shares the
 bounds and the patience of the first, and its replies are kept in the same way.
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 
 
 def draw_number(position: int, prompt: str) -> int:
-    """A random number of a row; those with the lowest numbers are drawn.
+    """A random number for a row; the rows with the lowest numbers are drawn.
 
-    It is a hash, so a run that continues another one draws the same rows, and a larger share of
-    rows includes a smaller one.
+    It is a hash, so a run that continues another one draws the same rows, and a larger share
+    includes the rows of a smaller one.
     """
     text = f"{position} {prompt}".encode("utf-8", "replace")
     return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
 def number_drawn(share: float, rows: int) -> int:
-    """How many of the rows are drawn: the share rounded up, so at least one."""
+    """The number of rows that are drawn: the share rounded up, so at least one."""
     # 0.07 * 100 is 7.000000000000001, which is not 8 rows.
     return math.ceil(round(share * rows, 6))
 
 
-class Second:
+class SecondQuestions:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    `others` lists the models, `kept` counts the rows (by position) that one has answered before,
-    and `ask` makes the job that asks rows on it. `jobs` has those that were made, one for each
-    model.
+    `others(model)` lists the models that may answer after `model`. `kept(positions, model)` counts
+    the rows that the model has answered before, and `ask(positions, model)` makes the job that asks
+    it these rows. `jobs` contains the jobs that were made, one per model.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class Second:
     ) -> None:
         self._others, self._kept, self._ask = others, kept, ask
         self._wanted = number_drawn(share, len(rows))
-        # By position; rows that cannot be drawn any more are removed from time to time.
+        # By position. Rows that can no longer be drawn are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
         self._answered = 0
         self._cancelled = False
 
     def note(self, row: Row) -> None:
-        """Offer a finished row."""
+        """Add a finished row, which may be drawn."""
         if row.reply is None:
             return
-        # The attempts and decisions of a reply take much room.
+        # The attempts and decisions of a reply need much memory.
         slim = row.reply.changed(attempts=(), decisions=())
         self._rows[row.position] = replace(row, reply=slim)
         if len(self._rows) >= 2 * self._wanted + CHUNK:
@@ -91,7 +91,7 @@ class Second:
         return {row.position: row for row in sorted(rows, key=lambda row: row.position)}
 
     def rows(self) -> Iterator[Row]:
-        """The drawn rows again, each with its `second` reply, as far as one came.
+        """The drawn rows again, each with its `second` reply if there is one.
 
         It raises what a `Job` raises.
         """
@@ -110,7 +110,7 @@ class Second:
             job = self._ask(positions, model)
             self.jobs.append(job)
             if self._cancelled:
-                # By another thread, before the job was in the list.
+                # Another thread cancelled before the job was in the list.
                 job.cancel()
             for row in job.rows_unrecorded():
                 if row.reply is not None:
@@ -118,13 +118,13 @@ class Second:
                     yield replace(drawn[positions[row.position]], second=row.reply)
 
     def cancel(self) -> None:
-        """End soon; see `Job`."""
+        """Make the jobs end soon, as `Job.cancel` does."""
         self._cancelled = True
         for job in self.jobs:
             job.cancel()
 
     def added_to(self, first: Progress) -> Progress:
-        """How far the whole job is; `first` is about the rows asked once."""
+        """The progress of the whole job; `first` is the progress of the first questions."""
         whole = replace(first, twice=self._answered, to_ask_twice=self._wanted)
         for part in [job.progress() for job in self.jobs]:
             ends = [end for end in (first.finish_at, part.finish_at) if end is not None]
@@ -169,7 +169,7 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
         except ConfigurationError:
             return []
         now = llm.configuration.clock.time()
-        # The user may have switched off more since the job began.
+        # The user may have switched off keys or models since the job began.
         current = replace(llm.configuration, off=llm.configuration.off | get_choices().off)
         ranks = dict[str, tuple[bool, bool]]()
         for route in in_order(routes, preferred):
@@ -223,9 +223,9 @@ def asked_twice(
     *,
     fresh: bool,
 ) -> tuple[int, list[str]]:
-    """How many rows a job would ask again: drawn ones whose second reply is not kept.
+    """The number of rows that a job would ask again: drawn rows without a kept second reply.
 
-    Also returns the models that would answer those of them whose first reply is kept.
+    Also returns the models that would answer those rows whose first reply is kept.
     """
     store = reply_store(llm.configuration.replies)
     count, models = 0, dict[str, None]()

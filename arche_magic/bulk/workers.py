@@ -25,7 +25,7 @@ from arche_magic.llm_providers.types import utc
 
 from .agreement import Model
 from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
-from .capacity import SECONDS_GUESS, Forecast, Speed
+from .capacity import SECONDS_GUESS, JobForecast, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
 from .growth import PACKING_THREADS
@@ -35,11 +35,11 @@ from .scheduler import Scheduler
 
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
-# How often calls that have ended are booked.
+# How often calls that have ended are settled.
 _BOOK_SECONDS = 0.25
 # How long an estimated finish time is reused, because a bar asks ten times a second.
 _FINISH_SECONDS = 0.5
-# A request that waits for a route says so more often than this.
+# A request that waits for a route reports it more often than this.
 _STILL_WAITING_SECONDS = 0.7
 
 
@@ -53,8 +53,8 @@ class Workers:
         pack: rows per request; None decides by the limits.
 
     Attributes:
-        put_off: why the rows that are left are not asked in this run, or None.
-        sample: the request of the first row, by which all are estimated; None before it is known.
+        put_off: why the remaining rows are not asked in this run, or None.
+        sample: the request of the first row, from which all are estimated; None before it is known.
         before_paying: that of `whole`; None unless there are both free and paid routes.
     """
 
@@ -74,11 +74,11 @@ class Workers:
         self.put_off: NoRouteAvailable | None = None
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
-        # By thread: rows of its request, and when it last waited.
+        # By thread: the number of rows in its request, and when it last waited.
         self._under_way: dict[int, tuple[int, float]] = {}
         self._is_packing = False
         self._looked_at = self._booked_at = -math.inf
-        # Those of the groups, now and before.
+        # The ledgers of all current and earlier groups.
         self._ledgers: list[BatchLedger] = []
         self._finish_at = lru_cache(maxsize=1)(self._estimate_finish)
 
@@ -94,7 +94,7 @@ class Workers:
         self._start_groups(self._sizes(first.request))
 
     def look_after(self) -> None:
-        """Start more workers where they help, and book what has ended.
+        """Start more workers where they help, and settle the calls that have ended.
 
         Now and then, reconsider how many rows go in a request.
         """
@@ -111,7 +111,7 @@ class Workers:
             self._start_groups(sizes)
 
     def _leave_switched_off(self) -> None:
-        """Start anew without the keys and models that the user has switched off meanwhile."""
+        """Restart without the keys and models that the user has switched off meanwhile."""
         configuration = self.llm.configuration
         off = configuration.off | get_choices().off
         if self.sample is None or off == configuration.off:
@@ -124,7 +124,7 @@ class Workers:
             self.scheduler.end(error)
 
     def book(self) -> None:
-        """Book what has ended, and give back holds that nobody uses; a few times a second."""
+        """Settle the calls that have ended, and release unused holds, a few times a second."""
         if time.monotonic() < self._booked_at + _BOOK_SECONDS:
             return
         self._booked_at = time.monotonic()
@@ -132,7 +132,7 @@ class Workers:
             ledger.book()
 
     def end(self) -> None:
-        """Book everything; what workers still ask is booked as soon as it ends."""
+        """Settle everything; calls that are still in progress are settled when they end."""
         for ledger in self._ledgers:
             ledger.close()
 
@@ -146,19 +146,19 @@ class Workers:
         return sum(rows for rows, waited in self._under_way.copy().values() if waited < since)
 
     def resize(self) -> None:
-        """Put as many rows in one request as the limits and the replies so far suggest."""
+        """Set the rows per request according to the limits and the replies so far."""
         if self.sample is not None:
             self.scheduler.resize(self._sizes(self.sample))
 
     def reply_tokens(self) -> float:
-        """Tokens of one reply, by those that came; before, by the schema or the ledger's guess."""
+        """Tokens of one reply: the mean so far, or at first an estimate by schema or ledger."""
         if self.counts.served >= KNOWN_AFTER or self.sample is None:
             return self.counts.output_tokens / max(1, self.counts.served)
         first = self.llm.routes(self.sample)[0]
         return RowEstimate(self.llm, self.sample).usage(first).output_tokens
 
     def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
-        """The bound of the job that keeps a request from one of its routes; "" if none does."""
+        """The bound of the job that prevents a request to one of its routes; "" if none does."""
         refuses = llm.quota_tracker.job_refuses
         return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
 
@@ -177,29 +177,29 @@ class Workers:
         counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()
         if sample is None or not counts.left + later:
             return None
-        # These have reserved or used their share of the limits already.
+        # Rows in progress have already reserved their share of the limits.
         held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
         held += self.scheduler.finished.unfinished_tasks
         prompt_tokens = counts.input_tokens / counts.served if counts.served else None
         estimate = RowEstimate(self.llm, sample, self.reply_tokens(), prompt_tokens)
         capacities = estimate.capacities(self.scheduler.sizes())
-        # The measured speed, once there is a measurement.
+        # Use the measured speed as soon as there is one.
         seconds = counts.mean_seconds() or SECONDS_GUESS
         speed = Speed(seconds)
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
-        forecast = Forecast(capacities, speed, now)
+        forecast = JobForecast(capacities, speed, now)
         if self.before_paying is not None:
             left, preferred = self.before_paying.left, self.llm.preferred_provider
             forecast = forecast.paying_after(left, preferred)
         end = forecast.finish_at(counts.left - held + later)
-        # Requests in progress have to finish, too.
+        # Requests in progress must finish, too.
         end = max(end, now + seconds / 2)
         return utc(end) if math.isfinite(end) else None
 
     def _sizes(self, sample: Request) -> dict[Model, int]:
-        """Rows per request of each model, by the limits and the replies as they are known now."""
+        """Rows per request of each model, from the limits and the replies known so far."""
         return RowEstimate(self.llm, sample, self.reply_tokens()).pack_sizes(
             self.counts.left,
             pack=self._pack,
@@ -208,7 +208,7 @@ class Workers:
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
-        """Begin with a group for each model that takes packed requests, and one for all others."""
+        """Create a group for each model that takes packed requests, and one for all others."""
         packing = [model for model, size in sizes.items() if size > 1]
         alone = [model for model, size in sizes.items() if size == 1]
         self._is_packing = bool(packing)
@@ -231,7 +231,7 @@ class Workers:
         return group
 
     def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
-        """How long a group without a free route waits for those of other groups, if it does."""
+        """The wait for free routes of other groups if all routes of this one are paid, or None."""
         if self.before_paying is None or self.sample is None:
             return None
         routes = llm.routes(self.sample)
@@ -252,7 +252,7 @@ class Workers:
             self.threads = [*(old for old in self.threads if old.is_alive()), thread]
 
     def _for(self, models: Sequence[Model]) -> IntelligentLLMOrchestrator:
-        """The orchestrator of the job, on these models alone."""
+        """The orchestrator of the job, with only these models."""
         names = list(dict.fromkeys(provider for provider, _ in models))
         providers = dict(self.llm.configuration.providers)
         for name in names:

@@ -1,6 +1,6 @@
-"""The engine: one interface to Groq, Mistral, Google Gemini, OpenAI and others, in their limits.
+"""The engine: one interface to Groq, Mistral, Gemini, OpenAI and others, within their limits.
 
-It knows nothing of notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
+It does not depend on notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
 
 The names below are for everybody. Other parts of this package also use `types`, `request`,
 `options`, `reply`, `events` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`,
@@ -69,7 +69,7 @@ __all__ = [
     "get_quota_tracker",
 ]
 
-# Imported when first used: a Tab that asks for the names of providers needs none of these.
+# Imported when first used: completing the name of a provider needs none of these.
 _LATER = {
     "Attempt": "reply",
     "Considered": "routing",
@@ -89,7 +89,7 @@ _LATER = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wrong name
+if not TYPE_CHECKING:  # type checkers read the imports above, and report wrong names
 
     def __getattr__(name):
         if name not in _LATER:
@@ -101,7 +101,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a wro
 def get_llm_provider(
     name: str | None = None, api_key: str | None = None
 ) -> IntelligentLLMOrchestrator:
-    """Return the provider of that name, ready to `generate`.
+    """Return a provider object, ready to `generate`.
 
     Args:
         name: `intelligent` for all routes (`orchestrator` means the same), or one provider (`groq`,

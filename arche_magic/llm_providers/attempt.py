@@ -1,4 +1,4 @@
-"""One attempt on one route, from its hold to its settlement: its adapter, answer, cost and end."""
+"""One attempt on one route, from its hold until it is settled: adapter, answer, cost, outcome."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TIMES_THE_ESTIMATE, _LONG_PROMPT_TOKENS, _LONGEST_REPLY_TOKENS = 100, 100_000, 
 _TIMES_MAX_TOKENS, _MORE_THAN_MAX_TOKENS = 2, 100
 _warned_of: set[tuple[str, str]] = set()
 _REFUSALS = (Remedy.WAIT_FOR_LIMIT, Remedy.TOP_UP_ACCOUNT, Remedy.CHANGE_PLAN)
-# How services refuse to make embeddings with a model for chat, and the reverse.
+# How services refuse to embed texts with a chat model, and to chat with an embedding model.
 _OTHER_USE = (Remedy.CHANGE_MODEL, Remedy.CHANGE_PLAN, Remedy.CHECK_ADDRESS)
 
 
@@ -56,7 +56,7 @@ def adapter_of(route: Route, configuration: Configuration) -> Adapter:
         # A variable that is set in a notebook takes effect without a new kernel.
         network.variables(), *periods.items(),
     )  # fmt: skip
-    # Without the lock, so that an adapter that exists does not wait while another SDK is loaded.
+    # Read without the lock, so that an existing adapter is returned while another SDK is loading.
     adapter = _adapters.get(identity)
     if adapter is None:
         with _adapters_lock:
@@ -183,7 +183,7 @@ class Answer:
             )  # fmt: skip
 
     def spent_at_most(self, at_least: Usage | None) -> Usage:
-        """Its tokens if it broke off: the provider may have generated more than has arrived."""
+        """Its tokens if it broke off: the provider may have generated more than what arrived."""
         counts = [self.spent(), self.believed(at_least or Usage())]
         expected = Usage(0, math.ceil(self._hold.amounts["output_tokens"]))
         return Usage(
@@ -244,7 +244,7 @@ class RouteAttempt:
                 stream=progress.stream,
                 timeouts=progress.timeouts(),
             )
-            # If the reader leaves early, for whatever reason, the connection is dropped at once.
+            # If the reader stops early, for whatever reason, the connection is dropped immediately.
             with closing(parts):  # type: ignore[type-var]  # adapters give generators
                 for part in parts:
                     answer.take(part)
@@ -261,7 +261,7 @@ class RouteAttempt:
     def _answered(self, account: str | None) -> Result:
         answer, route, usage = self._answer, self._hold.route, self._answer.spent()
         schema, parsed = self._progress.request.schema, None
-        # A call of a tool comes before the reply that must fit.
+        # A reply that calls a tool is not the one that must fit the schema.
         if schema and not answer.tool_calls:
             try:
                 parsed = schema.read(answer.text)

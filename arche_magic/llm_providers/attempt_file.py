@@ -1,4 +1,4 @@
-"""The file of attempts: appended to, read from its end, and one for each month."""
+"""Files of attempts, one per month: lines are appended, and read from the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .types import NEVER, utc
 
 # How long a process waits while another one renames last month's file.
 _TURN_SECONDS = 1.0
-# Bytes read at once, bytes to go back by, and bytes read to find the age of lines.
+# Bytes per read, bytes to go back by, and bytes read to find the age of lines.
 _BLOCK_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 16_777_216, 262_144, 16_384
 
 
@@ -65,7 +65,8 @@ def _start(file: BinaryIO, earliest: float, most_bytes: float) -> int:
     """The position from which to read so that no attempt since `earliest` is missed.
 
     Lines are in the order in which requests ended. So an attempt can be older than the lines before
-    it, but the last attempt of a request cannot: the age of a block is that of its newest line.
+    it, but the last attempt of a request cannot. The age of a block is therefore that of its newest
+    line.
     """
     size = file.seek(0, os.SEEK_END)
     lowest = int(max(0, size - most_bytes))

@@ -115,7 +115,7 @@ class AttemptLog:
         self._lock = new_lock()
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
-        """Add the attempts of one request. If the disk refuses, there is one warning."""
+        """Add the attempts of one request. If they cannot be written, there is one warning."""
         self.append_all([Ended(tuple(attempts), tuple(decisions))])
 
     def append_all(self, ended: Sequence[Ended]) -> None:

@@ -1,7 +1,7 @@
-"""The ledger of a job: one change holds the requests that come next and books those that ended.
+"""The ledger of a job: one change holds the next requests and settles those that have ended.
 
-Where replies arrive at once, reading and writing the ledger twice per request takes longer than the
-call itself. Each request still has its own hold and is charged for what it spent.
+If replies arrive immediately, reading and writing the ledger twice per request takes longer than
+the call itself. Each request still has its own hold and is charged for what it spent.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _FRESH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Held:
-    """A request whose hold waits for it.
+    """A hold that was made before its request was asked.
 
     Attributes:
-        at: when it was held, in seconds of the monotonic clock.
-        states: the routes as they were seen when this one was chosen.
+        at: when it was made, in seconds of the monotonic clock.
+        states: the states of the routes when this one was chosen.
     """
 
     # Keeps the request alive, so that no other one gets its identity.
@@ -58,14 +58,14 @@ class _Held:
 class BatchLedger:
     """Replaces the ledger and the attempt log for many requests of several threads.
 
-    A request without a hold gets one in one change with the requests of other threads that wait
-    for the same route, and with those that come next. The change also books what has ended. A
-    failure gives the unused holds of its route back.
+    A request without a hold gets one. The same change holds for the requests of other threads that
+    wait for the same route, and for those that come next, and settles the calls that have ended. A
+    failure releases the unused holds of its route.
 
     Args:
         tracker: the ledger.
         log: the attempt log.
-        coming: returns the requests that are asked next, in their order.
+        coming: returns the next requests to ask, in order.
         on_ended: called with the attempts of each request that has ended, however it ended.
     """
 
@@ -81,14 +81,14 @@ class BatchLedger:
         self.configuration: Configuration = tracker.configuration
         # Held while the ledger is changed.
         self._lock = threading.Lock()
-        # Both by `_identity`. Single steps on a dict or deque need no lock.
+        # The keys of both are from `_identity`. Single operations on a dict or deque need no lock.
         self._waiting: dict[int, tuple[Route, Request]] = {}
         self._held: dict[int, _Held] = {}
-        # What is booked with the next change.
+        # Calls that the next change settles.
         self._calls: deque[Settlement] = deque()
         self._ended: deque[Ended] = deque()
         self._is_closed = False
-        # The routes as this thread has seen them.
+        # The states of the routes as this thread has read them.
         self._seen = threading.local()
 
     @property
@@ -103,11 +103,11 @@ class BatchLedger:
 
     @property
     def held_ahead(self) -> int:
-        """How many requests have a hold and are not asked yet."""
+        """The number of requests that have a hold and have not been asked yet."""
         return len(self._held)
 
     def states_for(self, request: Request, now: float) -> Callable[[Route], RouteState]:
-        """As `QuotaTracker.states_for`; for a request that is held, as they were seen then."""
+        """As `QuotaTracker.states_for`; for a request with a hold, the states when it was made."""
         held = self._held.get(_identity(request))
         states: dict[Route, RouteState] = {}
         if held is not None and held.is_fresh:
@@ -116,7 +116,7 @@ class BatchLedger:
             self._seen.states = states
             if self._calls:
                 self.book()
-        # The ledger is read when the first route is not known yet.
+        # The ledger is read when a route is not known yet.
         of_ledger = cache(lambda: self._tracker.states_for(request, now))
 
         def state_of(route: Route) -> RouteState:
@@ -127,7 +127,7 @@ class BatchLedger:
         return state_of
 
     def hold(self, route: Route, request: Request) -> Hold | RouteState:
-        """As `QuotaTracker.hold`; also holds for requests that wait for it or come next."""
+        """As `QuotaTracker.hold`; also holds for requests that wait for the route or come next."""
         if (hold := self._take(route, request)) is not None:
             return hold
         self._waiting[_identity(request)] = route, request
@@ -160,7 +160,7 @@ class BatchLedger:
         answered: bool = True,
         is_whole: bool = True,
     ) -> str:
-        """As `QuotaTracker.settle`, but later; returns "", because nothing is settled yet."""
+        """Like `QuotaTracker.settle`, but with the next change; returns ""."""
         seen, now = tuple(observations), self.configuration.clock.time()
         self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
         if self._is_closed:
@@ -175,29 +175,29 @@ class BatchLedger:
             return self._tracker.fail(hold, failure, account)
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
-        """As `AttemptLog.append`, but later."""
+        """As `AttemptLog.append`, but with the next change."""
         self._on_ended(attempts)
         self._ended.append(Ended(tuple(attempts), tuple(decisions)))
         if self._is_closed:
             self.book()
 
     def book(self) -> None:
-        """Book the calls that have ended, and give back holds that nobody has used for long."""
+        """Settle the calls that have ended, and release holds unused for a second."""
         with self._lock:
             self._give_back(lambda held: not held.is_fresh)
             self._book()
 
     def release(self) -> None:
-        """Give back all unused holds; a request that waits for a limit must not wait for them."""
+        """Release all unused holds; a request that waits for a limit must not wait for them."""
         if self._held:
             with self._lock:
                 self._give_back(lambda held: True)
                 self._book()
 
     def close(self) -> None:
-        """Book everything, and give back all unused holds; from now on, calls are booked at once.
+        """Settle everything, and release all unused holds; later calls are settled immediately.
 
-        Threads that are still asking may go on.
+        Threads that are still asking can continue.
         """
         self._is_closed = True
         with self._lock:
@@ -230,7 +230,7 @@ class BatchLedger:
     # --- while the lock is held
 
     def _give_back(self, is_unused: Callable[[_Held], bool]) -> None:
-        """Note the holds that are given back with the next change."""
+        """Note the holds that the next change releases."""
         for key, held in self._held.copy().items():
             if is_unused(held) and self._held.pop(key, None) is not None:
                 self._note_unused(held.hold)
@@ -248,10 +248,10 @@ class BatchLedger:
 
 
 def _identity(request: Request) -> int:
-    """Return a number that identifies a request, also a copy of it with another patience."""
+    """Return a number that identifies a request and its copies with another patience."""
     return id(request.messages)
 
 
 def _all(found: deque[T]) -> list[T]:
-    """What is in a deque now, taken out; other threads may add more."""
+    """Remove and return what is in a deque now; other threads may add more."""
     return [found.popleft() for _ in range(len(found))]

@@ -1,4 +1,4 @@
-"""Work that may hang, or that must not be interrupted: most of it goes to a helper thread.
+"""Runs work that may hang or must not be interrupted, mostly in a helper thread.
 
 A name lookup, a lock or a disk may hang and takes no timeout. An interrupt in the middle of an
 import leaves half a package behind. Idle helpers are kept for the next call, but switching to one
@@ -51,7 +51,8 @@ def within(
         TookTooLong: the work did not end in time, or the caller was stopped.
     """
     if sys.is_finalizing():
-        # Other threads run no more; Python 3.11 would wait for a new one without end.
+        # At the end of Python no other thread runs, and Python 3.11 would wait forever for a new
+        # one.
         return work()
     job = _Job(work, unclaimed)
     try:
@@ -72,9 +73,9 @@ def within(
 def uninterrupted(work: Callable[[], T]) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt does not reach the work.
 
-    It ends the waiting at once, and the work continues to its end. In the middle of an import, it
-    would leave half a package behind, which fails from then on (seen: `module 'openai' has no
-    attribute 'lib'`), or a bare `except` would swallow it.
+    An interrupt ends the wait immediately, and the work continues to its end. In the middle of an
+    import, an interrupt would leave half a package behind, which fails from then on (seen: `module
+    'openai' has no attribute 'lib'`), or a bare `except` would swallow it.
     """
     return within(math.inf, work)
 
@@ -87,8 +88,8 @@ def library(name: str) -> Any:
 def shielded(work: Callable[[], T], unclaimed: Callable[[T], object] | None = None) -> T:
     """Return what `work` returns, or raise what it raises; an interrupt waits until it has ended.
 
-    For work of a moment, which is done in this thread. If an interrupt came, the result is passed
-    to `unclaimed`.
+    Use it for work that takes a moment; it runs in this thread. If an interrupt came, the result is
+    passed to `unclaimed`.
     """
     handler = interrupt_handler() if is_main_thread() else None
     if not callable(handler):  # an interrupt is ignored, or ends the process

@@ -1,6 +1,6 @@
 """Published facts about providers and models: `catalog.toml` and `services.toml`.
 
-Each is read once, when it is first needed.
+Each file is read once, when it is first needed.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ class Provider:
         limits: published limits per model, or per pattern of models such as `*:free`.
         embedding_models: its models that embed texts; the first is the default.
         window, time_zone: how its windows turn, for limits that do not say.
-        paid: whether its answers cost money.
-        free_models: patterns of models that cost nothing; if there are any, the others do.
-        free_tier: in words, what costs nothing at a known service; "" if nothing does.
+        paid: whether its replies cost money.
+        free_models: patterns of models that cost nothing. If there are any, all other models cost
+            money.
+        free_tier: what a known service offers for free, in words; "" if nothing.
         retired: the date on which a known service ended; "" for the others.
         training: what it states about training on prompts.
         key_variables: environment variables that hold its keys; the first is the usual one.
@@ -254,7 +255,7 @@ def _window_rule(
         raise ValueError(f"window is {window!r}; it can be bucket, calendar or rolling")
     if "time_zone" in table:
         time_zone = table["time_zone"]
-        # Few tables have one, and loading all of zoneinfo takes milliseconds.
+        # Few tables have a time zone, and loading zoneinfo takes milliseconds.
         from zoneinfo import ZoneInfo
 
         try:

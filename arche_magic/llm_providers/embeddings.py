@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import EmbeddingModel
 from .config import Configuration
 from .errors import ConfigurationError, InvalidRequest, NoKeys, NotKept
-from .options import build_request, check_keys, python_number, shown
+from .options import build_request, check_for_keys, python_number, shown
 from .request import Request, text_tokens
 from .text.characters import whole_characters
 from .text.wording import did_you_mean
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .quota_tracker import QuotaTracker
     from .types import Route
 
-# No tokenizer reaches this with prose, so a longer text surely does not fit.
+# No tokenizer reaches this ratio with prose, so a longer text cannot fit.
 _CHARACTERS_PER_TOKEN = 10
-# A batch takes at most this share of a limit, so that a window that is partly used has room for it.
+# A batch uses at most this share of a limit, so that it fits into a partly used window.
 _SHARE_OF_A_LIMIT = 0.25
 
 
@@ -141,8 +141,8 @@ def embedding_request(
         raise InvalidRequest("the list of texts is empty; give at least one text to embed")
     for number, text in enumerate(texts):
         check_text(text, number, model, about)
-    check_keys(texts, configuration.keys)
-    # With any prompt, to check the options.
+    check_for_keys(texts, configuration.keys)
+    # The prompt does not matter: this only checks the options.
     plain = build_request("…", configuration, provider=provider, keep=False, **options)
     return replace(
         plain,
@@ -218,7 +218,7 @@ def check_dimensions(dimensions: object, model: str, about: EmbeddingModel) -> i
 
 
 def check_text(text: object, number: int, model: str, about: EmbeddingModel) -> None:
-    """Check a text to embed, whose place in the data is `number`.
+    """Check a text to embed; `number` is its position in the data.
 
     Raises:
         InvalidRequest: it is not text, it is blank, or it is surely too long for the model.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Details(TypedDict, total=False):
-    """What every error takes; see `LLMProviderError`."""
+    """The arguments of every error; see `LLMProviderError`."""
 
     attempts: Sequence[Attempt]
     next_available_at: datetime | None
@@ -43,7 +43,8 @@ class LLMProviderError(Exception):
     def to_store(self) -> str:
         """Return the message without the servers' own words, which may quote the prompt."""
         message = str(self)
-        # Lists of reasons omit full stops. Longer texts first: they may begin like shorter ones.
+        # Lists of reasons omit full stops. Longer texts are replaced first, because they may begin
+        # like shorter ones.
         said = {attempt.said.rstrip(" .") for attempt in self.attempts}
         for text in sorted(filter(None, said), key=len, reverse=True):
             message = message.replace(f": {text}", "")

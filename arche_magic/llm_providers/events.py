@@ -1,4 +1,4 @@
-"""What happens while a request runs, as events; and a reply that comes in pieces."""
+"""The events of a request while it runs, and the iterator over a reply that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Started:
-    """A call to `route` starts; no text has come yet."""
+    """A call to `route` starts; no text has arrived yet."""
 
     route: Route
 
@@ -45,8 +45,8 @@ class Piece:
 class Discarded:
     """The text so far is discarded, and the reply starts over.
 
-    The route broke off, the provider withheld the rest, or the reply does not fit the schema and
-    is asked for once more. `error` is for callers that cannot take text back.
+    The reply broke off, the provider withheld the rest, or the reply does not fit the schema and is
+    requested once more. `error` is for callers that cannot take text back.
     """
 
     attempt: Attempt

@@ -197,8 +197,8 @@ def read_unchanging(path: Path) -> bytes | None:
         return read_ours(path)
     with os.fdopen(open_ours(path, os.O_RDONLY), "rb") as file:
         for _ in range(_READINGS):
-            # A writer changes the beginning first and the end last, so they are read the other way
-            # round.
+            # A writer changes the beginning first and the end last, so a reader reads the end
+            # first.
             size = os.fstat(file.fileno()).st_size
             end = os.pread(file.fileno(), _END_BYTES, max(0, size - _END_BYTES))
             file.seek(0)
@@ -240,7 +240,7 @@ def check_sqlite(path: Path) -> None:
 
 
 def keep_inside(folder: Path, project: Path | None) -> None:
-    """Refuse or allow our files in a folder from now on.
+    """From now on, refuse or allow our files in a folder.
 
     Args:
         folder: the absolute path of the folder.

@@ -37,7 +37,7 @@ MOST_CHARACTERS = 8_000
 """The longest result that is sent to a model, about 2,000 tokens; the rest is cut."""
 MOST_ROUNDS = 8
 """Requests for one prompt, if `max_rounds` is not given."""
-# OpenAI's limit until 2025, which compatible services may still have (getsentry/sentry-mcp#106).
+# OpenAI's limit until 2025; compatible services may still have it (getsentry/sentry-mcp#106).
 _LONGEST_DESCRIPTION = 1024
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # Rows of a pandas table; its own text leaves out columns.
@@ -113,9 +113,9 @@ class Function:
 
 
 def result_text(value: Any) -> str:
-    """Return a function's result as text for a model: text as it is, other values as JSON.
+    """Return a function's result as text for a model: text unchanged, other values as JSON.
 
-    A value that JSON does not have is sent as its `str`. Long texts are cut, with a mark.
+    A value that JSON cannot represent is sent as its `str`. Long texts are cut and marked.
     """
     if isinstance(value, str):
         return _cut(str(value))
@@ -124,7 +124,7 @@ def result_text(value: Any) -> str:
     from pydantic_core import to_jsonable_python
 
     if isinstance(value, Iterator):
-        # It may be endless; each value needs at least one character.
+        # It may be endless. Each value takes at least one character, so more values cannot fit.
         value = list(islice(value, MOST_CHARACTERS))
     try:
         plain = to_jsonable_python(value, fallback=_plain)
@@ -265,8 +265,8 @@ def in_rounds(
 ) -> Generator[Event, None, Reply]:
     """Run the functions that a model asks for, until it answers.
 
-    Yields what happens in all rounds, as it happens; returns the last reply, with all sums. A
-    `tool_choice` that forces a call holds for the first round only.
+    Yields the events of all rounds as they happen; returns the last reply with the sums of all
+    rounds. A `tool_choice` that forces a call applies only to the first round.
 
     Args:
         request: the first round.
@@ -334,7 +334,7 @@ def _run(
 
 
 def _with_sums(replies: Sequence[Reply], runs: Sequence[ToolRun]) -> Reply:
-    """Return the last reply with what all rounds took; kept ones count only if all of them are."""
+    """Return the last reply with the sums of all rounds; it counts as kept only if all are kept."""
     last = replies[-1]
     asked = [reply for reply in replies if reply.from_memory is None] or replies
     costs = [reply.cost for reply in asked]

@@ -1,7 +1,7 @@
 """The loop: offer a request to its routes in order until one answers.
 
-Rotation between keys and fallback between providers are both this: the next open route. Threads
-that wait for the same routes continue in the order in which they came.
+Rotation between keys and fallback between providers are the same: try the next open route. Threads
+that wait for the same routes continue in the order in which they arrived.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ from .types import Route
 # have returned quota.
 _LONGEST_NAP_SECONDS = 0.5
 _SHORTEST_NAP_SECONDS = 0.001
-# A route that was open when it was chosen and closed when it was held is not tried for this long.
+# If a route is open when it is chosen but closed when it is held, it is not tried again for this
+# long.
 _CONTENDED_SECONDS = 0.05
-# A line exists as long as requests use it: the bounds of a job are part of its name.
+# A line is dropped when no request uses it, because the bounds of a job are part of its name.
 _lines: WeakValueDictionary[Hashable, WaitingLine] = WeakValueDictionary()
 _lines_lock = new_lock()
 
 
 class RequestRun:
-    """One request on its way through the routes.
+    """One request, offered to one route after another.
 
     Args:
-        request: what is asked.
+        request: the request to send.
         routes: the routes that it may take, in order.
-        stream: whether the reply is to come in pieces.
-        preferred_provider: the provider that is asked first, if any.
+        stream: whether the reply is streamed.
+        preferred_provider: the provider to ask first, if any.
         ledger: the ledger, and where its attempts are recorded.
-        tally: the counts of the provider object that asks.
+        tally: the counts of the provider object that sends the request.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class RequestRun:
         self._remaining = Remaining(routes, self._progress)
         self._refused: dict[Route, RouteState] = {}
         self._seen: dict[Route, RouteState] = {}
-        # The last choice: its route, and whether the request must wait for it. Each wait is noted
-        # once.
+        # The route of the last choice, and whether the request must wait for it. Each wait is
+        # recorded once.
         self._aim: tuple[Route | None, bool] | None = None
 
     def events(self) -> Generator[Event, None, Reply]:
@@ -124,7 +125,7 @@ class RequestRun:
 
     def _line_name(self) -> Hashable:
         names = self._routes.ids if isinstance(self._routes, Routes) else frozenset(self._routes)
-        # A request that waits for room in the bounds of its job delays no other request.
+        # A request that waits because of the bounds of its job must not delay other requests.
         return self._tracker.configuration.store, names, self._tracker.job
 
     def _offer(self, line: WaitingLine) -> tuple[Choice[Route], Hold | None]:
@@ -175,7 +176,7 @@ class RequestRun:
         before = self._clock.time()
         seconds = max(0.0, choice.opens_at - before)
         if choice.route is not None:
-            # A route that is open waits only for earlier requests; there is no other reason.
+            # If the route is open, the request only waits for earlier requests.
             state = self._seen.get(choice.route) if seconds else None
             yield Waiting(choice.route, seconds, state.reason if state else "")
         if line.may_go(self):

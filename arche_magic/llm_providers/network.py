@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import ssl
 
-# Every parser must find the same host. Parsers disagree about user names, backslashes, control
+# All URL parsers must agree on the host. They disagree about user names, backslashes, control
 # characters and letters of other scripts, so these are not allowed.
 _BASE_URL = re.compile(
     r"https?://(?:[a-z0-9](?:[\w.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w./~%+-]*)?",
@@ -59,7 +59,7 @@ def origin(url: str) -> str:
 def is_loopback(url: str | None) -> bool:
     """Return whether the address is on this machine's loopback interface.
 
-    Names below `localhost` do not count, since some resolvers send them to other machines.
+    Names below `localhost` do not count, because some resolvers map them to other machines.
     """
     try:
         host = urlsplit(url or "").hostname or ""

@@ -108,7 +108,7 @@ class OfferedRoutes:
         refused = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         wires = [self.configuration.providers[name].wire for name in reasons]
         fields = [field for wire in wires for field in unsupported_fields(wire, request)]
-        # Other providers get a value unchanged, and may not take it either.
+        # Other providers get the value unchanged, and may refuse it too.
         hint = "" if any(field.takes_others for field in fields) else f"; {able[0]}"
         raise InvalidRequest(f"{refused}{hint}", option=fields[0].field)
 
@@ -132,7 +132,7 @@ class OfferedRoutes:
 
 
 def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
-    """Return the message if none of these providers has a key."""
+    """Return the message for the case that none of these providers has a key."""
     entries = [configuration.providers[name] for name in providers]
     variables = ", ".join(entry.key_variables[0] for entry in entries)
     names = ", ".join(entry.name for entry in entries)

@@ -138,7 +138,7 @@ class IntelligentLLMOrchestrator:
         return _reply_of(self._events(request, False, ledger), on_wait)
 
     def events_of(self, request: Request) -> Generator[Event, None, Reply]:
-        """`events` of a request that was built before."""
+        """Like `events`, for a request that was built in advance."""
         return self._events(request, stream=True)
 
     def batch_ledger(
@@ -272,7 +272,7 @@ class IntelligentLLMOrchestrator:
     ) -> Reply | None:
         """Return the kept reply for the same arguments, if there is one."""
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
-        return replay.kept(request, self.address(request), self._replies())
+        return replay.kept_reply(request, self.address(request), self._replies())
 
     def address(self, request: Request) -> str:
         """The address of this object's kept reply to a request; see `replay.address`."""
@@ -283,7 +283,7 @@ class IntelligentLLMOrchestrator:
         return replay.addresses_like(sample, self._only(sample))
 
     def _only(self, request: Request) -> Sequence[str]:
-        """The only providers that may answer; empty: any."""
+        """The providers that may answer; empty if any provider may."""
         restricted = set(self.providers) != set(self.configuration.providers)
         return [request.provider] if request.provider else self.providers if restricted else ()
 
@@ -307,7 +307,7 @@ class IntelligentLLMOrchestrator:
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         began, store, address = time.monotonic(), self._replies(), self.address(request)
-        if (reply := replay.kept(request, address, store)) is not None:
+        if (reply := replay.kept_reply(request, address, store)) is not None:
             yield Piece(str(reply), None)
             self._tally.add_from_memory()
             self._log.append(())
@@ -321,7 +321,7 @@ class IntelligentLLMOrchestrator:
 
     def _request(self, prompt: str | Messages, given: Mapping[str, Any]) -> Request:
         options, _, _ = read_functions(given)
-        # Nothing is waited for.
+        # Nothing here waits for a route.
         options.pop("on_wait", None)
         return build_request(prompt, self.configuration, **options)
 
@@ -344,7 +344,7 @@ class IntelligentLLMOrchestrator:
 def _given(
     model: str | None, max_tokens: int | None, temperature: float | None, options: Options
 ) -> dict[str, Any]:
-    """What the caller asked for, as one mapping; `build_request` checks it."""
+    """The caller's arguments as one mapping; `build_request` checks it."""
     settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
     return {**settings, **options}
 

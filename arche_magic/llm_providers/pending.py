@@ -1,4 +1,4 @@
-"""What is still on its way: a reply, or the rows of a job."""
+"""Results that have not arrived yet: a reply, or the rows of a job."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _OF_A_REPLY = frozenset(dir(Reply("")))
 
 
 class Pending(Generic[Value]):
-    """Something on its way: `pending.wait()` and `await pending` wait for it and return it.
+    """A result that has not arrived yet: `pending.wait()` and `await pending` wait for and return
+    it.
 
     Args:
-        about: what its repr says about it while it waits.
+        about: the text of its repr until the result arrives.
         on_wait: called each time a wait ends.
     """
 
@@ -38,12 +39,12 @@ class Pending(Generic[Value]):
         return self._ended.is_set()
 
     def finish(self, end: Value | Exception) -> None:
-        """Set the result or the error, which ends every wait."""
+        """Set the result or the error. This ends every wait."""
         self._end = end
         self._ended.set()
 
     def wait(self, timeout: float | None = None) -> Value:
-        """Wait for it, for at most `timeout` seconds if given, and return it.
+        """Wait for the result, at most `timeout` seconds if given, and return it.
 
         An interrupt ends the waiting, not the work.
 
@@ -67,7 +68,7 @@ class Pending(Generic[Value]):
         return f"<{type(self).__name__}: {self._about()}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Waits: `%store`, a pickle or a copy has the result."""
+        """Wait for the result, so that `%store`, pickles and copies contain it."""
         return self.wait().__reduce_ex__(4)
 
     def __await__(self) -> Generator[Any, None, Value]:
@@ -75,7 +76,7 @@ class Pending(Generic[Value]):
 
 
 class PendingReply(Pending[Reply]):
-    """A reply on its way, which waits when it is used: `str(pending)`, `pending.usage`."""
+    """A reply that has not arrived yet. Any use waits for it: `str(pending)`, `pending.usage`."""
 
     _what = "reply"
 

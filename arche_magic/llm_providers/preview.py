@@ -15,16 +15,16 @@ from .types import Route, Usage
 
 @dataclass(frozen=True)
 class Preview:
-    """What would happen to a request now; nothing was sent or reserved.
+    """The expected outcome of a request; nothing was sent or reserved.
 
     Attributes:
         request: what would be sent, word for word.
         route: the one that would answer, after `wait`; None if none opens within the request's
             patience.
-        wait: seconds until a route opens, 0 for now; inf if waiting does not help.
+        wait: seconds until a route opens (0 if one is open); inf if waiting does not help.
         usage: the tokens it would probably use on that route.
         cost: USD for them; 0 on a free route, None if the price is not known.
-        closed: the routes before it that are not open: when they open (epoch seconds), and why.
+        closed: each preferred route that is not open, when it opens (epoch seconds), and why.
         room: the largest input that one of its routes accepts, in tokens; inf if unknown.
     """
 
@@ -40,7 +40,7 @@ class Preview:
 def preview(
     request: Request, routes: Sequence[Route], tracker: QuotaTracker, preferred: str | None
 ) -> Preview:
-    """Preview a request that may take these routes; no routes if only kept replies may answer."""
+    """Preview a request to these routes; pass no routes if only kept replies may answer."""
     now = tracker.configuration.clock.time()
     states = tracker.states_for(request, now)
     choice = choose(routes, states, now, request.patience, preferred)

@@ -1,4 +1,4 @@
-"""Names for processes, which tell others that one has ended, and what a forked child resets.
+"""Names by which other processes see that a process has ended, and what a forked child resets.
 
 A fork copies every lock in its present state but only the thread that forks. A lock that another
 thread held would stay locked in the child forever, and what that thread was changing would stay
@@ -20,7 +20,7 @@ from weakref import WeakSet
 _locks: WeakSet[Any] = WeakSet()
 # Objects with a method `begin_child`.
 _parts: WeakSet[Any] = WeakSet()
-# How long an answer about another process is reused.
+# How long the state of another process is reused, in seconds.
 _SECONDS = 0.5
 _looked_at: dict[str, tuple[float, bool]] = {}
 _MOST_NAMES = 1000
@@ -54,7 +54,7 @@ def _name(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """Return the host and its boot, and the container if that numbers its own processes."""
+    """Return the host and its boot id, and the container if it numbers its own processes."""
     # Most imports of this package need no name.
     import socket
 
@@ -115,7 +115,7 @@ def reset_in_children(part: Any) -> None:
 
 def _begin_child() -> None:
     for lock in list(_locks):
-        # The standard library does the same with its own locks.
+        # The standard library resets its own locks in the same way.
         lock._at_fork_reinit()
     for part in list(_parts):
         part.begin_child()

@@ -1,4 +1,4 @@
-"""Why one attempt failed, and what helps; used only inside the engine.
+"""Describes why one attempt failed and what helps; used only inside the engine.
 
 An adapter makes a `ProviderFailure`, `AttemptFailed` carries it, and its `remedy` decides when the
 route opens again.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Remedy(Enum):
-    """What helps after a failed attempt. It decides what is closed, and for how long."""
+    """The remedy after a failed attempt. It determines what is closed, and for how long."""
 
     WAIT_FOR_LIMIT = "wait until the limit has room again"
     TOP_UP_ACCOUNT = "add credit or raise the spend limit of the account"
@@ -47,14 +47,14 @@ class ProviderFailure:
         summary: what happened, in our words.
         remedy: what helps.
         said: the server's own words; untrusted, shown to the user and never stored.
-        retry_after: seconds until the provider takes requests again, as it said, or None.
+        retry_after: seconds until the provider accepts requests again, as it stated, or None.
         limit: name of the limit that was hit (`tokens_per_day`), or None.
         observations: limits and remaining amounts that came with the refusal.
         usage: what the attempt spent nevertheless, or None if unknown.
         usage_is_known: False where `usage` is our estimate.
         at_least: what the provider had counted when a stream broke off, or None.
         text: what had arrived before the failure.
-        sent: whether the request can have reached the provider, and so counts there.
+        sent: whether the request may have reached the provider, which then counts it.
         unknown: True if no rule fits the answer; it is treated as a temporary failure.
         lacks: the capability that the model lacks, if that is why (`images`, `tools`,
             `embeddings`), or "".
@@ -95,7 +95,7 @@ NOT_SENT = ProviderFailure("nothing was sent", Remedy.FIX_REQUEST, sent=False)
 
 
 class AttemptFailed(Exception):
-    """A route did not answer; `failure` says why. Adapters raise nothing else but interrupts."""
+    """A route did not answer; `failure` says why. Adapters raise only this and interrupts."""
 
     def __init__(self, failure: ProviderFailure) -> None:
         super().__init__(str(failure))

@@ -1,7 +1,7 @@
 """The ledger: hold before a call, settle after it, learn from the reply, close what fails.
 
-`QuotaTracker` joins the pure rules of `quota` to a storage and a clock. All kernels of a machine
-that use the same storage see one ledger.
+`QuotaTracker` connects the pure rules of `quota` to a storage and a clock. All kernels that use the
+same storage share one ledger.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open
 from .types import Key, Observation, Route, Standing, Usage
 from .wire_fields import may_be_unsuitable
 
-# How long a user's command, and a note that is not important, wait for a locked ledger.
+# How long a user's command, or an unimportant note, waits for a locked ledger.
 _COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
 
 
@@ -127,7 +127,7 @@ class QuotaTracker:
     def job_bounds(
         self, max_cost: float, max_tokens: float, name: str = ""
     ) -> SpendingBounds | None:
-        """The bounds of one job, in USD and tokens (inf: no bound); None without bounds.
+        """The bounds of one job, in USD and tokens (inf if there is none); None without bounds.
 
         Jobs with the same name share their bounds through this ledger's storage, in all processes
         and on all machines. Without a name the bounds belong to the caller alone.
@@ -149,10 +149,7 @@ class QuotaTracker:
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
-        """The most input tokens that one request can have on the route; inf if unknown.
-
-        This is the smallest of its token limits and of the model's context window.
-        """
+        """The maximum input tokens of a request, by token limits and context window; or inf."""
         limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
         amounts = [
@@ -220,7 +217,7 @@ class QuotaTracker:
     ) -> str:
         """Charge the usage of a call, and learn from its reply.
 
-        `usage` is the provider's count; None books the estimate. For the others see `Settlement`.
+        `usage` is the provider's count; None charges the estimate. For the others see `Settlement`.
         Returns what is left of the route's tightest limit, in words.
         """
         ended = Settlement(hold, usage, tuple(observations), account, answered, is_whole)
@@ -235,8 +232,7 @@ class QuotaTracker:
         return " · ".join([*filter(None, [left]), *(use.left for use in uses[:1])])
 
     def fail(self, hold: Hold, failure: ProviderFailure, account: str | None = None) -> RouteState:
-        """Charge a failed call as the provider would, and close what the failure shows to be
-        closed.
+        """Charge a failed call as the provider would, and close what its remedy names.
 
         `account` is the account that the reply named, if any. Returns the route's new state.
         """
@@ -350,8 +346,7 @@ class QuotaTracker:
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every configured route, and of other models that were used.
 
-        Each is as routing sees it for a short prompt and a reply of the usual length. Amounts held
-        by calls in progress count as used.
+        The amounts are those of a short prompt and a usual reply; calls in progress count as used.
         """
         now = self._clock.time() if now is None else now
         return standings.standings(self._records, self._spending, provider, now)

@@ -1,4 +1,4 @@
-"""Keeping keys out of texts: out of providers' messages and out of prompts."""
+"""Removes keys from providers' messages, and finds keys in prompts."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def _add_texts(value: Any, texts: list[str]) -> None:
         for entry in value:
             _add_texts(entry, texts)
     elif is_dataclass(value) and not isinstance(value, type):
-        # Not with slots: one of ours that had them would raise here, and nothing would be sent.
+        # Dataclasses with slots are not supported: such a class of ours would raise an error here,
+        # and nothing would be sent.
         for entry in vars(value).values():
             # Most options of a request are not set.
             if entry:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .config.keys import is_stand_in
+from .config.keys import is_placeholder
 from .errors import (
     ConfigurationError,
     ContentFiltered,
@@ -50,16 +50,16 @@ class Remaining:
     def __init__(self, routes: Sequence[Route], progress: RequestProgress) -> None:
         self._routes, self._progress = routes, progress
         self._calls: Counter[Route] = Counter()
-        # Routes that cannot answer this request, whenever they open. Some of them refused the
-        # request itself; others cannot be reached with the settings of this machine.
+        # Routes that can never answer this request. Some refused the request itself; others cannot
+        # be reached with the settings of this machine.
         self._left: set[Route] = set()
         self._unfit: set[Route] = set()
         self._too_small: set[Route] = set()
         self._unreachable: set[Route] = set()
         self._setup: dict[str, None] = {}
-        # What the last refusal of the request itself was about.
+        # The subject of the last refusal of the request itself.
         self._option = ""
-        # The error of the request if no other route answers.
+        # The error to raise if no other route answers.
         self._filtered: ContentFiltered | None = None
         self._all_reasoning: IncompleteReply | None = None
         self._mismatch: SchemaMismatch | None = None
@@ -85,7 +85,7 @@ class Remaining:
         self._calls[route] += 1
 
     def judge(self, result: Result) -> LLMProviderError:
-        """Leave the routes that cannot answer after this attempt, which gave no reply.
+        """Drop the routes that cannot answer, after an attempt without a reply.
 
         A reply that does not fit its schema changes the request, which then states the problem.
         Returns the error of the attempt.
@@ -161,7 +161,7 @@ class Remaining:
         causes = [cause] if cause else []
         if self._calls.total() >= _CALLS_PER_REQUEST:
             causes.append(f"{_CALLS_PER_REQUEST} calls were sent")
-        # A problem of this machine's settings is stated once, without naming a provider.
+        # A problem with this machine's settings is stated once, without naming a provider.
         others = {r: state for r, state in states.items() if r not in self._unreachable}
         causes += self._setup
         too_large = Remedy.SHORTEN_PROMPT.name
@@ -216,7 +216,7 @@ class Remaining:
         )
 
     def _leave_model(self, attempt: Attempt) -> set[Route]:
-        """Leave the model of an attempt with all its keys, which would answer in the same way."""
+        """Drop the model of an attempt with all its keys, which would give the same answer."""
         same = (attempt.provider, attempt.model)
         left = {route for route in self._routes if (route.provider, route.model) == same}
         self._left |= left
@@ -265,14 +265,14 @@ class Remaining:
 
 
 def _demanding_option(request: Request) -> str:
-    """The option that makes every route unsuitable, if no route was asked."""
+    """The option that no route supports, if no route was asked."""
     if request.inputs:
         return "model"
     return "tools" if request.uses_tools else "messages"
 
 
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
-    """Why each route that a message names did not answer: all that were asked, and a few others."""
+    """Why each route in a message did not answer: all that were asked, and a few others."""
     shown: dict[Route, str] = {}
     by_route: dict[RouteId, list[Attempt]] = {}
     for attempt in attempts:
@@ -292,7 +292,7 @@ def _next_steps(states: Mapping[Route, RouteState], configuration: Configuration
     keys: dict[str, None] = {}
     steps: dict[str, None] = {}
     for route, state in states.items():
-        if state.remedy == Remedy.REPLACE_KEY.name and is_stand_in(route.key):
+        if state.remedy == Remedy.REPLACE_KEY.name and is_placeholder(route.key):
             steps[f"{route.provider} asks for a key: %llm_doctor names its variable"] = None
         elif state.remedy == Remedy.REPLACE_KEY.name:
             source = f" ({route.key.source})" if route.key.source else ""

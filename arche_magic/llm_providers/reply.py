@@ -34,9 +34,9 @@ NOT_SPENT: tuple[Outcome, ...] = ("skipped", "refused")
 class Attempt:
     """One request offered to one route, and its outcome.
 
-    `session` is the process, `notebook` is its file, if known, and `tag` is the name that the
-    caller gave to the request. `error` may end with the server's own text, `said`, which may quote
-    the prompt, so it is displayed but never stored.
+    `session` is the process, `notebook` is its notebook's file, if known, and `tag` is the name
+    that the caller gave to the request. `error` may end with the server's own text, `said`, which
+    may quote the prompt, so it is displayed but never stored.
     """
 
     provider: str
@@ -317,7 +317,7 @@ def _plain(value: Any, levels: int) -> Any:
 
 
 def without_defaults(record: DataclassInstance) -> dict[str, Any]:
-    """Return the fields of a dataclass that differ from their defaults, by name."""
+    """Return the fields of a dataclass whose values differ from their defaults, by name."""
     values = ((field, getattr(record, field.name)) for field in fields(record))
     return {field.name: value for field, value in values if value != default_of(field)}
 

@@ -48,7 +48,8 @@ class Image:
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
-# Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next is asked.
+# Google accepts 20 MB per request, Groq 4 MB, the others more. If one refuses, the next one is
+# asked.
 _MOST_BYTES = 20_000_000
 
 
@@ -96,15 +97,15 @@ def _media_type(data: bytes) -> str | None:
 
 
 # Groq counts every image as 2,048 input tokens (console.groq.com/docs/vision, 2026-10), the others
-# fewer for most sizes: a guess on the safe side, which the provider's own count replaces.
+# fewer for most sizes. This high estimate is safe, and the provider's own count replaces it.
 _TOKENS_PER_IMAGE = 2048
 
 
 def text_tokens(text: str) -> float:
     """Estimate the tokens of a text from its length.
 
-    Four characters a token fit English text within about 15 %; other scripts take more bytes per
-    character, so bytes/3 is used where it is larger.
+    Four characters per token is right for English within about 15 %. Other scripts need more bytes
+    per character, so bytes/3 is used if it is larger.
     """
     if text.isascii():
         return len(text) / 4
@@ -116,9 +117,9 @@ class Message:
     """One turn of a conversation; `role` is system, user, assistant or tool.
 
     Attributes:
-        images: shown to the model after the text; only a user's turn has any.
-        tool_calls: what the assistant's turn asked to run; its text may then be empty.
-        tool_call_id: of a tool's turn, the id of the call that it answers.
+        images: shown to the model after the text; only user turns have images.
+        tool_calls: the calls that an assistant turn makes; its text may then be empty.
+        tool_call_id: in a tool turn, the id of the call that it answers.
         name: distinguishes participants with the same role; "" for most.
     """
 
@@ -136,7 +137,7 @@ class Message:
         return text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
 
 
-# Characters of a field's value. Texts and lists have no bound; most are as short as this.
+# Estimated characters of a field's value. Texts and lists have no limit, but most are this short.
 _VALUE_CHARACTERS: Mapping[Kind, int] = {"integer": 6, "number": 6, "boolean": 5, "date": 12}
 _TEXT_CHARACTERS = 120
 # The quotes, colon, comma and space around a name, and the braces around the whole.
@@ -161,7 +162,7 @@ class Field:
 
     @property
     def characters(self) -> int:
-        """About how many characters its value has at most."""
+        """Estimated maximum number of characters of its value."""
         if self.choices:
             return max(len(choice) + 2 for choice in self.choices)
         return _VALUE_CHARACTERS.get(self.kind, _TEXT_CHARACTERS)
@@ -175,8 +176,8 @@ class Schema:
         name: its name in requests: letters, digits, `_` and `-`, at most 64.
         text: its JSON Schema, as it is sent.
         strict: whether it is in the form that strict modes take.
-        read: from a reply's text to its value; raises ValueError that says what does not fit.
-        fields: the fields of that value, by the names that they have there, not by aliases.
+        read: converts a reply's text to its value; raises a ValueError that says what does not fit.
+        fields: the fields of that value, by their names in the value, not by aliases.
         description: tells the model what the reply is for; "" for most.
     """
 
@@ -213,11 +214,11 @@ _NEED_CHOICES = ("logprobs", "top_logprobs", "functions")
 
 @dataclass(frozen=True)
 class Request:
-    """A request in the engine's terms, which adapters translate; in seconds and tokens.
+    """A request in the engine's own form, which adapters translate. Units: seconds and tokens.
 
     Attributes:
         replay: `keep` answers repeated requests from memory, and keeps each new reply; `only`
-            answers from memory alone.
+            answers only from memory.
         fresh: asks even if there is a kept reply, and replaces it.
         reserve: the share of each limit, 0 to 1, that is left for other requests.
         private: uses only routes that the user has marked in `[private]`.
@@ -281,7 +282,7 @@ class Request:
 
     @property
     def reply_count(self) -> int:
-        """How many replies it asks for at once (`n` in `extra`)."""
+        """The number of replies that it asks for (`n` in `extra`)."""
         count = self.extra.get("n")
         return count if isinstance(count, int) and count > 1 else 1
 

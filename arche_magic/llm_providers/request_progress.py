@@ -37,7 +37,7 @@ class RequestProgress:
         request: what is asked.
         stream: whether replies are to come in pieces.
         configuration: its clock and timeouts are used.
-        ledger: its deadline moves with the request's.
+        ledger: its deadline follows that of the request.
 
     Attributes:
         id: names the request in the record.
@@ -56,11 +56,11 @@ class RequestProgress:
         self.waited = 0.0
         self._ledger = ledger
         self._clock = configuration.clock
-        # Seconds that the reader of the stream took for itself.
+        # Seconds that the reader of the stream spent between pieces.
         self._paused = 0.0
 
     def start(self) -> None:
-        """Begin to count the time, in the process that asks.
+        """Start to measure the time, in the process that sends the request.
 
         Raises:
             LLMProviderError: Python is shutting down, so threads and imports no longer work.
@@ -96,7 +96,7 @@ class RequestProgress:
     def check_process(self) -> None:
         """Check that this is the process that asked.
 
-        A fork shares the connection: what it reads, the parent misses.
+        A fork shares the connection, so the parent would miss what the fork reads.
 
         Raises:
             LLMProviderError: it is a fork of that process.
@@ -107,7 +107,7 @@ class RequestProgress:
             )
 
     def hand_over(self, piece: Piece) -> Generator[Event, None, None]:
-        """Give a piece to the reader, whose own time does not count against the request."""
+        """Yield a piece to the reader, whose own time does not count against the request."""
         paused_at, paused_on = time.monotonic(), self._clock.time()
         yield piece
         self._ledger.add_time(time.monotonic() - paused_at)
@@ -139,7 +139,7 @@ class RequestProgress:
             seconds=round(answer.seconds(), 4) if answer else 0.0,
             first_token_s=round(first_token, 4) if first_token is not None else None,
             waited_s=round(self.waited, 3),
-            # After an interrupt nothing is loaded: it must return at once.
+            # After an interrupt nothing is loaded, because the request must end immediately.
             cost_usd=cost_usd(route, usage, load=outcome != "interrupted"),
             at=round(now, 3),
             request=self.id,

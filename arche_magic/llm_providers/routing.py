@@ -1,6 +1,6 @@
 """Which route answers: a pure function of the routes, their states and the clock.
 
-A `Decision` keeps what one choice was made from, so that it can be explained and made again.
+A `Decision` records the inputs of one choice, so that it can be explained and repeated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Routes(tuple[Route, ...]):
         self.ids = frozenset((route.id, route.key.fingerprint) for route in self)
 
     def groups(self, preferred: str | None) -> list[list[Route]]:
-        """Routes of one provider and model together, in the order in which they are asked."""
+        """The routes grouped by provider and model, in the order in which they are asked."""
         if preferred not in self._groups:
             self._groups[preferred] = _grouped(self, preferred)
         return self._groups[preferred]
@@ -54,7 +54,8 @@ class Routes(tuple[Route, ...]):
 class _Deferred(Sequence[T]):
     """A tuple that is built when it is first read, because few decisions are ever explained."""
 
-    # Here, so that the repr in a traceback works if an interrupt came before `__init__`.
+    # Class attributes, so that the repr in a traceback works if an interrupt came before
+    # `__init__`.
     _build: Callable[[], tuple[T, ...]] | None = None
     _built: tuple[T, ...] = ()
 
@@ -87,15 +88,15 @@ class _Deferred(Sequence[T]):
 
 @dataclass(frozen=True)
 class Choice(Generic[R]):
-    """What to do with a request now.
+    """The decision about a request: the route to ask or to wait for.
 
     Attributes:
         route: the route to ask, or to wait for; None if waiting does not help.
-        opens_at: epoch seconds; in the future means wait. With no route: when the first opens,
-            or inf.
-        skipped: closed routes that would have come before the chosen one.
-        considered: every route looked at, in order, with what it had left at that moment.
-        later: the routes after those, which were not looked at.
+        opens_at: epoch seconds; a time in the future means wait. Without a route: when the first
+            one opens, or inf.
+        skipped: closed routes that come before the chosen one in the order.
+        considered: every route that was evaluated, in order, with its state at that time.
+        later: the routes after those, which were not evaluated.
     """
 
     route: R | None
@@ -107,7 +108,7 @@ class Choice(Generic[R]):
 
 @dataclass(frozen=True)
 class Considered:
-    """A route as it was when a request was offered to it; `key` is the label."""
+    """A route with its state when a request was offered to it; `key` is the label."""
 
     provider: str
     key: str
@@ -121,7 +122,7 @@ class Considered:
         return RouteId(self.provider, self.key, self.model)
 
     def opened(self, at: float) -> Considered:
-        """The same route as if it had been open at that moment with all its limits unspent."""
+        """The same route, as if it had been open at that time with all its limits unused."""
         return replace(self, state=RouteState(at))
 
 
@@ -133,7 +134,7 @@ class Decision:
         at: when it was made, epoch seconds.
         patience: seconds that the request would still wait.
         preferred: the provider to ask first, if any.
-        considered: the routes looked at, in order.
+        considered: the routes that were examined, in order.
         later: the others, in order.
         private: only routes that the user has marked as private were offered.
         same_model: only routes to the model of the first route were offered.
@@ -182,7 +183,7 @@ class Decision:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision as plain JSON values; a time that never comes is null."""
+        """The decision as plain JSON values; null for a time that never comes."""
         values = without_defaults(self) | {"patience": _finite(self.patience), "considered": []}
         if self.later:
             values["later"] = list(self.later)
@@ -230,19 +231,19 @@ def choose(
     """Offer a request to the routes in order, the first open one first.
 
     Order: the preferred provider, then free before paid, then the order of `routes`; within one
-    provider and model the route with the most headroom. If only a paid route that nobody asked for
+    provider and model the route with the most headroom. If only a paid route that was not requested
     is open, and a free or preferred one opens within `patience` seconds, wait for that. If no route
-    is open, wait as long for the first, and for a paid one only if no free one opens in time. A
-    route that only awaits the outcome of a call under way is awaited whatever the patience is, if
-    no other is open.
+    is open, wait up to `patience` seconds for the first to open, and for a paid one only if no free
+    one opens in time. If no other route is open, a route that is closed only until a call in
+    progress ends is awaited, whatever the patience is.
 
-    `state_of` is asked for no more routes than the choice needs.
+    `state_of` is called only for the routes that the choice needs.
     """
-    # Even with endless patience, a route that never opens is not awaited.
+    # Even with infinite patience, do not wait for a route that never opens.
     latest = min(now + patience, sys.float_info.max)
     closed: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
-    # The states of the routes looked at, in the order of the groups.
+    # The states of the examined routes, in the order of the groups.
     states: list[RouteState] = []
 
     def considered() -> tuple[tuple[R, RouteState], ...]:
@@ -266,7 +267,7 @@ def choose(
             elif state.headroom > most:
                 best, most, before_best = route, state.headroom, len(passed)
                 if most >= 1.0:
-                    # None of the others can have more left.
+                    # No other route can have more left.
                     break
         if best is None:
             closed.extend(passed)
@@ -281,7 +282,7 @@ def choose(
     for soonest in (_soonest(closed, preferred), first):
         if soonest and soonest[1].opens_at <= latest:
             return choice(soonest[0], soonest[1].opens_at)
-    # Waiting for the outcome of a call under way is not waiting for quota.
+    # Waiting for the outcome of a call in progress is not waiting for quota.
     tried = next((route for route, state in closed if state.on_trial), None)
     if tried is not None:
         return choice(tried, now + _MOMENT_SECONDS)
@@ -300,7 +301,7 @@ def _groups(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
 
 
 def _grouped(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
-    """Routes of one provider and model together, in the order in which they are asked."""
+    """The routes grouped by provider and model, in the order in which they are asked."""
     groups: dict[tuple[str, str], list[R]] = {}
     for route in routes:
         groups.setdefault((route.provider, route.model), []).append(route)

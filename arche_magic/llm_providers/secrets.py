@@ -79,7 +79,8 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
             with hiding_locals():
                 return function(*args, **kwargs)
         finally:
-            # Emptied rather than deleted, because tools that list arguments look up their names.
+            # They are emptied instead of deleted, because tools that list arguments look up their
+            # names.
             args, kwargs = (), {}  # type: ignore[assignment]
 
     return hiding

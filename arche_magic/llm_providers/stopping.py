@@ -21,7 +21,7 @@ T = TypeVar("T")
 THREAD_NAME = "arche-request"
 # Requests of one event loop at the same time; others wait.
 _MOST_THREADS = 64
-# By event loop: how many more requests it may have under way.
+# By event loop: limits the number of its requests in progress.
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 # Maximum time for a cancelled request to close its connection and count its usage.
 _CANCEL_SECONDS = 2.0
@@ -33,7 +33,7 @@ _here = threading.local()
 def stopped_by(stop: threading.Event) -> Iterator[None]:
     """End the requests of this thread soon after `stop` is set, as an interrupt would.
 
-    The connection is dropped and what was spent is booked.
+    The connection is dropped and the usage is counted.
 
     Raises (from the request): KeyboardInterrupt.
     """
@@ -94,7 +94,8 @@ class KeptInterrupts:
             self._handler(number, frame)
         except KeyboardInterrupt:
             self.noted = True
-            # Here, because the exception may come just before `__exit__` would do so.
+            # This must happen here, because the exception may come just before `__exit__` would do
+            # it.
             handle_interrupts(self._handler)
             raise
 
@@ -120,7 +121,7 @@ async def in_a_thread(request: Callable[[], T]) -> T:
     Cancelling waits until the request has ended, but at most two seconds. A request that still
     hangs then, as in a name lookup, sends nothing afterwards.
     """
-    # Imported here: its import takes long, and an interrupt must not leave it half done.
+    # Imported here, because its import takes long, and an interrupt must not leave it half done.
     import asyncio
 
     stop = threading.Event()
@@ -168,7 +169,8 @@ async def start_in_a_thread(work: Callable[[], T], stop: threading.Event) -> asy
             try:
                 outcome = partial(future.set_result, work())
             except KeyboardInterrupt:
-                # It would end the event loop, which awaits nothing here any more.
+                # A KeyboardInterrupt would end the event loop, which no longer waits for this
+                # thread.
                 outcome = partial(future.cancel)
             except BaseException as error:  # noqa: BLE001  # raised where the future is awaited
                 outcome = partial(future.set_exception, error)
@@ -177,8 +179,9 @@ async def start_in_a_thread(work: Callable[[], T], stop: threading.Event) -> asy
         # An error refers to this frame, which refers to the error.
         del outcome
 
-    # Not `to_thread`: after cancelling it, nothing could wait for the thread. A daemon: a request
-    # that hangs in a name lookup must not keep the process alive.
+    # `to_thread` cannot be used, because nothing could wait for its thread after a cancellation.
+    # The thread is a daemon, because a request that hangs in a name lookup must not keep the
+    # process alive.
     run_here = partial(contextvars.copy_context().run, run)
     thread = threading.Thread(target=run_here, name=THREAD_NAME, daemon=True)
     try:

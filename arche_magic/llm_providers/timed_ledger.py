@@ -27,10 +27,10 @@ logger = logging.getLogger("arche_magic.attempts")
 
 T = TypeVar("T")
 
-# A call that books something may take this long even if the request's time is up, and no longer
-# than this: the reply is more important.
+# Limits for a call that records usage: it may take the first time even if the request's time is up,
+# and never more than the second, because the reply is more important.
 _LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
-# Where no disk can hang, a call waits this long for a lock before it moves to a helper thread.
+# If no disk can hang, a call waits this long for a lock before it moves to a helper thread.
 _MOMENT_SECONDS = 0.02
 
 
@@ -45,7 +45,7 @@ class TimedLedger:
     takes too long is left to finish in a helper thread, and the request goes on without its result.
 
     Args:
-        tracker: the ledger, or what stands in for it in a job.
+        tracker: the ledger, or the `BatchLedger` of a job.
         log: where the attempts are recorded.
         has_deadline: False for background threads: their calls take as long as they need.
     """
@@ -59,13 +59,13 @@ class TimedLedger:
     ) -> None:
         self.tracker, self._log, self._has_deadline = tracker, log, has_deadline
         self._ends = math.inf
-        # The hold of the present call, and whether the call has begun.
+        # The hold of the current call, and whether the call has begun.
         self._hold: Hold | None = None
         self._has_begun = False
 
     def start(self, seconds: float) -> None:
         """Set the deadline to `seconds` from now."""
-        # Not by the clock of the configuration, which may run faster than a disk.
+        # Not measured by the configuration's clock, which may run faster than real time.
         self._ends = time.monotonic() + seconds
 
     def add_time(self, seconds: float) -> None:
@@ -73,7 +73,7 @@ class TimedLedger:
         self._ends += seconds
 
     def offer(self, offer: Callable[[], tuple[T, Hold | None]]) -> tuple[T, Hold | None]:
-        """Return the result of `offer`; a hold that comes after the deadline is released.
+        """Return the result of `offer`; a hold that is granted after the deadline is released.
 
         Raises:
             LedgerTimeout: the deadline has passed, or the ledger was locked until then.
@@ -83,7 +83,7 @@ class TimedLedger:
         def offer_in_time() -> tuple[T, Hold | None]:
             with lock_deadline(left):
                 offered = offer()
-            # Here, because an interrupt may come before the caller has the result.
+            # Set here, because an interrupt may come before the caller has the result.
             self._hold, self._has_begun = offered[1], False
             return offered
 
@@ -97,9 +97,9 @@ class TimedLedger:
         self._has_begun = True
 
     def release(self) -> None:
-        """End the hold of a call that was interrupted before it was booked.
+        """End the hold of a call that was interrupted before it was settled.
 
-        If the call has begun, what it was expected to take counts as used.
+        If the call has begun, its estimated usage counts as used.
         """
         if self._hold is not None:
             self._or_else(self._release, None)

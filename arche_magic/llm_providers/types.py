@@ -1,4 +1,4 @@
-"""The nouns of the engine: keys, routes, limits, usage; small immutable values."""
+"""The basic types of the engine: keys, routes, limits and usage, as small immutable values."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Key:
         return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
 
     def __hash__(self) -> int:
-        # Each choice looks up hundreds of keys, and the hash of all fields is slow.
+        # Each choice looks up hundreds of keys, and hashing all fields is slow.
         return hash(self.fingerprint)
 
     @property
@@ -103,12 +103,12 @@ class Location(str):
 
     @property
     def fingerprint(self) -> str:
-        """Distinguishes locations that are shown alike: databases and users of one server."""
+        """Distinguishes locations that are displayed alike: databases and users of one server."""
         return hashlib.sha256(self.url().encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 class RouteId(NamedTuple):
-    """What identifies a route; `key` is the key's label.
+    """The identity of a route; `key` is the key's label.
 
     It is shown as `groq · key 2 · gpt-oss-120b`.
     """
@@ -217,7 +217,7 @@ class Observation:
     inferred: bool = False
 
 
-# Float noise of windows that refill, in units and in seconds.
+# Rounding errors of windows that refill, in units and in seconds.
 _ROUNDING = 1e-3
 # The year 5138; later times count as never.
 NEVER = 1e11
@@ -286,11 +286,11 @@ class Completion:
 class Standing:
     """One limit of one route as the ledger sees it at one moment; times in epoch seconds.
 
-    `used` includes what calls in flight hold. `opens_at` is when the limit has room for a short
-    prompt and nothing else closes the route; until then `closed_by` says what else closes it, and
-    `reason` what the limit lacks. `source` says where the figure comes from, in words;
-    `evidence_at` is when it was read there, and `charged_at` when the route was last charged
-    (0: never).
+    `used` includes amounts on hold for calls in progress. `opens_at` is when the limit has room for
+    a short prompt and nothing else closes the route. Until then, `closed_by` says what else closes
+    it, and `reason` what the limit lacks. `source` says where the figure comes from, in words;
+    `evidence_at` is when it was read there, and `charged_at` when the route was last charged (0:
+    never).
     """
 
     provider: str
@@ -375,7 +375,7 @@ def utc(seconds: float) -> datetime:
 
 
 def in_seconds(seconds: float) -> str:
-    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, so that nobody asks too early."""
+    """`in 42 s`, `in 3 min`, `in 5 h`, `in 2 days`; rounded up, so that it is not too early."""
     if seconds < 100:
         return f"in {math.ceil(seconds)} s"
     if seconds < 100 * 60:

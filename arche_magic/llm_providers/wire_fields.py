@@ -1,6 +1,6 @@
-"""Which fields of a request the wire of a provider cannot carry, in words.
+"""The fields of a request that a provider's wire does not support, in words.
 
-A route that cannot carry a field is not asked: nothing of a request is ever dropped.
+A route that does not support a field is not asked, because no part of a request is ever dropped.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .request import Request
 
-# Fields of OpenAI's chat completions that the SDKs of Mistral and Google have too, as they are or
-# translated.
+# Fields of OpenAI's chat completions that the SDKs of Mistral and Google also have, under the same
+# name or another one.
 MISTRAL_FIELDS = frozenset({
     "frequency_penalty", "metadata", "prediction", "presence_penalty", "reasoning_effort",
     "response_format",
@@ -40,13 +40,13 @@ class Unsupported(NamedTuple):
 
 
 def unsupported_fields(wire: str, request: Request) -> list[Unsupported]:
-    """Return what a provider with this wire cannot take of a request.
+    """Return the fields of a request that a provider with this wire does not support.
 
-    What asks for the default, such as `n=1`, counts as not given.
+    A field with its default value, such as `n=1`, counts as not given.
 
     Args:
         wire: `groq`, `mistral`, `google`, or `openai` for OpenAI and every compatible service.
-        request: what is asked.
+        request: the request to examine.
     """
     if wire == "openai":
         return []
@@ -69,7 +69,7 @@ def unsupported_fields(wire: str, request: Request) -> list[Unsupported]:
 
 
 def may_be_unsuitable(request: Request) -> bool:
-    """Return whether the request has anything that not every route takes."""
+    """Return whether the request has anything that some routes do not support."""
     has_name = any(message.name for message in request.messages)
     return bool(request.extra or request.images or has_name or request.uses_tools or request.inputs)
 
@@ -102,6 +102,6 @@ def _asks_for_default(name: str, value: object) -> bool:
     if name == "n":
         return value == 1
     if name == "stream_options":
-        # Usage is always asked for.
+        # Usage is always requested.
         return isinstance(value, dict) and set(value) <= {"include_usage"}
     return name in ("logprobs", "top_logprobs") and not value

@@ -1,4 +1,4 @@
-"""The notebook layer: commands, displays and tables. It has no routing and no quota rules."""
+"""The notebook layer: commands, displays and tables. It contains no routing or quota rules."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def unload(shell: InteractiveShell) -> None:
 def _replace_characters_of_stdout():  # type: ignore[no-untyped-def]  # io.TextIOWrapper or None
     """Print `?` for characters that the encoding of a terminal or a file lacks; return its stream.
 
-    Otherwise the first emoji of a reply ends the cell after the request was paid for, as on Windows
-    when the output goes to a file. Kernels have a stream of their own, which takes every character,
-    and so does UTF-8.
+    Otherwise, the first emoji in a reply would end the cell after the request was paid for, for
+    example on Windows when the output goes to a file. The streams of kernels accept every
+    character, and so does UTF-8.
     """
     stream = sys.stdout
     if getattr(stream, "errors", "") != "strict" or not hasattr(stream, "reconfigure"):

@@ -1,4 +1,4 @@
-"""Parsing the line of a magic: options first, then text that is taken verbatim."""
+"""Parses the line of a magic: options first, then text that is used verbatim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-# What is between quotes. Quotes in brackets are part of it: `"Hello {{row["key"]}}"`.
+# The text between quotes. Quotes in brackets are part of it: `"Hello {{row["key"]}}"`.
 _DOUBLE = r"""(?:\\.|\["[^"]*"\]|[^"\\])*"""
 _SINGLE = r"""(?:\['[^']*'\]|[^'])*"""
 # A word, including quoted parts. The match ends at an unclosed quote.
@@ -28,7 +28,7 @@ _BAD_NUMBER = re.compile(r"invalid (int|float) value: (.+)", re.DOTALL)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Writes `-p, --provider PROVIDER`, the style of Python 3.13, on every Python."""
+    """Writes `-p, --provider PROVIDER`, the style of Python 3.13, in all versions of Python."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         value = self._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
@@ -43,7 +43,7 @@ class Unfinished:
         word: the characters typed so far, with the opening quote if there is one.
         option: the option whose value the word is, if any.
         may_be_option: whether the word is an option or may become one.
-        text: the words of the text before it; None if the text has not begun and cannot here.
+        text: the words of the text before it; None if the text has not begun and cannot begin here.
         given: values of the options before it, by their names in the parser (`provider`).
     """
 
@@ -55,7 +55,7 @@ class Unfinished:
 
 
 def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
-    """The options of a magic's line, and the text after them, verbatim; None if they ask for help.
+    """The options of a magic's line, and the text after them, verbatim; None if `--help` is given.
 
     Options end at the first word that is not an option, or after `--`. Quotes around a value are
     removed; within double quotes a backslash escapes a quote or a backslash.

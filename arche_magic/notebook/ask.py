@@ -1,4 +1,4 @@
-"""Sends the prompt of a cell as its options say, and shows the reply as it comes."""
+"""Sends the prompt of a cell according to its options, and shows the reply as it arrives."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .cell import (
     check_variable,
     first_given,
     request_options,
-    text_of,
+    typed_prompt,
     with_attachments,
     with_values,
 )
-from .command import Asked
+from .command import SentPrompt
 from .commands.llm import llm as llm_magic
 from .defaults import FORMATS
 from .display import ReplyDisplay
@@ -54,13 +54,13 @@ _AS_TYPED = ("schema", "same_model", "tools", "max_rounds")
 
 
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
-    """Send the prompt and show the reply as it comes; with `--compare`, several side by side.
+    """Send the prompt and show the reply as it arrives; with `--compare`, several side by side.
 
     Raises:
         LLMProviderError: the request is wrong, or no route answered it.
         CellInterrupted: the user stopped it.
     """
-    options, names, text = typed.options, typed.names, text_of(typed)
+    options, names, text = typed.options, typed.names, typed_prompt(typed)
     budget = first_given(options.budget, session.defaults.budget)
     if budget < 1:
         raise InvalidRequest(f"%llm: --budget is {budget}; it must be 1 or more")
@@ -76,7 +76,7 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
 
 
 def _hints(typed: Typed, text: str) -> list[str]:
-    """Notes about a line that may not mean what the user meant: where its text begins and ends."""
+    """Notes about lines in which the user may have meant the text to begin or end elsewhere."""
     hints, system = [], typed.options.system
     if typed.cell is not None:
         return []
@@ -92,12 +92,12 @@ def _hints(typed: Typed, text: str) -> list[str]:
 
 @one_interrupt()
 def send(
-    session: Session, options: Namespace, prompt: Prompt, again: Asked | None = None
+    session: Session, options: Namespace, prompt: Prompt, again: SentPrompt | None = None
 ) -> Reply | Pending[Reply] | None:
-    """Send a finished prompt as the options of `%llm` say; see `ask`.
+    """Send a finished prompt with the options of `%llm`; see `ask`.
 
-    `again` is the prompt that this one repeats: its reply is shown beside the new one, which takes
-    its place in a conversation.
+    `again` is the prompt that this one repeats. Its reply is shown beside the new one, which
+    replaces it in a conversation.
     """
     _check(session, options, prompt)
     options.chat = first_given(options.chat, session.defaults.chat)
@@ -118,9 +118,9 @@ def send(
         print_preview(options, llm, messages, request, notes)
         return None
     if options.background and get_configuration().keys:
-        # A wrong option is an error of this cell.
+        # A wrong option must be an error of this cell.
         llm.preview(messages, **request)
-    asked = session.asked = Asked(prompt, options, old, turn)
+    asked = session.asked = SentPrompt(prompt, options, old, turn)
     events = llm.events(messages, **request)
     if options.background:
         return _answer_later(session, asked, form, notes, partial(_show, session, events))
@@ -154,7 +154,7 @@ def _compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFra
 
 def _answer_later(
     session: Session,
-    asked: Asked,
+    asked: SentPrompt,
     form: str,
     notes: Sequence[str],
     show_reply: Callable[[ReplyDisplay], Reply],
@@ -171,7 +171,7 @@ def _answer_later(
 
 
 def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
-    """Check what a prompt needs before anything is sent."""
+    """Check the requirements of a prompt before anything is sent."""
     check_together(options, session.defaults)
     name_notebook(session.notebook)
     if options.output is not None:
@@ -217,7 +217,7 @@ def _show(
 ) -> Reply:
     """Show a request as it happens; returns its reply.
 
-    `bind` takes the part of an interrupted reply that arrived.
+    `bind` is called with the part of an interrupted reply that arrived.
     """
     log = attempt_log(get_configuration().store)
     before = log.last

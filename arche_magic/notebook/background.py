@@ -17,7 +17,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.types import RouteId
 
-from .display import Place, ReplyDisplay, show
+from .display import CellOutput, ReplyDisplay, show
 from .receipt import attempt_lines
 from .styles import quiet_line, red_line
 from .tables import day_and_time
@@ -27,50 +27,50 @@ if TYPE_CHECKING:
 
     from arche_magic.llm_providers.attempt_log import Ended
 
-    from .command import Asked, Session
+    from .command import SentPrompt, Session
 
-State = Literal["queued", "running", "done", "failed", "stopped"]
+RunState = Literal["queued", "running", "done", "failed", "stopped"]
 _MOST_AT_ONCE = 8
 
 
 class BackgroundJob(ABC):
-    """Something that runs after its cell has ended, and fills in the outputs of that cell.
+    """A job that runs after its cell has ended, and fills in the outputs of that cell.
 
-    The cell makes its outputs, since a new one might belong to the cell that runs now. Below the
-    result is a line about the job. Where outputs cannot be updated, as in a terminal or below
-    `%%capture`, nothing is shown.
+    The cell creates the outputs in advance, because a new output would belong to the cell that is
+    running then. Below the result is a line about the job. If outputs cannot be updated, as in a
+    terminal or below `%%capture`, nothing is shown.
 
     Attributes:
-        pending: waits for its result.
-        number: what `%llm_jobs` calls it; 0 before it starts.
+        pending: the object that waits for its result.
+        number: its number in `%llm_jobs`; 0 before it starts.
         since: when its cell ran (epoch seconds).
     """
 
     pending: Pending[Any]
     in_turn = True
-    """Whether it waits for one of the threads that all jobs share."""
+    """Whether it is queued for one of the threads that all jobs share."""
     result = "result"
-    """What messages call its result."""
+    """The word for its result in messages."""
     _bounds: tuple[type[Exception], ...] = ()
-    """Errors that say that it reached a bound that the user set."""
+    """The errors that mean that it reached a bound set by the user."""
     _left = ""
-    """What a message about a stopped job adds: the part of the result that is kept."""
+    """Added to a message about a stopped job: the part of the result that is kept."""
 
     def __init__(
         self, shell: InteractiveShell, prompt: str, variable: str | None, quiet: bool
     ) -> None:
         self.prompt, self.variable = prompt, variable
         self.number = 0
-        self.state: State = "queued"
+        self.state: RunState = "queued"
         self.since = get_configuration().clock.time()
         self.error: Exception | None = None
-        self._above: Place | None = None
-        self._below = Place(shell)
+        self._above: CellOutput | None = None
+        self._below = CellOutput(shell)
         self._says = not quiet
         self._unseen = quiet or not (hasattr(shell, "kernel") and self._below.may_redraw)
         self._began = time.monotonic()
         self._seconds: float | None = None
-        # The context says which cell an output belongs to.
+        # The context determines to which cell an output belongs.
         self._context = copy_context()
         self._stop = threading.Event()
         self._begun = threading.Lock()
@@ -78,7 +78,7 @@ class BackgroundJob(ABC):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"job {self.number}"
 
     @property
@@ -111,7 +111,7 @@ class BackgroundJob(ABC):
         return f"{self.name} {'' if self.state == 'failed' else 'is '}{self.state}"
 
     def begin(self, number: int) -> None:
-        """Make the outputs of the cell; they stay if the kernel ends before the job."""
+        """Create the outputs of the cell; they stay if the kernel ends before the job."""
         self.number = number
         since = day_and_time(self.since, seconds=True)
         line = f"{self.name} was started in the background on {since}; %llm_jobs lists and stops it"
@@ -122,12 +122,12 @@ class BackgroundJob(ABC):
             show(f"{line}, and shows its {self.result}")
 
     def run(self) -> None:
-        """Do the work, show its result, and wake whoever waits for it; later calls do nothing."""
+        """Do the work, show its result, and end all waits for it; later calls do nothing."""
         if self._begun.acquire(blocking=False):
             self._context.run(self._run)
 
     def stop(self) -> None:
-        """Stop it soon, or at once if it is queued."""
+        """Stop it soon, or immediately if it is queued."""
         self._stop.set()
         self.run()
 
@@ -154,7 +154,7 @@ class BackgroundJob(ABC):
                 self._show_error(error, f"the {self.result} of {self.name} cannot be shown")
         self.pending.finish(end)
 
-    def _close(self, state: State) -> None:
+    def _close(self, state: RunState) -> None:
         self.state, self._seconds = state, self.seconds
 
     def _draw_below(self, bundle: dict[str, str]) -> None:
@@ -164,7 +164,7 @@ class BackgroundJob(ABC):
     def _draw_again(self) -> None:
         """Draw the final state once more, for a frontend that has missed it.
 
-        While it executes a notebook, nbclient reads no messages of cells that have ended.
+        nbclient reads no messages of ended cells while it executes a notebook.
         """
         if self._unseen or self._drawn_again:
             return
@@ -175,11 +175,11 @@ class BackgroundJob(ABC):
 
     @abstractmethod
     def _show_begin(self) -> None:
-        """Make the output above the line about the job."""
+        """Create the output above the line about the job."""
 
     @abstractmethod
     def _work(self) -> Any:
-        """Do the work and show how it goes; returns the result."""
+        """Do the work and show its progress; returns the result."""
 
     @abstractmethod
     def _show_end(self, end: Any) -> None:
@@ -187,7 +187,7 @@ class BackgroundJob(ABC):
 
     @abstractmethod
     def _show_error(self, error: Exception, line: str) -> None:
-        """Show why there is no result, and the line."""
+        """Show why there is no result, and the line about the job."""
 
     @abstractmethod
     def show(self, shell: InteractiveShell) -> None:
@@ -195,7 +195,7 @@ class BackgroundJob(ABC):
 
 
 class ReplyJob(BackgroundJob):
-    """A prompt in the background, whose reply is the last one of the session when it comes.
+    """A prompt in the background. When its reply arrives, it becomes the session's last reply.
 
     `ask` sends the request and shows its reply, in the form `form`, in the `view`.
     """
@@ -203,7 +203,7 @@ class ReplyJob(BackgroundJob):
     result = "reply"
 
     def __init__(
-        self, session: Session, asked: Asked, form: str, ask: Callable[[ReplyDisplay], Reply]
+        self, session: Session, asked: SentPrompt, form: str, ask: Callable[[ReplyDisplay], Reply]
     ) -> None:
         options = asked.options
         super().__init__(session.shell, asked.prompt.text, options.output, options.quiet)
@@ -248,14 +248,14 @@ class ReplyJob(BackgroundJob):
 
 
 class _JobDisplay(ReplyDisplay):
-    """The view of a reply whose cell has ended: the reply, and its receipt in another output."""
+    """The view of a reply whose cell has ended, with the receipt in a separate output."""
 
-    def __init__(self, shell: InteractiveShell, quiet: bool, form: str, below: Place) -> None:
+    def __init__(self, shell: InteractiveShell, quiet: bool, form: str, below: CellOutput) -> None:
         super().__init__(shell, quiet, form)
         self._below = below
 
     @property
-    def place(self) -> Place:
+    def place(self) -> CellOutput:
         """The output of the reply."""
         return self._place
 
@@ -270,10 +270,10 @@ class _JobDisplay(ReplyDisplay):
         self._draw(red_line(text), {"arche_magic": {"attempts": attempts}}, last=True)
 
     def failed(self, ended: Ended | None) -> None:
-        """Leave it to `broke`."""
+        """Do nothing, because `broke` shows the error."""
 
     def interrupted(self, ended: Ended | None) -> Reply | None:
-        """Mark the part that arrived, without `ended`, which may belong to another cell."""
+        """Mark the part that arrived; ignore `ended`, which may belong to another cell."""
         if not self._text:
             self._draw(quiet_line("stopped before a reply arrived"), last=True)
             return None
@@ -283,7 +283,7 @@ class _JobDisplay(ReplyDisplay):
         self._below.draw(receipt)
 
     def _offer(self, code: str) -> None:
-        """A cell that has ended cannot offer another one."""
+        """Do nothing, because a cell that has ended cannot offer a new cell."""
 
 
 class BackgroundJobs:
@@ -298,7 +298,7 @@ class BackgroundJobs:
         return iter(list(self._jobs))
 
     def start(self, job: BackgroundJob) -> None:
-        """Run a job in the background: at once, or in turn."""
+        """Run a job in the background, immediately or in turn."""
         job.begin(len(self._jobs) + 1)
         self._jobs.append(job)
         if not job.in_turn:

@@ -1,4 +1,4 @@
-"""What `%llm_models` and `%llm_services` show: models, providers and known services."""
+"""The tables of `%llm_models` and `%llm_services`: models, providers and known services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .own_keys import without_keys
-from .quota_words import as_of, count, in_short
+from .quota_words import as_of, count_text, in_short
 from .styles import QUIET
 from .tables import Cell, html_table, notes_html, table_bundle
 
@@ -68,10 +68,11 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def models_frame(models: Iterable[tuple[Provider, str]]) -> pd.DataFrame:
-    """One row per model, given with its provider, with a column per published limit of any.
+    """One row per model, with a column for each published limit that any of them has.
 
-    `default` is whether the model is used when none is named, `context` the most tokens of a
-    request and its reply. Prices are for paying accounts.
+    Each model is given with its provider. `default` is true if the model is used when none is
+    named. `context` is the maximum number of tokens of a request and its reply. Prices (USD) are
+    for paying accounts.
     """
     from .frames import typed_frame
 
@@ -106,7 +107,7 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
     providers = configuration.providers
     columns = [str(name) for name in frame]
     limits = columns[columns.index("context") + 1 : columns.index(_PRICES[0])]
-    # In a terminal a row has to fit into one line; the frame has each limit.
+    # In a terminal, a row must fit into one line. The frame has all limits.
     one_column = sys.stdout.isatty()
     prices = _PRICES if frame[_PRICES].notna().any(axis=None) else []
     names = list(dict.fromkeys(frame["provider"]))
@@ -117,7 +118,7 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
     heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
     rows = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        amounts = [_number(row[name], count) for name in limits]
+        amounts = [_number(row[name], count_text) for name in limits]
         if one_column:
             words = (
                 f"{cell.text} {in_short(name)}"
@@ -130,7 +131,7 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
                 *(Cell(row[name]) for name in owner),
                 Cell(row["model"], long=True),
                 Cell("default" if row["default"] else ""),
-                _number(row["context"], count),
+                _number(row["context"], count_text),
                 *amounts,
                 *(_number(row[name], "{:.3f}".format) for name in prices),
             )
@@ -166,8 +167,8 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
 def services_frame(services: Iterable[Service]) -> pd.DataFrame:
     """One row per provider and known service, with the limits of its default model.
 
-    `paid` is whether that model costs money, `trains` whether the service trains on prompts of
-    free accounts; `keys` has labels of keys, or variables that hold one.
+    `paid` is true if that model costs money, `trains` says whether the service trains on prompts of
+    free accounts, and `keys` has labels of keys, or variables that hold a key.
     """
     from .frames import typed_frame
 
@@ -262,7 +263,7 @@ def _with_source(service: Service) -> Cell:
 
 
 def _configured(service: Service) -> Cell:
-    """What is configured and missing; long names of variables may wrap only after an underscore."""
+    """The configured keys and missing settings; long names wrap only after an underscore."""
     text = configured_words(service)
     return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
 

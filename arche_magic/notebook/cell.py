@@ -1,4 +1,4 @@
-"""What a cell says: its prompt, with files and pages, and its options, with their defaults."""
+"""The prompt of a cell, with its files and pages, and its options with their defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, ow
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 
-from .display import Place
+from .display import CellOutput
 from .interrupts import CellInterrupted
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .defaults import Defaults
 
 EMPTY = "the prompt is empty; write it after the options, or in the lines below %%llm"
-# Characters of an address.
+# Maximum characters of an address that are shown.
 _LONGEST = 80
 # IPython's results and inputs (`_`, `_3`, `_i`, `_i3`, `_oh`), and names of a Python module.
 _RESERVED = re.compile(r"In|Out|get_ipython|exit|quit|_{1,3}|_i{1,3}|_i?\d+|_[iod]h|__\w*__")
@@ -49,7 +49,7 @@ _EXCLUDED = {
 }  # fmt: skip
 
 
-def text_of(typed: Typed) -> str:
+def typed_prompt(typed: Typed) -> str:
     """The text of a line or a cell, inserted into the saved prompt of `--prompt` if there is one.
 
     The newline that IPython adds to every cell is removed. The system prompt of the saved prompt
@@ -74,10 +74,10 @@ def text_of(typed: Typed) -> str:
 def with_attachments(
     shell: InteractiveShell, options: Namespace, prompt: Prompt, names: Mapping[str, Any]
 ) -> Prompt:
-    """The prompt below the files and web pages that the cell names; a line says what is read."""
+    """The prompt below the files and web pages of the cell; a line shows what is being read."""
     if not options.file and not options.url:
         return prompt
-    place = Place(shell)
+    place = CellOutput(shell)
 
     def draw(line: str) -> None:
         place.draw(quiet_line(line) if line else {"text/plain": ""})
@@ -104,7 +104,7 @@ def first_given(*values: Any) -> Any:
 
 
 def is_given(value: Any) -> bool:
-    """Whether the value of an option was typed; 0 and "" can be."""
+    """Whether an option has a value; 0 and "" are values."""
     return value is not None and value is not False
 
 
@@ -117,7 +117,7 @@ def typed_or_default(options: Namespace, defaults: Defaults, *names: str) -> dic
 
 
 def request_options(options: Namespace, defaults: Defaults, *names: str) -> dict[str, Any]:
-    """The arguments of a request that every prompt has, and those of `names`, from a cell."""
+    """The arguments for the request of a cell: those of every prompt, and those in `names`."""
     names = ("system", "temperature", "max_tokens", "private", *names)
     stop = [
         text.replace(r"\n", "\n") if _LINE_ENDS.fullmatch(text) else text
@@ -188,7 +188,7 @@ def _system_prompt(
 ) -> Prompt | None:
     """The system prompt of the options: a text with `{{variables}}`, or the name of a text."""
     text: str | None = options.system
-    # `%llm_retry` has no `--raw`.
+    # `%llm_retry` has no option `--raw`.
     if text is None or getattr(options, "raw", False):
         return None if text is None else Prompt(text)
     if is_reference(text, names) and isinstance(value := look_up(text, names), str):

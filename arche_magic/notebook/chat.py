@@ -1,7 +1,7 @@
 """Named conversations: their turns, cut to what a model accepts, and their files.
 
-They live in the kernel's memory. A turn is added once its reply is complete; a turn that failed or
-was interrupted is not added.
+They are kept in the kernel's memory. A turn is added when its reply is complete. A turn that failed
+or was interrupted is not added.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ class Turn:
 
 @dataclass
 class Chat:
-    """A conversation; `private` is true once a turn was, and later ones are so by default.
+    """A conversation. `private` is true after a private turn; later turns are then private by
+    default.
 
-    `system` is its system prompt, if it has one of its own.
+    `system` is its own system prompt, if it has one.
     """
 
     name: str
@@ -67,9 +68,9 @@ class Chat:
         return sum(turn.tokens for turn in self.turns)
 
     def messages(self, question: Message, room: float) -> tuple[tuple[Message, ...], str]:
-        """The messages that continue with a question, and a note about turns left out, if any.
+        """The messages for the next question, and a note about omitted turns, if any.
 
-        The oldest turns are left out until the rest fits into a share of `room` (tokens).
+        The oldest turns are omitted until the rest fits into a share of `room` (tokens).
         """
         left = room * _USABLE - question.tokens - Message("system", self.system or "").tokens
         kept: list[Turn] = []
@@ -88,7 +89,7 @@ class Chat:
     def add(
         self, question: Message, reply: Reply, system: str | None, private: bool | None
     ) -> Turn:
-        """Remember a turn that was answered, its system prompt if it had one, and its privacy."""
+        """Add a turn that was answered, with its system prompt, if any, and its privacy."""
         self.private = self.private or bool(private)
         self.system = self.system if system is None else system or None
         tokens = reply.usage.total_tokens
@@ -156,7 +157,7 @@ class Chats(dict[str, Chat]):
     """The conversations of a kernel, by name."""
 
     def named(self, name: str) -> Chat:
-        """The conversation with this name, or a new one, which is kept once it has a turn."""
+        """The conversation with this name, or a new one, which is stored when it has a turn."""
         if not CHAT_NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
         return self.get(name) or Chat(name)

@@ -18,11 +18,11 @@ from arche_magic.llm_providers.stopping import raise_if_stopped
 from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
-from .bar import Bar, bar_bundle
 from .cell import check_variable
 from .display import show
 from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
+from .progress_bar import Bar, bar_bundle
 from .styles import quiet_line, red_line
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "replies"
 _SECONDS = 0.1
 _STOP_SECONDS = 0.3
-# The last frame of each name: only a frame that a job made may be replaced unasked.
+# The last frame of each name. Only a frame that a job made may be replaced without asking.
 _made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 class FileRows:
-    """Rows that go to a file."""
+    """The rows of a job that writes a file."""
 
     finished = None
 
@@ -53,7 +53,7 @@ class FileRows:
 
 
 class FrameRows:
-    """Rows that go to a variable, with the columns of the replies."""
+    """The rows of a job whose result, with the columns of the replies, goes to a variable."""
 
     def __init__(self, job: Job, table: Any, variable: str, shell: InteractiveShell) -> None:
         self.job, self.target = job, variable
@@ -114,7 +114,7 @@ class PendingFrame(Pending["pd.DataFrame"]):
 
 
 class RowsJob(BackgroundJob):
-    """A job with rows in the background. It has threads of its own, so it starts at once."""
+    """A job over rows in the background. It has its own threads, so it starts immediately."""
 
     result = "progress"
     in_turn = False
@@ -149,7 +149,7 @@ class RowsJob(BackgroundJob):
         self._draw_below(red_line(f"{line}: {type(error).__name__}: {error}"))
 
     def show(self, shell: InteractiveShell) -> None:
-        """Show how far it is, or how it ended, in the running cell."""
+        """Show its progress or its outcome in the running cell."""
         progress = self._rows.job.progress()
         show(self._bar.end or bar_bundle(progress, get_configuration().clock.time()))
         end = f": {self.error}" if self.error else ""
@@ -157,7 +157,7 @@ class RowsJob(BackgroundJob):
 
     @property
     def outcome(self) -> str:
-        """How many rows are finished, and what ended it early."""
+        """How many rows are finished, and why it ended early, if it did."""
         rows = count(self._rows.job.progress())
         return f"{rows}; {self.error}" if self.error else rows
 
@@ -174,7 +174,7 @@ def _finished(rows: int) -> str:
 
 
 def _note(where: str, quality: Quality) -> str:
-    """Where the rows are, and how they agree with known labels or a second model."""
+    """Where the rows are, and how well they agree with known labels or a second model."""
     return " · ".join([where, *str(quality).splitlines()])
 
 
@@ -206,7 +206,8 @@ def _run(
         running = True
         while running:
             collector.join(_SECONDS)
-            # Before the progress is read, so that the last one read has all rows.
+            # This is checked before the progress is read, so that the last progress includes all
+            # rows.
             running = collector.is_alive()
             raise_if_stopped()
             bar.update(job.progress(), clock.time())
@@ -227,10 +228,10 @@ def _run(
 
 
 def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:
-    """The name of the variable for the rows; raises InvalidRequest if it is not allowed or taken.
+    """The name of the variable for the rows; raises InvalidRequest if it is not allowed or in use.
 
-    `data` is the variable that has the data. It cannot get the rows: a job that ends early would
-    replace the data with its finished rows.
+    `data` is the variable with the data. It cannot be used for the rows, because a job that ends
+    early would replace the data with only the finished rows.
     """
     if (name or DEFAULT_NAME) == data:
         raise InvalidRequest(

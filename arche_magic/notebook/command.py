@@ -23,7 +23,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
 from .interrupts import CellInterrupted
-from .warning_lines import show_held
+from .warning_lines import show_collected
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
     from .background import BackgroundJobs
     from .chat import Chats, Turn
     from .defaults import Defaults
+    from .display_hook import OutHook
     from .explain import FailureWatch
-    from .out import OutHook
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
-# An empty system prompt is one. `%llm_retry` leaves out what is empty.
+# An empty system prompt is a valid value. `%llm_retry` drops options whose value is empty.
 _MAY_BE_EMPTY, _LEAVING_OUT = "system", "llm_retry"
 _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
 Shown = tuple[dict[str, str] | str | None, Any]
-"""What a command shows (a bundle, a text, or None if it has shown it) and what it returns."""
+"""The output of a command (a bundle, a text, or None if it was shown already) and its result."""
 
 
 @dataclass
-class Asked:
-    """A prompt that was sent, its reply if it has come, and the turn of a conversation it made.
+class SentPrompt:
+    """A prompt that was sent, its reply if it has arrived, and its turn of a conversation, if any.
 
-    In `options`, which `%llm` takes, names of variables are replaced by their values.
+    In `options`, which are those of `%llm`, names of variables are replaced by their values.
     """
 
     prompt: Prompt
@@ -69,8 +69,8 @@ class Session:
     """State shared by the commands of one kernel.
 
     Attributes:
-        defaults: defaults of every prompt, `%config ArcheMagics`.
-        out: notes which values a command has shown.
+        defaults: the default options of prompts, `%config ArcheMagics`.
+        out: remembers which values a command has shown.
         failures: remembers the last cell that failed.
         asked: the last prompt that was sent, for `%llm_retry`.
         reply: the last reply.
@@ -82,7 +82,7 @@ class Session:
     defaults: Defaults
     out: OutHook
     failures: FailureWatch
-    asked: Asked | None = None
+    asked: SentPrompt | None = None
     reply: Reply | None = None
     unsent: tuple[str, Ended | None] | None = None
     server: Server | None = None
@@ -183,10 +183,10 @@ def option(form: str, about: str, **more: Any) -> argument:
 def command(
     *options: argument, needs: str = "display"
 ) -> Callable[[Callable[[Session, Typed], Any]], Any]:
-    """Make a function of the session and of what was typed into a magic with these options.
+    """Turn a function of the session and the typed command into a magic with these options.
 
-    If it returns a `Shown`, IPython does not repeat the value as `Out`. `--help` prints its
-    docstring and the options. IPython shows errors in one line.
+    If the function returns a `Shown`, IPython does not repeat the value as `Out`. `--help` prints
+    its docstring and the options. IPython shows errors in one line.
 
     Args:
         options: see `option`.
@@ -203,7 +203,7 @@ def command(
         ) -> Any:
             import_in_thread(needs)
             session: Session = magics.session
-            show_held()
+            show_collected()
             if needs != "ask":
                 return run(session, line, cell, local_ns)
             session.unsent = None
@@ -240,7 +240,7 @@ def command(
             except KeyboardInterrupt:
                 raise CellInterrupted(f"%{magic.__name__} was stopped") from None
 
-        # IPython lists the option that decorates last as the first one.
+        # IPython lists the option of the last decorator first.
         for declared in reversed(options):
             declared(magic)
         magic_arguments(body.__name__)(magic)
@@ -295,10 +295,10 @@ def import_in_thread(name: str) -> None:
 
 
 class HelpExceptOnQuestions(HelpEnd):
-    """IPython's `name?`, which leaves prompts that end in a question mark alone.
+    """IPython's `name?`, except that prompts that end in a question mark are sent.
 
-    `%llm What is a token bucket?`, `answer = %llm Why?` and, as magics need no `%`, `llm Why?` are
-    sent; `%llm?` and `llm?` show the help.
+    `%llm What is a token bucket?` and `answer = %llm Why?` are sent. So is `llm Why?`, because
+    magics need no `%`. `%llm?` and `llm?` show the help.
     """
 
     @classmethod
@@ -317,7 +317,7 @@ def register_help(shell: InteractiveShell, old: type, new: type) -> None:
 
 
 def _is_question(line: list[Any]) -> bool:
-    """Whether a line sends a prompt, alone or after `name =`; alone, IPython needs no `%`."""
+    """Whether a line only sends a prompt, with or without `%`, or assigns its reply."""
     words = [token.string for token in line if token.type not in _LAYOUT]
     if words[:1] != ["%"]:
         if len(words) > 1 and re.match(r"[\w'\"-]", words[1]):

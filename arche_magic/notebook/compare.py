@@ -1,4 +1,4 @@
-"""`%%llm --compare`: one prompt, several answers, side by side as they come."""
+"""`%%llm --compare`: one prompt and several answers, side by side as they arrive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined
 from . import live_line
 from .cell import request_options
 from .costs import paid_text
-from .display import Pace, Place, show
+from .display import CellOutput, Pace, show
 from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
@@ -50,18 +50,18 @@ _TYPES = {
 }  # fmt: skip
 _MOST = 8
 _TICK_SECONDS = 1.0
-# How long an interrupted cell waits for its calls to be counted; later ones end by themselves.
+# How long an interrupted cell waits for its calls to be counted; slower ones end by themselves.
 _STOP_SECONDS = 0.25
 
 
 @dataclass
-class Column:
-    """The view of one request, which runs in a thread of its own.
+class ReplyColumn:
+    """The column for one request, which runs in its own thread.
 
     Attributes:
         asked: the provider or model that the user named.
-        provider: the provider that this means; None if several have the model.
-        model: the model that this means; None for a provider's default.
+        provider: the provider that it refers to; None if several providers have the model.
+        model: the model that it refers to; None for a provider's default.
         state: returns the line to show until text arrives, given the seconds so far; or None.
         changed: called after each change.
     """
@@ -91,7 +91,7 @@ class Column:
         self.say(live_line.line_of(event))
 
     def say(self, line: Callable[[float], str] | None) -> None:
-        """Show a line below, which is given the seconds since this call; None removes it."""
+        """Show a line below; `line` gets the seconds since this call. None removes it."""
         self.state, self.since = line, time.monotonic()
         self.changed()
 
@@ -101,7 +101,7 @@ class Column:
         self.say(None)
 
     def start_over(self, event: Discarded) -> None:
-        """Forget the text so far: the reply starts over."""
+        """Discard the text so far, because the reply starts over."""
         self.text = ""
         self.say(lambda seconds: live_line.starting_over(event))
 
@@ -139,9 +139,9 @@ def compare(
 ) -> pd.DataFrame:
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
-    Returns a row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`; a column that failed has an error and no reply. When the user stops it, the
-    same goes to `keep_part`, with the part of each reply that had arrived.
+    Returns one row per column, in their order: `provider, key, model, reply, tokens, seconds,
+    cost_usd, error`. A column that failed has an error and no reply. If the user stops it,
+    `keep_part` is called with these rows and the part of each reply that had arrived.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
@@ -155,12 +155,12 @@ def compare(
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
 
-    def ask(column: Column, request: dict[str, Any]) -> None:
+    def ask(column: ReplyColumn, request: dict[str, Any]) -> None:
         try:
             with stopped_by(stop):
                 column.finish(follow(llm.events([message], **request), column))
         except KeyboardInterrupt:
-            # The cell was interrupted: nothing waits for this column.
+            # The cell was interrupted, so nothing waits for this column.
             return
         except LLMProviderError as error:
             column.finish(error)
@@ -185,7 +185,7 @@ def compare(
                 column.state = lambda seconds: "interrupted: not complete"
         view.finish()
         keep_part(_frame(columns))
-        # A thread that waits for a server cannot be stopped before the server answers.
+        # A thread that is waiting for a server cannot be stopped before the server answers.
         some_wait = any(thread.is_alive() for thread in threads)
         counted = "those still in progress are counted when they end"
         counted = counted if some_wait else "their tokens are counted"
@@ -199,9 +199,9 @@ def compare(
 
 
 def _show_changes(
-    columns: Sequence[Column], changes: queue.SimpleQueue[Exception | None], view: _Columns
+    columns: Sequence[ReplyColumn], changes: queue.SimpleQueue[Exception | None], view: _Columns
 ) -> None:
-    """Show each change until all columns have ended, or raise the error that comes instead."""
+    """Show each change until all columns have ended; raises the error of a wrong request."""
     while not all(column.ended for column in columns):
         try:
             error = changes.get(timeout=_TICK_SECONDS)
@@ -214,7 +214,7 @@ def _show_changes(
         view.update()
 
 
-def _none_answered(columns: Sequence[Column]) -> LLMProviderError:
+def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
     """The error of all columns, or, if they differ, one with all of them."""
     first = columns[0].error
     if first is not None and len({str(column.error) for column in columns}) == 1:
@@ -228,8 +228,8 @@ def _requests(
     options: Namespace,
     llm: IntelligentLLMOrchestrator,
     changed: Callable[[], None],
-) -> list[tuple[Column, dict[str, Any]]]:
-    """A column per name that the user gave, with the arguments of its request."""
+) -> list[tuple[ReplyColumn, dict[str, Any]]]:
+    """One column for each name that the user gave, with the arguments of its request."""
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
     if not 1 <= len(names) <= _MOST:
         raise InvalidRequest(f"%llm: --compare takes 1 to {_MOST} names, such as groq,mistral")
@@ -246,11 +246,11 @@ def _requests(
             raise ConfigurationError(f"--compare: {error}") from None
         provider = next(iter(found)) if len(found) == 1 else None
         model = None if whole else next(iter(found.values()))[0]
-        requests.append((Column(name, provider, model, changed=changed), {**common, **who}))
+        requests.append((ReplyColumn(name, provider, model, changed=changed), {**common, **who}))
     return requests
 
 
-def _frame(columns: Sequence[Column]) -> pd.DataFrame:
+def _frame(columns: Sequence[ReplyColumn]) -> pd.DataFrame:
     from .frames import typed_frame
 
     rows = []
@@ -268,9 +268,9 @@ def _frame(columns: Sequence[Column]) -> pd.DataFrame:
     return typed_frame(_TYPES, rows)
 
 
-def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict[str, str]:
-    """The columns side by side, as text one below the other; notes about the prompt come first."""
-    # Columns of one provider are titled as they were asked.
+def columns_bundle(columns: Sequence[ReplyColumn], notes: Sequence[str] = ()) -> dict[str, str]:
+    """The columns side by side, or one below the other as text; notes on the prompt come first."""
+    # If columns have the same provider, their titles are the names that the user typed.
     providers = [re.split(" · |/", column.name)[0] for column in columns]
     cards = []
     for column in columns:
@@ -285,7 +285,7 @@ def columns_bundle(columns: Sequence[Column], notes: Sequence[str] = ()) -> dict
     }
 
 
-def _column_text(column: Column) -> str:
+def _column_text(column: ReplyColumn) -> str:
     text = column.text.strip("\r\n")
     return "\n".join(filter(None, (f"── {column.name} ──", text, column.foot())))
 
@@ -294,10 +294,14 @@ class _Columns:
     """The columns on the screen: redrawn while they fill, or in a terminal one after another."""
 
     def __init__(
-        self, shell: InteractiveShell, columns: Sequence[Column], quiet: bool, notes: Sequence[str]
+        self,
+        shell: InteractiveShell,
+        columns: Sequence[ReplyColumn],
+        quiet: bool,
+        notes: Sequence[str],
     ) -> None:
         self._columns, self._notes, self._quiet = columns, notes, quiet
-        self._place = Place(shell) if hasattr(shell, "kernel") else None
+        self._place = CellOutput(shell) if hasattr(shell, "kernel") else None
         self._line = TerminalLine()
         self._pace = Pace()
         self._printed = 0
@@ -305,7 +309,7 @@ class _Columns:
             print("\n".join(notes))
 
     def update(self) -> None:
-        """Show what is new, unless the last draw was just before."""
+        """Draw new text, unless the last draw was just before."""
         if self._quiet:
             return
         if self._place is None:
@@ -314,13 +318,13 @@ class _Columns:
             self._place.draw(columns_bundle(self._columns, self._notes))
 
     def tick(self) -> None:
-        """Show how the seconds run while nothing comes."""
+        """Show the passing seconds while nothing arrives."""
         if self._quiet:
             return
         if self._place is not None:
             self._place.draw(columns_bundle(self._columns, self._notes))
             return
-        # None if the last one has just ended.
+        # There is none if the last one has just ended.
         pending = next((column for column in self._columns if not column.ended), None)
         if pending is not None:
             self._line.write(f"{pending.asked}: {pending.foot()}")

@@ -85,9 +85,9 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
 def _call(
     shell: InteractiveShell, context: CompletionContext
 ) -> tuple[Any, str | None, Given] | None:
-    """The magic at the cursor, its line so far, and the options on it.
+    """The magic at the cursor, its line up to the cursor, and the options on that line.
 
-    Within a cell's body, the line is None.
+    In the body of a cell, the line is None.
     """
     lines = context.full_text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
@@ -144,7 +144,7 @@ def _on_the_line(
 
 
 def _next_words(form: list[str], before: tuple[str, ...]) -> list[str]:
-    """The next words of a usage, if the words before match it."""
+    """The next words of a usage, if the words before the cursor match it."""
     fits = len(before) < len(form) and all(
         word in expected.split("|") or expected.isupper()
         for word, expected in zip(before, form, strict=False)
@@ -201,7 +201,7 @@ def _values(shell: InteractiveShell, kind: str, given: Given) -> list[str]:
     from arche_magic.llm_providers.errors import LLMProviderError
 
     # Problems of a settings file are reported when a magic runs, not on Tab.
-    with warning_lines.hold():
+    with warning_lines.collect():
         try:
             return list(KINDS[kind](shell, given)) if kind in KINDS else []
         except LLMProviderError:
@@ -354,7 +354,7 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "PROMPT": _prompts,
     "FUNCTION": _functions,
 }
-"""What the words of a metavar or a usage mean, by name."""
+"""The values for each word of a metavar or a usage, by name."""
 
 FILES: dict[str, Callable[[str], bool]] = {
     "FILE": lambda name: not _is_image(name),

@@ -41,7 +41,7 @@ def rate_text(provider: str, model: str) -> str:
     try:
         priced = get_configuration().providers.get(provider)
     except ConfigurationError:
-        # A reply has come, and the settings were changed meanwhile.
+        # The settings were changed before the reply arrived.
         priced = None
     rate = (priced and priced.prices.get(model)) or usd_per_million(provider, model)
     if rate is None:

@@ -1,4 +1,4 @@
-"""Outputs of a cell: a reply that grows in its place, and other displays."""
+"""The outputs of a cell: a reply that grows in one place, and other displays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from arche_magic.llm_providers.text.characters import unfinished, without_contro
 from arche_magic.llm_providers.text.code_blocks import code_of
 
 from . import live_line
+from .display_hook import is_captured
 from .live_line import LiveLine, TerminalLine
 from .markup import beside
-from .out import is_captured
 from .receipt import (
     call_line,
     interrupted_reply,
@@ -71,10 +71,10 @@ class Pace:
 
 
 class ReplyDisplay:
-    """The view of one cell's reply: redrawn while it streams, then left with its receipt.
+    """The view of one cell's reply: redrawn while it streams, and finally shown with its receipt.
 
-    In a plain terminal, which cannot redraw, the pieces are printed as they come. An `old` reply to
-    the same prompt stands beside it.
+    In a plain terminal, which cannot redraw, the pieces are printed as they arrive. An `old` reply
+    to the same prompt is shown beside it.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class ReplyDisplay:
         self._quiet = quiet
         self._form = form
         self._redraws = hasattr(shell, "kernel")
-        self._place = Place(shell)
-        # `_before` is the text of a reply that broke off, until another one has replaced it.
+        self._place = CellOutput(shell)
+        # `_before` is the text of a reply that broke off, until a new reply has replaced it.
         self._text = self._held = self._before = ""
         self._pace = Pace()
         self._printed = False
@@ -101,9 +101,10 @@ class ReplyDisplay:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While the request runs, a line says what it does until there is text."""
+        """While the request runs in this context, show a line about it until there is text."""
         try:
-            # An interrupt may come here already, and the thread would draw the line without end.
+            # An interrupt may come as early as here; without this, the thread would draw the line
+            # forever.
             if not self._quiet:
                 self._line.say(live_line.choosing)
             yield
@@ -116,7 +117,7 @@ class ReplyDisplay:
             show(quiet_line(line) if self._redraws else line)
 
     def before(self, event: Waiting | Started) -> None:
-        """Show which route is asked, or which one the request waits for, why, and how long."""
+        """Show which route is asked, or which one the request waits for, why, and for how long."""
         if self._quiet:
             return
         line = live_line.line_of(event)
@@ -133,7 +134,7 @@ class ReplyDisplay:
         if self._quiet:
             return
         if not self._redraws:
-            # A part of a JSON is of no use.
+            # Part of a JSON text is not shown.
             if self._form != STRUCTURED:
                 self._line.silence()
                 self._printed = True
@@ -157,7 +158,7 @@ class ReplyDisplay:
             self._held = ""
 
     def calling(self, call: ToolCall) -> None:
-        """Show the running function below the text that the model wrote before it."""
+        """Show a running function below the text that the model wrote before the call."""
         self._before = ""
         if self._text and self._redraws:
             self._leave_above(self._growing())
@@ -181,8 +182,8 @@ class ReplyDisplay:
     def finish(self, reply: Reply, *more: str) -> None:
         """Show the whole reply and its receipt; `more` is added to the receipt's line.
 
-        Python that the cell asked for is offered as the next cell. It is not run. It stays in this
-        output too, since a scheduled run loses the offer.
+        If the cell asked for code, Python code is offered as the next cell and not run. The code is
+        also shown in this output, because a scheduled run loses the offer.
         """
         if self._quiet:
             return
@@ -216,15 +217,15 @@ class ReplyDisplay:
         return reply
 
     def mismatched(self, text: str, ended: Ended | None) -> None:
-        """Keep the reply that does not fit its schema; the error appears below it."""
+        """Show the reply that does not fit its schema; the error appears below it."""
         if not self._quiet:
             line = quiet_line("this does not fit the schema")
             self._leave(unread_bundle(text), line, request_metadata(ended))
 
     def failed(self, ended: Ended | None) -> None:
-        """Remove a partial reply: the error says what happened.
+        """Remove a partial reply; the error says what happened.
 
-        The attempts stay in the metadata of an empty output, since an error has no metadata.
+        The attempts are kept in the metadata of an empty output, because errors have no metadata.
         """
         if self._redraws and self._place.may_redraw and (self._place or ended):
             self._draw({"text/plain": ""}, request_metadata(ended))
@@ -249,11 +250,11 @@ class ReplyDisplay:
             self._draw(self._beside_old(shown))
 
     def _leave_above(self, shown: dict[str, str]) -> None:
-        """Keep this as the output so far; the reply continues below."""
+        """Make this the final state of this output; the reply continues in a new one below."""
         self._line.silence()
         if self._redraws:
             self._draw(shown, last=True)
-            self._place, self._pace = Place(self._shell), Pace()
+            self._place, self._pace = CellOutput(self._shell), Pace()
         elif not self._quiet:
             show(shown["text/plain"])
 
@@ -296,7 +297,7 @@ class ReplyDisplay:
 
 
 def _shown(reply: Reply, form: str = "markdown") -> dict[str, str]:
-    """The reply: its fields if it has a schema, or its text in this form."""
+    """The reply for display: its fields if it has a schema, or its text in this format."""
     has_fields = reply.parsed is not None
     return structured_bundle(reply) if has_fields else reply_bundle(str(reply), form)
 
@@ -307,10 +308,10 @@ def _dimmed(text: str) -> str:
     return f'<div style="{QUIET};white-space:pre-wrap">{lines}</div>'
 
 
-class Place:
-    """One output of a cell that is redrawn as often as needed.
+class CellOutput:
+    """One output of a cell that can be redrawn.
 
-    Where an output cannot be updated, only its final state is drawn.
+    If an output cannot be updated, only its final state is drawn.
 
     Attributes:
         may_redraw: whether it can be drawn again.
@@ -332,7 +333,7 @@ class Place:
         *,
         last: bool = False,
     ) -> None:
-        """Show the bundle instead of the one before; `last` marks the final state."""
+        """Show the bundle in place of the previous one; `last` marks the final state."""
         from IPython.display import display
 
         redraw = {}
@@ -344,13 +345,13 @@ class Place:
         display(for_frontends(bundle), raw=True, metadata=metadata or {}, **redraw)
 
     def draw_again(self) -> None:
-        """Draw what was drawn last once more."""
+        """Draw the current state once more."""
         if self._drawn is not None:
             self.draw(*self._drawn)
 
 
 def for_frontends(bundle: dict[str, str]) -> dict[str, str]:
-    """The bundle without control characters, and with HTML that MathJax leaves alone.
+    """The bundle without control characters, and with HTML that MathJax does not change.
 
     Names and reasons come from files, servers and models. In JupyterLab and nbconvert, MathJax
     looks for formulas in all text of an HTML output, unless a class says otherwise.

@@ -33,7 +33,7 @@ _TOKENS_PER_LOCAL, _LOCALS = 60, 12
 
 
 @dataclass(frozen=True)
-class Failure:
+class CellFailure:
     """An error that ended a cell; `cell` is its source and `number` its number, if known."""
 
     error: BaseException
@@ -45,24 +45,24 @@ class FailureWatch:
     """Remembers the last failure that is not an error of this package.
 
     Attributes:
-        ours: an error of this package that came after it, from another command than `%llm_explain`.
+        ours: a later error of this package, from any command except `%llm_explain`.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.ours: BaseException | None = None
         self._shell = shell
-        self._last: Failure | None = None
+        self._last: CellFailure | None = None
         shell.events.register("post_run_cell", self._look)
 
     def remove(self) -> None:
         """Stop watching."""
         self._shell.events.unregister("post_run_cell", self._look)
 
-    def last(self) -> Failure | None:
+    def last(self) -> CellFailure | None:
         """The last failure; it may have happened before this extension was loaded."""
         if self._last is None:
             error = getattr(sys, "last_value", None)
-            return Failure(error) if _is_failure(error) and not _is_ours(error) else None
+            return CellFailure(error) if _is_failure(error) and not _is_ours(error) else None
         return self._last
 
     def _look(self, result: ExecutionResult) -> None:
@@ -71,7 +71,7 @@ class FailureWatch:
         if not _is_failure(error):
             return
         if not _is_ours(error):
-            self._last, self.ours = Failure(error, cell, result.execution_count), None
+            self._last, self.ours = CellFailure(error, cell, result.execution_count), None
         elif "llm_explain" not in cell:
             self.ours = error
 
@@ -84,8 +84,8 @@ def _is_ours(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "arche_magic"
 
 
-def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = False) -> str:
-    """The failure in words: its cell with an arrow, the user's own frames, causes, message.
+def describe(failure: CellFailure, shell: InteractiveShell, with_locals: bool = False) -> str:
+    """Describe the failure: its cell with an arrow, the user's own frames, causes and message.
 
     Frames of libraries are only counted, except the one that raised. Values of variables are
     included only `with_locals`.
@@ -99,7 +99,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
         lines = failure.cell.rstrip("\n").split("\n")
         parts.append(f"{title}:\n{_listing(lines, line, _CELL_LINES)}")
     frames = _frames(steps, shell)
-    # A single frame is the line with the arrow.
+    # If there is one frame, it is already shown as the line with the arrow.
     if len(frames) > bool(failure.cell):
         parts.append("Called, innermost last:\n" + "\n".join(frames))
     own = [(frame, number) for frame, number in steps if _is_own(frame, shell)]
@@ -116,7 +116,7 @@ def describe(failure: Failure, shell: InteractiveShell, with_locals: bool = Fals
 
 
 def _failing_line(
-    failure: Failure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
+    failure: CellFailure, steps: list[tuple[FrameType, int]], shell: InteractiveShell
 ) -> int | None:
     """The line of the cell that failed, counted from 1."""
     error, line = failure.error, None
@@ -131,7 +131,8 @@ def _failing_line(
     if isinstance(error, SyntaxError) and error.lineno:
         if has_body and (error.filename or "").startswith("<"):
             return error.lineno + 1
-        # If the cell ran, the wrong syntax is in something that it imported or compiled.
+        # If the cell ran, the syntax error is in a module that it imported or in code that it
+        # compiled.
         return line or error.lineno
     return line
 
@@ -186,7 +187,7 @@ def _is_own(frame: FrameType, shell: InteractiveShell) -> bool:
     return not name.startswith(_STANDARD) and not any(part in name for part in _PACKAGES)
 
 
-def _is_cell(frame: FrameType, failure: Failure, shell: InteractiveShell) -> bool:
+def _is_cell(frame: FrameType, failure: CellFailure, shell: InteractiveShell) -> bool:
     label = shell.compile.format_code_name(frame.f_code.co_filename)
     return label is not None and label[1] == f"In[{failure.number}]"
 

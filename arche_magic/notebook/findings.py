@@ -59,7 +59,7 @@ def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]
 
 
 def _table(findings: Sequence[Finding]) -> str:
-    """A row per finding; a column of advice only if there is some."""
+    """One row per finding, with a column of advice if there is any."""
     advice = any(finding.advice for finding in findings)
     rows = [
         (

@@ -44,8 +44,8 @@ _QUOTA_TYPES = {
 def typed_frame(types: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
     """A frame with columns of these types.
 
-    Each column is constructed with its type: pandas would infer another type from an empty column,
-    and cannot convert a column of `NaT` to one with a time zone.
+    Each column is created with its type, because pandas would infer another type from an empty
+    column, and cannot convert a column of `NaT` to one with a time zone.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(types)
     return pd.DataFrame(
@@ -62,10 +62,10 @@ def quota_frame(
     """One row per provider, key, model and limit.
 
     Columns: `provider, key, account, model, limit, used, session_used, allowed, remaining,
-    usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed`
-    and `remaining` are whole requests or tokens, as `limit` says, calls in flight included;
-    `session_used` counts this process alone, whatever the window (`spent`, by provider, key and
-    model). Times are aware, UTC.
+    usage_percent, available, opens_at, resets_at, evidence, evidence_age_s`. `used`, `allowed` and
+    `remaining` are whole requests or tokens, depending on `limit`, and include calls in progress.
+    `session_used` counts only this process, independent of the window (`spent`, by provider, key
+    and model). Times are aware, in UTC.
     """
     nothing = Spent()
     rows = [
@@ -100,7 +100,7 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
     Records without a time, or with text where a number should be, are left out.
     """
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
-    # In parts: a million records need ten times the memory of their columns.
+    # Converted in parts, because a million records need ten times the memory of their columns.
     parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
     return _joined(map(_columns_of, parts))
 
@@ -141,7 +141,7 @@ def _fast_columns_of(lines: bytes) -> pd.DataFrame:
     try:
         if lines.isascii():
             table = pj.read_json(pa.BufferReader(lines), parse_options=options)
-            # It also accepts two records on one line, which we skip.
+            # pyarrow also accepts two records on one line, but we skip such lines.
             if table.num_rows == lines.count(b"}\n{") + 1:
                 frame: pd.DataFrame = table.to_pandas()
                 return frame

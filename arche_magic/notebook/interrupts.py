@@ -21,13 +21,13 @@ class CellInterrupted(KeyboardInterrupt):
 
 @contextmanager
 def one_interrupt() -> Iterator[None]:
-    """In this context an interrupt always ends the current request.
+    """In this context, an interrupt always ends the current request.
 
     Python drops a KeyboardInterrupt in a finalizer or a weak reference's callback, and an SDK may
-    turn it into its own error. So the press is also noted, and the request ends a moment later.
+    turn it into its own error. So the interrupt is also noted, and the request ends a moment later.
 
-    For one second after a press another one is ignored: it would disturb closing the connection and
-    booking what was spent. After that a press interrupts whatever runs.
+    For one second, further interrupts are ignored, because they would disturb closing the
+    connection and counting the usage. After that, an interrupt stops whatever is running.
     """
     from arche_magic.llm_providers.stopping import stopped_by
 

@@ -1,4 +1,4 @@
-"""Keys: the first steps for a user without one; list, add, remove and check keys."""
+"""Lists, adds, removes and checks keys, and shows the first steps to users without a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Key, in_seconds
 from . import sandbox_switch
 from .interrupts import CellInterrupted
 from .quota import shared_notes
-from .quota_words import clock, state_at
+from .quota_words import clock_time, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ FIRST_STEPS = """no API key is configured.
   For this session only, typed at a hidden prompt:  %llm_keys add groq
   To try it now without a key, run:  %llm_sandbox"""
 _SWITCHED_OFF = "switched off in this session"
-# For a line that may contain a key, so it does not repeat the line.
+# The error for a line that may contain a key, so it does not repeat the line.
 HOW_TO_ADD = (
     "usage: %llm_keys add PROVIDER, which then asks for the key. If this line contains "
     "a key, delete the line: it is in the history and will be in the saved notebook"
@@ -74,7 +74,7 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
         private = tuple(route.model for route in routes if configuration.is_private(route))
         rows.append((key, tracker.account(key), tracker.closure(key), private))
     now = configuration.clock.time()
-    # The column would only puzzle a user who marked nothing as private.
+    # The column would only confuse a user who has marked nothing as private.
     marked = ("private",) if configuration.private_routes else ()
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
@@ -133,7 +133,7 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
 @without_locals
 def _ask(title: str, variable: str) -> str:
     with warnings.catch_warnings():
-        # If the prompt cannot hide the typed text, no key must be typed.
+        # If the prompt cannot hide the typed text, do not ask for a key.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return Hidden(getpass.getpass(f"{title} key (not shown): "))
@@ -153,7 +153,7 @@ def _state(closed: Closure | None, now: float) -> str:
         return "open"
     opens_at = math.inf if closed.until is None else closed.until
     again = f"; tried again {in_seconds(opens_at - now)}" if closed.until is not None else ""
-    since = clock(closed.since, now)
+    since = clock_time(closed.since, now)
     return f"{state_at(opens_at, now)} since {since}: {closed.reason}{again}"
 
 

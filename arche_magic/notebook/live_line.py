@@ -1,4 +1,4 @@
-"""Follows a request: what comes goes to a view, and a line says what it is doing."""
+"""Follows a request: passes its events to a view, and shows a line about its current state."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from arche_magic.llm_providers.types import in_seconds
 # It reads environment variables, which may hold keys: no traceback may show its locals.
 _terminal_size = without_locals(shutil.get_terminal_size)
 
-# A reply that comes sooner needs no line.
+# No line is shown for a reply that arrives sooner.
 _FIRST_SECONDS = 0.1
 _TICK_SECONDS = 1.0
-# Characters of a cause.
+# Maximum characters of a reason.
 _WHY = 80
 
 
@@ -41,7 +41,7 @@ class View(Protocol):
         """Add the next text of the reply."""
 
     def start_over(self, event: Discarded) -> None:
-        """Forget the text so far: the reply starts over."""
+        """Discard the text so far, because the reply starts over."""
 
 
 def follow(
@@ -51,8 +51,8 @@ def follow(
 ) -> Reply:
     """Run a request and pass its events to the view; returns the reply.
 
-    `on_tool` is called before and after each function call. However the request ends, the
-    connection is closed and what was spent is booked.
+    `on_tool` is called before and after each function call. However the request ends, its
+    connection is closed and its usage is counted.
     """
 
     def show(event: Event) -> None:
@@ -71,16 +71,16 @@ def follow(
 
 
 class LiveLine:
-    """Draws a line once a second, from a thread, until it is stopped.
+    """Draws a line once a second from a thread, until it is stopped.
 
     Args:
-        draw: shows a line in place of the one before; "" removes it. It is not called between
+        draw: shows a line in place of the previous one; "" removes it. It is not called between
             `silence` and the next `say`.
     """
 
     def __init__(self, draw: Callable[[str], None]) -> None:
         self._draw = draw
-        # Reentrant, since an interrupt may come while it is held.
+        # The lock is reentrant, because an interrupt may come while it is held.
         self._lock = threading.RLock()
         self._line: Callable[[float], str] | None = None
         self._since = 0.0
@@ -89,22 +89,22 @@ class LiveLine:
         self._thread: threading.Thread | None = None
 
     def say(self, line: Callable[[float], str]) -> None:
-        """Show a line from now on; it is given the seconds since this call."""
+        """Show a line from now on; `line` gets the seconds since this call."""
         with self._lock:
             self._line, self._since = line, time.monotonic()
             if self._thread is None:
-                # The context says which cell an output belongs to.
+                # The context determines to which cell an output belongs.
                 self._thread = threading.Thread(
                     target=copy_context().run, args=(self._run,), name="arche_magic line",
                     daemon=True,
                 )  # fmt: skip
                 self._thread.start()
             elif self._drawn:
-                # Drawn at once, because the display must not be a second late.
+                # Drawn immediately, because the display must not be a second late.
                 self._tick()
 
     def silence(self) -> None:
-        """Remove the line, and draw nothing until something is said again."""
+        """Remove the line, and draw nothing until the next `say`."""
         with self._lock:
             self._line = None
             if self._drawn:
@@ -112,7 +112,7 @@ class LiveLine:
                 self._draw("")
 
     def end(self) -> None:
-        """Remove the line, and draw nothing any more."""
+        """Remove the line, and stop drawing."""
         self._ended.set()
         self.silence()
 
@@ -143,7 +143,7 @@ class TerminalLine:
         self._width = 0
 
     def write(self, text: str) -> None:
-        """Show a text in place of the one before; "" removes it."""
+        """Show a text in place of the previous one; "" removes it."""
         if not self.works or not (text or self._width):
             return
         # A line that wraps could not be overwritten.

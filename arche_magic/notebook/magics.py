@@ -28,8 +28,8 @@ from .commands.llm_services import llm_services
 from .commands.llm_stats import llm_stats
 from .commands.llm_why import llm_why
 from .defaults import Defaults
+from .display_hook import OutHook
 from .explain import FailureWatch
-from .out import OutHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +65,10 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def update_config(self, config: Config) -> None:
-        """Take what `%config` sets.
+        """Apply the values that `%config` sets.
 
-        IPython gives the same object to the shell next, which must not keep a refused value: the
-        next `%load_ext` would fail because of it.
+        IPython then passes the same object to the shell, which must not keep a refused value,
+        because the next `%load_ext` would fail.
         """
         try:
             super().update_config(config)

@@ -40,14 +40,14 @@ _BLOCK = (
 _LINE = "margin:8px 0;border-top:1px solid rgba(128,128,128,.5)"
 _QUOTED = "margin:6px 0;padding-left:10px;border-left:3px solid rgba(128,128,128,.5)"
 _MOST_QUOTES = 4
-# Code in other languages, and longer code, has one colour: a model writes it, and it is drawn again
-# and again while it grows.
+# Code in other languages and longer code has one colour, because the model determines its size, and
+# it is drawn repeatedly while it grows.
 _LANGUAGES = {
     "python": "python", "py": "python", "json": "json", "sql": "sql", "bash": "bash", "sh": "bash",
     "javascript": "javascript", "js": "javascript", "r": "r", "yaml": "yaml", "toml": "toml",
 }  # fmt: skip
 _LONGEST_IN_COLOUR = 5_000
-# They read on light and on dark pages.
+# Legible on light and dark pages.
 _COLOURS = {
     "Comment": "#808080",
     "Keyword": "#9a6dd7",
@@ -57,7 +57,7 @@ _COLOURS = {
     "Name.Class": "#3f87c9",
     "Name.Tag": "#3f87c9",
 }
-# MathJax ignores our HTML, so that prices stay prices, except elements of these classes.
+# MathJax ignores our HTML, so that prices stay prices, except for elements with these classes.
 _MATH = "mathjax_process tex2jax_process"
 _CELL = "padding:2px 8px;border:1px solid rgba(128,128,128,.4);text-align:left;vertical-align:top"
 _MARK = (
@@ -67,7 +67,7 @@ _MARK = (
 
 
 _CARDS = "display:flex;flex-wrap:wrap;gap:10px;align-items:stretch;margin:4px 0"
-# Cards share the width; a card that would be narrower than this wraps.
+# Cards share the width of the page; cards that would be narrower than this wrap.
 _CARD = (
     "flex:1 1 250px;min-width:0;max-width:100%;box-sizing:border-box;padding:8px 12px;"
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;display:flex;flex-direction:column;"
@@ -94,7 +94,7 @@ def _prose_blocks(text: str, quotes: int = 0) -> str:
     kind = ""
 
     def end() -> None:
-        """Add the block that the held lines make."""
+        """Add a block with the lines collected so far."""
         if held and kind == "table":
             html.append(_table(held))
         elif held and kind == "quote":
@@ -222,7 +222,7 @@ def _coloured(code: str, language: str) -> str:
     name = _LANGUAGES.get(language.lower())
     if name is None or len(code) > _LONGEST_IN_COLOUR:
         return escape(code)
-    # IPython brings it along.
+    # IPython requires this package.
     from pygments.lexers import get_lexer_by_name
     from pygments.token import string_to_tokentype
 
@@ -247,7 +247,7 @@ def row_html(cards: Iterable[str]) -> str:
 def card_html(name: str, body: str, foot: str) -> str:
     """A card with its name, and two parts of HTML, one below the other.
 
-    What comes before the first ` · ` of the name, such as the provider, has its own line, since
+    The part before the first ` · ` of the name, such as the provider, has its own line, because
     names of models vary in length.
     """
     first, _, rest = without_controls(name).partition(" · ")
@@ -266,7 +266,7 @@ def beside(
     new: Mapping[str, str],
     new_receipt: Mapping[str, str] | None,
 ) -> dict[str, str]:
-    """A reply with an older one to the same prompt before it, each with its receipt."""
+    """A reply beside an older reply to the same prompt, each with its receipt."""
     foot = new_receipt or {"text/plain": "", "text/html": ""}
     cards = [
         card_html(f"before · {route}", _html_of(old), old_receipt["text/html"]),
@@ -278,7 +278,7 @@ def beside(
 
 
 def _html_of(bundle: Mapping[str, str]) -> str:
-    """Its HTML, or its Markdown as the model wrote it: `as_html` makes that harmless."""
+    """The HTML of a bundle, or of its Markdown, which `as_html` makes harmless."""
     text = bundle["text/plain"]
     shown = bundle.get("text/markdown", text)
     return bundle.get("text/html") or as_html(text if shown == harmless_markdown(text) else shown)

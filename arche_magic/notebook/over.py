@@ -21,19 +21,19 @@ from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.prompts import Template, as_pandas, is_reference, look_up, name_in, references
 from arche_magic.prompts.values import as_image, as_text
 
-from .bar import Bar
 from .cell import (
     EMPTY,
     check_together,
     first_given,
     is_given,
     request_options,
-    text_of,
+    typed_prompt,
     with_values,
 )
 from .collect import FileRows, FrameRows, RowsJob, variable_for
-from .display import Place
+from .display import CellOutput
 from .keys import require_keys
+from .progress_bar import Bar
 from .styles import quiet_line
 from .tables import Cell, notes_html, table_bundle
 
@@ -65,7 +65,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     shell, defaults, options = session.shell, session.defaults, typed.options
     _check(options, defaults)
     name_notebook(session.notebook)
-    names, text = typed.names, text_of(typed).strip("\n")
+    names, text = typed.names, typed_prompt(typed).strip("\n")
     if not text.strip():
         raise InvalidRequest(EMPTY)
     read = {name: getattr(options, name) for name in ("encoding", "sep", "sheet")}
@@ -80,7 +80,7 @@ def over(session: Session, typed: Typed) -> pd.DataFrame | Pending[Any] | None:
     head = data
     if from_file:
         head = SourceFile(data, **read, template=text).first_row
-    # The texts of a list are called `prompt`.
+    # The texts of a list are in the column `prompt`.
     names_of_head = getattr(head, "columns", (getattr(head, "name", ""), "prompt"))
     columns = set(columns_by_name(names_of_head))
     template = _with_variables(text, columns, names, defaults.budget)
@@ -144,7 +144,7 @@ def _line(html: str, style: str = "") -> str:
 
 def _show_plan(shell: InteractiveShell, data: Any, template: str, **options: Any) -> None:
     """Show the plan; before that, how many rows have been read."""
-    place, next_draw = Place(shell), time.monotonic() + _PLAN_SECONDS
+    place, next_draw = CellOutput(shell), time.monotonic() + _PLAN_SECONDS
 
     def show(rows: int) -> None:
         nonlocal next_draw
@@ -184,7 +184,7 @@ def _with_variables(
 ) -> Template:
     """The template with the values of variables, which are the same for every row.
 
-    A column wins over a variable of the same name. The job reports a name that is neither.
+    A column takes precedence over a variable with the same name. The job reports unknown names.
     """
     given = {}
     for reference in references(template):

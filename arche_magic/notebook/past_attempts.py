@@ -90,7 +90,7 @@ def decisions_from_notebook(path: str | Path) -> list[list[Decision]]:
 
 def _read(lines: Any, read: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     for line in _list(lines):
-        # A record that was edited by hand is lost; the others are read.
+        # A record that was edited by hand is skipped; the others are read.
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             yield read(json.loads(line))
 

@@ -1,7 +1,7 @@
-"""Usage and attempts as pictures that stay in the notebook: `--plot`.
+"""Plots of usage and attempts that are saved in the notebook: `--plot`.
 
-The pictures are transparent and in middle tones, so that they read on light and on dark pages.
-They are drawn without pyplot: no figure of the user's is touched, and no style of theirs.
+The images are transparent with medium colours, so that they are legible on light and dark pages.
+They are drawn without pyplot, so that the user's figures and styles are not affected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOST_POINTS, _FEWEST_FOR_A_BOX = 100, 5
 _NOT_SERVED = {"skipped", "refused", "failed"}
 
 Series = tuple[str, str, str, Sequence[tuple[float, float]]]
-"""What bars show: its name, colour and pattern, and amounts with their times."""
+"""A series of bars: its name, colour and pattern, and amounts with their times."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def usage_pictures(
 
 def last_midnight(now: float) -> float:
     """When today began on this machine's clock, in epoch seconds."""
-    # Without a zone, so that a day with a clock change starts at its own midnight.
+    # Computed without a zone, so that a day on which clocks change starts at its own midnight.
     day = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
     return day.timestamp()
 
@@ -197,7 +197,7 @@ def _draw_seconds(axes: Any, seconds: dict[str, list[float]]) -> None:
         axes.plot([half, half], [row - 0.25, row + 0.25], color=color, linewidth=2.4)
         step = max(1, math.ceil(len(values) / _MOST_POINTS))
         shown = values[::step]
-        # Spread over the row by the golden ratio: even, and the same each time.
+        # Points are spread over the row by the golden ratio, which is even and reproducible.
         heights = [row - 0.22 + 0.44 * (n * 0.618 % 1) for n in range(len(shown))]
         axes.scatter(shown, heights, s=4, color=color, alpha=0.55, linewidths=0)
     axes.set_yticks(range(len(seconds)), list(reversed(seconds)))
@@ -262,7 +262,7 @@ def _picture(
 
     # The user's own style is restored afterwards.
     with mpl.rc_context():
-        # Without pyplot no backend is chosen; the user's stays as it is.
+        # Without pyplot, no backend is selected, and the user's backend does not change.
         mpl.rcdefaults()
         figure = Figure(
             figsize=(width / 100, _HEIGHT / 100), dpi=100 * _DOTS_PER_PIXEL, facecolor="none",
@@ -300,7 +300,7 @@ def _edges(times: Sequence[float]) -> list[float]:
     ahead = offset.total_seconds() if offset else 0.0
     begin = math.floor((first + ahead) / width) * width - ahead
     count = int((last - begin) // width) + 1
-    # A single bar would fill the picture, so there is empty room before it.
+    # A single bar would fill the plot, so there is empty space before it.
     begin -= max(0, _FEWEST_BARS - count) * width
     return [begin + n * width for n in range(max(count, _FEWEST_BARS) + 1)]
 

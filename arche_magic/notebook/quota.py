@@ -1,4 +1,4 @@
-"""What every route has left at one moment, and a forecast from the recent pace."""
+"""The quota of all routes at one moment, and a forecast from the recent pace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from arche_magic.llm_providers.types import (
 
 from .costs import price_text, sum_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock, in_words, state_at
+from .quota_words import Limits, clock_time, in_words, state_at
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -38,11 +38,11 @@ class QuotaView:
     """The state of the engine at one moment.
 
     Attributes:
-        configuration: the one in use, the session's choices in it.
+        configuration: the configuration in use, including the session's choices.
         provider: the only provider shown; None for all.
-        standings: every limit of every route, also of routes that are off.
-        unlimited: routes without a known limit; with why it is not open, if it is not.
-        shared: labels of keys that add no quota, each with the one whose account it shares.
+        standings: every limit of every route, including routes that are off.
+        unlimited: routes without a known limit, each with the reason if it is not open.
+        shared: labels of keys that add no quota, each with the key whose account it shares.
         budget: what is left of each budget of paid routes, in words.
         attempts: the last ones of this kernel, newest first.
         paid: what each paid route has cost in this session, in words.
@@ -84,12 +84,12 @@ class Forecast:
     """A forecast for some routes.
 
     Attributes:
-        runs_out: limits that will run out before they reset, each with the epoch seconds of that,
-            the earliest first; a limit that several keys share appears once.
+        runs_out: limits that will run out before they reset, each with that time (epoch seconds),
+            the earliest first. A limit that several keys share appears once.
         prompt_tokens: tokens of the last prompt and its reply; None if there was none.
-        fit_now: how many prompts of that size fit now.
-        fit_until_midnight: how many fit until local midnight.
-        free: whether they were counted on free routes.
+        fit_now: the number of prompts of that size that fit now.
+        fit_until_midnight: the number that fit until local midnight.
+        free: whether these numbers are for free routes.
         now: epoch seconds.
     """
 
@@ -132,7 +132,7 @@ class Forecast:
         }
 
 
-def look(provider: str | None = None) -> QuotaView:
+def current_quota(provider: str | None = None) -> QuotaView:
     """The current state of the engine, or of one provider.
 
     Raises:
@@ -152,7 +152,7 @@ def look(provider: str | None = None) -> QuotaView:
         _unlimited(tracker, everything, {row.route for row in standings}, now),
         tracker.shared_keys(),
         [use.left for use in tracker.budget()],
-        # From the end: there may be ten thousand, and other threads append.
+        # Read from the end, because there may be ten thousand, and other threads append more.
         [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))],
         _paid_routes(everything.routes(), log.spent()),
         now,
@@ -162,14 +162,14 @@ def look(provider: str | None = None) -> QuotaView:
 def _unlimited(
     tracker: QuotaTracker, configuration: Configuration, limited: Container[RouteId], now: float
 ) -> dict[RouteId, str]:
-    """The routes that are not `limited`; with when each opens and why, if it is not open."""
+    """The routes that are not `limited`, each with when and why it opens if it is not open."""
     routes = [route for route in configuration.routes() if route.id not in limited]
     state_of = tracker.states_for(Request((Message("user", "Hello"),)), now)
     words = {}
     for route in routes:
         state = state_of(route)
         name = state_at(state.opens_at, now)
-        opens = f", opens {clock(state.opens_at, now)}" if name == "waiting" else ""
+        opens = f", opens {clock_time(state.opens_at, now)}" if name == "waiting" else ""
         words[route.id] = "" if name == "open" else f"{name}{opens}: {state.reason}"
     return words
 
@@ -198,7 +198,7 @@ def forecast_of(view: QuotaView) -> Forecast:
 
 
 def view_bundle(view: QuotaView, *first: str) -> dict[str, str]:
-    """The table of the routes that are on, which can be saved, and notes; `first` come first."""
+    """The table of the routes that are on, and notes below it, beginning with `first`."""
     on, free, off = view.on, _without_limits(view), sorted(view.configuration.off)
     if not (on or free or off):
         name = f"of {view.provider} " if view.provider else ""
@@ -250,7 +250,7 @@ def look_ahead(
 ) -> Forecast:
     """The forecast from earlier attempts, at the pace of the last hour.
 
-    Prompts that fit are counted on free routes, or on paid ones if all providers are `paid`.
+    Prompts that fit are counted for free routes, or for paid ones if all providers are `paid`.
     """
     served = [attempt for attempt in attempts if attempt.outcome == "served"]
     last = served[-1] if served else None
@@ -275,8 +275,8 @@ def look_ahead(
 
 
 def _runs_out_line(row: Standing, at: float, now: float) -> str:
-    starts = f" and reset at {clock(row.resets_at, now)}" if row.window == "calendar" else ""
+    starts = f" and reset at {clock_time(row.resets_at, now)}" if row.window == "calendar" else ""
     return (
         f"At the pace of the last hour, {row.route}: {in_words(row.limit)} run out "
-        f"{in_seconds(at - now)}, {clock(at, now)}{starts}"
+        f"{in_seconds(at - now)}, {clock_time(at, now)}{starts}"
     )

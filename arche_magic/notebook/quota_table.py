@@ -1,7 +1,7 @@
-"""What every route has left, as a table: a row per route, a meter per limit; as HTML and as text.
+"""The quota table, as HTML and as text: a row per route, a meter per limit.
 
-`quota_bundle` is the table that is saved in a notebook, `table` the one that a panel draws again
-and again.
+`quota_bundle` returns the table that is saved in a notebook, and `table` the one that a panel
+redraws.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from .quota_words import (
     State,
     amounts_of,
     as_of,
-    as_text,
     bar_length,
-    clock,
+    clock_time,
     full_again,
     in_full,
     in_short,
@@ -33,6 +32,7 @@ from .quota_words import (
     share_left,
     sign_of,
     state_of,
+    table_as_text,
     tightest,
 )
 from .styles import AMBER, GREEN, RED, TRACK, details, escape
@@ -61,14 +61,14 @@ _CELL = (
     "display:block;box-sizing:border-box;min-width:0;border:none;text-align:left;line-height:1.35;"
     "white-space:normal;overflow-wrap:anywhere"
 )
-# The widths of a row's cells, where it has several lines per route or one. On a page of 700 pixels
-# two meters are side by side.
+# The widths of a row's cells if a route has several lines, and if it has one. On a page of 700
+# pixels, two meters are side by side.
 _WIDTHS = ("flex:0 1 115px", "flex:1 1 95px", "flex:30 1 200px")
 _SLIM_WIDTHS = ("flex:0 1 240px", "flex:1 1 130px", "flex:1 1 360px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "flex:1 1 150px;max-width:210px;margin:0 10px 4px 0"
 _BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
-# Behind the bar of a limit with nothing left: red, fainter than a bar.
+# The background of the bar of a limit with nothing left: red, fainter than a bar.
 _EMPTY = "rgba(208,73,59,.45)"
 
 
@@ -98,7 +98,7 @@ def quota_bundle(
     else:
         html = table(routes, now, paid)
     return {
-        "text/plain": "\n".join([as_text(routes, now, fold, paid), *notes]),
+        "text/plain": "\n".join([table_as_text(routes, now, fold, paid), *notes]),
         "text/html": html + notes_html(notes),
     }
 
@@ -110,10 +110,10 @@ def table(
     slim: bool = False,
     is_on: IsOn | None = None,
 ) -> str:
-    """A row per route; in a `slim` table one line each, with the tightest limit.
+    """A row per route; in a `slim` table, one line each with the tightest limit.
 
-    With `is_on` the table is live: times that are near count down, nothing in it unfolds, since
-    each change redraws it, and a route for which `is_on` is false is shown as off.
+    With `is_on`, the table is live: near times count down, and a route for which `is_on` is false
+    is shown as off. Nothing unfolds, because each change redraws the table.
     """
     heads = (
         "route",
@@ -158,7 +158,7 @@ def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
 def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
     """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
 
-    With `is_on`, as in `table`, it is live, and counts the routes that are off.
+    With `is_on`, it is live as in `table`, and counts the routes that are off.
     """
     on = [limits for limits in routes if is_on is None or is_on(limits)]
     states = [state_of(limits, now) for limits in on]
@@ -169,7 +169,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
             if state == "waiting":
                 openings = (tightest(limits).opens_at for limits in on)
                 first = min(moment for moment in openings if now < moment < math.inf)
-                words += f", the first opens {clock(first, now, is_on is not None)}"
+                words += f", the first opens {clock_time(first, now, is_on is not None)}"
             parts.append(words)
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:
@@ -179,7 +179,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
 
 
 def _tightest_total(routes: Sequence[Limits]) -> Standing:
-    """The sum of one limit over all routes: of the limit with the least left.
+    """The sum over all routes of the limit with the least left.
 
     Keys of one account share their limits, which count once.
     """
@@ -239,7 +239,7 @@ def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) 
 
 
 def _name(limits: Limits, paid: str, slim: bool) -> str:
-    """Provider and key, the model, and what the route costs if it does."""
+    """Provider and key, the model, and the cost of a paid route."""
     key, _, model = str(limits[0].route).rpartition(" · ")
     bold = f'<span style="font-weight:600;white-space:nowrap">{escape(key)}</span>'
     if slim:
@@ -250,7 +250,7 @@ def _name(limits: Limits, paid: str, slim: bool) -> str:
 
 
 def _state(limits: Limits, now: float, live: bool) -> str:
-    """Whether the route takes the next request, or when, and why not: a sign, a colour, words."""
+    """Whether the route is open, or when it opens and why not now: a sign, a colour and words."""
     state = state_of(limits, now)
     when = ": ".join(filter(None, (opening(limits, now, live), reason(limits, now))))
     below = f'<div style="{_FAINT}">{escape(when)}</div>' if when else ""
@@ -261,7 +261,7 @@ def _state(limits: Limits, now: float, live: bool) -> str:
 
 
 def _meters(limits: Limits, now: float) -> str:
-    """Side by side; on a narrow page they wrap."""
+    """The meters side by side; on a narrow page they wrap."""
     return f'<div style="{_METERS}">{"".join(_meter(row, now) for row in limits)}</div>'
 
 
@@ -305,7 +305,7 @@ def _full_again(row: Standing, now: float) -> str:
 
 
 def _bar(row: Standing) -> str:
-    """A bar as long as what is left, before a grey track, or a red one if nothing is."""
+    """A bar as long as the share that is left, on a grey track, or a red one if nothing is left."""
     share = share_left(row)
     color = GREEN if share > 0.3 else AMBER if share > 0.05 else RED
     filled = f'<div style="width:{bar_length(row, 100)}%;height:5px;background:{color}"></div>'

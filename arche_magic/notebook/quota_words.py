@@ -39,7 +39,7 @@ def opening(limits: Limits, now: float, live: bool = False) -> str:
     """When a waiting route opens: `opens 14:32`; "" for an open or closed one."""
     if state_of(limits, now) != "waiting":
         return ""
-    return f"opens {clock(tightest(limits).opens_at, now, live)}"
+    return f"opens {clock_time(tightest(limits).opens_at, now, live)}"
 
 
 def reason(limits: Limits, now: float) -> str:
@@ -51,11 +51,13 @@ def reason(limits: Limits, now: float) -> str:
     if last.amount <= 0:
         why = f"the plan has no {in_words(last.limit)}"
     elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"0 of {count(last.amount)} {in_words(last.limit)} left"
+        why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
     return textwrap.shorten(why, 160, placeholder=" …")
 
 
-def as_text(routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]) -> str:
+def table_as_text(
+    routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]
+) -> str:
     """The quota table as text; with `fold`, each route shows only its tightest limit."""
     if fold:
         end = "Only the tightest limit of each route is shown; the DataFrame has all."
@@ -75,7 +77,7 @@ def lines(
     text = []
     for limits in routes:
         worst, state, why = tightest(limits), state_of(limits, now), reason(limits, now)
-        words = f"{state} {clock(worst.opens_at, now)}" if state == "waiting" else state
+        words = f"{state} {clock_time(worst.opens_at, now)}" if state == "waiting" else state
         meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
         text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
         text += [f"  {why}"] if why and reasons else []
@@ -106,16 +108,17 @@ def bar_length(row: Standing, longest: int) -> int:
     return min(longest - 1, max(1, round(longest * left / allowed)))
 
 
-def clock(moment: float, now: float, live: bool = False) -> str:
+def clock_time(moment: float, now: float, live: bool = False) -> str:
     """The local time: `14:32`, `Tue 20:08` or `1 Dec`; `14:32:42` if it is less than 100 s ahead.
 
-    In a `live` table that is a countdown, `in 42 s`; a saved table needs times that stay true.
+    In a `live` table, near times are a countdown, `in 42 s`; a saved table needs absolute times.
     """
     near = moment < now + 100
     if live and near:
         return in_seconds(max(0.0, moment - now))
     step = 1 if near else 60
-    # Rounded up, so that it is not too early; but not for rounding errors of a refilling window.
+    # Rounded up, so that it is not too early, but not because of rounding errors of a refilling
+    # window.
     steps = math.ceil((moment - 1e-3) / step) if moment > now else moment // step
     local = datetime.fromtimestamp(steps * step).astimezone()
     days = (local.date() - datetime.fromtimestamp(now).astimezone().date()).days
@@ -130,8 +133,8 @@ def as_of(now: float) -> str:
     return f"As of {datetime.fromtimestamp(now).astimezone():%d %b %Y, %H:%M:%S}"
 
 
-def count(amount: float) -> str:
-    """A count, rounded up; from ten million on in whole millions, so that columns stay narrow.
+def count_text(amount: float) -> str:
+    """A count, rounded up; ten million or more in whole millions, so that columns stay narrow.
 
     Millions are rounded down: 999,999,000 of 1,000 M is not all of them.
     """
@@ -158,19 +161,19 @@ def in_full(row: Standing, now: float) -> str:
 
 
 def full_again(row: Standing, now: float) -> str:
-    """When all of a limit is left again: `14:32`; "" if nothing is used."""
-    return clock(row.resets_at, now) if row.used > 1e-6 else ""
+    """When the whole limit is available again: `14:32`; "" if nothing is used."""
+    return clock_time(row.resets_at, now) if row.used > 1e-6 else ""
 
 
 def _evidence(row: Standing, now: float) -> str:
-    """Where a figure comes from, and when a provider said so: `header 14:31:18`."""
+    """The evidence for a figure, and when a provider stated it: `header 14:31:18`."""
     if row.evidence in ("published", "configured"):
         return row.evidence
     return f"{row.evidence} {_when_said(row, now)}"
 
 
 def _when_said(row: Standing, now: float) -> str:
-    return clock(min(row.evidence_at, now), now)
+    return clock_time(min(row.evidence_at, now), now)
 
 
 def in_words(limit: str) -> str:
@@ -187,10 +190,10 @@ def in_short(limit: str) -> str:
 def amounts_of(row: Standing) -> str:
     """What is left of a limit, and the whole amount: `27 of 30`."""
     left, whole = row.remaining_units, row.allowed_units
-    if left != whole and count(left) == count(whole):
+    if left != whole and count_text(left) == count_text(whole):
         # Such as 10,400,000 of 10,500,000, which would both be 10 M.
         return f"{left:,} of {whole:,}"
-    return f"{count(left)} of {count(whole)}"
+    return f"{count_text(left)} of {count_text(whole)}"
 
 
 def left_of(row: Standing) -> str:
@@ -204,7 +207,7 @@ def share_left(row: Standing) -> float:
 
 
 def tightest(limits: Limits) -> Standing:
-    """The limit that opens last; of those that are open, the one with the smallest share left."""
+    """The limit that opens last; if all are open, the one with the smallest share left."""
     return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
 
 

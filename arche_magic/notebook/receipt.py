@@ -1,4 +1,4 @@
-"""The receipt of a reply, its function calls, and what the saved notebook keeps of both."""
+"""The receipt of a reply, its function calls, and their metadata in the saved notebook."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # Characters of a reply whose source is repeated in its receipt.
 _LONGEST_SOURCE = 20_000
-# Jupyter breaks the lines of a `pre` within words.
+# Otherwise, Jupyter breaks the lines of a `pre` within words.
 _WRAPPED = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"
-# An untrusted notebook loses `user-select`; its block is selected as any text.
+# An untrusted notebook loses `user-select`; the block can then be selected like any text.
 _SELECTABLE = (
     f"user-select:all;-webkit-user-select:all;{_WRAPPED};"
     "max-height:240px;overflow:auto;margin:2px 0;padding:4px 6px;"
@@ -72,7 +72,7 @@ def _time(reply: Reply) -> str:
 
 
 def _started_again(reply: Reply) -> list[str]:
-    """`started again after groq · key 1 broke off`, if some text had come before it did."""
+    """`started again after groq · key 1 broke off`, if some text had arrived before that."""
     for attempt in reversed(reply.attempts):
         if attempt.outcome == "failed" and attempt.first_token_s is not None:
             is_misfit = "does not fit" in (attempt.error or "")
@@ -125,7 +125,7 @@ def _source(text: str) -> str:
 
 
 def reply_metadata(reply: Reply) -> dict[str, Any]:
-    """Metadata of a reply for the saved notebook, from which it can be read back."""
+    """Metadata of a reply for the saved notebook, from which the attempts can be read again."""
     return {
         "provider": reply.provider,
         "key": reply.key,
@@ -175,7 +175,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
 
 
 def interrupted_reply(text: str, ended: Ended | None) -> Reply:
-    """The text so far of an interrupted reply, with the attributes of its request."""
+    """The text so far of an interrupted reply, as a reply with the attributes of its request."""
     attempts = ended.attempts if ended else ()
     last = next((a for a in reversed(attempts) if a.outcome == "interrupted"), None)
     # Those of earlier rounds, if functions were called, and the interrupted one.

@@ -1,4 +1,4 @@
-"""How a reply is shown: `-f markdown`, `text`, `code`, `json`, `html-source`, `math`."""
+"""The formats of a reply: `-f markdown`, `text`, `code`, `json`, `html-source`, `math`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arche_magic.llm_providers.text.reasoning import without_reasoning
 
 # The form of a reply to a prompt with a schema, which `-f` does not take.
 STRUCTURED = "structured"
-# Neither pattern reads a part of the text again from each of its characters.
+# These patterns take linear time.
 _DISPLAY = re.compile(r"(?<!\\)\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 # Four words in a row without a sign of TeX: a sentence.
 _SENTENCE = re.compile(r"(?<![^\W\d_])(?:[^\W\d_]{2,}[,;:]?[ \n]+){3}[^\W\d_]{2,}")
@@ -27,7 +27,7 @@ _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> dict[str, str]:
-    """A reply for every frontend, harmless whatever the model wrote.
+    """A reply for every frontend, harmless whatever the model has written.
 
     `text/plain` is for frontends without Markdown. A reply that is not `complete` yet is shown as
     Markdown until its code block starts.
@@ -53,7 +53,7 @@ def reply_bundle(text: str, form: str = "markdown", complete: bool = True) -> di
 
 
 def is_prose(text: str) -> bool:
-    """Whether a reply that should be a formula has sentences, and nothing that looks like TeX."""
+    """Whether a reply that should be a formula has sentences and nothing that looks like TeX."""
     answer = without_reasoning(text)
     return not (_TEX_SIGN.search(answer) or has_formula(answer)) and bool(_SENTENCE.search(answer))
 

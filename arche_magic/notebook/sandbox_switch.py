@@ -1,4 +1,4 @@
-"""Run the four simulated providers, point this kernel at them, and go back to the real ones."""
+"""Starts the four simulated providers, uses them in this kernel, and returns to the real ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def start(**settings: Any) -> str:
     global _running
     from arche_magic.sandbox import Sandbox
 
-    # The rehearsal follows the same privacy rules, and knows the same names.
+    # The sandbox applies the privacy rules, aliases and prompts of the real configuration.
     real = load_configuration() if is_running() else get_configuration()
     try:
         sandbox = Sandbox(**settings)
@@ -77,7 +77,7 @@ def start(**settings: Any) -> str:
             settings_folder=real.settings_folder,
             store=f"memory://sandbox-{id(sandbox)}",
             clock=SandboxClock(sandbox) if sandbox.time_scale != 1 else configuration.clock,
-            # Simulated replies must never be among real ones.
+            # Simulated replies must never be mixed with real ones.
             replies=configuration.replies.with_suffix(".sandbox.sqlite"),
         )
     )

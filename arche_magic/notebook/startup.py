@@ -1,4 +1,4 @@
-"""Loading the extension in every notebook: a file of our own in the IPython profile.
+"""Loads the extension in every notebook, with a file of our own in the IPython profile.
 
 Kernels and terminals run the files in `profile_default/startup`. A file of our own can be removed
 without reading or changing the user's configuration.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 _NAME = "50-arche_magic.py"
 _MARK = "# Written by `python -m arche_magic enable`; `python -m arche_magic disable` removes it.\n"
-# Other environments of the user have the same profile, and may lack the package.
+# Other environments of the user share the profile, and may not have the package.
 _LINES = """if __import__("importlib.util").util.find_spec("arche_magic"):
     get_ipython().run_line_magic("load_ext", "arche_magic")
 """

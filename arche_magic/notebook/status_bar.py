@@ -1,4 +1,4 @@
-"""The kernel's side of the item in JupyterLab's status bar; `labextension/` draws it.
+"""The kernel's part of the item in JupyterLab's status bar; `labextension/` draws it.
 
 The page finds the comm of this module by asking the kernel for its comms, which runs no code. It
 sends `{"wants": "status"}` or `{"wants": "table"}`. The answers are `{"status": ...}`, sent again
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .quota import QuotaView
 
 TARGET = "arche_magic.status"
-# How long changes are sent after a page has shown interest. Without an end, a kernel whose page was
+# How long changes are sent after a page last asked for them. Otherwise, a kernel whose page was
 # closed would never count as idle, and a server would never stop it.
 _WATCHED_SECONDS = 600.0
 _ENGINE = "arche_magic.llm_providers.orchestrator"
@@ -40,7 +40,7 @@ _UNUSED = {
 class StatusBar(BaseComm):
     """The status of one kernel, and the comm over which all pages that show the kernel get it.
 
-    The pages open no comm of their own, because a kernel without this extension would log an error.
+    The pages open no comm themselves, because a kernel without this extension would log an error.
     The route of the next prompt depends on the `defaults`.
     """
 
@@ -62,8 +62,8 @@ class StatusBar(BaseComm):
     ) -> None:
         """Send a message to the pages, from any thread.
 
-        It belongs to no cell: ipykernel's own comms would answer for the cell that runs, and from
-        then on hear the pages only when that cell has ended.
+        The message belongs to no cell. With ipykernel's own comms, it would belong to the running
+        cell, and messages of pages would be handled only after that cell has ended.
         """
         content = {"data": data or {}, "comm_id": self.comm_id, **keys}
         session, socket = self._kernel.session, self._kernel.iopub_socket
@@ -72,31 +72,31 @@ class StatusBar(BaseComm):
     def handle_msg(self, msg: dict[str, Any]) -> None:
         """Answer a page.
 
-        The inherited method also runs IPython's hooks for cells. With ipykernel 7 a page is heard
-        while a cell runs, and matplotlib's hook would then close the figures of that cell.
+        The inherited method also runs IPython's hooks for cells. ipykernel 7 handles messages while
+        a cell runs, and matplotlib's hook would then close the figures of that cell.
         """
         answers = {"status": self._watch, "table": self._send_table}
         # As text, because a page may send anything.
         data = msg["content"].get("data")
         if answer := answers.get(str(data.get("wants")) if isinstance(data, dict) else ""):
-            # In a thread, since an import of the engine must not hold up the next cell.
+            # Runs in a thread, because importing the engine must not delay the next cell.
             threading.Thread(target=answer, name="arche_magic status", daemon=True).start()
 
     @property
     def visible(self) -> bool:
-        """Whether a page has shown interest in the last minutes."""
+        """Whether a page has asked for the status in the last minutes."""
         return time.monotonic() < self._watched_until
 
     def draw(self, view: QuotaView) -> None:
         """Send the status, if it has changed."""
-        from .panel.view import describe
+        from .panel.view import status_of
 
-        status = describe(view, self._defaults)
+        status = status_of(view, self._defaults)
         if status == self._sent:
             return
         self._sent = status
         shown = dict(status)
-        # Seconds from now, because the clock of the page may differ.
+        # Sent as seconds from now, because the clock of the page may differ.
         opens_at = shown.pop("opens_at")
         shown["opens_in"] = None if opens_at is None else max(0.0, opens_at - view.now)
         self.send({"status": shown})
@@ -107,13 +107,14 @@ class StatusBar(BaseComm):
         if _ENGINE in sys.modules:
             from . import panel
 
-            panel.closed(self)
+            panel.stop_drawing(self)
         super().close(*args, **keys)
 
     def _watch(self) -> None:
-        """Send the status now, and each change in the next minutes."""
+        """Send the status now, and each change during the next minutes."""
         if _ENGINE not in sys.modules:
-            # Loading the extension stays cheap, and warnings about settings come where a cell runs.
+            # The engine is not imported yet. This keeps loading cheap, and warnings about settings
+            # appear in a cell.
             self.send({"status": _UNUSED})
             return
         from . import panel
@@ -122,10 +123,10 @@ class StatusBar(BaseComm):
             if self._closed:
                 return
             self._watched_until = time.monotonic() + _WATCHED_SECONDS
-            # A page that was just opened knows nothing yet.
+            # A page that was just opened has no status yet.
             self._sent = {}
             if self not in panel.open_panels():
-                panel.opened(self)
+                panel.start_drawing(self)
         panel.redraw()
 
     def _send_table(self) -> None:
@@ -134,7 +135,7 @@ class StatusBar(BaseComm):
         from . import quota
 
         try:
-            table = quota.view_bundle(quota.look())
+            table = quota.view_bundle(quota.current_quota())
         except LLMProviderError as error:
             table = {"text/plain": f"{type(error).__name__}: {error}"}
         self.send({"table": table})

@@ -1,4 +1,4 @@
-"""Structured replies: what `--schema` means, their table in a cell, and their DataFrame."""
+"""Structured replies: their table in a cell, and their DataFrame."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _with_types(column: pd.Series) -> pd.Series:
     try:
         return column.infer_objects()
     except OverflowError:
-        # Before pandas 3, for an integer past the largest float.
+        # Raised before pandas 3 for an integer beyond the largest float.
         return column
 
 
@@ -71,7 +71,7 @@ def _without_zones(data: pd.DataFrame) -> pd.DataFrame:
 
     if isinstance(data.index, pd.DatetimeIndex) and data.index.tz is not None:
         data.index = data.index.tz_convert("UTC").tz_localize(None)
-    # By position, since names may repeat.
+    # By position, because names may repeat.
     columns = []
     for place in range(data.shape[1]):
         column = data.iloc[:, place]
@@ -96,7 +96,7 @@ def structured_bundle(reply: Reply) -> dict[str, str]:
     from pydantic_core import to_jsonable_python
 
     fields = fields_of(reply.parsed)
-    # Values and keys that JSON does not have become text.
+    # Values and keys that JSON cannot represent become text.
     value = to_jsonable_python(fields, serialize_unknown=True, bytes_mode="base64")
     plain = json.dumps(value, ensure_ascii=False, indent=2)
     return {"text/plain": plain, "text/html": _table(value)}

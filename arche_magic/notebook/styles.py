@@ -1,6 +1,6 @@
-"""The styles that displays share: colours, quiet text, what unfolds.
+"""The styles that displays share: colours, quiet text, and details that unfold.
 
-All are inline, since an untrusted notebook loses `<style>`, which pandas' Styler writes, and ids.
+All are inline, because untrusted notebooks lose ids and `<style>`, which pandas' Styler uses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def red_line(line: str) -> dict[str, str]:
 
 
 def details(summary: str, inside: str, *, is_open: bool = False, style: str = "") -> str:
-    """HTML behind a line that unfolds to it."""
+    """A line that unfolds to the HTML inside."""
     attributes = f' style="{style}"' if style else ""
     return (
         f"<details{' open' if is_open else ''}{attributes}>"

@@ -1,4 +1,4 @@
-"""Tables for people, as HTML with inline styles and as aligned text."""
+"""Tables for display, as HTML with inline styles and as aligned text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def table_bundle(
     notes: Sequence[str] = (),
     none: str = "nothing yet",
 ) -> dict[str, str]:
-    """A table, and below it a line per note, as text and as HTML; `none` if it has no rows."""
+    """A table with a line per note below it, as text and HTML; shows `none` if it has no rows."""
     if not rows:
         return {"text/plain": none, "text/html": none}
     return {
@@ -42,7 +42,7 @@ def table_bundle(
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table; on a narrow page its columns scroll, with the keyboard too."""
+    """An HTML table; on a narrow page its columns scroll, also with the keyboard."""
     right = [cell.right for cell in rows[0]]
     head = "".join(
         f'<th style="{_CELL};text-align:{"right" if is_right else "left"};'
@@ -85,7 +85,7 @@ def _text_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def fitting(widths: Sequence[int], shrinks: Sequence[bool], most: int) -> list[int]:
-    """The widths of columns, the widest made narrower until a row has `most` characters.
+    """Column widths; the widest columns are made narrower until a row has `most` characters.
 
     Columns of figures may not shrink.
     """

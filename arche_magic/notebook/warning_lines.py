@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What formats the warnings of others while we format ours; None if we do not.
+# The function that formats other packages' warnings while we format ours; None if we do not.
 _usual: Callable[..., str] | None = None
-_held: list[warnings.WarningMessage] = []
+_collected: list[warnings.WarningMessage] = []
 
 
 def register() -> None:
@@ -22,7 +22,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register`, unless somebody else formats warnings by now and may call us."""
+    """Undo `register`, unless another package now formats warnings and may call us."""
     global _usual
     if _usual is not None and warnings.formatwarning is _format:
         warnings.formatwarning = _usual
@@ -30,21 +30,22 @@ def unregister() -> None:
 
 
 @contextmanager
-def hold() -> Iterator[None]:
-    """Keep the warnings of this context for `show_held`, since most are issued only once."""
+def collect() -> Iterator[None]:
+    """Keep the warnings of this context for `show_collected`, because most are issued only once."""
     with warnings.catch_warnings(record=True) as caught:
-        # The user's filters apply when the warnings are shown. Here, "error" would lose them.
+        # The user's filters apply when the warnings are shown. Applied here, "error" would lose
+        # them.
         warnings.simplefilter("always")
         try:
             yield
         finally:
-            _held.extend(caught)
+            _collected.extend(caught)
 
 
-def show_held() -> None:
+def show_collected() -> None:
     """Issue the warnings that were held."""
-    while _held:
-        one = _held.pop(0)
+    while _collected:
+        one = _collected.pop(0)
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 

@@ -17,7 +17,7 @@ from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
 
 from .costs import paid_text
-from .quota_words import clock, state_at
+from .quota_words import clock_time, state_at
 from .tables import Cell, table_bundle
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Reason:
     Attributes:
         verdict: answered, interrupted, failed, refused; open, waiting or closed, or waited for;
             not needed if it comes later in the order, not offered if it could not be chosen.
-        headroom: share of its tightest limit that was left, 0 to 1; None if not looked at.
+        headroom: share of its tightest limit that was left, 0 to 1; None if not evaluated.
         opens_at: epoch seconds, or None if it was open or does not open by waiting.
-        why: what kept it from answering.
+        why: the reason why it did not answer.
         would_change: what would have made it answer.
     """
 
@@ -92,7 +92,7 @@ def reasons(
             why, change = "another model", "no --same-model"
         else:
             why, change = _not_offered(route, offered)
-            # A job without --allow-paid offers its rows to free routes only.
+            # A job without --allow-paid offers its rows only to free routes.
             change += ", or --allow-paid with --over" if change and route in paid else ""
         explained.append(Reason(route, "not offered", why=why, would_change=change))
     costs = _costs(decisions, attempts, routes)
@@ -143,7 +143,7 @@ def outcome_sentence(decisions: Sequence[Decision], attempts: Sequence[Attempt])
     rest = f"for another {last.patience:.0f} s" if last.patience >= 1 else "no longer"
     return (
         f"Asked at {when}: no route answered. The first to open was "
-        f"{soonest.name}, at {clock(soonest.state.opens_at, last.at)}; "
+        f"{soonest.name}, at {clock_time(soonest.state.opens_at, last.at)}; "
         f"the request could wait {rest}."
     )
 
@@ -226,7 +226,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
         return why, f"--patience {max(0, math.ceil(wait) - 1)}"
     if entry.state.headroom < chosen.state.headroom:
         shares = entry.state.headroom, chosen.state.headroom
-        # As many decimals as tell the two apart.
+        # Use as many decimals as are needed to distinguish the two.
         shown = ([percent(share, decimals) for share in shares] for decimals in range(3))
         differ = next((f": {left} against {most}" for left, most in shown if left != most), "")
         return f"had less left{differ}", f"{route} having less left"
@@ -234,7 +234,7 @@ def _open_but_skipped(entry: Considered, decision: Decision) -> tuple[str, str]:
 
 
 def _instead(route: RouteId, chosen: Considered | None) -> str:
-    """What would have led to a route that was not looked at."""
+    """The change that would have led to a route that was not evaluated."""
     if chosen is None or chosen.provider != route.provider:
         return f"-p {route.provider} uses only this provider"
     if chosen.model != route.model:
@@ -243,7 +243,7 @@ def _instead(route: RouteId, chosen: Considered | None) -> str:
 
 
 def _was_spared(entry: Considered, decision: Decision) -> bool:
-    """Whether a paid route was open while the request waited for a free one."""
+    """Whether a paid route was open, but the request waited for a free one instead."""
     choice = decision.choice()
     return choice.route is not None and entry.state.opens_at <= decision.at < choice.opens_at
 
@@ -255,7 +255,7 @@ def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
 
 
 def _sooner(entry: Considered, decision: Decision) -> str:
-    """What would have made a closed route answer."""
+    """The change that would have made a closed route answer."""
     opens_at = _opening(entry, decision)
     if opens_at is None:
         if entry.state.is_unsuitable:

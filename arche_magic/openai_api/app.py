@@ -1,4 +1,4 @@
-"""The server's ASGI application: who may ask, how much may be sent, and how replies go back."""
+"""The server's ASGI application: access control, size limits, and sending of replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
 from .handler import LARGEST_BODY, TOO_LONG, handle
-from .replies import HttpReply, Problem
+from .replies import ApiError, HttpReply
 from .request_thread import RequestThread
 from .requests import TAG_HEADER
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("arche_magic.openai_api")
 _BODY_SECONDS = 60.0
 # How long a client may leave its reply unread.
 _UNREAD_SECONDS = 60.0
-# Chunks that may wait for a client that reads slowly; then the request's thread waits too.
+# Maximum number of chunks that wait for a slow client; then the request's thread waits too.
 _MOST_WAITING = 100
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _HTTP_PORT = 80
@@ -43,9 +43,9 @@ _START, _BODY = "http.response.start", "http.response.body"
 
 
 def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIApp:
-    """Return the whole application; requests to `/v1` must carry the token.
+    """Return the application; requests to `/v1` must contain the token.
 
-    `port` is the one that clients use. Web pages of `allow_origins` may use the server too.
+    `port` is the port that clients use. Web pages of `allow_origins` may use the server too.
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +83,7 @@ def application(port: int, token: str, allow_origins: Collection[str]) -> ASGIAp
 
 
 def client_name(user_agent: str) -> str:
-    """Return the name of the program that asks, from its user agent; "" if it has none.
+    """Return the name of the requesting program from its user agent; "" if it has none.
 
     `OpenAI/Python 3.57.0` is `OpenAI/Python`, and `litellm/1.80.0` is `litellm`.
     """
@@ -95,12 +95,12 @@ def client_name(user_agent: str) -> str:
 def _foreign(headers: Headers, port: int, allow_origins: Collection[str]) -> str:
     """Return why a request from a web page is refused; "" if it is allowed.
 
-    A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the
-    browser then sends that name as `Host`. A page that asks for 127.0.0.1 itself sends `Origin`.
+    A page in a browser can make its host name resolve to 127.0.0.1 (DNS rebinding), but the browser
+    then sends that name as `Host`. If a page requests 127.0.0.1 itself, the browser sends `Origin`.
     """
     names = [f"{name}:{port}" for name in _HOSTS]
     if port == _HTTP_PORT:
-        # Clients leave it out.
+        # Clients omit the standard port.
         names += _HOSTS
     hosts = [host.lower() for host in headers.getlist("host")]
     if len(hosts) != 1 or hosts[0] not in names:
@@ -150,7 +150,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
             "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
             "settings, is its own address; set that address only for other programs"
         )
-        return Problem(400, message, code="asks_itself").reply()
+        return ApiError(400, message, code="asks_itself").reply()
     return handle(method, path, headers, body)
 
 
@@ -165,7 +165,7 @@ def _asks_itself(port: int) -> bool:
 
 
 async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:
-    """Ask in a thread, and pass the reply on to the client, as fast as the client reads it."""
+    """Send the request in a thread, and pass the reply on as fast as the client reads it."""
 
     async def put(message: Message) -> None:
         async with asyncio.timeout(_UNREAD_SECONDS):
@@ -196,7 +196,7 @@ async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, s
 
 
 async def _body(request: Request) -> bytes | None:
-    """Return the body; None if it is too long, which is decided before or while it is read.
+    """Return the body; None if it is too long, which is checked before and while it is read.
 
     uvicorn discards what arrives after that, so that the client can read the refusal.
     """
@@ -222,5 +222,5 @@ def _headers(scope: Scope) -> dict[str, str]:
 def _refusal(status: int, message: str, code: str) -> Response:
     """Return an error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    reply = Problem(status, message, kind, code=code).reply()
+    reply = ApiError(status, message, kind, code=code).reply()
     return Response(cast("bytes", reply.body), reply.status, reply.headers)

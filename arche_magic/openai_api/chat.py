@@ -1,4 +1,4 @@
-"""Chat completions: asks the engine, and answers whole or in chunks."""
+"""Chat completions: sends the request to the engine, and answers in one piece or in chunks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from arche_magic.llm_providers.request import Request
 from .replies import (
     Chunks,
     HttpReply,
+    api_error_of,
     completion,
     event,
     json_reply,
-    problem_of,
     route_header,
 )
 from .requests import read_chat, read_json
@@ -29,11 +29,11 @@ def chat_completions(
     """Answer `POST /v1/chat/completions`; see `handler.handle`.
 
     Raises:
-        Problem: the request is wrong.
+        ApiError: the request is wrong.
         LLMProviderError: the request is wrong, or no route answered it.
     """
     request, stream, include_usage = read_chat(read_json(body), llm.configuration, options)
-    # Several choices arrive only with the end of a reply, so nothing can be streamed before it.
+    # Several choices arrive only at the end of a reply, so nothing can be streamed before that.
     if stream and not request.needs_choices:
         return _streamed(request, include_usage, llm)
     reply = llm.ask(request)
@@ -61,7 +61,7 @@ def _streamed(request: Request, include_usage: bool, llm: IntelligentLLMOrchestr
             first = next(events)
             if isinstance(first, Piece) and first.route is not None:
                 break
-            # A kept reply is one piece, and its route comes with its end.
+            # A kept reply is one piece, and its route is known only at its end.
     except StopIteration as end:
         return _events_of(end.value, include_usage)
     chunks = Chunks(first.route.model, include_usage)
@@ -91,6 +91,6 @@ def _events(
         except StopIteration as end:
             yield from chunks.end(end.value)
     except LLMProviderError as error:
-        yield event(problem_of(error, llm.configuration.clock.time()).body())
+        yield event(api_error_of(error, llm.configuration.clock.time()).body())
     finally:
         events.close()

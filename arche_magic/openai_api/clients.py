@@ -25,10 +25,10 @@ from .requests import check_defaults
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-# Without these the client would read variables of the environment, which are for others.
+# Without these, the client would read environment variables that are meant for OpenAI's service.
 _SETTINGS: dict[str, Any] = {
     "api_key": "not-needed",
-    # Nothing is sent there: the name cannot exist (RFC 2606).
+    # Nothing is sent to this name, which cannot exist (RFC 2606).
     "base_url": "http://arche-magic.invalid/v1",
     "organization": "",
     "project": "",
@@ -92,8 +92,8 @@ def openai_transport(**defaults: Any) -> Any:
 class Transport:
     """Answers the requests of an `httpx.Client` or `httpx.AsyncClient`, or of httpx2's.
 
-    It sends nothing itself, whatever base URL a client has; only the engine does. The client's read
-    timeout bounds the request as a whole. `defaults` are used where a request does not set them.
+    It sends nothing itself, whatever the client's base URL is; only the engine sends requests. The
+    client's read timeout limits the whole request. `defaults` apply unless a request sets them.
     """
 
     def __init__(self, defaults: Mapping[str, Any]) -> None:
@@ -109,10 +109,10 @@ class Transport:
         return _response(request, reply, timeout)
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Answer one request in a thread of its own; cancelling stops it.
+        """Answer one request in its own thread; cancelling stops it.
 
-        A slow reader of a stream holds up no other request. Cancelling, or closing the stream,
-        waits until the request is booked, but at most two seconds.
+        A slow reader of a stream delays no other request. Cancelling, or closing the stream, waits
+        until the usage is counted, but at most two seconds.
 
         Raises (in the client's library): ReadTimeout.
         """
@@ -132,10 +132,10 @@ class Transport:
         return handle(request.method, path, request.headers, body, defaults=defaults)
 
     def close(self) -> None:
-        """Nothing is open here."""
+        """Do nothing: the transport has no connections."""
 
     async def aclose(self) -> None:
-        """Nothing is open here."""
+        """Do nothing: the transport has no connections."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Embeddings: reads the request, asks one model in batches, and answers in OpenAI's shape."""
+"""Embeddings: reads the request, asks one model in batches, and answers in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Usage, little_endian
 
-from .replies import HttpReply, Problem, json_reply, problem_of, route_details, route_header
+from .replies import ApiError, HttpReply, api_error_of, json_reply, route_details, route_header
 from .requests import AUTO, missing, read_json
 
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
@@ -31,10 +31,10 @@ def embeddings(
 ) -> HttpReply:
     """Answer `POST /v1/embeddings`; see `handler.handle`.
 
-    All vectors come from one model of one provider, in as many requests as its limits demand.
+    All vectors come from one model of one provider, in as many requests as its limits require.
 
     Raises:
-        Problem: the request is wrong, or the model did not answer it.
+        ApiError: the request is wrong, or the model did not answer it.
         NoKeys: no provider with an embedding model has a key.
     """
     configuration = llm.configuration
@@ -42,11 +42,11 @@ def embeddings(
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
         message = f"encoding_format is {encoding!r}; it can be {' or '.join(_FORMATS)}"
-        raise Problem(400, message, param="encoding_format")
+        raise ApiError(400, message, param="encoding_format")
     for name in given:
         if name not in _FIELDS:
             message = f"{name} is not a known field; known fields: {', '.join(_FIELDS)}"
-            raise Problem(400, message, param=name, code="unknown_parameter")
+            raise ApiError(400, message, param=name, code="unknown_parameter")
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}
     try:
@@ -56,7 +56,7 @@ def embeddings(
         )
         replies = _ask(request, llm)
     except LLMProviderError as error:
-        problem = problem_of(error, configuration.clock.time())
+        problem = api_error_of(error, configuration.clock.time())
         if problem.status in (400, 413) and problem.param in (None, "messages"):
             problem.param = "input"
         raise problem from None
@@ -69,9 +69,9 @@ def _texts(given: Mapping[str, Any]) -> list[str]:
         raise missing("input")
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
-        raise Problem(400, "input must be a text or a list of texts", param="input")
+        raise ApiError(400, "input must be a text or a list of texts", param="input")
     if any(isinstance(text, int | list) for text in texts):
-        raise Problem(
+        raise ApiError(
             400,
             "input is a list of tokens, but only texts are accepted, because each model has "
             "its own tokens (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
@@ -80,7 +80,7 @@ def _texts(given: Mapping[str, Any]) -> list[str]:
         )
     if len(texts) > _MOST_TEXTS:
         message = f"input has {len(texts):,} texts; the limit is {_MOST_TEXTS:,}"
-        raise Problem(400, message, param="input")
+        raise ApiError(400, message, param="input")
     return texts
 
 
@@ -90,13 +90,13 @@ def _model(
     name = given.get("model")
     if not isinstance(name, str):
         code = "missing_required_parameter" if name is None else "invalid_type"
-        raise Problem(400, "model must be the name of a model", param="model", code=code)
+        raise ApiError(400, "model must be the name of a model", param="model", code=code)
     try:
         return choose_model(configuration, None if name == AUTO else name, provider)
     except NoKeys:
         raise
     except ConfigurationError as error:
-        raise Problem(404, str(error), param="model", code="model_not_found") from None
+        raise ApiError(404, str(error), param="model", code="model_not_found") from None
 
 
 def _ask(whole: Request, llm: IntelligentLLMOrchestrator) -> list[Reply]:

@@ -2,8 +2,7 @@
 
     handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
 
-One request goes: `requests` reads it, the engine answers it, and `replies` writes the reply or the
-error.
+`requests` reads the request, the engine answers it, and `replies` writes the reply or the error.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from arche_magic.llm_providers.request import Image, Message, Request
 
 from .chat import chat_completions
 from .embeddings import embeddings
-from .replies import HttpReply, Problem, json_reply, problem_of
+from .replies import ApiError, HttpReply, api_error_of, json_reply
 from .requests import AUTO, TAG_HEADER, who_answers
 
 LARGEST_BODY = 20_000_000
@@ -34,12 +33,12 @@ TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
 _CHAT, _EMBEDDINGS, _MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 _ASKED = {_CHAT: chat_completions, _EMBEDDINGS: embeddings}
 _SERVED = f"POST {_CHAT}, POST {_EMBEDDINGS}, GET {_MODELS}"
-# Requests that say what a model in the list takes.
+# Requests that test what a listed model supports.
 _EXAMPLES = {
     "images": Request((Message("user", "", (Image("image/png", b""),)),)),
     "tools": Request((Message("user", ""),), tools=(Tool("any"),)),
 }
-# The provider object of the configuration in use. It keeps the routes that it has found.
+# The provider object of the configuration in use. It is reused because it caches its routes.
 _kept: IntelligentLLMOrchestrator | None = None
 
 
@@ -51,13 +50,13 @@ def handle(
     *,
     defaults: Mapping[str, Any] | None = None,
 ) -> HttpReply:
-    """Answer one request; blocks until there is a reply or the first piece of it.
+    """Answer one request; blocks until there is a reply or its first piece.
 
-    Errors are replies too, in OpenAI's shape.
+    Errors are replies too, in OpenAI's format.
 
     Args:
         method: `GET` or `POST`.
-        path: decoded, without the query, from `/v1/` on.
+        path: the decoded path without the query, starting with `/v1/`.
         headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
         defaults: options of the engine, used where the body does not set them; see
@@ -70,7 +69,7 @@ def handle(
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
         return _answer(method.upper(), path, headers, body, options)
-    except Problem as problem:
+    except ApiError as problem:
         return problem.reply()
 
 
@@ -81,15 +80,15 @@ def _answer(
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
     if path == "/v1/responses":
         message = "the Responses API is not served; set your library to chat completions"
-        raise Problem(404, message, code="not_found")
+        raise ApiError(404, message, code="not_found")
     if path not in (*_ASKED, _MODELS) and not name:
-        raise Problem(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
+        raise ApiError(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
     allowed = "POST" if path in _ASKED else "GET"
     if method != allowed:
         message = f"{path} accepts {allowed}, not {method}"
-        raise Problem(405, message, code="method_not_allowed", headers={"allow": allowed})
+        raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
-        raise Problem(413, TOO_LONG, code="body_too_large")
+        raise ApiError(413, TOO_LONG, code="body_too_large")
     tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
     if tag := next(tags, ""):
         options["tag"] = tag
@@ -103,7 +102,7 @@ def _answer(
             return _one_model(name, llm.configuration)
         return json_reply({"object": "list", "data": list(_listed(llm.configuration))})
     except LLMProviderError as error:
-        raise problem_of(error, clock.time()) from None
+        raise api_error_of(error, clock.time()) from None
 
 
 def _llm() -> IntelligentLLMOrchestrator:
@@ -115,7 +114,7 @@ def _llm() -> IntelligentLLMOrchestrator:
 
 
 def _one_model(name: str, configuration: Configuration) -> HttpReply:
-    """Answer `GET /v1/models/NAME`; also takes a bare model, and names that are not listed."""
+    """Answer `GET /v1/models/NAME`; accepts bare names of models and unlisted names too."""
     for entry in _listed(configuration):
         if entry["id"] == name:
             return json_reply(entry)
@@ -156,7 +155,7 @@ def _model(id_: str, owner: str, model: str, configuration: Configuration) -> di
 
 
 def _takes(owner: str, model: str, configuration: Configuration) -> dict[str, bool] | None:
-    """Return what a model takes: all, unless the catalog or a refusal says no; None without key."""
+    """Return what a model supports: everything, except what the catalog or a refusal excludes."""
     key = next((key for key in configuration.keys if key.provider == owner), None)
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""Replies as HTTP carries them: chat completions and errors of the engine, in OpenAI's shape."""
+"""HTTP replies: chat completions and errors of the engine, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class HttpReply:
     """One HTTP response.
 
     Attributes:
-        body: bytes, or an iterator of server-sent events. Closing the iterator (it is a generator)
-            stops the request: the connection to the provider is dropped and the call is booked.
+        body: bytes, or an iterator of server-sent events. Closing the iterator (a generator) stops
+        the request: the connection to the provider is dropped and the usage is counted.
     """
 
     status: int
@@ -51,7 +51,7 @@ def json_reply(
     value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> HttpReply:
     """Return a response with a JSON body."""
-    # A text may quote a lone surrogate of the request, which UTF-8 does not have.
+    # A text may quote a lone surrogate of the request, which cannot be encoded in UTF-8.
     text = whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     body = text.encode()
     return HttpReply(status, {"content-type": "application/json", **(headers or {})}, body)
@@ -85,7 +85,7 @@ class Chunks:
 
     def __init__(self, model: str, include_usage: bool) -> None:
         self._head = _head("chat.completion.chunk", model)
-        # With the usage at the end, all other chunks say that they have none.
+        # If the usage is sent at the end, all other chunks have `usage: null`.
         self._usage = {"usage": None} if include_usage else {}
 
     def first(self) -> bytes:
@@ -127,20 +127,20 @@ class Chunks:
 
 
 def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
-    """Return the tool calls of a reply, as OpenAI has them."""
+    """Return the tool calls of a reply in OpenAI's format."""
     shown = []
     for call in reply.tool_calls:
         function = {"name": call.name, "arguments": call.arguments}
         entry: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
         if call.signature:
-            # Where Google's own service for OpenAI's clients has it; `thought_signature` reads it.
+            # Google's own service for OpenAI's clients puts it here; `thought_signature` reads it.
             entry["extra_content"] = {"google": {"thought_signature": call.signature}}
         shown.append(entry)
     return shown
 
 
 def _numbered(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return tool calls as a stream has them."""
+    """Return tool calls in the format of a stream."""
     return [{"index": index, **call} for index, call in enumerate(calls)]
 
 
@@ -187,7 +187,7 @@ def route_details(reply: Reply) -> dict[str, Any]:
 
 
 @dataclass(eq=False)
-class Problem(Exception):
+class ApiError(Exception):
     """Why a request gets no answer, in the fields of OpenAI's errors.
 
     Attributes:
@@ -224,8 +224,8 @@ class Problem(Exception):
         return json_reply(self.body(), self.status, self.headers)
 
 
-def problem_of(error: LLMProviderError, now: float) -> Problem:
-    """Return what a request ended with, in OpenAI's shape; `now` is in epoch seconds."""
+def api_error_of(error: LLMProviderError, now: float) -> ApiError:
+    """Return the error of a request in OpenAI's format; `now` is in epoch seconds."""
     opens_at = error.next_available_at
     # Tells official clients not to retry, because the engine has already waited and tried every
     # route (openai 2.0 to 3.57, `_base_client.py`).
@@ -238,8 +238,8 @@ def problem_of(error: LLMProviderError, now: float) -> Problem:
         details["next_available_at"] = opens_at.isoformat()
         headers["retry-after"] = str(max(1, math.ceil(opens_at.timestamp() - now)))
 
-    def problem(status: int, kind: str, code: str | None, param: str | None = None) -> Problem:
-        return Problem(status, str(error), kind, param, code, headers, details)
+    def problem(status: int, kind: str, code: str | None, param: str | None = None) -> ApiError:
+        return ApiError(status, str(error), kind, param, code, headers, details)
 
     match error:
         case NoKeys():

@@ -1,4 +1,4 @@
-"""One request in a thread of its own, and its reply for the event loop that awaits it."""
+"""Runs one request in its own thread, and passes its reply to the event loop that awaits it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .replies import HttpReply
 
 # How often a thread that waits for a slow reader checks whether it must stop.
 _WATCH_SECONDS = 0.1
-# How long the end of an event loop waits until the request of a stream is booked.
+# How long an ending event loop waits until the usage of a stream's request is counted.
 _BOOKING_SECONDS = 2.0
 
 
 class RequestThread:
     """Runs a request and passes its reply on, in parts, to the event loop that created it.
 
-    The engine is synchronous, and a request can be stopped only through the thread that runs it:
-    so the thread that asks is the one that reads the stream, to its end. Call `aclose` in the end,
-    also after a failure or a cancellation.
+    The engine is synchronous, and a request can be stopped only through the thread that runs it. So
+    the thread that sends the request also reads its stream to the end. Always call `aclose` at the
+    end, even after a failure or a cancellation.
 
     Args:
         ask: calls `handle`.
@@ -43,15 +43,16 @@ class RequestThread:
         self._news: asyncio.Queue[HttpReply | bytes | Exception | None] = asyncio.Queue()
 
     async def aclose(self) -> None:
-        """Stop the request if it still runs, and wait until it is booked, at most two seconds.
+        """Stop the request if it is running, and wait at most two seconds until its usage is
+        counted.
 
-        The connection to the service is dropped. After `chunks` was closed, it does not wait.
+        The connection to the service is dropped. After `chunks` was closed, this does not wait.
         """
         if self._ended is not None and not self._is_left:
             await end_of(self._ended, self._stop)
 
     async def reply(self) -> HttpReply:
-        """Ask when its turn comes, and return the status, the headers, and the body or its chunks.
+        """Send the request in turn, and return the status, the headers, and the body or its chunks.
 
         Raises:
             Exception: what `ask` raised, or the process has reached its limit of threads.
@@ -65,7 +66,7 @@ class RequestThread:
         return first
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body; chunks that arrived meanwhile come together.
+        """Yield the body; chunks that have arrived meanwhile are joined.
 
         Raises:
             Exception: what reading the body raised.
@@ -87,9 +88,9 @@ class RequestThread:
                 if end is None:
                     return
         except GeneratorExit:
-            # An event loop that ends closes the generators of all layers of a stream at the same
-            # time, and prints an error if one of them closes another that waits here. So a thread
-            # of the loop waits: the loop ends after its threads.
+            # An ending event loop closes the generators of all layers of a stream at the same time,
+            # and prints an error if one of them closes another that waits here. So one of the
+            # loop's threads waits, because the loop ends after its threads.
             self._is_left = True
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.run_in_executor(None, self._has_run.wait, _BOOKING_SECONDS)
@@ -130,5 +131,5 @@ class RequestThread:
         try:
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
         except RuntimeError:
-            # The event loop was closed: nobody reads the reply any more.
+            # The event loop was closed, so nothing reads the reply.
             self._stop.set()

@@ -1,4 +1,4 @@
-"""The body of a chat completion, read as arguments of the engine."""
+"""Converts the body of a chat completion to arguments of the engine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.options import build_request, check_names
 from arche_magic.llm_providers.request import Request
 
-from .replies import Problem
+from .replies import ApiError
 
 AUTO = "auto"
 """As `model`: any route may answer."""
 
 TAG_HEADER = "x-arche-tag"
-# Fields that the engine has under the same name. All others are OpenAI's and go out as `extra`.
+# Fields that the engine has under the same name. All others are sent as `extra`.
 _OURS = (
     "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice",
     "parallel_tool_calls",
 )  # fmt: skip
-# Read here: they say who answers, and in which form.
+# These are read here: they determine who answers, and in which form.
 _HANDLED = ("model", "messages", "stream", "stream_options", "max_completion_tokens")
 
 DEFAULTS = (
@@ -36,15 +36,15 @@ def read_json(body: bytes) -> dict[str, Any]:
     """Return the JSON object of a body.
 
     Raises:
-        Problem: it is something else.
+        ApiError: it is something else.
     """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
-        raise Problem(400, f"the body is not JSON{where}") from None
+        raise ApiError(400, f"the body is not JSON{where}") from None
     if not isinstance(value, dict):
-        raise Problem(400, f"the body is {_json_type(value)}; it must be a JSON object")
+        raise ApiError(400, f"the body is {_json_type(value)}; it must be a JSON object")
     return value
 
 
@@ -56,7 +56,7 @@ def read_chat(
     `options` of the engine are used where the body does not set them.
 
     Raises:
-        Problem: a field is missing or wrong, or the model is unknown.
+        ApiError: a field is missing or wrong, or the model is unknown.
         InvalidRequest, ConfigurationError: as `build_request`.
     """
     given = {name: value for name, value in body.items() if value is not None}
@@ -68,7 +68,7 @@ def read_chat(
         most = given["max_completion_tokens"]
         if given.get("max_tokens", most) != most:
             both = "max_tokens and max_completion_tokens are the same; use one"
-            raise Problem(400, both, param="max_tokens")
+            raise ApiError(400, both, param="max_tokens")
         options["max_tokens"] = most
     options |= who_answers(given.get("model", options.get("model")), options, configuration)
     extra = {name: given[name] for name in given if name not in (*_OURS, *_HANDLED)}
@@ -91,7 +91,7 @@ def who_answers(
     It is `auto`, a provider, `provider/model`, a model, or an alias of the settings.
 
     Raises:
-        Problem: it names nothing that is known.
+        ApiError: it names nothing that is known.
     """
     if not isinstance(model, str):
         raise _wrong("model", model, "text")
@@ -102,7 +102,7 @@ def who_answers(
     try:
         configuration.resolve_model(model, options.get("provider"))
     except ConfigurationError as error:
-        raise Problem(
+        raise ApiError(
             404, f"{error}. GET /v1/models lists them", param="model", code="model_not_found"
         ) from None
     return {"model": model}
@@ -122,7 +122,7 @@ def check_defaults(defaults: Mapping[str, Any], configuration: Configuration) ->
         configuration.provider(options["provider"])
     try:
         who = who_answers(model, options, configuration) if model is not None else {}
-    except Problem as problem:
+    except ApiError as problem:
         raise ConfigurationError(problem.message) from None
     build_request("any", configuration, **(options | who))
 
@@ -133,11 +133,12 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
         raise _wrong("messages", messages, "a list of objects")
     if not messages:
-        raise Problem(400, "messages is empty; it must have at least one", param="messages")
+        raise ApiError(400, "messages is empty; it must have at least one", param="messages")
     if any("images" in entry for entry in messages):
-        # The engine reads paths there, and a client must not name files of this machine.
+        # The engine would read files at paths in `images`, and a client must not name files of this
+        # machine.
         message = "images is not a field of a message; use parts of the type image_url"
-        raise Problem(400, message, param="messages")
+        raise ApiError(400, message, param="messages")
     return messages
 
 
@@ -147,13 +148,13 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def missing(name: str) -> Problem:
+def missing(name: str) -> ApiError:
     """Return the error for a field that must be given."""
-    return Problem(400, f"{name} is missing", param=name, code="missing_required_parameter")
+    return ApiError(400, f"{name} is missing", param=name, code="missing_required_parameter")
 
 
-def _wrong(name: str, value: object, rule: str) -> Problem:
-    return Problem(
+def _wrong(name: str, value: object, rule: str) -> ApiError:
+    return ApiError(
         400, f"{name} is {_json_type(value)}; it must be {rule}", param=name, code="invalid_type"
     )
 

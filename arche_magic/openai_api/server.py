@@ -63,7 +63,7 @@ class Server:
             raise InvalidRequest(f"allow_origins must be a list, such as [{allow_origins!r}]")
         self._origins = tuple(_origin(address) for address in allow_origins)
         if token_file == "":
-            # As `--token-file "$NAME"` is if the variable is not set.
+            # `--token-file "$NAME"` is blank if the variable is not set.
             raise InvalidRequest("the path of the token file is empty")
         self._token_file = None if token_file is None else expanded(token_file).absolute()
         self._listener: LocalServer | None = None
@@ -194,7 +194,7 @@ class Server:
 
 
 def _shell_path(path: Path) -> str:
-    """Return a path for a shell; below the home folder without the user's name."""
+    """Quote a path for a shell; `~` replaces the home folder, which contains the user's name."""
     if path.is_relative_to(home_folder()):
         return f"~/{shlex.quote(path.relative_to(home_folder()).as_posix())}"
     return shlex.quote(str(path))

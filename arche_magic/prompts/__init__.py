@@ -19,11 +19,11 @@ from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.request import Image, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
 
-from .tables import Shown
+from .tables import ValueText
 from .tables import as_pandas as as_pandas
 from .values import IMAGES, as_image, as_text
 
-# Two braces on one line. Their content is a reference if it begins like a name, or if it is the
+# Double braces on one line. Their content is a reference if it begins like a name, or if it is the
 # name of a value: a column may be called `2023`, `% change` or `f{x}`.
 _REFERENCE = re.compile(r"(\\?)\{\{([^{}\n](?:[^{}\n]|\{[^{}\n]*\})*)\}\}")
 _NAME = re.compile(r"(?!\d)\w+")
@@ -50,17 +50,17 @@ class Prompt:
 
 
 class Template(str):
-    """A prompt in which some references have the same text for all rows: see `fill`.
+    """A prompt in which some references have the same text for all rows; see `fill`.
 
-    It is the text as typed, so references inside the given texts are not replaced.
+    The string is the prompt as typed, so references inside the given texts are not replaced.
 
     Attributes:
         given: the texts, by reference.
     """
 
-    given: Mapping[str, Shown]
+    given: Mapping[str, ValueText]
 
-    def __new__(cls, text: str, given: Mapping[str, Shown]) -> Self:
+    def __new__(cls, text: str, given: Mapping[str, ValueText]) -> Self:
         """Build a template from the prompt as it was typed."""
         template = super().__new__(cls, text)
         template.given = given
@@ -74,9 +74,9 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
     last row of a table stays as it is.
 
     Args:
-        text: the prompt; the texts that a `Template` gives come before `names`.
+        text: the prompt; the texts of a `Template` take precedence over `names`.
         names: the variables.
-        budget: most tokens for one table, array or collection.
+        budget: maximum tokens for one table, array or collection.
 
     Raises:
         InvalidRequest: a variable does not exist, or cannot be part of a prompt.
@@ -110,7 +110,7 @@ def fill(text: str, names: Mapping[str, Any], budget: int) -> Prompt:
 def references(text: str) -> list[str]:
     """Return the contents of `{{…}}` in a text, each once, in order, without those that are given.
 
-    They include texts that are not names, such as `2023`, as columns may be called so.
+    They include texts that are not names, such as `2023`, because a column may have that name.
     """
     given = text.given if isinstance(text, Template) else {}
     found = (match[2].strip() for match in _REFERENCE.finditer(text) if not match[1])
@@ -126,7 +126,7 @@ def name_in(reference: str, names: Container[str] = ()) -> str:
     ends = [step.start() for step in re.finditer(r"[.\[]", reference)]
     for end in (len(reference), *reversed(ends)):
         name, rest = reference[:end], reference[end:]
-        # A name such as `a.b` has no attributes: `a.b.c` is more likely misspelt.
+        # Names such as `a.b` have no attributes: `a.b.c` is probably misspelt.
         follows = name.isidentifier() or not rest.startswith(".")
         if name in names and follows and _STEPS.fullmatch(rest):
             return name
@@ -257,7 +257,7 @@ def _attribute(value: Any, name: str, path: str) -> Any:
 def _item(value: Any, key: int | str, path: str) -> Any:
     reference = f"{{{{{path}[{key!r}]}}}}"
     try:
-        # Checked first, as a defaultdict would create a missing key.
+        # Checked first, because a defaultdict would create a missing key.
         if isinstance(value, Mapping) and key not in value:
             hint = did_you_mean(str(key), [str(known) for known in value])
             raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")

@@ -1,4 +1,4 @@
-"""Files and web pages that go with a prompt as text, each below a line with its name."""
+"""Files and web pages that are added to a prompt as text, each below a line with its name."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def read_file(source: str, names: Mapping[str, Any]) -> Attachment:
     if path.suffix.lower() in IMAGES:
         raise InvalidRequest(f"--file {source} is an image; --image sends it")
     try:
-        return Attachment(name, text_of(content))
+        return Attachment(name, content_text(content))
     except ValueError as error:
         raise InvalidRequest(f"--file {source} {error}") from None
 
 
-def text_of(content: bytes, encoding: str = "") -> str:
+def content_text(content: bytes, encoding: str = "") -> str:
     """Return the text of a file's content; that of a PDF without its layout.
 
     Args:
@@ -87,7 +87,7 @@ def text_of(content: bytes, encoding: str = "") -> str:
 def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None) -> Prompt:
     """Return the prompt below the texts of the attachments, with a note about the size of each.
 
-    `budget` is the most tokens of each; None for all of it.
+    `budget` is the maximum number of tokens of each; None for no maximum.
     """
     if not attachments:
         return prompt
@@ -96,7 +96,8 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
         part, note = _part(attachment, budget)
         parts.append(part)
         notes.append(note)
-    # An empty prompt stays empty, which is an error: attachments alone ask nothing.
+    # An empty prompt stays empty, which is an error, because attachments without a prompt ask
+    # nothing.
     text = "\n\n".join([*parts, prompt.text]) if prompt.text.strip() else ""
     return replace(prompt, text=text, notes=(*prompt.notes, *notes))
 
@@ -114,7 +115,7 @@ def _part(attachment: Attachment, budget: int | None) -> tuple[str, str]:
 
 
 def _first(text: str, budget: int) -> str:
-    """Return as much of the beginning as fits, whole lines if that leaves more than half of it."""
+    """Return as much of the beginning as fits, in whole lines if that is more than half of it."""
     kept = beginning(text, budget)
     end = kept.rfind("\n")
     return kept[:end] if end > len(kept) / 2 else kept
@@ -140,7 +141,8 @@ def _text_of_pdf(content: bytes) -> str:
         raise ConfigurationError(
             "PDF files need the package pypdf: pip install 'arche_magic[pdf]'"
         ) from None
-    # Without a handler, Python prints its warnings about small faults, which most files have.
+    # Without a handler, Python would print pypdf's warnings about small faults, which most files
+    # have.
     logging.getLogger("pypdf").addHandler(logging.NullHandler())
     pages: list[str] = []
     try:

@@ -18,7 +18,7 @@ from arche_magic.llm_providers.bounded import TookTooLong, library, within
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.characters import without_controls
 
-from .attachments import MOST_BYTES, Attachment, text_of
+from .attachments import MOST_BYTES, Attachment, content_text
 
 if TYPE_CHECKING:
     import httpx
@@ -43,7 +43,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     """Return a web page as text; text files, JSON and PDF too.
 
     Redirects are followed to http and https only, and not from a public address to a private one.
-    It may take that many seconds.
+    It takes at most `seconds`.
 
     Raises:
         InvalidRequest: the address is wrong, the page cannot be fetched, or it has no text.
@@ -68,7 +68,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
         if kind.startswith(("image/", "audio/", "video/")):
             raise ValueError(f"is {kind}, not a page")
         if "html" not in kind:
-            return Attachment(name, text_of(content, encoding))
+            return Attachment(name, content_text(content, encoding))
         declared = _CHARSET.search(content[:2000])
         encoding = encoding or (declared[1].decode() if declared else "")
         text = readable(_decoded(content, encoding), ends)
@@ -108,9 +108,9 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
     """Return the content at an address, its media type, and its encoding if the server states one.
 
     Raises:
-        ValueError: it is not there, is too large, the server sends elsewhere, or a variable of this
-            machine names a proxy or certificates that do not work.
-        httpx.HTTPError: the connection failed.
+        ValueError: the page does not exist or is too large, the server redirects to a forbidden
+            address, or a variable of this machine names a proxy or certificates that do not work.
+            httpx.HTTPError: the connection failed.
     """
     import httpx
 
@@ -148,7 +148,7 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
 
 
 def _check_redirect(first: httpx.URL, after: httpx.URL) -> None:
-    """Check that a page does not lead to a file, or from outside into this network."""
+    """Check that a page does not redirect to a file, or from a public address into this network."""
     if after.scheme not in _SCHEMES:
         raise ValueError(f"redirects to {after.scheme}:, which is not followed")
     if _is_private(after.host) and not _is_private(first.host):
@@ -156,7 +156,8 @@ def _check_redirect(first: httpx.URL, after: httpx.URL) -> None:
 
 
 def _is_private(host: str) -> bool:
-    # By its address, because `127.1` and names outside of this network may lead into it too.
+    # Decided by the resolved address, because `127.1` and public names may also lead into this
+    # network.
     with suppress(OSError, UnicodeError):
         found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
         return not all(ipaddress.ip_address(address).is_global for address in found)
@@ -168,7 +169,7 @@ def _decoded(content: bytes, encoding: str) -> str:
     try:
         return content.decode(encoding or "utf-8", errors="replace")
     except (LookupError, UnicodeError):
-        # Some codecs, such as idna, cannot replace what they do not know.
+        # Some codecs, such as idna, cannot replace invalid bytes.
         return content.decode("utf-8", errors="replace")
 
 
@@ -200,7 +201,7 @@ class _Reader(HTMLParser):
         self._in_title = False
         self._in_pre = self._in_pre and tag != "pre"
         if tag in self._open:
-            # What was left open inside ends with it.
+            # Tags that were left open inside end with it.
             while self._open.pop() != tag:
                 pass
         elif tag in ("td", "th") and not self._open:

@@ -15,7 +15,7 @@ from arche_magic.llm_providers.text.wording import suggestion
 from . import references
 
 FOLDER = "prompts"
-# The texts of a saved prompt by part, `prompt` or `system`, or the files that contain them.
+# The parts of a saved prompt, `prompt` and `system`: their texts, or the files with the texts.
 Parts = Mapping[str, str | Path]
 # Where the text of the cell goes.
 _TEXT = re.compile(r"(?<!\\)\{\{[ \t]*text[ \t]*\}\}")
@@ -42,7 +42,8 @@ class SavedPrompt:
         return tuple(dict.fromkeys([*references(self.prompt), *references(self.system)]))
 
     def with_text(self, text: str) -> str:
-        """Put the text of a cell in the place of `{{text}}`, or below the prompt if it has none.
+        """Insert the text of a cell in place of `{{text}}`, or below the prompt if it has no
+        `{{text}}`.
 
         Without a text, `{{text}}` is a field like any other.
         """
@@ -121,6 +122,6 @@ def _read(name: str, parts: Parts) -> SavedPrompt:
 
 
 def _shown(path: Path) -> str:
-    """Return the path from the working directory if it is inside, since notebooks are passed on."""
+    """Return the path relative to the working directory if possible: notebooks are shared."""
     home = working_directory()
     return str(path.relative_to(home) if home and path.is_relative_to(home) else path)

@@ -26,22 +26,22 @@ from arche_magic.llm_providers.text.wording import plural, shortened
 PLAIN = (str, int, float, complex, bool, type(None))
 # Larger integers are written as text, as Python may refuse to write them as numbers.
 _LARGE_BITS = 2000
-# Most dicts and lists in an entry, one in the other: many times what fits in a prompt.
+# Maximum number and depth of dicts and lists in an entry: many times what fits into a prompt.
 _MOST_PARTS, _DEEPEST = 100_000, 100
-# Tables that are not computed yet, and the method that does it.
+# Tables that are computed lazily, each with the method that computes it.
 _LAZY = {
     "polars.LazyFrame": "collect", "dask.DataFrame": "compute", "dask_expr.DataFrame": "compute",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Shown:
+class ValueText:
     """A value as text.
 
     Attributes:
-        text: what goes into the prompt.
-        note: what the user should know, such as what was left out; or "".
-        block: it has several lines, so the prompt continues on a new line after it.
+        text: the text for the prompt.
+        note: a note for the user, for example about omitted parts; or "".
+        block: whether it has several lines, so that the prompt continues on a new line.
     """
 
     text: str
@@ -73,7 +73,7 @@ def as_pandas(data: Any) -> Any:
             return library("pyarrow").table(data).to_pandas(ignore_metadata=True)
         if hasattr(data, "__dataframe__"):
             with warnings.catch_warnings():
-                # pandas says that the Arrow stream is the better way.
+                # pandas warns that the Arrow stream is preferred.
                 warnings.simplefilter("ignore")
                 return library("pandas").api.interchange.from_dataframe(data)
     except ModuleNotFoundError as error:
@@ -94,14 +94,14 @@ def is_arrow(data: Any) -> bool:
     return library_of(data) == "pyarrow" and hasattr(data, "column_names")
 
 
-def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
+def table_text(frame: Any, name: str, kind: str, budget: int) -> ValueText:
     """Return a frame as CSV: columns that fit in half the budget, then rows that fit."""
     index, (rows, columns) = frame.index, frame.shape
     plain = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     heads = [] if plain else [_head(level) for level in index.names]
     shown = _columns_that_fit(frame, budget / 2 - text_tokens(_csv(heads)))
     heads += map(_head, frame.columns[:shown])
-    # One row takes at most half of the budget, so that several are seen.
+    # One row takes at most half of the budget, so that several rows are shown.
     longest = max(16, 2 * budget // max(1, len(heads)))
     lines, texts_cut = [_csv(heads)], False
     spent = text_tokens(lines[0])
@@ -126,7 +126,7 @@ def table_text(frame: Any, name: str, kind: str, budget: int) -> Shown:
 
 
 def _columns_that_fit(frame: Any, budget: float) -> int:
-    """Return how many columns fit, at least one; each takes about its name and its first value."""
+    """Return how many columns fit, at least one; a column takes about its name and first value."""
     first = [_cell(cell)[:40] for cell in (frame.iloc[0] if len(frame) else ())]
     for number, column in enumerate(frame.columns):
         budget -= text_tokens(_head(column) + "".join(first[number : number + 1])) + 0.5
@@ -135,10 +135,10 @@ def _columns_that_fit(frame: Any, budget: float) -> int:
     return len(frame.columns)
 
 
-def array_text(array: Any, name: str, budget: int) -> Shown:
+def array_text(array: Any, name: str, budget: int) -> ValueText:
     """Return an array: its first numbers, or its first rows, one per line."""
     if array.ndim == 0:
-        return Shown(str(array.item()))
+        return ValueText(str(array.item()))
     # A number takes more than half a token.
     entries, flat = array[: 2 * budget], array.ndim == 1
     kept = _as_many((_json(entry, _rounded) for entry in entries), budget)
@@ -155,7 +155,7 @@ def _rounded(number: Any) -> Any:
     return float(f"{number:.10g}") if isinstance(number, float) else number
 
 
-def collection_text(value: Any, name: str, budget: int) -> Shown:
+def collection_text(value: Any, name: str, budget: int) -> ValueText:
     """Return a collection as JSON, cut to its first entries if it does not fit."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
@@ -170,14 +170,14 @@ def collection_text(value: Any, name: str, budget: int) -> Shown:
     if text_tokens(text) > budget + 1:
         return cut_text(text, name, kind, budget)
     if len(kept) == len(value):
-        return Shown(text)
+        return ValueText(text)
     return _stated(text, name, f"{kind} of {len(value):,}", f"the first {len(kept):,}")
 
 
-def cut_text(text: str, name: str, kind: str, budget: int) -> Shown:
+def cut_text(text: str, name: str, kind: str, budget: int) -> ValueText:
     """Return a text, cut to its beginning if it does not fit."""
     if text_tokens(text) <= budget:
-        return Shown(text)
+        return ValueText(text)
     kept = beginning(text, budget)
     size = f"{kind}, {len(text):,} characters"
     return _stated(kept + " …", name, size, f"the first {len(kept):,} characters")
@@ -190,11 +190,13 @@ def beginning(text: str, budget: int) -> str:
     return text[: 1 + bisect_right(lengths, float(budget), key=lambda end: text_tokens(text[:end]))]
 
 
-def _stated(text: str, name: str, size: str, *left: str) -> Shown:
-    """Return the text below a line with its name and size, and what it was cut to, if it was."""
+def _stated(text: str, name: str, size: str, *left: str) -> ValueText:
+    """Return the text below a line with its name, its size, and the size to which it was cut, if
+    any.
+    """
     cut = " and ".join(filter(None, left))
     heading = f"[{name}: {size}{f', cut to {cut}' if cut else ''}]"
-    return Shown(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
+    return ValueText(f"{heading}\n{text}", f"{name} ({size}) was cut to {cut}" if cut else "")
 
 
 def _as_many(texts: Iterable[str], budget: int) -> list[str]:
@@ -210,12 +212,12 @@ def _as_many(texts: Iterable[str], budget: int) -> list[str]:
 
 
 def _pair(entry: tuple[Any, Any]) -> str:
-    return f"{_json(text_of(entry[0]))}: {_json(entry[1])}"
+    return f"{_json(str_of(entry[0]))}: {_json(entry[1])}"
 
 
 def _without_large(value: Any) -> Any:
     is_large = isinstance(value, int) and value.bit_length() > _LARGE_BITS
-    return text_of(value) if is_large else value
+    return str_of(value) if is_large else value
 
 
 def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
@@ -226,10 +228,10 @@ def _json(value: Any, scalar: Callable[[Any], Any] = _without_large) -> str:
 def json_value(
     value: Any, scalar: Callable[[Any], Any], left: Iterator[object], deepest: float = math.inf
 ) -> Any:
-    """Return the value as dicts and lists of what `scalar` makes of its scalars.
+    """Return the value as dicts and lists, with each scalar converted by `scalar`.
 
-    Each dict and list takes one item of `left`; after the last one, and below `deepest` levels, the
-    value is cut to `…`, because it may contain itself.
+    Each dict and list takes one item of `left`. After the last item, and below `deepest` levels,
+    the value is cut to `…`, because it may contain itself.
     """
     if isinstance(value, PLAIN):
         return scalar(value)
@@ -246,7 +248,7 @@ def json_value(
         return "…"
     if isinstance(value, Mapping):
         return {
-            text_of(key): json_value(entry, scalar, left, deepest - 1)
+            str_of(key): json_value(entry, scalar, left, deepest - 1)
             for key, entry in value.items()
         }
     return [json_value(entry, scalar, left, deepest - 1) for entry in value]
@@ -261,7 +263,7 @@ def _csv(cells: Iterable[str]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.10g}"
-    text = text_of(value)
+    text = str_of(value)
     if isinstance(value, datetime):
         return "" if text == "NaT" else text.removesuffix(" 00:00:00")
     return "" if value is None or text == "<NA>" else text
@@ -274,7 +276,7 @@ def _head(name: Any) -> str:
     return "" if name is None else str(name)
 
 
-def text_of(value: Any) -> str:
+def str_of(value: Any) -> str:
     """Return `str(value)`, also for integers that are too long for Python to convert."""
     try:
         return str(value)

@@ -1,6 +1,6 @@
 """Python values as parts of a prompt: as text cut to a budget, or as images.
 
-No library is imported for that: the user has loaded the library of a value already.
+No library is imported for this, because the library of a value is already loaded.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from arche_magic.llm_providers.request import Image, read_image
 
 from .tables import (
     PLAIN,
-    Shown,
+    ValueText,
     array_text,
     as_pandas,
     collection_text,
     cut_text,
     library_of,
+    str_of,
     table_text,
-    text_of,
 )
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# The text of a generator, for example, is only its type and its address.
+# For example, the text of a generator is only its type and its address.
 _ADDRESS = re.compile(r"<(memory|[\w.]+ object( \S+)?)( at 0x[0-9A-Fa-f]+)?>")
 
 
-def as_text(value: Any, name: str, budget: int) -> Shown:
+def as_text(value: Any, name: str, budget: int) -> ValueText:
     """Return the value as the text of a prompt.
 
     Text is never cut. A table, array or collection is cut to `budget` tokens, after a line with its
@@ -49,7 +49,7 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
     if isinstance(value, Pending):
         value = value.wait()
     if isinstance(value, str):
-        return Shown(str(value))
+        return ValueText(str(value))
     try:
         shown = _as_text(value, name, budget)
     except InvalidRequest:
@@ -59,12 +59,12 @@ def as_text(value: Any, name: str, budget: int) -> Shown:
     return replace(shown, block="\n" in shown.text)
 
 
-def _as_text(value: Any, name: str, budget: int) -> Shown:
+def _as_text(value: Any, name: str, budget: int) -> ValueText:
     if isinstance(value, PLAIN):
-        return Shown(text_of(value))
+        return ValueText(str_of(value))
     # A function wrapped by `functools.cache` is not a function, but holds one.
     if inspect.isfunction(getattr(value, "__wrapped__", value)) or inspect.isclass(value):
-        return Shown(_source_of(value, name))
+        return ValueText(_source_of(value, name))
     if isinstance(value, os.PathLike):
         return _path(Path(value), name)
     if inspect.ismodule(value) or inspect.isroutine(value):
@@ -134,12 +134,12 @@ def _drawn(draw: Callable[[io.BytesIO], object]) -> Image:
     return read_image(file.getvalue())
 
 
-def _path(path: Path, name: str) -> Shown:
+def _path(path: Path, name: str) -> ValueText:
     """Return the name of a file, with a note on how to insert its contents."""
     how = f"text = {name}.read_text() and {{{{text}}}} insert it"
     if path.suffix.lower() in IMAGES:
         how = f"--image {name} sends the image"
-    return Shown(str(path), f"{name} is a path, so only the path was inserted; {how}")
+    return ValueText(str(path), f"{name} is a path, so only the path was inserted; {how}")
 
 
 def _source_of(value: Any, name: str) -> str:
@@ -152,7 +152,8 @@ def _source_of(value: Any, name: str) -> str:
         return inspect.getsource(value).rstrip("\n")
     except (OSError, TypeError, SyntaxError):
         pass
-    # Up to Python 3.12 `inspect` finds a class by its module's file; a notebook has none.
+    # Up to Python 3.12, `inspect` finds classes in the file of their module, and a notebook has no
+    # such file.
     found = list(_in_cells(value)) if inspect.isclass(value) else []
     if not found:
         raise InvalidRequest(f"the source of {name} cannot be found; insert it as text instead")

@@ -6,9 +6,9 @@
 This needs starlette and uvicorn (`pip install 'arche_magic[sandbox]'`), which are imported when a
 sandbox starts. `python -m arche_magic.sandbox` runs a sandbox in its own process.
 
-One request goes: `app` receives it, a class in `wires` reads it, `accounts` admits and charges it,
-`replies` writes the reply, the same class in `wires` gives it the provider's format, and `app`
-sends it. `service` does these steps in order, and `failures` changes the result on request.
+`app` receives a request, a class in `wires` reads it, `accounts` admits and charges it, `replies`
+writes the reply, the same class in `wires` converts it to the provider's format, and `app` sends
+it. `service` does these steps in order, and `failures` changes the result on request.
 """
 
 from .failures import FAILURE_KINDS, TEMPORARY_KINDS

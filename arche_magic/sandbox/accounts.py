@@ -1,4 +1,4 @@
-"""Keys, their accounts, and the usage of each account's limits."""
+"""Keys, their accounts, and how much of each account's limits is used."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ class Accounts:
     ) -> tuple[Breach, ...]:
         """Charge a request and its input tokens to every limit, or to none.
 
-        `requests` is how many requests it counts for the limits, if it has several parts. Returns
-        the limits that refuse it, the longest wait first. Output is charged afterwards with
-        `settle` and may exceed a limit, as in the real services.
+        `requests` is the number of requests that it counts as, if it has several parts. Returns the
+        limits that refuse it, the longest wait first. Output is charged afterwards with `settle`
+        and may exceed a limit, as in the real services.
         """
         windows = self.windows(key, model)
         found = []
@@ -204,7 +204,7 @@ class Accounts:
 
 
 def _admitted(name: str, input_tokens: int, requests: int) -> int:
-    """How much of a limit a request needs to be admitted; 1 output token, as none is known yet."""
+    """How much of a limit a request needs; 1 output token, because the output is not known yet."""
     if name.startswith("requests"):
         return requests
     if name.startswith("output_tokens"):

@@ -1,4 +1,4 @@
-"""The sandbox's ASGI application: its addresses, and how responses are sent and broken off."""
+"""The sandbox's ASGI application: its addresses, and how it sends and breaks off responses."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def _send_events(
 
 
 def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
-    """The message with status and headers. A redirect gets the sandbox's own address."""
+    """The message with status and headers. A redirect leads to the sandbox's own address."""
     headers = [
         (name, sandbox.url + text if name == "location" and text.startswith("/") else text)
         for name, text in (*answer.headers, *more)
@@ -148,7 +148,7 @@ def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dic
 
 
 def _break(connection: asyncio.Transport, *, reset: bool) -> None:
-    """Close the connection in mid-response, with or without a TCP reset."""
+    """Close the connection during a response, with or without a TCP reset."""
     if reset:
         connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     connection.abort()

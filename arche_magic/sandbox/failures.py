@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .wires import Wire
 
-# Kinds that occur before anything is charged, and kinds that spoil a reply that was charged.
+# Kinds that occur before anything is charged. `SPOILED` has those that damage a charged reply.
 REFUSALS: Mapping[str, str] = {
     "rate_limit_minute": "429: the provider's own refusal for a limit per minute",
     "rate_limit_day": "429: the provider's own refusal for a limit per day (Mistral: per month)",
@@ -54,7 +54,7 @@ SPOILED: Mapping[str, str] = {
 }
 FAILURE_KINDS: Mapping[str, str] = {**REFUSALS, **SPOILED}
 
-# Kinds that pass by themselves within a minute, so that a robust client survives them.
+# Kinds that end by themselves within a minute, so that a robust client survives them.
 TEMPORARY_KINDS = (
     "rate_limit_minute",
     "server_error",

@@ -1,4 +1,4 @@
-"""What the simulated models say: texts, JSON and tool calls, and how many tokens they count.
+"""The replies of the simulated models: texts, JSON and tool calls, and their token counts.
 
 The same seed, model and prompt give the same reply.
 """
@@ -174,7 +174,7 @@ def _json_reply(call: Call) -> Any:
     schema = call.json_schema or schema_in(call.messages)
     if schema is not None and (entries := _prompts_in_a_list(call, schema)):
         return _replies_by_id(call, schema, entries)
-    # A schema in the prompt may have no value, and a model replies all the same.
+    # No value may fit a schema in the prompt, but a model replies anyway.
     with suppress(AttributeError, LookupError, TypeError, ValueError):
         if schema is not None:
             return json_for_schema(schema, number=_number(call))

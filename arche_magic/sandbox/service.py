@@ -1,4 +1,4 @@
-"""Admits, answers and refuses requests; knows nothing of HTTP connections."""
+"""Admits, answers and refuses requests; independent of HTTP connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
-# Raised while a request of another shape is read.
+# The errors raised while reading a request with an unexpected structure.
 _ODD_SHAPE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -62,7 +62,7 @@ class Service:
     ) -> Callable[[], Answer]:
         """Read, check and charge one request for a completion or for embeddings.
 
-        Returns the function that makes its answer, so that a model can take time for it.
+        Returns a function that makes the answer, so that the answer can be delayed.
         """
         wire = WIRES[provider]
         text = wire.key_text(headers)
@@ -135,7 +135,7 @@ class Service:
                 raise Refusal("limit_zero", breaches=never)
             raise Refusal("too_large" if breaches[0].too_large else "limit", breaches=breaches)
         if kind == "tool_use_failed" and key.provider == "groq" and call.tools and not call.stream:
-            # The model has written its call, so the request is charged.
+            # The model has generated the tool call, so the request is charged.
             text = f"<function={call.tools[0].name}>{{"
             raise Refusal("tool_use_failed", failed_generation=text)
         return call

@@ -1,4 +1,4 @@
-"""The values that pass between the HTTP layer, the service, the limits and the wires."""
+"""The values that the HTTP layer, the service, the limits and the wires exchange."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingInputs:
-    """The texts of a request for embeddings, and the tokens that each of them counts.
+    """The texts of a request for embeddings, and the tokens of each text.
 
-    A request for a reply has none.
+    A request for a reply has no texts.
 
     `dimensions` is the length of vectors that the request asks for, or None. `base64` asks for
     vectors as base64 of 32-bit floats. `single` is true for Gemini's method for one text.
@@ -152,7 +152,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks and what is left: the data for headers and error texts.
+    """The key, the account and their limits: the data for headers and error texts.
 
     `limits` are those of the account for the model.
     """
@@ -168,7 +168,7 @@ class Refusal(Exception):
     """Why a request is refused, in terms common to all providers.
 
     `kind` is a failure kind (see `failures.py`), "limit" with `breaches`, "stated" with the
-    provider's `text`, or a problem of the request ("missing", "above"). Each wire has a table of
+    provider's `text`, or a problem with the request ("missing", "above"). Each wire has a table of
     its errors by kind. `details` has what the text of the error names: param, value, bound, ...
     """
 

@@ -6,7 +6,7 @@ documents no rule and is given a rolling window. No provider here counts in fixe
 first request on, but common rate limiters in front of compatible services do.
 
 Every rule has the same methods. Times are epoch seconds, waits are seconds, amounts are requests or
-tokens. These rules share no code with the engine's, so that they cannot share a mistake.
+tokens. These rules share no code with the engine, so that they cannot contain the same mistake.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ Window = Bucket | Calendar | Rolling | Fixed
 
 def remaining(window: Window, now: float) -> int:
     """What is left of a limit, in requests or tokens, never below 0."""
-    # The small term prevents 998.9999999 (rounding errors of a refill) from becoming 998.
+    # The small term prevents 998.9999999 (a rounding error) from becoming 998.
     return max(0, int(window.limit - window.used(now) + 1e-6))
 
 

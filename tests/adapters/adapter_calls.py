@@ -130,7 +130,8 @@ class ScriptedHandler(Handler):
 
     def do_POST(self) -> None:
         script = self.script
-        # Read once: a client that expects no body may ask for the next answer before this one ends.
+        # Read once, because a client that expects no body may send the next request before this
+        # answer ends.
         status, headers, body, endless = script.status, script.headers, script.body, script.endless
         content = self.body()
         script.received.append({"path": self.path, "headers": dict(self.headers.items())})

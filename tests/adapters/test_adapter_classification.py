@@ -125,7 +125,7 @@ CHAT = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("wire", "status", "body", "remedy"), CHAT)
-def test_chat_completions_refusals(
+def test_refusals_of_chat_completions_give_the_right_remedy(
     script: Script, build: Build, wire: str, status: int, body: Any, remedy: str, stream: bool
 ) -> None:
     """Every recorded refusal of Groq, OpenAI and Mistral gives the right remedy."""
@@ -229,7 +229,7 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize(("wire", "body", "headers", "expected", "line"), SENTENCES)
-def test_a_limit_message_is_read_to_its_figures(
+def test_figures_are_read_from_a_limit_message(
     script: Script,
     build: Build,
     wire: str,
@@ -390,7 +390,7 @@ GEMINI = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("status", "body", "remedy"), GEMINI)
-def test_gemini_refusals(
+def test_refusals_of_gemini_give_the_right_remedy(
     script: Script, build: Build, status: int, body: Any, remedy: str, stream: bool
 ) -> None:
     """Every recorded refusal of Gemini gives the right remedy. A bad key is a 400."""
@@ -416,7 +416,7 @@ PER_DAY_TOKENS = "GenerateContentInputTokensPerModelPerDay-FreeTier"
         ([(PER_MINUTE, "250000"), (PER_DAY, "20")], "requests_per_day", None),
     ],
 )
-def test_gemini_limits_go_by_their_quota_id(
+def test_gemini_limits_are_identified_by_their_quota_id(
     script: Script,
     build: Build,
     violations: list[tuple[str, str]],
@@ -859,7 +859,7 @@ def test_an_error_costs_no_tokens(
     assert failure.sent
 
 
-def test_parts_of_a_message_make_its_text(script: Script, build: Build) -> None:
+def test_the_text_of_a_message_can_be_in_parts(script: Script, build: Build) -> None:
     """Some services send a list of parts. Parts with reasoning are not text."""
     content = [{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "Fo"}]
     content.append({"type": "text", "text": "ur."})

@@ -165,7 +165,7 @@ def test_a_closed_port_is_a_temporary_failure(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_closing_a_stream_drops_the_connection(script: Script, build: Build, wire: str) -> None:
-    """If a reader stops, the server stops sending at once."""
+    """If a reader stops, the server stops sending immediately."""
     choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
     head = {"id": "1", "model": "m", "object": "chat.completion.chunk", "created": 1}
     chunk: dict[str, Any] = {**head, "choices": [choice]}

@@ -125,7 +125,7 @@ def test_reasoning_is_distinguished_from_an_answer(script: Script, build: Build)
 def test_an_error_without_a_count_states_the_requested_limit(
     script: Script, build: Build, count: int
 ) -> None:
-    """So does one with an absurd count."""
+    """The error for an absurd count states it too."""
     answer(script, "groq", "", "length", output_tokens=count)
     request = Request(HELLO.messages, max_tokens=20)
     assert "all 20 tokens for reasoning" in str(failure_of(build("groq"), request=request))

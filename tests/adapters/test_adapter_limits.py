@@ -101,7 +101,7 @@ def test_go_durations_are_read_back(hours: int, minutes: int, milliseconds: int)
     assert parse_duration(text) == pytest.approx(expected)
 
 
-def test_the_finer_retry_header_wins() -> None:
+def test_the_more_precise_retry_header_wins() -> None:
     """`retry-after-ms` comes before `retry-after`. Dates use the server's clock."""
     assert retry_delay({"retry-after": "3", "retry-after-ms": "2300"}, NOW) == 2.3
     assert retry_delay({"retry-after": "3", "retry-after-ms": "soon"}, NOW) == 3
@@ -120,7 +120,7 @@ GROQ: dict[str, Period] = {"requests": "day", "tokens": "minute"}
 
 
 def test_groq_headers_count_requests_per_day_and_tokens_per_minute() -> None:
-    """Groq's headers as recorded."""
+    """The headers are those that Groq was recorded to send."""
     headers = {
         "x-ratelimit-limit-requests": "14400",
         "x-ratelimit-limit-tokens": "6000",
@@ -247,7 +247,7 @@ def test_mistrals_older_headers_count_tokens_by_their_period() -> None:
         ("ratelimitbysize-limit", None),
     ],
 )
-def test_what_each_header_counts(name: str, limit: str | None) -> None:
+def test_each_header_is_read_with_its_unit_and_window(name: str, limit: str | None) -> None:
     """Unknown windows, and units other than requests and tokens, are ignored."""
     assert [seen.name for seen in header_observations({name: "60"})] == [limit] * bool(limit)
 
@@ -372,7 +372,7 @@ def test_a_longer_wait_overrides_a_wrong_label(
     assert sentence.wait == pytest.approx(wait, abs=0.001)
 
 
-def test_other_dimensions_have_no_name() -> None:
+def test_limits_of_other_units_are_ignored() -> None:
     """Limits of audio seconds and images are ignored."""
     sentence = read_sentence("on images per min (IPM): Limit 5, Used 5, Requested 1.")
     assert sentence is not None

@@ -134,10 +134,8 @@ def test_a_reply_in_one_piece_is_whole_text(script: Script, build: Build, wire: 
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_the_time_of_a_slow_reader_is_not_the_providers(
-    script: Script, build: Build, wire: str
-) -> None:
-    """A reader slower than the silence timeout still gets the next piece."""
+def test_a_slow_reader_does_not_cause_a_timeout(script: Script, build: Build, wire: str) -> None:
+    """A reader that is slower than the silence timeout still gets the next piece."""
     script.events(
         chunk_of(wire, "one "),
         chunk_of(wire, "two"),
@@ -193,7 +191,7 @@ def test_streams_in_one_thread_may_interleave(
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
 @pytest.mark.parametrize("wire", WIRES)
-def test_connections_are_kept(script: Script, build: Build, wire: str, encoding: str) -> None:
+def test_connections_are_reused(script: Script, build: Build, wire: str, encoding: str) -> None:
     """Consecutive calls use one connection: after refusals, replies and streams."""
     compress = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}[encoding]
     for _ in range(2):

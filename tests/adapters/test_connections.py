@@ -94,7 +94,7 @@ def test_consecutive_calls_use_one_connection(server: Server, client: httpx.Clie
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count segments")
 def test_head_and_body_of_a_request_are_sent_together() -> None:
-    """The server is not woken up twice for one request."""
+    """The server is woken up only once per request."""
     segments: list[int] = []
 
     class Counting(socketserver.BaseRequestHandler):

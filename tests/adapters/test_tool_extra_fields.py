@@ -105,8 +105,10 @@ def test_reasoning_effort_sets_geminis_thinking(
         ({"stream_options": {"include_obfuscation": True}}, {"openai", "groq"}),
     ],
 )
-def test_each_wire_states_what_it_takes(fields: dict[str, Any], takers: set[str]) -> None:
-    """A pure function of the wire and the request."""
+def test_each_wire_names_the_fields_that_it_does_not_support(
+    fields: dict[str, Any], takers: set[str]
+) -> None:
+    """This depends only on the wire and the request."""
     request = with_extra(**fields)
     assert {wire for wire in WIRES if not unsupported_fields(wire, request)} == takers
     for wire in set(WIRES) - takers:

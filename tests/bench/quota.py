@@ -139,7 +139,7 @@ def unknown_limits(scale: float, threads: int) -> None:
 
 
 def dead_keys() -> None:
-    """Five keys, four without quota for the day; then a restarted kernel, and two at once."""
+    """Five keys, four without quota for the day; then a restarted kernel, and two together."""
     left = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 5)}
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder, "outputs", "ledger.json"))

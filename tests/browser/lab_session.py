@@ -135,7 +135,7 @@ class Screen:
             raise AssertionError(f"not all cells ran: {prompts}, {errors}") from error
 
     def assert_it_answers(self) -> None:
-        """Fail if the page is busy for more than half a minute; other calls would wait for ever.
+        """Fail if the page is busy for more than half a minute; other calls would wait forever.
 
         Raises:
             AssertionError: it hangs.

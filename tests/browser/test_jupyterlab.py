@@ -88,7 +88,7 @@ def routes(screen: Screen) -> list[str]:
 
 
 def test_each_receipt_names_the_route_that_answered(screen: Screen) -> None:
-    """Every Groq key, then Mistral, Google and OpenAI, in this order."""
+    """They name every Groq key, then Mistral, Google and OpenAI, in this order."""
     assert routes(screen) == ROUTES_IN_ORDER
 
 

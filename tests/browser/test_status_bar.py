@@ -107,7 +107,7 @@ def test_it_appears_once_the_extension_is_loaded(new_screen: Screen) -> None:
 
 
 def test_it_shows_what_is_left_of_the_tightest_limit(screen: Screen, item: Locator) -> None:
-    """After a prompt, in the words of the receipt; its tooltip has every limit."""
+    """After a prompt, it has the words of the receipt. Its tooltip has every limit."""
     item.get_by_text("groq 1 of 1,000 requests left today").wait_for()
     assert item.inner_text().startswith("●")
     lines = (item.get_attribute("title") or "").splitlines()
@@ -116,7 +116,10 @@ def test_it_shows_what_is_left_of_the_tightest_limit(screen: Screen, item: Locat
 
 
 def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
-    """Also while a cell runs. The notebook does not change, and Escape closes the table."""
+    """It opens even while a cell runs.
+
+    The notebook does not change, and Escape closes the table.
+    """
     start(screen, SLOW)
     screen.page.get_by_text("(ipykernel) | Busy").wait_for()
     count = screen.page.locator(".jp-Cell").count()

@@ -66,7 +66,7 @@ def test_the_stop_button_stops_at_once(
     lab.set_theme(f"JupyterLab {theme}")
     with open_notebook(browser, lab, f"{picture}.ipynb") as screen:
         seconds = run_all_and_stop(screen, cell.splitlines()[1], sight, picture)
-        # The time includes the click, its way through the page and two servers, and the drawing.
+        # The time includes the click, its way through the page and two servers, and the redraw.
         in_time("Stop", seconds)
         outputs = screen.cell(cell.splitlines()[1]).locator(".jp-OutputArea-output")
         shown = [output.inner_text().strip() for output in outputs.all()]

@@ -69,7 +69,7 @@ def tracker() -> Iterator[Tracker]:
 
 @pytest.fixture(scope="module")
 def folder(lab: Lab) -> str:
-    """The folder of the notebooks, whose settings let a hundred cells run at once."""
+    """The folder of the notebooks, whose limits allow a hundred prompts in a minute."""
     many = "requests_per_minute = 1000\ntokens_per_minute = 1e9\ntokens_per_day = 1e9\n"
     (lab.notebooks / "untrusted").mkdir()
     (lab.notebooks / "untrusted" / "arche_magic.toml").write_text(f"[limits.groq]\n{many}")

@@ -150,7 +150,7 @@ def test_a_killed_worker_loses_nothing(client: Any, equip: Equip, redis_url: str
     assert result["error"].isna().all()
     assert len(result) == 80
     again = {prompt: times for prompt, times in asked(sandbox).items() if times > 1}
-    # Those that were under way when it died.
+    # Calls that were in progress when it was killed.
     assert len(again) <= 16
     assert set(again.values()) <= {2}
     (count,) = sandbox.usage()["mistral_key_1"].values()

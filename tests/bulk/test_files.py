@@ -179,7 +179,7 @@ def test_json_lines_keep_their_values(sandbox: Sandbox, name: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["OUT.CSV.GZ", "OUT.JSONL", "out.Parquet"])
-def test_names_in_capitals_and_lone_surrogates(sandbox: Sandbox, target: str) -> None:
+def test_names_in_capitals_and_lone_surrogates_are_accepted(sandbox: Sandbox, target: str) -> None:
     """The ending of a name may be in capitals. Files cannot contain lone surrogates, but JSON can.
 
     Texts that were cut in the middle of an emoji end with one.
@@ -364,7 +364,7 @@ def test_values_without_a_parquet_type_are_written_as_text(dishes: Any, source: 
 
 
 def test_a_part_of_a_schema_may_allow_anything(start: Start) -> None:
-    """Such values are written as text."""
+    """Values of any type are written as text."""
     parts: dict[str, Any] = {
         "list": {"type": "array", "items": True},
         "dish": {"type": "object", "properties": {"name": True}},

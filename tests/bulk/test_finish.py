@@ -28,14 +28,16 @@ HOUR = timedelta(hours=1)
 
 
 def test_the_finish_time_comes_from_the_limits_as_in_the_plan(start: Start, clock: Clock) -> None:
-    """This holds even if all replies so far came at once. Rows that are added later count too."""
+    """This holds even if all replies so far arrived at the same time. Rows that are added later
+    count too.
+    """
     start(keys={"google": 1}, clock=clock, limits={"google": {"requests_per_day": 20}})
     rows = [f"Row {n}" for n in range(90)]
     options: dict[str, Any] = {"pack": 1, "reserve": 0.0}
-    # Nothing has to be tried any more.
+    # The route has been tried.
     arche_magic.map(["Another one"], **options)
     today = datetime.fromtimestamp(clock.now, PACIFIC).replace(hour=0, minute=0, second=0)
-    # 19 are left today, then 20 on each day.
+    # 19 requests are left today, and then 20 on each day.
     due = today + timedelta(days=4)
     planned = arche_magic.plan(rows, **options).finish_at
     assert planned is not None

@@ -23,8 +23,8 @@ def seconds_of(
     """How long a pool takes for so many rows, and its threads in the end.
 
     Each row takes `cpu` seconds, one row at a time, and then `latency` seconds at the service,
-    which works on `slots` rows at once. Without `threads`, `Growth` says how many there are. Before
-    all rows, the process has computed for `worked` seconds.
+    which works on `slots` rows at the same time. Without `threads`, `Growth` says how many there
+    are. Before all rows, the process has computed for `worked` seconds.
     """
     growth = Growth(0.0, worked)
     now = idle_at = 0.0
@@ -45,7 +45,7 @@ def seconds_of(
         if under_way[0][0] > tick:
             now = tick
             tick += TICK
-            growth.look(now, worked - max(0.0, idle_at - now))
+            growth.adjust(now, worked - max(0.0, idle_at - now))
             continue
         now, _, began = heapq.heappop(under_way)
         growth.note_reply(began, now)
@@ -62,7 +62,7 @@ def test_it_is_nearly_as_fast_as_the_best_fixed_pool(latency: float, cpu: float)
 
 
 def test_threads_that_bring_no_gain_are_given_up() -> None:
-    """A job that Python holds back, or a service that answers four rows at once, needs few."""
+    """A job that Python holds back, or a service that answers four rows at a time, needs few."""
     _, of_python = seconds_of(20_000, 0.0, 0.002)
     assert of_python <= 16
     _, of_service = seconds_of(4_000, 0.1, 0.0, slots=4)
@@ -81,10 +81,10 @@ def test_a_limit_reduces_the_threads_to_a_few() -> None:
         for _ in range(MOST_THREADS):
             growth.note_reply(now, now + 1.0)
         now += 1.0
-        growth.look(now, 0.0)
+        growth.adjust(now, 0.0)
     assert growth.threads == MOST_THREADS
     for _ in range(10):
         now += 1.0
         growth.note_limit(now)
-        growth.look(now, 0.0)
+        growth.adjust(now, 0.0)
     assert growth.threads == THREADS

@@ -87,7 +87,7 @@ def test_a_schema_gives_a_column_per_field(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("data", [["One", "Two"], ("One", "Two"), pd.Series(["One", "Two"])])
-def test_texts_are_prompts_as_they_are(sandbox: Sandbox, data: Any) -> None:
+def test_texts_without_a_template_are_the_prompts(sandbox: Sandbox, data: Any) -> None:
     """A list or a Series needs no template, and its braces are sent as text."""
     result = arche_magic.map(data)
     assert result.prompt.tolist() == ["One", "Two"]
@@ -330,7 +330,7 @@ def test_refused_keys_end_the_job(start: Start) -> None:
 # --- bounds
 
 
-def test_failed_rows_stop_the_job_at_their_bound(start: Start) -> None:
+def test_a_number_of_failed_rows_stops_the_job(start: Start) -> None:
     """The bound is `stop_after`; the error has a frame with the finished rows."""
     sandbox = start(settings={})
     arche_magic.map(["Row 0"])
@@ -356,7 +356,7 @@ def test_tokens_are_bounded(sandbox: Sandbox) -> None:
 
 
 def test_no_thread_of_a_job_sleeps_for_long(start: Start) -> None:
-    """So a job that waits for a route ends at once when it is interrupted."""
+    """A job that waits for a route therefore ends immediately when it is interrupted."""
     naps: list[float] = []
 
     class Recorder(WaitingClock):
@@ -411,7 +411,7 @@ def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
     get_llm_provider().generate("Hi")
     began = clock.now
-    # One request flows back every ten seconds.
+    # The bucket refills by one request every ten seconds.
     job = Job([f"Row {n}" for n in range(40)], patience=45, reserve=0.0)
     rows = list(job)
     assert 35 <= clock.now - began <= 55
@@ -421,7 +421,7 @@ def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
 
 
 def test_a_lost_call_uses_up_the_patience_of_a_job_once(start: Start, clock: Clock) -> None:
-    """A reservation of a dead kernel on another machine delays the job by that time at most."""
+    """A hold of a dead kernel on another machine delays the job by at most that time."""
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
     llm = get_llm_provider()
     llm.generate("Hi")
@@ -476,7 +476,7 @@ def test_a_stopped_job_counts_the_rows_of_its_frame(sandbox: Sandbox) -> None:
 
 
 def test_a_frame_of_a_running_job_has_only_whole_rows(sandbox: Sandbox) -> None:
-    """Rows that finish while it is made are missing, and none is there without its reply."""
+    """Rows that finish while it is made may be missing, and every row in it has its reply."""
     count = 30_000
     replies = Replies(Job([str(number) for number in range(count)]))
 
@@ -515,7 +515,7 @@ def test_the_configuration_may_name_a_model(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
+def test_kept_replies_need_no_key(sandbox: Sandbox) -> None:
     """Rows without a kept reply have an error."""
     arche_magic.map(["Hi"])
     use_configuration(replace(get_configuration(), keys=(), replay="only"))
@@ -524,7 +524,7 @@ def test_only_kept_replies_need_no_key(sandbox: Sandbox) -> None:
 
 
 def test_a_slow_reader_slows_the_job_down(sandbox: Sandbox) -> None:
-    """Only a few more rows are asked than were read."""
+    """The job asks only a few more rows than were read."""
     rows = arche_magic.imap([f"Row {n}" for n in range(3000)])
     for _ in range(10):
         next(rows)
@@ -563,7 +563,7 @@ def test_rows_go_to_every_provider_that_has_room(start: Start, clock: Clock) -> 
 
 
 def test_equal_rows_fail_alike(start: Start) -> None:
-    """They are asked once."""
+    """They are asked only once."""
     sandbox = start()
     arche_magic.map(["Warm up"])
     sandbox.fail("groq", "content_filter")
@@ -583,8 +583,8 @@ def test_slow_replies_are_awaited_by_more_threads(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("is_all", [False, True])
-def test_a_running_job_leaves_alone_what_is_switched_off(start: Start, is_all: bool) -> None:
-    """Requests under way end. The job ends if no route is left."""
+def test_a_running_job_stops_using_what_is_switched_off(start: Start, is_all: bool) -> None:
+    """Requests in progress end normally. The job ends if no route is left."""
     plenty = dict.fromkeys(("requests_per_minute", "tokens_per_minute"), 10_000_000)
     sandbox = start(keys={"groq": 2}, limits={"groq": plenty})
     sandbox.latency = 0.05

@@ -99,7 +99,7 @@ def test_what_a_request_spent_is_shared_out_exactly(start: Start) -> None:
     attempts = (get_configuration().replies.parent / "llm_calls.jsonl").read_text().splitlines()
     spent = [a["input_tokens"] + a["output_tokens"] for a in map(json.loads, attempts)]
     assert job.progress().tokens == sum(spent)
-    # Those of rows that were asked alone too, to compare, are small.
+    # Requests for rows that were also asked alone, for comparison, are small.
     assert sum(count for count in spent if count > 500) == tokens
 
 
@@ -111,7 +111,7 @@ def test_a_short_job_is_not_packed(start: Start) -> None:
 
 
 def test_packing_can_be_turned_off(start: Start) -> None:
-    """Then a small limit per day is soon used up."""
+    """Without packing, a small limit per day is soon used up."""
     sandbox = start(keys={"google": 1}, limits={"google": SCARCE})
     result = arche_magic.map(TEXTS, pack=1, patience=30)
     assert result.error.isna().sum() == len(sandbox.requests) == 18
@@ -192,7 +192,7 @@ def test_a_refused_row_does_not_fail_the_others(start: Start) -> None:
     assert result.error.notna().sum() <= 1
 
 
-def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
+def test_a_packed_request_has_the_options_of_the_job(start: Start) -> None:
     """The job's options also hold for the packed request."""
     sandbox = start(keys={"groq": 1})
     arche_magic.map(TEXTS[:6], pack=6, system="Be brief.", max_tokens=100, temperature=0)
@@ -206,7 +206,7 @@ def test_rows_with_a_system_text_and_bounds_keep_them(start: Start) -> None:
 @pytest.mark.parametrize(
     ("limits", "tokens", "size"),
     [
-        # 20 requests a day, and tokens without end: as many as one request may carry.
+        # 20 requests a day and unlimited tokens: as many rows as one request may have.
         ({"requests_per_day": 20, "input_tokens_per_minute": 250_000}, 40, 50),
         # Groq's free tier: long rows spend tokens as fast as requests, short ones do not.
         ({"requests_per_day": 1000, "tokens_per_day": 200_000}, 300, 1),

@@ -42,9 +42,9 @@ def limits(free: dict[str, int]) -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize("patience", [None, 32.0])
 def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None) -> None:
-    """Free routes are waited for as long as the settings say, or `patience`.
+    """The job waits for free routes as long as the settings or `patience` say.
 
-    30 free rows are there at once and one more comes every 2 s.
+    30 free rows can be sent immediately, and one more every 2 s.
     """
     clock = WaitingClock()
     start(
@@ -53,7 +53,7 @@ def test_plan_and_run_agree_on_what_is_paid(start: Start, patience: float | None
         limits=limits({"requests_per_minute": 30}),
         settings={"patience": 16.0},
     )
-    # Otherwise the first request is a trial, and the plan guesses how long one takes.
+    # Otherwise, the first request is a trial, and the plan must guess its duration.
     arche_magic.map(["One", "Two", "Three"], **OPTIONS)
     arche_magic.map(["Four"], provider="openai", **OPTIONS)
     options = {**OPTIONS, "patience": patience}
@@ -91,7 +91,7 @@ def test_a_job_that_waits_without_end_pays_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize("pack", [1, "auto"])
 def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack: int | str) -> None:
-    """A day's requests are spent, so paid routes answer the rest at once, packed or not."""
+    """The day's requests are spent, so paid routes answer the rest immediately, packed or not."""
     clock = Clock()
     start(keys={"groq": 1, "openai": 1}, clock=clock, limits=limits({"requests_per_day": 6}))
     options = {**OPTIONS, "pack": pack}
@@ -106,7 +106,7 @@ def test_the_job_does_not_wait_for_routes_that_open_too_late(start: Start, pack:
     assert paid == pytest.approx(paid_rows(plan), abs=0.15 * len(ROWS))
 
 
-def test_rows_reserved_ahead_keep_no_row_waiting(
+def test_rows_reserved_in_advance_do_not_delay_other_rows(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a day's limit runs out, a row that waits gets the place of one that comes later."""
@@ -130,7 +130,7 @@ def test_free_routes_that_keep_up_leave_nothing_to_pay(start: Start) -> None:
 
 
 def test_a_preferred_paid_provider_answers_at_once(start: Start) -> None:
-    """The user chose it."""
+    """The job does not wait for free routes, because the user chose the paid provider."""
     start(keys={"groq": 1, "openai": 1}, clock=Clock(), limits=limits({"requests_per_minute": 30}))
     arche_magic.map(["One"], provider="openai", **OPTIONS)
     llm = IntelligentLLMOrchestrator(preferred_provider="openai")

@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_planned_is_an_error(start: Start, tmp_path: Path)
 @pytest.mark.parametrize(
     ("amounts", "rows", "expected"),
     [
-        # At once what the window has, and then as it turns.
+        # The amount in the window immediately, and then as the window resets.
         ({"requests_per_minute": 60}, 600, 9 * 60),
         ({"requests_per_minute": 10}, 25, 2 * 60),
         ({"requests_per_day": 100}, 350, 3 * 86_400),
@@ -129,7 +129,7 @@ def test_a_job_takes_as_long_as_its_plan_says(start: Start) -> None:
     assert plan.tokens[0] <= result.tokens.sum() <= plan.tokens[1]
 
 
-def test_finished_rows_take_nothing_and_show_how_long_replies_are(start: Start) -> None:
+def test_finished_rows_need_no_requests_and_improve_the_estimate(start: Start) -> None:
     """The rest is estimated by them, within a narrower range."""
     start(**limits())
     frame = texts(60)
@@ -150,7 +150,7 @@ def test_finished_rows_take_nothing_and_show_how_long_replies_are(start: Start) 
         ("mood good|bad", 2),
         ("stars 1|2|3|4|5, sure bool, share float", 2),
         ("mood good|bad, when date?", 2),
-        # Of a text nobody knows how long it is.
+        # The length of a reply that is text is unknown.
         ("mood good|bad, why str", 5),
     ],
 )
@@ -171,7 +171,10 @@ def test_the_first_plan_knows_short_replies_by_their_schema(
 
 @pytest.mark.parametrize("pack", ["auto", 100])
 def test_a_plan_and_its_job_pack_alike(start: Start, pack: int | str) -> None:
-    """At most fifty rows go into one request; with replies of usual length, half as many would."""
+    """At most fifty rows go into one request.
+
+    The usual length of replies would allow only half as many.
+    """
     sandbox = start(**limits(requests_per_day=20))
     plan = arche_magic.plan(texts(400), TEMPLATE, schema="mood good|bad", pack=pack)
     assert plan.requests == 8
@@ -265,7 +268,7 @@ def test_a_time_may_be_very_late(start: Start) -> None:
 
 
 def test_a_plan_suggests_shorter_replies_where_they_help(start: Start) -> None:
-    """It says which length is short enough, and that length is."""
+    """It says which length is short enough, and with that length the job meets the deadline."""
     start(**limits(tokens_per_day=100_000))
     by = datetime.fromtimestamp(NOON, UTC) + timedelta(minutes=30)
     frame = texts(1000)
@@ -360,7 +363,7 @@ def test_a_plan_takes_the_arguments_of_a_job(start: Start) -> None:
 
 
 def test_an_empty_frame_takes_nothing(start: Start) -> None:
-    """It is done at once."""
+    """The job would be done immediately."""
     start(**limits())
     plan = arche_magic.plan(texts(0), TEMPLATE)
     assert (plan.rows, plan.to_ask, plan.requests) == (0, 0, 0)

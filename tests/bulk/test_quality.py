@@ -68,7 +68,7 @@ def sandbox(start: Start) -> Sandbox:
         ({("yes", "yes"): 3, ("no", "no"): 2}, 1.0),
         ({("yes", "yes"): 1, ("yes", "no"): 1, ("no", "yes"): 1, ("no", "no"): 1}, 0.0),
         ({("yes", "no"): 2, ("no", "yes"): 2}, -1.0),
-        # Nothing that chance would not bring.
+        # No more agreement than by chance.
         ({("yes", "yes"): 9}, math.nan),
         ({}, math.nan),
     ],
@@ -108,7 +108,10 @@ def test_labels_are_compared_and_free_text_is_not(
 
 
 def test_each_of_two_models_is_one_rater() -> None:
-    """Whichever was asked first: here, b says yes three times and a says it twice."""
+    """It does not matter which one was asked first.
+
+    Here, b says yes three times and a says it twice.
+    """
     frame = pd.DataFrame(
         {"second_name": ["its own"] * 4, "mood": ["yes", "yes", "no", "no"],
          "model": ["a", "a", "b", "a"], "second_mood": ["yes", "yes", "no", "yes"],
@@ -157,7 +160,7 @@ def test_a_share_of_the_rows_is_asked_again_on_another_model(sandbox: Sandbox) -
 
 
 def test_the_second_model_is_not_switched_off(start: Start) -> None:
-    """Also if it was on when the job began."""
+    """This includes a model that was switched off after the job began."""
     start(keys=TWO | {"google": 1}, limits=LIMITS)
     off = Choices(off=frozenset({"mistral_key_1"}))
     result = arche_magic.map(DATA, PROMPT, twice=0.1, on_done=lambda row: use_choices(off))
@@ -207,7 +210,7 @@ def test_a_stopped_job_continues_with_its_second_questions(sandbox: Sandbox) -> 
     assert 40 < sent < 60
     result = arche_magic.map(DATA, PROMPT, schema=SCHEMA, twice=0.5)
     assert result.second_mood.notna().sum() == 20
-    # Calls under way when it was left may not have been kept.
+    # Replies to calls in progress may not have been kept when the job was left.
     assert len(sandbox.requests) <= 60 + 16
 
 
@@ -219,7 +222,7 @@ def test_the_second_model_of_a_row_is_not_its_first(start: Start) -> None:
     assert set(result.model) == {"openai/gpt-oss-120b", "mistral-small-latest"}
     asked = result[result.second_model.notna()]
     assert (asked.model != asked.second_model).all()
-    # Those that Groq has no room for any more are left out, and the others are not.
+    # Rows for which Groq has no more room are left out, and the others are not.
     assert (result.model == "openai/gpt-oss-120b").sum() <= len(asked) < 40
     assert result.error.isna().all()
 
@@ -271,7 +274,7 @@ def test_a_share_is_from_0_to_1(sandbox: Sandbox, twice: Any) -> None:
     assert not sandbox.requests
 
 
-def test_one_model_alone_cannot_be_asked_twice(start: Start) -> None:
+def test_asking_twice_needs_two_models(start: Start) -> None:
     """The error comes before a request; a paid model is not used unless allowed."""
     sandbox = start(keys={"groq": 2, "openai": 1}, limits={**LIMITS, "openai": PLENTY})
     for ask in (arche_magic.map, arche_magic.plan):

@@ -19,7 +19,7 @@ TEXTS = [f"Row {n}" for n in range(40)]
 def test_a_job_stops_short_of_the_limit(
     start: Start, clock: Clock, reserve: float, fits: int
 ) -> None:
-    """A cell can use the rest at once, without waiting."""
+    """A cell can use the rest immediately."""
     sandbox = start(clock=clock, limits={"groq": {"requests_per_day": 20}})
     result = arche_magic.map(TEXTS, patience=0, reserve=reserve, pack=1)
     assert result.error.isna().sum() == fits

@@ -84,7 +84,7 @@ def test_a_finished_row_is_on_disk_before_it_is_handed_out(sandbox: Sandbox) -> 
 
 
 def test_a_killed_kernel_loses_only_running_calls(start: Start, tmp_path: Path) -> None:
-    """After kill -9 in the middle, the next run starts at once and asks no finished row again."""
+    """After kill -9 in the middle, the next run starts immediately and repeats no finished row."""
     sandbox, project = unlimited(start, tmp_path)
     killed = start_job(project, 120)
     assert killed.stdout is not None
@@ -95,7 +95,7 @@ def test_a_killed_kernel_loses_only_running_calls(start: Start, tmp_path: Path) 
     second = start_job(project, 120)
     out, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
-    # Nobody waits until the claims of the dead end by themselves.
+    # The next kernel does not wait until the claims of the killed one expire.
     assert time.monotonic() - began < 30
     lines = [line.split("|") for line in out.splitlines()]
     assert sorted(prompt for prompt, _, _ in lines) == sorted(f"Row {n}" for n in range(120))
@@ -207,7 +207,7 @@ def test_two_jobs_of_one_kernel_share_rows_too(sandbox: Sandbox) -> None:
 
 
 def test_equal_rows_wait_together_for_another_job(sandbox: Sandbox) -> None:
-    """Also if they are far apart in the data, and are read at different times."""
+    """They may be far apart in the data and read at different times."""
     sandbox.latency = 1.0
     one = threading.Thread(target=lambda: arche_magic.map(["Shared"]))
     one.start()
@@ -247,7 +247,7 @@ def test_fresh_asks_again_and_replaces(start: Start) -> None:
 
 
 def test_fresh_does_not_return_an_old_error(start: Start) -> None:
-    """Not even while another job asks the row, whose reply it then gets."""
+    """The row gets the new reply, even if another job is asking it."""
     sandbox = start()
     arche_magic.map(["Warm up"])
     sandbox.fail("groq", "content_filter")

@@ -27,7 +27,7 @@ def test_the_prompt_of_a_row_is_that_of_a_cell(
     try:
         rows = Rows(pd.DataFrame([values], dtype=object), template)
     except InvalidRequest:
-        # Pieces side by side name a column that does not exist, such as `{{` `0` `}}`.
+        # Adjacent pieces may name a column that does not exist, such as `{{` `0` `}}`.
         reject()
     ((_, prompt),) = rows.prompts(0, 1)
     assert isinstance(prompt, Prompt)

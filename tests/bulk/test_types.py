@@ -148,7 +148,7 @@ class Verdict(BaseModel):
     other: Mood | None = None
 
 
-def test_aliases_and_enums_are_as_in_the_frame_of_a_reply(start: Start) -> None:
+def test_aliases_and_enums_equal_those_in_the_frame_of_a_reply(start: Start) -> None:
     """The columns have the names of the class, and the values are those of the members."""
     text = json.dumps({"the mood": "bad", "madeOn": "2026-11-29", "other": "good"})
     start(reply=lambda model, messages: text)
@@ -258,7 +258,7 @@ def read_lines(path: Path) -> pd.DataFrame:
     return pd.read_json(path, lines=True)
 
 
-def test_any_name_and_an_open_schema_have_their_column(start: Start) -> None:
+def test_any_field_name_and_an_open_schema_get_a_column(start: Start) -> None:
     """A field may be called `reply`; an object of unknown fields is text."""
     text = json.dumps({"reply": "yes"})
     start(reply=lambda model, messages: text)

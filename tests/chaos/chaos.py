@@ -85,7 +85,7 @@ class Providers:
 
 
 def set_on_fire(server: Providers) -> None:
-    """Make a quarter of all requests fail."""
+    """Make a quarter of all requests fail at random."""
     for name in FILTERING:
         server.tell("fail_randomly", target=name, share=FILTERED_SHARE, kinds=["content_filter"])
     server.tell("fail_randomly", share=SHARE - FILTERED_SHARE, kinds=KINDS)
@@ -254,7 +254,7 @@ SHORT_TIMEOUTS = Timeouts(first_token=3.0, silence=3.0, answer=3.0)
 LONG_TIMEOUTS = Timeouts()
 
 
-# So fast that a day takes a minute, and at times all routes have reached their daily limit.
+# So fast that a day takes a minute, so that sometimes all routes have reached their daily limit.
 SCALE = 2000.0
 
 

@@ -86,7 +86,7 @@ def told(folder: Path) -> int:
 
 def check_written(folder: Path, number: int) -> None:
     document = JsonFileStorage(folder / "ledger.json").read("counter")
-    # With each kill, the last change may have been written without being reported.
+    # At each kill, the last change may have been written without being reported.
     assert told(folder) <= document.get("n", 0) <= told(folder) + number + 1, document.get("n")
     assert set(document.get("pages", ())) <= {document.get("n")}
 
@@ -110,7 +110,7 @@ def check_called(folder: Path, number: int) -> None:
 
 def check_kept(folder: Path, number: int) -> None:
     kept = ReplyStore(folder / "replies.sqlite").lookup_many(ADDRESSES)
-    # A change is whole or missing. With each kill, one may be kept without being reported.
+    # A change is complete or missing. At each kill, one may be kept without being reported.
     assert len(kept) % 3 == 0, len(kept)
     assert told(folder) <= len(kept) <= told(folder) + 3 * (number + 1), len(kept)
     assert set(kept.values()) <= {LONG}
@@ -123,7 +123,7 @@ def failure() -> Any:
 
 
 def await_progress(folder: Path) -> None:
-    """Wait for half of the kills until work has begun; the others come at any moment."""
+    """Before half of the kills, wait until work has begun; the others come at any moment."""
     before, deadline = told(folder), time.monotonic() + 60
     while told(folder) == before:
         assert time.monotonic() < deadline, "the kernels are stuck"

@@ -324,7 +324,7 @@ def test_threads_that_learn_the_account_at_once_lose_no_counts(
 
 
 def test_the_tokens_of_both_keys_are_counted(tracker_of: Build) -> None:
-    """Not only requests."""
+    """Requests are not the only amounts that are counted."""
     tracker = tracker_of(TPM)
     for key in (1, 2):
         served(tracker, a_route(tracker.configuration, key), account=None)

@@ -167,7 +167,7 @@ PUBLIC = {
     "config", "catalog", "doctor",
     # Quota, money, the record of attempts, and kept replies and vectors.
     "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
-    # Texts to vectors; the ledger for many requests at once.
+    # Texts to vectors; the ledger for many requests in one change.
     "embeddings", "batch_ledger",
     # Helpers that know nothing of models: text, files, network, secrets, threads and processes.
     "text.*", "files", "network", "secrets", "bounded", "stopping", "processes",
@@ -243,7 +243,7 @@ def test_imports_are_found() -> None:
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
 def test_each_part_of_the_engine_imports_only_allowed_parts(part: str) -> None:
-    """The layers of the engine."""
+    """The table above defines the layers of the engine."""
     used = {
         f"{layer(target)}{'?' if only else ''}"
         for name, target, only in all_imports()

@@ -104,7 +104,7 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
 
 
 def test_attempts_are_recorded_in_order(tracker_of: Build, tmp_path: Path) -> None:
-    """Written at the end, all at once."""
+    """They are written together at the end."""
     tracker, path = tracker_of(HUNDRED), tmp_path / "llm_calls.jsonl"
     ledger = several(tracker, [], path)
     for number in range(3):
@@ -284,7 +284,7 @@ def test_the_holds_of_a_killed_kernel_are_charged(
     st.integers(1, 14),
     st.integers(300, 4000),
 )
-def test_a_batch_equals_one_by_one(
+def test_a_batch_has_the_same_effect_as_single_requests(
     calls: list[tuple[int, int]], most_requests: int, most_tokens: int
 ) -> None:
     """The same requests get a hold, and the same amounts are charged, as for single requests."""

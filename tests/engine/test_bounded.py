@@ -12,14 +12,14 @@ from arche_magic.llm_providers.bounded import TookTooLong, shielded, uninterrupt
 
 
 def test_the_caller_gets_the_result_or_the_error() -> None:
-    """As if the function had been called directly."""
+    """The effect is that of a direct call of the function."""
     assert within(5, lambda: 6 * 7) == 42
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0)
 
 
 def test_work_that_takes_too_long_continues() -> None:
-    """In the background; its result is not lost."""
+    """It continues in the background, and its result is not lost."""
     release, left = threading.Event(), []
 
     def work() -> str:

@@ -67,7 +67,10 @@ def test_a_limit_without_a_retry_time_closes_until_our_window_has_room(tracker_o
 
 
 def test_a_limit_without_a_name_or_a_time_doubles_its_wait(tracker_of: Build, clock: Clock) -> None:
-    """One minute, two, four, up to an hour; after a served call, one minute again."""
+    """The wait is one minute, two, four, up to an hour.
+
+    After a served call, it is one minute again.
+    """
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     waits = []
@@ -155,7 +158,7 @@ def test_a_model_outside_the_plan_is_closed_for_an_hour(tracker_of: Build) -> No
 
 
 def test_a_rejected_key_is_closed_until_the_user_acts(tracker_of: Build, clock: Clock) -> None:
-    """All its models are closed without end; another key of the same account may still work."""
+    """All its models stay closed; another key of the same account may still work."""
     tracker = tracker_of()
     failed(tracker, a_route(tracker.configuration), Remedy.REPLACE_KEY)
     clock.now += 365 * 86_400
@@ -190,7 +193,7 @@ def test_an_outage_closes_the_provider_briefly_and_doubles(tracker_of: Build, cl
 
 
 def test_concurrent_connection_failures_count_as_one_outage(tracker_of: Build) -> None:
-    """Eight connections lost at once close the provider for about a second."""
+    """Eight connections that are lost together close the provider for about a second."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(8)]
@@ -211,7 +214,7 @@ def test_a_retry_after_of_an_overloaded_provider_is_used(tracker_of: Build) -> N
     "remedy", [Remedy.SHORTEN_PROMPT, Remedy.FIX_REQUEST, Remedy.CHANGE_PROMPT]
 )
 def test_an_invalid_request_closes_nothing(tracker_of: Build, remedy: Remedy) -> None:
-    """The next request is accepted at once."""
+    """The next request is accepted immediately."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     assert failed(tracker, route, remedy).opens_at <= NOON

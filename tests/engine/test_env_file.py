@@ -144,7 +144,7 @@ def test_an_unreadable_file_does_not_hide_the_environment(
 def test_references_are_expanded_as_python_dotenv_does(
     load: Load, project: Path, monkeypatch: pytest.MonkeyPatch, env: str, key: str
 ) -> None:
-    """From the environment first, then from earlier lines."""
+    """Values come from the environment first, then from earlier lines."""
     monkeypatch.setenv("SECRET_TOKEN", "from-the-environment")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -114,7 +114,7 @@ def test_keys_of_one_account_are_counted_once() -> None:
 
 
 def test_a_rejected_key_does_not_hide_the_other_keys_of_its_account() -> None:
-    """Whichever key comes first in the table."""
+    """The order of the keys in the table does not matter."""
     refused = {"closed_by": "key refused", "opens_at": math.inf}
     rows = [
         standing("requests_per_day", 100, 40, **refused),
@@ -125,7 +125,10 @@ def test_a_rejected_key_does_not_hide_the_other_keys_of_its_account() -> None:
 
 
 def test_a_prompt_larger_than_a_limit_never_fits() -> None:
-    """However long it waits. An expected reply that is too long does not matter; it is a guess."""
+    """Waiting does not help.
+
+    An expected reply that is too long does not matter, because it is a guess.
+    """
     rows = [standing("tokens_per_minute", 1000, 0), standing("requests_per_minute", 30, 0)]
     large = {"requests": 1.0, "tokens": 1300.0, "input_tokens": 1100.0, "output_tokens": 200.0}
     assert forecast.prompts_that_fit(rows, large, NOW, NOW + 7200) == 0

@@ -75,7 +75,7 @@ def properties(function: Any) -> dict[str, Any]:
 
 
 def test_a_function_is_described_by_its_signature_and_docstring() -> None:
-    """Types, defaults, choices, objects and descriptions of parameters; the whole docstring."""
+    """The model sees types, defaults, choices, objects, descriptions and the whole docstring."""
     tool = Function.of(weather).tool
     assert tool.name == "weather"
     assert tool.description == "The weather of a city.\n\ncity is its name."
@@ -106,7 +106,7 @@ def test_a_function_is_described_by_its_signature_and_docstring() -> None:
 def test_other_callables_are_described_too(
     function: Any, name: str, description: str, parameters: list[str] | None
 ) -> None:
-    """Methods, partials without their bound arguments, objects, decorated functions."""
+    """They are methods, partials without their bound arguments, objects and decorated functions."""
     tool = Function.of(function).tool
     assert (tool.name, tool.description) == (name, description)
     assert list(tool.schema["properties"]) == (parameters or list(properties(weather)))
@@ -196,7 +196,7 @@ def test_an_unsuitable_function_is_refused_in_one_line(function: Any, words: str
     ],
 )
 def test_arguments_are_converted_from_json(arguments: str, changed: dict[str, Any]) -> None:
-    """To the types of the signature. An argument that is missing or null gets its default."""
+    """They get the types of the signature. A missing or null argument gets its default."""
     result, failed = Function.of(weather).run(arguments)
     assert not failed
     default = {"city": "Oslo", "days": 3, "unit": "C", "place": None, "tags": [], "any": None}
@@ -274,7 +274,7 @@ def test_a_wide_table_keeps_all_its_columns() -> None:
 
 
 def test_a_long_result_is_cut_and_marked() -> None:
-    """So is a long message of an exception."""
+    """A long message of an exception is cut too."""
 
     def fails() -> None:
         raise ValueError("x" * 20_000)

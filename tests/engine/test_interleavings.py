@@ -99,7 +99,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock(self.starts)
-        # How much later the server's clock is.
+        # How far the server's clock is ahead, in seconds.
         self.set_back_by = 0.0
         limits = list(map(set_by_user, self.limits()))
         self.server = ExactServer(limits)
@@ -178,7 +178,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     @rule(data=st.data())
     def break_after_the_server_counted(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
-        # With a time, because the time that we estimate has some jitter.
+        # The failure states a time, because our own estimate has jitter.
         broken = ProviderFailure("connection lost", Remedy.RETRY_LATER, retry_after=1.5)
         call.tracker.fail(call.hold, broken)
         self.calls.remove(call)
@@ -320,7 +320,7 @@ class HiddenRate(RuleBasedStateMachine):
 
     @rule(kernels=st.lists(st.integers(0, 1), min_size=1, max_size=8))
     def ask(self, kernels: list[int]) -> None:
-        """Each call that gets a hold reaches the server at once."""
+        """Each call that gets a hold reaches the server immediately."""
         (limit,) = self.server.limits
         for kernel in kernels:
             hold = self.trackers[kernel].hold(self.route, ask())

@@ -198,7 +198,7 @@ def test_a_key_in_place_of_a_name_is_not_shown(
 def test_a_key_in_place_of_a_name_is_named_by_its_label(
     sandbox_env: Sandbox, use: Callable[[str], object]
 ) -> None:
-    """Even if keys of its provider have no mark at which they are known."""
+    """This works even if the provider's keys have no typical prefix."""
     for key in get_configuration().keys:
         with pytest.raises(ConfigurationError, match=f"^that is a key itself; .* {key.label}"):
             # As a user types it; the text of a Key hides its repr.

@@ -55,7 +55,7 @@ def seen(amount: float | None, remaining: float | None = None, **facts: Any) -> 
 
 
 def test_each_figure_has_its_evidence_and_its_age(tracker_of: Build, clock: Clock) -> None:
-    """The published table, the user, a header or an error; a newer statement has a newer date."""
+    """It is the table, the user, a header or an error. A newer statement has a newer date."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     first = row(tracker)
@@ -138,7 +138,7 @@ def test_a_larger_limit_set_by_the_user_is_replaced(tracker_of: Build) -> None:
 def test_limits_can_be_set_at_run_time(
     tracker_of: Build, storage: Storage, scope: str, expected: list[float | None]
 ) -> None:
-    """For a provider, a model, a key, or a model of a key; every kernel uses them at once."""
+    """Their scope is a provider, a model, a key, or a model of a key. Every kernel uses them."""
     tracker = tracker_of()
     other = QuotaTracker(storage, tracker.configuration)
     tracker.set_limits(scope, requests_per_day=7)
@@ -243,7 +243,7 @@ def test_a_slightly_outdated_table_is_not_taken_for_another_plan(tracker_of: Bui
 
 
 def test_limits_set_by_the_user_apply_on_every_plan(tracker_of: Build) -> None:
-    """Only published limits are ignored."""
+    """A paid plan makes only published limits invalid."""
     tracker = tracker_of(set_by_user(MINUTE), DAY)
     served(tracker, a_route(tracker.configuration), observations=[seen(500_000, 499_999)])
     assert row(tracker, "requests_per_minute").amount == 30
@@ -295,7 +295,7 @@ def test_a_wrong_window_is_corrected(storage: Storage, clock: Clock) -> None:
     share=st.floats(0.01, 0.75),
 )
 def test_a_bucket_is_recognized_from_rounded_times(period: Any, amount: int, share: float) -> None:
-    """Rounded as providers round. When nearly empty, it could also be a rolling window."""
+    """Times are rounded as providers do. A nearly empty bucket could also be a rolling window."""
     spent = math.ceil(amount * share)
     seconds = PERIOD_SECONDS[period]
     observation = Observation(
@@ -398,7 +398,7 @@ def test_an_inferred_period_stays_while_replies_confirm_it(tracker_of: Build, cl
 
 
 def test_a_stated_period_is_kept(tracker_of: Build, clock: Clock) -> None:
-    """Even after a header that implies the same period, or none."""
+    """A header that implies the same period, or no period, does not change it."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     refused(tracker, "requests_per_day", 200, 432)
@@ -446,7 +446,7 @@ def test_a_limit_that_is_in_force_again_counts_the_next_call_of_a_batch(
 
 
 def test_usage_by_other_programs_is_counted(tracker_of: Build) -> None:
-    """Such as another program with the same key, or the provider's playground."""
+    """Examples are another program with the same key, and the provider's playground."""
     tracker = tracker_of(DAY)
     route = a_route(tracker.configuration)
     for theirs in (1, 2, 53, 54):
@@ -509,7 +509,7 @@ def test_a_reset_opens_the_route_whatever_was_stated(
 def test_a_limit_that_refused_every_call_is_tried_again_after_a_day(
     tracker_of: Build, clock: Clock
 ) -> None:
-    """A figure from one reply does not close a route for ever."""
+    """A figure from one reply does not close a route forever."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     tiny = [Observation("tokens_per_minute", 3, 3)]

@@ -73,7 +73,7 @@ def test_two_holds_never_exceed_a_limit(tracker_of: Build, clock: Clock) -> None
 
 
 def test_threads_never_get_more_holds_than_the_limit_allows(tracker_of: Build) -> None:
-    """Eight threads that ask at once share the limit exactly."""
+    """Eight threads that ask at the same time share the limit exactly."""
     tracker = tracker_of(replace(RPM, amount=20))
     route = a_route(tracker.configuration)
     granted: list[Hold] = []
@@ -128,7 +128,7 @@ def test_estimates_learn_from_the_providers_counts(tracker_of: Build) -> None:
 
 
 def test_a_request_larger_than_a_limit_is_refused_with_both_sizes(tracker_of: Build) -> None:
-    """It closes nothing: a shorter request is accepted at once."""
+    """It closes nothing: a shorter request is accepted immediately."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     refused = tracker.hold(route, ask("word " * 2000))
@@ -247,7 +247,7 @@ def test_an_old_clock_reading_does_not_expire_newer_holds(tracker_of: Build, clo
 def test_a_hold_with_a_time_in_the_future_expires(
     tracker_of: Build, clock: Clock, set_back: float
 ) -> None:
-    """Setting the clock back by minutes or a year does not leave a hold for ever."""
+    """Setting the clock back by minutes or a year does not leave a hold forever."""
     tracker = tracker_of(RPM)
     route = a_route(tracker.configuration)
     clock.now += set_back

@@ -33,7 +33,7 @@ def test_each_limit_can_have_its_own_window() -> None:
 
 
 def test_every_published_figure_has_a_source_and_a_date() -> None:
-    """Even if one limit of a model has another source than the others."""
+    """Limits of one model may have different sources."""
     limits = {
         (name, model, limit.name): limit
         for name, provider in published_providers().items()

@@ -123,7 +123,7 @@ CALLS = st.tuples(
 def test_a_merged_account_counts_at_least_what_the_server_counted(
     window: WindowRule, calls: list[tuple[Any, ...]], found: int
 ) -> None:
-    """Whether a reply or a refusal names the account, and whatever calls are in progress."""
+    """The account may be named by a reply or a refusal, while any calls are in progress."""
     clock = Clock()
     limits = [
         Limit("requests", "minute", 4, window),

@@ -179,7 +179,7 @@ def test_max_output_tokens_is_max_tokens() -> None:
 
 
 def test_the_system_prompt_comes_first() -> None:
-    """Before the prompt and before the turns of a chat; a blank one is omitted."""
+    """It precedes the prompt and the turns of a chat. A blank one is omitted."""
     assert request(system="Be brief.").messages == (
         Message("system", "Be brief."),
         Message("user", "Hello"),
@@ -204,7 +204,7 @@ def test_stop_takes_one_text_or_several() -> None:
 
 
 def test_patience_and_timeout_default_to_the_configuration() -> None:
-    """A call can override them; 0 never waits, and infinity waits without end."""
+    """A call can override them. 0 never waits, and infinity waits without a limit."""
     assert request().patience == CONFIGURATION.patience == 30
     assert request().timeout == CONFIGURATION.timeouts.total
     assert request(patience=0).patience == 0

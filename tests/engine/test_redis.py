@@ -153,7 +153,7 @@ def test_processes_and_threads_never_exceed_a_limit(redis_server: LedgerServer) 
 
 
 def test_no_change_is_lost_however_many_others_made_meanwhile(redis_server: LedgerServer) -> None:
-    """As during a long call on one machine: between its hold and its settlement."""
+    """This happens during a long call on one machine, between its hold and its settlement."""
     one, other = redis_server.storage(), redis_server.storage()
 
     def add(document: dict[str, int]) -> None:
@@ -457,7 +457,7 @@ def test_a_user_without_a_password_is_named_to_redis(redis_server: LedgerServer)
 
 
 def test_the_password_is_in_no_message(redis_server: LedgerServer) -> None:
-    """If Redis is down; tests/secrets has the case that it refuses the password."""
+    """Here, Redis is down. tests/secrets has the case that Redis refuses the password."""
     url = redis_server.url.replace("redis://", "redis://hunter1:hunter2@")
     redis_server.stop()
     configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "made-up"})

@@ -89,7 +89,7 @@ def test_a_damaged_row_is_asked_again_and_hides_no_other(
 
 
 def test_a_lookup_creates_no_file(store: ReplyStore) -> None:
-    """And no folder."""
+    """It creates no folder either."""
     assert store.lookup_many(["a"]) == {}
     assert not store.path.parent.exists()
 
@@ -142,7 +142,7 @@ def test_tool_calls_are_kept_with_the_reply(store: ReplyStore) -> None:
 
 
 def test_one_file_has_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However its path is written."""
+    """Different spellings of a path give the same store."""
     monkeypatch.chdir(tmp_path)
     assert reply_store(Path("r.sqlite")) is reply_store(tmp_path / "r.sqlite")
 
@@ -160,7 +160,7 @@ def test_a_claimed_row_is_not_asked_by_others(store: ReplyStore) -> None:
 
 
 def test_the_claim_of_a_killed_worker_expires(store: ReplyStore) -> None:
-    """At its time, and not earlier."""
+    """It expires at its time, and not earlier."""
     store.claim(["a"], "one", NOON, NOON + 60)
     assert store.claim(["a"], "two", NOON + 59, NOON + 120) == set()
     assert store.claim(["a"], "two", NOON + 60, NOON + 120) == {"a"}
@@ -220,7 +220,7 @@ def test_processes_that_share_a_job_ask_each_row_once(store: ReplyStore) -> None
 
 
 def test_threads_share_a_store(store: ReplyStore) -> None:
-    """Without lock errors or lost replies."""
+    """There are no lock errors, and no reply is lost."""
 
     def work(number: int) -> int:
         found = 0
@@ -357,7 +357,7 @@ with warnings.catch_warnings(record=True) as caught:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has other permissions")
 def test_a_read_only_file_can_be_read() -> None:
-    """For example in someone else's checkout; keeping more replies gives one warning."""
+    """It may be in someone else's checkout. Keeping more replies gives one warning."""
     folder = Path(tempfile.mkdtemp())
     try:
         path = folder / "llm_replies.sqlite"

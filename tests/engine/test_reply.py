@@ -56,7 +56,7 @@ def test_a_reply_is_saved_only_under_the_name_of_a_file(path: str) -> None:
 
 
 def test_a_reply_that_cannot_be_saved_is_an_error_in_one_line(tmp_path: Path) -> None:
-    """A file where a folder should be, and a folder where the file should be."""
+    """There is a file instead of the folder, or a folder instead of the file."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "a.md", tmp_path / "folder"):
@@ -66,7 +66,7 @@ def test_a_reply_that_cannot_be_saved_is_an_error_in_one_line(tmp_path: Path) ->
 
 
 def test_when_a_route_opens_follows_the_providers_sentence() -> None:
-    """Without the full stop of that sentence."""
+    """The full stop of that sentence is removed."""
     attempt = Attempt(
         "groq", "groq_key_1", "m", "refused", "rate limit (429): Try later.", at=0, opens_at=42
     )

@@ -44,7 +44,7 @@ def outcome(found: Hold | RouteState, clock: Clock) -> object:
 
 @settings(max_examples=60)
 @given(steps=st.lists(STEPS, max_size=25))
-def test_what_a_process_remembers_changes_nothing(steps: list[tuple[Any, ...]]) -> None:
+def test_cached_states_do_not_change_results(steps: list[tuple[Any, ...]]) -> None:
     """Two that remember what they read and wrote act as one that is new for each step."""
     clock = Clock()
     configuration = custom_configuration(LIMITS, keys=3, clock=clock)
@@ -135,7 +135,7 @@ class CountingStorage(MemoryStorage):
 
 
 def test_choosing_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
-    """Even right after a call, which changes one account."""
+    """This holds even right after a call, which changes one account."""
     storage = CountingStorage()
     configuration = custom_configuration(LIMITS, keys=50, clock=clock)
     tracker = QuotaTracker(storage, configuration)
@@ -159,7 +159,7 @@ def test_choosing_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
 
 
 def test_a_choice_names_every_closed_route_before_the_chosen_one(clock: Clock) -> None:
-    """Although none of them is evaluated again before it opens."""
+    """It does so without evaluating them again before they open."""
     configuration = custom_configuration(LIMITS, keys=50, models=["model-a"], clock=clock)
     tracker = QuotaTracker(MemoryStorage(), configuration)
     routes = Routes(configuration.routes())

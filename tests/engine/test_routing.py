@@ -63,7 +63,7 @@ def chosen(
 def test_the_first_open_route_answers(
     states: dict[str, float | tuple[float, float]], expected: str
 ) -> None:
-    """In order; free before paid; within a provider by headroom."""
+    """Routes are tried in order, free before paid, and within a provider by headroom."""
     choice = chosen(states)
     assert choice.route is not None
     assert name_of(choice.route) == expected
@@ -168,7 +168,7 @@ def test_closed_routes_before_the_chosen_one_are_named(
 def test_a_choice_can_be_repeated_from_its_record(
     states: dict[str, tuple[float, float]], patience: float, preferred: str | None, private: bool
 ) -> None:
-    """Also from the record's JSON: the same route, the same time, the same others."""
+    """The record or its JSON gives the same route, the same time and the same other routes."""
     choice = chosen(dict(states), patience, preferred)
     request = Request((Message("user", "Hello"),), private=private)
     kept = Decision.of(choice, NOW, patience, preferred, request)

@@ -94,7 +94,7 @@ def test_a_line_accepts_the_values_it_describes(drawn: tuple[str, dict[str, Any]
 def test_a_line_refuses_values_that_do_not_fit(
     drawn: tuple[str, dict[str, Any]], data: st.DataObject
 ) -> None:
-    """An object in place of another type; the message names the field."""
+    """The value is an object instead of another type, and the message names the field."""
     line, value = drawn
     name = data.draw(st.sampled_from(list(value)))
     with pytest.raises(ValueError, match=name):
@@ -103,7 +103,7 @@ def test_a_line_refuses_values_that_do_not_fit(
 
 @given(st.text(max_size=40) | st.text("ab |?,[]'\":listrn", max_size=30))
 def test_any_text_is_a_valid_line_or_explained(text: str) -> None:
-    """Only one-line errors are raised."""
+    """A text that is not valid raises an error of one line."""
 
     def outcome() -> str:
         try:
@@ -443,7 +443,7 @@ def test_a_lone_surrogate_in_json_is_replaced() -> None:
 
 
 def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
-    """So is text that looks like a special token, or an unescaped line break."""
+    """Text that looks like a special token and unescaped line breaks are kept too."""
     for value in ("<think>x</think>", "a </think> b", "<s>x</s>", "<|end|>", "```json"):
         for before in ("", "Sure: ", "<think>Hm.</think>", "```json\n"):
             text = f"{before}{json.dumps({'t': value})}"
@@ -466,7 +466,7 @@ def test_what_looks_like_reasoning_inside_json_is_kept() -> None:
     ],
 )
 def test_no_part_of_a_cut_object_is_used(text: str) -> None:
-    """However deeply it is nested, the result comes at once."""
+    """The result is returned quickly, however deeply the object is nested."""
     began = time.monotonic()
     with pytest.raises(ValueError, match="it is not JSON"):
         schema_of("a int").read(text)
@@ -506,7 +506,7 @@ def test_a_deeply_nested_reply_is_a_mismatch(form: str) -> None:
 
 
 def test_only_the_first_of_many_problems_are_named() -> None:
-    """With the number of the others."""
+    """The message has the number of the others."""
     line = ", ".join(f"f{number} int" for number in range(9))
     with pytest.raises(ValueError, match=r"f0: Field required; .*f4: Field required; and 4 more"):
         schema_of(line).read("{}")
@@ -559,7 +559,7 @@ class Meal(BaseModel):
 
 
 def test_fields_have_the_names_and_types_of_the_value() -> None:
-    """Not the aliases of the reply; null is ignored, through references and alternatives."""
+    """Aliases are not used, null is ignored, and references and alternatives are followed."""
     fields = schema_of(Meal).fields
     kinds = {name: field.kind for name, field in fields.items()}
     assert kinds == {

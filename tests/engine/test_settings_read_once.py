@@ -35,7 +35,7 @@ def write(path: Path, text: str) -> None:
 
 
 def test_nothing_is_read_again_without_a_change() -> None:
-    """Neither after a change to the same folder, nor after one to other files."""
+    """Changes to other files, even in the same folder, do not matter."""
     first = get_configuration()
     assert first.patience == 3
     Path("outputs").mkdir()
@@ -86,7 +86,7 @@ def test_the_next_request_sees_a_change(
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path, pytest.MonkeyPatch], object],
 ) -> None:
-    """Of any kind; afterwards, the new configuration is kept."""
+    """Every kind of change is seen, and then the new configuration is reused."""
     before = get_configuration()
     change(project, monkeypatch)
     after = get_configuration()

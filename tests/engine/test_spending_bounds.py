@@ -68,7 +68,7 @@ def test_calls_exceed_a_bound_by_one_reply_at_most(
 
 
 def test_a_call_that_fits_runs_beside_others() -> None:
-    """Once the length of replies is known: twelve of the highest length, and a usual one."""
+    """Once the length of replies is known, twelve of the highest length and a usual one fit."""
     bounds = SpendingBounds(MemoryStorage(), max_tokens=100_000, job="one")
     first = bounds.hold(expected(0, None, 0.0), NOON, NOON + 9)
     assert isinstance(first, str)
@@ -81,7 +81,7 @@ def test_a_call_that_fits_runs_beside_others() -> None:
 
 
 def test_a_finished_job_is_removed_after_a_week() -> None:
-    """Counted from its last call."""
+    """The week starts with its last call."""
     storage, week = MemoryStorage(), 7 * 86_400.0
     SpendingBounds(storage, max_tokens=1000, job="old").hold(expected(0, 5, 0.0), NOON, NOON + 9)
     SpendingBounds(storage, max_tokens=1000, job="new").hold(

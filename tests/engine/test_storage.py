@@ -246,7 +246,7 @@ def test_a_kernel_killed_between_two_writes_of_a_large_file_loses_nothing(
 
 
 def test_a_copy_that_is_not_as_the_file_is_written_as_a_whole(path: Path) -> None:
-    """Only then can the parts that change be all that differs."""
+    """Writing only the changed parts requires that everything else is equal."""
     storage = a_large_ledger(path)
     copy = path.with_name(f"{path.name}.copy")
     for content in (b"", copy.read_bytes().replace(b'"revision": 2', b'"revision": 3')):
@@ -305,7 +305,7 @@ def test_a_mixture_of_two_revisions_is_restored_from_the_copy(written: Path) -> 
 
 
 def torn(content: bytes) -> bytes:
-    """The first half of the text."""
+    """The first half of the content."""
     return content[: len(content) // 2]
 
 
@@ -397,7 +397,7 @@ def test_several_documents_change_together_or_not_at_all(storage: Storage) -> No
 
 
 def test_threads_that_move_amounts_between_documents_lose_nothing(storage: Storage) -> None:
-    """In both directions at once."""
+    """They move amounts in both directions at the same time."""
     for name in ("one", "two"):
         storage.update(name, lambda document: document.update(n=100))
 
@@ -566,7 +566,7 @@ def test_older_counts_of_past_days_are_not_converted(path: Path) -> None:
 
 
 def test_older_counts_are_converted_once(path: Path) -> None:
-    """By one kernel; what is used afterwards is kept."""
+    """Only one kernel converts them, and later usage is kept."""
     older_file(path, utc(NOON + 40_000).isoformat(), utc(NOON).isoformat())
     configuration = custom_configuration(LIMITS, clock=Clock(NOON))
     with pytest.warns(LedgerWarning):

@@ -49,7 +49,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_change_waits_for_a_lock_until_its_deadline(path: Path) -> None:
-    """Then it raises an error and changes nothing; without a deadline, it waits on."""
+    """At the deadline it raises an error and changes nothing.
+
+    Without a deadline, it keeps waiting.
+    """
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     with locked(path) as process:
@@ -64,7 +67,7 @@ def test_a_change_waits_for_a_lock_until_its_deadline(path: Path) -> None:
 
 
 def test_reading_does_not_wait_for_a_lock(path: Path) -> None:
-    """Neither for another process's lock, nor for a thread of this process that waits for it."""
+    """Another process may hold the lock, and a thread of this process may wait for it."""
     storage = JsonFileStorage(path)
     storage.update("counter", count)
     with locked(path) as process:
@@ -119,7 +122,7 @@ def test_threads_read_while_another_thread_changes(path: Path) -> None:
 def test_reading_waits_one_second_for_a_disk_that_hangs(
     network_drive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For example a network drive; the counts are those that were last read."""
+    """The disk may be a network drive. Reading then returns the counts that were read last."""
     path = network_drive / "ledger.json"
     storage = JsonFileStorage(path)
     storage.update("counter", count)

@@ -92,7 +92,7 @@ def test_a_second_key_of_an_account_has_its_own_trial(storage: Storage, clock: C
 
 
 def test_after_a_refusal_one_call_goes_first(fresh: QuotaTracker, clock: Clock) -> None:
-    """However many calls wait for the route to open."""
+    """Other calls wait, however many there are."""
     route = a_route(fresh.configuration)
     served(fresh, route)
     failed(fresh, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
@@ -221,7 +221,7 @@ def test_a_refusal_also_ends_an_outage(tracker_of: Build, clock: Clock, remedy: 
 def test_a_trial_without_a_result_does_not_block_others(
     tracker_of: Build, clock: Clock, ends: str
 ) -> None:
-    """After a wrong proxy setting or an interrupt, the next call tries at once."""
+    """After a wrong proxy setting or an interrupt, the next call tries immediately."""
     tracker = tracker_of()
     route = a_route(tracker.configuration)
     failed(tracker, route, Remedy.RETRY_LATER)
@@ -249,7 +249,7 @@ def test_a_published_rate_is_approached_one_call_at_a_time(storage: Storage, clo
     for _ in range(8):
         served(tracker, route)
     clock.now += 130
-    # Ten were answered within a minute before, so ten may start at once from now on.
+    # Ten were answered within a minute before, so from now on ten may start together.
     for _ in range(10):
         held(tracker, route)
     kept_off(tracker, route)
@@ -268,7 +268,7 @@ def test_a_call_that_is_not_refused_soon_counts_as_accepted(storage: Storage, cl
 
 @pytest.mark.parametrize("evidence", ["configured", "header", "error"])
 def test_a_confirmed_rate_is_used_at_once(storage: Storage, clock: Clock, evidence: str) -> None:
-    """Confirmed by the user or by the provider."""
+    """The user or the provider can confirm it."""
     limit = replace(PUBLISHED, evidence="configured" if evidence == "configured" else "published")
     tracker = QuotaTracker(storage, custom_configuration([limit], clock=clock))
     route = a_route(tracker.configuration)
@@ -279,7 +279,7 @@ def test_a_confirmed_rate_is_used_at_once(storage: Storage, clock: Clock, eviden
 
 
 def test_a_service_without_limits_is_not_slowed_down(fresh: QuotaTracker) -> None:
-    """After the first reply of a local model, all calls go at once."""
+    """After the first reply of a local model, all calls start immediately."""
     route = a_route(fresh.configuration, model="model-b")
     served(fresh, route)
     for _ in range(20):

@@ -12,7 +12,7 @@ from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.storage import MemoryStorage
 
 
-def test_a_newcomer_sees_the_line_before_joining_it() -> None:
+def test_a_new_thread_cannot_go_ahead_of_waiting_ones() -> None:
     """It cannot go ahead of the threads that wait."""
     with waiting_line("routes", "waiting") as line:
         line.join("waiting")
@@ -39,7 +39,7 @@ def test_a_place_is_freed_after_any_error() -> None:
         assert line.may_go("next")
 
 
-def test_a_line_ends_with_its_last_request() -> None:
+def test_a_line_is_dropped_with_its_last_request() -> None:
     """Each job with bounds has lines of its own, and a kernel may run many jobs."""
     bounds = SpendingBounds(MemoryStorage(), max_cost=1.0)
     gone = weakref.ref(bounds)
@@ -51,7 +51,7 @@ def test_a_line_ends_with_its_last_request() -> None:
 
 
 def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:
-    """At once, without polling."""
+    """It is woken immediately, without polling."""
     with waiting_line("routes", "first") as line:
         line.join("first")
         line.join("second")

@@ -233,7 +233,7 @@ def test_an_amount_larger_than_the_limit_never_fits(window: str) -> None:
 @pytest.mark.parametrize("window", ["bucket", "calendar", "rolling"])
 @pytest.mark.parametrize("target", [0.0, 2.5, 9.0, 10.0])
 def test_set_used_sets_the_counter(window: str, target: float) -> None:
-    """Whether it was higher or lower before, the provider's figure counts from now on."""
+    """The provider's figure counts from now on, whether it is higher or lower than ours."""
     limit = limit_of(window)
     counter = charged(limit, [(START, 2.0), (START + 3, 4.0)])
     windows.set_used(limit, counter, target, START + 5)

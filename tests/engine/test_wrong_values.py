@@ -254,7 +254,7 @@ def test_the_ledger_continues_from_its_copy(ledger: Path) -> None:
 
 
 def test_an_invalid_value_is_reported_and_the_file_kept(ledger: Path) -> None:
-    """Once, by the first reader; then the file is correct again."""
+    """The first reader reports it once. Then the file is correct again."""
     content = json.loads(ledger.read_bytes())
     path = next(place for place in places(content) if place[-1] == "amount")
     text = json.dumps(replaced(content, path, "many"))
@@ -278,7 +278,7 @@ def test_an_invalid_value_is_reported_and_the_file_kept(ledger: Path) -> None:
 
 
 def test_values_that_libraries_cannot_handle_are_dropped() -> None:
-    """Unknown time zones, numbers too large for a float, an account that moved to itself."""
+    """They are unknown time zones, numbers too large for a float, an account moved to itself."""
     limit = {"amount": 5, "window": "calendar", "evidence": "header", "evidence_at": 1.0}
     zones = {f"requests_per_{period}": limit | {"time_zone": zone} for period, zone in ZONES}
     charged = {"m": {"charged": [3, 10**400, 1.0]}, "n": {"charged": [1, 2, 3]}}
@@ -320,7 +320,7 @@ def test_git_conflict_markers_lose_nothing(ledger: Path, where: float) -> None:
         assert tracker_of(ledger).get_usage_summary() == before
 
 
-def test_invalid_values_in_budgets_and_jobs(tmp_path: Path) -> None:
+def test_invalid_values_in_budgets_and_jobs_raise_no_error(tmp_path: Path) -> None:
     """The same applies to what paid routes may cost, and to the bounds of a job."""
     path = tmp_path / "ledger.json"
 

@@ -29,7 +29,7 @@ def chat_of(server: Server, model: str = "auto") -> chatlas.Chat[Any, Any]:
     )
 
 
-def test_plain_text(server: Server) -> None:
+def test_a_prompt_gets_a_reply(server: Server) -> None:
     """A second prompt continues the conversation."""
     chat = chat_of(server)
     assert "You asked: “Hello”" in str(chat.chat("Hello", echo="none"))
@@ -39,13 +39,13 @@ def test_plain_text(server: Server) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stream(server: Server, provider: str) -> None:
+def test_a_reply_is_streamed(server: Server, provider: str) -> None:
     pieces = list(chat_of(server, provider).stream("Hello"))
     assert len(pieces) > 5
     assert "You asked: “Hello”" in "".join(pieces)
 
 
-def test_async(server: Server) -> None:
+def test_async_calls_work(server: Server) -> None:
     async def ask() -> str:
         reply = await chat_of(server).chat_async("Hello", echo="none")
         return await reply.get_content()
@@ -54,13 +54,13 @@ def test_async(server: Server) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema(server: Server, provider: str) -> None:
+def test_a_reply_fits_a_schema(server: Server, provider: str) -> None:
     city = chat_of(server, provider).chat_structured("Which city?", data_model=City)
     assert isinstance(city, City)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_tool(server: Server, provider: str) -> None:
+def test_a_tool_is_called(server: Server, provider: str) -> None:
     chat = chat_of(server, provider)
     chat.register_tool(temperature)
     assert "21 degrees in Oslo" in str(chat.chat(ASK_FOR_TEMPERATURE, echo="none"))
@@ -73,7 +73,7 @@ def test_the_next_key_answers(server: Server, sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(server: Server, sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(server: Server, sandbox: Any) -> None:
     """It raises the official client's error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(openai.RateLimitError, match=WHAT_OPENS_WHEN):

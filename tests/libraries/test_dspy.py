@@ -55,14 +55,14 @@ def lm(request: pytest.FixtureRequest, server: Server) -> Iterator[dspy.LM]:
         yield lm
 
 
-def test_plain_text(lm: dspy.LM) -> None:
+def test_a_prompt_gets_a_reply(lm: dspy.LM) -> None:
     """The model that answered, and the tokens, are in the history."""
     assert dspy.Predict("question -> answer")(question="Capital of Norway?").answer == "Oslo"
     assert lm.history[-1]["response_model"] == "openai/gpt-oss-120b"
     assert lm.history[-1]["usage"]["completion_tokens"] > 5
 
 
-def test_a_signature_with_types(lm: dspy.LM) -> None:
+def test_a_signature_returns_typed_fields(lm: dspy.LM) -> None:
     """DSPy's schema: it describes the fields in the prompt and reads them from the text."""
 
     class Largest(dspy.Signature):
@@ -76,14 +76,14 @@ def test_a_signature_with_types(lm: dspy.LM) -> None:
     assert (found.answer, found.population) == ("Oslo", 700_000)
 
 
-def test_an_agent_with_a_tool(lm: dspy.LM) -> None:
+def test_an_agent_calls_a_tool(lm: dspy.LM) -> None:
     """DSPy requests tool calls in its own format, as text."""
     found = dspy.ReAct("question -> answer", tools=[temperature])(question="Is it warm in Oslo?")
     assert found.answer == "Oslo"
     assert found.trajectory["observation_0"] == "21 degrees in Oslo"
 
 
-def test_many_at_once(lm: dspy.LM) -> None:
+def test_a_batch_shares_the_keys(lm: dspy.LM) -> None:
     """A batch runs in threads, and all of them share the keys."""
     questions = [dspy.Example(question=f"{n}?").with_inputs("question") for n in range(10)]
     found = dspy.Predict("question -> answer").batch(questions, disable_progress_bar=True)
@@ -103,7 +103,7 @@ def test_the_next_key_answers(lm: dspy.LM, sandbox: Sandbox) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(lm: dspy.LM, sandbox: Sandbox) -> None:
+def test_an_error_says_what_opens_when(lm: dspy.LM, sandbox: Sandbox) -> None:
     """It raises DSPy's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     caught: Any

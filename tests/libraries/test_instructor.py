@@ -29,21 +29,21 @@ def client(mode: instructor.Mode = instructor.Mode.TOOLS) -> instructor.Instruct
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema(provider: str) -> None:
+def test_a_reply_fits_a_schema(provider: str) -> None:
     city = client().create(model=provider, response_model=City, messages=ASKED)
     assert city.name == "Oslo"
     assert providers_that_answered() == [provider]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema_without_a_tool(provider: str) -> None:
+def test_a_reply_fits_a_schema_without_a_tool(provider: str) -> None:
     """The provider enforces the schema."""
     by_schema = client(instructor.Mode.JSON_SCHEMA)
     city = by_schema.create(model=provider, response_model=City, messages=ASKED)
     assert isinstance(city, City)
 
 
-def test_plain_text() -> None:
+def test_a_prompt_gets_a_reply() -> None:
     """Without a schema, the reply is the official object, with the route."""
     reply: Any = client().create(model="auto", response_model=None, messages=ASKED)
     assert "You asked: “Which city? name=Oslo”" in reply.choices[0].message.content
@@ -60,15 +60,15 @@ def test_the_completion_is_returned_with_the_object() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_streams(provider: str) -> None:
-    """An object that grows, and several objects one after another."""
+def test_objects_are_streamed(provider: str) -> None:
+    """A stream can be an object that grows, or several objects one after another."""
     asked = {"model": provider, "response_model": City, "messages": ASKED}
     *_, whole = client().create_partial(**asked)
     assert whole.name == "Oslo"
     assert all(isinstance(city, City) for city in client().create_iterable(**asked))
 
 
-def test_async() -> None:
+def test_async_calls_work() -> None:
     cities = instructor.from_openai(arche_magic.async_openai_client())
 
     async def ask() -> list[City]:
@@ -102,7 +102,7 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(sandbox: Any) -> None:
     """It raises Instructor's own error, caused by the client's, without retries."""
     spend(sandbox, "*")
     with pytest.raises(InstructorRetryException, match=WHAT_OPENS_WHEN) as caught:

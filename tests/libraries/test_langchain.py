@@ -35,7 +35,7 @@ def chat_model(model: str = "auto", **options: Any) -> ChatOpenAI:
     )
 
 
-def test_invoke() -> None:
+def test_invoke_returns_a_reply() -> None:
     """The reply has the usage, the real model, and the route in its headers."""
     reply = chat_model(include_response_headers=True).invoke("Hello")
     assert "You asked: “Hello”" in reply.content
@@ -44,7 +44,7 @@ def test_invoke() -> None:
     assert reply.response_metadata["headers"]["x-arche-route"].startswith("groq groq_key_")
 
 
-def test_batch() -> None:
+def test_a_batch_uses_both_keys() -> None:
     """Requests of a batch run at the same time, on both keys."""
     replies = chat_model().batch([f"Number {number}" for number in range(12)])
     assert all(f"“Number {number}”" in reply.content for number, reply in enumerate(replies))
@@ -52,7 +52,7 @@ def test_batch() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stream(provider: str) -> None:
+def test_a_reply_is_streamed(provider: str) -> None:
     chunks = list(chat_model(provider, stream_usage=True).stream("Hello"))
     assert len(chunks) > 5
     whole = sum(chunks[1:], chunks[0])
@@ -60,7 +60,7 @@ def test_stream(provider: str) -> None:
     assert whole.usage_metadata["output_tokens"] > 10
 
 
-def test_async() -> None:
+def test_async_calls_work() -> None:
     async def ask() -> tuple[Any, list[Any], list[Any]]:
         model = chat_model()
         return (
@@ -76,20 +76,20 @@ def test_async() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_structured_output(provider: str) -> None:
+def test_structured_output_is_parsed(provider: str) -> None:
     city = chat_model(provider).with_structured_output(City).invoke("Which city?")
     assert isinstance(city, City)
     assert providers_that_answered() == [provider]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_structured_output_through_a_tool(provider: str) -> None:
+def test_structured_output_is_parsed_from_a_tool_call(provider: str) -> None:
     model = chat_model(provider).with_structured_output(City, method="function_calling")
     assert model.invoke("Which city? name=Oslo").name == "Oslo"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_agent_with_a_tool(provider: str) -> None:
+def test_an_agent_calls_a_tool(provider: str) -> None:
     """The call, its result and the answer are three messages."""
     agent = create_agent(chat_model(provider), [temperature])
     messages = agent.invoke({"messages": [("user", ASK_FOR_TEMPERATURE)]})["messages"]
@@ -99,14 +99,14 @@ def test_agent_with_a_tool(provider: str) -> None:
     assert "21 degrees in Oslo" in messages[3].content
 
 
-def test_agent_with_a_schema() -> None:
+def test_the_answer_of_an_agent_fits_a_schema() -> None:
     """The answer of an agent fits a schema."""
     agent = create_agent(chat_model(), [temperature], response_format=City)
     state = agent.invoke({"messages": [("user", ASK_FOR_TEMPERATURE)]})
     assert isinstance(state["structured_response"], City)
 
 
-def test_agent_that_streams() -> None:
+def test_an_agent_streams() -> None:
     agent = create_agent(chat_model(), [temperature])
     asked = {"messages": [("user", ASK_FOR_TEMPERATURE)]}
     text = "".join(
@@ -115,7 +115,7 @@ def test_agent_that_streams() -> None:
     assert "answered: 21 degrees in Oslo" in text
 
 
-def test_embeddings() -> None:
+def test_texts_are_embedded() -> None:
     """Texts are sent unchanged; by default, LangChain sends token ids of an OpenAI model."""
     embeddings = OpenAIEmbeddings(
         model="mistral/mistral-embed",
@@ -145,7 +145,7 @@ def test_an_agent_continues_with_the_next_provider(sandbox: Any) -> None:
     assert providers_that_answered() == ["groq", "mistral"]
 
 
-def test_all_routes_are_closed(sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(sandbox: Any) -> None:
     """It raises LangChain's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(ModelRateLimitError, match=WHAT_OPENS_WHEN) as caught:

@@ -42,7 +42,7 @@ def ask(server: Server, content: str = "Hello", model: str = "auto", **options: 
     )
 
 
-def test_plain_text(server: Server) -> None:
+def test_a_prompt_gets_a_reply(server: Server) -> None:
     reply = ask(server)
     assert "You asked: “Hello”" in reply.choices[0].message.content
     assert reply.model == "openai/gpt-oss-120b"
@@ -50,7 +50,7 @@ def test_plain_text(server: Server) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stream(server: Server, provider: str) -> None:
+def test_a_reply_is_streamed(server: Server, provider: str) -> None:
     chunks = list(ask(server, model=provider, stream=True))
     assert len(chunks) > 5
     whole = litellm.stream_chunk_builder(chunks)
@@ -58,13 +58,13 @@ def test_a_stream(server: Server, provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema(server: Server, provider: str) -> None:
+def test_a_reply_fits_a_schema(server: Server, provider: str) -> None:
     reply = ask(server, "Which city?", provider, response_format=City)
     assert City.model_validate_json(reply.choices[0].message.content)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_tool(server: Server, provider: str) -> None:
+def test_a_tool_is_called(server: Server, provider: str) -> None:
     reply = ask(server, ASK_FOR_TEMPERATURE, provider, tools=[TEMPERATURE])
     (call,) = reply.choices[0].message.tool_calls
     assert (call.function.name, call.function.arguments) == ("temperature", '{"city": "Oslo"}')
@@ -76,7 +76,7 @@ def test_the_next_key_answers(server: Server, sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(server: Server, sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(server: Server, sandbox: Any) -> None:
     """It raises LiteLLM's own error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(litellm.RateLimitError, match=WHAT_OPENS_WHEN):

@@ -41,7 +41,7 @@ def language_model(model: str = "auto") -> OpenAILike:
     )
 
 
-def test_complete_and_chat() -> None:
+def test_complete_and_chat_return_replies() -> None:
     """The reply has the route and the usage."""
     assert "You asked: “Hello”" in language_model().complete("Hello").text
     reply = language_model().chat(HELLO)
@@ -51,13 +51,13 @@ def test_complete_and_chat() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stream(provider: str) -> None:
+def test_a_reply_is_streamed(provider: str) -> None:
     deltas = [chunk.delta for chunk in language_model(provider).stream_chat(HELLO)]
     assert len(deltas) > 5
     assert "You asked: “Hello”" in "".join(deltas)
 
 
-def test_async() -> None:
+def test_async_calls_work() -> None:
     async def ask() -> list[Any]:
         model = language_model()
         return await asyncio.gather(*(model.achat(HELLO) for _ in range(5)))
@@ -66,7 +66,7 @@ def test_async() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_schema(provider: str) -> None:
+def test_a_reply_fits_a_schema(provider: str) -> None:
     """With a tool, which is LlamaIndex's way for such models."""
     city = language_model(provider).structured_predict(City, PromptTemplate("Which? name=Oslo"))
     assert city.name == "Oslo"
@@ -74,14 +74,14 @@ def test_a_schema(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_tool(provider: str) -> None:
+def test_a_tool_is_called(provider: str) -> None:
     tool = FunctionTool.from_defaults(temperature)
     reply = language_model(provider).predict_and_call([tool], ASK_FOR_TEMPERATURE)
     assert reply.response == "21 degrees in Oslo"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_agent_with_a_tool(provider: str) -> None:
+def test_an_agent_calls_a_tool(provider: str) -> None:
     async def ask() -> Any:
         agent = FunctionAgent(tools=[temperature], llm=language_model(provider))
         return await agent.run(ASK_FOR_TEMPERATURE)
@@ -96,7 +96,7 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(sandbox: Any) -> None:
     """It raises the official client's error, which says what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(openai.RateLimitError, match=WHAT_OPENS_WHEN):

@@ -36,6 +36,6 @@ def test_every_library_has_a_snippet() -> None:
 
 @pytest.mark.parametrize("library", SNIPPETS)
 def test_the_snippet_runs(library: str, server: Server) -> None:
-    """Unchanged; a provider answers. `server` is the running server."""
+    """It is not changed, and a provider answers. `server` is the running server."""
     exec(compile(SNIPPETS[library], f"{PAGE.name}: {library}", "exec"), {"server": server})
     assert providers_that_answered()

@@ -29,7 +29,7 @@ def chat_model(model: str = "auto") -> OpenAIChatModel:
     return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
 
 
-def test_plain_text() -> None:
+def test_a_prompt_gets_a_reply() -> None:
     result = Agent(chat_model(), system_prompt="Be brief.").run_sync("Hello")
     assert "You asked: “Hello”" in result.output
     assert result.usage.output_tokens > 10
@@ -37,7 +37,7 @@ def test_plain_text() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_stream(provider: str) -> None:
+def test_a_reply_is_streamed(provider: str) -> None:
     async def ask() -> list[str]:
         async with Agent(chat_model(provider)).run_stream("Hello") as result:
             return [text async for text in result.stream_text(debounce_by=None)]
@@ -48,7 +48,7 @@ def test_a_stream(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_agent_with_a_tool(provider: str) -> None:
+def test_an_agent_calls_a_tool(provider: str) -> None:
     result = Agent(chat_model(provider), tools=[temperature]).run_sync(ASK_FOR_TEMPERATURE)
     assert "21 degrees in Oslo" in result.output
     assert providers_that_answered() == [provider] * 2
@@ -56,13 +56,13 @@ def test_an_agent_with_a_tool(provider: str) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("output", [City, NativeOutput(City)], ids=["tool", "native"])
-def test_an_output_type(provider: str, output: Any) -> None:
+def test_an_output_type_is_returned(provider: str, output: Any) -> None:
     """With a tool, which is the default, and with the provider's own schemas."""
     result = Agent(chat_model(provider), output_type=output).run_sync("Which city?")
     assert isinstance(result.output, City)
 
 
-def test_an_output_type_with_a_tool() -> None:
+def test_an_output_type_can_be_combined_with_a_tool() -> None:
     """The agent calls the tool first, and then a tool for its output."""
     agent = Agent(chat_model(), output_type=City, tools=[temperature])
     result = agent.run_sync(f"{ASK_FOR_TEMPERATURE} Which city? name=Oslo")
@@ -70,7 +70,7 @@ def test_an_output_type_with_a_tool() -> None:
     assert len(keys_that_answered()) == 2
 
 
-def test_agents_at_the_same_time() -> None:
+def test_concurrent_agents_share_the_keys() -> None:
     """They share the keys."""
 
     async def ask() -> list[Any]:
@@ -94,7 +94,7 @@ def test_the_next_key_answers(sandbox: Any) -> None:
     assert keys_that_answered() == ["groq_key_2"]
 
 
-def test_all_routes_are_closed(sandbox: Any) -> None:
+def test_an_error_says_what_opens_when(sandbox: Any) -> None:
     """It raises Pydantic AI's own error, with the status and what opens when, without retries."""
     spend(sandbox, "*")
     with pytest.raises(ModelHTTPError, match=WHAT_OPENS_WHEN) as caught:

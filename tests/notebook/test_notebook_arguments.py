@@ -30,7 +30,7 @@ def test_the_text_of_a_line_is_sent_unchanged(kernel: Kernel, sandboxed, text: s
 
 
 def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None:
-    """Without the newline that IPython appends to a cell."""
+    """Only the newline that IPython appends to a cell is removed."""
     sandbox = sandboxed(keys={"groq": 1})
     body = "\n".join(["-p is no option here", *TEXTS, '{"json": [1, {"a": "b"}]}'])
     cell = kernel.run(f"%%llm -q\n{body}")
@@ -106,7 +106,7 @@ def test_options_after_the_text_are_named_above_the_reply(
 def test_a_system_prompt_that_may_lack_its_quotes_is_named_above_the_reply(
     kernel: Kernel, sandboxed, line: str, is_noted: bool
 ) -> None:
-    """Not if it has its own full stop or quotes, another option follows, or it is a variable."""
+    """There is no note if it is quoted, is a variable, has a full stop, or an option follows."""
     sandboxed(keys={"groq": 1})
     kernel.run("role = 'A poet.'")
     note = "the system prompt is 'Be'; put a longer one in quotes: -s \"Be …\""

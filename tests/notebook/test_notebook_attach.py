@@ -186,7 +186,7 @@ def test_files_are_placed_above_the_prompt(kernel: Kernel, sandbox: Sandbox) -> 
 def test_a_file_can_be_a_path_or_a_variable(
     kernel: Kernel, sandbox: Sandbox, files: Path, source: str, text: str
 ) -> None:
-    """In any encoding that its byte order mark states; it is not cut."""
+    """The encoding is that of its byte order mark. The file is not cut."""
     if source == "long.txt":
         source = str(files / source)
     assert kernel.run(f"%%llm --file {source}\nHello").status == "ok"
@@ -196,7 +196,7 @@ def test_a_file_can_be_a_path_or_a_variable(
 
 @pytest.mark.parametrize("name", ["long.txt", "wide.txt"])
 def test_the_budget_cuts_files_and_says_so(kernel: Kernel, sandbox: Sandbox, name: str) -> None:
-    """In the line above the reply, and to the model; no line is split."""
+    """The line above the reply and the prompt say so. No line is split."""
     cell = kernel.run(f"%%llm --budget 100 --file files/{name}\nHello")
     start = f"[{name}, cut to the first "
     assert sent(sandbox).startswith(start)
@@ -266,7 +266,7 @@ def test_other_features_accept_files(kernel: Kernel, sandbox: Sandbox) -> None:
 def test_an_invalid_file_or_page_is_an_error_in_one_line(
     kernel: Kernel, sandbox: Sandbox, site: str, options: str, said: str
 ) -> None:
-    """Before anything is sent; a password is not shown."""
+    """Nothing is sent, and the error shows no password."""
     message = kernel.run(f"%%llm {options.format(site=site)}\nHello").message
     assert said in message
     assert "secret" not in message
@@ -279,7 +279,7 @@ def test_a_file_without_a_prompt_is_an_error(kernel: Kernel, sandbox: Sandbox) -
 
 
 def test_a_page_is_sent_as_text(kernel: Kernel, sandbox: Sandbox, site: str) -> None:
-    """After a redirect too, without scripts; the model does not see the query of the address."""
+    """Redirects are followed and scripts removed. The model does not see the address's query."""
     cell = kernel.run(
         f"%%llm --url {site}/moved?token=abc --url {site}/notes.txt\nAnd {{{{reader}}}}?"
     )
@@ -312,7 +312,7 @@ def test_an_interrupt_ends_the_download_of_a_page(
 
 
 def test_a_key_in_a_file_is_not_sent(kernel: Kernel, sandbox: Sandbox, files: Path) -> None:
-    """As in any other part of a prompt."""
+    """The rule is the same for all parts of a prompt."""
     key = sandbox.environment()["GROQ_API_KEY"]
     (files / "secrets.env").write_text(f"GROQ_API_KEY={key}")
     message = kernel.run("%%llm --file files/secrets.env\nHello").message

@@ -75,7 +75,7 @@ def test_the_cell_ends_at_once_and_its_bar_fills_later(kernel: Kernel, start: Sa
 
 
 def test_a_stopped_job_keeps_its_finished_rows(kernel: Kernel, start: Sandboxed) -> None:
-    """As after an interrupt; an interrupt of another cell does not affect the job."""
+    """So does an interrupted one. An interrupt of another cell does not affect the job."""
     sandbox = start(120, keys={"groq": 3, "mistral": 2}, latency=1.0)
     cell = kernel.run(RUN)
     other = kernel.run(
@@ -118,7 +118,7 @@ def test_other_cells_may_change_the_frame_in_place(kernel: Kernel, start: Sandbo
 
 
 def test_a_job_that_reaches_its_bound_says_so(kernel: Kernel, start: Sandboxed) -> None:
-    """Below its bar and wherever its frame is awaited; the finished rows are kept."""
+    """It says so below its bar and wherever its frame is awaited. The finished rows are kept."""
     sandbox = start(20, keys={"groq": 1})
     sandbox.fail("groq", "invalid_request", times=None)
     cell = kernel.run(RUN.replace("--pack 1", "--pack 1 --stop-after 2"))

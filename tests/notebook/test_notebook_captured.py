@@ -52,7 +52,7 @@ def streaming(kernel: Kernel, sandboxed: Sandboxed) -> None:
     ],
 )
 def test_a_captured_reply_appears_once_and_completely(kernel: Kernel, code: str) -> None:
-    """The reply and its receipt, without any incomplete version."""
+    """The reply and its receipt appear without any incomplete version."""
     cell = kernel.run(code)
     assert (cell.status, cell.displays) == ("ok", [])
     reply, receipt = kernel.value("[o.data['text/plain'] for o in captured.outputs]")
@@ -74,7 +74,7 @@ def test_a_captured_reply_appears_once_and_completely(kernel: Kernel, code: str)
     ],
 )
 def test_other_captured_outputs_appear_once(kernel: Kernel, code: str, starts: list[str]) -> None:
-    """Columns, bars and tables too; a frame appears only if it would be displayed anyway."""
+    """They are columns, bars and tables. A frame appears only if it would be displayed anyway."""
     kernel.run("texts = ['a', 'b']")
     cell = kernel.run(f"%%capture captured\n{code}")
     assert cell.status == "ok", cell.error

@@ -91,7 +91,7 @@ def test_an_interrupted_turn_is_not_added(kernel: Kernel, sandboxed) -> None:
 
 
 def test_a_reply_that_started_again_is_added_once(kernel: Kernel, chatting: Sandbox) -> None:
-    """With the complete text of the route that finished."""
+    """The turn has the complete text of the route that finished."""
     chatting.fail("groq", "cut_stream")
     kernel.run("%llm -q --chat c One")
     kernel.run("%llm -q --chat c Two")
@@ -222,7 +222,7 @@ INVALID = {
 
 
 def test_an_invalid_line_or_file_is_an_error_in_one_line(kernel: Kernel, chatting: Sandbox) -> None:
-    """Whatever they contain."""
+    """This holds for any content."""
     kernel.run("%llm -q --chat abc One")
     (kernel.folder / "other.json").write_text(json.dumps({"chat": "x", "turns": [{"question": 1}]}))
     (kernel.folder / "empty.json").write_text("")

@@ -11,7 +11,7 @@ from test_notebook_replies import WORDS, tags, updates
 
 from arche_magic.llm_providers.events import Waiting
 from arche_magic.llm_providers.types import RouteId
-from arche_magic.notebook.compare import Column, columns_bundle
+from arche_magic.notebook.compare import ReplyColumn, columns_bundle
 from arche_magic.notebook.display import for_frontends
 from arche_magic.notebook.past_attempts import attempts_from_notebook
 
@@ -67,7 +67,7 @@ def test_columns_of_one_provider_have_different_titles(kernel: Kernel, sandboxed
 
 
 def test_the_columns_fill_at_the_same_time(kernel: Kernel, sandboxed) -> None:
-    """One display with at most ten redraws a second, and all columns grow together."""
+    """All columns grow together in one display, with at most ten redraws a second."""
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.02, reply=lambda *_: WORDS)
     kernel.run("%llm -q -p mistral --max-tokens 1 warm up")
     kernel.run("%llm -q -p groq --max-tokens 1 warm up")
@@ -95,7 +95,7 @@ def test_a_failing_column_does_not_affect_the_others(kernel: Kernel, sandboxed) 
 
 
 def test_the_cell_fails_if_every_column_fails(kernel: Kernel, sandboxed) -> None:
-    """In one line; the errors stay in the columns."""
+    """It fails in one line, and the errors stay in the columns."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("*", "content_filter", times=None)
     cell = kernel.run("%%llm --compare groq,mistral\nhi")
@@ -119,7 +119,7 @@ def test_each_column_uses_the_next_key_of_its_provider(kernel: Kernel, sandboxed
 
 
 def test_an_interrupt_keeps_the_text_so_far(kernel: Kernel, sandboxed) -> None:
-    """The cell fails in one line at once; both columns are marked and counted."""
+    """The cell fails immediately in one line. Both columns are marked and counted."""
     sandboxed(keys={"groq": 1, "mistral": 1}, seconds_per_chunk=0.1, reply=lambda *_: WORDS)
     cell = kernel.run(
         "%%llm --compare groq,mistral\nhi",
@@ -159,7 +159,7 @@ def test_a_reply_cannot_leave_its_column(kernel: Kernel, sandboxed) -> None:
 
 def test_a_server_cannot_hide_a_column() -> None:
     """A terminal escape that begins in one state line and ends in the next hides nothing."""
-    columns = [Column("groq"), Column("mistral")]
+    columns = [ReplyColumn("groq"), ReplyColumn("mistral")]
     for column, quoted in zip(columns, ("busy\x1b]0;", "try\x07 later"), strict=True):
         route = RouteId(column.asked, f"{column.asked}_key_1", "model")
         column.before(Waiting(route, 9.0, quoted))

@@ -185,7 +185,7 @@ def test_columns_are_offered_for_rows(kernel: Kernel) -> None:
     ],
 )
 def test_files_and_prompts_are_offered(kernel: Kernel, typed: str, expected: list[str]) -> None:
-    """Images after `--image`, other files after `--file`, saved prompts after `--prompt`."""
+    """`--image` offers images, `--file` other files, and `--prompt` saved prompts."""
     names = ("notes.md", "map.PNG", "two words.md", ".hidden.md", "old/map.png")
     kernel.run(
         "from pathlib import Path\nfrom PIL import Image\n"
@@ -212,7 +212,7 @@ def test_files_and_prompts_are_offered(kernel: Kernel, typed: str, expected: lis
 
 
 def test_variables_with_replies_are_offered(kernel: Kernel, sandboxed) -> None:
-    """For `%llm_why`."""
+    """They complete the line of `%llm_why`."""
     sandboxed(keys={"groq": 1})
     kernel.run("%llm -q -o capital hi\nnumber = 3")
     assert "capital" in offers(kernel, "%llm_why ")

@@ -20,7 +20,7 @@ def question(sandbox: Sandbox) -> str:
 
 
 def test_the_last_error_is_explained_with_its_cell(kernel: Kernel, sandboxed) -> None:
-    """The marked cell, the notebook's own frames and the message; with the usual receipt."""
+    """The prompt has the marked cell, the notebook's own frames and the message."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("def ratio(row):\n    total = row['total']\n    return row['part'] / total")
     failed = kernel.run("rows = [{'total': 0, 'part': 1}]\nfor row in rows:\n    ratio(row)")
@@ -107,7 +107,7 @@ def test_a_syntax_error_of_a_file_is_shown_at_its_import(kernel: Kernel, sandbox
 
 
 def test_the_causes_of_an_error_are_sent(kernel: Kernel, sandboxed) -> None:
-    """In order, with errors raised while handling another one."""
+    """They are in order and include errors raised while another one was handled."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('bad') from error"
@@ -148,7 +148,7 @@ finally:
 def test_every_kind_of_failure_fits_into_a_prompt(
     kernel: Kernel, sandboxed, cell: str, said: str
 ) -> None:
-    """Syntax errors, cell magics, long cells and messages, groups, recursion."""
+    """They are syntax errors, cell magics, long cells and messages, groups and recursion."""
     sandbox = sandboxed(keys={"groq": 1})
     assert kernel.run(cell).status == "error"
     assert kernel.run("%llm_explain -q").status == "ok"
@@ -166,7 +166,7 @@ def test_the_fix_is_offered_as_the_next_cell(kernel: Kernel, sandboxed) -> None:
 
 
 def test_an_explanation_can_be_continued(kernel: Kernel, sandboxed) -> None:
-    """As a conversation in later cells."""
+    """Later cells continue it as a conversation."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("1 / 0")
     kernel.run("%llm_explain -q --chat why")
@@ -190,7 +190,7 @@ def test_a_conversation_keeps_its_system_prompt(kernel: Kernel, sandboxed) -> No
 
 
 def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
-    """In one line; interrupts are not explained, and our own errors speak for themselves."""
+    """It fails in one line. Interrupts and our own errors are not explained."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(
         "import sys\nfor name in ('last_value', 'last_exc'):\n    sys.__dict__.pop(name, None)"
@@ -213,7 +213,7 @@ def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
 
 
 def test_a_failure_before_loading_is_explained(kernel: Kernel, sandboxed) -> None:
-    """From Python's record of the last error."""
+    """It is found in Python's record of the last error."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("%unload_ext arche_magic")
     kernel.run("1 / 0")

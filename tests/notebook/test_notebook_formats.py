@@ -62,7 +62,7 @@ def test_a_reply_is_shown_in_the_requested_format(
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_model_is_told_the_format(kernel: Kernel, sandboxed, form: str) -> None:
-    """In a sentence at the end of the system prompt. The setting has the same effect."""
+    """A sentence is added to the system prompt. The setting has the same effect."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"%llm -q -s 'Be brief.' -f {form} hi")
     kernel.run(f"%config ArcheMagics.format = {form!r}\n%llm -q -s 'Be brief.' hi")
@@ -136,7 +136,7 @@ def test_code_is_extracted_without_prose(reply: str, language: str, code: str) -
 
 
 def test_only_the_code_is_drawn_while_it_streams(kernel: Kernel, sandboxed) -> None:
-    """Once its block has begun."""
+    """This starts when its block has begun."""
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.08, reply=lambda *_: CODE)
     cell = kernel.run("%llm -f code hi")
     drawn = [c["data"]["text/plain"] for _, kind, c in cell.messages if "display" in kind]
@@ -206,7 +206,7 @@ def test_formulas_are_between_dollar_signs(reply: str, shown: str) -> None:
     ],
 )
 def test_json_is_extracted_from_the_text_around_it(reply: str) -> None:
-    """As for a schema."""
+    """It is found in the same way as for a schema."""
     assert is_json(reply)
     assert reply_bundle(reply, "json")["text/plain"] == '{\n  "a": 1\n}'
 

@@ -24,7 +24,7 @@ from arche_magic.llm_providers.types import Key, RouteId, Standing
 from arche_magic.notebook.catalog_tables import models_frame
 from arche_magic.notebook.chat import Chat, Chats, Turn
 from arche_magic.notebook.commands.llm_chat import chats_frame
-from arche_magic.notebook.compare import Column, _frame
+from arche_magic.notebook.compare import ReplyColumn, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame
 from arche_magic.notebook.keys import checks_frame, keys_frame
@@ -79,8 +79,8 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
     ),
     "compare": (
         lambda *rows: _frame(rows),
-        Column("groq/m", "groq", "m", text="Yes", state="interrupted"),
-        Column("groq"),
+        ReplyColumn("groq/m", "groq", "m", text="Yes", state="interrupted"),
+        ReplyColumn("groq"),
     ),
     "chats": (
         lambda *rows: chats_frame(Chats(enumerate(rows))),
@@ -92,7 +92,7 @@ FRAMES: dict[str, tuple[Callable[..., pd.DataFrame], Any, Any]] = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
-    """Empty, with one row, with only missing values, with both."""
+    """It is empty, or has one row, only missing values, or both."""
     build, whole, missing = FRAMES[name]
     full = build(whole)
     expected = full.dtypes.to_dict()
@@ -110,7 +110,7 @@ def test_a_frame_has_the_same_types_whatever_it_contains(name: str) -> None:
 
 
 def test_missing_values_are_missing() -> None:
-    """Neither a word nor a zero; before pandas 3 too."""
+    """They are neither a word nor a zero, even before pandas 3."""
     assert quota_frame([CLOSED], {}, NOW).loc[0, ["opens_at", "resets_at"]].isna().all()
     assert keys_frame([(KEY, None, None, ())]).loc[0, ["account", "since", "reason"]].isna().all()
     assert why_frame([replace(REASON, opens_at=None)])["opens_at"].isna().all()
@@ -123,7 +123,7 @@ def test_missing_values_are_missing() -> None:
 @pytest.mark.parametrize("by", ["provider", "model", "day", "notebook", "tag"])
 @pytest.mark.parametrize("attempts", [[], [ATTEMPT], [BARE], [replace(BARE, outcome="skipped")]])
 def test_sums_have_the_same_types_whatever_they_contain(by: str, attempts: list[Attempt]) -> None:
-    """Of no attempt, of one, of one without a price, and of unsent ones."""
+    """There may be no attempt, one, one without a price, or unsent ones."""
     sums = sums_frame(attempts_frame(attempts), by)
     names = [
         "requests", "served", "failed", "input_tokens", "output_tokens", "cost_usd", "unpriced",
@@ -134,7 +134,7 @@ def test_sums_have_the_same_types_whatever_they_contain(by: str, attempts: list[
 
 
 def test_an_empty_frame_of_attempts_survives_files(tmp_path: Path) -> None:
-    """As shown on the page about frames."""
+    """The code is that of the page about frames."""
     attempts = attempts_frame([])
     attempts.to_csv(tmp_path / "calls.csv", index=False)
     texts = {"error": str, "notebook": str, "tag": str}
@@ -145,7 +145,7 @@ def test_an_empty_frame_of_attempts_survives_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_frame_without_time_zones_can_be_written_to_excel(name: str, tmp_path: Path) -> None:
-    """`frame(…, naive=True)`: the same times in UTC; a frame without times does not change."""
+    """`frame(…, naive=True)` has the same times in UTC. A frame without times does not change."""
     pytest.importorskip("openpyxl")
     build, whole, missing = FRAMES[name]
     for rows in ((), (missing,), (whole, missing)):
@@ -163,7 +163,7 @@ def test_a_frame_without_time_zones_can_be_written_to_excel(name: str, tmp_path:
 
 
 def test_times_in_an_index_and_in_objects_become_naive() -> None:
-    """In UTC. Naive times and the original frame do not change."""
+    """They are converted to UTC. Naive times and the original frame do not change."""
     aware = datetime(2026, 11, 29, 9, 30, tzinfo=timezone(timedelta(hours=1)))
     naive = datetime(2026, 11, 29)
     times = pd.DatetimeIndex([aware] * 4, name="seen")

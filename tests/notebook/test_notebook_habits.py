@@ -24,7 +24,7 @@ CODE = "Use **this**:\n\n```python\nx = 1\n```\n\n```\nout\n```\n<script>alert(1
 Sandboxed = Callable[..., Sandbox]
 
 
-def test_the_code_of_a_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
+def test_a_reply_has_its_code_and_its_blocks(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """`code` is its Python code; `blocks` has every block with its language."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: CODE)
     kernel.run("%llm -q -o answer hi")
@@ -33,7 +33,7 @@ def test_the_code_of_a_reply(kernel: Kernel, sandboxed: Sandboxed) -> None:
 
 
 def test_a_reply_is_saved_without_replacing_a_file(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """In UTF-8, without temporary files; a file is replaced only on request."""
+    """It is written in UTF-8 without temporary files. A file is replaced only on request."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "é\nü")
     kernel.run("%llm -q -o answer hi")
     assert kernel.value("str(answer.save('reply.md'))") == "reply.md"
@@ -79,7 +79,7 @@ def test_the_source_of_a_very_long_reply_is_not_repeated(
 def test_the_last_reply_can_be_inserted_as_a_cell(
     kernel: Kernel, sandboxed: Sandboxed, reply: str, line: str, inserted: str
 ) -> None:
-    """Code unchanged, text as a Markdown cell without scripts."""
+    """Code is unchanged, and text becomes a Markdown cell without scripts."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: reply)
     kernel.run("%llm hi")
     cell = kernel.run(line)
@@ -92,7 +92,7 @@ def test_the_last_reply_can_be_inserted_as_a_cell(
 def test_inserting_without_code_or_reply_is_an_error_in_one_line(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """No reply yet, a reply without code, or an unknown word."""
+    """There is no reply yet, the reply has no code, or the word is unknown."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "Plain words")
     assert kernel.run("%llm_insert").message.endswith(
         "%llm_insert: there is no reply yet; %llm sends a prompt"
@@ -121,7 +121,7 @@ def test_llm_last_returns_the_last_reply(kernel: Kernel, sandboxed: Sandboxed) -
 
 
 def test_a_prompt_can_be_asked_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """With another model and the same other options; both replies and receipts are shown."""
+    """The model changes and the other options stay. Both replies and receipts are shown."""
     replies = iter(["the *first*", "the *second*, \\[1\\]: $5 or $6"])
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1}, reply=lambda *_: next(replies))
     assert "no prompt has been sent yet" in kernel.run("%llm_retry").message
@@ -192,7 +192,7 @@ def test_a_retry_replaces_the_turn_of_a_conversation(kernel: Kernel, sandboxed: 
 
 
 def test_a_retry_after_undo_adds_the_turn_again(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """Also if the turn before it has the same answer."""
+    """The turn before it may have the same answer."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "yes")
     for line in ("%llm --chat tutor A?", "%llm --chat tutor B?", "%llm_chat undo tutor"):
         kernel.run(line)
@@ -220,7 +220,7 @@ def test_a_setting_makes_every_cell_a_turn(kernel: Kernel, sandboxed: Sandboxed)
 
 
 def test_earlier_prompts_are_found(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """By part of their text, in cells and lines, with the cell and who answered."""
+    """A part of the text finds prompts in cells and lines, with the cell and the route."""
     sandboxed(keys={"groq": 1})
     kernel.run("%reset -f in")
     kernel.run("%%llm -p groq -t 0\nWhat is a Walrus?\nBe brief.")
@@ -305,7 +305,7 @@ def test_a_background_cell_ends_at_once(kernel: Kernel, sandboxed: Sandboxed) ->
 def test_the_variable_of_a_job_waits_when_it_is_used(
     kernel: Kernel, sandboxed: Sandboxed, use: str, gives: str
 ) -> None:
-    """As a text, through an attribute, with `await`, in a prompt, and in a pickle (`%store`)."""
+    """It is used as text, by attribute, with `await`, in a prompt, and in a pickle (`%store`)."""
     sandboxed(keys={"groq": 1}, latency=0.2, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     cell = kernel.run(use if use.startswith("%") else f"print({use})")
@@ -327,7 +327,7 @@ def test_other_cells_do_not_wait_for_a_job(kernel: Kernel, sandboxed: Sandboxed)
 
 
 def test_the_end_of_a_wait_does_not_end_the_job(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """After a timeout or an interrupt; only `%llm_jobs stop` ends a job."""
+    """A timeout or an interrupt ends only the wait; `%llm_jobs stop` ends a job."""
     sandboxed(keys={"groq": 1}, latency=2.5, reply=lambda *_: "the reply")
     kernel.run("%%llm -b -o answer\nWhat?")
     late = kernel.run("answer.wait(timeout=0.1)")
@@ -367,7 +367,10 @@ def test_several_jobs_run_at_the_same_time(kernel: Kernel, sandboxed: Sandboxed)
 
 
 def test_a_job_can_be_stopped(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """A queued one at once; a running one keeps its text; its variable says that it was stopped."""
+    """A queued job stops immediately, and a running one keeps its text.
+
+    Its variable says that it was stopped.
+    """
     words = " ".join(f"word{number}" for number in range(400))
     sandboxed(keys={"groq": 1}, seconds_per_chunk=0.1, reply=lambda *_: words)
     kernel.elsewhere.clear()
@@ -438,7 +441,7 @@ def test_structured_replies_and_code_work_in_the_background(
 def test_options_that_a_job_cannot_have_are_refused(
     kernel: Kernel, sandboxed: Sandboxed, options: str, said: str
 ) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("rows = ['a']\ndef f(x: int) -> int: return x")
     options = options.replace("print", "f") if "tools" in options else options

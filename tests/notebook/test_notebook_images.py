@@ -51,7 +51,7 @@ def sent(sandbox: Sandbox) -> tuple[str, list[str], list[bytes]]:
 def test_an_image_can_be_a_file_or_a_variable(
     kernel: Kernel, sandboxed, source: str, media_type: str
 ) -> None:
-    """Files by path; figures, axes, images, paths and bytes by name."""
+    """A path names a file. Figures, axes, images, paths and bytes are named by their variable."""
     sandbox = sandboxed(keys={"mistral": 1})
     assert kernel.run(SETUP).status == "ok"
     cell = kernel.run(f"%llm --image {source} What is it?")

@@ -78,7 +78,7 @@ def assert_stopped_at_once(cell: Cell) -> None:
     assert cell.message.startswith("Interrupted: ")
 
 
-def test_while_it_streams(
+def test_an_interrupt_while_it_streams_keeps_the_text(
     kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path, provider: str
 ) -> None:
     """The text so far stays and is marked, its tokens are counted, the connection is closed."""
@@ -104,7 +104,7 @@ def test_while_it_streams(
     assert model["charged"]["output_tokens"] > 0
 
 
-def test_while_the_server_does_not_answer(
+def test_an_interrupt_ends_the_wait_for_a_silent_server(
     kernel: Kernel, sandboxed: Sandboxed, provider: str
 ) -> None:
     """The connection is closed, and the next prompt calls the server again."""
@@ -122,7 +122,9 @@ def test_while_the_server_does_not_answer(
     assert kernel.run("%llm -q again").status == "ok"
 
 
-def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) -> None:
+def test_an_interrupt_ends_a_connection_attempt(
+    kernel: Kernel, sandboxed: Sandboxed, provider: str
+) -> None:
     """A connection that is not accepted is closed too."""
     sandboxed(keys={provider: 1})
     with full_queue() as url:
@@ -138,7 +140,7 @@ def test_while_it_connects(kernel: Kernel, sandboxed: Sandboxed, provider: str) 
         assert connections(kernel, port) == []
 
 
-def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> None:
+def test_an_interrupt_ends_the_wait_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """The countdown disappears."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     cell = kernel.run(
@@ -150,7 +152,7 @@ def test_while_it_waits_for_a_route(kernel: Kernel, sandboxed: Sandboxed) -> Non
 
 
 @pytest.mark.parametrize("waits_for", ["an answer", "a route"])
-def test_an_interrupt_that_python_ignores(
+def test_an_interrupt_that_python_ignores_ends_the_request(
     kernel: Kernel, sandboxed: Sandboxed, waits_for: str
 ) -> None:
     """It still ends the request; one that waits for a route checks twice a second."""
@@ -164,8 +166,10 @@ def test_an_interrupt_that_python_ignores(
         in_time("an interrupt", cell.ended - kernel.value("pressed"))
 
 
-def test_before_anything_is_sent(kernel: Kernel, sandboxed: Sandboxed) -> None:
-    """For example, while a prompt waits for the reply that it contains."""
+def test_an_interrupt_before_anything_is_sent_ends_the_cell(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
+    """For example, a prompt waits for the reply that it contains."""
     sandboxed(keys={"groq": 1}, latency=60)
     kernel.run("%llm -b -o answer hi")
     cell = kernel.run(
@@ -204,7 +208,7 @@ def test_o_keeps_the_text_of_an_interrupted_reply(kernel: Kernel, sandboxed: San
 def test_o_does_not_change_its_variable_without_any_text(
     kernel: Kernel, sandboxed: Sandboxed
 ) -> None:
-    """After an interrupt while waiting for a route."""
+    """Here, the request is interrupted while it waits for a route."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run("kept = 'before'")
     kernel.run(
@@ -214,7 +218,9 @@ def test_o_does_not_change_its_variable_without_any_text(
     assert kernel.value("kept") == "before"
 
 
-def test_columns_keep_their_text(kernel: Kernel, sandboxed: Sandboxed) -> None:
+def test_an_interrupted_comparison_keeps_the_text_of_its_columns(
+    kernel: Kernel, sandboxed: Sandboxed
+) -> None:
     """With `--compare -o`, the frame has the text so far of each reply."""
 
     def both_streaming(cell: Cell) -> bool:
@@ -228,7 +234,7 @@ def test_columns_keep_their_text(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert all(WORDS.startswith(text) for text in kernel.value("list(both.reply)"))
 
 
-def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
+def test_an_interrupt_stops_queued_cells(kernel: Kernel, sandboxed: Sandboxed) -> None:
     """An interrupt during Run All also stops the cells below."""
     sandbox = sandboxed(keys={"groq": 1}, latency=60)
     client = kernel.client
@@ -246,8 +252,10 @@ def test_queued_cells_do_not_run(kernel: Kernel, sandboxed: Sandboxed) -> None:
     assert kernel.value("'ran' in globals()") is False
 
 
-def test_a_second_interrupt(kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path) -> None:
-    """During the handling of the first one, it has no effect."""
+def test_a_second_interrupt_has_no_effect_at_first(
+    kernel: Kernel, sandboxed: Sandboxed, tmp_path: Path
+) -> None:
+    """It comes while the first one is being handled."""
     sandbox = sandboxed(keys={"groq": 1}, seconds_per_chunk=0.05, reply=lambda *_: WORDS)
     ledger = tmp_path / "ledger.json"
     kernel.use(sandbox, str(ledger))

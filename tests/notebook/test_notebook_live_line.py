@@ -160,7 +160,7 @@ LINES = "[one for one in threading.enumerate() if one.name == 'arche_magic line'
 
 
 def test_an_interrupt_at_the_start_leaves_no_line(kernel: Kernel, sandboxed) -> None:
-    """Its thread would count the seconds in the finished cell without end."""
+    """Otherwise, its thread would count the seconds in the finished cell forever."""
     sandboxed(keys={"groq": 1}, latency=60)
     cell = kernel.run(f"{PRESS_AT_THE_START}%llm hi")
     assert cell.message.startswith("Interrupted: ")
@@ -169,7 +169,7 @@ def test_an_interrupt_at_the_start_leaves_no_line(kernel: Kernel, sandboxed) -> 
 
 
 def test_our_words_follow_the_services_sentence() -> None:
-    """Without its full stop."""
+    """The full stop of its sentence is removed."""
     broken = Attempt("mistral", "mistral_key_1", "m", "failed", "server error (500): Not now.")
     line = starting_over(Discarded(broken, IncompleteReply("")))
     assert line == "mistral · key 1 · m failed: server error (500): Not now; starting over"

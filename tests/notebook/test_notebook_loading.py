@@ -124,7 +124,7 @@ def test_config_sets_defaults_that_options_override(kernel: Kernel, sandboxed) -
 
 
 def test_config_patience_zero_never_waits(kernel: Kernel, sandboxed) -> None:
-    """With `%config ArcheMagics.patience = 0`, a closed route fails the cell at once."""
+    """With `%config ArcheMagics.patience = 0`, a closed route fails the cell immediately."""
     sandboxed(keys={"groq": 1}, left={"groq": {"requests_per_minute": 0}})
     kernel.run("%config ArcheMagics.patience = 0")
     cell = kernel.run("%llm hi")

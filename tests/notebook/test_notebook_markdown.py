@@ -189,7 +189,7 @@ def test_common_markdown_is_rendered_in_columns() -> None:
 
 
 def test_columns_show_quotes_links_and_coloured_code() -> None:
-    """As in a cell; only addresses of web pages are links, and no text is lost."""
+    """They look as in a cell. Only addresses of web pages are links, and no text is lost."""
     page = as_html(
         "> a **quote**\n> > of [me](https://a.b/c?d=*1*&e)\n\n**bold [x](http://y)** [z](data:x)\n"
         "```python\ndef f():\n    return '<b>'  # why\n```\n```brainf\n<b>\n```"
@@ -379,7 +379,7 @@ def test_formulas_in_brackets_are_tex(text: str, shown: str | None) -> None:
 
 
 def test_less_and_greater_signs_stay_in_formulas() -> None:
-    """However they are written."""
+    """They may be written in any way."""
     for text in ("$a < b$", "$a \\< b$"):
         assert re.sub(" +", " ", reply_bundle(text)["text/markdown"]) == "$a \\lt b$"
 
@@ -416,7 +416,7 @@ def test_a_block_ends_where_commonmark_ends_it(margin: str) -> None:
     ],
 )
 def test_code_keeps_its_colours(text: str) -> None:
-    """Beside formulas and in lists too: the block keeps its fence and its language."""
+    """The block keeps its fence and its language, even beside formulas and in lists."""
     page = markdown2html(reply_bundle(text)["text/markdown"])
     code = page[page.index('<div class="highlight') :]
     assert 'class="o">&lt;</span>' in code

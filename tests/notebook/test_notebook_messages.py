@@ -32,7 +32,7 @@ def files(kernel: Kernel) -> Iterator[Path]:
 
 
 def test_a_warning_is_one_line_without_our_source(kernel: Kernel, files: Path) -> None:
-    """About a file of the user and about the ledger; other packages' warnings stay as they are."""
+    """It is about a user's file or the ledger. Warnings of other packages do not change."""
     ledger = files / "ledger.json"
     ledger.write_text("not a ledger")
     (files / ".env").write_text("no assignment\n")
@@ -99,7 +99,7 @@ def test_a_warning_on_tab_follows_the_filters_of_the_notebook(kernel: Kernel, fi
 
 
 def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
-    """If no address can be reached; not if one of them answers."""
+    """It does so only if no address can be reached."""
     with Sandbox(keys={"groq": 1, "mistral": 1}) as sandbox:
         kernel.use(sandbox)
     said = "is this machine offline? %llm_doctor checks every address"
@@ -137,7 +137,7 @@ def test_without_a_network_the_error_names_the_doctor(kernel: Kernel) -> None:
     ],
 )
 def test_an_error_names_the_next_step(kernel: Kernel, sandboxed, cell: str, next_step: str) -> None:
-    """In the same line."""
+    """The next step is in the same line."""
     sandboxed(keys={"groq": 1})
     kernel.run("rows = ['one']")
     assert kernel.run(cell).message.endswith(next_step)

@@ -18,7 +18,10 @@ CATALOG = tomllib.loads(
 
 
 def test_all_models_of_the_catalog_are_listed(kernel: Kernel) -> None:
-    """A row per model, each provider's default first; the frame has the published figures."""
+    """There is a row per model, each provider's default first.
+
+    The frame has the published figures.
+    """
     cell = kernel.run("frame = %llm_models")
     assert cell.status == "ok", cell.error
     found = kernel.value("list(zip(frame['provider'], frame['model'], frame['default']))")

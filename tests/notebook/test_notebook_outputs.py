@@ -67,7 +67,7 @@ def test_a_notebook_is_small_and_reveals_nothing_about_its_author(path: Path) ->
 
 @pytest.mark.parametrize("path", runner().alike(), ids=lambda path: path.stem)
 def test_running_a_notebook_again_gives_the_saved_outputs(path: Path) -> None:
-    """Word for word; otherwise, run `make notebooks`."""
+    """They are equal word for word. If this fails, run `make notebooks`."""
     committed = nbformat.read(path, as_version=4)
     executed = runner().execute(nbformat.read(path, as_version=4))
     assert texts(executed) == texts(committed)

@@ -19,8 +19,8 @@ from test_notebook_completion import offers
 from test_notebook_replies import tags
 
 from arche_magic.bulk import Progress, Row
-from arche_magic.notebook.bar import Bar
 from arche_magic.notebook.collect import FileRows
+from arche_magic.notebook.progress_bar import Bar
 from arche_magic.sandbox import Sandbox
 
 Sandboxed = Callable[..., Sandbox]
@@ -123,7 +123,7 @@ def test_the_bar_is_updated_at_most_four_times_a_second(kernel: Kernel, start: S
 
 
 def test_the_bar_says_which_route_it_waits_for(kernel: Kernel, start: Sandboxed) -> None:
-    """And when it opens, while nothing else is running."""
+    """It also says when the route opens, if nothing else is running."""
     start(8, keys={"groq": 1}, left={"groq": {"requests_per_minute": 4}})
     waiting = re.compile(r"\nwaiting: groq · key 1 · gpt-oss-120b opens in \d+ s")
 
@@ -191,7 +191,7 @@ def test_a_failed_row_has_its_error_and_stops_nothing(kernel: Kernel, start: San
 
 
 def test_fields_of_a_schema_are_columns(kernel: Kernel, start: Sandboxed) -> None:
-    """Instead of the reply's text."""
+    """They replace the column with the text of the reply."""
     start(6)
     line = '%%llm --over reviews --schema "mood good|bad, score float"'
     cell = kernel.run(f"{line}{PROMPT}")
@@ -217,7 +217,7 @@ def test_variables_are_the_same_for_every_row(kernel: Kernel, start: Sandboxed) 
 
 
 def test_braces_in_values_are_not_expanded(kernel: Kernel, start: Sandboxed) -> None:
-    """Only the prompt as typed is searched for columns."""
+    """Columns are replaced only in the prompt as typed."""
     sandbox = start(3)
     kernel.run("a, b, back = '{{te', 'xt}}', 'x\\\\'")
     cell = kernel.run("%%llm --over reviews\n{{a}}{{b}} {{back}}{{text}} {{{b}}}")
@@ -321,7 +321,7 @@ def test_a_variable_of_the_user_is_not_replaced_by_default(
 
 
 def test_the_final_bar_has_the_last_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    """Even if they finish while the progress is read for the bar."""
+    """They may finish while the progress is read for the bar."""
 
     class LastRows:
         to, quality, done = "out.csv", "", 0
@@ -364,7 +364,7 @@ def test_quiet_shows_nothing(kernel: Kernel, start: Sandboxed) -> None:
 
 
 def test_an_empty_frame_gives_an_empty_frame(kernel: Kernel, start: Sandboxed) -> None:
-    """With all columns, at once."""
+    """It has all columns, and no request is sent."""
     sandbox = start(0)
     cell = kernel.run(f"%%llm --over reviews{PROMPT}")
     assert cell.status == "ok", cell.error
@@ -386,7 +386,7 @@ def test_a_csv_that_reads_as_one_column_suggests_sep(kernel: Kernel, start: Sand
 
 @pytest.mark.parametrize("source", ["reviews.csv", 'files["in"]'])
 def test_a_file_is_written_from_a_file(kernel: Kernel, start: Sandboxed, source: str) -> None:
-    """Row by row, with the bar; no variable is set. A variable may have the path."""
+    """The bar shows the progress, and no variable is set. A variable may have the path."""
     start(9)
     kernel.run("reviews.to_csv('reviews.csv', index=False)")
     kernel.run("import pathlib\nfiles = {'in': pathlib.Path('reviews.csv')}")
@@ -413,8 +413,8 @@ def test_a_file_is_planned_like_a_frame(kernel: Kernel, start: Sandboxed) -> Non
     assert "name a file for the rows" in cell.message
 
 
-def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
-    """And no values without rows."""
+def test_frames_complete_after_over(kernel: Kernel, start: Sandboxed) -> None:
+    """Variables without rows are not offered."""
     start(3)
     kernel.run("number, words = 5, ['a', 'b']")
     found = offers(kernel, "%%llm --over ")
@@ -423,7 +423,7 @@ def test_frames_are_completed(kernel: Kernel, start: Sandboxed) -> None:
 
 
 def test_a_log_gets_only_the_final_state(tmp_path: Path) -> None:
-    """Two lines of plain text without a moving bar, as in the log of a scheduled job."""
+    """The log of a scheduled job has two lines of plain text and no moving bar."""
     (tmp_path / "job.ipy").write_text(
         "%load_ext arche_magic\n"
         "texts = list('abcdef')\n"
@@ -441,7 +441,7 @@ def test_a_log_gets_only_the_final_state(tmp_path: Path) -> None:
 
 
 def test_a_cell_reports_the_quality_of_its_labels(kernel: Kernel, start: Sandboxed) -> None:
-    """For rows asked twice and for known labels: in the last line of the bar, and as frames."""
+    """Rows asked twice and known labels have figures in the bar's last line and as frames."""
     sandbox = start()
     kernel.run("reviews['label'] = ['good', 'bad'] * 10")
     options = "--over reviews --schema 'mood good|bad' --twice 10% --gold label --details"

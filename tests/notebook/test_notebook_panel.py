@@ -59,7 +59,7 @@ def test_the_saved_table_is_updated(kernel: Kernel, page: Page, sandboxed) -> No
 
 
 def test_costs_are_shown(kernel: Kernel, page: Page, sandboxed) -> None:
-    """Beside the route, among the attempts, and in the saved table."""
+    """They are beside the route, among the attempts, and in the saved table."""
     sandboxed(keys={"openai": 1})
     panel = page.panel()
     page.run("r = %llm -q hi")
@@ -185,7 +185,7 @@ def test_the_panel_asks_with_the_defaults_of_cells(
 
 
 def test_a_prompt_inserts_variables(kernel: Kernel, page: Page, sandboxed) -> None:
-    """As in a cell; if a name does not exist, the panel says so and nothing is sent."""
+    """It works as in a cell. If a name does not exist, the panel says so and nothing is sent."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("city = 'Oslo'")
     panel = page.panel()
@@ -235,7 +235,10 @@ def test_an_idle_panel_sends_almost_nothing(kernel: Kernel, page: Page, sandboxe
 
 
 def test_an_invisible_panel_is_not_drawn(kernel: Kernel, page: Page, sandboxed) -> None:
-    """After its page was closed or its cell ran again; when it is visible again, it is drawn."""
+    """A closed page or a new run of its cell makes it invisible.
+
+    It is drawn when it is visible again.
+    """
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.listen(seconds=1.5)
@@ -249,7 +252,7 @@ def test_an_invisible_panel_is_not_drawn(kernel: Kernel, page: Page, sandboxed) 
 
 
 def test_the_switches_follow_the_configuration(kernel: Kernel, page: Page, sandboxed) -> None:
-    """For example when a sandbox starts."""
+    """For example, they change when a sandbox starts."""
     sandboxed(keys={"groq": 1})
     panel = page.panel()
     page.run("%llm_sandbox --keys groq=1 --keys mistral=2")
@@ -259,7 +262,7 @@ def test_the_switches_follow_the_configuration(kernel: Kernel, page: Page, sandb
 
 
 def test_the_panel_takes_no_text_and_needs_a_key(kernel: Kernel, page: Page, sandboxed) -> None:
-    """One line each."""
+    """Both errors are one line."""
     sandboxed(keys={"groq": 1})
     assert "%llm_panel takes no text" in kernel.run("%llm_panel groq").message
     kernel.forget_keys()

@@ -60,7 +60,10 @@ def test_a_prompt_does_not_block_the_kernel(kernel: Kernel, page: Page, sandboxe
 
 
 def test_stop_ends_a_reply(kernel: Kernel, page: Page, sandboxed) -> None:
-    """At once; its connection is closed, its tokens are counted, and another prompt can start."""
+    """It ends immediately.
+
+    The connection is closed, tokens are counted, and another prompt can start.
+    """
     sandboxed(keys={"groq": 1}, reply=lambda *_: "word " * 2_000, seconds_per_chunk=0.05)
     panel = page.panel()
     page.send(panel.find("Textarea", "Prompt"), value="Say something")

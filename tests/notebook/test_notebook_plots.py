@@ -143,7 +143,7 @@ def test_before_the_first_prompt_there_is_nothing_to_plot(kernel: Kernel, sandbo
 
 @pytest.mark.parametrize("count", [1, 40, 10_000])
 def test_plots_are_small_for_any_number_of_attempts(count: int) -> None:
-    """For one or ten thousand attempts: five images of less than 60 kB each."""
+    """One or ten thousand attempts give five images of less than 60 kB each."""
     tried = attempts(count)
     pictures = usage_pictures(tried, [], last_midnight(NOW), NOW) + attempt_pictures(tried)
     assert len(pictures) == 5
@@ -193,7 +193,7 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("in_berlin")
 def test_a_days_usage_begins_at_local_midnight() -> None:
-    """Even on days when clocks change."""
+    """This holds even on days when clocks change."""
     for day in ("2026-03-29", "2026-03-30", "2026-10-25", "2026-10-26"):
         begin = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
         for hour in (1, 12, 22):

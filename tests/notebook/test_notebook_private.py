@@ -85,7 +85,7 @@ def test_a_private_conversation_stays_private(kernel: Kernel, marked: Sandbox) -
 
 
 def test_rows_can_be_private(kernel: Kernel, marked: Sandbox) -> None:
-    """All of them."""
+    """The option applies to all rows."""
     kernel.run("rows = [f'Row {n}' for n in range(12)]")
     cell = kernel.run("%%llm --private --over rows --into found\n{{prompt}}")
     assert cell.status == "ok", cell.error
@@ -93,7 +93,7 @@ def test_rows_can_be_private(kernel: Kernel, marked: Sandbox) -> None:
 
 
 def test_same_model_uses_one_model(kernel: Kernel, marked: Sandbox) -> None:
-    """The first one in order; in a conversation, the one that answered last."""
+    """It is the first one in order or, in a conversation, the one that answered last."""
     marked.fail("groq", "server_error", times=None)
     failed = kernel.run("%llm --same-model --patience 0 One")
     assert "other models were not asked" in failed.message

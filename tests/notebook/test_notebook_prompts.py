@@ -88,7 +88,7 @@ def test_the_saved_prompt_is_filled_and_sent(
 
 
 def test_a_line_may_have_no_text(saved: Kernel, sandbox: Sandbox) -> None:
-    """Then `{{text}}` is a variable."""
+    """In that case, `{{text}}` is a variable."""
     saved.run("text = 'my book'")
     assert saved.run("%llm --prompt mood").status == "ok"
     assert sandbox.requests[-1].body["messages"][-1]["content"] == "Mood of my book?"
@@ -140,7 +140,7 @@ def test_retry_keeps_the_saved_prompt(saved: Kernel, sandbox: Sandbox) -> None:
 def test_an_invalid_prompt_is_an_error_in_one_line(
     saved: Kernel, sandbox: Sandbox, typed: str, said: str
 ) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     saved.run(
         "import pandas as pd\nfrom PIL import Image\nbooks = pd.DataFrame({'year': [1808]})\n"
         "dot = Image.new('RGB', (1, 1))"
@@ -151,7 +151,7 @@ def test_an_invalid_prompt_is_an_error_in_one_line(
 
 
 def test_prompts_are_listed_with_their_fields(saved: Kernel) -> None:
-    """By name; nothing is sent, and no key is needed."""
+    """They are sorted by name. Nothing is sent, and no key is needed."""
     (saved.folder / "prompts" / "broken.md").unlink()
     cell = saved.run("frame = %llm_prompts")
     assert cell.status == "ok", cell.error
@@ -169,7 +169,7 @@ def test_prompts_are_listed_with_their_fields(saved: Kernel) -> None:
 
 
 def test_without_prompts_the_list_says_where_to_write_one(kernel: Kernel) -> None:
-    """In one line."""
+    """The message is one line."""
     assert "prompts/NAME.md" in kernel.run("%llm_prompts").data()[0]
 
 
@@ -190,7 +190,7 @@ def test_an_invalid_setting_is_refused(kernel: Kernel, setting: str) -> None:
 
 
 def test_a_schema_can_be_an_entry_of_a_dict(saved: Kernel, sandbox: Sandbox) -> None:
-    """Like the values of `--image` and `--over`."""
+    """The values of `--image` and `--over` can be entries too."""
     saved.run("schemas = {'mood': {'type': 'object', 'properties': {'mood': {'type': 'string'}}}}")
     cell = saved.run("""reply = %llm -q --schema 'schemas["mood"]' Hello""")
     assert cell.status == "ok", cell.error

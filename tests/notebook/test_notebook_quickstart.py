@@ -26,7 +26,7 @@ def served_by(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def test_make_demo_runs_every_cell_without_a_key(tmp_path: Path) -> None:
-    """12 cells with several fallbacks, an executed notebook and a page; exit status 0."""
+    """It runs 12 cells with several fallbacks, writes a notebook and a page, and exits with 0."""
     ran = subprocess.run(
         [sys.executable, str(ROOT / "notebooks" / "demo.py")],
         cwd=ROOT,

@@ -81,7 +81,7 @@ def test_an_open_route_shows_a_meter_per_limit() -> None:
 def test_only_an_unused_limit_looks_full_and_only_a_spent_one_empty(
     used: int, signs: str, width: int, used_percent: float
 ) -> None:
-    """The bar in text, the bar in HTML, and the column of the frame."""
+    """This holds for the bar in text, the bar in HTML, and the column of the frame."""
     row = limit("requests_per_day", used, 100_000)
     bundle = quota_bundle([row], NOW)
     assert f"  {signs}  " in bundle["text/plain"]
@@ -107,7 +107,7 @@ def test_millions_are_not_rounded_up_to_all_of_them() -> None:
     ],
 )
 def test_times_are_in_the_users_time_zone(seconds: float, shown: str) -> None:
-    """The time, weekday or date. In a saved table, times must not count down."""
+    """They are a time, a weekday or a date. In a saved table, times must not count down."""
     spent = limit("requests_per_day", 1_000, 1_000, opens_at=NOW + seconds)
     assert text(spent).splitlines()[0] == (
         f"groq · key 1 · gpt-oss-120b · waiting, opens {shown}: 0 of 1,000 requests per day left"
@@ -132,7 +132,7 @@ def test_colour_is_not_the_only_signal() -> None:
 
 
 def test_with_many_routes_only_the_tightest_limit_is_shown() -> None:
-    """With ten routes or more; the other limits unfold."""
+    """From ten routes on, the other limits unfold."""
     standings = [
         standing
         for key in range(1, 13)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def test_show_prompt_prints_everything_that_would_be_sent(kernel: Kernel, sandboxed) -> None:
-    """System prompt, history, values and settings; sizes of images; control characters."""
+    """It prints system prompt, history, values, settings, image sizes and control characters."""
     sandbox = sandboxed(keys={"mistral": 1}, reply=lambda *_: "An answer.")
     kernel.run("from PIL import Image\npicture = Image.new('RGB', (8, 8))\nxs = list(range(5000))")
     kernel.run("%llm -q --chat c -s 'Be brief.' First?")
@@ -31,7 +31,7 @@ def test_show_prompt_prints_everything_that_would_be_sent(kernel: Kernel, sandbo
 
 
 def test_a_dry_run_names_the_route_that_would_answer(kernel: Kernel, sandboxed) -> None:
-    """With the time, tokens, price and skipped routes; the ledger does not change."""
+    """It shows the time, tokens, price and skipped routes. The ledger does not change."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
     sandbox.fail("groq", "unauthorized")
     kernel.run("%llm -q hi")
@@ -61,7 +61,7 @@ def test_a_dry_run_says_when_a_route_opens(kernel: Kernel, sandboxed) -> None:
 
 
 def test_an_invalid_request_fails_a_dry_run(kernel: Kernel, sandboxed) -> None:
-    """As it would fail without the option."""
+    """The error is the same as without the option."""
     sandboxed(keys={"groq": 1})
     assert "temperature is 9" in kernel.run("%llm --dry-run -t 9 hi").message
     assert "the prompt is empty" in kernel.run("%%llm --show-prompt\n ").message

@@ -117,7 +117,9 @@ def test_without_keys_a_changed_prompt_fails(project: Path) -> None:
 # --- in one kernel
 
 
-def test_keep_and_fresh(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
+def test_keep_answers_from_memory_and_fresh_asks_again(
+    kernel: Kernel, sandboxed, tmp_path: Path
+) -> None:
     """`--keep` answers from memory the second time; `--fresh` asks again."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
@@ -165,7 +167,7 @@ def test_a_setting_keeps_all_replies(kernel: Kernel, sandboxed, tmp_path: Path) 
 def test_a_dry_run_says_that_nothing_would_be_sent(
     kernel: Kernel, sandboxed, tmp_path: Path
 ) -> None:
-    """If a kept reply would answer; with `--fresh`, a route would."""
+    """It says so if a kept reply would answer. With `--fresh`, a route would answer."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run(f"import os; os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'r.sqlite')!r}")
     assert "would answer now" in kernel.run("%llm --keep --dry-run Hello").printed

@@ -89,7 +89,7 @@ def test_the_reply_is_also_a_value(kernel: Kernel, sandboxed) -> None:
 
 
 def test_a_quiet_cell_shows_nothing(kernel: Kernel, sandboxed) -> None:
-    """With `-q`; displaying the variable works, even in the same cell."""
+    """With `-q`, displaying the variable still works, even in the same cell."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: "the reply")
     silent = kernel.run("%llm -q -o kept hi")
     assert (silent.displays, silent.printed) == ([], "")

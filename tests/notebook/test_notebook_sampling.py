@@ -34,7 +34,7 @@ def fields(body: dict[str, Any]) -> dict[str, Any]:
 def test_all_features_send_the_options(
     kernel: Kernel, sandboxed: Callable[..., Sandbox], form: str, prompt: str
 ) -> None:
-    r"""Under the service's names; `\n` is the end of a line."""
+    r"""The options have the service's names, and `\n` is a line break."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("words = ['one']")
     cell = kernel.run(f"%%llm {form} {OPTIONS}\n{prompt}")
@@ -59,7 +59,7 @@ def test_effort_is_translated_for_each_provider(
 
 
 def test_show_prompt_lists_the_options(kernel: Kernel, sandboxed: Callable[..., Sandbox]) -> None:
-    """After the prompt."""
+    """They follow the prompt."""
     sandbox = sandboxed(keys={"groq": 1})
     shown = kernel.run(f"%llm {OPTIONS} --show-prompt Hello").printed
     for setting in ("top_p 0.5", "seed 7", r"stop ('\n', 'END')", "reasoning_effort low"):
@@ -86,6 +86,6 @@ def test_an_invalid_value_is_an_error_in_one_line(
     assert not sandbox.requests
 
 
-def test_levels_complete(kernel: Kernel) -> None:
+def test_levels_of_effort_complete_on_tab(kernel: Kernel) -> None:
     """Tab offers the three levels."""
     assert offers(kernel, "%%llm --effort ") == ["low", "medium", "high"]

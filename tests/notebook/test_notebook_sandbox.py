@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from notebook_kernel import Kernel
 
 
-def test_start_stop_and_status(kernel: Kernel) -> None:
+def test_start_stop_and_status_print_one_line(kernel: Kernel) -> None:
     """Each command prints one line; simulated replies come only while it runs."""
     said = kernel.run("%llm_sandbox").printed
     assert said.startswith("Sandbox on: simulated Groq (3 keys), Mistral (1 key)")
@@ -21,7 +21,7 @@ def test_start_stop_and_status(kernel: Kernel) -> None:
 
 
 def test_aliases_and_prompts_of_the_settings_apply(kernel: Kernel) -> None:
-    """For the sandbox's models; its keys and limits are its own."""
+    """They apply to the sandbox's models. The keys and limits are those of the sandbox."""
     settings = (
         '[aliases]\nfast = "mistral/ministral-8b-latest"\nfar = "zai/glm-4.7-flash"\n'
         '[prompts]\nshorter = "Say it in half as many words."\n'
@@ -44,7 +44,7 @@ def test_aliases_and_prompts_of_the_settings_apply(kernel: Kernel) -> None:
 
 
 def test_the_environment_does_not_change(kernel: Kernel) -> None:
-    """Neither starting nor stopping changes a variable."""
+    """Starting and stopping change no variable."""
     kernel.run("import os; before = dict(os.environ)")
     kernel.run("%llm_sandbox --keys groq=1 --tokens-per-second 0 start")
     kernel.run("%llm -q hi")
@@ -105,7 +105,7 @@ def test_time_scale_speeds_up_the_limits(kernel: Kernel) -> None:
 
 
 def test_the_speed_of_replies_can_be_set(kernel: Kernel) -> None:
-    """At 25 tokens a second, the text grows visibly; at 0, it comes at once."""
+    """At 25 tokens a second, the text grows visibly; at 0, it appears immediately."""
     draws = []
     for speed in (25, 0):
         kernel.run(f"%llm_sandbox --keys groq=1 --tokens-per-second {speed}")

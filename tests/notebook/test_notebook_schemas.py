@@ -53,7 +53,7 @@ def classes(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def test_a_class_of_the_notebook(classes: Kernel, sandboxed) -> None:
+def test_a_class_of_the_notebook_can_be_the_schema(classes: Kernel, sandboxed) -> None:
     """The cell shows the fields; the reply is the JSON text, and `parsed` is an instance."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))
     cell = classes.run("%%llm --schema Visit -o visit\nHow was it?")
@@ -92,7 +92,7 @@ def test_a_class_of_the_notebook(classes: Kernel, sandboxed) -> None:
 def test_a_schema_can_be_named_in_several_ways(
     classes: Kernel, sandboxed, schema: str, kind: str
 ) -> None:
-    """A class, one in a module, a line, and variables with a JSON Schema or a line."""
+    """It can be a class, also in a module, a line, or a variable with a JSON Schema or a line."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": 1, "y": 2}')
     classes.run("line = 'x int, y int'")
     classes.run("wanted = {'type': 'object', 'properties': {'x': {'type': 'integer'}}}")
@@ -116,7 +116,7 @@ def test_a_schema_can_be_named_in_several_ways(
 def test_an_invalid_schema_is_an_error_in_one_line(
     classes: Kernel, sandboxed, options: str, said: str
 ) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     sandbox = sandboxed(keys={"groq": 1})
     classes.run("import json")
     cell = classes.run(f"%%llm {options}\nHello")
@@ -185,7 +185,7 @@ def test_a_reply_that_cannot_be_shown_ends_its_job(kernel: Kernel, sandboxed) ->
 
 
 def test_a_frame_has_a_row_per_reply(classes: Kernel, sandboxed) -> None:
-    """With a column per field."""
+    """It has a column per field."""
     sandboxed(keys={"groq": 1}, reply=lambda *_: json.dumps(FITS))
     classes.run("import arche_magic\none = %llm -q --schema Visit Hello")
     classes.run("rows = arche_magic.frame([one, one])")
@@ -211,7 +211,7 @@ def test_a_variable_with_a_reply_shows_its_json(classes: Kernel, sandboxed) -> N
 
 
 def test_a_reply_that_does_not_fit_is_shown_and_fails_the_cell(classes: Kernel, sandboxed) -> None:
-    """In one line; the text stays in the cell and in the error."""
+    """The error is one line. The text stays in the cell and in the error."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: '{"x": "<i>one</i>"}')
     cell = classes.run("%%llm --schema Point -o unfit\nHello")
     assert cell.status == "error"
@@ -237,7 +237,7 @@ def test_the_second_reply_replaces_the_first(classes: Kernel, sandboxed) -> None
 
 
 def test_a_structured_reply_streams_as_text(classes: Kernel, sandboxed) -> None:
-    """Until it is complete and can be parsed."""
+    """It is shown as text until it is complete and can be parsed."""
     text = json.dumps({"x": 1, "y": 2, "words": " ".join(["word"] * 60)})
     sandboxed(keys={"mistral": 1}, seconds_per_chunk=0.02, reply=lambda *_: text)
     cell = classes.run("%%llm --schema 'x int, y int, words str'\nHello")
@@ -250,7 +250,7 @@ def test_a_structured_reply_streams_as_text(classes: Kernel, sandboxed) -> None:
 
 
 def test_show_prompt_prints_the_schema(classes: Kernel, sandboxed) -> None:
-    """As JSON Schema."""
+    """It is printed as JSON Schema."""
     sandbox = sandboxed(keys={"groq": 1})
     printed = classes.run("%llm --schema Point --show-prompt Where").printed
     prompt, schema = printed.split("── schema Point ──")

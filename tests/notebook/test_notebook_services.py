@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arche_magic.llm_providers.config.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import PLACEHOLDER_KEY
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MODEL = "gpt-4.1-mini"
 def server(kernel: Kernel) -> Iterator[Sandbox]:
     """A server on this machine without a key, in the settings of the kernel's folder."""
     path = kernel.folder / "arche_magic.toml"
-    with Sandbox(keys={"openai": [NO_KEY]}, limits={"openai": dict.fromkeys(
+    with Sandbox(keys={"openai": [PLACEHOLDER_KEY]}, limits={"openai": dict.fromkeys(
         ("requests_per_minute", "requests_per_day", "tokens_per_minute")
     )}) as sandbox:  # fmt: skip
         path.write_text(
@@ -34,7 +34,7 @@ def server(kernel: Kernel) -> Iterator[Sandbox]:
 
 
 def test_a_prompt_can_name_the_service(kernel: Kernel, server: Sandbox) -> None:
-    """With `-p`; the receipt names the service, and no limit, because none is known."""
+    """It does so with `-p`. The receipt names the service, and no limit, because none is known."""
     cell = kernel.run("%llm -p house -o answer What is a bucket?")
     assert cell.status == "ok", cell.error
     assert kernel.value("answer.provider") == "house"
@@ -48,7 +48,7 @@ def test_a_prompt_can_name_the_service(kernel: Kernel, server: Sandbox) -> None:
 
 
 def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
-    """Keys, models with their configured price, quota and stats."""
+    """They are those of keys, models with the configured price, quota and stats."""
     kernel.run("%llm -q -p house hi")
     keys = kernel.run("frame = %llm_keys").data()[0]
     assert "no key needed" in keys
@@ -72,7 +72,7 @@ def test_tables_include_the_service(kernel: Kernel, server: Sandbox) -> None:
 
 
 def test_the_budget_is_shown_below_the_quota(kernel: Kernel, server: Sandbox) -> None:
-    """With the amount spent; the receipt has the amount left."""
+    """The table has the amount spent, and the receipt the amount left."""
     path = kernel.folder / "arche_magic.toml"
     path.write_text(f"{path.read_text()}[budget]\nper_day = 2\nper_month = 20\n")
     cell = kernel.run("%llm -p house hi")
@@ -83,7 +83,7 @@ def test_the_budget_is_shown_below_the_quota(kernel: Kernel, server: Sandbox) ->
 
 
 def test_the_name_of_the_service_completes(kernel: Kernel, server: Sandbox) -> None:
-    """And its model, after `-p`."""
+    """Its model completes too, after `-p`."""
     code = "%llm -p hou"
     request = kernel.client.complete(code, len(code), reply=True, timeout=20)
     assert "house" in request["content"]["matches"]

@@ -44,7 +44,7 @@ print(json.dumps(found), file=sys.stderr)
 
 
 def test_only_the_first_cell_reads_the_settings(tmp_path: Path) -> None:
-    """Each file once; the next cell, a table and a job with its bar read none of them."""
+    """It reads each file once. The next cell, a table and a job with its bar read none of them."""
     (tmp_path / "in.csv").write_text("text\n" + "\n".join(f"row {n}" for n in range(20)))
     with Sandbox(keys={"groq": 1}) as sandbox:
         write_env_file(tmp_path, sandbox)

@@ -22,7 +22,7 @@ NOW = 1_795_514_400.0
     [(NOW - 1, "open"), (NOW, "open"), (NOW + 1, "waiting"), (float("inf"), "closed")],
 )
 def test_the_time_it_opens_decides(opens_at: float, state: str) -> None:
-    """A time that is past is open, one that never comes is closed."""
+    """A past time means open, and a time that never comes means closed."""
     assert state_at(opens_at, NOW) == state
 
 

@@ -19,7 +19,7 @@ def rows(kernel: Kernel, by: str) -> list[dict[str, object]]:
 
 
 def test_usage_is_summed(kernel: Kernel, sandboxed) -> None:
-    """For requests that were sent and not refused; a failed call counts as a request."""
+    """Requests that were sent and not refused are counted, including failed ones."""
     sandbox = sandboxed(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", "rate_limit_minute", times=1)
     kernel.run("__vsc_ipynb_file__ = '/home/somebody/study/survey.ipynb'")
@@ -47,8 +47,8 @@ def test_usage_is_summed(kernel: Kernel, sandboxed) -> None:
     assert "somebody" not in table
 
 
-def test_sums_without_attempts(kernel: Kernel, sandboxed) -> None:
-    """A frame with its columns and no rows."""
+def test_sums_without_attempts_have_no_rows(kernel: Kernel, sandboxed) -> None:
+    """The frame has its columns."""
     sandboxed(keys={"groq": 1})
     assert rows(kernel, "notebook") == rows(kernel, "tag") == []
     assert "--by cannot be combined with --plot" in kernel.run("%llm_stats --by day --plot").message
@@ -56,7 +56,7 @@ def test_sums_without_attempts(kernel: Kernel, sandboxed) -> None:
 
 
 def test_a_tag_has_one_line(kernel: Kernel, sandboxed) -> None:
-    """For a job and for single prompts; packed rows have the number of checked rows that agree."""
+    """It sums a job and single prompts. For packed rows, it says how many checked rows agree."""
     limits = {"requests_per_minute": 1000, "requests_per_day": 1000}
     sandbox = sandboxed(keys={"google": 1}, limits={"google": limits})
     kernel.run("texts = [f'the {n} by the {n + 1}' for n in range(24)]")

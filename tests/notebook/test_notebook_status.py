@@ -166,7 +166,7 @@ def test_messages_that_no_page_sends_are_ignored(kernel: Kernel, data: Any) -> N
 
 
 def test_nothing_is_sent_to_pages_that_are_gone(kernel: Kernel, sandboxed: Any) -> None:
-    """Updates end some minutes after a page last asked for them; here at once."""
+    """Updates end some minutes after a page last asked for them; in this test, immediately."""
     sandboxed(keys={"groq": 1})
     page = StatusPage(kernel)
     page.run("%llm -q Hello")

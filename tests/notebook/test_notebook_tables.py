@@ -91,7 +91,7 @@ def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
     assert kernel.value("s.request.nunique()") == 2
 
 
-def test_tables_before_the_first_prompt(kernel: Kernel, sandboxed) -> None:
+def test_tables_before_the_first_prompt_are_empty(kernel: Kernel, sandboxed) -> None:
     """The tables say so, and the frames have their columns and types."""
     sandboxed(keys={"groq": 1})
     assert kernel.run("s = %llm_stats").data() == ["no attempts yet"]
@@ -122,7 +122,7 @@ def test_foreign_names_are_escaped(kernel: Kernel, sandboxed) -> None:
 
 
 def test_amounts_of_money_have_one_format() -> None:
-    """Four decimals; six if four would show zero."""
+    """They have four decimals, or six if four would show zero."""
     for usd, shown in (
         (0.0, "free"), (None, "paid, price unknown"), (1e-7, "less than $0.000001"),
         (0.000042, "$0.000042"), (0.00009996, "$0.0001"), (0.0001, "$0.0001"),

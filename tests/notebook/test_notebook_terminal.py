@@ -105,7 +105,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def test_a_reply_is_printed_once_with_its_receipt(terminal: Terminal) -> None:
-    """Without an empty `Out[n]:`; colours in the reply are removed."""
+    """There is no empty `Out[n]:`, and colours in the reply are removed."""
     shown = terminal.run("%llm hi")
     assert shown.startswith("one two\n\n**three** four\ngroq · key 2 · gpt-oss-120b · ")
     assert "\n  groq · key 1 · gpt-oss-120b failed: " in shown
@@ -159,13 +159,13 @@ def test_the_panel_is_a_table(terminal: Terminal) -> None:
 
 
 def test_plots_are_described_in_words(terminal: Terminal) -> None:
-    """One line for each plot."""
+    """Each plot has one line."""
     lines = terminal.run("s = %llm_stats --plot").splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["Tokens", "Seconds", "Answered:"]
 
 
 def test_an_error_is_one_line(terminal: Terminal) -> None:
-    """Without traceback and escape sequences."""
+    """It has no traceback and no escape sequences."""
     assert terminal.run("%llm -t 9 hi") == "InvalidRequest: temperature is 9; it must be 0 to 2"
 
 
@@ -263,7 +263,7 @@ def test_ctrl_c_stops_a_wait_at_once(slow: Terminal) -> None:
 
 
 def test_a_structured_reply_is_printed_when_it_is_complete(terminal: Terminal) -> None:
-    """Not piece by piece; one that does not fit is shown with the reason."""
+    """It is not printed in pieces. A reply that does not fit is shown with the reason."""
     shown = terminal.run("%llm --schema 'x int' hi")
     assert shown.count("one two") == 1
     assert "this does not fit the schema" in shown

@@ -54,7 +54,7 @@ def sandbox(functions: Kernel, sandboxed: Callable[..., Sandbox]) -> Sandbox:
 
 
 def test_each_call_is_a_line_above_the_reply(functions: Kernel, sandbox: Sandbox) -> None:
-    """Folded in HTML, with arguments and result; the receipt sums all rounds."""
+    """In HTML, it unfolds to arguments and result. The receipt sums all rounds."""
     cell = functions.run(
         "%%llm --tools weather,count -o answer\nCall weather city=Oslo, then count items=21"
     )
@@ -103,7 +103,7 @@ def test_a_call_is_shown_while_it_runs(functions: Kernel, sandbox: Sandbox) -> N
         ("desk.count", "items=4", "count(items=4) → 8"),
     ],
 )
-def test_results_and_errors_of_all_kinds_of_calls(
+def test_results_and_errors_of_all_kinds_of_calls_are_shown(
     functions: Kernel, sandbox: Sandbox, tools: str, prompt: str, line: str
 ) -> None:
     """Errors go back to the model and are marked; lambdas and attributes have the cell's name."""
@@ -116,7 +116,7 @@ def test_results_and_errors_of_all_kinds_of_calls(
 
 
 def test_the_display_of_a_large_call_is_limited(functions: Kernel, sandbox: Sandbox) -> None:
-    """To one line of the call, and the beginning of its result."""
+    """It shows one line of the call, and the beginning of its result."""
     functions.run("def huge(text: str) -> str:\n    return 'x' * 100_000")
     cell = functions.run(f"%%llm --tools huge\nhuge text={'y' * 5000}")
     run = cell.displays[0]["data"]
@@ -146,7 +146,7 @@ def test_the_display_of_a_large_call_is_limited(functions: Kernel, sandbox: Sand
 def test_an_invalid_tool_is_an_error_in_one_line(
     functions: Kernel, sandbox: Sandbox, options: str, said: str
 ) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     cell = functions.run(f"%%llm {options}\nHello")
     assert said in cell.message
     assert not sandbox.requests
@@ -163,7 +163,10 @@ def test_an_invalid_tool_is_an_error_in_one_line(
 def test_an_interrupt_ends_the_function_and_the_cell(
     functions: Kernel, sandbox: Sandbox, waits: str
 ) -> None:
-    """At once, in one line; the text stays, and the attempt of the first round is saved."""
+    """They end immediately with one line.
+
+    The text stays, and the first round's attempt is saved.
+    """
 
     def is_running(cell: Cell) -> bool:
         return any("waits" in text and "running" in text for text in cell.data())
@@ -217,7 +220,7 @@ def test_a_failure_keeps_the_calls_and_all_attempts(
 
 
 def test_a_conversation_keeps_question_and_answer(functions: Kernel, sandbox: Sandbox) -> None:
-    """Without the calls; the next turn needs no tools."""
+    """The calls are not kept, and the next turn needs no tools."""
     functions.run("%%llm --chat sums --tools count\ncount items=21")
     assert functions.run("%%llm --chat sums\nAnd before?").status == "ok"
     roles = [message["role"] for message in sandbox.requests[-1].body["messages"]]
@@ -241,8 +244,8 @@ def test_quiet_shows_nothing(functions: Kernel, sandbox: Sandbox) -> None:
     assert functions.value("len(answer.tool_runs)") == 1
 
 
-def test_names_of_functions_complete(functions: Kernel) -> None:
-    """Those of the notebook first, also after a comma; no classes and no other variables."""
+def test_names_of_functions_complete_on_tab(functions: Kernel) -> None:
+    """Functions of the notebook come first, also after a comma. No other variables are offered."""
     functions.run("from math import ceil")
     found = offers(functions, "%%llm --tools ")
     ours = [name for name in found if name in ("count", "double", "later", "weather")]
@@ -253,7 +256,7 @@ def test_names_of_functions_complete(functions: Kernel) -> None:
 
 
 def test_a_terminal_prints_a_line_for_each_call(tmp_path: Path) -> None:
-    """Above the reply."""
+    """The lines are above the reply."""
     with Sandbox(keys={"groq": 1}) as sandbox:
         terminal = Terminal(tmp_path, sandbox)
         terminal.run("%load_ext arche_magic")

@@ -203,7 +203,7 @@ def test_tables_of_other_libraries_are_inserted_like_those_of_pandas() -> None:
 
 
 def test_a_cached_function_is_inserted_as_its_source() -> None:
-    """Like one without the decorator."""
+    """The decorator makes no difference."""
     assert "def cached_length(" in fill("{{f}}", {"f": cached_length}, 100).text
 
 
@@ -216,7 +216,7 @@ def test_looking_up_a_key_does_not_create_it() -> None:
 
 
 def test_a_small_table_is_inserted_completely() -> None:
-    """Its shape, then a line per row; a default index is omitted."""
+    """A line with its shape is followed by a line per row. A default index is omitted."""
     frame = pd.DataFrame(
         {"name": ["Ann", "B, C"], "n": [1.0, None], "day": pd.Timestamp("2026-01-02")}
     )
@@ -407,7 +407,7 @@ def test_a_line_in_a_function_uses_its_variables(kernel: Kernel, sandboxed) -> N
 
 
 def test_replies_and_functions_can_be_inserted(kernel: Kernel, sandboxed) -> None:
-    """A reply as its text, a function as its source."""
+    """A reply is inserted as its text, and a function as its source."""
     sandbox = sandboxed(keys={"groq": 1}, reply=lambda *_: "an **answer**")
     kernel.run("%llm -q -o first hi\ndef double(x):\n    return 2 * x")
     kernel.run("%%llm -q\n{{first}} {{first.provider}}\n{{double}}")
@@ -456,7 +456,7 @@ def test_a_class_defined_in_a_cell_is_inserted_as_its_source(kernel: Kernel, san
 
 
 def test_cut_values_are_named_above_the_reply(kernel: Kernel, sandboxed) -> None:
-    """In one line; the budget is an option and a setting."""
+    """They are named in one line. The budget is an option and a setting."""
     sandbox = sandboxed(keys={"groq": 1})
     kernel.run("xs = list(range(5000))")
     note, _, _ = kernel.run("%%llm --budget 30\n{{xs}}").displays

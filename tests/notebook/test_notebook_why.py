@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxed) -> None:
-    """The waiting route, the one that answered, and those that were not needed."""
+    """It lists the waiting route, the route that answered, and those that were not needed."""
     sandboxed(keys={"groq": 2, "mistral": 1}, left={"groq_key_1": {"requests_per_day": 1}})
     kernel.run("%llm -q one")
     kernel.run("%llm -q two")
@@ -41,7 +41,7 @@ def test_why_names_every_route_and_what_would_change_it(kernel: Kernel, sandboxe
 
 
 def test_why_explains_a_reply_by_its_name(kernel: Kernel, sandboxed) -> None:
-    """In its state at that time; a variable without a reply is refused in one line."""
+    """It shows the state at that time. A variable without a reply is refused in one line."""
     sandboxed(keys={"groq": 1, "mistral": 1})
     kernel.run("%llm -q -p mistral -o first one")
     kernel.run("%llm -q two")
@@ -92,7 +92,7 @@ def test_why_explains_a_failed_request(kernel: Kernel, sandboxed) -> None:
         (0.999999, 1.0, ": over 99.99 % against 100 %"),
     ],
 )
-def test_why_tells_close_shares_apart(less: float, more: float, shown: str) -> None:
+def test_why_distinguishes_close_shares(less: float, more: float, shown: str) -> None:
     """With as many decimals as that takes, up to two; "100 % against 100 %" explains nothing."""
     states = {
         "groq_key_1": RouteState(0, headroom=less),
@@ -118,7 +118,7 @@ def test_why_tells_close_shares_apart(less: float, more: float, shown: str) -> N
     ],
 )
 def test_only_full_is_100_percent_and_only_empty_is_0(headroom: float, shown: str) -> None:
-    """Near them, the table has more decimals; the column of the frame is not rounded."""
+    """Near 0 and 100 %, the table has more decimals. The column of the frame is not rounded."""
     route = Reason(RouteId("groq", "groq_key_1", "gpt-oss-120b"), "open", headroom)
     row = why_bundle([route], "note")["text/plain"].splitlines()[1]
     assert re.split("  +", row)[2].strip() == shown
@@ -138,7 +138,7 @@ def test_why_says_what_leads_to_a_later_route(kernel: Kernel, sandboxed) -> None
 
 
 def test_why_explains_an_interrupted_wait(kernel: Kernel, sandboxed) -> None:
-    """By the route that it waited for."""
+    """It names the route for which the request waited."""
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 0}})
     kernel.run(
         "%llm --patience 100 hi",
@@ -240,7 +240,10 @@ def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_pa
 
 
 def test_quota_says_how_many_prompts_still_fit(kernel: Kernel, sandboxed) -> None:
-    """Below the table: prompts like the last one, now and until midnight; also in the frame."""
+    """The line counts prompts like the last one, now and until midnight.
+
+    The frame has these numbers too.
+    """
     sandboxed(keys={"groq": 1, "openai": 1}, left={"groq": {"requests_per_day": 8}})
     kernel.run("%llm -q one")
     cell = kernel.run("q = %llm_quota")

@@ -1,4 +1,4 @@
-"""The official async client in this process: many requests at once, and cancelling."""
+"""The official async client in this process: concurrent requests, and cancelling."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def outcomes() -> list[str]:
 
 
 def test_the_async_client_gets_replies_streams_and_models(sandbox: Sandbox) -> None:
-    """The same as with the synchronous client."""
+    """They equal those of the synchronous client."""
 
     async def main() -> None:
         async with arche_magic.async_openai_client(tag="async") as client:
@@ -60,7 +60,7 @@ def test_the_async_client_gets_replies_streams_and_models(sandbox: Sandbox) -> N
 def test_the_async_client_accepts_httpx_and_httpx2(
     sandbox: Sandbox,
 ) -> None:
-    """As for libraries that create the client themselves."""
+    """Libraries that create the client themselves may use either."""
 
     async def main(library: Any) -> str:
         transport = arche_magic.openai_transport()
@@ -190,7 +190,7 @@ def test_an_event_loop_that_ends_stops_its_streams(
 
 
 def test_a_timeout_of_the_client_applies_to_an_async_request(sandbox: Sandbox) -> None:
-    """With the official error."""
+    """The error is the official one."""
 
     async def main() -> None:
         client = arche_magic.async_openai_client()
@@ -205,7 +205,7 @@ def test_a_timeout_of_the_client_applies_to_an_async_request(sandbox: Sandbox) -
 
 
 def test_a_stream_that_breaks_raises_an_error(start: Start) -> None:
-    """As with the synchronous client."""
+    """The synchronous client does the same."""
     start(keys={"groq": 1, "mistral": 1}).fail("groq", "cut_stream")
 
     async def main() -> None:

@@ -157,7 +157,7 @@ def test_other_paths_and_methods_are_refused(
 
 
 def test_no_key_is_in_an_error(start: Start) -> None:
-    """Not even if the provider repeats it."""
+    """This holds even if the provider repeats it."""
     sandbox = start(keys={"groq": 1})
     sandbox.fail("groq", "echo_key", times=None)
     with pytest.raises(openai.APIStatusError) as caught:

@@ -91,7 +91,7 @@ def test_a_stream_has_chunks_and_the_usage(sandbox: Sandbox, provider: str) -> N
 
 
 def test_the_usage_is_not_sent_unless_requested(sandbox: Sandbox) -> None:
-    """As with OpenAI: some libraries fail on a chunk without choices."""
+    """OpenAI does the same. Some libraries fail on a chunk without choices."""
     client = arche_magic.openai_client()
     chunks = list(client.chat.completions.create(model="auto", messages=HELLO, stream=True))
     assert all(len(chunk.choices) == 1 and chunk.usage is None for chunk in chunks)
@@ -197,7 +197,7 @@ def test_an_invalid_default_is_refused_at_once(
 def test_the_client_ignores_environment_variables(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Key, address and proxy."""
+    """It ignores those for the key, the address and the proxy."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-12345")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -209,7 +209,7 @@ def test_the_client_ignores_environment_variables(
 
 
 def test_a_timeout_of_the_client_applies_to_the_request(sandbox: Sandbox) -> None:
-    """To all routes together; the official timeout error is raised."""
+    """It limits all routes together, and the official timeout error is raised."""
     client = arche_magic.openai_client()
     client.chat.completions.create(model="auto", messages=HELLO)
     sandbox.latency = 30
@@ -238,7 +238,7 @@ def test_the_transport_works_with_httpx_and_httpx2(sandbox: Sandbox, library: An
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_official_client_accepts_either_library(sandbox: Sandbox, library: Any) -> None:
-    """As for libraries that create the client themselves."""
+    """Libraries that create the client themselves may use either."""
     http_client = library.Client(transport=arche_magic.openai_transport(tag="library"))
     client = openai.OpenAI(api_key="unused", http_client=http_client, max_retries=0)
     completion: Any = client.chat.completions.create(model="auto", messages=HELLO)
@@ -278,7 +278,7 @@ def test_a_rate_limit_error_says_what_opens_when(start: Start) -> None:
 def test_the_next_route_answers_if_one_fails_before_its_first_piece(
     start: Start, kind: str, stream: bool
 ) -> None:
-    """In streams too."""
+    """This works in streams too."""
     sandbox = start(keys={"groq": 1, "mistral": 1})
     sandbox.fail("groq", kind)
     client = arche_magic.openai_client()
@@ -316,7 +316,7 @@ def test_a_filtered_reply_is_an_error(sandbox: Sandbox) -> None:
 
 
 def test_a_prompt_too_large_for_every_route_is_refused(start: Start) -> None:
-    """With both sizes; nothing is sent."""
+    """The error has both sizes, and nothing is sent."""
     sandbox = start(keys={"groq": 1}, limits={"groq": {"tokens_per_minute": 1000}})
     configured = arche_magic.openai_client()
     configured.chat.completions.create(model="auto", messages=HELLO)
@@ -349,7 +349,7 @@ def test_without_a_key_the_error_names_the_variables(tmp_path: Any) -> None:
 
 
 def test_closing_a_stream_ends_and_counts_the_call(sandbox: Sandbox) -> None:
-    """As when the official client closes its connection."""
+    """The official client closes its connection in this way."""
     sandbox.seconds_per_chunk = 0.05
     client = arche_magic.openai_client()
     with client.chat.completions.create(model="auto", messages=HELLO, stream=True) as stream:

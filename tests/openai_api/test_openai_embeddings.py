@@ -29,7 +29,7 @@ def post(fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("provider", LENGTHS)
 def test_embeddings_are_official_objects(sandbox: Sandbox, provider: str) -> None:
-    """Vectors in the order of the texts, the real model, its usage, and the route."""
+    """They have the vectors in the order of the texts, the real model, its usage, and the route."""
     client = arche_magic.openai_client()
     raw = client.embeddings.with_raw_response.create(model=provider, input=["one", "two", "one"])
     found: Any = raw.parse()
@@ -73,7 +73,7 @@ def test_many_texts_are_sent_in_batches_that_the_model_accepts(sandbox: Sandbox)
 
 
 def test_the_next_key_but_no_other_model_is_used(start: Start, clock: Clock) -> None:
-    """Then everything is closed: 429 with the seconds until the first key opens."""
+    """When all keys are spent, the status is 429, with the seconds until the first key opens."""
     sandbox = start(
         {"mistral": 2, "google": 1}, clock=clock, limits={"mistral": {"requests_per_minute": 1}}
     )

@@ -66,7 +66,7 @@ def test_tool_calls_work_even_if_another_provider_answers(sandbox: Sandbox, firs
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tool_calls_of_a_stream_are_sent_in_one_chunk(sandbox: Sandbox, provider: str) -> None:
-    """Complete, each with its index; the official helper for streams reads them too."""
+    """Each call is complete and has its index. The official helper for streams reads them too."""
     client = arche_magic.openai_client()
     stream = client.chat.completions.create(
         model=provider, messages=QUESTION, tools=TOOLS, stream=True
@@ -103,7 +103,7 @@ def test_tool_choice_is_passed_on(sandbox: Sandbox) -> None:
 
 
 def test_results_without_a_call_are_refused(sandbox: Sandbox) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     alone: list[Any] = [{"role": "tool", "tool_call_id": "call_1", "content": "fine"}]
     with pytest.raises(openai.BadRequestError, match="call_1"):
         arche_magic.openai_client().chat.completions.create(model="auto", messages=QUESTION + alone)
@@ -132,7 +132,7 @@ def test_parse_returns_a_pydantic_model(sandbox: Sandbox, provider: str) -> None
 
 
 def test_an_image_reaches_a_model_with_vision(sandbox: Sandbox) -> None:
-    """As a part of a message; routes without vision are skipped."""
+    """It is a part of a message. Routes without vision are skipped."""
     content = [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
@@ -163,7 +163,7 @@ def test_an_image_that_no_route_accepts_is_refused(start: Start) -> None:
 
 
 def test_fields_are_passed_on_unchanged(sandbox: Sandbox) -> None:
-    """To OpenAI's wire, whether or not the engine has an option for them."""
+    """OpenAI's wire gets them even if the engine has no such option."""
     fields: dict[str, Any] = {
         "temperature": 0.3, "top_p": 0.9, "stop": ["END"], "seed": 7, "frequency_penalty": 0.1,
         "presence_penalty": 0.2, "user": "somebody", "logit_bias": {"50256": -100},
@@ -188,7 +188,7 @@ def test_max_tokens_has_two_names(sandbox: Sandbox) -> None:
 def test_several_choices_and_their_log_probabilities_are_returned(
     sandbox: Sandbox, stream: bool
 ) -> None:
-    """From a route with support; the attempts name those without."""
+    """A route with support answers, and the attempts name the routes without support."""
     client = arche_magic.openai_client()
     asked_for: dict[str, Any] = {"n": 2, "logprobs": True, "stream": stream}
     answer: Any = client.chat.completions.create(model="auto", messages=HELLO, **asked_for)

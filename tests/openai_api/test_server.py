@@ -202,7 +202,7 @@ def test_an_internal_error_is_a_500(server: Server, configured: Configuration) -
 def test_a_start_with_too_many_open_files_fails_in_one_line(
     kind: Callable[[], Server | Sandbox], error: type[Exception]
 ) -> None:
-    """Whether its port, its token or its event loop is one too many."""
+    """The file that cannot be opened may be the port, the token or the event loop."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
@@ -233,7 +233,7 @@ def test_a_start_with_too_many_open_files_fails_in_one_line(
 
 
 def test_the_server_does_not_call_itself(server: Server, configured: Configuration) -> None:
-    """If this process's OPENAI_BASE_URL is the server, requests would loop for ever."""
+    """If this process's OPENAI_BASE_URL is the server, requests would loop forever."""
     environment = {**server.environment(), "ARCHE_QUOTA_STORE": configured.store}
     use_configuration(load_configuration(environment))
     refused = send(server)
@@ -245,7 +245,7 @@ def test_the_server_does_not_call_itself(server: Server, configured: Configurati
 def test_a_request_ends_when_its_client_disconnects(
     server: Server, upstream: Sandbox, stream: bool
 ) -> None:
-    """During a stream or before the reply: only the tokens used are counted."""
+    """It may be streaming or waiting for the reply. Only the tokens used are counted."""
     upstream.seconds_per_chunk, upstream.latency = 0.02, 0.0 if stream else 30.0
     body = json.dumps({"model": "mistral", "stream": stream, "messages": [
         {"role": "user", "content": "[tokens=4000]"}]}).encode()  # fmt: skip
@@ -261,7 +261,7 @@ def test_a_request_ends_when_its_client_disconnects(
     if stream:
         wait_until(lambda: tokens_sent(upstream) > 0)
         assert tokens_sent(upstream) < 400
-    # Nothing is reserved any more: without settling, the estimate for a whole reply would stay.
+    # Nothing is reserved: without settling, the estimate for a whole reply would remain.
     used = get_quota_tracker().get_usage_summary()["mistral"]["mistral_key_1"]
     assert used["requests_per_minute"]["used"] == 1
     assert used["tokens_per_minute"]["used"] < 1000
@@ -282,7 +282,7 @@ def tokens_sent(upstream: Sandbox) -> int:
 def test_a_connection_with_half_a_request_is_closed(
     monkeypatch: pytest.MonkeyPatch, constant: str, sent: bytes
 ) -> None:
-    """Whether the headers or the body are missing."""
+    """The headers or the body may be missing."""
     monkeypatch.setattr(f"arche_magic.openai_api.{constant}", 0.05)
     with (
         Server(port=0) as server,
@@ -296,7 +296,7 @@ def test_a_connection_with_half_a_request_is_closed(
 def test_a_request_is_stopped_if_its_client_does_not_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a minute without reading; the test uses a shorter time."""
+    """It is stopped after a minute without reading. The test uses a shorter time."""
     monkeypatch.setattr("arche_magic.openai_api.app._UNREAD_SECONDS", 0.05)
     many = " ".join(400 * ["x" * 50_000])
     with (

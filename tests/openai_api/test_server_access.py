@@ -50,7 +50,7 @@ def test_health_reveals_nothing(server: Server) -> None:
         ({"Origin": "http://127.0.0.1:{port}"}, 403, "web pages may not use this server"),
     ],
 )
-def test_others_are_refused_before_anything_is_sent(
+def test_clients_without_access_are_refused_before_anything_is_sent(
     server: Server, upstream: Sandbox, headers: dict[str, str | bytes], status: int, says: str
 ) -> None:
     """A wrong token, a host name that a web page has rebound to this machine, and web pages."""
@@ -70,7 +70,7 @@ def test_others_are_refused_before_anything_is_sent(
 
 
 def test_the_official_client_reports_a_wrong_token(server: Server) -> None:
-    """Its own error for 401, in one line."""
+    """It raises its own error for 401, in one line."""
     with pytest.raises(openai.AuthenticationError, match="wrong or missing token") as error:
         client(server, api_key="wrong").chat.completions.create(model="groq", messages=HI)
     assert error.value.code == "invalid_api_key"
@@ -78,7 +78,7 @@ def test_the_official_client_reports_a_wrong_token(server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
 def test_the_names_of_this_machine_are_accepted(server: Server, name: str) -> None:
-    """With the port."""
+    """They are sent with the port."""
     assert send(server, headers={"Host": f"{name}:{server.port}"}).status_code == 200
 
 
@@ -99,13 +99,13 @@ def test_addresses_on_the_standard_port_need_not_name_it(configured: Configurati
 
 
 def test_it_listens_on_one_address(server: Server) -> None:
-    """Not on all addresses of the machine, such as 127.0.0.2."""
+    """Other addresses of the machine, such as 127.0.0.2, do not answer."""
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.2", server.port)) != 0
 
 
 def test_a_web_page_is_allowed_by_its_origin() -> None:
-    """With CORS headers for this origin only; the page still needs the token."""
+    """Only this origin gets CORS headers, and the page still needs the token."""
     page = {"Origin": "https://app.example.org"}
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-a,x-b"}
     with Server(port=0, allow_origins=["https://app.example.org/"]) as server:
@@ -147,7 +147,7 @@ def test_only_the_user_can_read_the_token(tmp_path: Path, own_settings: Path) ->
 
 
 def test_a_named_token_file_is_reused(tmp_path: Path) -> None:
-    """For programs whose settings cannot change at every start."""
+    """Some programs cannot change their settings at every start."""
     path = tmp_path / "deep" / "token"
     tokens = []
     for _ in range(2):
@@ -283,6 +283,6 @@ def test_a_port_in_use_is_an_error_only_if_it_was_named(server: Server) -> None:
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], says: str) -> None:
-    """Before a port is opened."""
+    """No port is opened."""
     with pytest.raises(InvalidRequest, match=says):
         Server(**settings)

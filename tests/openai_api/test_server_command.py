@@ -118,7 +118,7 @@ def test_a_failed_start_is_reported_in_one_line(
 
 
 def test_missing_packages_are_named(sandbox_env: Sandbox) -> None:
-    """In one line."""
+    """The message is one line."""
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"
         "from arche_magic.__main__ import main; sys.exit(main(['serve']))"

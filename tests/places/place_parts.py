@@ -1,4 +1,4 @@
-"""The notebook that is run in each place, and what it leaves."""
+"""The notebook that is run in each place, and its outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS = (
 FAILING = (*CELLS[:2], "%%llm -p grok\nHello", "print('never reached')")
 ERROR = "unknown provider 'grok'; did you mean 'groq'?"
 
-# What GitHub lets through in HTML, as far as we use any of it: elements, and no style.
+# The HTML elements that GitHub allows, of those that we use; styles are removed.
 ELEMENTS = """a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd
 li ol p pre q s samp span strong sub summary sup table tbody td tfoot th thead tr ul var"""
 LIKE_GITHUB = {

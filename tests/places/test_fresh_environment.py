@@ -1,4 +1,4 @@
-"""The wheel in a new environment, used as right after an installation."""
+"""The wheel in a new environment, as after an installation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ tops = {name.partition(".")[0] for name in sys.modules}
 heavy = tops & {"groq", "openai", "mistralai", "pandas", "ipywidgets", "pydantic", "httpx"}
 print(json.dumps([arche_magic.__file__, imported - began, loaded - ready, sorted(heavy)]))
 """
-# A checker has to be content with all but the lines marked as wrong.
+# A checker must accept all lines except those marked as wrong.
 SCRIPT = '''
 from collections.abc import Iterator
 from typing import assert_type

@@ -83,7 +83,7 @@ def test_html_without_styles_still_says_everything(
     exporter = HTMLExporter(preprocessors=[SanitizeHTML], config=config)
     html, _ = exporter.from_notebook_node(executed)
     (folder / "like-github.html").write_text(html)
-    # What brings the panel's widgets to life is a script of nbconvert's, and no viewer keeps it.
+    # A script of nbconvert activates the panel's widgets, and no viewer keeps it.
     body = re.sub("<script.*?</script>", "", html[html.index("<body") :], flags=re.DOTALL)
     assert "background:#d0493b" not in body
     assert re.search(r"<details><summary>groq · key 2 · gpt-oss-120b", body)

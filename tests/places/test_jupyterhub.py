@@ -37,8 +37,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "jupyterhub.md").read_text("utf-8")
 COMMANDS = Path(sys.executable).parent
 HUB_TOKEN = uuid.uuid4().hex
-# What a test needs besides the settings on the page: users without accounts of the system, free
-# ports, and a token to start servers with.
+# Settings that only the test needs: users without system accounts, free ports, and a token that
+# starts servers.
 SETTINGS = """
 c.JupyterHub.bind_url = "http://127.0.0.1:{public}"
 c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub}"
@@ -252,7 +252,7 @@ def ada(hub: Hub, services: Sandbox) -> User:
 
 @pytest.fixture(scope="module")
 def bob(hub: Hub) -> User:
-    """A user who takes part in a course that has a key of its own."""
+    """A user in a course that has its own key."""
     hub.call("POST", "/hub/api/groups/course", {"users": ["bob"]})
     user = User(hub, "bob", {})
     assert user.run("%load_ext arche_magic") == ""
@@ -296,7 +296,7 @@ def test_what_one_user_uses_is_missing_for_the_other(ada: User, bob: User) -> No
 def test_nobody_sees_prompts_or_replies_of_others(
     hub: Hub, store: str, services: Sandbox, ada: User, bob: User
 ) -> None:
-    """They are in the user's own folder, and neither in Redis nor in the hub's files."""
+    """They are stored in the user's own folder, but not in Redis or in the hub's files."""
     for user in (ada, bob):
         user.run(f"%%llm --keep -o kept\nSay {SECRET} to {user.name}.")
         user.run(f"%%llm --chat talk\nA secret of {user.name}: {SECRET}.")

@@ -63,7 +63,7 @@ def test_notebook_7_shows_replies_receipts_and_tables(browser: Browser, tmp_path
         assert table.get_by_text("0 of 1,000", exact=True).is_visible()
         assert screen.cell("%llm_panel").locator(".jupyter-widgets").first.is_visible()
         picture(page, "notebook-7")
-        # Whatever a machine's fonts are: what is too wide scrolls by itself, and the page does not.
+        # With any fonts, elements that are too wide scroll by themselves, and the page does not.
         page.add_style_tag(content=".jp-RenderedHTML { letter-spacing: 1px }")
         for width in (1100, 700):
             page.set_viewport_size({"width": width, "height": 900})
@@ -119,7 +119,7 @@ def test_a_page_like_githubs_is_readable(
     html, _ = HTMLExporter(preprocessors=[SanitizeHTML], config=config).from_notebook_node(executed)
     (tmp_path / "page.html").write_text(html)
     page = browser.new_page(viewport={"width": 1000, "height": 900})
-    # The template of nbconvert asks for MathJax from elsewhere; nobody is asked here.
+    # nbconvert's template requests MathJax from another server; here, such requests are blocked.
     page.route("http*://**", lambda route: route.abort())
     page.goto(f"file://{tmp_path}/page.html", wait_until="domcontentloaded")
     page.locator("summary").first.click()

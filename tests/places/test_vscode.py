@@ -56,7 +56,7 @@ def add(a: int, b: int) -> int:
 
 > A <b>quote</b> with `a < b`, ![a picture](https://example.org/a.png) and ~~nothing~~.
 """
-# What is wider than the page scrolls by itself.
+# Elements that are wider than the page scroll by themselves.
 FITS = """table => table.getBoundingClientRect().right <= document.documentElement.clientWidth ||
   getComputedStyle(table.parentElement).overflowX === 'auto'"""
 START = """%load_ext arche_magic
@@ -205,7 +205,7 @@ def test_receipts_tables_and_the_saved_panel_are_complete(
     color = shown.locator("td").first.evaluate("e => getComputedStyle(e).color")
     red = int(color.removeprefix("rgb(").split(",")[0])
     assert red < 100 if theme == "light" else red > 150
-    page.wait_for_timeout(500)  # until the unfolded receipt has its room
+    page.wait_for_timeout(500)  # until the unfolded receipt is laid out
     picture(page, f"tables-{theme}")
     page.context.close()
 
@@ -223,7 +223,7 @@ def test_hostile_replies_do_nothing(browser: Browser, vscode: str, folder: Path,
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     shown.locator("details").nth(len(texts) - 1).wait_for(state="attached")
-    page.wait_for_timeout(2000)  # for what a page loads by and by
+    page.wait_for_timeout(2000)  # for anything that a page loads later
     picture(page, "hostile")
     loaded = "() => performance.getEntriesByType('resource').map(entry => entry.name)"
     for frame in page.frames:

@@ -48,7 +48,7 @@ class PaidService:
     Attributes:
         answer: returns the answer to the request with this number.
         seconds: duration of each answer.
-        together: no answer comes until this many requests are there at once, for at most 10 s.
+        together: no answer is sent until this many requests have arrived, for at most 10 s.
         charged: tokens of all answered requests.
         most_at_once: the highest number of concurrent requests.
     """

@@ -106,7 +106,7 @@ def output(start: Start, tmp_path: Path) -> list[str]:
 
 
 def test_a_script_for_the_older_package_runs(output: list[str]) -> None:
-    """Replies as strings, both classes, statistics, usage, errors."""
+    """It uses replies as strings, both classes, statistics, usage and errors."""
     text = "\n".join(output)
     assert '{"answer": "*Simulated reply' in output[0]
     assert "error: unknown provider 'nonsense'" in text

@@ -60,7 +60,7 @@ def test_a_preferred_provider_may_be_paid(start: Start) -> None:
 def test_the_chosen_patience_applies_unless_a_request_sets_its_own(
     start: Start, clock: Clock
 ) -> None:
-    """With a patience of 0, a closed route is an error at once; otherwise the request waits."""
+    """With a patience of 0, a closed route is an immediate error; otherwise the request waits."""
     start(keys={"groq": 1}, clock=clock, left={"groq": {"requests_per_minute": 1}})
     get_llm_provider().generate("Hello")
     use_choices(Choices(patience=0.0))

@@ -106,14 +106,16 @@ def expect_late(provider: IntelligentLLMOrchestrator, seconds: float = LATE) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what they cannot queue")
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_host_that_does_not_answer_the_connection(tmp_path: Path, name: str) -> None:
+def test_an_unreachable_host_takes_at_most_half_of_the_time(tmp_path: Path, name: str) -> None:
     """It gets at most half of the time, so that another route has the rest."""
     with full_queue() as address:
         error = expect_late(point_at(name, address, tmp_path), 0.8)
     assert re.search(r"no connection within 0\.\d+ s", str(error))
 
 
-def test_a_name_lookup_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_lookup_that_hangs_ends_at_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The system's resolver has no timeout, and may try for half a minute."""
     release = threading.Event()
     look_up = socket.getaddrinfo
@@ -137,7 +139,9 @@ def get_usage(error: NoRouteAvailable, folder: Path) -> dict[str, object]:
     return provider.quota_tracker.get_usage_summary("groq")["groq"]
 
 
-def test_a_proxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_hangs_ends_at_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Connections through a proxy have the same timeout as direct ones."""
     with server(dribble(b"HTTP/1.1 200 OK\r\nx-filler: ", b"x")) as address:
         for name in ("HTTP_PROXY", "http_proxy"):
@@ -148,7 +152,7 @@ def test_a_proxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nx-filler: "])
-def test_headers_that_never_end(tmp_path: Path, name: str, start: bytes) -> None:
+def test_endless_headers_end_at_the_timeout(tmp_path: Path, name: str, start: bytes) -> None:
     """From a silent server, and from one that sends its headers a byte at a time."""
     with server(dribble(start, b"x" if start else b"")) as address:
         error = expect_late(point_at(name, address, tmp_path))
@@ -159,7 +163,7 @@ def test_headers_that_never_end(tmp_path: Path, name: str, start: bytes) -> None
     ("name", "again"),
     [("groq", b": wait\n\n"), ("mistral", b" "), ("google", b"\n\n"), ("openai", b"\n\n")],
 )
-def test_a_body_that_never_ends(tmp_path: Path, name: str, again: bytes) -> None:
+def test_an_endless_body_ends_at_the_timeout(tmp_path: Path, name: str, again: bytes) -> None:
     """Streamed or not: comments, blanks and empty lines do not extend the time."""
     with server(dribble(HEADERS, again)) as address:
         provider = point_at(name, address, tmp_path)
@@ -171,7 +175,7 @@ def test_a_body_that_never_ends(tmp_path: Path, name: str, again: bytes) -> None
             list(provider.stream("Hello", timeout=LATE, patience=0))
 
 
-def test_a_refusal_that_never_ends(tmp_path: Path) -> None:
+def test_an_endless_refusal_ends_at_the_timeout(tmp_path: Path) -> None:
     """An error page can be sent a byte at a time too."""
     headers = b"HTTP/1.1 500 Oh\r\ncontent-type: text/html\r\n\r\n<html>"
     with server(dribble(headers, b"x")) as address:
@@ -179,7 +183,7 @@ def test_a_refusal_that_never_ends(tmp_path: Path) -> None:
     assert "(500)" in str(error)
 
 
-def test_a_server_that_reads_the_request_slowly(tmp_path: Path) -> None:
+def test_a_slow_upload_ends_at_the_timeout(tmp_path: Path) -> None:
     """A large prompt is sent only as fast as the server reads it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -188,7 +192,7 @@ def test_a_server_that_reads_the_request_slowly(tmp_path: Path) -> None:
             provider.generate("word " * 60_000, timeout=LATE, patience=0)
 
 
-def test_a_wait_for_a_route(start: Start) -> None:
+def test_a_wait_for_a_route_ends_at_the_timeout(start: Start) -> None:
     """Patience ends with the time of the request."""
     start(keys={"groq": 1}, limits={"groq": {"requests_per_minute": 1}})
     provider = get_llm_provider()
@@ -198,8 +202,8 @@ def test_a_wait_for_a_route(start: Start) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks there are not flock's")
-def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
-    """For example a stopped kernel; when it ends, everything continues."""
+def test_a_request_ends_in_time_if_another_process_locks_the_ledger(start: Start) -> None:
+    """The process may be a stopped kernel. When it ends, everything continues."""
     start()
     provider = get_llm_provider()
     provider.generate("Hello")
@@ -222,7 +226,7 @@ def test_a_ledger_that_another_process_has_locked(start: Start) -> None:
     assert used(provider.quota_tracker.get_usage_summary("groq")["groq"], "groq_key_1") <= 2
 
 
-def test_threads_waiting_for_a_locked_ledger(start: Start) -> None:
+def test_threads_that_wait_for_a_locked_ledger_keep_their_timeouts(start: Start) -> None:
     """Each keeps its own timeout, although the first one has the lock within the process."""
     start()
     provider = get_llm_provider()
@@ -267,7 +271,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], threading
     release.set()
 
 
-def test_a_disk_that_hangs_below_the_ledger(
+def test_a_request_ends_in_time_if_the_disk_of_the_ledger_hangs(
     start: Start, network_drive: Path, hang: Callable[[Path], threading.Event]
 ) -> None:
     """The request ends in time, and the error says why."""
@@ -281,7 +285,7 @@ def test_a_disk_that_hangs_below_the_ledger(
     assert provider.generate("Hello").attempts[-1].outcome == "served"
 
 
-def test_a_disk_that_hangs_after_the_reply_has_arrived(
+def test_a_disk_that_hangs_after_the_reply_has_arrived_loses_nothing(
     start: Start, network_drive: Path, hang: Callable[[Path], threading.Event]
 ) -> None:
     """The reply is returned, and recorded when the disk works again."""
@@ -303,7 +307,7 @@ def test_a_disk_that_hangs_after_the_reply_has_arrived(
     assert '"served"' in path.read_text()
 
 
-def test_a_redis_that_hangs(start: Start, tmp_path: Path) -> None:
+def test_a_request_ends_in_time_if_redis_hangs(start: Start, tmp_path: Path) -> None:
     """A stopped server neither answers nor refuses."""
     with RedisServer(tmp_path / "redis") as server:
         start(settings={"store": server.url})

@@ -49,7 +49,7 @@ def test_the_records_of_a_reply_choose_the_same_routes(start: Start, clock: Cloc
 
 
 def test_a_wait_is_one_record(start: Start, clock: Clock) -> None:
-    """However often the ledger was read meanwhile; repeated, it waits for the same route."""
+    """The ledger is read many times meanwhile. The repeated choice waits for the same route."""
     start(keys={"groq": 1, "openai": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):

@@ -46,7 +46,7 @@ def flock(descriptor, how):
 fcntl.flock = flock
 """
 
-# Eight threads at once, each with a kept reply, while one file cannot be written.
+# Eight concurrent threads, each with a kept reply, while one file cannot be written.
 ASK_IN_THREADS = """
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -169,9 +169,9 @@ def test_a_folder_deleted_under_a_kernel_is_created_again(start: Start, tmp_path
 def test_threads_lose_no_reply_when_a_file_cannot_be_written(
     start: Start, tmp_path: Path, file: str, when: str, error: str, warned: str
 ) -> None:
-    """The file of attempts, the ledger or its lock file; every reply is returned and counted.
+    """The file is that of the attempts, the ledger or its lock.
 
-    This also holds if warnings are errors.
+    Every reply is returned and counted, even if warnings are errors.
     """
     write_env_file(tmp_path, start(keys={"groq": 1}))
     spoil = FAIL_AT.format(file=file, when=repr(when), error=error)
@@ -204,9 +204,8 @@ def test_a_full_disk_loses_no_kept_reply_and_delays_no_job(
 ) -> None:
     """The rows are returned although nothing can be kept.
 
-    With room again, a job continues at once, in the same kernel or in another one that waits for
-    its
-    claims.
+    When there is room again, a job continues immediately, in the same kernel or in another one that
+    waits for its claims.
     """
     names = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
     write_env_file(tmp_path, start(keys={"groq": 1}, limits={"groq": dict.fromkeys(names)}))

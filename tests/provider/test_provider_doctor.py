@@ -92,7 +92,7 @@ def test_variables_that_no_provider_reads_are_listed(
 
 
 def test_unusable_lines_of_env_are_listed(sandbox_of_project: Sandbox, project: Path) -> None:
-    """By line number, with the reason; the text is not shown, because it may be a key."""
+    """They are listed by number with the reason. The text is not shown, because it may be a key."""
     env_file = project / ".env"
     sound = env_file.read_text()
     first = len(sound.splitlines()) + 1
@@ -223,7 +223,7 @@ def test_keys_of_one_account_are_mentioned(project: Path, sandbox_of_project: Sa
 
 
 def test_a_missing_model_is_reported_with_the_closest_name(sandbox_of_project: Sandbox) -> None:
-    """Before a prompt fails because of it."""
+    """The doctor finds it before a prompt fails."""
     Path("arche_magic.toml").write_text('[providers.groq]\nmodels = ["openai/gpt-oss-120"]\n')
     finding = only(examine(), "groq models")
     assert finding.state == "look"
@@ -245,7 +245,7 @@ def test_a_server_that_is_not_running_is_reported() -> None:
 
 
 def test_a_local_server_that_requires_a_key_is_reported_with_its_variable() -> None:
-    """Although local servers usually require none."""
+    """Most local servers require no key."""
     with Sandbox(keys={"openai": ["the-key-it-asks-for"]}) as sandbox:
         Path("arche_magic.toml").write_text(
             f'[providers.vllm]\nbase_url = "{sandbox.url}/openai/v1"\nmodels = ["m"]\n'
@@ -345,7 +345,7 @@ def test_a_ledger_that_was_kept_aside_is_reported(
 def test_a_file_that_others_can_read_is_reported_with_a_command(
     sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only if other users can reach it; the folders of tests are closed to them."""
+    """It is reported only if other users can reach it; the folders of tests are closed to them."""
     (project / ".env").chmod(0o644)
     assert only(examine(), ".env").state == "ok"
     with tempfile.TemporaryDirectory() as folder:
@@ -393,7 +393,7 @@ def test_kept_replies_are_not_used_by_the_doctor(
 def test_an_invalid_value_in_the_ledger_is_reported(
     sandbox_of_project: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """With its consequence; another process reports at least the file that was kept aside."""
+    """The consequence is stated. Another process reports at least the file that was kept aside."""
     store = project / f"{name}.json"
     monkeypatch.setenv("ARCHE_QUOTA_STORE", str(store))
     get_llm_provider("groq").generate("Hello")

@@ -138,7 +138,7 @@ def test_a_refused_option_sends_the_request_to_the_next_model(
 
 
 def test_a_request_that_all_models_refuse_fails_with_all_reasons(start: Start) -> None:
-    """One line per provider and model; each was asked once."""
+    """The error has one line per provider and model. Each was asked once."""
     sandbox = start()
     sandbox.fail("*", "invalid_request", times=None)
     with pytest.raises(InvalidRequest) as caught:
@@ -150,7 +150,7 @@ def test_a_request_that_all_models_refuse_fails_with_all_reasons(start: Start) -
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_another_model_may_answer_a_filtered_prompt_if_allowed(start: Start, name: str) -> None:
-    """With `fallback_on_filter`; another key of the same model would filter it too."""
+    """`fallback_on_filter` allows it. Another key of the same model would filter the prompt too."""
     other = "mistral" if name != "mistral" else "groq"
     sandbox = start(keys={name: 2, other: 1})
     whole = get_llm_provider(other).generate("Hello")
@@ -240,7 +240,7 @@ def test_a_call_that_never_left_this_machine_is_not_counted(start: Start, clock:
 
 
 def test_a_filtered_stream_keeps_its_text(start: Start) -> None:
-    """In `.partial`, like a stream that breaks."""
+    """It is in `.partial`, as for a stream that breaks."""
     sandbox = start()
     whole = get_llm_provider("mistral").generate("Hello")
     sandbox.fail("mistral", "content_filter")
@@ -252,7 +252,7 @@ def test_a_filtered_stream_keeps_its_text(start: Start) -> None:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_rejected_key_is_called_once(start: Start, name: str) -> None:
-    """However many requests follow; another key of the provider still answers."""
+    """This holds for any number of requests. Another key of the provider still answers."""
     sandbox = start(keys={name: 2})
     dead = f"{name}_key_1"
     sandbox.fail(dead, "unauthorized", times=None)
@@ -265,7 +265,7 @@ def test_a_rejected_key_is_called_once(start: Start, name: str) -> None:
 
 
 def test_the_error_names_every_route_that_was_called(start: Start) -> None:
-    """However many they are; of the other routes, a few and the number of the rest."""
+    """It names all of them, a few other routes, and the number of the rest."""
     sandbox = start(keys={"groq": 6, "mistral": 1})
     sandbox.fail("groq", "unauthorized", times=None)
     sandbox.fail("mistral", "no_credit", times=None)

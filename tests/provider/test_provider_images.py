@@ -56,7 +56,7 @@ def sent_images(sandbox: Sandbox) -> list[bytes]:
 def test_images_are_sent_with_their_text_in_every_wire_format(
     sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
-    """From a file and from bytes, in order, plain and streamed."""
+    """They come from a file or from bytes, and are sent in order, plain and streamed."""
     file = tmp_path / "picture"
     file.write_bytes(png(1))
     provider = get_llm_provider(name)

@@ -1,4 +1,4 @@
-"""Ctrl-C at any time ends a request at once, drops its connection and counts its tokens."""
+"""Ctrl-C at any time ends a request immediately, drops its connection and counts its tokens."""
 
 from __future__ import annotations
 

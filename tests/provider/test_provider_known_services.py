@@ -108,7 +108,7 @@ def test_one_line_enables_a_service(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_published_limits_apply_to_matching_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also to models that the settings name."""
+    """They also apply to models that the settings name."""
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     settle('[providers.openrouter]\nmodels = ["vendor/model:free", "openrouter/free"]\n')
     configuration = get_configuration()
@@ -264,7 +264,7 @@ def about(findings: list[Finding], name: str) -> list[Finding]:
 def test_the_doctor_reports_an_unused_key_once(
     sandbox_env: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn
 ) -> None:
-    """With the line to add. After that, the key is checked like others."""
+    """It shows the line to add. With that line, the key is checked like others."""
     monkeypatch.setenv("ZAI_API_KEY", KEY)
     monkeypatch.setenv("ZAI_API_KEY_1", f"{KEY}-1")
     monkeypatch.setenv("CEREBRAS_API_KEY", f"{KEY}-2")

@@ -43,7 +43,7 @@ for number in range({times}):
 
 
 def test_the_files_are_stored_beside_the_env_file(sandbox: Sandbox, tmp_path: Path) -> None:
-    """In whichever folder below it the notebook is."""
+    """The notebook may be in any folder below it."""
     use_configuration(None)
     project = tmp_path / "project"
     write_env_file(project, sandbox)
@@ -104,7 +104,7 @@ def test_a_replaced_key_starts_at_zero_and_a_moved_key_keeps_its_count(
 
 
 def test_each_attempt_is_one_line_without_texts(start: Start, clock: Clock, tmp_path: Path) -> None:
-    """Including failed ones; the file contains no prompt, reply or key."""
+    """Failed attempts are included. The file contains no prompt, reply or key."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "echo_key")
     reply = get_llm_provider().generate("A secret question")
@@ -132,7 +132,7 @@ def test_each_attempt_is_one_line_without_texts(start: Start, clock: Clock, tmp_
 
 
 def test_the_ledger_can_be_kept_in_memory_only(start: Start, tmp_path: Path) -> None:
-    """Then no file is written."""
+    """No file is written."""
     start(settings={"store": "memory://no-file"})
     get_llm_provider().generate("Hello")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

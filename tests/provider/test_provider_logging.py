@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_each_attempt_is_logged_with_its_route_and_outcome(
     start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At INFO, under `arche_magic`, without the prompt, the reply or a key."""
+    """It is logged at INFO under `arche_magic`, without the prompt, the reply or a key."""
     sandbox = start(clock=clock)
     sandbox.fail("groq", "echo_key")
     provider = get_llm_provider()
@@ -74,7 +74,7 @@ def test_a_process_prints_nothing_at_its_end(sandbox: Sandbox, tmp_path: Path) -
 def test_every_attempt_of_a_failed_request_is_logged(
     start: Start, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same attempts as in the error, without the servers' own words."""
+    """The attempts are those of the error, without the servers' own words."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "no_credit", times=None)
     with (

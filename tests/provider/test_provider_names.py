@@ -67,8 +67,8 @@ def test_an_unknown_name_is_an_error_with_the_closest_name(sandbox: Sandbox) -> 
 
 
 @pytest.mark.parametrize("name", [5, b"groq", ["groq"]])
-def test_a_name_that_is_no_text_is_an_error_in_one_line(sandbox: Sandbox, name: Any) -> None:
-    """Wherever a provider is named."""
+def test_a_name_that_is_not_text_is_an_error_in_one_line(sandbox: Sandbox, name: Any) -> None:
+    """This holds wherever a provider is named."""
     for use in (
         lambda: get_llm_provider(name),
         lambda: IntelligentLLMOrchestrator(preferred_provider=name),

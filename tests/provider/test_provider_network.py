@@ -54,7 +54,7 @@ def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_variable_with_an_invalid_value_is_named(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
 ) -> None:
-    """By generate, stream, agenerate and the doctor, once for all affected providers."""
+    """`generate`, `stream`, `agenerate` and the doctor name it once for all affected providers."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     for provider in PROVIDERS:
@@ -89,7 +89,7 @@ def test_a_variable_with_an_invalid_value_is_named(
 def test_a_key_in_a_wrong_variable_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Neither in the error nor by the doctor."""
+    """The error and the doctor do not show it."""
     monkeypatch.setenv("GROQ_API_KEY", "a-key-for-groq-here")
     monkeypatch.setenv(variable, "gsk_aKeyInAWrongPlace")
     with pytest.raises(ConfigurationError, match=variable) as caught:
@@ -339,7 +339,7 @@ def test_a_bundle_that_only_other_programs_need_may_be_missing(
 
 
 def test_a_wrong_scheme_is_named_as_the_cause(https_server: str) -> None:
-    """https:// for a server that speaks http, and http:// for one that speaks https."""
+    """The server speaks http and the address is https://, or the reverse."""
     with refusing_server() as server:
         settle(server.url.replace("http:", "https:"))
         with pytest.raises(NoRouteAvailable, match="does not speak TLS"):

@@ -54,7 +54,7 @@ def parameters(sandbox: Sandbox) -> Mapping[str, Any]:
 def test_an_option_is_sent_under_the_providers_name(
     sandbox: Sandbox, option: str, name: str
 ) -> None:
-    """Plain, streamed and in a chat; 0 is sent like any other value."""
+    """It works in plain, streamed and chat requests. 0 is sent like any other value."""
     value, places = WIRE[option]
     field, expected = places[name]
     provider, options = get_llm_provider(name), {option: value}

@@ -162,7 +162,7 @@ def test_a_retired_model_closes_only_itself(start: Start, clock: Clock) -> None:
 def test_when_all_routes_are_closed_the_error_says_what_opens_when(
     start: Start, clock: Clock
 ) -> None:
-    """The routes with their reasons, the first opening as an aware time, and every attempt."""
+    """It has the routes with reasons, the first opening as an aware time, and all attempts."""
     start(
         keys={"groq": 1, "mistral": 1},
         clock=clock,

@@ -55,7 +55,7 @@ def spent(service: PaidService) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"max_tokens": 4000}], ids=["open", "max_tokens"])
 def test_threads_without_max_tokens_keep_the_budget(options: dict[str, int]) -> None:
-    """Sixteen threads, ten USD, and replies for three USD each."""
+    """Sixteen threads share ten USD, and each reply costs three USD."""
     with paid_service() as service:
         use(service, Path.cwd(), budget=Budget(per_day=10.0))
         with ThreadPoolExecutor(16) as threads:

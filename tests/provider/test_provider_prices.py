@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def test_a_paid_reply_has_its_cost(start: Start) -> None:
-    """By the price table and the provider's count of tokens; the record of attempts agrees."""
+    """It follows from the price table and the provider's count of tokens.
+
+    The attempts have it too.
+    """
     start()
     reply = get_llm_provider("openai").generate("Hello")
     counted = PricedUsage(

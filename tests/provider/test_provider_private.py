@@ -37,7 +37,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_only_marked_routes_are_used(start: Start, provider: str) -> None:
-    """Whatever comes first in the order."""
+    """The order does not matter."""
     sandbox = start(settings=marked(provider))
     reply = get_llm_provider().generate(PROMPT, private=True)
     assert reply.provider == provider
@@ -61,7 +61,7 @@ def test_a_failure_sends_nothing_to_other_routes(start: Start, failure: str) -> 
 
 @pytest.mark.parametrize("failure", ["cut_stream", "stream_error", "broken_connection"])
 def test_a_broken_stream_starts_again_on_a_marked_route(start: Start, failure: str) -> None:
-    """With the next key of the same provider, not with the next provider."""
+    """The next key of the same provider answers, not the next provider."""
     sandbox = start({"groq": 2, "mistral": 1}, settings=marked("groq"), clock=Clock())
     sandbox.fail("groq", failure, times=1)
     assert list(get_llm_provider().events(PROMPT, private=True))
@@ -108,7 +108,7 @@ def test_without_marks_nothing_is_sent(sandbox: Sandbox, ask: Any) -> None:
 
 
 def test_a_job_keeps_every_row_private(start: Start) -> None:
-    """With all its threads, and in its plan."""
+    """This holds for all its threads, and in its plan."""
     sandbox = start(settings=marked("mistral"))
     rows = [f"Row {number}" for number in range(40)]
     plan = arche_magic.plan(rows, private=True)
@@ -119,7 +119,7 @@ def test_a_job_keeps_every_row_private(start: Start) -> None:
 
 
 def test_always_makes_every_prompt_private(start: Start) -> None:
-    """Unless a prompt sets `private=False`."""
+    """A prompt can override it with `private=False`."""
     sandbox = start(settings=marked("google", always=True))
     llm = get_llm_provider()
     assert llm.generate(PROMPT).provider == "google"
@@ -131,7 +131,7 @@ def test_always_makes_every_prompt_private(start: Start) -> None:
 
 
 def test_marks_come_from_the_users_own_settings(tmp_path: Path, own_settings: Path) -> None:
-    """Whether or not the project has a settings file."""
+    """It does not matter whether the project has a settings file."""
     own_settings.write_text('[private]\nroutes = ["mistral", "google:0123456789ab"]\n')
     assert load_configuration().private_routes == {"mistral", "google:0123456789ab"}
     assert not load_configuration().always_private
@@ -182,7 +182,7 @@ def test_a_project_cannot_set_marks(tmp_path: Path) -> None:
 def test_a_mark_does_not_apply_to_an_address_set_by_a_project(
     tmp_path: Path, own_settings: Path, files: dict[str, str], name: str
 ) -> None:
-    """Not even to one on this machine: a server there may pass prompts on."""
+    """This includes addresses on this machine, because a server there may pass prompts on."""
     own_settings.write_text('[private]\nroutes = ["mistral", "lab"]\n')
     for file, text in files.items():
         write(tmp_path / file, text)
@@ -245,7 +245,7 @@ def test_the_doctor_checks_the_marks(start: Start) -> None:
 
 
 def test_same_model_uses_only_one_model(start: Start) -> None:
-    """With all keys that have it; no other model is asked, and the error says so."""
+    """All keys with that model are used. No other model is asked, and the error says so."""
     sandbox = start({"groq": 2, "mistral": 1}, clock=Clock())
     sandbox.fail("groq", "server_error", times=1)
     llm = get_llm_provider()

@@ -123,7 +123,7 @@ print("done", os.getpid())
 def test_a_forked_child_shares_no_connections_or_locks(
     telltale: tuple[str, dict[Any, set[str]]], tmp_path: Path
 ) -> None:
-    """While other threads of the parent are in the middle of requests."""
+    """Other threads of the parent are in the middle of requests."""
     url, seen = telltale
     limits = "\n".join(f"{name} = 1_000_000_000" for name in [*PLENTY, "tokens_per_day"])
     (tmp_path / "arche_magic.toml").write_text(f"[limits.groq]\n{limits}\n")

@@ -236,7 +236,7 @@ def requests_counted(name: str) -> float:
 def test_no_response_makes_a_request_call_a_route_more_than_six_times(
     script: RefusingServer, use: Use, name: str, status: int, headers_say: str
 ) -> None:
-    """However long it may wait: the loop itself has this bound."""
+    """The loop itself has this bound, even if the request may wait longer."""
     use(name, healthy=False)
     answers(script, status, {"object": "odd"})
     with pytest.raises(NoRouteAvailable, match=headers_say):
@@ -350,7 +350,7 @@ def test_the_token_limit_is_sent_once_under_its_other_name(
 def test_a_refused_default_parameter_is_omitted_or_renamed(
     script: RefusingServer, use: Use, refusal: Callable[[str], tuple[int, Any]], name: str
 ) -> None:
-    """However a compatible service words its refusal, once per model."""
+    """One refusal per model is enough, in the words of any compatible service."""
     use(healthy=False, table=SERVER.format(url=script.url))
     script.answer = lambda r: refusal(name) if name in r.body else (200, completion("Yes."))
     for _ in range(2):
@@ -376,7 +376,9 @@ def test_a_setting_names_the_token_limit(script: RefusingServer, use: Use) -> No
 
 
 def test_a_model_without_images_still_answers_text(script: RefusingServer, use: Use) -> None:
-    """The capability is recorded for the model, so that the next image goes elsewhere at once."""
+    """The capability is recorded for the model, so that the next image goes directly to another
+    route.
+    """
     use("openai")
     provider = IntelligentLLMOrchestrator(preferred_provider="openai")
     answers(script, 404, error("No endpoints found that support image input", code=404))
@@ -498,7 +500,7 @@ def test_a_blocked_region_or_network_is_tried_after_minutes_then_hourly(
 def test_a_key_check_tells_a_blocked_network_from_a_missing_model_list(
     script: RefusingServer, use: Use
 ) -> None:
-    """Neither says anything about the key."""
+    """Both say nothing about the key."""
     use("openai", healthy=False)
     configuration = get_configuration()
     for status, body, words in (

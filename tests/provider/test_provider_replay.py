@@ -43,7 +43,7 @@ def only_kept() -> None:
 
 
 def test_a_repeated_prompt_sends_nothing(start: Start, clock: Clock) -> None:
-    """The same reply, with its route, its usage and its time."""
+    """The reply has the same text, route, usage and time."""
     sandbox = start(clock=clock)
     first = get_llm_provider().generate("Hello", keep=True)
     assert first.from_memory is None
@@ -125,7 +125,7 @@ WAYS = [ask_plain, ask_chat, ask_stream, ask_async]
 @pytest.mark.parametrize("first", WAYS)
 @pytest.mark.parametrize("then", WAYS)
 def test_all_ways_of_asking_are_the_same_question(sandbox: Sandbox, first, then) -> None:
-    """Plain, as a chat, streamed, awaited."""
+    """A prompt can be plain, a chat, streamed or awaited."""
     reply = first(keep=True)
     assert then(keep=True) == reply
     assert len(sandbox.requests) == 1
@@ -157,7 +157,7 @@ def test_system_is_the_same_as_a_system_message(sandbox: Sandbox) -> None:
 
 
 def test_an_interrupted_stream_is_not_kept(sandbox: Sandbox) -> None:
-    """Only complete replies are."""
+    """Only complete replies are kept."""
     stream = get_llm_provider().stream("Hello", keep=True)
     next(stream)
     stream.close()
@@ -176,7 +176,7 @@ def test_a_failed_request_is_not_kept(start: Start, kind: str) -> None:
 
 
 def test_a_kept_reply_can_be_looked_up(sandbox: Sandbox) -> None:
-    """With the arguments of the call that it would answer; nothing is sent."""
+    """The arguments are those of the call that it would answer. Nothing is sent."""
     provider = get_llm_provider()
     assert provider.kept("Hello", keep=True) is None
     reply = provider.generate("Hello", keep=True, temperature=0)
@@ -193,7 +193,7 @@ def test_a_kept_reply_can_be_looked_up(sandbox: Sandbox) -> None:
 
 
 def test_kept_replies_need_no_keys(sandbox: Sandbox) -> None:
-    """For CI or a colleague: the same replies without a key or a request, fresh or not."""
+    """A colleague or CI gets the same replies without a key or a request, even with `fresh`."""
     kept = get_llm_provider().generate("Hello", model="gpt-oss-120b", keep=True)
     only_kept()
     for options in ({}, {"keep": False}, {"fresh": True}):
@@ -221,7 +221,7 @@ def test_a_prompt_without_a_kept_reply_is_an_error(sandbox: Sandbox) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """With the variable that sets its path."""
+    """The error also names the variable that sets its path."""
     use_configuration(load_configuration({"ARCHE_REPLAY": "only"}, tmp_path))
     with pytest.raises(
         NotKept,
@@ -231,7 +231,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    """With the reason."""
+    """The error has the reason."""
     path = tmp_path / "replies.sqlite"
     path.write_text("no database" * 100)
     use_configuration(
@@ -319,7 +319,7 @@ def test_a_locked_file_does_not_delay_a_request(sandbox: Sandbox, tmp_path: Path
 
 
 def test_calls_are_answered_if_nothing_can_be_kept(sandbox: Sandbox, tmp_path: Path) -> None:
-    """With one warning."""
+    """There is one warning."""
     (tmp_path / "blocked").write_text("a file where the folder should be")
     place = tmp_path / "blocked" / "replies.sqlite"
     use_configuration(replace(get_configuration(), replies=place))

@@ -47,7 +47,7 @@ def test_a_reply_survives_pickle_copy_and_comparison(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_usage_is_the_providers_count(sandbox: Sandbox, name: str) -> None:
-    """Plain and streamed, for every provider."""
+    """This holds for plain and streamed requests to every provider."""
     provider = get_llm_provider(name)
     plain = provider.generate("Tell me about rivers.")
     stream = provider.stream("Tell me about mountains, at length.")

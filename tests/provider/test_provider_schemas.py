@@ -113,7 +113,7 @@ def test_chats_streams_and_async_calls_take_a_schema(sandbox: Sandbox, name: str
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_reply_that_does_not_fit_is_corrected_once(start: Start, name: str) -> None:
-    """In the same conversation, with a description of the fault; both calls are recorded."""
+    """The same conversation continues with a description of the fault. Both calls are recorded."""
     texts = iter([MISFITS, FITS])
     sandbox = start(reply=lambda *_: next(texts))
     reply = get_llm_provider(name).generate("Hello", schema=Review)
@@ -227,7 +227,7 @@ def test_another_route_may_correct_the_reply(start: Start) -> None:
 def test_a_model_without_schema_support_gets_the_schema_in_the_prompt(
     sandbox: Sandbox, name: str
 ) -> None:
-    """After one refusal; later calls do so at once."""
+    """One refusal is enough. Later calls put the schema into the prompt immediately."""
     sandbox.fail(name, "no_json_schema", times=None)
     provider = get_llm_provider(name)
     reply = provider.generate("Hello", system="Be brief.", schema=Review)
@@ -315,7 +315,7 @@ def test_a_refused_schema_does_not_affect_other_schemas() -> None:
 
 
 def test_a_kept_reply_is_parsed_again(sandbox: Sandbox) -> None:
-    """Into an instance of the current class."""
+    """The value is an instance of the current class."""
     first = get_llm_provider().generate("Hello", schema=Review, keep=True)
     again = get_llm_provider().generate("Hello", schema=Review, keep=True)
     assert again.from_memory
@@ -327,7 +327,7 @@ def test_a_kept_reply_is_parsed_again(sandbox: Sandbox) -> None:
 
 
 def test_a_corrected_reply_is_kept_for_the_first_question(start: Start) -> None:
-    """The next run gets the reply that fits at once."""
+    """The next run gets the reply that fits with its first request."""
     texts = iter([MISFITS, FITS])
     sandbox = start(reply=lambda *_: next(texts))
     get_llm_provider().generate("Hello", schema=Review, keep=True)
@@ -355,7 +355,7 @@ def stricter() -> type[BaseModel]:
 
 
 def test_a_kept_reply_that_no_longer_fits_is_asked_for_again(start: Start) -> None:
-    """After a change of the class's validators. If nothing may be sent, it is an error."""
+    """The class's validators have changed. If nothing may be sent, it is an error."""
     texts = iter([FITS.replace('["a"]', '["a", "b"]'), FITS])
     sandbox = start(reply=lambda *_: next(texts))
     get_llm_provider().generate("Hello", schema=Review, keep=True)

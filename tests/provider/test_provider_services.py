@@ -24,7 +24,7 @@ from arche_magic.llm_providers import (
 )
 from arche_magic.llm_providers.catalog import known_services
 from arche_magic.llm_providers.config import get_configuration
-from arche_magic.llm_providers.config.keys import NO_KEY
+from arche_magic.llm_providers.config.keys import PLACEHOLDER_KEY
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_the_variable_of_a_key_can_be_set(serve: Serve, monkeypatch: pytest.Monk
 
 def test_a_server_on_this_machine_needs_no_key(serve: Serve) -> None:
     """It needs only its table, is free, and has no limit until one is stated."""
-    settle(serve(NO_KEY))
+    settle(serve(PLACEHOLDER_KEY))
     (key,) = get_configuration().keys
     assert (key.label, key.source) == ("my-server_key_1", "no key needed")
     assert limits() == {}
@@ -122,7 +122,7 @@ def test_a_remote_service_needs_a_key() -> None:
 def test_limits_are_learned_from_headers(serve: Serve) -> None:
     """Limits in a reply are in the ledger, with the evidence `header`."""
     limit = {"openai": {"requests_per_minute": 7, "requests_per_day": None}}
-    sandbox = serve(NO_KEY, limits=limit)
+    sandbox = serve(PLACEHOLDER_KEY, limits=limit)
     settle(sandbox)
     provider = get_llm_provider("my-server")
     provider.generate("Hello")
@@ -132,7 +132,11 @@ def test_limits_are_learned_from_headers(serve: Serve) -> None:
 
 def test_a_service_that_reached_its_limit_is_skipped_or_waited_for(serve: Serve) -> None:
     """A refusal closes its route like any other."""
-    settle(serve(NO_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}))
+    settle(
+        serve(
+            PLACEHOLDER_KEY, limits={"openai": {"requests_per_minute": 1, "requests_per_day": None}}
+        )
+    )
     provider = get_llm_provider("my-server")
     provider.generate("Hello")
     with pytest.raises(NoRouteAvailable, match=r"my-server · key 1 · gpt-4\.1-mini opens in"):
@@ -140,8 +144,8 @@ def test_a_service_that_reached_its_limit_is_skipped_or_waited_for(serve: Serve)
 
 
 def test_limits_can_be_set(serve: Serve) -> None:
-    """In the same table as for other providers."""
-    settle(serve(NO_KEY), "[limits.my-server]\nrequests_per_hour = 2")
+    """They are set in the same table as for other providers."""
+    settle(serve(PLACEHOLDER_KEY), "[limits.my-server]\nrequests_per_hour = 2")
     assert limits() == {"requests_per_hour": (2, "configured")}
     provider = get_llm_provider("my-server")
     provider.generate("One")
@@ -151,8 +155,8 @@ def test_limits_can_be_set(serve: Serve) -> None:
 
 
 def test_the_settings_give_the_period_of_headers(serve: Serve) -> None:
-    """With `limit_headers`."""
-    settle(serve(NO_KEY), 'limit_headers = { requests = "hour" }')
+    """The setting is `limit_headers`."""
+    settle(serve(PLACEHOLDER_KEY), 'limit_headers = { requests = "hour" }')
     get_llm_provider("my-server").generate("Hello")
     assert limits()["requests_per_hour"] == (500, "header")
 
@@ -176,8 +180,8 @@ def test_the_settings_give_the_period_of_groqs_headers(monkeypatch: pytest.Monke
 def test_a_service_is_used_after_the_built_in_ones_or_in_the_order(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free before paid, then the order; paid services come after free ones."""
-    with Sandbox(keys={"groq": 1, "openai": ["a-paying-key", NO_KEY]}) as sandbox:
+    """Free services come before paid ones, and then the order counts."""
+    with Sandbox(keys={"groq": 1, "openai": ["a-paying-key", PLACEHOLDER_KEY]}) as sandbox:
         for name, value in sandbox.environment().items():
             if name != "OPENAI_API_KEY_2":
                 monkeypatch.setenv(name, value)
@@ -195,7 +199,7 @@ def test_a_service_is_used_after_the_built_in_ones_or_in_the_order(
 
 def test_a_preferred_service_comes_first(serve: Serve) -> None:
     """By name, like every provider."""
-    settle(serve(NO_KEY))
+    settle(serve(PLACEHOLDER_KEY))
     provider = IntelligentLLMOrchestrator(preferred_provider="my-server")
     assert provider.generate("Hello").provider == "my-server"
 
@@ -210,9 +214,12 @@ def test_a_remote_service_counts_as_paid_unless_the_settings_say_otherwise() -> 
 
 
 def test_the_cost_of_a_reply_uses_the_prices_of_the_settings(serve: Serve) -> None:
-    """USD per million tokens of input and output; without a price, the cost is unknown."""
+    """Prices are USD per million tokens of input and output.
+
+    Without a price, the cost is unknown.
+    """
     settle(
-        serve(NO_KEY),
+        serve(PLACEHOLDER_KEY),
         f'[providers.my-server.prices]\n"{MODEL}" = {{ input = 2, output = 8.5 }}',
     )
     provider = get_llm_provider("my-server")
@@ -232,7 +239,7 @@ def test_a_server_that_is_not_running_is_skipped(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt has the reason; if there is no other route, it is the error."""
-    gone = Sandbox(keys={"openai": [NO_KEY]}).start()
+    gone = Sandbox(keys={"openai": [PLACEHOLDER_KEY]}).start()
     settle(gone)
     gone.stop()
     with pytest.raises(NoRouteAvailable, match="no connection"):

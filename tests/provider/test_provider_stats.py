@@ -68,7 +68,7 @@ def test_the_statistics_are_plain_data(start: Start, clock: Clock) -> None:
 def test_a_fallback_is_a_reply_after_a_route_that_could_not_answer(
     start: Start, clock: Clock
 ) -> None:
-    """Whether it failed or was closed; `current_provider` is the last one that answered."""
+    """The route failed or was closed. `current_provider` is the last one that answered."""
     sandbox = start(clock=clock)
     provider = get_llm_provider()
     sandbox.fail("groq", "no_credit")
@@ -81,7 +81,7 @@ def test_a_fallback_is_a_reply_after_a_route_that_could_not_answer(
 
 
 def test_a_request_without_a_reply_is_one_error(start: Start, clock: Clock) -> None:
-    """However many routes were tried; an invalid request is not an error."""
+    """The number of routes does not matter. An invalid request is not an error."""
     sandbox = start(clock=clock)
     sandbox.fail("*", "server_error", times=None)
     provider = get_llm_provider()

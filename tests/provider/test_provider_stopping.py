@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("name", ["groq", "mistral", "google", "openai"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stopped_request_ends_and_is_counted(start: Start, name: str, stream: bool) -> None:
-    """Whatever it waits for: here, a server that takes half a minute to answer."""
+    """It may wait for anything; here, for a server that takes half a minute to answer."""
     sandbox = start(keys={name: 1})
     provider = get_llm_provider(name)
     provider.generate("The first call also loads the SDK.")
@@ -154,7 +154,7 @@ def test_a_cancelled_request_calls_no_other_provider(start: Start, name: str, wa
 def test_a_request_cancelled_before_its_thread_started_sends_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If there are more requests than threads, the waiting ones end at once."""
+    """If there are more requests than threads, the waiting ones end immediately."""
     monkeypatch.setattr("arche_magic.llm_providers.stopping._MOST_THREADS", 1)
     sandbox = start(keys={"groq": 1})
     provider = get_llm_provider("groq")

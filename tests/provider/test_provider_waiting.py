@@ -31,7 +31,7 @@ def test_a_request_waits_until_a_route_opens(start: Start, clock: Clock) -> None
 
 
 def test_a_stated_wait_of_two_seconds_is_kept(start: Start, clock: Clock) -> None:
-    """There is no error at once, and no longer default wait."""
+    """There is no immediate error, and no longer default wait."""
     sandbox = start(keys={"groq": 2}, clock=clock, limits={"groq": {"requests_per_minute": 30}})
     provider = get_llm_provider()
     for number in range(60):
@@ -84,7 +84,7 @@ def test_no_patience_means_no_wait(start: Start, clock: Clock) -> None:
 
 
 def test_patience_applies_to_the_whole_request(start: Start, clock: Clock) -> None:
-    """A route that refuses repeatedly does not make it wait for ever."""
+    """A route that refuses repeatedly does not make it wait forever."""
     sandbox = start(keys={"groq": 1}, clock=clock)
     sandbox.fail("groq", "rate_limit_minute", times=None)
     with pytest.raises(NoRouteAvailable):
@@ -94,7 +94,7 @@ def test_patience_applies_to_the_whole_request(start: Start, clock: Clock) -> No
 
 
 def test_the_timeout_ends_the_wait(start: Start, clock: Clock) -> None:
-    """Whatever the patience of the request."""
+    """The patience of the request does not matter."""
     sandbox = start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 1}})
     provider = get_llm_provider()
     provider.generate("One")
@@ -106,7 +106,7 @@ def test_the_timeout_ends_the_wait(start: Start, clock: Clock) -> None:
 
 
 def test_a_stream_reports_that_it_waits(start: Start, clock: Clock) -> None:
-    """So that a notebook can show the seconds."""
+    """A notebook can therefore show the seconds."""
     start(keys={"groq": 1}, clock=clock, limits={"groq": {"requests_per_minute": 2}})
     provider = get_llm_provider()
     for number in range(2):
@@ -127,7 +127,7 @@ def test_groqs_daily_limit_refills_continuously(start: Start, clock: Clock) -> N
 
 
 def test_googles_day_ends_at_midnight_pacific(start: Start, clock: Clock) -> None:
-    """Although its refusal states a delay in seconds."""
+    """Its refusal states a delay in seconds, which is ignored."""
     sandbox = start(keys={"google": 1}, clock=clock, left={"google": {"requests_per_day": 1}})
     provider = get_llm_provider()
     provider.generate("One")
@@ -142,7 +142,10 @@ def test_googles_day_ends_at_midnight_pacific(start: Start, clock: Clock) -> Non
 
 
 def test_threads_never_exceed_the_known_limits(start: Start) -> None:
-    """8 at once, 160 prompts: no refusals, and the ledger's count equals the server's."""
+    """Eight threads send 160 prompts.
+
+    Nothing is refused, and the ledger's count equals the server's.
+    """
     clock = FastClock(speed=60)
     known = {"google": parse_limits({"requests_per_minute": 10}, "calendar")}
     sandbox = start(

@@ -42,7 +42,7 @@ CASES = [
 def test_a_job_continues_at_the_real_rate_after_a_refusal(
     start: Start, clock: Clock, name: str, kind: str, beginning: str
 ) -> None:
-    """Whatever the window, with two accounts, and with few refusals."""
+    """This holds for any window and two accounts, with few refusals."""
     seconds_per_call, begins = BEGINNINGS[beginning]
     clock.now += begins
     limits: dict[str, dict[str, Any]] = {

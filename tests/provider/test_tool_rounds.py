@@ -104,7 +104,7 @@ def test_several_calls_of_one_round_run_in_order(sandbox: Sandbox, name: str) ->
     ],
 )
 def test_errors_are_sent_to_the_model(sandbox: Sandbox, prompt: str, words: str) -> None:
-    """Exceptions of the function, and invalid arguments."""
+    """They are exceptions of the function, or invalid arguments."""
     reply = get_llm_provider().generate(prompt, tools=[weather, count])
     (run,) = reply.tool_runs
     assert run.failed
@@ -158,7 +158,7 @@ def test_events_report_each_call(sandbox: Sandbox) -> None:
 
 
 def test_another_provider_continues_when_a_limit_is_reached(start: Start) -> None:
-    """Between two rounds; it gets the calls and results of the first round."""
+    """It starts with the second round, and gets the calls and results of the first round."""
     sandbox = start(keys={"groq": 1, "mistral": 1}, left={"groq": {"requests_per_day": 1}})
     reply = get_llm_provider().generate(ASKED, tools=[weather], patience=0)
     assert asked(sandbox) == ["groq", "mistral"]
@@ -208,7 +208,7 @@ def test_with_a_definition_among_the_tools_no_function_runs(
 def test_invalid_tools_are_refused_in_one_line(
     sandbox: Sandbox, options: dict[str, Any], words: str
 ) -> None:
-    """Before anything is sent."""
+    """Nothing is sent."""
     with pytest.raises(InvalidRequest, match=words):
         get_llm_provider().generate(ASKED, **options)
     assert not sandbox.requests
@@ -366,7 +366,7 @@ def test_a_long_name_of_an_unknown_function_is_cut() -> None:
 
 
 def test_an_unknown_function_is_reported_to_the_model() -> None:
-    """With the names of the available functions."""
+    """The message has the names of the available functions."""
     reply = run(Model(calling(name="wether"), Reply("Sorry.")))
     (tried,) = reply.tool_runs
     assert tried.failed
@@ -375,7 +375,7 @@ def test_an_unknown_function_is_reported_to_the_model() -> None:
 
 
 def test_a_model_that_never_answers_is_an_error() -> None:
-    """Although the last round forbids calls; the error has the attempts of all rounds."""
+    """It makes calls even in the last round. The error has the attempts of all rounds."""
     model = Model(*[calling()] * 4)
     with pytest.raises(LLMProviderError, match="still asks for calls after 3 rounds") as caught:
         run(model, most=3)

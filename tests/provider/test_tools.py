@@ -98,7 +98,7 @@ def test_gemini_gets_its_signatures_back(sandbox: Sandbox, model: str) -> None:
 
 
 def test_a_signature_that_gemini_refuses_is_replaced(sandbox: Sandbox) -> None:
-    """For example that of another service: the same model is asked again with a placeholder."""
+    """It may be that of another service. The same model is asked again with a placeholder."""
     provider = get_llm_provider("google")
     first = provider.generate("Call get_time.", model="gemini-3.8-flash", tools=TOOLS)
     turn = as_message(first)
@@ -150,7 +150,7 @@ def test_tool_choice_is_respected(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_parallel_calls_can_be_switched_off(sandbox: Sandbox, name: str) -> None:
-    """Also with Gemini, which has no such option: calls after the first are dropped."""
+    """Gemini has no such option, so calls after the first are dropped."""
     provider = get_llm_provider(name)
     assert len(provider.generate(BOTH, tools=TOOLS).tool_calls) == 2
     reply = provider.generate(BOTH, tools=TOOLS, parallel_tool_calls=False)
@@ -237,7 +237,10 @@ def test_a_field_that_no_route_supports_is_named(
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_extra_fields_reach_every_provider(sandbox: Sandbox, name: str) -> None:
-    """Under its own names; a field with its default value does not exclude a provider."""
+    """They have the provider's names.
+
+    A field with its default value does not exclude a provider.
+    """
     extra = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "stream_options": None}
     provider = get_llm_provider(name)
     assert provider.generate("Hello", extra=extra)
@@ -335,7 +338,7 @@ def test_several_choices_count_in_the_estimate(sandbox: Sandbox) -> None:
 
 
 def test_a_key_is_found_in_every_part_of_a_request(sandbox: Sandbox) -> None:
-    """In definitions, arguments, results and extra fields; nothing is sent."""
+    """It is found in definitions, arguments, results and extra fields. Nothing is sent."""
     key = sandbox.environment()["GROQ_API_KEY"]
     called = {"role": "assistant", "content": None}
     cases: list[dict[str, Any]] = [

@@ -123,7 +123,7 @@ def test_reset_goes_back_to_the_start(start, connect, clock):
 
 
 def test_parallel_calls_never_oversell_a_limit(start, connect, clock):
-    """When many threads ask at once, exactly the limit is admitted."""
+    """Many threads ask at the same time, and exactly the limit is admitted."""
     sandbox = start(clock=clock, limits={"openai": {"requests_per_minute": 20}})
     client = connect(sandbox, "openai")
 
@@ -184,6 +184,6 @@ def test_wrong_settings_are_refused_by_name(options):
     ],
 )
 def test_numbers_out_of_range_are_refused(options, words):
-    """Before anything starts."""
+    """Nothing is started."""
     with pytest.raises(ValueError, match=words):
         Sandbox(**options)

@@ -135,7 +135,7 @@ def test_every_kind_is_tested_here():
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", STATUS)
-def test_error_status(start, connect, provider, kind):
+def test_each_kind_of_failure_has_the_status_of_the_provider(start, connect, provider, kind):
     """Each provider has its own status and text for each kind. Nothing is charged."""
     sandbox = start()
     sandbox.fail(provider, kind, times=2)
@@ -187,7 +187,7 @@ def test_openai_names_no_account_for_a_bad_key(one):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_plain_text_error(one, provider):
+def test_an_error_can_be_plain_text(one, provider):
     """A proxy's 503 is plain text, which no SDK can read as its own error."""
     _, client = one(provider, "plain_text_error")
     refused = client.refused()
@@ -196,7 +196,7 @@ def test_plain_text_error(one, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_echo_key(one, provider):
+def test_an_error_can_repeat_the_key(one, provider):
     """The error text contains the whole key, so whoever shows the error must hide it."""
     _, client = one(provider, "echo_key")
     refused = client.refused()
@@ -205,7 +205,7 @@ def test_echo_key(one, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_redirect(one, provider):
+def test_a_request_can_be_redirected(one, provider):
     """A 307 redirects the request, and the target records what arrives, without secrets."""
     sandbox, client = one(provider, "redirect")
     # The target does not return a completion, so Mistral's SDK raises.
@@ -215,7 +215,7 @@ def test_redirect(one, provider):
     assert client.key not in str(sandbox.requests)
 
 
-def test_redirect_may_name_another_address(start, connect):
+def test_a_redirect_can_lead_to_any_address(start, connect):
     """`to` is the target of the redirect."""
     sandbox, other = start(), start()
     sandbox.fail("groq", "redirect", to=f"{other.url}/elsewhere")
@@ -225,7 +225,7 @@ def test_redirect_may_name_another_address(start, connect):
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_reset(one, provider, streamed):
+def test_a_connection_can_be_reset(one, provider, streamed):
     """The connection is reset before any response."""
     sandbox, client = one(provider, "reset")
     with pytest.raises(BROKEN) as caught:
@@ -237,7 +237,7 @@ def test_reset(one, provider, streamed):
 
 @pytest.mark.parametrize("kind", ["stall", "stall_stream"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stall(start, connect, provider, kind):
+def test_a_response_can_stall(start, connect, provider, kind):
     """Nothing more is sent, so the client's own timeout ends the call."""
     sandbox = start()
     sandbox.fail(provider, kind)
@@ -250,7 +250,7 @@ def test_stall(start, connect, provider, kind):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_empty_reply(one, provider):
+def test_a_reply_can_be_empty(one, provider):
     """A complete reply without text."""
     _, client = one(provider, "empty_reply")
     reply = client.ask()
@@ -259,7 +259,7 @@ def test_empty_reply(one, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_unrelated_json(one, provider):
+def test_a_reply_can_be_unrelated_json(one, provider):
     """The JSON is not a completion: three SDKs return an empty object, Mistral's raises."""
     _, client = one(provider, "unrelated_json")
     if provider == "mistral":
@@ -271,7 +271,7 @@ def test_unrelated_json(one, provider):
 
 @pytest.mark.parametrize("kind", ["malformed_body", "malformed_event"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_malformed(one, provider, kind):
+def test_a_reply_can_be_malformed(one, provider, kind):
     """The body, or an event of the stream, is not JSON."""
     sandbox, client = one(provider, kind)
     with pytest.raises(UNREADABLE):
@@ -283,7 +283,7 @@ def test_malformed(one, provider, kind):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_stream_error(one, provider):
+def test_a_stream_can_contain_an_error(one, provider):
     """After some text, the stream contains an error, with status 200."""
     _, client = one(provider, "stream_error")
     pieces = []
@@ -296,7 +296,7 @@ def test_stream_error(one, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_cut_stream(one, provider):
+def test_a_stream_can_be_cut(one, provider):
     """The stream ends after some text. No SDK raises; only the finish reason is missing."""
     _, client = one(provider, "cut_stream")
     reply = client.read(client.stream())
@@ -307,7 +307,7 @@ def test_cut_stream(one, provider):
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_broken_connection(one, provider, streamed):
+def test_a_connection_can_break_during_a_reply(one, provider, streamed):
     """The connection is closed after a part of the reply."""
     _, client = one(provider, "broken_connection")
     pieces = []
@@ -318,7 +318,7 @@ def test_broken_connection(one, provider, streamed):
     assert bool(pieces) == streamed
 
 
-def test_content_filter_in_each_providers_way(start, connect):
+def test_each_provider_filters_in_its_own_way(start, connect):
     """OpenAI refuses in its own field, Gemini finishes with SAFETY, the others with a reason."""
     sandbox = start()
     sandbox.fail("*", "content_filter", times=None)
@@ -337,7 +337,7 @@ def test_content_filter_in_each_providers_way(start, connect):
 # --- when failures happen
 
 
-def test_times_after_and_target(start, connect):
+def test_times_after_and_target_select_the_failing_requests(start, connect):
     """`after` lets requests succeed first, `times` ends it, and other keys are not affected."""
     sandbox = start()
     first, second = connect(sandbox, "groq", 1), connect(sandbox, "groq", 2)

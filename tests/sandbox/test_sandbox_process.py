@@ -69,7 +69,7 @@ def test_missing_packages_are_named():
     assert "pip install 'arche_magic[sandbox]'" in result.stdout
 
 
-def test_start_and_stop_twice():
+def test_start_and_stop_can_be_repeated():
     """Both are idempotent, a stopped sandbox can start again, and its state survives."""
     others = set(threading.enumerate())
     sandbox = Sandbox()
@@ -90,7 +90,7 @@ def test_start_and_stop_twice():
 
 
 def test_a_taken_port_is_an_os_error(start):
-    """Asking for a port in use fails at once, and leaves the sandbox stopped."""
+    """Asking for a port in use fails immediately, and leaves the sandbox stopped."""
     second = Sandbox(port=port_of(start().url))
     with pytest.raises(OSError, match="in use"):
         second.start()

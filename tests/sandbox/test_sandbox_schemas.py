@@ -209,7 +209,7 @@ def test_unusual_schemas_have_values(shared, connect, provider):
 
 
 def test_a_schema_without_a_value_in_the_prompt_is_answered(shared, connect):
-    """A model replies all the same."""
+    """A model replies anyway."""
     endless = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}
     told = {"role": "system", "content": f"Reply with JSON schema: {json.dumps(endless)}"}
     reply = connect(shared, "groq").ask([told, {"role": "user", "content": "Hello"}])

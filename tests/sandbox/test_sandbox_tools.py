@@ -16,7 +16,7 @@ BOTH = "get_weather city=Oslo days=3, then get_time city=Paris"
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tools_that_the_prompt_names_are_called(shared, connect, provider, streamed):
-    """Several named tools are called at once, with values from the prompt."""
+    """One reply calls several named tools, with values from the prompt."""
     client = connect(shared, provider)
     usage = {"stream_options": {"include_usage": True}} if provider == "openai" else {}
     outcome = client.call_tools(BOTH, streamed=streamed, **(usage if streamed else {}))
@@ -58,7 +58,7 @@ def test_ids_have_the_providers_form(shared, connect, provider):
     ("get_weather please", "get_time", ["get_time"]),
 ])  # fmt: skip
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_choice_of_tools(shared, connect, provider, prompt, choice, names):
+def test_the_choice_of_tools_is_respected(shared, connect, provider, prompt, choice, names):
     """The first tool is called unless the prompt or `tool_choice` says otherwise."""
     outcome = connect(shared, provider).call_tools(prompt, choice=choice)
     assert [call.name for call in outcome.calls] == names

@@ -148,7 +148,7 @@ def test_an_interrupt_at_our_lines_prints_no_key(echo: Echo, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["load", "ask groq"])
 def test_an_interrupt_in_libraries_below_prints_no_key(echo: Echo, name: str) -> None:
-    """Frames of the standard library, dotenv, httpx and the SDKs."""
+    """The frames are those of the standard library, dotenv, httpx and the SDKs."""
     assert leaking(CALLS[name], everybodys) == []
 
 

@@ -169,7 +169,7 @@ def test_a_request_with_a_key_is_refused(
 
 
 def test_a_conversation_with_a_key_is_refused(planted: Sandbox, project: Path) -> None:
-    """In any turn, with or without streaming."""
+    """The key may be in any turn, with or without streaming."""
     key = keys_of("mistral")[0]
     turns = [
         {"role": "user", "content": "What is my key?"},

@@ -96,7 +96,10 @@ STATUSES = (400, 401, 403, 404, 422, 429, 500)
 def test_a_quoted_key_is_removed(
     echo: Echo, provider: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Complete, shortened, encoded or split: the message explains the failure without it."""
+    """It may be complete, shortened, encoded or split.
+
+    The message explains the failure without it.
+    """
     key = keys_of(provider)[0]
     # Each disguise comes with two or three statuses of each provider.
     chosen = list(DISGUISES.items())[STATUSES.index(status) % 3 :: 3]

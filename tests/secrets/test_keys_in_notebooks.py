@@ -90,7 +90,7 @@ def test_cells_show_no_key_whatever_fails(planted: Sandbox, project: Path, kerne
 
 
 def test_an_interrupted_cell_shows_no_key(planted: Sandbox, project: Path, kernel: Kernel) -> None:
-    """Not even in verbose mode, where the traceback lists variables."""
+    """This holds even in verbose mode, where the traceback lists variables."""
     planted.fail("*", "stall", times=None)
     for source in CELLS:
         kernel.run(source)
@@ -150,7 +150,7 @@ def test_a_key_in_place_of_a_value_is_not_shown(
 
 
 def test_a_terminal_shows_no_key(planted: Sandbox, project: Path) -> None:
-    """Plain IPython, in verbose mode, with errors that quote the key."""
+    """Plain IPython in verbose mode shows errors that quote the key."""
     planted.fail("*", "echo_key", times=None)
     environment = loud_environment(IPYTHONDIR=str(project / "ipython"), NO_COLOR="1")
     command = ["-m", "IPython", "--simple-prompt", "--no-banner", "--xmode=Verbose"]

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("everything_shown.py")
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_failure_shows_a_key(project: Path, provider: str) -> None:
-    """Messages, tracebacks with variables, logs, files, objects and their parts."""
+    """The search covers messages, tracebacks with variables, logs, files, and parts of objects."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), json.dumps(list(FAILURE_KINDS)), provider],
         capture_output=True, cwd=project, env=loud_environment(), timeout=300,

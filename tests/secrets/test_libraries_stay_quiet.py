@@ -108,7 +108,7 @@ ECHOES: dict[str, Callable[[str], bytes]] = {
 def test_no_library_logs_a_key_that_a_server_echoes(
     at: Callable[[str], None], caplog: pytest.LogCaptureFixture, provider: str, name: str
 ) -> None:
-    """In the status line, a header or the body, at DEBUG, with tracebacks."""
+    """It may be in the status line, a header or the body, at DEBUG, with tracebacks."""
     with raw_server(ECHOES[name]) as url, caplog.at_level(logging.DEBUG):
         at(url)
         for streamed in (False, True):

@@ -337,7 +337,7 @@ def test_a_user_file_with_the_name_of_the_copy_is_not_replaced(
 
 
 def test_a_foreign_record_is_neither_written_nor_renamed(clone: Clone) -> None:
-    """Not even when a new month starts."""
+    """This holds even when a new month starts."""
     path = clone("cloned") / "outputs" / RECORD
     path.write_bytes(PRECIOUS)
     os.utime(path, (1e9, 1e9))
@@ -351,7 +351,7 @@ def test_a_foreign_record_is_neither_written_nor_renamed(clone: Clone) -> None:
 def test_a_database_of_another_program_is_not_changed(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    """Not even if its version number is the same as ours."""
+    """Its version number may be the same as ours."""
     clone("cloned")
     path = tmp_path / "app.sqlite"
     with closing(sqlite3.connect(path)) as connection:

@@ -40,7 +40,7 @@ def written(folder: Path) -> list[str]:
 def test_a_refusal_that_quotes_the_prompt_is_not_stored(
     echo: Echo, tmp_path: Path, provider: str, status: int
 ) -> None:
-    """Not in the ledger, the record of attempts, or the failures of a job."""
+    """The prompt is not in the ledger, the record of attempts, or the failures of a job."""
     echo.message(lambda key: f"no use of {PROMPT}", status)
     with pytest.raises(LLMProviderError) as raised:
         get_llm_provider(provider).generate(PROMPT)

@@ -330,7 +330,7 @@ def test_unreachable_files_give_no_warning(
 def test_a_file_of_another_user_is_skipped(
     open_folder: Path, own_settings: Path, name: str
 ) -> None:
-    """For example in /tmp. The warning says so, and the next file upward is used."""
+    """It may be in /tmp. The warning says so, and the next file upward is used."""
     shared = open_folder / "shared"
     mine = shared / "mine"
     mine.mkdir(parents=True)
@@ -443,7 +443,7 @@ def test_a_project_cannot_send_arbitrary_variables_as_keys(
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    """Not even to this machine, unless the user's own settings allow the variable."""
+    """This includes servers on this machine, unless the user's own settings allow the variable."""
     monkeypatch.setenv(variable, "a-secret-that-stays-here")
     service(folder, "helper", base_url="http://127.0.0.1:8000/v1", key_variable=variable)
     message = refusal(load)
@@ -477,7 +477,7 @@ def test_a_referenced_key_goes_to_its_own_service(
 
 
 def test_a_project_cannot_allow_a_variable(folder: Path, load: Load) -> None:
-    """Only the user's own settings can."""
+    """Only the user's own settings can do that."""
     (folder / "arche_magic.toml").write_text(f'trust_key_variables = ["{SECRET}"]')
     assert "trust_key_variables is only allowed in your own settings" in refusal(load)
 

@@ -1,4 +1,4 @@
-"""One small file per wire format: it turns a request into one call of the provider's SDK.
+"""One small module per wire format, which turns a request into one call of the provider's SDK.
 
 Importing this package loads no SDK; `build_adapter` loads the one it needs.
 """

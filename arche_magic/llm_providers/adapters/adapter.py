@@ -1,4 +1,4 @@
-"""What all adapters share: making a call, and saying why it failed."""
+"""The base class of all adapters: makes a call, and explains its failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..request import Request
 from ..secrets import hiding_locals, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
-from .error_bodies import error_fields, event_status, is_page, said
+from .error_bodies import error_fields, event_status, field_text, is_page
 from .failures import (
     Refusal,
     Words,
@@ -46,7 +46,7 @@ _reported: set[tuple[str, str]] = set()
 class Adapter(ABC):
     """Makes the calls of one key through one client of its provider's SDK.
 
-    Threads may share it, and its HTTP connections are reused.
+    Threads can share it. Its HTTP connections are reused.
 
     Attributes:
         account: the account that the provider's last answer named (organization, project), or None.
@@ -97,7 +97,9 @@ class Adapter(ABC):
 
     @abstractmethod
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
-        """Request vectors of `request.inputs`; each as `read_vectors` takes it, and the usage."""
+        """Request the vectors of `request.inputs`, in a form that `read_vectors` accepts, and the
+        usage.
+        """
 
     def _list(self, sdk: Any) -> Iterable[str]:
         """Request the list of models once, and return their names."""
@@ -112,19 +114,19 @@ class Adapter(ABC):
         return header_observations(call.headers, self._periods)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
-        """The account that the answer names, if it does."""
+        """The account that the answer names, or None."""
         return None
 
     def complete(
         self, request: Request, model: str, *, stream: bool, timeouts: Timeouts
     ) -> Iterator[Completion]:
-        """One call to the provider, which is made when the first piece is requested.
+        """Call the provider once; the call is sent when the first piece is requested.
 
-        Not streamed: one Completion. Streamed: one per piece of text, and a last one without text
-        that has `usage` (None if the provider gave no count) and `finish_reason`. The first one has
-        what the response headers say about limits. Closing the iterator drops the connection at
-        once. `timeouts.total` is for the call as a whole, from the moment it is sent; the other
-        timeouts can end it earlier.
+        Without streaming, this yields one Completion. With streaming, it yields one per piece of
+        text, and a last one without text that has `usage` (None if the provider gave no count) and
+        `finish_reason`. The first one has what the response headers say about limits. Closing the
+        iterator drops the connection immediately. `timeouts.total` limits the whole call, from the
+        moment it is sent; the other timeouts can end it earlier.
 
         Raises:
             AttemptFailed: for every failure.
@@ -144,12 +146,13 @@ class Adapter(ABC):
                 yield from self._completions(call.steps(parts), call, request, stream, received)
                 return
             except KeyboardInterrupt as stop:
-                # An SDK may keep a reference to it, and so to a socket that was about to connect.
+                # An SDK may keep a reference to the error, and so to a socket that was about to
+                # connect.
                 clear_frames(stop.__traceback__)
                 failure = KeyboardInterrupt()
-            # Broad, because an SDK that reads whatever a server, a proxy or a cut connection sent
-            # may raise anything (KeyError, errors of pydantic, of json, its own), and the request
-            # must go on to the next route.
+            # Broad, because an SDK may raise anything (KeyError, errors of pydantic or json, its
+            # own) when it reads unexpected data from a server or a proxy, and the request must
+            # continue on the next route.
             except Exception as error:  # noqa: BLE001
                 if stream and received.is_whole:
                     # Only what follows the end of the reply is missing.
@@ -198,7 +201,7 @@ class Adapter(ABC):
 
     def _client(self) -> Any:
         secret = self._key.secret()
-        # Others cannot be in a header.
+        # Other characters cannot be in a header.
         if not secret.isascii() or not secret.isprintable() or " " in secret:
             summary = "the key contains a space or another character that no key can have"
             raise AttemptFailed(ProviderFailure(summary, Remedy.REPLACE_KEY))
@@ -233,7 +236,7 @@ class Adapter(ABC):
                     text = received.whole(part.text)
                     paused_at = time.monotonic()
                     yield Completion(text, observations=observations)
-                    # The time that the reader took with the piece is not the provider's.
+                    # The time that the caller spends on a piece is not the provider's.
                     call.add_time(time.monotonic() - paused_at)
                     observations = ()
         if not received:
@@ -294,7 +297,7 @@ class Adapter(ABC):
             fields = error_fields({"error": body} if isinstance(body, str) else body)
             status = event_status(fields)
             names = ("message", "code", "type", "detail")
-            if not is_page(body) and any(said(fields, name) for name in names):
+            if not is_page(body) and any(field_text(fields, name) for name in names):
                 failure = self._refused(Refusal(call, status or 500, fields), request)
                 failure = replace(failure, unknown=failure.unknown or status is None)
             else:
@@ -351,7 +354,9 @@ class Adapter(ABC):
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
         _reported.add(kind)
-        quoted = said(fields, "message") or said(fields, "detail") or str(call.body or "")
+        quoted = (
+            field_text(fields, "message") or field_text(fields, "detail") or str(call.body or "")
+        )
         logger.warning(
             "%s: %s, treated as a temporary failure: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),

@@ -1,4 +1,4 @@
-"""Chat completions, as OpenAI, Groq, Mistral and many others share them."""
+"""The chat completions format, which OpenAI, Groq, Mistral and many others share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..request import Message, Request
 from ..types import Usage
-from .error_bodies import ErrorInReply, mapping, mappings, said
+from .error_bodies import ErrorInReply, field_text, mapping, mappings
 from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
 
@@ -22,9 +22,10 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 def chat_messages(
     request: Request, call_id: Callable[[str], str] = str, *, signed: bool = False
 ) -> list[dict[str, Any]]:
-    """The messages of a request; `call_id` turns the ids of calls into those that are sent.
+    """The messages of a request, in the format of chat completions.
 
-    `signed` is True for Google's service, which wants Gemini's signatures back.
+    `call_id` converts the ids of tool calls to those that are sent. `signed` is True for Google's
+    service, which requires Gemini's thought signatures to be sent back.
     """
 
     def turn(message: Message) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 def chat_parameters(
     request: Request, form: Format | None, schema_field: str, others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The parameters of a call that are set; `others` are those that services name differently.
+    """The parameters of a call that are set; `others` are parameters that services name
+    differently.
 
     `schema_field` is what the SDK calls the schema in `response_format`.
     """
@@ -112,7 +114,7 @@ def _chosen_tool(request: Request) -> str | dict[str, Any] | None:
 
 
 def short_id(call_id: str, length: int) -> str:
-    """Return an id of that many letters and digits, always the same for the same id."""
+    """Return an id of `length` letters and digits; equal ids give equal results."""
     number = int.from_bytes(hashlib.sha256(call_id.encode("utf-8", "replace")).digest(), "big")
     digits = []
     for _ in range(length):
@@ -147,10 +149,10 @@ def chat_part(item: Any) -> Part | None:
     message = whole or mapping(choice.get("delta"))
     calls = mappings(message.get("tool_calls"))
     if called := mapping(message.get("function_call")):
-        # The form of OpenAI's earlier `functions`.
+        # The format of `functions`, OpenAI's predecessor of tools.
         calls.append({"function": called})
     # Groq names here why it stopped a stream early.
-    stopped, reason = said(extra, "error"), said(choice, "finish_reason")
+    stopped, reason = field_text(extra, "error"), field_text(choice, "finish_reason")
     return Part(
         text=_text(message.get("content")),
         refusal=_text(message.get("refusal")),
@@ -180,4 +182,6 @@ def _text(content: Any) -> str:
     """The text of a message, which some services send in parts; parts of reasoning are left out."""
     if isinstance(content, str):
         return content
-    return "".join(said(part, "text") for part in mappings(content) if part.get("type") == "text")
+    return "".join(
+        field_text(part, "text") for part in mappings(content) if part.get("type") == "text"
+    )

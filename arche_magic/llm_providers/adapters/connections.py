@@ -1,4 +1,4 @@
-"""The connections of an adapter: calls share them, and they end when the time of a call is over.
+"""The connections of an adapter: calls share them, and each call keeps to its own timeout.
 
 httpx understands a timeout as seconds of silence. A server that sends a byte now and then, a host
 with many addresses or a name lookup without an answer can extend it without limit. This module
@@ -45,7 +45,7 @@ _WATCH_SECONDS = 0.1
 
 
 def _most_idle() -> int:
-    """As many as a job has threads, and at most a quarter of the files that may be open."""
+    """As many as a job has threads, but at most a quarter of the process's limit of open files."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -56,8 +56,8 @@ def _most_idle() -> int:
 
 # Maximum idle connections of all adapters together. Each key has its own adapter.
 _MOST_IDLE = _most_idle()
-# The idle connections, with those of the same adapter, and since when each is idle; the one that is
-# idle for longest is first.
+# Every idle connection, with the idle connections of its adapter and the time since when it is
+# idle. The one that has been idle for longest is first.
 _idle: dict[httpcore.ConnectionInterface, tuple[dict[Any, None], float]] = {}
 _idle_lock = new_lock()
 
@@ -86,7 +86,8 @@ class Allowance(float):
 def keep_time(client: httpx.Client, exchange: Exchange) -> None:
     """Make every connection of a client keep to the allowances of its calls.
 
-    `exchange` is given each request, and what sends it; it returns what httpx gets.
+    `exchange` is called with each request and a function that sends it; it returns the response
+    that httpx gets.
     """
     backend = _Network()
     transports: list[Any] = [client._transport, *client._mounts.values()]
@@ -182,9 +183,9 @@ def _watched(
     late: type[Exception],
     unclaimed: Callable[[T], object] | None = None,
 ) -> T:
-    """A step that keeps its own time, and that is abandoned if another thread stops the call.
+    """Run a step that has its own timeout, and abandon it if another thread stops the call.
 
-    In the main thread an interrupt ends the step itself, and leaves no connection behind.
+    In the main thread, an interrupt ends the step itself and leaves no connection behind.
     """
     watched = isinstance(timeout, Allowance) and timeout.watched
     if not watched or threading.current_thread() is threading.main_thread():
@@ -244,7 +245,7 @@ class Connections:
 
     def __init__(self, pool: httpcore.ConnectionPool, exchange: Exchange) -> None:
         self._pool, self._exchange = pool, exchange
-        # Its part of `_idle`; a dictionary gives back what was added last.
+        # This adapter's connections in `_idle`; `popitem` returns the one that was added last.
         self._own: dict[httpcore.ConnectionInterface, None] = {}
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
@@ -286,7 +287,7 @@ class Connections:
             if not self._own:
                 return None
             connection, _ = self._own.popitem()
-            # An interrupt may have come when it was in one of the two.
+            # After an interrupt, it may be in only one of the two.
             _idle.pop(connection, None)
             return connection
 

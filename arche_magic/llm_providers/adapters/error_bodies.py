@@ -22,7 +22,8 @@ class ErrorInReply(Exception):
 
 
 def error_fields(body: Any) -> Mapping[str, Any]:
-    """Return the mapping that describes the error, in any of the shapes providers wrap it into.
+    """Return the mapping that describes the error, from any of the formats in which providers send
+    it.
 
     Seen: `{"error": {…}}`, `[{"error": {…}}]` (Google's OpenAI-compatible endpoint), the bare
     mapping, `{"errors": [{…}]}` (Cloudflare), `{"detail": "…"}`, `{"detail": […]}` and
@@ -48,8 +49,10 @@ def error_fields(body: Any) -> Mapping[str, Any]:
     return {}
 
 
-def said(fields: Mapping[str, Any], name: str) -> str:
-    """Return a field as text; "" if absent. Codes are strings here and numbers there."""
+def field_text(fields: Mapping[str, Any], name: str) -> str:
+    """Return a field as text; "" if absent. Some providers send codes as strings, others as
+    numbers.
+    """
     value = fields.get(name)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
@@ -77,9 +80,11 @@ def validation_problems(fields: Mapping[str, Any]) -> str:
 
 
 def words_of(body: Any, fields: Mapping[str, Any]) -> str:
-    """Return the server's own words: its message, the title of a page, or the body as it came."""
-    words = said(fields, "message") or said(fields, "detail") or validation_problems(fields)
-    if behind := said(mapping(fields.get("metadata")), "raw"):
+    """Return the server's own words: its message, the title of a page, or the unchanged body."""
+    words = (
+        field_text(fields, "message") or field_text(fields, "detail") or validation_problems(fields)
+    )
+    if behind := field_text(mapping(fields.get("metadata")), "raw"):
         # OpenRouter's own message is "Provider returned error" alone.
         words = f"{words}: {behind}"
     if words or not body:
@@ -95,14 +100,14 @@ def words_of(body: Any, fields: Mapping[str, Any]) -> str:
 def event_status(fields: Mapping[str, Any]) -> int | None:
     """Return the HTTP status that fits an error sent with status 200; None if it does not say."""
     for name in ("status_code", "raw_status_code", "code"):
-        if re.fullmatch("[45][0-9][0-9]", said(fields, name)):
-            return int(said(fields, name))
-    words = {said(fields, name) for name in ("code", "type", "status")}
+        if re.fullmatch("[45][0-9][0-9]", field_text(fields, name)):
+            return int(field_text(fields, name))
+    words = {field_text(fields, name) for name in ("code", "type", "status")}
     if words & {"rate_limit_exceeded", "rate_limited", "RESOURCE_EXHAUSTED"}:
         return 429
     if words & {"server_error", "internal_server_error", "api_error", "INTERNAL", "UNAVAILABLE"}:
         return 500
-    return 400 if said(fields, "type").startswith("invalid_request") else None
+    return 400 if field_text(fields, "type").startswith("invalid_request") else None
 
 
 def is_page(body: Any) -> bool:
@@ -117,7 +122,7 @@ def is_code(word: str) -> bool:
 
 def label(status: int, fields: Mapping[str, Any]) -> str:
     """`(429 rate_limit_exceeded)`; a code that is only a number is left to its status and type."""
-    names = (said(fields, name) for name in ("code", "status", "type"))
+    names = (field_text(fields, name) for name in ("code", "status", "type"))
     # Anything else may be a text that quotes the prompt.
     word = next((name for name in names if is_code(name) and not name.isdigit()), "")
     return f"({status} {word})" if word else f"({status})"

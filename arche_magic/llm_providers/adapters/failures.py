@@ -1,4 +1,4 @@
-"""Why a call failed: a table of refusals, which every wire uses in the end, and network errors."""
+"""Classifies failures: a table of refusals that all wires fall back on, and network errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
 from ..request import Request
 from ..types import Observation, Usage
 from .bodies import Unreadable
-from .error_bodies import MOST_READ, label, said, words_of
+from .error_bodies import MOST_READ, field_text, label, words_of
 from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _NO_TOOLS = re.compile(
     r"(not (supported|enabled|available)|unsupported|requires --)",
     re.IGNORECASE,
 )
-# These are about one way to use tools, and the model takes others, or about the order of turns.
+# Refusals of one way to use tools (the model accepts others), or of the order of turns.
 _ONE_WAY = re.compile(
     r"tool_choice|parallel|strict|schema|json|mime|model turn|prefix", re.IGNORECASE
 )
@@ -79,15 +79,15 @@ class Refusal:
             "message": self.words,
             "message_and_label": f"{self.words} {self.label}",
             "subject": f"{self.words} model" if names_model else self.words,
-            "status": self.said("status"),
-            "param": self.said("param"),
+            "status": self.field_text("status"),
+            "param": self.field_text("param"),
             "fields": " ".join(fields),
             "body": str(call.body)[:MOST_READ],
         }
 
-    def said(self, name: str) -> str:
+    def field_text(self, name: str) -> str:
         """Return a field as text; "" if it is absent."""
-        return said(self.fields, name)
+        return field_text(self.fields, name)
 
     def delay(self) -> float | None:
         """Return seconds to wait by the headers, or None."""
@@ -184,7 +184,7 @@ RULES = (
     Rule((403,), _BLOCKED, Remedy.CHECK_ADDRESS, fields="^$"),
     Rule((400, 401, 403, 412, 429), "no credit left", Remedy.TOP_UP_ACCOUNT, message=_NO_CREDIT),
     Rule((401,), "key refused", Remedy.REPLACE_KEY),
-    # OpenRouter: there is credit, but not for the longest reply that was asked for.
+    # OpenRouter: there is credit, but not enough for `max_tokens`.
     Rule(
         (402,), "not enough credit for this request", Remedy.FIX_REQUEST,
         message="fewer max_tokens|can only afford",
@@ -219,14 +219,14 @@ RULES = (
     Rule((413,), "the prompt is too long", Remedy.SHORTEN_PROMPT),
     Rule((429,), "rate limited", Remedy.WAIT_FOR_LIMIT),
     Rule((451, 511), FORBIDDEN_PLACE, Remedy.CHECK_ADDRESS),
-    # LM Studio says so under a 200.
+    # LM Studio says so with status 200.
     Rule(range(500, 1000), "no such address", Remedy.CHECK_ADDRESS, message="unexpected endpoint"),
     Rule((408, 504), "timed out", Remedy.RETRY_LATER),
     Rule((498,), "no capacity", Remedy.RETRY_LATER),
     Rule((503,), "overloaded", Remedy.RETRY_LATER),
     Rule(_OUTAGES, "server error", Remedy.RETRY_LATER),
     Rule(_INVALID, "the prompt is too long", Remedy.SHORTEN_PROMPT, message=_TOO_LONG),
-    # Servers also say of an option that the model no longer supports it.
+    # Servers use the same words for an option that the model no longer supports.
     Rule(_INVALID, "model not found", Remedy.CHANGE_MODEL, message=_NO_MODEL, param="^(model)?$"),
     Rule(_INVALID, "request refused", Remedy.FIX_REQUEST),
 )  # fmt: skip
@@ -252,15 +252,15 @@ def words(*rows: tuple[str, str, Remedy]) -> Words:
 def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
     """Return what a refusal means by its `code` or else its `type`; None if it has no known one."""
     for name in ("code", "type"):
-        if known := words.get(refusal.said(name).lower()):
+        if known := words.get(refusal.field_text(name).lower()):
             return refusal.failure(*known)
     return None
 
 
 def about_request(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """Return the failure with what it says about the request.
+    """Return the failure with what it reveals about the request.
 
-    That is a capability that the model lacks, or else the field that the server's words name.
+    That is a capability that the model lacks, or else the field that the server's message names.
     """
     words = failure.said
     if request.images and _NO_IMAGES.search(words):
@@ -283,7 +283,7 @@ def with_observations(
 ) -> ProviderFailure:
     """Complete a refusal with its usage, and with limits that only its headers name.
 
-    If its body does not name the limit that was hit, that is the first one with nothing left.
+    If the body does not name the limit that was hit, it is the first one with nothing left.
     """
     named = {observation.name for observation in failure.observations}
     seen = tuple(o for o in in_headers if o.name not in named)
@@ -363,7 +363,7 @@ def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
 
 
 def setup_failure(problem: str) -> ProviderFailure:
-    """A failure of this machine's settings: nothing was sent."""
+    """A failure because of this machine's settings, before anything was sent."""
     return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
 
 

@@ -56,7 +56,7 @@ class Asked:
 
 
 class Formats:
-    """What each model of one service accepts, as far as known.
+    """The formats that each model of one service accepts, as far as known.
 
     Each refusal makes the next request less strict by one step, so a model refuses a request at
     most twice, and once more for its system prompt. `refused_names` are models, each with a
@@ -94,7 +94,8 @@ class Formats:
         return self._plainer(asked, form, label, named=bool(_SCHEMA_NAME.search(message)))
 
     def suspected(self, asked: Asked, label: str) -> ProviderFailure | None:
-        """Be less strict after a refusal without a reason: the model may not support the schema.
+        """Become less strict after a refusal without a reason: the model may not support the
+        schema.
 
         Gemini answers INVALID_ARGUMENT without a reason to schemas that it cannot compile. This
         applies to this schema only. If the plain prompt is refused too, the format was not the
@@ -116,7 +117,7 @@ class Formats:
             asked = Asked(model, form, schema.text)
         if all(message.role != "system" for message in request.messages):
             return request, asked
-        # Gemini needs a turn of the user.
+        # Gemini requires a user's turn.
         has_no_turn = self._is_gemini and all(m.role == "system" for m in request.messages)
         if is_plain or has_no_turn or model in self._without_system:
             return _without_system(request), asked
@@ -137,7 +138,7 @@ class Formats:
     ) -> ProviderFailure | None:
         if asked.form is None or asked.form is Format.PROMPT:
             return None
-        # At least one step less strict than what was refused, whatever the words say.
+        # At least one step less strict than the refused request, whatever the message says.
         form = max(form, Format(asked.form + 1))
         place = (asked.model, asked.schema if named else "")
         self._plainest[place] = max(form, self._plainest.get(place, form))

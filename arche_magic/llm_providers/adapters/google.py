@@ -13,7 +13,7 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
-from .error_bodies import ErrorInReply, is_code, mapping, mappings, said
+from .error_bodies import ErrorInReply, field_text, is_code, mapping, mappings
 from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule, by_status
 from .formats import Format, system_prompt
 from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
@@ -54,27 +54,27 @@ class GoogleAdapter(Adapter):
     @staticmethod
     def _keep(answer: Any) -> Any:
         if not isinstance(answer, dict) or answer.get("error"):
-            # The SDK finds errors in streams alone.
+            # The SDK recognises errors only in streams.
             raise ErrorInReply(answer)
         is_reply = bool(answer.get("candidates"))
         if "models" in answer and not is_reply:
-            names = [said(one, "name") for one in mappings(answer["models"])]
+            names = [field_text(one, "name") for one in mappings(answer["models"])]
             return {"models": [{"name": name} for name in names if name]}
         if "embeddings" in answer and not is_reply:
             values = [{"values": one.get("values")} for one in mappings(answer["embeddings"])]
             tokens = as_count(mapping(answer.get("usageMetadata")).get("promptTokenCount"))
             return {"embeddings": values, "usageMetadata": {"promptTokenCount": tokens}}
-        # A reply passes through the SDK as the text of a field. The SDK would print each word that
+        # The SDK gets the reply as the text of one field. Otherwise it would print each word that
         # it does not know in a warning, exactly as the server wrote it: with terminal escapes, or
-        # the key. It gives the JSON itself only of a reply that is not streamed.
+        # the key. It returns the JSON itself only for a reply that is not streamed.
         return {"responseId": json.dumps(answer)}
 
     def _build(self) -> Any:
         from google import genai
         from google.genai import types
 
-        # The SDK also makes an asynchronous client, which is not used here, and would read the
-        # machine's certificates and proxies for it.
+        # The SDK also creates an asynchronous client, which would read the machine's certificates
+        # and proxies although it is not used.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         unused = {"verify": context, "ssl": context, "trust_env": False}
         options = types.HttpOptions(
@@ -83,7 +83,7 @@ class GoogleAdapter(Adapter):
             httpx_client=self._http.client,
             async_client_args=unused,
         )
-        # The environment could switch to another service of Google otherwise.
+        # Otherwise, the environment could select another service of Google.
         return genai.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
     def _send(
@@ -128,11 +128,11 @@ class GoogleAdapter(Adapter):
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         for detail in _details(fields, "ErrorInfo"):
-            consumer = said(mapping(detail.get("metadata")), "consumer")
+            consumer = field_text(mapping(detail.get("metadata")), "consumer")
             if consumer.startswith("projects/"):
                 return consumer
         # The 429 of a limit that all models share names the project here; other 429s do not.
-        named = re.search(r"project_number:(\d{1,20})", said(fields, "message"))
+        named = re.search(r"project_number:(\d{1,20})", field_text(fields, "message"))
         return f"projects/{named[1]}" if named else None
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
@@ -154,7 +154,7 @@ def classify(refusal: Refusal) -> ProviderFailure:
     """Classify a refusal by Google, on either wire."""
     details = _details(refusal.fields, "ErrorInfo")
     # Anything but a code may be a text that quotes the prompt.
-    reasons = [reason for detail in details if is_code(reason := said(detail, "reason"))]
+    reasons = [reason for detail in details if is_code(reason := field_text(detail, "reason"))]
     # A bad key is a 400 here, like a bad parameter; only the reason tells them apart.
     for reason in reasons:
         known = next((_REASONS[start] for start in _REASONS if reason.startswith(start)), None)
@@ -180,16 +180,16 @@ def _part(answer: Mapping[str, Any]) -> Part | None:
     """One response, or one chunk of it, without the model's thinking."""
     usage = mapping(answer.get("usageMetadata"))
     count = counted(*map(usage.get, _COUNTS))
-    block = said(mapping(answer.get("promptFeedback")), "blockReason")
+    block = field_text(mapping(answer.get("promptFeedback")), "blockReason")
     if block and not block.endswith("UNSPECIFIED"):
         return Part(finish_reason="content_filter", usage=count, reason=block)
     candidates = mappings(answer.get("candidates"))
     if not candidates:
         return Part(usage=count) if count else None
     pieces = mappings(mapping(candidates[0].get("content")).get("parts"))
-    ending = said(candidates[0], "finishReason")
+    ending = field_text(candidates[0], "finishReason")
     return Part(
-        text="".join(said(piece, "text") for piece in pieces if not piece.get("thought")),
+        text="".join(field_text(piece, "text") for piece in pieces if not piece.get("thought")),
         finish_reason=finish_kind(ending),
         usage=count,
         reason=ending,
@@ -200,11 +200,11 @@ def _part(answer: Mapping[str, Any]) -> Part | None:
 def _details(fields: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
     """The details of one kind; their order varies, so they are found by their type."""
     details = mappings(fields.get("details"))
-    return [detail for detail in details if said(detail, "@type").endswith(f".{kind}")]
+    return [detail for detail in details if field_text(detail, "@type").endswith(f".{kind}")]
 
 
 def _limited(refusal: Refusal) -> ProviderFailure:
-    """A 429, by its quotaId: even on a daily limit the delay that it names is under a minute."""
+    """Classify a 429 by its quotaId, because it states under a minute even for a daily limit."""
     violations = [
         violation
         for detail in _details(refusal.fields, "QuotaFailure")
@@ -218,7 +218,7 @@ def _limited(refusal: Refusal) -> ProviderFailure:
         return refusal.failure("no credit left", Remedy.TOP_UP_ACCOUNT)
     named = [d.get("retryDelay") for d in _details(refusal.fields, "RetryInfo")]
     delay = parse_duration(str(named[0])) if named else None
-    # The delay is cut to whole seconds, and the window turns on the full minute.
+    # The stated delay is rounded down to whole seconds, and the window resets on the full minute.
     delay = None if delay is None else delay + 1
     observations = [o for o in map(_observation, violations) if o is not None]
     daily = next((o for o in observations if o.name.endswith("_per_day")), None)
@@ -248,6 +248,7 @@ def _observation(violation: Mapping[str, Any]) -> Observation | None:
         metric = "requests"
     if period is None or value is None:
         return None
-    # A refused request was one too many; refused tokens may only have been too many at once.
+    # A refused request means that no request is left. Refused tokens may only have been too many
+    # for what is left.
     remaining, excess = (0.0, 1.0) if metric == "requests" else (None, None)
     return Observation(f"{metric}_per_{period}", value, remaining, evidence="error", excess=excess)

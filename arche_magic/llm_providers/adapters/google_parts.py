@@ -1,4 +1,4 @@
-"""Conversations, tools and further fields as Gemini takes them, and the calls in its replies."""
+"""Converts conversations, tools and extra fields to Gemini's format, and reads its calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..request import Request
 from ..text.characters import whole_characters
 from ..tools import ToolCall
 from .chat import FOREIGN_SIGNATURE
-from .error_bodies import mapping, said
+from .error_bodies import field_text, mapping
 from .replies import Part, new_call_id
 
 # Models before Gemini 3 need no signature.
@@ -27,11 +27,11 @@ _BUDGETS = {
 
 
 def contents_of(request: Request, model: str, stale: Container[str] = ()) -> list[dict[str, Any]]:
-    """The conversation without its system prompt; the results of one turn's calls go together.
+    """The conversation without its system prompt, in Gemini's format.
 
-    So do turns of the model that follow each other, because Gemini refuses a call in a turn after
-    its own, as after a beginning of the reply. Empty ones are left out. Signatures that are `stale`
-    are not sent.
+    The results of one turn's calls are joined. So are consecutive turns of the model, such as the
+    given beginning of a reply and a call, because Gemini refuses a call that follows another turn
+    of the model. Empty turns are left out. Signatures that are `stale` are not sent.
     """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -92,7 +92,7 @@ def _calling(request: Request) -> dict[str, Any]:
 
 
 def translated(request: Request, model: str) -> dict[str, Any]:
-    """The further fields of a request, by the names that the SDK's config has for them."""
+    """The extra fields of a request, under their names in the SDK's config."""
     names = ("frequency_penalty", "presence_penalty")
     given = {name: request.extra[name] for name in names if name in request.extra}
     if effort := request.extra.get("reasoning_effort"):
@@ -104,21 +104,21 @@ def translated(request: Request, model: str) -> dict[str, Any]:
 
 
 def calls_in(parts: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
-    """The calls in the parts of a reply; one without an id gets one."""
+    """The calls in the parts of a reply. A call without an id gets a new one."""
     return tuple(
         ToolCall(
-            said(call, "id") or new_call_id(),
-            whole_characters(said(call, "name")),
+            field_text(call, "id") or new_call_id(),
+            whole_characters(field_text(call, "name")),
             whole_characters(json.dumps(mapping(call.get("args")), ensure_ascii=False)),
             _signature(part),
         )
         for part in parts
-        if said(call := mapping(part.get("functionCall")), "name")
+        if field_text(call := mapping(part.get("functionCall")), "name")
     )
 
 
 def _signature(part: Mapping[str, Any]) -> str:
-    signature = said(part, "thoughtSignature")
+    signature = field_text(part, "thoughtSignature")
     return signature if _bytes(signature) else ""
 
 
@@ -160,7 +160,7 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
         arguments = json.loads(call.arguments)
     except (ValueError, RecursionError):
         arguments = None
-    # Gemini takes an object alone; another model may have written anything.
+    # Gemini accepts only an object, and another model may have written anything.
     return arguments if isinstance(arguments, dict) else {"arguments": call.arguments}
 
 

@@ -68,12 +68,12 @@ class Call:
         headers: response headers, names in lower case.
         body: of an answer other than 2xx: parsed JSON, else text, else None.
         asked: the model, how the request asks for JSON, and whether it has a system prompt.
-        interrupts: the block in which an SDK works, so that it drops no interrupt.
+        interrupts: the context in which SDK code runs, so that no interrupt is lost.
     """
 
     def __init__(self, client: HttpClient, key: Key, timeouts: Timeouts, stream: bool) -> None:
         self.client, self.timeouts, self.stream = client, timeouts, stream
-        # Streams of one thread may end in any order, and in another thread than they began.
+        # Streams of one thread may end in any order, even in another thread.
         self._key, self._keys_in_use = key, keys_in_use()
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
@@ -104,9 +104,9 @@ class Call:
         return self.interrupts.noted or (self._stop is not None and self._stop.is_set())
 
     def steps(self, parts: Iterable[T]) -> Iterator[T]:
-        """The parts as an SDK reads them from the answer; an answer in one piece is one part.
+        """Yield the parts that an SDK reads from the answer; an answer in one piece is one part.
 
-        An interrupt ends each step at once.
+        An interrupt ends each step immediately.
         """
         step = iter(parts)
         while True:
@@ -182,7 +182,7 @@ class Call:
         self._next_by = min(self._next_by, time.monotonic() + _END_SECONDS)
 
     def add_time(self, seconds: float) -> None:
-        """Move every deadline by the time that the reader of the stream took."""
+        """Move every deadline by the time that the reader of the stream spent."""
         self._ends += seconds
         self._next_by += seconds
 
@@ -263,8 +263,8 @@ class HttpClient:
 
     def call(self, timeouts: Timeouts, stream: bool) -> Call:
         """A call whose HTTP request is the next one this thread sends; to be used with `with`."""
-        # It stays the current one when it has ended: the garbage collection may end an abandoned
-        # stream at any moment, and that must not affect the call that began since.
+        # It stays the current call after it has ended: garbage collection can end an abandoned
+        # stream at any moment, and must not affect a call that has begun since.
         call = self._current.call = Call(self, self._key, timeouts, stream)
         return call
 

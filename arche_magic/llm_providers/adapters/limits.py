@@ -1,4 +1,4 @@
-"""What headers and error texts say about limits and delays.
+"""Reads limits and delays from headers and error texts.
 
 Formats as recorded from the services in 2025 and 2026: Groq and OpenAI write Go durations and
 `x-ratelimit-*` headers without a period, Mistral puts the period into the header's name, and some
@@ -174,7 +174,7 @@ def header_observations(
         if window is None and metric == "tokens":
             window = "minute"
         if window is not None:
-            # A limit per minute never slows requests down for long, so it needs no further proof.
+            # A limit per minute never delays requests for long, so it needs no further proof.
             name, inferred = f"{metric}_per_{window}", stated is None and window != "minute"
             observations.append(
                 Observation(name, limit, remaining, resets_in, "header", inferred=inferred)
@@ -184,7 +184,7 @@ def header_observations(
 
 @dataclass(frozen=True)
 class LimitSentence:
-    """What a message such as this says: "on tokens per minute (TPM): Limit 6000, Used 5447, …".
+    """The figures in a message such as "on tokens per minute (TPM): Limit 6000, Used 5447, …".
 
     `name` is None for a dimension that the ledger does not count (audio seconds, images). `wait` is
     in seconds. `inferred` says that the period in `name` was worked out from the wait.
@@ -313,13 +313,13 @@ def _inferred(
     """Return the period of a bucket from its reset time, or None where the figures do not tell.
 
     What remains is rounded down to whole units, so a minute may look up to twice as long or short.
-    A minute is common and harmless to assume. Any other period would slow requests down by far if
-    it were wrong, so it has to fit closely.
+    A minute is common and harmless to assume. Any other period would slow requests down a lot if it
+    were wrong, so it must fit closely.
     """
     if not limit or remaining is None or resets_in is None or remaining >= limit:
         return None
     used = limit - remaining
-    # "0s" is a reset below the rounding of a millisecond: no day has one.
+    # "0s" means less than a millisecond. A limit per day never resets that soon.
     nearest = _nearest(resets_in * limit / used or PERIOD_SECONDS["minute"])
     refill = used / limit * PERIOD_SECONDS[nearest]
     low, high = (0.45, 2.2) if nearest == "minute" else (0.88, 1.02)

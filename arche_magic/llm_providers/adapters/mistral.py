@@ -16,7 +16,7 @@ from ..types import Usage
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
-from .error_bodies import mapping, mappings, said, validation_problems
+from .error_bodies import field_text, mapping, mappings, validation_problems
 from .failures import Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN
@@ -36,7 +36,7 @@ _CALL_ID = re.compile("[A-Za-z0-9]{9}")
 
 
 class MistralAdapter(Adapter):
-    """Mistral's chat completions; its streams carry usage unasked, and no limit headers."""
+    """Mistral's chat completions. Its streams always report usage, and have no limit headers."""
 
     _words = _WORDS
 
@@ -50,7 +50,7 @@ class MistralAdapter(Adapter):
                 return _kept_vectors(answer, entries)
             # Events are read without the SDK's classes.
             return _kept_names(entries) if entries and not choices else answer
-        # A reply passes through the SDK as the text of a field.
+        # The SDK gets the reply as the text of one field.
         return {
             "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "", "choices": [],
             "usage": {},
@@ -126,14 +126,14 @@ def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) 
 
 
 def _kept_names(data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [name for entry in data if (name := said(entry, "id"))]
-    # The SDK gives the names of this type of model alone.
+    names = [name for entry in data if (name := field_text(entry, "id"))]
+    # The SDK returns only models of this type.
     cards = [{"type": "base", "id": name, "capabilities": {}} for name in names]
     return {"object": "list", "data": cards}
 
 
 def _call_id(call_id: str) -> str:
-    """An id that Mistral takes; it refuses any but nine letters and digits.
+    """An id that Mistral accepts: it must have exactly nine letters and digits.
 
     Seen: "Tool call id was … but must be a-z, A-Z, 0-9, with a length of 9"
     (github.com/jackmpcollins/magentic/issues/276).
@@ -144,7 +144,7 @@ def _call_id(call_id: str) -> str:
 def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with a turn of the assistant between a tool's result and the user.
 
-    Mistral refuses them side by side ("Unexpected role 'user' after role 'tool'",
+    Mistral refuses one directly after the other ("Unexpected role 'user' after role 'tool'",
     github.com/mistralai/client-ts/issues/106), and turns of the assistant without content or calls;
     the other providers do not.
     """

@@ -14,7 +14,7 @@ from ..types import TOKEN_LIMIT_NAMES, Usage
 from . import google
 from .adapter import Adapter
 from .chat import chat_messages, chat_parameters, chat_part, short_id
-from .error_bodies import ErrorInReply, mapping, mappings, said
+from .error_bodies import ErrorInReply, field_text, mapping, mappings
 from .failures import FORBIDDEN_PLACE, Refusal, by_status, words
 from .formats import Format
 from .http import STAND_IN, Call
@@ -121,10 +121,10 @@ class OpenAIAdapter(Adapter):
         self, sdk: Any, request: Request, model: str, stream: bool, form: Format | None
     ) -> Iterable[Part | None]:
         # The SDK's way to send what it has no method for; chat.completions.create uses it too.
-        # Plain JSON costs a third of the SDK's typed objects, and keeps the additional fields that
-        # other services put into a reply.
+        # Reading plain JSON takes a third of the time of the SDK's typed objects, and keeps the
+        # additional fields of other services.
         answer = sdk.post(
-            # The full URL, because the SDK needs a twentieth of a call to join it.
+            # The full URL, because joining it in the SDK takes a twentieth of a call.
             self._base_url.rstrip("/") + self._path,
             body=self._parameters(request, model, stream, form),
             cast_to=object,
@@ -139,7 +139,8 @@ class OpenAIAdapter(Adapter):
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         if self._key.provider == "openai":
-            # A third of the size of decimal numbers. Some compatible services do not have it.
+            # Base64 is a third of the size of decimal numbers. Some compatible services do not
+            # support it.
             body["encoding_format"] = "base64"
         answer = sdk.post(
             self._base_url.rstrip("/") + self._embedding_path, body=body, cast_to=object
@@ -157,7 +158,7 @@ class OpenAIAdapter(Adapter):
         token_limit = other if (model, usual) in refused else usual
         takes_options = (model, "stream_options") not in refused
         extra = dict(request.extra)
-        # The others count for streams alone, and the engine needs the usage.
+        # The other values only matter for streams, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         others = {
             "model": model,
@@ -186,7 +187,7 @@ class OpenAIAdapter(Adapter):
         sentence = read_sentence(refusal.words)
         if sentence is not None and status in (413, 429):
             return _limited(refusal, sentence)
-        if any(said(detail, "@type") for detail in mappings(fields.get("details"))):
+        if any(field_text(detail, "@type") for detail in mappings(fields.get("details"))):
             # Google's own service on this wire.
             return google.classify(refusal)
         if status == 403 and mapping(fields.get("metadata")).get("flagged_input"):
@@ -201,8 +202,8 @@ class OpenAIAdapter(Adapter):
                     Remedy.FIX_REQUEST,
                     names_option=True,
                 )
-            param = refusal.said("param")
-            if _FIELD.fullmatch(param) and refusal.said("code").startswith("un"):
+            param = refusal.field_text("param")
+            if _FIELD.fullmatch(param) and refusal.field_text("code").startswith("un"):
                 # unsupported_parameter, unsupported_value, unknown_parameter
                 return refusal.failure(
                     f"{model} does not take {param}",
@@ -216,7 +217,7 @@ class OpenAIAdapter(Adapter):
 
     def _adapted(self, refusal: Refusal) -> ProviderFailure | None:
         """Learn, once per model, to omit a parameter of ours or to use its other name."""
-        model, param, words = refusal.model, refusal.said("param"), refusal.words
+        model, param, words = refusal.model, refusal.field_text("param"), refusal.words
         usual, other = self._token_limit_names()
         learned = {
             "stream_options": f"{model} does not take stream_options",
@@ -249,7 +250,7 @@ class GroqAdapter(OpenAIAdapter):
         return self._connected(Groq, Stream)
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
-        match = re.search(r"organization `?(org_\w+)", said(fields, "message"))
+        match = re.search(r"organization `?(org_\w+)", field_text(fields, "message"))
         return match[1] if match else None
 
 

@@ -25,9 +25,9 @@ from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
 from ..types import MOST_UNITS, Usage, Vectors, little_endian
-from .error_bodies import is_code, mapping, said
+from .error_bodies import field_text, is_code, mapping
 
-# Searched in this order, in words reduced to their letters. If no pattern fits, the reply is
+# Searched in this order, in words without anything but letters. If no pattern fits, the reply is
 # complete: the text is there, and servers often invent new words for "done".
 _PATTERNS = {
     "content_filter": re.compile(
@@ -54,7 +54,7 @@ _NOT_YET = ("null", "none", "finishreasonunspecified")
 class Part:
     """The part of a reply in one object of an SDK.
 
-    `finish_reason` is as `finish_kind` gives it; `reason` is the provider's own word for it.
+    `finish_reason` is a result of `finish_kind`; `reason` is the provider's own word for it.
     `tool_calls` are whole calls, and `call_pieces` are those of a stream, see `whole_calls`;
     `choices` are as in `Reply`.
     """
@@ -139,7 +139,7 @@ class Received:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the stream said that it has ended, and has an answer."""
+        """Whether the stream has stated its end and contains an answer."""
         last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
         return (
             last is not None
@@ -196,7 +196,7 @@ class Received:
 
 
 def stream_ended_early() -> AttemptFailed:
-    """A stream without its end."""
+    """The failure of a stream that ended early."""
     return AttemptFailed(ProviderFailure("the stream ended early", Remedy.RETRY_LATER))
 
 
@@ -217,7 +217,7 @@ def new_call_id() -> str:
 
 
 class _Growing:
-    """A call as far as it has arrived."""
+    """The part of a call that has arrived."""
 
     def __init__(self) -> None:
         self.id = self.name = self.signature = ""
@@ -261,8 +261,8 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     for delta in deltas:
         function = mapping(delta.get("function"))
         # In Mistral's reference, "null" is the id of a call without one.
-        call_id = "" if delta.get("id") == "null" else said(delta, "id")
-        name, index = said(function, "name"), delta.get("index")
+        call_id = "" if delta.get("id") == "null" else field_text(delta, "id")
+        name, index = field_text(function, "name"), delta.get("index")
         place = index if isinstance(index, int) else call_id
         call = at.get(place) if place != "" else calls[-1] if calls else None
         if call is None or _begins_another(call, call_id, name):
@@ -283,7 +283,7 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
 
 
 def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
-    """Return whether a piece with this id and name begins another call than that in its place."""
+    """Return whether a piece with this id and name starts a new call instead of continuing one."""
     if not name or not call.name:
         return False
     if call_id and call.id:
@@ -292,7 +292,7 @@ def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
 
 
 def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    """Return the calls, each with an id of its own."""
+    """Return the calls with unique ids."""
     by_id: dict[str, ToolCall] = {}
     for call in calls:
         one = replace(call, id=new_call_id()) if call.id in by_id else call
@@ -328,7 +328,7 @@ def vectors_in_order(data: Sequence[Any]) -> list[Any]:
     """
     by_place = {entry.get("index"): entry["embedding"] for entry in data}
     places = range(len(data))
-    # Some services number them wrongly; they are then in order.
+    # Some services number them wrongly, but send them in order.
     in_place = by_place.keys() == set(places)
     return [by_place[n] if in_place else data[n]["embedding"] for n in places]
 

@@ -13,7 +13,7 @@ from .current import (
     Choices,
     get_choices,
     get_configuration,
-    is_given,
+    is_from_program,
     use_choices,
     use_configuration,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "get_choices",
     "get_configuration",
     "how_to_turn_on",
-    "is_given",
+    "is_from_program",
     "label_keys",
     "list_services",
     "load_configuration",

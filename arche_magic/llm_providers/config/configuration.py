@@ -51,7 +51,7 @@ class Configuration:
     """Everything the engine needs to know before the first request.
 
     Attributes:
-        providers: by name, in the order of asking.
+        providers: by name, in the order in which they are asked.
         keys: all keys of all providers, in the order of their labels.
         store: where the ledger is kept: a path, `memory://`, or a Redis URL (as a `Location`,
             which does not show its password).

@@ -107,7 +107,7 @@ def use_configuration(configuration: Configuration | None) -> None:
     _current, _choices, _read = configuration, Choices(), None
 
 
-def is_given() -> bool:
+def is_from_program() -> bool:
     """Return whether the configuration in use was passed to `use_configuration`."""
     return _current is not None
 

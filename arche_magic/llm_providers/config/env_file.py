@@ -26,8 +26,8 @@ _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*|`.*|op://.*", re.DOTALL)
 _PIPE_RETRY_SECONDS = 60.0
 _PIPE_BYTES = 1_000_000
-# The program behind a pipe waits for a reader, so it connects at once. Then it may first ask its
-# user, as 1Password does.
+# The program behind a pipe waits for a reader, so it connects immediately. Then it may first ask
+# its user, as 1Password does.
 _NO_WRITER_SECONDS, _WRITER_SECONDS, _NAP_SECONDS = 2.0, 30.0, 0.01
 
 
@@ -254,7 +254,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def _read_alone(path: Path) -> bytes:
-    # Without O_NONBLOCK, opening the pipe would wait for a writer forever.
+    # Without O_NONBLOCK, opening the pipe would wait forever for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         content, began = b"", time.monotonic()
@@ -276,7 +276,7 @@ def _read_alone(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     if once := _repeated(content):
-        # The writer must notice that nobody reads the rest, before the next kernel opens the pipe.
+        # The writer must notice that the rest is not read, before the next kernel opens the pipe.
         time.sleep(10 * _NAP_SECONDS)
         return once
     raise OSError("it is a named pipe that does not end")
@@ -300,7 +300,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _wait_for_more(descriptor: int) -> None:
-    # Returns at once: a writer that opens the pipe again would send everything a second time.
+    # Returns immediately, because a writer that opens the pipe again would send everything twice.
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     poll.poll(1000 * _NAP_SECONDS)

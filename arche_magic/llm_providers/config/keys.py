@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from .configuration import Configuration
 
 _LABEL = re.compile(r"[\w-]+_key_\d{1,4}")
-SESSION = "this session"
+THIS_SESSION = "this session"
 COLAB = "Colab's secrets"
-STAND_IN = "no key needed"
-NO_KEY = "any"
-"""Sent as the key to a server that asks for none, since the SDK requires one."""
+NO_KEY_NEEDED = "no key needed"
+PLACEHOLDER_KEY = "any"
+"""Sent as the key to a server that needs none, because the SDK requires a key."""
 
 _added: tuple[Key, ...] = ()
 # Secrets that Colab returned; "" for one that does not exist or is not shared.
@@ -64,8 +64,8 @@ def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str])
         for key, name in zip(labelled, names, strict=True)
     ]
     if not keys and not of_session and provider.needs_no_key:
-        stand_in = Key.of(provider.name, f"{provider.name}_key_1", NO_KEY)
-        return [replace(stand_in, source=STAND_IN)]
+        placeholder = Key.of(provider.name, f"{provider.name}_key_1", PLACEHOLDER_KEY)
+        return [replace(placeholder, source=NO_KEY_NEEDED)]
     return sorted([*keys, *of_session], key=lambda key: key.number)
 
 
@@ -115,7 +115,7 @@ def with_keys(configuration: Configuration, provider: str, texts: Sequence[str])
     Raises:
         ConfigurationError: one of them cannot be a key.
     """
-    # A text would be taken for a list of keys of one character.
+    # A text would be treated as a list of keys of one character each.
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise ConfigurationError("api_keys must be a list of keys")
     texts = list(texts)
@@ -132,9 +132,9 @@ def with_keys(configuration: Configuration, provider: str, texts: Sequence[str])
     return replace(configuration, keys=(*others, *given))
 
 
-def is_stand_in(key: Key) -> bool:
+def is_placeholder(key: Key) -> bool:
     """Return whether this is only a placeholder, for a server that needs no key."""
-    return key.source == STAND_IN
+    return key.source == NO_KEY_NEEDED
 
 
 @without_locals
@@ -153,7 +153,7 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
     keys = [key for key in configuration.keys if key.provider == provider]
     number = 1 + max((known.number for known in keys), default=0)
     key = Key.of(provider, f"{provider}_key_{number}", typed.reveal())
-    key = replace(key, source=SESSION)
+    key = replace(key, source=THIS_SESSION)
     if not key.secret():
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):

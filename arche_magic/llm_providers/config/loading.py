@@ -209,7 +209,7 @@ def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: b
                 f"{sources.named(_REPLIES)} is a URL; it must be the path of a file"
             )
         return _named(named, _REPLIES, sources)
-    # Somebody who received only the file of replies has no `.env` that marks the project's folder.
+    # Somebody who received only the file of replies has no `.env` in the project's folder.
     if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
         return handed
     if "://" in ledger:

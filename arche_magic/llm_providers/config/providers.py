@@ -28,7 +28,7 @@ _ENDPOINT = "/chat/completions"
 
 
 def read_providers(sources: Sources) -> dict[str, Provider]:
-    """Return all providers in the order of asking: the built-in four, then others.
+    """Return all providers in the order in which they are asked: the built-in four, then others.
 
     Raises:
         ValueError: a setting is missing, or does not fit the provider.

@@ -10,7 +10,7 @@ from ..catalog import Provider, known_services
 from ..files import working_directory
 from ..network import is_loopback
 from .configuration import Configuration
-from .current import get_configuration, is_given
+from .current import get_configuration, is_from_program
 from .keys import numbered_names
 from .sources import SETTINGS_FILE, find_sources
 
@@ -49,7 +49,7 @@ def list_services(configuration: Configuration | None = None) -> list[Service]:
     configuration = configuration or get_configuration()
     variables: Mapping[str, str] = {}
     # A configuration that was given by a program does not depend on variables.
-    if not is_given():
+    if not is_from_program():
         variables = find_sources(working_directory()).variables
     configured = configuration.providers
     rows = []

@@ -1,4 +1,4 @@
-"""What `arche_magic.toml` may contain: every setting with the values it can have, in one table."""
+"""The contents of `arche_magic.toml`: every setting with its valid values, in one table."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def find_sources(directory: Path | None) -> Sources:
     file = nearest(SETTINGS_FILE, directory) if directory else None
     if file and file != own_file.resolve():
         settings, settings_file = _read_settings(file), file
-        # Others may have written a project's file. It can only ask for more privacy.
+        # Others may have written a project's file, so it can only make prompts more private.
         own_only = [name for name in (TRUST_BASE_URLS, TRUST_KEY_VARIABLES) if name in settings]
         if settings.get("private", {}).get("routes"):
             own_only.append("[private] routes")
@@ -173,7 +173,7 @@ def nearest(name: str, directory: Path) -> Path | None:
 
 
 def env_file_problem() -> str:
-    """Return the first thing that is wrong with the `.env` that counts here; "" if nothing is."""
+    """Return the first problem of the `.env` that applies here; "" if it has none."""
     directory = working_directory()
     path = nearest(".env", directory) if directory else None
     if path is None:
@@ -247,7 +247,7 @@ def how_to_hide(path: Path) -> str:
     except OSError:
         return ""
     everybody = file.st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    # Most systems give each user a group of their own, which has no other member.
+    # Most systems give each user a personal group without other members.
     group = file.st_mode & (stat.S_IRGRP | stat.S_IWGRP) and file.st_gid != file.st_uid
     reached = everybody and all(mode & stat.S_IXOTH for mode in folders)
     reached = reached or (group and all(mode & (stat.S_IXGRP | stat.S_IXOTH) for mode in folders))

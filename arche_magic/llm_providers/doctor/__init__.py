@@ -18,8 +18,15 @@ from ..files import working_directory
 from ..quota_tracker import QuotaTracker, get_quota_tracker
 from ..storage import StorageTimeout, lock_deadline
 from ..text.wording import did_you_mean
-from .local_checks import Finding, configuration_files, network, packages, unread_keys
-from .service_checks import KeyCheck, answers, check_keys, clock, key_finding, models
+from .local_checks import Finding, check_files, check_network, check_packages, unread_keys
+from .service_checks import (
+    KeyCheck,
+    check_answers,
+    check_clock,
+    check_keys,
+    check_models,
+    key_finding,
+)
 
 __all__ = ["Finding", "KeyCheck", "check_keys", "examine"]
 
@@ -34,7 +41,7 @@ def examine(*, send: bool = False) -> list[Finding]:
     Args:
         send: also send one short prompt to each model; this spends quota, and money on paid routes.
     """
-    findings = [*packages(), *network(), *configuration_files(working_directory())]
+    findings = [*check_packages(), *check_network(), *check_files(working_directory())]
     try:
         configuration = get_configuration()
         tracker = get_quota_tracker(configuration)
@@ -51,11 +58,11 @@ def examine(*, send: bool = False) -> list[Finding]:
         if of_it:
             findings.append(_address(provider))
             findings += (key_finding(check, provider, tracker) for check in of_it)
-            findings += models(of_it, provider, configuration)
-    findings += [*_private(configuration), *clock(checks), *_ledger(tracker)]
+            findings += check_models(of_it, provider, configuration)
+    findings += [*_private(configuration), *check_clock(checks), *_ledger(tracker)]
     findings += (Finding("ok", "budget", str(use)) for use in tracker.budget())
     if send:
-        findings += answers(checks, configuration)
+        findings += check_answers(checks, configuration)
     return findings
 
 
@@ -96,7 +103,7 @@ def _address(provider: Provider) -> Finding:
 
 
 def _private(configuration: Configuration) -> Iterator[Finding]:
-    """Check that the marks in `[private]` name something; say what the providers' terms are."""
+    """Check that each mark in `[private]` matches a route, and report the providers' terms."""
     providers, marks = configuration.providers, configuration.private_routes
     names = {f"{key.provider}:{key.fingerprint}": key.label for key in configuration.keys}
     for mark in sorted(marks):

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..catalog import Provider, known_services
-from ..config import is_given
+from ..config import is_from_program
 from ..config.env_file import parse_env_file
 from ..config.sources import SETTINGS_FILE, candidates, how_to_hide, own_settings_file
 from ..network import certificate_variable, problems, proxy_variable
 from ..secrets import without_key_like
 
-State = Literal["ok", "look", "wrong"]
+FindingState = Literal["ok", "look", "wrong"]
 SDKS = ("openai", "groq", "mistralai", "google-genai", "httpx")
 _KEY_NAME = re.compile(r"API_?KEY(_?\d+)?$", re.IGNORECASE)
 # These names all end alike, so even unrelated ones are similar.
@@ -37,13 +37,13 @@ class Finding:
         advice: what to do, in one sentence; "" if nothing.
     """
 
-    state: State
+    state: FindingState
     about: str
     found: str
     advice: str = ""
 
 
-def packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """Check that the SDKs are installed in versions that are new enough."""
     try:
         needs = requires("arche_magic") or []
@@ -69,7 +69,7 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)[:3]]
 
 
-def network() -> Iterator[Finding]:
+def check_network() -> Iterator[Finding]:
     """Yield what this machine's variables say about proxies and certificates, if anything."""
     advice = "correct it, or remove it from the environment"
     wrong = [Finding("wrong", "network", without_key_like(text), advice) for text in problems()]
@@ -79,9 +79,9 @@ def network() -> Iterator[Finding]:
         yield Finding("ok", "network", f"uses {' and '.join(filter(None, names))}")
 
 
-def configuration_files(directory: Path | None) -> Iterator[Finding]:
+def check_files(directory: Path | None) -> Iterator[Finding]:
     """Yield the `.env` and the settings file that count, those that are skipped, and bad lines."""
-    if is_given():
+    if is_from_program():
         given = "set by the program or the sandbox; keys and limits in files are not used"
         yield Finding("ok", "settings", given)
         return
@@ -138,7 +138,7 @@ def unread_keys(providers: Iterable[Provider], directory: Path | None) -> Iterat
 
     Names of known services count as read even while they are off.
     """
-    paths = candidates(".env", directory) if directory and not is_given() else ()
+    paths = candidates(".env", directory) if directory and not is_from_program() else ()
     path = next((path for path, problem in paths if not problem), None)
     owners = (*providers, *known_services().values())
     read = {variable for provider in owners for variable in provider.key_variables}

@@ -1,6 +1,6 @@
 """Checks that ask services: their answers to keys, their models and clocks, and prompts.
 
-Services are asked for their lists of models, which spends no quota; only `answers` spends any.
+Services are asked for their lists of models, which uses no quota; only `check_answers` uses any.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 from ..adapters import build_adapter
 from ..catalog import Provider, published_providers
 from ..config import Configuration
-from ..config.keys import is_stand_in
+from ..config.keys import is_placeholder
 from ..errors import LLMProviderError
 from ..network import is_loopback
 from ..orchestrator import IntelligentLLMOrchestrator
@@ -24,7 +24,7 @@ from ..quota_tracker import QuotaTracker
 from ..stopping import stopped_by
 from ..text.wording import did_you_mean, plural
 from ..types import Key, RouteId, in_seconds
-from .local_checks import Finding, State
+from .local_checks import Finding, FindingState
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,8 +65,8 @@ class KeyCheck:
 def check_keys(keys: Iterable[Key], tracker: QuotaTracker) -> list[KeyCheck]:
     """Request the list of models with each key, and record the results in the ledger.
 
-    A key that was refused and is accepted now is open again, unless a made-up key is accepted too.
-    So is a missing model that is listed now.
+    A key that was refused and is accepted now is opened again, unless an invalid key is accepted
+    too. So is a missing model that is listed now.
     """
     return _at_once(_CHECKS_AT_ONCE, lambda key: _check(key, tracker), keys)
 
@@ -115,7 +115,7 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
 
 
 def _lists_for_anyone(provider: Provider) -> bool:
-    """Return whether a service lists its models for a made-up key too, as OpenRouter does.
+    """Return whether a service lists its models even for an invalid key, as OpenRouter does.
 
     A server on this machine may need no key at all.
     """
@@ -135,10 +135,10 @@ def _lists_for_anyone(provider: Provider) -> bool:
 def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
     """Return what a check of a key, and the ledger, say about the key."""
     key = check.key
-    source = key.source if is_stand_in(key) else f"from {key.source}"
+    source = key.source if is_placeholder(key) else f"from {key.source}"
     if check.works is False:
         advice = f"replace it{f': {provider.key_page}' if provider.key_page else ''}"
-        if is_stand_in(key):
+        if is_placeholder(key):
             advice = f"the server asks for a key: put it into {provider.key_variables[0]}"
         return Finding("wrong", key.label, f"{check.reason}, {source}", advice)
     if check.works is None:
@@ -169,7 +169,7 @@ def _unreached(check: KeyCheck, provider: Provider) -> str:
     return "check the network and its proxy, or try again later"
 
 
-def models(
+def check_models(
     checks: Iterable[KeyCheck], provider: Provider, configuration: Configuration
 ) -> Iterator[Finding]:
     """Check that the models that are asked by default are in the service's list, if it has one."""
@@ -196,7 +196,7 @@ def models(
         yield Finding("ok", about, f"{', '.join(present)}, among {models}")
 
 
-def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
+def check_clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
     """Check that this machine's clock agrees with those of the services."""
     ahead = [check.clock_ahead for check in checks if check.clock_ahead is not None]
     if not ahead:
@@ -212,7 +212,7 @@ def clock(checks: Iterable[KeyCheck]) -> Iterator[Finding]:
     yield Finding("wrong", "clock", f"{amount} {side} the services' clocks", advice)
 
 
-def answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
+def check_answers(checks: Sequence[KeyCheck], configuration: Configuration) -> list[Finding]:
     """Return the outcome of one short prompt to each model, with the first key that may work."""
     keys = [check.key for check in checks if check.works is not False]
     tried = []
@@ -245,7 +245,7 @@ def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
         advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
         # A limit that is used up is no mistake.
         is_limit = left > 0 and all(attempt.outcome != "failed" for attempt in error.attempts)
-        state: State = "look" if is_limit else "wrong"
+        state: FindingState = "look" if is_limit else "wrong"
         return Finding(state, about, f"no answer: {next(reasons, str(error))}", advice)
     cost = f", {reply.cost:.6f} USD" if reply.cost else ""
     found = f"answered in {reply.seconds:.1f} s, {reply.usage.total_tokens} tokens{cost}"

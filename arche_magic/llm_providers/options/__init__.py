@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "build_request",
-    "check_keys",
+    "check_for_keys",
     "check_names",
     "json_number",
     "keys_to_check",
@@ -119,12 +119,12 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     try:
         request = _built(prompt, configuration, options)
     except InvalidRequest as error:
-        # It may quote a key that was typed in place of a value, perhaps shortened.
+        # The message may quote a key that was typed instead of a value, perhaps shortened.
         texts = [str(error), *(value for value in options.values() if isinstance(value, str))]
         if not key_in(texts, configuration.keys):
             raise
     # Outside the handler, so that an error that quotes a key is not the context of this one.
-    check_keys(texts or request, configuration.keys)
+    check_for_keys(texts or request, configuration.keys)
     return request
 
 
@@ -199,7 +199,7 @@ def with_prompt(
         raise InvalidRequest("the prompt is empty")
     prompt = whole_characters(prompt)
     if keys:
-        check_keys(prompt, keys)
+        check_for_keys(prompt, keys)
     message = Message("user", prompt, read_images(images or None))
     # Three times as fast as `replace`, which matters for a million prompts.
     return Request(**(vars(sample) | {"messages": (*sample.messages[:-1], message)}))
@@ -210,7 +210,7 @@ def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Seque
     return configuration.keys if key_in(prompts, configuration.keys) else ()
 
 
-def check_keys(request: Any, keys: Iterable[Key]) -> None:
+def check_for_keys(request: Any, keys: Iterable[Key]) -> None:
     """Check that no text of a request contains one of the keys.
 
     Raises:
@@ -270,7 +270,7 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:
         text = json.dumps(given, ensure_ascii=False, allow_nan=False, default=json_number)
-        # A copy, which stays as it is when the caller changes the original.
+        # A copy, so that later changes by the caller have no effect.
         fields = cast("dict[str, Any]", json.loads(whole_characters(text)))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"extra is not JSON: {error}") from None

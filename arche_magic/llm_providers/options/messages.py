@@ -152,7 +152,7 @@ def _image(value: object) -> Image:
 
 def _name(value: object, role: str) -> str:
     if not value or role == "tool":
-        # The name of a tool's message repeats the name in its call.
+        # In a tool's message, the name only repeats that of its call.
         return ""
     if not isinstance(value, str):
         raise InvalidRequest(

@@ -33,12 +33,12 @@ def python_number(value: object) -> int | float | None:
         return operator.index(value)  # type: ignore[arg-type]  # whatever has `__index__`
     if not isinstance(value, numbers.Real):
         return None
-    # As it is written: float32(0.1) is 0.1, not 0.10000000149.
+    # The number as it is printed: float32(0.1) becomes 0.1, not 0.10000000149.
     return float(str(value)) if hasattr(value, "dtype") else float(value)
 
 
 def json_number(value: object) -> int | float:
-    """As `python_number`, for the argument `default` of `json.dumps`.
+    """Like `python_number`, for use as the argument `default` of `json.dumps`.
 
     Raises:
         TypeError: it is not a number.

@@ -25,8 +25,9 @@ from .state import (
 S = TypeVar("S")
 T = TypeVar("T")
 Change = Callable[[AccountState, ProviderState, States | None], T]
-"""Changes the states of an account and its provider. It is also given the same states as they were
-read last; None if they have changed since then."""
+"""Changes the states of an account and its provider. Its third argument is the same states as they
+were read last; None if they have changed since then.
+"""
 
 _UNKNOWN: Document = {"": "not read yet"}
 _NOTHING: tuple[Document, Any] = _UNKNOWN, None
@@ -45,8 +46,8 @@ class Accounts:
     """Finds and changes the state of a key's account.
 
     Args:
-        storage: where the documents live.
-        configuration: an account named there wins over the provider's name for it.
+        storage: where the documents are stored.
+        configuration: an account named there takes precedence over the provider's name for it.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
@@ -54,10 +55,10 @@ class Accounts:
         self._configuration = configuration
         self._locations = Locations(storage, configuration, self._state)
         # The documents that were read last, with their states. A storage never changes a document
-        # that it has handed out, so the same object has the same content.
+        # that it has returned, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
-        # The accounts as this process changed them last, for its next change. They have states of
-        # their own, because readers in other threads must not see half a change.
+        # The accounts as this process changed them last, for its next change. Their states are
+        # separate from those of readers, because other threads must not see half a change.
         self._changed: dict[str, tuple[Document, AccountState]] = {}
         # By provider and label of the key.
         self._readings: dict[str, dict[str, Reading]] = {}
@@ -66,10 +67,10 @@ class Accounts:
             self._keys.setdefault(key.provider, []).append(key)
 
     def read(self, key: Key) -> tuple[AccountState, ProviderState]:
-        """The state of the key's account and that of its provider, not to be changed.
+        """The states of the key's account and its provider. Callers must not change them.
 
-        Waits for no lock: counts of the key that still lie elsewhere are left there if the ledger
-        is locked.
+        This waits for no lock: if the ledger is locked, counts of the key in another document are
+        not added yet.
         """
         location = self._locations.known.get(key)
         if location is not None:
@@ -97,7 +98,7 @@ class Accounts:
         provider_state = self._state(ProviderState, provider, found[1])
         for key, reading, document in zip(self._of(provider), known, found[2:], strict=True):
             before = reading.document
-            # As in `_is_same`, without a call.
+            # As in `_is_same`, without a function call.
             is_new = before is not document and (before or document)
             if is_new or reading.directory is not directory:
                 readings[key.label] = self._read_again(key, reading.name, document, directory)
@@ -111,8 +112,8 @@ class Accounts:
     def update(self, key: Key, change: Change[T], holds: Sequence[Hold] = ()) -> tuple[T, str]:
         """Change the states of the key's account and its provider together.
 
-        Holds of one call, or of calls that were held together, are moved to the key's account
-        first, if it is counted in another document by now.
+        If the key's account is now counted in another document, the holds of one call, or of calls
+        that were held together, are moved there first.
 
         Returns the result, and the name of the account's document.
         """
@@ -135,7 +136,7 @@ class Accounts:
         model: str,
         moved: Mapping[str, HeldCall],
     ) -> tuple[T] | None:
-        """Change the states, or return None if the account is counted elsewhere by now.
+        """Change the states, or return None if the account is now counted elsewhere.
 
         `moved` are holds of the model that were in another document.
         """
@@ -143,8 +144,8 @@ class Accounts:
         def change_documents(
             of_account: Document, of_directory: Document, of_provider: Document
         ) -> tuple[T] | None:
-            # Taken out, so that another thread cannot change the same state, and nothing is left of
-            # a change that an error or an interrupt has ended.
+            # Removed from the cache, so that another thread cannot change the same state, and
+            # nothing is left of a change that an error or an interrupt has ended.
             ours, account = self._changed.pop(location.name, _NOTHING)
             if ours != of_account:
                 account = codec.read(AccountState, of_account)
@@ -158,7 +159,7 @@ class Accounts:
                 account.model(model).holds.update(deepcopy(dict(moved)))
             result = change(account, provider, as_read)
             for document, state in ((of_account, account), (of_provider, provider)):
-                # The storage keeps its own object of a document that stays as it was.
+                # If a document does not change, the storage keeps its own object.
                 if (content := codec.write(state)) != document:
                     codec.replace(document, content)
             self._changed[location.name] = dict(of_account), account
@@ -204,7 +205,7 @@ class Accounts:
     def _as_read(
         self, name: str, of_account: Document, provider: str, of_provider: Document
     ) -> States | None:
-        """The states that were read last, if their documents are still the same."""
+        """The states that were read last, if their documents have not changed."""
         account, at_provider = (
             self._states.get(name, _NOTHING),
             self._states.get(provider, _NOTHING),
@@ -251,7 +252,7 @@ class Accounts:
         return reading if key in self._locations.known else reading._replace(document=_UNKNOWN)
 
     def _directory(self, key: Key, document: Document) -> DirectoryState:
-        """The state of the directory of a key's provider; most often it is as it was."""
+        """The state of the directory of a key's provider, which rarely changes."""
         known = self._states.get(directory_name(key.provider))
         state: DirectoryState = (
             known[1] if known and known[0] == document else codec.read(DirectoryState, document)
@@ -265,7 +266,7 @@ class Accounts:
         return known[1]
 
     def _take_holds(self, key: Key, holds: Sequence[Hold]) -> dict[str, HeldCall]:
-        """Take the holds out of their document that did not move with the key.
+        """Remove the holds that did not move with the key from their document.
 
         Those that moved are still in it; the account has settled them, or charged them as lost.
         """
@@ -291,5 +292,5 @@ class Accounts:
 
 
 def _is_same(known: Document, document: Document) -> bool:
-    """Whether a document is the one that is known; two empty ones are the same."""
+    """Whether a document is the known one; two empty documents are the same."""
     return known is document or not (known or document)

@@ -22,7 +22,7 @@ from .route_records import RouteRecords
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
 
 HOLD_MARGIN_SECONDS = 30.0
-"""A hold outlives its call by this much; after that its process counts as dead."""
+"""A hold stays valid this long after its call's timeout; then its process counts as dead."""
 
 _FIRST_OUTAGE_SECONDS, _LONGEST_OUTAGE_SECONDS = 1.0, 60.0
 # For a refusal that names no limit and no time: providers publish no window under a minute.
@@ -47,7 +47,7 @@ def hold(
 
     The ledger has one record for all of them, from which each releases its own part.
     """
-    # Its first call imports a module, which must not happen while the ledger is locked.
+    # The first call imports a module, which must not happen while the ledger is locked.
     by = this_process()
 
     hold_id = os.urandom(6).hex()
@@ -73,7 +73,7 @@ def hold(
                 state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
                 return held or state
-            # An image says nothing about what a model counts for text, nor an unusual request
+            # Images show nothing about how a model counts text, and unusual requests show nothing
             # about its usual replies.
             unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else ledger.plain_tokens(request)
@@ -92,7 +92,7 @@ def hold(
 def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
     """Settle calls of one route; returns what is left, in words."""
     route = calls[0].hold.route
-    # First, because limits in the replies apply to the whole account.
+    # This comes first, because limits in the replies apply to the whole account.
     for name in dict.fromkeys(call.account for call in calls):
         records.accounts.note_name(route.key, name, "header")
 
@@ -119,7 +119,7 @@ def fail(
     records: RouteRecords, held: Hold, failure: ProviderFailure, units: Amounts,
     named: str | None, jitter: float,
 ) -> RouteState:  # fmt: skip
-    """Charge a failed call with these units, and close what its remedy says.
+    """Charge these units for a failed call, and close what its remedy says.
 
     `named` is the account that the reply named, if any; the times of closures that double are
     multiplied by `jitter`. Returns the state of the route after it.
@@ -245,7 +245,7 @@ def _wait_for_limit(
         return stated
     named = record.limits.get(failure.limit or "")
     if named and named.window == "calendar":
-        # Our own count may have room for fewer tokens, but the limit is renewed only then.
+        # Our own count may have room for a smaller request, but the limit resets only then.
         return windows.period_end(named.period, named.time_zone, now) - now
     # Only the windows count here, not what is closed, held or on trial.
     counts = ModelState(limits=record.model.limits)

@@ -1,9 +1,9 @@
 """Bounded amounts of money and tokens: the budget of all kernels, and the bounds of one job.
 
-Before a call is sent, it holds what it may cost. After it, the real cost replaces the hold. A call
-may be sent if its usual cost fits in what is left when all calls under way cost the most that they
-can. So all calls together exceed a bound by at most one reply, however many threads, processes and
-machines send them.
+Before a call is sent, it holds what it may cost. Afterwards, the real cost replaces the hold. A
+call may be sent if its usual cost fits into what is left in the worst case, when every call in
+progress costs the most that it can. So all calls together exceed a bound by at most one reply,
+however many threads, processes and machines send them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _JOB_SECONDS = 7 * 86_400.0
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """One budget at one moment, in USD; the usual cost of calls under way counts as spent."""
+    """One budget at one moment, in USD; the usual cost of calls in progress counts as spent."""
 
     period: Literal["day", "month"]
     amount: float
@@ -50,14 +50,14 @@ class BudgetUse:
 
     @property
     def left(self) -> str:
-        """What is left of it, in words."""
+        """The amount left, in words."""
         when = "today" if self.period == "day" else "this month"
         return f"{max(0.0, self.amount - self.spent):.2f} of {self.amount:.2f} USD left {when}"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one request is expected to cost on one route.
+    """The expected cost of one request on one route.
 
     Attributes:
         kind: requests of one kind have replies of similar length: those to one model, alone or
@@ -105,10 +105,10 @@ class SpendingBounds:
     """Holds and settles what calls spend, within some bounds.
 
     Args:
-        storage: where the document lives.
+        storage: where the document is stored.
         budget: USD per day and month, for all kernels that share the storage.
-        max_cost: USD of one job; inf for no bound.
-        max_tokens: tokens of one job; inf for no bound.
+        max_cost: USD of one job; inf without a bound.
+        max_tokens: tokens of one job; inf without a bound.
         job: the name of the job; "" for the budget.
     """
 
@@ -136,7 +136,7 @@ class SpendingBounds:
         ]
 
     def state(self, expected: Expected, now: float) -> RouteState | None:
-        """Until when the bounds keep a request from being sent; None if it may be sent."""
+        """The time until which the bounds prevent a request; None if it may be sent."""
         return self.states(now)(expected)
 
     def states(self, now: float) -> Callable[[Expected], RouteState | None]:
@@ -145,7 +145,7 @@ class SpendingBounds:
         return lambda expected: self._state(state, expected, now)
 
     def refusal(self, expected: Expected, now: float) -> str:
-        """The bound that the request would break even if nothing were under way, or ""."""
+        """The bound that the request would exceed even if no call were in progress, or ""."""
         state = self.state(expected, now)
         return state.reason if state and not state.on_trial else ""
 
@@ -186,7 +186,7 @@ class SpendingBounds:
             spent: its tokens.
             usd: its cost; None leaves the usual cost in place.
             now: epoch seconds.
-            counted: False if the tokens are a guess: then it counts as a usual call at least.
+            counted: False if the tokens are a guess; the call then counts at least as a usual one.
         """
 
         def change(state: BudgetState) -> None:
@@ -246,7 +246,7 @@ class SpendingBounds:
         return RouteState(_turns_at(bound.period, now), f"the budget: {use}", 0.0)
 
     def _read(self, now: float) -> BudgetState:
-        """The state as it is by now."""
+        """The current state."""
         if self._job:
             jobs = codec.read(JobsState, self._storage.read(codec.JOBS)).jobs
             state: BudgetState = jobs.get(self._job) or JobState()
@@ -278,11 +278,11 @@ class SpendingBounds:
         return self._storage.update(codec.BUDGET, on_budget)
 
     def _turn(self, state: BudgetState, now: float) -> None:
-        """Forget earlier days and months, and charge calls that never ended."""
+        """Drop earlier days and months, and charge calls that never ended."""
         if self._budget is not None:
             today = _days(now)
             if today[0] not in state.spent:
-                # A long reply of yesterday must not keep today's requests out.
+                # A long reply of yesterday must not block today's requests.
                 state.seen = {}
                 # The clock of another machine may show the day before or after.
                 near = {name for days in (-1, 0, 1) for name in _days(now + days * 86_400)}
@@ -304,10 +304,10 @@ class SpendingBounds:
 
 
 def _amounts(state: BudgetState, expected: Expected) -> _Amounts:
-    """What a request usually takes, and the most it can take.
+    """The usual usage of a request, and the highest possible one.
 
-    Without `max_tokens` the usual reply is the longest so far. Until one has come, the most
-    that a request can take is all that the model's window holds.
+    Without `max_tokens`, the usual reply is the longest one so far. Before the first reply, the
+    highest possible usage is the model's whole context window.
     """
     seen = state.seen.get(expected.kind)
     usual, window = expected.usual, expected.window
@@ -354,7 +354,7 @@ def _most(share: HeldShare, unit: Unit) -> float:
 
 
 def _or_none(amount: float) -> float | None:
-    """None for more than a document can hold: such an amount counts as unknown."""
+    """None for an amount that is too large for a document: it counts as unknown."""
     return amount if amount <= MOST_UNITS else None
 
 

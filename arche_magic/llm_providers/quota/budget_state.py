@@ -16,8 +16,8 @@ class HeldShare:
     """The amount reserved for a call in progress, of a budget or of the bounds of its job.
 
     Attributes:
-        usd, tokens: what it usually takes; that much is charged if it never ends.
-        most_usd, most_tokens: the most it can take; None where that is unknown.
+        usd, tokens: its usual usage, which is charged if it never ends.
+        most_usd, most_tokens: its highest possible usage; None if unknown.
         kind, plain, scale: see `budget.Expected`.
         by: the process that made it; see `processes`.
     """
@@ -57,7 +57,7 @@ class BudgetState:
     Attributes:
         spent: the budget counts USD per day and month of UTC (`2026-11-25`, `2026-11`); a job
             counts `usd` and `tokens`.
-        held: what calls under way may take, by the hold's id.
+        held: the usage that calls in progress may have, by the hold's id.
         seen: by kind of request, the highest counts so far: today, or in the job.
     """
 

@@ -1,6 +1,6 @@
-"""What is closed, why and until when: a key, a model, an account, or a provider.
+"""Closures: why and until when a key, a model, an account, or a provider is closed.
 
-Once a closure has ended it is tried by one call at a time, until an answer takes it away.
+When a closure has ended, one call at a time tries it, until an answer removes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .state import Closure, Lack, ProviderState, RouteRecord
 MISSING = "CHANGE_MODEL"
 """Name of the remedy of a model that its address does not serve."""
 
-# Something that only a reply stated is asked for again after a day.
+# Something that is known only from a reply is tried again after a day.
 RECHECK_SECONDS = 86_400.0
 _MAX_DOUBLINGS = 10
 _SHORTEST_CLOSE_SECONDS = 0.1
@@ -35,11 +35,11 @@ def close(
 ) -> None:  # fmt: skip
     """Close a part of the ledger for `seconds`, or until the user acts if that is None.
 
-    `began` is when the failed call began. Calls under way together fail together: that is one
-    strike, and the longest of their closures stays. `remedy` is the name of what opens it, and
-    `address` the base URL that gave the reason, "" for the provider's own.
+    `began` is when the failed call began. Calls that run at the same time fail together: this
+    counts as one strike, and the longest of their closures is kept. `remedy` is the name of what
+    opens it, and `address` the base URL that gave the reason, "" for the provider's own.
     """
-    # Never at once: a provider that says "retry after 0" is not called in a tight loop.
+    # Never for 0 seconds: a provider that says "retry after 0" must not be called in a tight loop.
     until = None if seconds is None else now + max(seconds, _SHORTEST_CLOSE_SECONDS)
     before = closure_of(part, address)
     count = strikes(part, began, address) + 1
@@ -51,9 +51,9 @@ def close(
 
 
 def reopen(part: Closable, began: float) -> bool:
-    """Forget a closure because a call that began at `began` was answered; True if there was one.
+    """Remove a closure because a call that began at `began` was answered; True if there was one.
 
-    An answer to a call that began before the closure says nothing about it.
+    An answer to a call that began before the closure proves nothing.
     """
     if part.closed and part.closed.since < began:
         part.closed = None
@@ -64,7 +64,7 @@ def reopen(part: Closable, began: float) -> bool:
 def strikes(part: Closable, began: float, address: str) -> int:
     """How often in a row a part was closed at an address before a call that began then.
 
-    It is for waits that double.
+    Waits that double depend on it.
     """
     closed = closure_of(part, address)
     if not closed:
@@ -74,7 +74,7 @@ def strikes(part: Closable, began: float, address: str) -> int:
 
 
 def closure_of(part: Closable, address: str) -> Closure | None:
-    """What closes a part of the ledger for requests to an address, if anything does."""
+    """The closure of a part of the ledger for requests to an address, or None."""
     closed = part.closed
     return closed if closed and closed.address == fingerprint(address) else None
 
@@ -101,7 +101,9 @@ def opens(closed: Closure) -> float:
 
 
 def closed_until(record: RouteRecord, now: float) -> tuple[float, str]:
-    """Until when something but a full window keeps the route closed, and what; 0 if nothing."""
+    """The time until which something other than a full window closes the route, and the reason, or
+    0.
+    """
     closed = latest_closure(record, now)
     return (opens(closed), closed.reason) if closed else (0.0, "")
 

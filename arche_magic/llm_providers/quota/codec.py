@@ -30,7 +30,7 @@ OLDER_COUNTS = "older counts"
 _DIRECTORY = "accounts of "
 _GONE = object()
 _adapters: dict[Any, TypeAdapter[Any]] = {}
-# Each round takes out what the round before it left without a required field.
+# Each round removes the parts that lost a required field in the round before.
 _MOST_ROUNDS = 10
 
 
@@ -124,8 +124,8 @@ def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
             document = document if number else deepcopy(document)
             for problem in error.errors(include_url=False, include_input=False):
                 path = problem["loc"]
-                # A part that lacks a required field is removed whole, as is an entry whose key is
-                # wrong.
+                # A part that lacks a required field is removed as a whole, and so is an entry with
+                # a wrong key.
                 if problem["type"] == "missing" or path[-1:] == ("[key]",):
                     path = path[:-1]
                 if _take_out(document, path) and not any(_leads_to(path, known) for known in wrong):
@@ -138,7 +138,7 @@ def _leads_to(path: Path, other: Path) -> bool:
 
 
 def _take_out(document: Document, path: Path) -> bool:
-    """Remove what a path leads to; False if it is gone already."""
+    """Remove the value at a path; False if it was already removed."""
     if not path:
         gone = bool(document)
         document.clear()

@@ -1,7 +1,7 @@
 """Forecasts: when a limit runs out at the current pace, and how many prompts still fit.
 
-Pure functions on `Standing`, the ledger's view of one limit at one moment. Keys of one account have
-the same limits: what one of them spends, all have spent.
+Pure functions on `Standing`, the ledger's view of one limit at one moment. Keys of one account
+share their limits: usage by one of them counts for all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prompt_units(usage: Usage) -> Amounts:
 
 
 def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float) -> list[float]:
-    """Units per second that went to each standing's limit in the last hour, by all its keys."""
+    """Units per second that all keys of each standing's limit used in the last hour."""
     accounts = {row.route: account_of(row) for row in standings}
     spent: dict[tuple[Account, str], float] = {}
     for attempt in attempts:
@@ -82,7 +82,7 @@ def prompts_that_fit(
         routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until))
     best: dict[Account, float] = {}
     for (account, _), fits in routes.items():
-        # Of keys that share an account, the one that is not closed itself.
+        # Of the keys that share an account, use one that is not closed itself.
         best[account] = max(best.get(account, 0.0), fits)
     return sum(math.floor(fits) for fits in best.values() if fits < math.inf)
 
@@ -90,7 +90,7 @@ def prompts_that_fit(
 def midnight(now: float) -> float:
     """The next midnight of this machine's time zone."""
     tomorrow = datetime.fromtimestamp(now).date() + timedelta(days=1)
-    # Without a zone it is local time, whatever the clocks do that night.
+    # A time without a zone is local time, even on a night when clocks change.
     return datetime(tomorrow.year, tomorrow.month, tomorrow.day).timestamp()
 
 

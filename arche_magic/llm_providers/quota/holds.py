@@ -1,4 +1,4 @@
-"""What is reserved for a call, and how the call ended."""
+"""The reservation for a call, and how the call ended."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Hold:
     """A reservation on one route, to be settled or failed exactly once.
 
-    `document` is the name of the document it was made in, `shares` what it holds of the budget and
-    of the bounds of its job.
+    `document` is the name of the document in which it was made. `shares` are its parts of the
+    budget and of the bounds of its job.
     """
 
     id: str
@@ -36,13 +36,13 @@ class Settlement:
 
     Attributes:
         hold: what was reserved for it.
-        usage: the provider's own count; None: the estimate is taken for it.
-        observations: what the reply said of limits.
+        usage: the provider's own count; None charges the estimate.
+        observations: what the reply stated about limits.
         account: the account it named, if any.
-        answered: False for a call that was given up before anything came.
+        answered: False for a call that was stopped before anything arrived.
         is_whole: False for a call that was left before its end: the provider may charge for more
             than `usage`.
-        ended_at: when it ended, epoch seconds; inf for just now. Calls may be booked later.
+        ended_at: when it ended, epoch seconds; inf for now. Calls may be settled later.
         sent: False if the hold was not used; nothing is charged then.
     """
 

@@ -1,6 +1,6 @@
-"""What a response teaches about the limits of a route.
+"""Learns the limits of a route from responses.
 
-Functions on typed state, without clock, file or network.
+These are functions on typed state, without clock, file or network.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ def learn(
     record: RouteRecord, observations: Iterable[Observation], now: float, alone: bool,
     refused: Amounts | None = None,
 ) -> RouteRecord:  # fmt: skip
-    """Correct limits, their windows, and what is used of them by a response.
+    """Correct limits, their windows, and their used amounts according to a response.
 
-    Returns the record with the limits as they are then.
+    Returns the record with the corrected limits.
 
     Args:
-        record: that of the route that was asked, with states that are being changed.
+        record: the record of the route that was asked; its states are changed.
         observations: what the response says.
         now: epoch seconds.
-        alone: True if no other call of the model was under way at any time during this one. Only
-            then may a figure lower our own count, since other calls may not be in it. Tokens are
-            never lowered, because a stream's headers come before its output is counted.
-        refused: units of the request that was refused, if it was. When the provider says how long
-            it has to wait, it fits after that wait.
+        alone: True if no other call of the model was in progress at any time during this one. Only
+            then may a figure lower our own count, because it may not include other calls. Tokens
+            are never lowered, because a stream's headers come before its output is counted.
+        refused: units of the request, if it was refused. If the provider states a wait, the request
+            fits after that wait.
     """
     model, known = record.model, dict(record.limits)
     held = on_hold(model, now)
@@ -45,14 +45,14 @@ def learn(
             amount, evidence = (limit.amount, limit.evidence) if limit else (0.0, seen.evidence)
         else:
             amount, evidence = seen.amount, seen.evidence
-        # A limit below one would never open again. What is not in the plan is closed elsewhere.
+        # A limit below one would never open again. Models outside the plan are closed elsewhere.
         if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
         remaining, wish = seen.remaining, limit if ledger.is_wish(limit, amount) else None
         usually = limit_named(seen.name, 0.0, *record.usual_window, "published")
         rule = limit or usually
         if wish:
-            # The user's smaller limit stays; only what is left of the real one may be less.
+            # The user's smaller limit stays, but less may be left of the real limit.
             amount, evidence = wish.amount, wish.evidence
             remaining = None if remaining is None else min(remaining, amount)
         elif seen.amount is not None:
@@ -76,8 +76,8 @@ def learn(
             theirs = amount - remaining
             units = held.get(limit.metric, 0.0)
             if limit.metric != "requests":
-                # Calls under way may have spent more than was estimated, and are charged when they
-                # end. Only what they cannot explain was spent by somebody else.
+                # Calls in progress may have used more than was estimated, and are charged when they
+                # end. Only the rest was used by another program.
                 units *= _SPENT_TO_GUESSED
             if theirs > ours + units:
                 first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
@@ -91,10 +91,9 @@ def learn(
 
 
 def doubt(record: RouteRecord, now: float, began: float) -> RouteRecord:
-    """Drop limits whose period was only inferred, after a call that began then was answered.
+    """Drop limits whose period was only inferred, because a call that began then was answered.
 
-    A reply that implies the same period has confirmed it just now. Returns the record with the
-    limits as they are then.
+    A reply that implies the same period confirms it. Returns the record with the new limits.
     """
     limits = record.model.limits
     doubtful = [
@@ -103,7 +102,7 @@ def doubt(record: RouteRecord, now: float, began: float) -> RouteRecord:
     given = {limit.name for limit in record.defaults}
     for name in doubtful:
         if name in given:
-            # Its count stays; its size comes from the table or the user again.
+            # The count stays; the size comes from the table or the user again.
             limits[name].evidence, limits[name].inferred = "published", False
         else:
             del limits[name]

@@ -1,7 +1,7 @@
 """The ledger's rules for one account: what a call may use, what it used, what a reply revealed.
 
-Functions on typed state, without clock, file or network. Amounts on hold do not flow back into a
-window before they are settled, so the ledger never counts less than the provider.
+These are functions on typed state, without clock, file or network. Amounts on hold do not become
+available before they are settled, so the ledger never counts less than the provider.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .state import (
 
 _OUTPUT_GUESS = 300.0
 _PER_MESSAGE, _PER_REQUEST, _PER_TOOL = 4, 3, 8
-# A figure this many times the table's means that the account is on another plan.
+# A limit this many times that of the table means that the account is on another plan.
 _OTHER_PLAN = 3.0
 
 
@@ -49,9 +49,9 @@ def estimate(model: ModelState, request: Request) -> Amounts:
 
 
 def output_tokens(request: Request, usual: float) -> float:
-    """Tokens of all replies to a request; `usual` are those of one reply of the model so far.
+    """Tokens of all replies to a request; `usual` is the usual number for one reply of the model.
 
-    Vectors have none.
+    Vectors have no tokens.
     """
     if request.inputs:
         return 0
@@ -86,7 +86,7 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    A smaller figure that the user has set is a wish, and stays. Where a provider states many
+    A smaller figure that the user has set is intended, and stays. Where a provider states many
     times what the table says, the account is on another plan than the table's, and the table's
     other figures say nothing about it.
     """
@@ -108,7 +108,7 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
 
 
 def with_limits(model: ModelState, limits: Iterable[Limit], now: float) -> ModelState:
-    """The model with a count of each limit in force, not to be changed."""
+    """The model with a count of each limit in force. Callers must not change it."""
     changed = _changed_counts(model, limits, now)
     return replace(model, limits=model.limits | changed) if changed else model
 
@@ -168,10 +168,10 @@ def charge_holds(
 def settle(
     model: ModelState, hold_id: str, held: Amounts, spent: Amounts, now: float, began: float
 ) -> bool:
-    """Replace what a call held by what it spent; True if no other call was under way since `began`.
+    """Replace a call's hold by its usage; True if no other call was in progress since `began`.
 
-    A hold that is not there any more has expired and was charged then, or was forgotten on
-    purpose together with everything else.
+    A hold that no longer exists has expired and was charged then, or was forgotten on purpose
+    together with everything else.
     """
     is_held = _release(model, hold_id, held)
     if is_held:
@@ -228,7 +228,7 @@ def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
 
 
 def forget(account: AccountState) -> None:
-    """Forget all counts and closures, but not the totals, by which copies are compared."""
+    """Forget all counts and closures, but not the totals, which are used to compare copies."""
     account.provider, account.keys, account.closed, account.moved = "", {}, None, None
     account.models = {
         name: ModelState(charged=model.charged)

@@ -1,10 +1,10 @@
-"""Where each key's account is counted, and how counts move there.
+"""Finds the document in which each key's account is counted, and moves counts there.
 
 Until a provider names an account, a key's state is stored under the key's fingerprint. Then the
-name goes into a directory, one per provider, and the key's counts go into the account's. The key's
-own document stays where it was, marked as moved, and no hold is made in it any more; but a machine
-that was cut off may still add to it. The account notes in `absorbed` up to where it has taken each
-of these documents in.
+name is recorded in a directory, one per provider, and the key's counts are added to those of the
+account. The key's own document remains, marked as moved, and gets no more holds; but a machine that
+was disconnected may still add to it. In `absorbed`, the account records how much of each of these
+documents it has added.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Location:
     Attributes:
         name: name of the account's document.
         directory: the provider's directory when that was found.
-        belongs: what `Locations._resolve` said then.
-        absorbed: the documents that went into it, with their digests.
+        belongs: the result of `Locations._resolve` at that time.
+        absorbed: the documents that were added to it, with their digests.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Locations:
     """Finds the document in which a key's account is counted.
 
     Args:
-        storage: where the documents live.
-        configuration: an account named there wins over the provider's name for it.
-        state: decodes a document; takes the class of its state, its name and its content.
+        storage: where the documents are stored.
+        configuration: an account named there takes precedence over the provider's name for it.
+        state: decodes a document, given the class of its state, its name and its content.
 
     Attributes:
-        known: what was found last, by key.
+        known: the last result for each key.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Locations:
         self.known: dict[Key, Location] = {}
 
     def of(self, key: Key) -> Location:
-        """Where the key's account was counted when this process last looked, or else is now."""
+        """The location of the key's account as this process last found it, or the current one."""
         return self.known.get(key) or self.find(key)
 
     def find(self, key: Key) -> Location:
-        """Where the key's account is counted now, with all that belongs there taken in."""
+        """The document of the key's account, after adding everything that belongs there."""
         name, directory = self._target(key)
         belongs = self._resolve(key, directory)
         absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
@@ -92,9 +92,9 @@ class Locations:
     def is_current(
         self, location: Location, key: Key, account: AccountState, directory: DirectoryState
     ) -> bool:
-        """Whether the account is still counted there, and nothing waits to be taken in.
+        """Whether the account is still counted there, and no document has to be added to it.
 
-        `account` and `directory` are the states as they are now.
+        `account` and `directory` are the current states.
         """
         is_there = (
             directory is location.directory or self._resolve(key, directory) == location.belongs
@@ -132,9 +132,9 @@ class Locations:
         return name, [own]
 
     def _join(self, source: str, target: str) -> str:
-        """Take a key's document into the account's, or what was added to it since.
+        """Add a key's document to the account's, or only the part that is new since last time.
 
-        Returns the digest of what is taken in.
+        Returns the digest of what was added.
         """
         now = self._configuration.clock.time()
 
@@ -143,7 +143,7 @@ class Locations:
             moved, own.moved = own.moved, None
             content = codec.write(own)
             digest = _digest(content)
-            # A key that was of another account before leaves its counts there.
+            # If the key belonged to another account before, its counts stay there.
             if (moved is None or moved.to == target) and account.absorbed.get(source) != digest:
                 if moved and source in account.absorbed:
                     merge_accounts(codec.read(AccountState, moved.content), own, account, now)
@@ -159,7 +159,7 @@ class Locations:
 
 
 def named_account(directory: DirectoryState, key: Key) -> str | None:
-    """The name that the provider gave for the key's account, if it did."""
+    """The provider's name for the key's account, or None."""
     named = directory.accounts.get(key.fingerprint)
     return named.account if named else None
 

@@ -60,12 +60,11 @@ def merge_accounts(
 ) -> None:
     """Add to `theirs` what happened to an account between `before` and `ours`.
 
-    What became of accounts (`moved`, `absorbed`) is not taken over: `accounts` does it again where
-    it finds it missing.
+    `moved` and `absorbed` are not merged: `accounts` sets them again where they are missing.
     """
     theirs.provider = ours.provider or theirs.provider
     _merge_closure(before.closed, ours, theirs)
-    # What is missing in ours was forgotten there: it is open again.
+    # A closure that is missing in `ours` was removed there: the part is open again.
     for name, key in ({name: KeyState() for name in before.keys} | ours.keys).items():
         known_key = theirs.key(name, key.label)
         _merge_closure(before.keys.get(name, KeyState()).closed, key, known_key)
@@ -117,7 +116,7 @@ def _merge_directories(ours: DirectoryState, theirs: DirectoryState) -> None:
 
 
 def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) -> None:
-    """Add the usage, and the calls under way."""
+    """Add the usage, and the calls in progress."""
     for name, amount in ours.spent.items():
         gained = max(0.0, amount - before.spent.get(name, 0.0))
         theirs.spent[name] = _sum(theirs.spent.get(name, 0.0), gained)
@@ -162,7 +161,7 @@ def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: 
 def _add_gain(
     name: str, state: LimitState, before: ModelState, ours: ModelState, gained: Amounts, now: float
 ) -> None:
-    """Charge to one limit what was gained since `before`, as late as it can have been."""
+    """Charge the units that were added since `before` to one limit, at the latest possible time."""
     limit, counter = state.limit(name), state.counter
     gain = gained.get(limit.metric, 0.0)
     mine = ours.limits.get(name)
@@ -178,7 +177,7 @@ def _add_gain(
         if windows.used(limit, counter, now) > most:
             windows.set_used(limit, counter, most, now)
     elif mine:
-        # These windows forget all at once: what is left of our own count is what still counts.
+        # These windows reset as a whole: what is left in our own count still counts.
         known = before.limits.get(name)
         left = windows.used(known.limit(name), known.counter, now) if known else 0.0
         windows.charge(limit, counter, max(0.0, level - left), now)
@@ -193,7 +192,7 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
     for name, state in target.limits.items():
         limit, counter, other = state.limit(name), state.counter, source.limits.get(name)
         if other is None:
-            # Never counted there by this limit: at most all there ever was, or the whole limit.
+            # The source did not count this limit: assume all that it ever used, or the whole limit.
             total = source.charged.get(limit.metric, 0.0)
             windows.charge(limit, counter, min(total, limit.amount), now)
             continue
@@ -201,7 +200,8 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
         if limit.window != "bucket":
             windows.charge(limit, counter, level, now)
             continue
-        # Two buckets refill twice as fast as the one they are: their levels do not just add up.
+        # Two buckets refill twice as fast as the single one that they really are, so their levels
+        # cannot simply be added.
         recent = dict(state.recent)
         for slot, amount in other.recent.items():
             recent[slot] = _sum(recent.get(slot, 0.0), amount)

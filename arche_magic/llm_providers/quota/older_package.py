@@ -1,7 +1,7 @@
-"""Counts of the older package's ledger file become those of the configured keys, once.
+"""Converts the counts in the older package's ledger file to those of the configured keys, once.
 
-That package kept counts by key label; ours are kept by account. They wait in a document of their
-own until a configuration with a key of that label comes by.
+That package counted by key label, and this one counts by account. The older counts are stored in a
+separate document until a configuration has a key with that label.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Documents of accounts as versions 1 and 2 wrote them, turned into those of this version.
+"""Converts documents of accounts from versions 1 and 2 to this version.
 
-Version 1 wrote what this one writes, without a version in the document. Version 2 left out limits
-that were as published, and wrote short names:
+Version 1 has the format of this version, without a version number in the document. Version 2
+omitted values that were as published, and used short names:
 
     at          when something was last charged: `last_charged`, and the counters' moment too
     answered    false if nothing that was charged was answered

@@ -1,7 +1,7 @@
-"""When a route opens: its limits, its closures, what its model lacks, and calls under way.
+"""When a route opens: its limits, its closures, what its model lacks, and calls in progress.
 
-A key or a model that was never answered is tried by one call at a time, as is anything that was
-closed and may be open again. Other calls go to the next route meanwhile, or wait.
+One call at a time tries a key or a model that has never answered, and anything that was closed and
+may be open again. Meanwhile, other calls use the next route or wait.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ONE_REQUEST: Amounts = {
     "requests": 1.0, "tokens": 0.0, "input_tokens": 0.0, "output_tokens": 0.0
 }  # fmt: skip
 FRESH_SECONDS = 1.0
-"""A limit in use refills: after this, its headroom is worked out anew."""
+"""A limit in use refills, so its headroom is computed again after this time."""
 
 # Units; refilling windows count with rounding errors.
 _ROUNDING = 1e-3
-# What has no known moment is asked for again after this.
+# If the time of an opening is unknown, check again after this time.
 _SOON_SECONDS = 0.05
 # A call that tests a route blocks others for at most this time, because its kernel may have died.
 _TRIAL_SECONDS = 10.0
@@ -44,13 +44,13 @@ _REFUSAL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class RouteState:
-    """A route's one number, and why.
+    """When a route opens, and why not earlier.
 
     Attributes:
         opens_at: epoch seconds; `now` or earlier means open, inf means not by waiting.
         reason: why it is closed, or "".
         headroom: share of the tightest limit that is left, 0 to 1.
-        on_trial: only a call under way, whose outcome is awaited, keeps it closed.
+        on_trial: it is closed only until the outcome of a call in progress is known.
         remedy: name of the `Remedy` that opens it (`WAIT_FOR_LIMIT` for a limit), "" if unknown.
     """
 
@@ -96,7 +96,8 @@ class Room(NamedTuple):
     """The room of one limit of a route at one moment.
 
     Attributes:
-        opens_at: when a request fits, epoch seconds; `now` or earlier means at once, inf never.
+        opens_at: when a request fits, epoch seconds; `now` or earlier means that it fits now, inf
+            that it never fits.
         reason: why it does not fit yet, or "".
         used: units that count against the limit, including those on hold.
     """
@@ -112,8 +113,8 @@ def room_of(
 ) -> Room:  # fmt: skip
     """When a request with these amounts fits a limit, and how much of it is used.
 
-    Both routing and all that is displayed come from here. `held` is what calls in flight hold; for
-    `reserve` see `route_state`.
+    Routing and everything that is displayed use this function. `held` is what calls in progress
+    hold; for `reserve` see `route_state`.
     """
     units = held.get(limit.metric, 0.0)
     used = windows.used(limit, state.counter, now) + units
@@ -135,7 +136,7 @@ def room_of(
         return Room(now, "", used)
     moment = windows.opens_at(limit, state.counter, need, now)
     if moment > now and units:
-        # What is on hold will be charged too before there is room for this one.
+        # Amounts on hold will also be charged before this request fits.
         moment = windows.opens_at(limit, state.counter, min(need + units, limit.amount), now)
     left = limit.amount - used
     if moment > now:
@@ -144,7 +145,7 @@ def room_of(
         reason = f"{whole:,} of {limit.amount:,.0f} {in_words(limit)} left"
         return Room(moment, reason, used)
     if need > left + 1e-6:
-        # Only unsettled calls are in the way; they settle soon, at no moment known now.
+        # Only unsettled calls use the room. They will be settled soon, at an unknown time.
         reason = f"{in_words(limit)} reserved for calls in progress"
         return Room(now + _SOON_SECONDS, reason, used)
     return Room(moment, "", used)
@@ -155,8 +156,8 @@ def route_state(
 ) -> RouteState:
     """When the route can take a request with these amounts, and what closes it until then.
 
-    `reserve` is the share of each limit that must be left after it; where the request alone leaves
-    less, the limit must be unspent.
+    `reserve` is the share of each limit that must be left afterwards. If the request alone leaves
+    less than that, the limit must be unused.
     """
     held = on_hold(record.model, now)
     opens, reason, headroom = now, "", 1.0
@@ -202,7 +203,9 @@ def lacking(
 
 
 def outlook(record: RouteRecord, now: float) -> Outlook | None:
-    """What can be said of a route for many requests; None while calls under way matter to it."""
+    """The state of a route that holds for many requests; None while it depends on calls in
+    progress.
+    """
     account, model, provider = record.account, record.model, record.provider
     if any(each.holds for each in account.models.values()):
         return None
@@ -221,7 +224,7 @@ def outlook(record: RouteRecord, now: float) -> Outlook | None:
             used = windows.used(limit, model.limits[name].counter, now)
             left[limit.metric] = min(left[limit.metric], limit.amount - used)
     if state.opens_at > now:
-        # A missing model is asked for again when its closure ends, though nobody waits for that.
+        # A missing model is tried again when its closure ends, but no request waits for that.
         until = min(state.opens_at, closed.ends if closed else math.inf)
     else:
         until = math.inf if state.headroom == 1.0 else now + FRESH_SECONDS
@@ -229,7 +232,7 @@ def outlook(record: RouteRecord, now: float) -> Outlook | None:
 
 
 def note_level(record: RouteRecord, now: float) -> None:
-    """Note up to which level a rate that is only published was answered."""
+    """Note the level up to which requests at a published rate were answered."""
     rate = _published_rate(record)
     if rate and (state := record.model.limits.get(rate.name)):
         level = float(math.floor(windows.used(rate, state.counter, now)))
@@ -237,7 +240,7 @@ def note_level(record: RouteRecord, now: float) -> None:
 
 
 def forget_level(model: ModelState) -> None:
-    """A rate was refused: nothing is proven by what was answered before."""
+    """Drop the levels that were answered before, because a rate was refused."""
     for state in model.limits.values():
         state.proven = 1.0
 
@@ -250,7 +253,7 @@ def in_words(limit: Limit) -> str:
 def on_hold(model: ModelState, now: float) -> Amounts:
     """The units per metric reserved for calls in progress."""
     total: Amounts = {}
-    # A job of many threads has many holds: the common case is decided without a call.
+    # A job with many threads has many holds, so the common case is decided without a function call.
     for hold in model.holds.values():
         if hold.at <= now < hold.expires or not is_expired(hold, now):
             for metric, amount in hold.amounts.items():
@@ -269,7 +272,7 @@ def _is_stale(limit: Limit, state: LimitState, now: float) -> bool:
 
 
 def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
-    """Until when the outcome of another call must be awaited at most, and why; 0 if it need not."""
+    """The latest time until which another call's outcome must be awaited, and why; 0 if none."""
     address = record.route.address
     shared = (closure_of(part, address) for part in (record.provider, record.model_at_provider))
     tried = [closed.tried for closed in shared if closed and closed.tried is not None]
@@ -296,15 +299,15 @@ def _kept_off_until(record: RouteRecord, now: float) -> tuple[float, str]:
 
 
 def _latest(moments: Iterable[float], now: float, seconds: float) -> float:
-    """Until when the latest of these calls, begun within `seconds`, is awaited; 0 for none."""
-    # One that began ahead of now comes from another clock.
+    """The time until which the latest call that began within `seconds` is awaited; 0 for none."""
+    # A call that began after now comes from another clock.
     return max((m + seconds for m in moments if abs(now - m) < seconds), default=0.0)
 
 
 def _is_beyond_what_was_answered(record: RouteRecord, now: float) -> bool:
-    """Whether one more call takes a rate higher than it ever was, where no reply stated it.
+    """Whether one more call would exceed the highest rate so far, if no reply has stated the rate.
 
-    A table can be out of date, and then many calls at once would be refused together.
+    If the table is out of date, many concurrent calls would be refused together.
     """
     stated = [limit for limit in record.limits.values() if limit.evidence != "published"]
     if len(stated) == len(record.limits) or any(map(_is_rate, stated)):

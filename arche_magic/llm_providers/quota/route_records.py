@@ -1,7 +1,7 @@
-"""Reads and changes all that the ledger knows of a route, by the limits that are in force.
+"""Reads and changes everything that the ledger knows about a route, under the limits in force.
 
-The state of a route is kept until the documents that it came from change, so that a choice among
-hundreds of routes costs little more than a choice between two.
+The state of a route is cached until its documents change, so that choosing among hundreds of routes
+costs little more than choosing between two.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 @dataclass
 class _Known:
-    """What is known of a route until its account or its provider changes.
+    """The cached data of a route, valid until its account or its provider changes.
 
     Attributes:
         record: all that the ledger knows.
         input_ratio, usual_output: of its model; see `Calibration`.
         outlook: its state for many requests, if it can be told.
-        longest_prompt: the outlook holds for shorter prompts (in tokens by their length alone) with
-            a reply of the usual length.
-        last: the state for the request that was asked about last, with its amounts, its reserve,
-            and the time in which it is true.
+        longest_prompt: the outlook holds for prompts up to this length (tokens, estimated from the
+            length alone) with a reply of the usual length.
+        last: the amounts, the reserve and the state of the last request, with the time in which the
+            state is valid.
     """
 
     record: RouteRecord
@@ -45,7 +45,7 @@ class _Known:
     last: tuple[Amounts, float, float, float, RouteState] | None = None
 
     def look(self, now: float) -> Outlook | None:
-        """Work out the outlook, and return it."""
+        """Compute the outlook, and return it."""
         self.outlook = found = opening.outlook(self.record, now)
         self.longest_prompt = -1.0
         if found and self.usual_output <= found.output_tokens:
@@ -60,7 +60,7 @@ class RouteRecords:
     """Reads and changes the records of routes.
 
     Args:
-        storage: where the documents live.
+        storage: where the documents are stored.
         configuration: keys, models and the limits to start from; its clock is used.
     """
 
@@ -72,9 +72,9 @@ class RouteRecords:
         self._known: dict[RouteId, _Known] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
-        """The record of a route, not to be changed.
+        """The record of a route. Callers must not change it.
 
-        Calls that never ended are charged first; in a copy, if the ledger is locked.
+        Calls that never ended are charged first, or only in a copy if the ledger is locked.
         """
         account, provider = self.accounts.read(route.key)
         return self._charged(account, provider, route, now)
@@ -86,7 +86,7 @@ class RouteRecords:
         """
         plain = ledger.plain_tokens(request)
         counts_once = request.counts_as == 1 and not request.reserve
-        # Its length is the model's usual one, which `longest_prompt` takes into account.
+        # The reply has the model's usual length, which `longest_prompt` takes into account.
         has_usual_reply = counts_once and not (
             request.inputs
             or request.expected_tokens
@@ -165,7 +165,7 @@ class RouteRecords:
             if at <= now < until:
                 return state
         state = opening.route_state(record, amounts, now, reserve)
-        # Without an outlook, the state depends on calls of others that try the route.
+        # Without an outlook, the state depends on other calls that try the route.
         until = now + opening.FRESH_SECONDS if known.outlook else now
         if state.opens_at > now:
             until = min(until, state.opens_at)
@@ -193,8 +193,8 @@ class RouteRecords:
             def charge(
                 account: AccountState, provider: ProviderState, _: States | None = None
             ) -> None:
-                # Read the clock now: by a reading from before the machine slept, or before others
-                # had their turn, calls that began since would seem to come from a wrong clock.
+                # Read the clock now. With a reading from before the machine slept, or before other
+                # threads ran, calls that began since then would seem to come from a wrong clock.
                 self.charge_lost(account, provider, route, self.clock.time())
 
             try:
@@ -209,7 +209,7 @@ class RouteRecords:
     def record(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> RouteRecord:
-        """The record of a route in these states, not to be changed."""
+        """The record of a route in these states. Callers must not change it."""
         model = account.models.get(route.model) or ModelState()
         defaults = self._default_limits(provider, route)
         limits = ledger.limits_of(model, defaults)

@@ -22,17 +22,17 @@ from .state import Amounts
 _GIVING_BACK_SECONDS = 0.1
 
 Shares = tuple[tuple[SpendingBounds, str], ...]
-"""What one call holds of spending bounds: the bounds, and the name of the hold in them."""
+"""The holds of one call in spending bounds: the bounds, and the name of the hold in each."""
 
 BoundOf = Callable[[Route, Amounts], "RouteState | None"]
-"""From a route and the units of a request to what keeps it from being sent there, if anything."""
+"""Returns what prevents a request with these units from being sent to the route, or None."""
 
 
 class Spending:
-    """The budget of paid routes, and the bounds of the job of these calls.
+    """The budget of paid routes, and the bounds of the job that these calls belong to.
 
     Args:
-        storage: where the documents live.
+        storage: where the documents are stored.
         configuration: the budget, prices and context windows.
 
     Attributes:
@@ -50,7 +50,7 @@ class Spending:
         return bool(self._applicable(route))
 
     def bound_of(self, request: Request, now: float) -> BoundOf | None:
-        """What the bounds say to a request at that moment, per route; None if there are none.
+        """A function from a route to the bounds' state for a request; None if there are no bounds.
 
         Each document is read once, when it is first needed.
         """
@@ -78,7 +78,7 @@ class Spending:
     def hold(
         self, route: Route, request: Request, amounts: Amounts, now: float, expires: float
     ) -> Shares | RouteState:
-        """Hold the request's share of every bound, or of none; then why it cannot be sent."""
+        """Hold the request's share of every bound, or return why it cannot be sent."""
         expected = self._expected(route, request, amounts)
         shares: list[tuple[SpendingBounds, str]] = []
         closed: RouteState | None = None

@@ -1,4 +1,4 @@
-"""What the ledger displays: each limit of each route, sums of them, and what is closed."""
+"""The figures of the ledger for display: each limit of each route, sums, and what is closed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .route_records import RouteRecords
 from .spending import Spending
 from .state import Amounts, Closure, LimitState, RouteRecord
 
-# The request that standings are about: a route that is shown as open takes at least this.
+# Standings show the state for this request: a route that is shown as open accepts at least this.
 _SHORT_PROMPT = Request((Message("user", "Hello"),))
 
 
 def standings(
     records: RouteRecords, spending: Spending, provider: str | None, now: float
 ) -> list[Standing]:
-    """Every limit of every route; with `provider`, of that provider's routes."""
+    """Every limit of every route, or of the routes of `provider`."""
     rows = []
     record_of = records.reading(now)
     bound_of = spending.bound_of(_SHORT_PROMPT, now)
@@ -51,7 +51,7 @@ def _all_routes(records: RouteRecords, provider: str | None) -> list[Route]:
 
 
 def missing_models(records: RouteRecords, now: float) -> dict[str, list[str]]:
-    """By provider, the models that were missing when they were last asked for."""
+    """By provider, the models that were missing when they were last tried."""
     missing: dict[str, list[str]] = {}
     for key in records.configuration.keys:
         _, provider = records.accounts.read(key)
@@ -80,7 +80,7 @@ def _address(records: RouteRecords, key: Key) -> str:
 def _standings_of(
     record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
 ) -> list[Standing]:
-    """List every limit of a route, as routing sees it for a request of these amounts.
+    """List every limit of a route, with the state that routing uses for these amounts.
 
     `account` is the account's name, and `bound` is the route's state by a budget.
     """

@@ -1,8 +1,8 @@
 """The ledger's state of accounts and providers, as types.
 
 The rules (`windows`, `ledger`, `opening`, `closures`, `merging`) are functions on these types;
-`codec` is the only module that knows how they are written. Times are epoch seconds, units are
-requests or tokens. The annotations state which values `codec` accepts from a file.
+`codec` is the only module that knows their file format. Times are epoch seconds, units are requests
+or tokens. The annotations state which values `codec` accepts from a file.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ else:
 
 
 def _rounded_up(units: float) -> float:
-    # What was rounded before stays as it is.
+    # Values that were rounded before do not change.
     return units if round(units, 6) == units else math.ceil(units * 1e6) / 1e6
 
 
@@ -224,8 +224,8 @@ class ModelState:
     """One model of an account.
 
     Attributes:
-        holds: calls under way, by the hold's id.
-        charged: all that was ever charged; it never falls.
+        holds: calls in progress, by the hold's id.
+        charged: everything that was ever charged; it never decreases.
         last_charged: None if nothing was.
         answered: whether any call was answered.
     """
@@ -241,7 +241,7 @@ class ModelState:
 
 @dataclass
 class Moved:
-    """Where the counts of a key went when its account became known, and what they were then."""
+    """The document to which a key's counts were moved, and the counts at that time."""
 
     to: Annotated[str, Predicate(lambda name: ":" in name)]
     content: dict[str, Any]
@@ -254,8 +254,8 @@ class AccountState:
     Attributes:
         keys: by fingerprint.
         closed: set if the whole account is closed.
-        moved: set if the account is counted in another document by now.
-        absorbed: names of the documents that went into this one, with the digest of each.
+        moved: set if the account is now counted in another document.
+        absorbed: names of the documents that were added to this one, with the digest of each.
     """
 
     provider: Text = ""
@@ -266,11 +266,11 @@ class AccountState:
     absorbed: dict[Text, Text] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelState:
-        """The model's state, to be changed."""
+        """The model's state, which callers may change."""
         return self.models.setdefault(name, ModelState())
 
     def key(self, fingerprint: str, label: str = "") -> KeyState:
-        """The key's state, to be changed."""
+        """The key's state, which callers may change."""
         return self.keys.setdefault(fingerprint, KeyState(label))
 
 
@@ -305,7 +305,7 @@ class ProviderState:
     )
 
     def model(self, name: str) -> ModelAtProvider:
-        """The model's state, to be changed."""
+        """The model's state, which callers may change."""
         return self.models.setdefault(name, ModelAtProvider())
 
 
@@ -347,7 +347,7 @@ _NEW_KEY, _NEW_MODEL_AT_PROVIDER = KeyState(), ModelAtProvider()
 
 @dataclass(frozen=True)
 class RouteRecord:
-    """All that the ledger knows of a route; what is missing is as for a new one.
+    """Everything that the ledger knows about a route; missing parts are like those of a new one.
 
     Attributes:
         model: the route's model in its account.
@@ -366,10 +366,10 @@ class RouteRecord:
 
     @property
     def key(self) -> KeyState:
-        """The state of the route's key, not to be changed."""
+        """The state of the route's key. Callers must not change it."""
         return self.account.keys.get(self.route.key.fingerprint, _NEW_KEY)
 
     @property
     def model_at_provider(self) -> ModelAtProvider:
-        """What holds for the route's model in all accounts, not to be changed."""
+        """The state of the route's model for all accounts. Callers must not change it."""
         return self.provider.models.get(self.route.model, _NEW_MODEL_AT_PROVIDER)

@@ -1,10 +1,11 @@
 """Window arithmetic: what a limit has used now, when it has room, when it is full again.
 
-Functions on a `Counter`: the level at one moment for `bucket` and `calendar` windows; for `rolling`
-ones the amounts per sixtieth of the period, so that it stays small however many calls there were.
+These are functions on a `Counter`. It has the level at one moment for `bucket` and `calendar`
+windows. For `rolling` windows it has the amounts per sixtieth of the period, so that it stays small
+however many calls there are.
 
-Times are epoch seconds. Where clocks or rounding leave a choice, the later moment is used: a call
-that is a moment too late costs nothing, and one that is too early is refused.
+Times are epoch seconds. If clocks or rounding leave a choice, the later time is used: a call that
+is slightly late costs nothing, but one that is too early is refused.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
 # `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
 _SLOTS_ROUNDING = 1e-3
-# Calls under way can fill a bucket beyond its amount, but not a thousand times. Such a level comes
-# from an absurd count, and must not keep a route closed for years: the bucket counts as full.
+# Calls in progress can fill a bucket beyond its amount, but not to a thousand times. Such a level
+# comes from an absurd count, and must not close a route for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
 # Epoch seconds as a float are exact to 0.24 µs only, so a computed moment is moved this much later.
 _ROUNDING_SECONDS = 1e-6
@@ -41,7 +42,7 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
     if limit.window == "rolling":
         return float(sum(amount for _, amount in _live_slots(limit, counter, now)))
     at = counter.at
-    # As in `_anchor`, without a call.
+    # As in `_anchor`, without a function call.
     if at is None or at > now + PERIOD_SECONDS[limit.period]:
         return 0.0
     level = counter.used
@@ -81,7 +82,7 @@ def set_used(
     if excess < 0:
         first = now if since is None else max(since, now - PERIOD_SECONDS[limit.period])
         steps = 1 if first >= now else math.ceil((now - first) / _slot_seconds(limit))
-        # From the first on, so that the counter's clock never runs backwards.
+        # The time of the first charge, so that the counter's clock never runs backwards.
         _add_to_slots(limit, counter, -excess / steps, steps, first, now)
         return
     slots = dict(_live_slots(limit, counter, now))
@@ -106,7 +107,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
         room = max(0.0, room - _SLOTS_ROUNDING)
         slots = dict(_live_slots(limit, counter, now))
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
-        # The last slot that is gone at that moment.
+        # The last slot that no longer counts at that time.
         gone = math.floor((moment - PERIOD_SECONDS[limit.period]) / _slot_seconds(limit)) - 1
         for index in sorted(slots):
             if left <= room:
@@ -124,7 +125,7 @@ def converted(before: Limit, limit: Limit, state: LimitState, now: float) -> Cou
     level = used(before, state.counter, now)
     new = Counter()
     if limit.window == "rolling" and before.window == "bucket":
-        # What flowed back into a bucket still counts in a rolling window.
+        # Amounts that a bucket has refilled still count in a rolling window.
         for index, units in sorted(still_recent(before, state.recent, now).items()):
             moment = min((index + 1) * _recent_slot_seconds(before), now)
             if moment > now - PERIOD_SECONDS[limit.period]:
@@ -194,7 +195,7 @@ def recent_slot(limit: Limit, at: float) -> int:
 
 
 def still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
-    """What was noted in the last two periods."""
+    """The charges that were noted in the last two periods."""
     oldest = int(now // _recent_slot_seconds(limit)) - _RECENT_SLOTS
     return {slot: units for slot, units in recent.items() if slot > oldest}
 
@@ -202,7 +203,7 @@ def still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int
 def most_used(limit: Limit, recent: dict[int, float], now: float) -> float:
     """The highest level a bucket can have after these charges, each at the end of its slot.
 
-    Two periods ago it was full at most, since the provider refuses more.
+    Two periods ago it was at most full, because the provider refuses more.
     """
     if limit.amount <= 0 or not recent:
         return 0.0
@@ -223,14 +224,14 @@ def rule_by_reset(
 
     A bucket is full again after used / amount x period, and a calendar day at its end. Any other
     time means a rolling window, or one that begins with its first request. For both, a rolling
-    window is never too generous, and not slower in the long run. Figures are rounded to whole units
-    and seconds. A reply that shows nothing leaves the rule as it was.
+    window never allows too much, and is not slower in the long run. Figures are rounded to whole
+    units and seconds. A reply that does not reveal the window leaves the rule unchanged.
 
     Args:
-        limit: the limit as it was taken to be.
+        limit: the limit with its current rule.
         usual: the provider's usual window for such a limit.
         amount: the limit's size, as the reply states it.
-        seen: what the reply says of it.
+        seen: what the reply states about it.
         now: epoch seconds.
     """
     if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
@@ -238,12 +239,12 @@ def rule_by_reset(
     seconds = PERIOD_SECONDS[limit.period]
     refill = (amount - seen.remaining) / amount * seconds
     if abs(seen.resets_in - refill) <= seconds / amount + 1:
-        # If buckets are usual but this limit is not one, a fixed window was seen before. It looks
-        # like a bucket for a moment in each period.
+        # If buckets are usual but this limit is not one, its window is fixed, as an earlier reply
+        # showed. Such a window looks like a bucket for a moment in each period.
         refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
         is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
         return _as_bucket(limit) if is_telling else limit
-    # In a minute, a match by chance would be too likely.
+    # For a limit per minute, a match by chance would be too likely.
     if limit.period not in _SHORT_PERIODS and (
         turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
     ):
@@ -263,7 +264,7 @@ def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, n
         return limit
     seconds, short = PERIOD_SECONDS[limit.period], limit.period in _SHORT_PERIODS
     refill = math.inf if seen.excess is None else max(0.0, seen.excess) / amount * seconds
-    # What is used is rounded up to whole units, so the wait may be shorter by one unit.
+    # The used amount is rounded up to whole units, so the wait may be shorter by one unit.
     fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
     if fits_bucket and (limit.window == "bucket" or not short):
         return _as_bucket(limit)
@@ -358,7 +359,7 @@ def _slot_expiry(limit: Limit, index: int) -> float:
 
 
 def _live_slots(limit: Limit, counter: Counter, now: float) -> list[tuple[int, float]]:
-    # As in `_anchor`: further ahead than a period, a clock was wrong.
+    # As in `_anchor`, a time more than a period ahead comes from a wrong clock.
     latest = (now + PERIOD_SECONDS[limit.period]) // _slot_seconds(limit)
     return [
         (index, units)

@@ -1,4 +1,4 @@
-"""Finding and keeping the reply to a request, by the address of everything that was asked."""
+"""Finds and stores the reply to a request, under a hash of everything that was asked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..text.wording import shortened
 if TYPE_CHECKING:
     from .store import ReplyStore
 
-# Fields that say how a request is made, not what it asks. All other fields count, even new ones:
-# a question may then be asked twice, but never gets the reply to another question.
+# Fields that say how a request is made, not what it asks. All other fields are part of the address,
+# even new ones: a question may then be asked twice, but never gets the reply to another question.
 _HOW = {
     "patience", "timeout", "fallback_on_filter", "replay", "fresh", "provider", "reserve",
     "private", "expected_tokens", "tag", "counts_as",
@@ -74,7 +74,7 @@ def vector_addresses(provider: str, model: str, dimensions: int | None) -> Calla
     return address
 
 
-def kept(request: Request, address: str, store: ReplyStore) -> Reply | None:
+def kept_reply(request: Request, address: str, store: ReplyStore) -> Reply | None:
     """Return the reply kept at this address, with its parsed value.
 
     None if no kept reply can answer the request.
@@ -97,7 +97,7 @@ def kept(request: Request, address: str, store: ReplyStore) -> Reply | None:
 
 
 def keep(reply: Reply, address: str, store: ReplyStore, now: float) -> None:
-    """Keep a new reply at this address; a disk that hangs delays the request only a while."""
+    """Keep a new reply at this address; a disk that hangs delays the request for 5 s at most."""
     try:
         within(_LONGEST_SECONDS, lambda: store.finish({address: reply}, now))
     except TookTooLong:

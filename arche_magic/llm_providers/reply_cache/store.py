@@ -59,7 +59,7 @@ _KEEP = "INSERT OR REPLACE INTO replies ({columns}) VALUES ({values})"
 
 
 @dataclass(frozen=True)
-class Failure:
+class KeptFailure:
     """Why a request would fail again; `raw` is the text of a reply that does not fit its schema."""
 
     error: str
@@ -101,13 +101,13 @@ class ReplyStore:
                 return _replies(addresses, connection)
         return {}
 
-    def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
+    def failures(self, addresses: Iterable[str]) -> dict[str, KeptFailure]:
         """Return the failures recorded at these addresses."""
         with self._complaining(), self._reading() as connection:
             if connection is not None:
                 errors = dict(_rows(addresses, "failures", "address, error", connection))
                 texts = dict(_rows(errors, "misfits", "address, text", connection))
-                return {at: Failure(error, texts.get(at)) for at, error in errors.items()}
+                return {at: KeptFailure(error, texts.get(at)) for at, error in errors.items()}
         return {}
 
     def vectors(self, addresses: Iterable[bytes]) -> dict[bytes, array[float]]:
@@ -168,7 +168,7 @@ class ReplyStore:
                 [(at, little_endian(vector).tobytes(), now) for at, vector in vectors.items()],
             )
 
-    def fail(self, failures: Mapping[str, Failure], now: float) -> None:
+    def fail(self, failures: Mapping[str, KeptFailure], now: float) -> None:
         """Record failures that would happen again, and end the claims on them."""
         with self._complaining(), self._change() as connection:
             connection.executemany(

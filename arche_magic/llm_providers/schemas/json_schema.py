@@ -19,7 +19,8 @@ _SIMPLE: dict[str, Kind] = {
     "string": "text", "integer": "integer", "number": "number", "boolean": "boolean",
 }  # fmt: skip
 _NULL = {"type": "null"}
-# Providers enforce some of these and refuse others, so they are put into words for the model.
+# Providers enforce some of these keywords and refuse others, so they are described to the model in
+# words.
 _IN_WORDS = (
     "format", "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",

@@ -48,7 +48,7 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 _opened: dict[str, Storage] = {}
 _opening = new_lock()
-# Each storage keeps its file open. One that is dropped here stays usable where it is in use.
+# Each storage keeps its file open. A storage that is dropped here can still be used by its owners.
 _MOST_FILES = 32
 
 
@@ -91,7 +91,7 @@ def open_storage(
             if scheme == "memory":
                 _opened[name] = MemoryStorage()
             elif scheme:
-                # Imported when needed, since few users have a ledger in Redis.
+                # Imported when needed, because few users have a ledger in Redis.
                 redis_storage = import_module(".redis", __package__)
                 _opened[name] = redis_storage.RedisStorage(location, merge or _drop, mend)
             else:

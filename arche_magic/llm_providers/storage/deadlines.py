@@ -20,7 +20,7 @@ class lock_deadline:  # noqa: N801  # used like a function, as `contextlib.suppr
     deadline, a change waits until it has the lock. Of nested deadlines, the earliest counts.
     """
 
-    # Not a generator, which takes three times as long, four times a request.
+    # This is not a generator, which would take three times as long, four times per request.
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 

@@ -1,6 +1,6 @@
-"""What a storage does: it reads named JSON documents, and changes one or several atomically.
+"""The interface of storages: reads named JSON documents, and changes them atomically.
 
-It does not know what they mean; the ledger does.
+Only the ledger knows what the documents mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Storage(Protocol):
 
     @property
     def may_hang(self) -> bool:
-        """Whether a call can take minutes although no lock is in its way, as in a network."""
+        """Whether a call can take minutes without waiting for a lock, as on a network drive."""
         ...
 
     @property
@@ -61,15 +61,15 @@ class Storage(Protocol):
         ...
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents, all as they were at one moment."""
+        """Several documents, in their states at the same time."""
         ...
 
     def update(self, name: str, change: Change[T], *others: str) -> T:
         """Run `change` on the document and the others, atomically; return its result.
 
-        `change` gets one document per name, and what it puts into them is written. It may replace
-        their values, but not change these in place: only the documents themselves are copies. If
-        it raises, nothing is written. It may run more than once, and may be interrupted.
+        `change` gets one document per name, and its changes to them are written. It may replace
+        their values, but must not change values in place: only the documents are copied. If it
+        raises, nothing is written. It may run more than once, and may be interrupted.
 
         Raises:
             StorageTimeout: the `lock_deadline` of this thread passed while it waited for the lock.

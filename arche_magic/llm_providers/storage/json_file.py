@@ -29,7 +29,7 @@ from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
-# A reader waits this long for a disk that hangs; then it uses the last contents.
+# A reader waits this long for a disk that hangs; then it uses the contents that it read last.
 _LONGEST_LOOK_SECONDS = 1.0
 
 
@@ -44,9 +44,9 @@ class JsonFileStorage:
     itself. Both begin and end with their revision, so a process that finds the file half written,
     because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
     ten times the cost, and fails on Windows while another process reads.) A power failure can tear
-    both, so once a minute a backup is written that it cannot tear. A file that cannot be read as
-    ours is kept aside under another name. If the disk refuses (read-only, full, a share without
-    locks), this process continues in memory and says so once.
+    both, so once a minute a backup is written that it cannot tear. A file that is not a ledger is
+    renamed and kept. If the disk refuses (read-only, full, a share without locks), this process
+    continues in memory and says so once.
 
     Reading waits for no lock: while this process changes the file, readers get the documents as
     they were before, and a file that another kernel has half written is read from its copy.
@@ -62,9 +62,9 @@ class JsonFileStorage:
     ) -> None:
         self.path = path
         self._upgrade = upgrade
-        # Held while a thread changes the file.
+        # A thread holds this lock while it changes the file.
         self._change_lock = new_rlock()
-        # Held while the file is read, by readers and by changes.
+        # Readers and changes hold this lock while they read the file.
         self._look_lock = new_lock()
         self._file_lock: Any = KernelLock(f"{path}.lock")
         self._rescue = Rescue(path, mend, upgrade)
@@ -82,7 +82,7 @@ class JsonFileStorage:
     def _know_nothing(self) -> None:
         self._file = LedgerFile(self.path, self._copy)
         self._changing = self._rescuing = self._hangs = False
-        # Replaced and never changed, since readers take no lock.
+        # This is replaced and never changed, because readers take no lock.
         self._documents: dict[str, Document] = {}
         self._entries: dict[str, bytes] = {}
         # The documents that changed since the file was read or written.
@@ -112,12 +112,12 @@ class JsonFileStorage:
         return self.read_all(name)[0]
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents, all as they were at one moment. Callers must not change them."""
+        """Several documents, in their states at the same time. Callers must not change them."""
         documents, none = self._seen(), Document()
         return [documents.get(name, none) for name in names]
 
     def _seen(self) -> dict[str, Document]:
-        """All documents as they are now, or as they were read last if the disk hangs."""
+        """The current documents, or those that were read last if the disk hangs."""
         # While this process makes a change, no other process can change the file.
         if self._on_disk and not self._changing and not self._hangs:
             try:
@@ -202,7 +202,7 @@ class JsonFileStorage:
         )
 
     def _check_owner(self) -> None:
-        """Check, before anything is written, that the ledger's path is free or has a ledger.
+        """Before anything is written, check that the ledger's path is free or has a ledger.
 
         Raises:
             NotOurs: another file has that path, or the path of the copy or the backup.
@@ -274,7 +274,7 @@ class JsonFileStorage:
     def _refreshed(
         self, content: bytes
     ) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
-        """What is in a file that another kernel of ours wrote; None if it is another file."""
+        """The contents of a file that another kernel wrote; None for a file in another layout."""
         try:
             found = split(content)
             if found is None:
@@ -294,7 +294,7 @@ class JsonFileStorage:
         return documents, entries, revision
 
     def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
-        """What is in a file in any readable form; None if it cannot be read."""
+        """The contents of a file in any layout that we can read; None if it cannot be read."""
         if not content.strip(BLANK):
             return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
         found = parse(content)
@@ -325,7 +325,7 @@ class JsonFileStorage:
             return
         self._unsaved.clear()
         self._rescuing, self._was_there = False, True
-        # The ledger is written, whether or not its backup can be.
+        # The ledger is written even if the backup cannot be.
         with contextlib.suppress(OSError):
             self._rescue.back_up(self._file.content)
 

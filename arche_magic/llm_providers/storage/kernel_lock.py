@@ -68,10 +68,11 @@ else:
 
         def release(self) -> None:
             """Release the lock."""
-            # If the network share is gone, so is the lock.
+            # If the network share has disappeared, so has the lock.
             with suppress(OSError):
                 try:
-                    # Closing is not enough: a child forked meanwhile also has the file open.
+                    # Closing is not enough, because a child process that was forked meanwhile also
+                    # has the file open.
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
                 finally:
                     os.close(self._descriptor)

@@ -19,14 +19,14 @@ from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_uncha
 from .documents import Document, Upgrade
 
 FILE_VERSION = 3
-# Documents of older versions are read as they are; see `quota.older_versions`.
+# Documents of older versions are read unchanged; `quota.older_versions` converts them.
 _READABLE = (1, 2, FILE_VERSION)
 _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
 _TAIL_BYTES, _LONGEST_NUMBER = 64, 400
 # Room in an entry, in bytes.
 _SPARE_SPACES, _MOST_SPACES = 512, 4096
-# This is only between two documents: lines inside a document begin with three spaces or more.
+# This occurs only between two documents: lines inside a document begin with three or more spaces.
 _SEPARATOR, _BETWEEN = b",\n", b',\n  "'
 # The end of a mapping, and the quote before the next key. If the quote ends a text instead, one of
 # these characters follows.
@@ -44,10 +44,10 @@ class BeingWritten(Exception):
 class LedgerFile:
     """The file of a ledger and its copy, as this process read or wrote them last.
 
-    Each change is written to the copy first, so one of the two is always whole. Of a large file
-    only the beginning, the documents that changed, and the end are written. This needs a copy that
-    is equal to the file: its ends show that, and this process writes both as a whole once, in case
-    a power failure tore the copy.
+    Each change is written to the copy first, so one of the two is always whole. In a large file,
+    only the beginning, the documents that changed, and the end are written. This requires a copy
+    that is equal to the file. The beginning and the end of the copy show that, and this process
+    first writes both files as a whole, in case a power failure damaged the copy.
 
     Args:
         path: the file.
@@ -68,12 +68,14 @@ class LedgerFile:
         self._descriptor = -1
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # At the end of a process, the names of this module and of `os` may be gone.
+        # At the end of a process, Python may have deleted the names of this module and of `os`.
         if self._stamp is not None:
             close(self._descriptor)
 
     def is_unchanged(self) -> bool:
-        """Whether the file is as it was last read or written; each change raises its revision."""
+        """Whether the file has not changed since it was read or written; changes raise its
+        revision.
+        """
         status = self._status()
         if status is None or self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
             return False
@@ -128,7 +130,7 @@ class LedgerFile:
     def _parts(
         self, entries: Mapping[str, bytes], changed: Iterable[str], revision: int
     ) -> list[tuple[int, bytes]]:
-        """What to write, and where; [] if the file must be written as a whole.
+        """The parts to write and their positions; [] if the file must be written as a whole.
 
         The revision at the beginning comes first and that at the end last, so that a file shows
         whether all parts were written.
@@ -192,7 +194,7 @@ def tail_of(revision: int) -> bytes:
 
 
 def places_of(entries: Mapping[str, bytes], revision: int) -> dict[str, tuple[int, int]]:
-    """Where each document begins in the file that `whole_file` writes, and its length, in bytes."""
+    """The position and the length of each document in the file of `whole_file`, in bytes."""
     places, place = {}, len(head_of(revision))
     for name, entry in entries.items():
         places[name] = place, len(entry)
@@ -312,5 +314,5 @@ def _fast_json() -> Any:
 
 @lru_cache(maxsize=1024)
 def _before(name: str) -> bytes:
-    """What comes before the JSON of a document."""
+    """The bytes before the JSON of a document."""
     return f"  {json.dumps(name)}: ".encode()

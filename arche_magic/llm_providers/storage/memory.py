@@ -1,4 +1,4 @@
-"""Documents in memory: for `memory://`, for tests, and while Redis does not answer."""
+"""Documents in memory, for `memory://`, for tests, and while Redis does not answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.findings: list[str] = []
-        # Each document is replaced and never changed, since readers keep what they got.
+        # Each document is replaced and never changed, because readers keep the object that they
+        # got.
         self._documents: dict[str, Document] = {}
         self._lock = new_rlock()
 
@@ -25,7 +26,7 @@ class MemoryStorage:
         return self._documents.get(name, {})
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents, all as they were at one moment."""
+        """Several documents, in their states at the same time."""
         with self._lock:
             return [self.read(name) for name in names]
 

@@ -38,9 +38,10 @@ _PREFIX = "arche_magic:"
 _NO_ENTRY = "it does not accept the user name or the password"
 _TIMEOUT_SECONDS = 2.0
 _ASKED_AGAIN_SECONDS = 1.0
-# The end of a process waits this long for a Redis that does not have all counts yet.
+# At its end, a process waits this long for a Redis that does not have all counts yet.
 _FAREWELL_SECONDS, _FAREWELL_NAP_SECONDS = 2.0, 0.1
-# Writes values if every key still begins as it was read last, else returns what the keys hold now.
+# Writes the values if the beginning of each key has not changed since it was read; otherwise
+# returns the current contents.
 _WRITE_IF_UNCHANGED = """
 local now = {}
 local same = true
@@ -97,7 +98,8 @@ class RedisStorage:
                 Location(url).url(),
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
-                # One retry at once, for a connection that a restart has cut; none after a timeout.
+                # One immediate retry, for a connection that a restart has dropped; none after a
+                # timeout.
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
                 decode_responses=True,
                 # Bytes that are not text are read, compared and replaced like other wrong values.
@@ -149,7 +151,7 @@ class RedisStorage:
         return self.read_all(name)[0]
 
     def read_all(self, *names: str) -> list[Document]:
-        """Several documents, all as they were at one moment. Callers must not change them.
+        """Several documents, in their states at the same time. Callers must not change them.
 
         If another thread waits for a Redis that hangs, they are as they were read last.
         """
@@ -217,7 +219,7 @@ class RedisStorage:
                 after.append(stored)
             stamps = [base.stamp for base in bases]
             found = _interruptible(partial(self._write, keys=keys, args=[*stamps, *writes]))
-            # If Redis has our texts, they were written, and a cut connection lost the answer.
+            # If Redis has our texts, they were written, but a lost connection dropped the answer.
             if found == 1 or [text or "" for text in found] == [s.text for s in after]:
                 break
             # Others have changed the documents.
@@ -227,7 +229,7 @@ class RedisStorage:
         return result
 
     def _base(self, name: str, text: str | None) -> Base:
-        """The base of a change: the state in Redis, with lost amounts added again."""
+        """The state from which a change starts: that in Redis, with lost amounts added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
         stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not has_lost(stored, seen)):
@@ -246,7 +248,7 @@ class RedisStorage:
         return Base(restored, stamp, lost=True)
 
     def _read(self, name: str, text: str | None) -> Stored | None:
-        """What a key holds; warns once if part of it is wrong."""
+        """The contents of a key; warns once if part of them is wrong."""
         seen = self._seen.get(name)
         if seen and text == seen.text:
             return seen
@@ -321,7 +323,7 @@ class RedisStorage:
         return True
 
     def part(self, until: float) -> None:
-        """Try to come back until that time (by `time.monotonic`), if anything was counted."""
+        """Until that time (`time.monotonic`), try to write to Redis what was counted in memory."""
         while self._changed_away and not self.come_back():
             if time.monotonic() + _FAREWELL_NAP_SECONDS > until:
                 return
@@ -358,7 +360,7 @@ class _Credentials:
 
 
 def _interruptible(call: Callable[[], T]) -> T:
-    """Make the call; an interrupt is raised without redis-py's frames, which hold passwords."""
+    """Make the call; an interrupt is raised without redis-py's frames, which contain passwords."""
     try:
         return call()
     except KeyboardInterrupt:
@@ -367,7 +369,7 @@ def _interruptible(call: Callable[[], T]) -> T:
 
 
 def _refusal(error: Exception) -> str:
-    """Why Redis refuses, in our words and not the server's; "" for an outage, which passes."""
+    """Why Redis refuses, without the server's own words; "" for an outage, which is temporary."""
     from redis import exceptions
 
     for kind, words in (

@@ -1,4 +1,6 @@
-"""One document as a Redis key holds it, with what shows that others changed or lost it."""
+"""The contents of a Redis key: a document, and the data that shows whether others changed or lost
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ class Stored:
     Attributes:
         document: the document itself.
         revision: the number of its changes.
-        lineage: changes when Redis lost the document and it began again; "" before the first.
+        lineage: an id that changes when Redis has lost the document and it is created again; ""
+            before the first.
         basis, basis_revision: the document and revision with which this lineage began.
         text: the text in Redis; "" before it is written.
         mended: something in the text is wrong, and was removed from `document` and `basis`.
@@ -33,7 +36,7 @@ class Stored:
 
     @classmethod
     def of(cls, text: str | None, name: str, mend: Mend) -> tuple[Stored | None, list[str]]:
-        """What a key holds, without its wrong values, and the paths of those.
+        """The contents of a key without wrong values, and the paths of these.
 
         None if the key is empty or holds something else.
         """
@@ -55,8 +58,8 @@ class Stored:
     @property
     def stamp(self) -> str:
         """The beginning of the text, which differs after each change."""
-        # With the comma, because revision 5 begins like revision 50. Where it is not near the
-        # beginning, as after a change by hand, the whole text.
+        # The stamp ends with the comma, because revision 5 begins like revision 50. If the comma is
+        # not near the beginning, as after a change by hand, the stamp is the whole text.
         end = self.text.find(",", self.text.find('"revision"')) + 1
         return self.text[:end] if end else self.text
 
@@ -75,10 +78,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Base:
-    """What a change starts from, and what shows that nobody changed it meanwhile.
+    """The state from which a change starts, and a stamp that shows whether others changed it.
 
     Attributes:
-        stored: what this process remembers of a key, or what the key holds now.
+        stored: the state of a key as this process remembers it, or its current state.
         stamp: the beginning of the text in Redis; "" if there is none.
         lost: Redis does not have all of `stored`, so it must be written.
     """

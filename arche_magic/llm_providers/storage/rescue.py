@@ -1,8 +1,8 @@
-"""Recovering the documents of a ledger's file that is torn, damaged, or in another layout.
+"""Recovers the documents of a ledger's file that is incomplete, damaged, or in another layout.
 
-The holder of the lock uses the copy, which is written before the file; else what is right in the
-file; else the backup. Nothing is thrown away: the file is kept aside under another name, unless it
-was only half written.
+The holder of the lock uses the copy, which is written before the file. If that is unusable, it uses
+the valid parts of the file, and otherwise the backup. Nothing is deleted: the file is kept under
+another name, unless it was only half written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Rescue:
     def back_up(self, content: bytes | bytearray) -> None:
         """Write the backup, once a minute and by one of the kernels.
 
-        It is on the disk before it gets its name, so that a power failure cannot tear it.
+        It is on the disk before it gets its name, so that a power failure cannot damage it.
 
         Raises:
             OSError: it cannot be written.
@@ -100,7 +100,7 @@ class Rescue:
         return self._take_over(content)
 
     def _sound(self, path: Path) -> tuple[dict[str, Document], int] | None:
-        """Documents and revision of a copy; None unless all of it is right."""
+        """Documents and revision of a copy; None unless all of it is valid."""
         try:
             found = parse(read_ours(path))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Making text safe to show and to write: no lone surrogates, no controls, nothing hidden."""
+"""Makes text safe to show and to write: no lone surrogates, control characters or hidden text."""
 
 from __future__ import annotations
 

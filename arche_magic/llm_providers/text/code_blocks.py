@@ -24,7 +24,7 @@ class CodeBlock:
 
     def __init__(self, prefix: str, fence: str, info: str) -> None:
         self.prefix = prefix
-        # Later lines of a list item have spaces where the first has its marker.
+        # Later lines of a list item have spaces in place of the marker.
         self.margin = re.sub(r"[^>\s]", " ", prefix)
         self.fence = fence
         word = re.match(r"\s*([\w+#.-]*)(?=[\s{,:]|$)", info, re.ASCII)
@@ -105,7 +105,7 @@ def code_of(text: str) -> tuple[str, str]:
 
 
 _BACKSLASH = re.compile(r"(\\[\\'\"\r\n])|\\")
-# "Hello, world", "yes or no" and "Note: this" parse as Python too, but only have names.
+# "Hello, world", "yes or no" and "Note: this" also parse as Python, but contain only names.
 _PROGRAM = (
     ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
     ast.ClassDef, ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Assert, ast.Raise, ast.Delete,

@@ -18,7 +18,7 @@ _BEGINS_WITH_OBJECT = re.compile(r"\s*(?:```\w*\s*)?\{")
 _LABEL = re.compile(r"(?:```|~~~)[ \t]*json\w*\s*\Z", re.IGNORECASE)
 _LONGEST_LABEL = 30
 _SPACE = re.compile(r"\s*")
-# Each broken object costs time in proportion to its position in the text.
+# Each broken object takes time in proportion to its position in the text.
 _MOST_OBJECTS = 1000
 _SHOWN_PROBLEMS = 5
 _SHOWN_CHARACTERS = 60
@@ -66,7 +66,7 @@ def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
         try:
             return found_in(text)
         except RecursionError:
-            # Checking a value takes more levels of calls than parsing it.
+            # Checking a value needs more levels of calls than parsing it.
             raise Misfit([Problem((), "it is nested too deeply")]) from None
 
     def found_in(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Making a model's Markdown harmless: no HTML, no images, and only links to the web."""
+"""Makes a model's Markdown harmless: no HTML, no images, and only links to the web."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ACTING_COMMANDS = {
     "renewenvironment", "DeclareMathOperator", "DeclarePairedDelimiter",
     "DeclarePairedDelimiters", "newtagform", "renewtagform", "csname", "catcode",
 }  # fmt: skip
-# Frontends take quadratic time for these, per paragraph and per text, if no pair closes.
+# Frontends need quadratic time for these, per paragraph and per text, if they are not closed.
 _EMPHASIS = re.compile(r"\*+|_+|~+")
 _MOST_EMPHASIS, _MOST_ENVIRONMENTS = 500, 100
 _BLANK_LINE = re.compile(r"(\n[ \t>]*\n)")
@@ -231,7 +231,7 @@ def _in_dollars(match: re.Match[str]) -> str:
 
 
 def with_plain_dollars(text: str) -> str:
-    """Escape dollar signs that do not enclose a formula."""
+    """Escape the dollar signs that do not delimit a formula."""
     return _DOLLAR.sub(lambda match: _PLAIN_DOLLAR if match["dollar"] else match[0], text)
 
 

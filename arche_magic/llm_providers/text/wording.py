@@ -11,7 +11,7 @@ _MOST_NAMES = 30
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'groq'?` for a near miss, else nothing.
 
-    Case does not matter, and the dashes before an option do not make it like another one.
+    Case does not matter. The dashes before an option do not count as similarity.
     """
     import difflib
 

@@ -36,7 +36,7 @@ def llm_quota(session: Session, typed: Typed) -> Shown:
     if provider:
         get_configuration().provider(provider)
     require_keys()
-    view = quota.look(provider)
+    view = quota.current_quota(provider)
     log, outlook = attempt_log(view.configuration.store), quota.forecast_of(view)
     if view.on and typed.options.plot and can_draw():
         since = last_midnight(view.now)

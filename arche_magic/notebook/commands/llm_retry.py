@@ -52,7 +52,7 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
     if first_given(given.schema, given.format) is not None:
         options.schema = options.format = None
     for name, value in vars(given).items():
-        # Not `!=`: the value of --schema may be anything, such as an array.
+        # `!=` cannot be used, because the value of --schema may be anything, such as an array.
         if value is not llm_retry.parser.get_default(name):
             setattr(options, name, value)
     # With these options it is one reply.

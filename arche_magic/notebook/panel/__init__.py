@@ -1,8 +1,8 @@
 """`%llm_panel`: what every route has left, live; switches and order of the routes; a prompt box.
 
 The panel is only a view: it shows the ledger, changes the session's settings, and sends prompts
-like any cell. A thread redraws the open panels and the status bar while there are any. The engine
-is imported inside functions, because unloading the extension imports this module too.
+like any cell. While panels or the status bar are visible, a thread redraws them. The engine is
+imported inside functions, because unloading the extension imports this module too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 1.0
 
-# Held while something is drawn or a setting changes.
+# This lock is held while something is drawn or a setting changes.
 lock = threading.RLock()
 _shown: list[Panel | StatusBar] = []
 _changed = threading.Event()
@@ -32,7 +32,7 @@ def show(session: Session) -> None:
     from .. import quota
 
     if not hasattr(session.shell, "kernel"):
-        print(quota.view_bundle(quota.look())["text/plain"])
+        print(quota.view_bundle(quota.current_quota())["text/plain"])
         print("The panel itself shows in JupyterLab and Notebook 7.")
         return
     from .widgets import Panel
@@ -52,7 +52,7 @@ def open_panels() -> list[Panel | StatusBar]:
         return list(_shown)
 
 
-def opened(panel: Panel | StatusBar) -> None:
+def start_drawing(panel: Panel | StatusBar) -> None:
     """Redraw this panel from now on."""
     global _thread
     with lock:
@@ -63,7 +63,7 @@ def opened(panel: Panel | StatusBar) -> None:
             _thread.start()
 
 
-def closed(panel: Panel | StatusBar) -> None:
+def stop_drawing(panel: Panel | StatusBar) -> None:
     """Stop redrawing this panel; the thread ends with the last one."""
     with lock:
         if panel in _shown:
@@ -74,20 +74,21 @@ def closed(panel: Panel | StatusBar) -> None:
 def redraw() -> None:
     """Redraw all visible panels now.
 
-    Called by the thread, and after each change of a setting, so that all panels agree at once.
+    Called by the thread, and after each change of a setting, so that all panels always agree.
     """
     from arche_magic.llm_providers.errors import LLMProviderError
 
-    from ..quota import look
+    from ..quota import current_quota
 
     with lock:
         visible = [panel for panel in _shown if panel.visible]
         if not visible:
             return
         try:
-            view = look()
+            view = current_quota()
         except LLMProviderError:
-            # A settings file is half written or the store is away: the display stays as it is.
+            # The settings file is incomplete or the store is unavailable, so the display does not
+            # change.
             return
         for panel in visible:
             panel.draw(view)

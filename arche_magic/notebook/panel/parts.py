@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 else:
     widgets = library("ipywidgets")
 
-__all__ = ["Meters", "Parts", "widgets"]
+__all__ = ["Meters", "WidgetFactory", "widgets"]
 
 
-class Parts:
-    """Makes the widgets of one panel, and closes them.
+class WidgetFactory:
+    """Creates the widgets of one panel, and closes them.
 
-    They share layouts and styles, since each one costs a message.
+    They share layouts and styles, because each of these takes a message.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Parts:
         return self.make(widgets.HTML, layout, value=value)
 
     def column(self, children: Sequence[Any] = (), **layout: str) -> widgets.VBox:
-        """Widgets below one another."""
+        """A column of widgets."""
         return self.make(widgets.VBox, layout, children=children)
 
     def row(self, children: Sequence[Any], **layout: str) -> widgets.HBox:
-        """Widgets beside one another; on a narrow page they wrap."""
+        """A row of widgets, which wraps on a narrow page."""
         layout = {"flex_flow": "row wrap", "align_items": "center", **layout}
         return self.make(widgets.HBox, layout, children=children)
 
@@ -48,7 +48,7 @@ class Parts:
         """A widget of this class, with a shared layout and style."""
         style = kind.style.klass if hasattr(kind, "style") else None
         if style is not None:
-            # ipywidgets would cut long descriptions.
+            # Otherwise, ipywidgets would cut off long descriptions.
             fits = "description_width" in style.class_traits()
             traits["style"] = self._one(style, {"description_width": "initial"} if fits else {})
         self._made.append(kind(layout=self._one(widgets.Layout, layout), **traits))
@@ -75,7 +75,7 @@ class Parts:
 class Meters:
     """The meters of one panel; `box` is the widget that shows them."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: WidgetFactory) -> None:
         self._parts = parts
         self._whole, self._notes = parts.html(), parts.html()
         self._groups: dict[str, _Group] = {}
@@ -101,7 +101,7 @@ class Meters:
 class _Group:
     """The routes of one provider: a line that opens to a table."""
 
-    def __init__(self, parts: Parts, title: str, is_open: bool) -> None:
+    def __init__(self, parts: WidgetFactory, title: str, is_open: bool) -> None:
         self._open = parts.make(
             widgets.ToggleButton, {"width": "auto"}, value=is_open,
             description=title, tooltip=f"Show or hide the routes of {title}",

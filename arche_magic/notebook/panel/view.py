@@ -1,4 +1,4 @@
-"""What a panel and the status bar say about the next prompt and the last attempts: no widgets."""
+"""The text in a panel and the status bar about the next prompt and the last attempts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..cell import typed_or_default
 from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
-from ..quota_words import State, amounts_of, clock, in_words, state_at, state_of, tightest
+from ..quota_words import State, amounts_of, clock_time, in_words, state_at, state_of, tightest
 from ..styles import QUIET, escape, one_line
 from ..tables import Cell, html_table
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _REASONS = 2
 # Used as a short prompt while the prompt box is empty.
 _ANY_PROMPT = "Hello"
-# A route that opens sooner has a countdown; for the others the time of day is enough.
+# Routes that open sooner have a countdown; for the others, the time of day is enough.
 _COUNTDOWN_SECONDS = 100.0
 _LONGEST_REASON = 160
 _TOOLTIP_REASONS = 5
@@ -35,7 +35,7 @@ _CLICK = "Click to see all routes."
 
 
 def prompt_options(defaults: Defaults) -> dict[str, Any]:
-    """The options of a prompt that names none."""
+    """The options of a prompt without explicit options."""
     return typed_or_default(
         Namespace(), defaults, "provider", "model", "system", "temperature", "max_tokens",
         "patience", "keep", "private",
@@ -43,7 +43,7 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
 
 
 def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """What would happen to a prompt now; an empty one counts as a short prompt.
+    """The preview of a prompt; an empty prompt counts as a short one.
 
     Raises:
         LLMProviderError: no request can be made, for example because there is no key.
@@ -65,7 +65,7 @@ def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
     if ahead.route is None:
         return _status("No route would answer", "", why)
     if ahead.wait > 0:
-        opens = clock(view.now + ahead.wait, view.now)
+        opens = clock_time(view.now + ahead.wait, view.now)
         return _status("The next prompt waits for", str(ahead.route), f"it opens {opens}")
     why = why or "the first open route; among its keys, the one with the most quota left"
     return _status("The next prompt goes to", str(ahead.route), why)
@@ -89,7 +89,7 @@ def attempts_html(view: QuotaView) -> str:
     return f'<div style="line-height:1.35">{table}</div>'
 
 
-def describe(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
+def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     """The status at one moment.
 
     Returns `sign` (open, waiting or closed), `text`, `short` (the text for a narrow window),
@@ -126,7 +126,7 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
         return _item("closed", "every route is closed", details)
     route, opens_at, _ = first
     counts = opens_at - view.now < _COUNTDOWN_SECONDS
-    at = clock(opens_at, view.now)
+    at = clock_time(opens_at, view.now)
     when = "" if counts else f" {at}"
     short, text = f"waiting: {route.provider}{when}", f"waiting: {route.provider} opens{when}"
     details = [f"{route} opens first: {at}.", *details]
@@ -165,14 +165,15 @@ def _skipped(view: QuotaView, ahead: Preview) -> list[str]:
     skipped = []
     for route, opens_at, why in ahead.closed:
         state = state_at(opens_at, view.now)
-        # A time, not a countdown: screen readers announce this line whenever it changes.
-        when = f", opens {clock(opens_at, view.now)}" if state == "waiting" else ""
+        # This is a time instead of a countdown, because screen readers announce each change of this
+        # line.
+        when = f", opens {clock_time(opens_at, view.now)}" if state == "waiting" else ""
         skipped.append(f"{route} is {state} ({why}{when})")
     return skipped
 
 
 def _status(begin: str, route: str, why: str) -> str:
-    # A status, so that screen readers announce changes.
+    # The role is status, so that screen readers announce changes.
     named = f" <b>{escape(route)}</b>" if route else ""
     reason = f'<div style="{QUIET};line-height:1.35">{escape(why)}</div>' if why else ""
     return f'<div role="status">{begin}{named}{reason}</div>'

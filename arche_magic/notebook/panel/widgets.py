@@ -18,13 +18,13 @@ from arche_magic.prompts import fill
 
 from ..cell import first_given
 from ..display import for_frontends
-from ..quota import QuotaView, look, view_bundle
+from ..quota import QuotaView, current_quota, view_bundle
 from ..receipt import receipt_bundle
 from ..reply_formats import reply_bundle
 from ..styles import QUIET, escape
-from . import closed, lock, open_panels, opened, redraw
-from .asking import Asking
-from .parts import Meters, Parts, widgets
+from . import lock, open_panels, redraw, start_drawing, stop_drawing
+from .parts import Meters, WidgetFactory, widgets
+from .prompt_box import PanelPrompt
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # Seconds between updates of the static table, if there was an attempt or a change of settings.
 _RECORD_SECONDS = 30.0
-# How long after a click on an arrow it is given the focus back.
+# How long after a click on an arrow the focus is restored to it.
 _FOCUS_SECONDS = 3.0
 _NOBODY = "no provider"
 _HEADING = f'<div style="{QUIET};margin-top:6px">'
@@ -48,12 +48,12 @@ class Panel:
         self._session, self._defaults = session, session.defaults
         self._cell = _running_cell(session.shell)
         self._name = f"arche-panel-{os.urandom(4).hex()}"
-        self._view = look()
+        self._view = current_quota()
         self._groups: dict[str, tuple[list[str], list[str]]] = {}
         self._rows: dict[str, Any] = {}
         self._switches: dict[str, Any] = {}
-        self._parts = Parts()
-        self._asking: Asking | None = None
+        self._parts = WidgetFactory()
+        self._asking: PanelPrompt | None = None
         self._pressed: tuple[Any, float] = (None, 0.0)
         self._closed = False
         self._seen = False
@@ -64,27 +64,27 @@ class Panel:
 
     @property
     def visible(self) -> bool:
-        """Whether a page shows it, or will show it for the first time."""
+        """Whether a page shows it or is about to show it."""
         return not self._closed and (self._root._view_count != 0 or not self._seen)
 
     def show(self) -> None:
         """Show it in the running cell, with a static table for the saved notebook."""
         for other in open_panels():
-            # The cell ran before, and its earlier panel has left the page.
+            # The cell was run before, and its earlier panel is no longer on the page.
             if isinstance(other, Panel) and self._cell and other._cell == self._cell:
                 other.close()
         plain = "The panel works while this notebook's kernel is running."
         shown = {"version_major": 2, "version_minor": 0, "model_id": self._root.model_id}
         display({_WIDGET: shown, "text/plain": plain}, raw=True)
         self._keep_record(self._view)
-        opened(self)
+        start_drawing(self)
 
     def close(self) -> None:
         """Remove it from the page and stop its prompt."""
         self._closed = True
         if self._asking:
             self._asking.stop()
-        closed(self)
+        stop_drawing(self)
         self._parts.close_all()
 
     def draw(self, view: QuotaView) -> None:
@@ -109,7 +109,7 @@ class Panel:
         self._patience.value = self._patience_of(view)
 
     def _is_record_old(self, view: QuotaView) -> bool:
-        # Counts that recover by themselves do not matter: they would change the notebook all day.
+        # Counts that recover with time are ignored, because they would change the notebook all day.
         if self._record is None or view.now - self._record.now < _RECORD_SECONDS:
             return False
         now, then = view.configuration, self._record.configuration
@@ -125,7 +125,7 @@ class Panel:
         self._record = view
 
     def _make_controls(self) -> None:
-        """The widgets whose values change, and what their changes do."""
+        """Create the widgets whose values change, with their handlers."""
         parts = self._parts
         self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
@@ -142,7 +142,7 @@ class Panel:
             widgets.Textarea, {"width": "auto"}, rows=3,
             description="Prompt", placeholder="Type a prompt; Tab moves to Send",
         )  # fmt: skip
-        # Never disabled: a button that is loses the focus of the keyboard.
+        # The button is never disabled, because a disabled button loses the keyboard focus.
         self._send = parts.make(widgets.Button, description="Send", button_style="primary")
         self._stop = parts.make(widgets.Button, description="Stop")
         about = "Use all keys and models again"
@@ -195,7 +195,8 @@ class Panel:
             boxes = {
                 switch: self._parts.make(
                     widgets.Checkbox, {"width": "auto", "margin": "0 14px 0 0"}, indent=False,
-                    # With the provider, so that a screen reader tells the controls apart.
+                    # The name includes the provider, so that a screen reader distinguishes the
+                    # controls.
                     description=name_in_words(switch), value=switch not in view.configuration.off,
                 )
                 for switch in (*labels, *(f"{name}/{model}" for model in models))
@@ -211,7 +212,8 @@ class Panel:
                 ],
                 align_items="flex-start",
             )
-        # New options select their first entry by themselves; that must not count as a choice.
+        # Setting new options selects the first entry automatically, which must not count as a
+        # choice.
         self._preferred.unobserve_all("value")
         self._preferred.options = [_NOBODY, *view.groups]
         self._preferred.observe(self._prefer, "value")
@@ -221,13 +223,13 @@ class Panel:
         icon = {"icon": f"arrow-{way}", "tooltip": words}
         button = self._parts.make(widgets.Button, {"width": "32px"}, **icon)
         button.on_click(lambda _: self._move(name, by, button))
-        # Pages count their views of it.
+        # Pages count their views of this button.
         button._view_count = 0
         button.observe(lambda change: self._focus(button, change["new"]), "_view_count")
         return button
 
     def _focus(self, button: Any, views: int) -> None:
-        """Restore the focus of the pressed arrow, whose row was drawn again at another place."""
+        """Restore the focus of the pressed arrow, because its row was redrawn in another place."""
         pressed, at = self._pressed
         if button is pressed and views and time.monotonic() < at + _FOCUS_SECONDS:
             button.focus()
@@ -236,7 +238,7 @@ class Panel:
         self._pressed = button, time.monotonic()
 
         def moved(choices: Choices) -> Choices:
-            order = list(look().groups)
+            order = list(current_quota().groups)
             place = order.index(name) + by if name in order else -1
             if not 0 <= place < len(order):
                 return choices
@@ -256,7 +258,7 @@ class Panel:
 
     def _wait(self, change: Any) -> None:
         if change["new"] != self._patience_of(self._view):
-            # Otherwise the default would win.
+            # Otherwise, the default would take precedence.
             self._defaults.patience = None
             _choose(lambda choices: replace(choices, patience=change["new"]))
 
@@ -278,7 +280,7 @@ class Panel:
             self._show_answer(f"{type(error).__name__}: {error}")
             return
         options = prompt_options(self._defaults)
-        self._asking = Asking(self._session, prompt, options, self._show_answer)
+        self._asking = PanelPrompt(self._session, prompt, options, self._show_answer)
         self._asking.start()
 
     def _stop_asking(self) -> None:
@@ -313,8 +315,8 @@ class Panel:
 def _choose(change: Callable[[Choices], Choices]) -> None:
     """Change a setting of the session, and redraw every panel.
 
-    Drawing sets switches to their current value, which changes nothing. The lock prevents that an
-    older view, which is being drawn, undoes the change.
+    Drawing sets switches to their current values, which changes nothing. The lock prevents an older
+    view that is being drawn from undoing the change.
     """
     with lock:
         choices = change(get_choices())

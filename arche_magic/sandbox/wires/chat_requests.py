@@ -1,7 +1,7 @@
 """Requests for chat completions, which OpenAI, Groq and Mistral read in nearly the same way.
 
-Only errors that clients make are told apart. A request of another shape makes these functions raise
-errors of Python, and the service refuses it as invalid JSON.
+Only errors that clients really make are distinguished. For a request with another structure, these
+functions raise Python errors, and the service refuses it as invalid JSON.
 """
 
 from __future__ import annotations
@@ -224,9 +224,10 @@ def _link_results(
 ) -> tuple[Message, ...]:
     """The messages, with the tool's name in each result. Raises Refusal for a bad order.
 
-    All providers refuse a result without a call. OpenAI wants every call answered before anyone
-    else speaks, and Mistral also a model's message after results (github.com/mistralai/client-ts/
-    issues/106, github.com/datapizza-labs/datapizza-ai/issues/98); no such check of Groq is known.
+    All providers refuse a result without a call. OpenAI requires that every call is answered before
+    the next turn, and Mistral also requires a model's message after results
+    (github.com/mistralai/client-ts/ issues/106, github.com/datapizza-labs/datapizza-ai/issues/98);
+    no such check of Groq is known.
     """
     linked: list[Message] = []
     calls: dict[str, str] = {}

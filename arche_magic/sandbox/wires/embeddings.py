@@ -177,7 +177,7 @@ def embed(text: str, model: str, length: int, dimensions: int | None = None) -> 
     `dimensions` cuts it to that many numbers and scales it to length 1 again, as the real models
     allow it.
     """
-    # Few numbers differ from 0, which keeps a request with 2,048 texts fast.
+    # Few numbers differ from 0, so that a request with 2,048 texts stays fast.
     changed: dict[int, float] = {}
     weights = [(text, _WHOLE)]
     weights += [(word, min(len(word), 8)) for word in _WORD.findall(text.lower())]
@@ -194,7 +194,7 @@ def embed(text: str, model: str, length: int, dimensions: int | None = None) -> 
 
 @functools.lru_cache(maxsize=20_000)
 def _changes(text: str, model: str, length: int) -> tuple[tuple[int, float], ...]:
-    """What a text adds to a vector: places and values, a third of them in the first eighth."""
+    """What a text adds to a vector: positions and values, a third of them in the first eighth."""
     content = f"{model}|{text}".encode("utf-8", "replace")
     digest = hashlib.shake_256(content).digest(4 * _SPREAD)
     changes = []

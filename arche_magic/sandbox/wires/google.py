@@ -269,7 +269,7 @@ def _quota(breaches: Sequence[Breach], model: str, caller: Caller) -> tuple[str,
         if breach.limit:
             violation["quotaValue"] = str(breach.limit)
         violations.append(violation)
-    # Gemini reports a delay of less than a minute even if the day is spent.
+    # Gemini reports a delay of less than a minute even if the daily limit is used up.
     short = [b.wait_seconds for b in breaches if b.wait_seconds <= 60]
     delay = max(short) if short else 60 - caller.now % 60
     page = "https://ai.google.dev/gemini-api/docs/rate-limits"

@@ -262,7 +262,7 @@ def _check_turns(contents: Sequence[Mapping[str, Any]], model: str) -> None:
 
 
 def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:
-    """Check the calls since the last words of the user, as the documentation says.
+    """Check the calls since the user's last text, as documented.
 
     The first call of each content must have its signature.
     """

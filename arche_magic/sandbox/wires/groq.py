@@ -184,7 +184,7 @@ class Groq(OpenAI):
         return fields
 
     def model_fields(self, name: str) -> dict[str, Any]:
-        """What the list of models says about a model of this provider only."""
+        """The fields in the list of models that only this provider has."""
         window = MODELS["groq"][name].context_window
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 

@@ -136,7 +136,7 @@ class Mistral(OpenAI):
     calls_at_end = True
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
-        """Read and check a request; the user or a tool must speak last. Raises Refusal."""
+        """Read and check a request, whose last message must not be a model's. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_mistral(body)
         call = read_chat(body, parameters.read_model(body, _KNOWN), self)
@@ -182,7 +182,7 @@ class Mistral(OpenAI):
         return answers.json_answer(value, self._headers_with_limits(caller, cost))
 
     def model_fields(self, name: str) -> dict[str, Any]:
-        """What the list of models says about a model of this provider only."""
+        """The fields in the list of models that only this provider has."""
         model = MODELS["mistral"][name]
         return {
             "owned_by": "mistralai",

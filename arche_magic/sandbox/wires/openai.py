@@ -289,7 +289,7 @@ class OpenAI:
     def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         """This provider's own fields of the "first", the "last" and "every" other chunk.
 
-        Those of "closing" come in a chunk of their own, without choices, at the end.
+        The "closing" fields are in a separate chunk without choices, at the end.
         """
         if not call.usage_wanted:
             return {}
@@ -311,7 +311,7 @@ class OpenAI:
         return answers.json_answer(data[0] if name else {"object": "list", "data": data}, [])
 
     def model_fields(self, name: str) -> dict[str, Any]:
-        """What the list of models says about a model of this provider only."""
+        """The fields in the list of models that only this provider has."""
         return {"owned_by": "sandbox"}
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:

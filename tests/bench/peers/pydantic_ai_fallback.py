@@ -1,8 +1,7 @@
 """Pydantic AI: an agent with a FallbackModel over a model per key, without SDK retries.
 
-Its documentation recommends this, so that the next model is tried at once. All threads use one
-event
-loop, because clients that are shared by several loops hang.
+Its documentation recommends this, so that the next model is tried immediately. All threads use one
+event loop, because clients that are shared by several loops hang.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ..command import Session
 
 
-class Asking:
+class PanelPrompt:
     """One prompt, sent by a thread.
 
     Args:
         session: notes why a prompt was not sent.
-        show: called for each change that is worth drawing, with a line about the prompt, and at the
-            end with the reply; from another thread, until the prompt is stopped.
+        show: called with a line about the prompt for each change to draw, and at the end with the
+            reply. It is called from another thread, until the prompt is stopped.
 
     Attributes:
         text: the text so far.
@@ -44,7 +44,7 @@ class Asking:
     ) -> None:
         self.text, self.busy = "", True
         self._session, self._prompt, self._options, self._show = session, prompt, options, show
-        # Held while something is shown: nothing is shown after `stop`.
+        # This lock is held while something is shown, so that nothing is shown after `stop`.
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._pace = Pace()
@@ -91,7 +91,7 @@ class Asking:
         self._draw()
 
     def start_over(self, event: Discarded) -> None:
-        """Forget the text so far: the reply starts over."""
+        """Discard the text so far, because the reply starts over."""
         self.text = ""
         self._draw()
 

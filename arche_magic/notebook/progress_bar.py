@@ -10,7 +10,7 @@ from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
 from .costs import price_text
-from .display import Place, show
+from .display import CellOutput, show
 from .live_line import TerminalLine
 from .styles import GREEN, QUIET, RED, TRACK, escape
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from arche_magic.bulk import Progress
 
-# Fainter both on white and on black.
+# Looks fainter both on white and on black.
 _FAINT = "rgba(46,158,91,.45)"
 _SECONDS = 0.25
 _TERMINAL_SECONDS = 1.0
 
 
 class Bar:
-    """The bar of one cell: redrawn while the job runs, then left as it ended.
+    """The progress bar of one cell: redrawn while the job runs, then left in its final state.
 
     A terminal shows it in one line that is overwritten. A log or pipe gets only the final state.
 
@@ -37,16 +37,16 @@ class Bar:
 
     def __init__(self, shell: InteractiveShell, quiet: bool = False) -> None:
         self._quiet = quiet
-        self.place = Place(shell) if hasattr(shell, "kernel") else None
+        self.place = CellOutput(shell) if hasattr(shell, "kernel") else None
         self.end: dict[str, str] | None = None
         self._line = TerminalLine()
-        # Not the clock of the job: that may be set back while it runs.
+        # Not measured by the job's clock, which may be set back while it runs.
         self._began = time.monotonic()
         self._progress: Progress | None = None
         self._next = 0.0
 
     def update(self, progress: Progress, now: float) -> None:
-        """Take the progress at `now` (epoch seconds); draw it unless one was drawn just before."""
+        """Draw the progress at `now` (epoch seconds), unless a draw was just before."""
         self._progress = progress
         moment = time.monotonic()
         if self._quiet or moment < self._next:
@@ -102,14 +102,14 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
 
 
 def _duration(seconds: float) -> str:
-    """`4.2 s`, `42 s`, `3 min`, `5 h`, `2 days`; from ten seconds on rounded up."""
+    """`4.2 s`, `42 s`, `3 min`, `5 h`, `2 days`; ten seconds or more are rounded up."""
     return f"{seconds:.1f} s" if seconds < 10 else in_seconds(seconds).removeprefix("in ")
 
 
 def _bundle(progress: Progress, beside: str, below: str) -> dict[str, str]:
-    """The bar, with words beside and below it.
+    """The bar, with text beside and below it.
 
-    Rows from memory are fainter, failed rows are red; the words say the same.
+    Rows from memory are fainter and failed rows are red; the text says the same.
     """
     total = max(1, progress.total)
     good = max(0, progress.done - progress.resumed - progress.errors)

@@ -15,10 +15,10 @@ _RUN_MAGIC = ("run_line_magic", "run_cell_magic")
 
 
 class OutHook:
-    """IPython's display hook, except that it skips values that the running cell has shown.
+    """IPython's display hook, except that it skips values that the running cell has already shown.
 
-    `x = %llm_quota` and `x` on the next line do show the frame: the magic has shown a table. So do
-    `display(reply)`, and the same value in a later cell.
+    `x = %llm_quota` and `x` on the next line do show the frame, because the magic has shown a
+    table. `display(reply)`, and the same value in a later cell, are shown too.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -32,8 +32,8 @@ class OutHook:
     def shown(self, value: Value, *, itself: bool = False) -> Value:
         """Note that the running magic has displayed its result; returns the value.
 
-        With `itself` the magic has displayed the value itself, so a variable that holds it need not
-        be shown in this cell either.
+        With `itself`, the magic has displayed the value itself, so a variable with that value is
+        not shown again in this cell.
         """
         if value is None:
             return value
@@ -53,7 +53,7 @@ class OutHook:
     def _replace(self, old: Any, new: Any) -> None:
         if self._shell.display_trap.hook is old:
             self._shell.display_trap.hook = new
-        # The cell that loads the extension runs under the old one until it ends.
+        # The cell that loads the extension uses the old hook until it ends.
         if sys.displayhook is old:
             sys.displayhook = new
 
@@ -68,7 +68,7 @@ class OutHook:
             self._usual.fill_exec_result(value)
 
     def _has_shown(self, value: Any, frame: FrameType | None) -> bool:
-        """Whether the running cell has shown the value of this code."""
+        """Whether the running cell has already shown the value of this code."""
         shown = self._shown_itself
         if _is_magic_alone(frame):
             shown = [*shown, *self._shown]
@@ -76,7 +76,7 @@ class OutHook:
         return in_this_cell and any(value is one for one in shown)
 
     def _watch_capture(self) -> None:
-        """Until a capture of the cell's output ends, make it skip shown values too."""
+        """Make a capture of the cell's output skip values that were already shown."""
         from IPython.core.displayhook import CapturingDisplayHook
 
         usual = sys.displayhook
@@ -94,8 +94,8 @@ class OutHook:
 def is_captured(shell: InteractiveShell) -> bool:
     """Whether displays are captured where they cannot be updated.
 
-    `%%capture` and `capture_output()` would keep each draw; an Output widget, in JupyterLab and in
-    nbclient, shows the first and ignores its updates.
+    `%%capture` and `capture_output()` would keep each draw. An Output widget in JupyterLab and
+    nbclient shows the first draw and ignores updates.
     """
     from IPython.core.displaypub import CapturingDisplayPublisher
 
