@@ -19,7 +19,7 @@ from .config import Configuration, find_key, get_configuration
 from .errors import ConfigurationError
 from .options import json_number
 from .provider_failure import NOT_SENT, ProviderFailure
-from .quota import booking, codec, ledger, opening, standings
+from .quota import booking, codec, counting, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import SpendingBounds as SpendingBounds
 from .quota.codec import Document, mend
@@ -99,7 +99,7 @@ class QuotaTracker:
         record = self._records.read(route, now)
         if unfit := opening.lacking(record, request, self.configuration, now):
             return unfit
-        amounts = ledger.estimate(record.model, request)
+        amounts = counting.estimate(record.model, request)
         state = opening.route_state(record, amounts, now, request.reserve)
         bound_of = self._spending.bound_of(request, now)
         return later_of(state, bound_of(route, amounts) if bound_of else None)
@@ -120,7 +120,7 @@ class QuotaTracker:
             unfit = opening.lacking(record, request, self.configuration, now)
             if unfit or bound_of is None:
                 return unfit or state
-            return later_of(state, bound_of(route, ledger.estimate(record.model, request)))
+            return later_of(state, bound_of(route, counting.estimate(record.model, request)))
 
         return of_request
 
@@ -140,12 +140,12 @@ class QuotaTracker:
     def job_refuses(self, route: Route, request: Request) -> str:
         """Why the bounds of the job never admit the request to the route; "" if they do."""
         now = self._clock.time()
-        amounts = ledger.estimate(self._records.read(route, now).model, request)
+        amounts = counting.estimate(self._records.read(route, now).model, request)
         return self._spending.refusal(route, request, amounts, now)
 
     def estimate(self, route: Route, request: Request) -> Usage:
         """The tokens that the request will probably use, based on earlier calls of the model."""
-        amounts = ledger.estimate(self._records.read(route, self._clock.time()).model, request)
+        amounts = counting.estimate(self._records.read(route, self._clock.time()).model, request)
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
@@ -180,7 +180,7 @@ class QuotaTracker:
         if self._spending.bounds(route):
             requests = requests[:1]
             now = self._clock.time()
-            amounts = ledger.estimate(self._records.read(route, now).model, requests[0])
+            amounts = counting.estimate(self._records.read(route, now).model, requests[0])
             expires = now + requests[0].timeout + booking.HOLD_MARGIN_SECONDS
             taken = self._spending.hold(route, requests[0], amounts, now, expires)
             if isinstance(taken, RouteState):
@@ -297,7 +297,7 @@ class QuotaTracker:
         known = find_key(self.configuration, key)
 
         def forget(account: AccountState, provider: ProviderState, _: States | None) -> None:
-            ledger.forget(account)
+            counting.forget(account)
             provider.models, provider.closed = {}, None
             others = [s for s in provider.limits if s.split("/")[0] not in (known.provider, key)]
             provider.limits = {scope: provider.limits[scope] for scope in others}

@@ -58,18 +58,18 @@ ALLOWED = {
         "config", "provider_failure", "quota.budget_state", "quota.closures", "quota.state",
         "quota.windows", "request", "types", "wire_fields",
     },
-    "quota.ledger": {
+    "quota.counting": {
         "quota.closures", "quota.opening", "quota.state", "quota.windows", "request", "types",
     },
     "quota.learning": {
-        "quota.ledger", "quota.opening", "quota.state", "quota.windows", "types",
+        "quota.counting", "quota.opening", "quota.state", "quota.windows", "types",
     },
-    "quota.forecast": {"quota.ledger", "quota.state", "quota.windows", "reply", "types"},
+    "quota.forecast": {"quota.counting", "quota.state", "quota.windows", "reply", "types"},
     "quota.budget": {
         "processes", "quota.budget_state", "quota.codec", "quota.opening", "storage", "types",
     },
     "quota.merging": {
-        "quota.budget_state", "quota.closures", "quota.codec", "quota.ledger", "quota.state",
+        "quota.budget_state", "quota.closures", "quota.codec", "quota.counting", "quota.state",
         "quota.windows", "types",
     },
     "quota.locations": {
@@ -81,29 +81,29 @@ ALLOWED = {
         "types",
     },
     "quota.older_package": {
-        "catalog", "config", "quota.codec", "quota.ledger", "quota.state", "quota.windows",
+        "catalog", "config", "quota.codec", "quota.counting", "quota.state", "quota.windows",
         "storage", "types",
     },
     "quota.route_records": {
-        "catalog", "config", "processes", "quota.accounts", "quota.ledger", "quota.opening",
+        "catalog", "config", "processes", "quota.accounts", "quota.counting", "quota.opening",
         "quota.state", "request", "storage", "types",
     },
     "quota.spending": {
-        "bounded", "config", "prices", "quota.budget", "quota.ledger", "quota.opening",
+        "bounded", "config", "prices", "quota.budget", "quota.counting", "quota.opening",
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {
         "processes", "provider_failure", "quota.closures", "quota.holds", "quota.learning",
-        "quota.ledger", "quota.opening", "quota.route_records", "quota.standings", "quota.state",
+        "quota.counting", "quota.opening", "quota.route_records", "quota.standings", "quota.state",
         "quota.windows", "request", "types",
     },
     "quota.standings": {
-        "quota.closures", "quota.ledger", "quota.opening", "quota.route_records", "quota.spending",
-        "quota.state", "quota.windows", "request", "types",
+        "quota.closures", "quota.counting", "quota.opening", "quota.route_records",
+        "quota.spending", "quota.state", "quota.windows", "request", "types",
     },
     "quota_tracker": {
         "catalog", "config", "errors", "options", "provider_failure", "quota.booking",
-        "quota.budget", "quota.codec", "quota.holds", "quota.ledger", "quota.merging",
+        "quota.budget", "quota.codec", "quota.holds", "quota.counting", "quota.merging",
         "quota.older_package", "quota.opening", "quota.route_records", "quota.spending",
         "quota.standings", "quota.state", "request", "storage", "types", "wire_fields",
     },
@@ -237,7 +237,7 @@ def test_imports_are_found() -> None:
     """A rule about an empty list would always hold."""
     edges = {(name, target) for name, target, _ in all_imports()}
     assert (f"{ENGINE}.loop", f"{ENGINE}.routing") in edges
-    assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.quota.ledger") in edges
+    assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.quota.counting") in edges
     assert {layer(name) for name in MODULES} >= set(ALLOWED)
 
 

@@ -14,7 +14,7 @@ from ..processes import this_process
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Key, Route
-from . import closures, learning, ledger, opening, standings, windows
+from . import closures, counting, learning, opening, standings, windows
 from .closures import Closable
 from .holds import Hold, Settlement
 from .opening import RouteState
@@ -62,7 +62,7 @@ def hold(
         records.charge_lost(account, provider, route, now)
         held: list[tuple[Amounts, float, float]] = []
         for request in requests:
-            amounts = ledger.estimate(account.models.get(route.model) or ModelState(), request)
+            amounts = counting.estimate(account.models.get(route.model) or ModelState(), request)
             state = None
             if not held and not request.reserve:
                 state = records.state_as_read(route, as_read, amounts, now)
@@ -76,9 +76,9 @@ def hold(
             # Images show nothing about how a model counts text, and unusual requests show nothing
             # about its usual replies.
             unusual = request.images or request.expected_tokens or request.reply_count > 1
-            plain = 0.0 if unusual else ledger.plain_tokens(request)
+            plain = 0.0 if unusual else counting.plain_tokens(request)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS
-            ledger.place_hold(account, route, hold_id, amounts, now, expires, by)
+            counting.place_hold(account, route, hold_id, amounts, now, expires, by)
             closures.note_trial(provider, route, now)
             held.append((amounts, plain, now))
         return held
@@ -102,14 +102,14 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
         model = record.model
         for call in calls:
             held, ended_at = call.hold, min(now, call.ended_at)
-            alone = ledger.settle(model, held.id, held.amounts, spent(call), ended_at, held.at)
+            alone = counting.settle(model, held.id, held.amounts, spent(call), ended_at, held.at)
             if call.usage and call.is_whole:
-                ledger.calibrate(model, held.plain_tokens, call.usage)
+                counting.calibrate(model, held.plain_tokens, call.usage)
             closures.end_trial(record, held.at)
             record = learning.learn(record, call.observations, ended_at, alone)
             if call.answered:
                 record = learning.doubt(record, ended_at, held.at)
-                ledger.note_answer(record, ended_at, held.at)
+                counting.note_answer(record, ended_at, held.at)
         return standings.tightest(record, now)
 
     return records.accounts.update(route.key, change, [call.hold for call in calls])[0]
@@ -130,7 +130,7 @@ def fail(
     def change(account: AccountState, provider: ProviderState, _: States | None) -> RouteState:
         now = records.clock.time()
         record = records.to_change(account, provider, route, now)
-        alone = ledger.settle(record.model, held.id, held.amounts, units, now, held.at)
+        alone = counting.settle(record.model, held.id, held.amounts, units, now, held.at)
         closures.end_trial(record, held.at)
         record = learning.learn(record, failure.observations, now, alone, held.amounts)
         _close(record, failure, now, held.at, jitter)
@@ -178,7 +178,7 @@ def spent(call: Settlement) -> Amounts:
     if usage is None:
         return call.hold.amounts
     requests = call.hold.amounts["requests"]
-    return ledger.as_amounts(usage.input_tokens, usage.output_tokens, requests)
+    return counting.as_amounts(usage.input_tokens, usage.output_tokens, requests)
 
 
 def failed_units(held: Amounts, failure: ProviderFailure) -> Amounts:
@@ -187,11 +187,11 @@ def failed_units(held: Amounts, failure: ProviderFailure) -> Amounts:
         return {}
     if failure.usage:
         usage = failure.usage
-        return ledger.as_amounts(usage.input_tokens, usage.output_tokens, held["requests"])
+        return counting.as_amounts(usage.input_tokens, usage.output_tokens, held["requests"])
     if failure.may_have_answered:
         return held
     if failure.remedy in _COUNTED:
-        return ledger.as_amounts(0, 0, held["requests"])
+        return counting.as_amounts(0, 0, held["requests"])
     return {}
 
 
@@ -250,7 +250,7 @@ def _wait_for_limit(
     # Only the windows count here, not what is closed, held or on trial.
     counts = ModelState(limits=record.model.limits)
     alone = replace(record, account=AccountState(), provider=ProviderState(), model=counts)
-    wait = opening.route_state(alone, ledger.as_amounts(1, 0), now).opens_at - now
+    wait = opening.route_state(alone, counting.as_amounts(1, 0), now).opens_at - now
     if 0 < wait < math.inf:
         return wait
     strikes = closures.strikes(record.model, began, record.route.address)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from ..reply import NOT_SPENT, Attempt
 from ..types import METRICS, PERIOD_SECONDS, Metric, RouteId, Standing, Usage
-from .ledger import as_amounts
+from .counting import as_amounts
 from .state import Amounts
 from .windows import period_end
 

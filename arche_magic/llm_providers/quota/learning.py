@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ..types import MOST_UNITS, PERIOD_SECONDS, Observation
-from . import ledger, windows
+from . import counting, windows
 from .opening import on_hold
 from .state import LEARNED, Amounts, LimitState, RouteRecord, limit_named
 
@@ -48,7 +48,7 @@ def learn(
         # A limit below one would never open again. Models outside the plan are closed elsewhere.
         if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
-        remaining, wish = seen.remaining, limit if ledger.is_wish(limit, amount) else None
+        remaining, wish = seen.remaining, limit if counting.is_wish(limit, amount) else None
         usually = limit_named(seen.name, 0.0, *record.usual_window, "published")
         rule = limit or usually
         if wish:
@@ -65,7 +65,7 @@ def learn(
             before.evidence_at = since
             state = before
         else:
-            state = model.limits[seen.name] = ledger.limit_state(limit, now, before, since)
+            state = model.limits[seen.name] = counting.limit_state(limit, now, before, since)
         if seen.amount is not None:
             was_stated = before and before.evidence in LEARNED and not before.inferred
             state.inferred = seen.inferred and not was_stated
@@ -111,10 +111,10 @@ def doubt(record: RouteRecord, now: float, began: float) -> RouteRecord:
 
 def _with_limits(record: RouteRecord, now: float) -> RouteRecord:
     """The record after its model has changed, with a count of each limit."""
-    limits = ledger.limits_of(record.model, record.defaults)
+    limits = counting.limits_of(record.model, record.defaults)
     if limits == record.limits:
         return record
-    ledger.keep_limits(record.model, limits.values(), now)
+    counting.keep_limits(record.model, limits.values(), now)
     return replace(record, limits=limits)
 
 

@@ -14,7 +14,7 @@ from . import codec, windows
 from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
 from .codec import Document
-from .ledger import limit_state
+from .counting import limit_state
 from .state import (
     LEARNED,
     AccountState,

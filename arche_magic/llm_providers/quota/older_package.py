@@ -15,7 +15,7 @@ from ..catalog import split_limit_name
 from ..config import Configuration
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Route
-from . import codec, ledger, windows
+from . import codec, counting, windows
 from .codec import OLDER_COUNTS, Document
 from .state import AccountState, OlderCount, OlderCounts
 
@@ -81,8 +81,8 @@ def _set_counts(
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label
     model = account.model(route.model)
-    limits = ledger.limits_of(model, configuration.default_limits(route))
-    ledger.keep_limits(model, limits.values(), now)
+    limits = counting.limits_of(model, configuration.default_limits(route))
+    counting.keep_limits(model, limits.values(), now)
     for name, limit in limits.items():
         count = counts.get(name)
         if count and count.reset_at > now:

@@ -17,7 +17,7 @@ from ..processes import is_dead
 from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Route, RouteId, WindowRule
-from . import ledger, opening
+from . import counting, opening
 from .accounts import Accounts, Reading
 from .opening import Outlook, RouteState
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
@@ -84,7 +84,7 @@ class RouteRecords:
 
         The ledger is read once for all routes of a provider. A headroom may be a second old.
         """
-        plain = ledger.plain_tokens(request)
+        plain = counting.plain_tokens(request)
         counts_once = request.counts_as == 1 and not request.reserve
         # The reply has the model's usual length, which `longest_prompt` takes into account.
         has_usual_reply = counts_once and not (
@@ -109,7 +109,7 @@ class RouteRecords:
                 or known.record.provider is not provider
             ):
                 record = self.record(account, provider, route, now)
-                usual = ledger.calibration(record.model)
+                usual = counting.calibration(record.model)
                 known = _Known(record, usual.input_ratio, math.ceil(usual.output_tokens))
                 known_routes[route.id] = known
                 known.look(now)
@@ -123,7 +123,7 @@ class RouteRecords:
                     return outlook.state
             elif counts_once:
                 tokens = math.ceil(plain * known.input_ratio)
-                output = math.ceil(ledger.output_tokens(request, known.usual_output))
+                output = math.ceil(counting.output_tokens(request, known.usual_output))
                 if outlook.holds_for(tokens, output):
                     return outlook.state
             return self._state_for(known, request, now)
@@ -157,9 +157,9 @@ class RouteRecords:
         if any(model.holds for model in record.account.models.values()):
             # Calls that never ended are charged first.
             record = self.read(record.route, now)
-            amounts = ledger.estimate(record.model, request)
+            amounts = counting.estimate(record.model, request)
             return opening.route_state(record, amounts, now, reserve)
-        amounts = ledger.estimate(record.model, request)
+        amounts = counting.estimate(record.model, request)
         if known.last and known.last[:2] == (amounts, reserve):
             _, _, at, until, state = known.last
             if at <= now < until:
@@ -188,7 +188,7 @@ class RouteRecords:
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> RouteRecord:
         """The record of a route in these states, with calls charged that never ended."""
-        if ledger.lost_holds(account, now, is_dead):
+        if counting.lost_holds(account, now, is_dead):
 
             def charge(
                 account: AccountState, provider: ProviderState, _: States | None = None
@@ -212,8 +212,8 @@ class RouteRecords:
         """The record of a route in these states. Callers must not change it."""
         model = account.models.get(route.model) or ModelState()
         defaults = self._default_limits(provider, route)
-        limits = ledger.limits_of(model, defaults)
-        counted = ledger.with_limits(model, limits.values(), now)
+        limits = counting.limits_of(model, defaults)
+        counted = counting.with_limits(model, limits.values(), now)
         usual = self._usual_window(route)
         return RouteRecord(route, account, provider, counted, limits, defaults, usual)
 
@@ -224,8 +224,8 @@ class RouteRecords:
         self.charge_lost(account, provider, route, now)
         model = account.model(route.model)
         defaults = self._default_limits(provider, route)
-        limits = ledger.limits_of(model, defaults)
-        ledger.keep_limits(model, limits.values(), now)
+        limits = counting.limits_of(model, defaults)
+        counting.keep_limits(model, limits.values(), now)
         usual = self._usual_window(route)
         return RouteRecord(route, account, provider, model, limits, defaults, usual)
 
@@ -233,11 +233,11 @@ class RouteRecords:
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> None:
         """Charge calls of the route's account, on any model, that never ended."""
-        for name, holds in ledger.lost_holds(account, now, is_dead).items():
+        for name, holds in counting.lost_holds(account, now, is_dead).items():
             model = account.models[name]
             defaults = self._default_limits(provider, replace(route, model=name))
-            limits = ledger.limits_of(model, defaults)
-            ledger.charge_holds(model, holds, limits.values(), now)
+            limits = counting.limits_of(model, defaults)
+            counting.charge_holds(model, holds, limits.values(), now)
 
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""

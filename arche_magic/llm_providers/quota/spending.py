@@ -13,7 +13,7 @@ from ..prices import cost_usd
 from ..request import Request
 from ..storage import Storage
 from ..types import MOST_UNITS, Route, Usage
-from . import ledger
+from . import counting
 from .budget import BudgetUse, Expected, SpendingBounds
 from .opening import RouteState
 from .state import Amounts
@@ -141,7 +141,7 @@ class Spending:
         return Expected(
             kind=f"{route.provider}/{route.model}{packed}{images}{tools}",
             usual=Usage(math.ceil(amounts["input_tokens"]), math.ceil(amounts["output_tokens"])),
-            plain=ledger.plain_tokens(request),
+            plain=counting.plain_tokens(request),
             longest_reply=0 if request.inputs else longest,
             window=windows.get(route.model, math.inf),
             scale=float(min((request.expected_tokens or 1) * request.reply_count, MOST_UNITS)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..request import Message, Request
 from ..types import Key, Limit, Route, RouteId, Standing, iso
-from . import closures, ledger, opening, windows
+from . import closures, counting, opening, windows
 from .opening import RouteState
 from .route_records import RouteRecords
 from .spending import Spending
@@ -28,7 +28,7 @@ def standings(
     for route in _all_routes(records, provider):
         record = record_of(route)
         account = records.accounts.account(route.key)
-        amounts = ledger.estimate(record.model, _SHORT_PROMPT)
+        amounts = counting.estimate(record.model, _SHORT_PROMPT)
         bound = bound_of(route, amounts) if bound_of else None
         rows += _standings_of(record, account, amounts, now, bound)
     return rows

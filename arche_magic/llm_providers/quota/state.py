@@ -1,8 +1,8 @@
 """The ledger's state of accounts and providers, as types.
 
-The rules (`windows`, `ledger`, `opening`, `closures`, `merging`) are functions on these types;
-`codec` is the only module that knows their file format. Times are epoch seconds, units are requests
-or tokens. The annotations state which values `codec` accepts from a file.
+The rules (`windows`, `counting`, `learning`, `opening`, `closures`, `merging`) are functions on
+these types; `codec` is the only module that knows their file format. Times are epoch seconds, units
+are requests or tokens. The annotations state which values `codec` accepts from a file.
 """
 
 from __future__ import annotations

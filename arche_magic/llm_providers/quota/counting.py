@@ -1,4 +1,4 @@
-"""The ledger's rules for one account: what a call may use, what it used, what a reply revealed.
+"""Counts what the calls of one account may use and have used.
 
 These are functions on typed state, without clock, file or network. Amounts on hold do not become
 available before they are settled, so the ledger never counts less than the provider.
