@@ -71,7 +71,7 @@ class Patience:
         """Seconds that it still waits."""
         return max(0.0, self._left)
 
-    def wait(self, seconds: float) -> None:
+    def note_wait(self, seconds: float) -> None:
         """Count a row's wait of `seconds` from now; rows that wait at the same time count once."""
         with self._lock:
             began = max(self._now(), self._counted_until)

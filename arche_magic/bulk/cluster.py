@@ -99,7 +99,7 @@ class ClusterJob(Job):
                 for row in rows:
                     if row.second is None:
                         self._counts.finish([row])
-                        self._counts.hand_out(row)
+                        self._counts.note_taken(row)
                     yield row
                 future.release()
                 stopped = stopped or error

@@ -231,7 +231,7 @@ class _Embedding:
         try:
             while self._left and not (scheduler.ending.is_set() and scheduler.is_quiet()):
                 with suppress(queue.Empty):
-                    self._finish(scheduler.finished.get(timeout=_NAP_SECONDS))
+                    self._finish(scheduler.to_write.get(timeout=_NAP_SECONDS))
                 self._workers.look_after()
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             scheduler.end(error)
@@ -287,7 +287,7 @@ class _Embedding:
         rows = [Row(place, place, "", resumed=resumed) for place in places]
         self._counts.finish(rows)
         for row in rows:
-            self._counts.hand_out(row)
+            self._counts.note_taken(row)
 
     def _explained(self, error: LLMProviderError) -> LLMProviderError:
         """The error, with the positions of the texts without vectors and the next step added."""

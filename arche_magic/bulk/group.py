@@ -79,14 +79,14 @@ class Group:
         """Ask rows until none is left, or until there are too many workers; runs in each thread."""
         workers, scheduler = self.workers, self._scheduler
         try:
-            while tasks := scheduler.take(self, workers.wait):
+            while tasks := scheduler.take(self, workers.note_wait):
                 began, left = time.monotonic(), deque(tasks)
                 try:
                     if self.model and len(tasks) > 1:
                         self._ask_packed(left, self.model)
                     else:
                         self._ask_alone(tasks[0])
-                        scheduler.finished.put(tasks[0])
+                        scheduler.to_write.put(tasks[0])
                         left.clear()
                 except _HandBack:
                     pass
@@ -113,7 +113,7 @@ class Group:
             request = replace(request, patience=patience)
 
         def on_wait(waiting: Waiting) -> None:
-            workers.counts.wait(waiting)
+            workers.counts.note_wait(waiting)
             self.ledger.release()
             now = self._scheduler.clock.time()
             if self._scheduler.ending.is_set() or self.is_closed or now - began > longest:
@@ -126,7 +126,7 @@ class Group:
                     # The request is sent once more without patience, so that the error says what
                     # opens when.
                     raise _HandBack
-                workers.wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
+                workers.note_wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self):
                 self._scheduler.close_until(self, now + waiting.seconds)
@@ -196,7 +196,7 @@ class Group:
             if reply is not None:
                 left.remove(task)
                 task.reply, task.packed_by = reply, model
-                self._scheduler.finished.put(task)
+                self._scheduler.to_write.put(task)
         workers.resize()
 
     def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:

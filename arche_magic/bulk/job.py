@@ -199,7 +199,7 @@ class Job:
             shielded(self._start)
             while (rows := self._next()) is not None:
                 for row in rows:
-                    self._counts.hand_out(row)
+                    self._counts.note_taken(row)
                     if self._second is not None:
                         self._second.note(row)
                     yield row

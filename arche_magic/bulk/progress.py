@@ -137,7 +137,7 @@ class Counts:
                 self._forget_older(now := self._now())
                 self._pace.append((now, asked))
 
-    def hand_out(self, row: Row) -> None:
+    def note_taken(self, row: Row) -> None:
         """Count a finished row that the caller gets, unless it is asked again meanwhile."""
         with self._lock:
             if state := self._states[row.position]:
@@ -187,7 +187,7 @@ class Counts:
         replies = self.routes.total()
         return self._seconds / replies if replies else None
 
-    def wait(self, waiting: Waiting) -> None:
+    def note_wait(self, waiting: Waiting) -> None:
         """Note the route that the job waits for."""
         self._waiting = waiting, self._now() + waiting.seconds
 

@@ -60,10 +60,10 @@ class ReplyWriter:
         """The tasks that have finished; waits for the first one and then a moment longer."""
         batch: list[Task] = []
         try:
-            batch.append(self._scheduler.finished.get(timeout=_NAP_SECONDS))
+            batch.append(self._scheduler.to_write.get(timeout=_NAP_SECONDS))
             time.sleep(min(_MOST_SECONDS, _GATHER_SECONDS * max(1, self._written)))
             while True:
-                batch.append(self._scheduler.finished.get_nowait())
+                batch.append(self._scheduler.to_write.get_nowait())
         except queue.Empty:
             self._written = len(batch)
             return batch
@@ -112,7 +112,7 @@ class ReplyWriter:
         self._counts.finish(rows)
         # Before the caller takes the rows: they would be subtracted twice from those that are left.
         for _ in batch:
-            self._scheduler.finished.task_done()
+            self._scheduler.to_write.task_done()
         if rows:
             self._put(rows)
         self._judge([error for _, error in failed])

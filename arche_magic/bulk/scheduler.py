@@ -31,7 +31,7 @@ NAP_SECONDS = 0.1
 # the ledger leave Python more time for rows.
 _MOST_HELD, _HELD_SECONDS = 256, 0.25
 # Maximum number of outcomes that wait to be written.
-_MOST_FINISHED = 256
+_MOST_TO_WRITE = 256
 # Rows that are claimed in advance for each thread, and for this time, because a claim is a write to
 # disk.
 _READY, _READY_SECONDS = 4, 0.5
@@ -43,7 +43,7 @@ class Scheduler:
     Attributes:
         clock: the configuration's clock, except that all sleeps end when the job has ended.
         wanted: minimum number of tasks that should be ready.
-        finished: tasks whose outcome must be written.
+        to_write: tasks whose outcome must be written.
         ending: set when no more rows are asked.
         error: the error that ended the job, or None.
     """
@@ -57,9 +57,10 @@ class Scheduler:
         # Tasks that are not on disk yet, by address.
         self._claimed: dict[str, Task] = {}
         self._groups: list[Group] = []
-        self._asking = self._idle = 0
+        # Tasks that were given to workers and are not written yet, and workers without one.
+        self._taken = self._idle = 0
         self.wanted = THREADS
-        self.finished: queue.Queue[Task] = queue.Queue(_MOST_FINISHED)
+        self.to_write: queue.Queue[Task] = queue.Queue(_MOST_TO_WRITE)
         self.ending = threading.Event()
         self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
@@ -125,7 +126,7 @@ class Scheduler:
         """Make tasks ready again that a worker took and did not finish."""
         with self._lock:
             for task in tasks:
-                self._asking -= 1
+                self._taken -= 1
                 self._ready.appendleft(task)
             self._work.notify_all()
 
@@ -187,10 +188,10 @@ class Scheduler:
             lost = [task for task in self._ready if not self._may_be_taken(task)]
             for task in lost:
                 self._ready.remove(task)
-            self._asking += len(lost)
+            self._taken += len(lost)
         for task in lost:
             task.give_up(error, may_work_later=True)
-            self.finished.put(task)
+            self.to_write.put(task)
 
     def is_too_long(self, task: Task, group: Group) -> bool:
         """Note that a task is too long for a group; return whether it is too long for all."""
@@ -267,14 +268,14 @@ class Scheduler:
         """Note that tasks are on disk, or compared; from now on no rows join them."""
         with self._lock:
             for task in tasks:
-                self._asking -= 1
+                self._taken -= 1
                 self._claimed.pop(task.address, None)
 
     def is_done(self) -> bool:
-        """Whether no worker asks, and no packed row can be asked alone now."""
+        """Whether every task is written, and no packed row can be asked alone now."""
         now = self.clock.time()
         with self._lock:
-            return not self._asking and not any(
+            return not self._taken and not any(
                 group is task.group and not group.is_closed and group.opens_at <= now
                 for task in self._ready
                 if task.checks
@@ -282,9 +283,9 @@ class Scheduler:
             )
 
     def is_quiet(self) -> bool:
-        """Whether no worker asks, and nothing waits to be written."""
+        """Whether every task that a worker took is written."""
         with self._lock:
-            return not self._asking
+            return not self._taken
 
     def clear(self) -> tuple[list[str], int]:
         """Remove all ready tasks; returns the addresses of rows, and the number of checks."""
@@ -319,7 +320,7 @@ class Scheduler:
                 size = min(size, task.limit)
                 picked.append(task)
         self._ready.extendleft(reversed(passed))
-        self._asking += len(picked)
+        self._taken += len(picked)
         if len(self._ready) < self.wanted:
             self._room.notify()
         return picked

@@ -179,7 +179,7 @@ class Workers:
             return None
         # Rows in progress have already reserved their share of the limits.
         held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
-        held += self.scheduler.finished.unfinished_tasks
+        held += self.scheduler.to_write.unfinished_tasks
         prompt_tokens = counts.input_tokens / counts.served if counts.served else None
         estimate = RowEstimate(self.llm, sample, self.reply_tokens(), prompt_tokens)
         capacities = estimate.capacities(self.scheduler.sizes())
@@ -238,11 +238,11 @@ class Workers:
         only_paid = all(costs_extra(route, self.llm.preferred_provider) for route in routes)
         return self.before_paying if only_paid else None
 
-    def wait(self, seconds: float) -> None:
+    def note_wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
-        self.whole.patience.wait(seconds)
+        self.whole.patience.note_wait(seconds)
         if self.before_paying is not None:
-            self.before_paying.wait(seconds)
+            self.before_paying.note_wait(seconds)
 
     def _start_threads(self, groups: Sequence[Group]) -> None:
         """Start a worker for each of the groups."""
