@@ -28,8 +28,6 @@ _KEY_LIKE = re.compile(
 )
 SHORTEST_SECRET = 12
 """Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key."""
-# A message may shorten a key, but keeps its beginning.
-_HEAD = 16
 _REST = r"[^\s\"'`<>(){}\[\],;]*"
 
 
@@ -82,8 +80,9 @@ def without_key_like(text: str) -> str:
     text = _KEY_LIKE.sub("[key]", text)
     # A list, because another thread may add one.
     for reference in _keys.valuerefs():
-        head = Hidden(secret.reveal()[:_HEAD] if (secret := reference()) else "")
-        if len(head) >= SHORTEST_SECRET and head in text:
+        # A message may shorten a key, but keeps its beginning.
+        head = Hidden(secret.reveal()[:SHORTEST_SECRET] if (secret := reference()) else "")
+        if len(head) == SHORTEST_SECRET and head in text:
             text = re.sub(re.escape(head) + _REST, "[key]", text)
     return text
 
