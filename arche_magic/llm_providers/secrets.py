@@ -28,6 +28,7 @@ _KEY_LIKE = re.compile(
 )
 SHORTEST_SECRET = 12
 """Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key."""
+# Up to the end of a word.
 _REST = r"[^\s\"'`<>(){}\[\],;]*"
 
 
