@@ -11,7 +11,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .secrets import KEY_PREFIX, without_locals
+from .secrets import KEY_PREFIX, SHORTEST_SECRET, without_locals
 from .text.characters import without_controls
 from .text.wording import shortened
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 200
 FRAGMENT = 8
 """This many characters of a key in a row reveal it; fewer may be any word."""
-# Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key.
-_SHORTEST_SECRET = 12
 _READ = 2000
 _REDACTED = "[key]"
 _LEFT_OUT = "[removed, because it contained the key]"
@@ -85,7 +83,7 @@ def key_in(request: Any, keys: Iterable[Key]) -> Key | None:
     everything = "\0".join(texts)
     for key in keys:
         secret = key.secret()
-        if len(secret) >= _SHORTEST_SECRET and secret in everything:
+        if len(secret) >= SHORTEST_SECRET and secret in everything:
             return key
     return None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from traceback import clear_frames
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,7 +21,15 @@ T = TypeVar("T")
 KEY_PREFIX = r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)"
 """How keys of known providers begin, as a regular expression."""
 # Real keys are longer; file names and words such as `sk-learn-tests` are shorter.
-_KEY_LIKE = re.compile(KEY_PREFIX + r"[\w.*…-]{16,}")
+_KEY_LIKE = re.compile(
+    KEY_PREFIX + r"[\w.*…-]{16,}"
+    # Mistral's keys have no prefix. Digests have no capitals, or only capitals.
+    r"|\b(?=[^\W_]*[a-z])(?=[^\W_]*[A-Z])(?=[^\W_]*[0-9])[A-Za-z0-9]{32}(?![\w-]|[./]\w)"
+)
+SHORTEST_SECRET = 12
+"""Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key."""
+# Up to the end of a word.
+_REST = r"[^\s\"'`<>(){}\[\],;]*"
 
 
 class Hidden(str):
@@ -35,7 +44,7 @@ class Hidden(str):
 class Secret:
     """Holds a credential that repr, pickle and debuggers do not show."""
 
-    __slots__ = ("reveal",)
+    __slots__ = ("__weakref__", "reveal")
 
     def __init__(self, text: str) -> None:
         # In a closure, because debuggers and rich reprs show the attributes of an object.
@@ -53,9 +62,30 @@ class Secret:
         raise TypeError("a credential cannot be pickled; create the provider in the other process")
 
 
+def is_key_like(text: str) -> bool:
+    """Return whether the text contains a word that looks like a key."""
+    return _KEY_LIKE.search(text) is not None
+
+
+# The keys of this process. Several may be equal, so they go by their identity.
+_keys: WeakValueDictionary[int, Secret] = WeakValueDictionary()
+
+
+def remember_key(secret: Secret) -> None:
+    """Keep a key out of all errors of this process; see `without_key_like`."""
+    _keys[id(secret)] = secret
+
+
 def without_key_like(text: str) -> str:
-    """Return the text without words that begin like keys of known providers."""
-    return _KEY_LIKE.sub("[key]", text)
+    """Return the text without words that look like keys, and without the keys of this process."""
+    text = _KEY_LIKE.sub("[key]", text)
+    # A list, because another thread may add one.
+    for reference in _keys.valuerefs():
+        # A message may shorten a key, but keeps its beginning.
+        head = Hidden(secret.reveal()[:SHORTEST_SECRET] if (secret := reference()) else "")
+        if len(head) == SHORTEST_SECRET and head in text:
+            text = re.sub(re.escape(head) + _REST, "[key]", text)
+    return text
 
 
 class hiding_locals:  # noqa: N801  # used like a function, as `contextlib.suppress` is

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-from .secrets import Secret
+from .secrets import Secret, remember_key
 from .tools import ToolCall
 
 Metric = Literal["requests", "tokens", "input_tokens", "output_tokens"]
@@ -60,7 +60,9 @@ class Key:
         """Build a key; `account` is the configured name of the account it spends, if any."""
         # Variables of the environment may hold bytes that are not text.
         fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        return cls(provider, label, fingerprint, account or fingerprint, Secret(text))
+        secret = Secret(text)
+        remember_key(secret)
+        return cls(provider, label, fingerprint, account or fingerprint, secret)
 
     def __hash__(self) -> int:
         # Each choice looks up hundreds of keys, and hashing all fields is slow.

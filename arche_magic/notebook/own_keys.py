@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 
 from arche_magic.llm_providers.secrets import without_key_like, without_locals
-
-# Shorter keys are words, such as `ollama`. A message may quote only the beginning of a long key.
-_SHOWN = 12
 
 
 @without_locals
@@ -16,13 +13,10 @@ def without_keys(text: str) -> str:
     from arche_magic.llm_providers.config import get_configuration
     from arche_magic.llm_providers.errors import ConfigurationError
 
+    configuration = None
+    with suppress(ConfigurationError):
+        configuration = get_configuration()
+    # Its keys are left out as long as it exists, and it may have been read only here.
     text = without_key_like(text)
-    try:
-        keys = get_configuration().keys
-    except ConfigurationError:
-        return text
-    for key in keys:
-        begin = key.secret()[:_SHOWN]
-        if len(begin) == _SHOWN and begin in text:
-            text = re.sub(rf"{re.escape(begin)}[^\s'\"]*", "[key]", text)
+    del configuration
     return text

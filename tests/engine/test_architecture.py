@@ -131,7 +131,8 @@ ALLOWED = {
     "routing": {"quota.opening", "reply", "request", "types"},
     "offered_routes": {"config", "errors", "request", "routing", "types", "wire_fields"},
     "options": {
-        "config", "errors", "events?", "redaction", "request", "schemas", "text", "tools", "types",
+        "config", "errors", "events?", "redaction", "request", "schemas", "secrets", "text",
+        "tools", "types",
     },
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},

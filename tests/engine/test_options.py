@@ -106,6 +106,8 @@ def request(prompt: Any = "Hello", **options: Any) -> Request:
             "max_tokens is '[key]'; it must",
         ),
         ("Hi", {"gsk_hunter2hunter2hunter2": 1}, "unknown option '[key]'"),
+        ("Hi", {"extra": {"gsk_hunter2hunter2hunter2": 1}}, "name of a field looks like a key"),
+        ("Hi", {"seed": "hunter2Ahunter2Ahunter2Ahunter2A"}, "seed is '[key]'; it must be"),
         ([{"role": "AIzahunter2hunter2hunter2", "content": "Hi"}], {}, "role is '[key]'"),
         ("Hi", {"temperature": KEY}, "contains the key mistral_key_1"),
         ("Hi", {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),

@@ -171,21 +171,32 @@ def test_no_key_is_in_an_error(start: Start) -> None:
     assert key not in refused.value.response.text
 
 
+EMBEDDING = {"model": "mistral", "input": "Hello"}
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        ("/v1/embeddings", {"model": "mistral", "input": "Hello", "encoding_format": TYPED}),
+        ("/v1/embeddings", {**EMBEDDING, "encoding_format": TYPED}),
+        ("/v1/embeddings", {**EMBEDDING, "dimensions": TYPED}),
+        ("/v1/embeddings", {**EMBEDDING, TYPED: 1}),
+        ("/v1/embeddings", {**EMBEDDING, "model": TYPED}),
         (CHAT, {"model": TYPED, "messages": HELLO}),
+        (CHAT, {"model": "mistral", "messages": HELLO, TYPED: 1}),
         (f"/v1/{TYPED}", {}),
+        (f"/v1/models/{TYPED}", {}),
     ],
 )
 def test_a_key_in_place_of_a_value_is_not_repeated(
     sandbox: Sandbox, path: str, fields: dict[str, Any]
 ) -> None:
-    """Programs log the errors that they get."""
-    reply = handle("POST", path, {}, json.dumps(fields).encode())
-    assert isinstance(reply.body, bytes)
-    assert reply.status in (400, 404)
-    message = json.loads(reply.body)["error"]["message"]
-    assert "[key]" in message
-    assert "hunter2" not in message
+    """Programs log the errors that they get. The key may be one of Mistral's, or configured."""
+    for typed in (TYPED, "hunterA2" * 4, sandbox.environment()["MISTRAL_API_KEY"]):
+        body = json.dumps(fields).replace(TYPED, typed).encode()
+        method = "GET" if path.startswith("/v1/models") else "POST"
+        reply = handle(method, path.replace(TYPED, typed), {}, body)
+        assert isinstance(reply.body, bytes)
+        assert reply.status in (400, 404)
+        message = json.loads(reply.body)["error"]["message"]
+        assert typed[:8] not in message
+        assert "key" in message

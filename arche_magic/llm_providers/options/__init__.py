@@ -15,6 +15,7 @@ from ..errors import InvalidRequest
 from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
+from ..secrets import is_key_like
 from ..text.characters import whole_characters
 from ..text.wording import suggestion
 from ..tools import Tool, is_name
@@ -263,6 +264,8 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise InvalidRequest("extra must be a dict of fields by name")
     for name in value:
+        if is_key_like(name):
+            raise InvalidRequest("extra: the name of a field looks like a key; nothing was sent")
         if name in _OPTION_OF:
             raise InvalidRequest(
                 f"extra: {name} is a separate option; use {_OPTION_OF[name]}", option=name
