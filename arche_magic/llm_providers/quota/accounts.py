@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import Configuration
@@ -16,7 +15,6 @@ from .locations import Location, Locations, named_account
 from .state import (
     AccountState,
     DirectoryState,
-    HeldCall,
     NamedAccount,
     ProviderState,
     States,
@@ -113,36 +111,24 @@ class Accounts:
         """Change the states of the key's account and its provider together.
 
         If the key's account is now counted in another document, the holds of one call, or of calls
-        that were held together, are moved there first.
+        that were held together, are moved there first, in the same change.
 
         Returns the result, and the name of the account's document.
         """
-        moved: dict[str, HeldCall] = {}
         while True:
             location = self._locations.of(key)
-            if holds and location.name != holds[0].document and not moved:
-                moved = self._take_holds(key, holds)
-            model = holds[0].route.model if moved else ""
-            result = self._update_at(location, key, change, model, moved)
+            result = self._update_at(location, key, change, holds)
             if result is not None:
                 return result[0], location.name
             self._locations.find(key)
 
     def _update_at(
-        self,
-        location: Location,
-        key: Key,
-        change: Change[T],
-        model: str,
-        moved: Mapping[str, HeldCall],
+        self, location: Location, key: Key, change: Change[T], holds: Sequence[Hold]
     ) -> tuple[T] | None:
-        """Change the states, or return None if the account is now counted elsewhere.
-
-        `moved` are holds of the model that were in another document.
-        """
+        """Change the states, or return None if the account is now counted elsewhere."""
 
         def change_documents(
-            of_account: Document, of_directory: Document, of_provider: Document
+            of_account: Document, of_directory: Document, of_provider: Document, *of_holds: Document
         ) -> tuple[T] | None:
             # Removed from the cache, so that another thread cannot change the same state, and
             # nothing is left of a change that an error or an interrupt has ended.
@@ -155,8 +141,8 @@ class Accounts:
                 return None
             provider = codec.read(ProviderState, of_provider)
             as_read = self._as_read(location.name, of_account, key.provider, of_provider)
-            if moved:
-                account.model(model).holds.update(deepcopy(dict(moved)))
+            for document in of_holds:
+                _move_holds(holds, document, account)
             result = change(account, provider, as_read)
             for document, state in ((of_account, account), (of_provider, provider)):
                 # If a document does not change, the storage keeps its own object.
@@ -165,7 +151,8 @@ class Accounts:
             self._changed[location.name] = dict(of_account), account
             return (result,)
 
-        names = directory_name(key.provider), key.provider
+        names = [directory_name(key.provider), key.provider]
+        names += {hold.document for hold in holds} - {location.name}
         return self._storage.update(location.name, change_documents, *names)
 
     def note_name(self, key: Key, account: str | None, evidence: str) -> None:
@@ -265,30 +252,21 @@ class Accounts:
             known = self._states[name] = document, codec.read(kind, document)
         return known[1]
 
-    def _take_holds(self, key: Key, holds: Sequence[Hold]) -> dict[str, HeldCall]:
-        """Remove the holds that did not move with the key from their document.
 
-        Those that moved are still in it; the account has settled them, or charged them as lost.
-        """
-        model = holds[0].route.model
-        account, _ = self.read(key)
-        here = account.models[model].holds if model in account.models else {}
-        left = [hold.id for hold in holds if hold.id not in here]
+def _move_holds(holds: Sequence[Hold], document: Document, account: AccountState) -> None:
+    """Move holds from their document to the account's state.
 
-        def take(document: Document) -> dict[str, HeldCall]:
-            source = codec.read(AccountState, document)
-            there, went = source.model(model).holds, {}
-            if source.moved:
-                went = codec.read(AccountState, source.moved.content).model(model).holds
-            found = {
-                hold_id: there.pop(hold_id)
-                for hold_id in left
-                if hold_id in there and hold_id not in went
-            }
-            codec.put(document, source)
-            return found
-
-        return self._storage.update(holds[0].document, take) if left else {}
+    Those that moved with the key stay in the document: the account has settled them, or charged
+    them as lost.
+    """
+    model, source = holds[0].route.model, codec.read(AccountState, document)
+    there, went = source.model(model).holds, {}
+    if source.moved:
+        went = codec.read(AccountState, source.moved.content).model(model).holds
+    for hold in holds:
+        if hold.id in there and hold.id not in went:
+            account.model(model).holds[hold.id] = there.pop(hold.id)
+    codec.put(document, source)
 
 
 def _is_same(known: Document, document: Document) -> bool:
