@@ -20,7 +20,6 @@ from .state import (
     States,
 )
 
-S = TypeVar("S")
 T = TypeVar("T")
 Change = Callable[[AccountState, ProviderState, States | None], T]
 """Changes the states of an account and its provider. Its third argument is the same states as they
