@@ -22,7 +22,7 @@ from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, codec, counting, opening, standings
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import SpendingBounds as SpendingBounds
-from .quota.codec import Document, mend
+from .quota.codec import mend
 from .quota.holds import Hold as Hold
 from .quota.holds import Settlement as Settlement
 from .quota.merging import merge_documents
@@ -33,7 +33,15 @@ from .quota.spending import Shares, Spending, later_of
 from .quota.state import AccountState, Amounts, ProviderState, States
 from .quota.state import Closure as Closure
 from .request import Request
-from .storage import MemoryStorage, Storage, StorageTimeout, lock_deadline, open_storage, warn_once
+from .storage import (
+    Document,
+    MemoryStorage,
+    Storage,
+    StorageTimeout,
+    lock_deadline,
+    open_storage,
+    warn_once,
+)
 from .types import Key, Observation, Route, Standing, Usage
 from .wire_fields import may_be_unsuitable
 

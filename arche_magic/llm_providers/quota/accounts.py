@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import Configuration
-from ..storage import Storage
+from ..storage import Document, Storage
 from ..types import Key
 from . import codec
-from .codec import Document, directory_name
+from .codec import directory_name
 from .holds import Hold
 from .locations import Location, Locations, named_account
 from .state import (

@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import library
-from ..storage import FILE_VERSION
+from ..storage import FILE_VERSION, Document
 from . import older_versions
 from .budget_state import BudgetState, JobsState
 from .state import AccountState, DirectoryState, OlderCounts, ProviderState
@@ -20,7 +20,6 @@ from .state import AccountState, DirectoryState, OlderCounts, ProviderState
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Document = dict[str, Any]
 Path = tuple[Any, ...]
 S = TypeVar("S")
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import Configuration
-from ..storage import Storage, StorageTimeout, lock_deadline
+from ..storage import Document, Storage, StorageTimeout, lock_deadline
 from ..types import Key
 from . import codec
-from .codec import Document, directory_name
+from .codec import directory_name
 from .merging import absorb, merge_accounts
 from .state import AccountState, DirectoryState, Moved
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TypeVar
 
+from ..storage import Document
 from ..types import MOST_UNITS
 from . import codec, windows
 from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
-from .codec import Document
 from .counting import limit_state
 from .state import (
     LEARNED,

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..catalog import split_limit_name
 from ..config import Configuration
-from ..storage import Storage, StorageTimeout, lock_deadline
+from ..storage import Document, Storage, StorageTimeout, lock_deadline
 from ..types import Route
 from . import codec, counting, windows
-from .codec import OLDER_COUNTS, Document
+from .codec import OLDER_COUNTS
 from .state import AccountState, OlderCount, OlderCounts
 
 _LONGEST_WAIT_SECONDS = 1.0

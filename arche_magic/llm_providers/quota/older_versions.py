@@ -20,10 +20,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..catalog import Provider, published_providers
-from ..storage import FILE_VERSION
+from ..storage import FILE_VERSION, Document
 from ..types import Limit
-
-Document = dict[str, Any]
 
 _LEARNED = ("header", "error", "configured")
 _KEPT = ("amount", "window", "time_zone", "recent", "proven", "inferred")
