@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,12 @@ def write(path: Path, text: str) -> None:
     os.utime(path, (OLD, OLD))
 
 
-def test_nothing_is_read_again_without_a_change() -> None:
+@pytest.mark.parametrize(
+    "written", [OLD, time.time() + 5 * 3600], ids=["long ago", "in the future"]
+)
+def test_nothing_is_read_again_without_a_change(project: Path, written: float) -> None:
     """Changes to other files, even in the same folder, do not matter."""
+    os.utime(project / "arche_magic.toml", (written, written))
     first = get_configuration()
     assert first.patience == 3
     Path("outputs").mkdir()

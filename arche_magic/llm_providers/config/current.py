@@ -20,8 +20,9 @@ from .keys import keys_of_session
 from .loading import load_configuration
 from .sources import SETTINGS_FILE, own_settings_folder
 
-# A file can change twice within one tick of its file system's clock, which is 2 s on FAT.
-_TICK_SECONDS = 2.0
+# A file can change twice within one tick of its file system's clock, which is 2 s on FAT. On a
+# network drive, that clock may be ahead of ours.
+_TICK_SECONDS, _AHEAD_SECONDS = 2.0, 60.0
 
 _Stamp = tuple[object, ...]
 
@@ -138,7 +139,9 @@ def _settings_stamp(directory: Path | None) -> _Stamp | None:
         if status is None:
             seen.append(None)
             continue
-        if stat.S_ISFIFO(status.st_mode) or status.st_mtime > time.time() - _TICK_SECONDS:
+        # A time further ahead says nothing, and would stay ahead for hours or years.
+        is_recent = -_TICK_SECONDS < status.st_mtime - time.time() < _AHEAD_SECONDS
+        if is_recent or stat.S_ISFIFO(status.st_mode):
             return None
         changed = status.st_mtime_ns, status.st_ctime_ns
         seen += (status.st_dev, status.st_ino, status.st_size, *changed, os.path.realpath(path))
