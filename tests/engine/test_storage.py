@@ -486,6 +486,21 @@ def test_an_empty_file_is_an_empty_ledger(path: Path, content: bytes) -> None:
     assert kept_aside(path) == []
 
 
+@pytest.mark.parametrize("also", [(), (".copy",), (".copy", ".backup")])
+def test_a_ledger_of_a_newer_version_is_not_mixed_with_ours(
+    written: Path, also: tuple[str, ...]
+) -> None:
+    """It is kept aside, whichever version its copy and its backup have; a new ledger starts."""
+    newer = written.read_bytes().replace(b'"version": 3', b'"version": 4')
+    for path in (written, *(written.with_name(f"{written.name}{suffix}") for suffix in also)):
+        path.write_bytes(newer)
+    with pytest.warns(LedgerWarning, match=r"has version 4, not 3; a new ledger starts") as caught:
+        assert use(JsonFileStorage(written), "read") == [1, 2, 3]
+    assert len(caught) == 1
+    assert [file.read_bytes() for file in kept_aside(written)] == [newer]
+    assert JsonFileStorage(written).read("counter") == {"n": 3}
+
+
 def test_a_file_damaged_during_a_session_is_kept_too(written: Path) -> None:
     """The kernel continues from its copy."""
     storage = JsonFileStorage(written)

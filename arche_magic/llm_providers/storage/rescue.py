@@ -79,6 +79,10 @@ class Rescue:
 
     def documents(self, content: bytes) -> dict[str, Document]:
         """The documents to use instead of a file with that content."""
+        version = _version(_json(content))
+        if type(version) is int and version > FILE_VERSION:
+            # Its copy and backup may be older, from before the newer package was installed.
+            return self._take_over(content)
         found, copied = parse(content), self._sound(self.copy)
         documents, wrong = self._mended(found[0]) if found else ({}, [])
         if copied and (copied[1] >= found[1] if found else _may_be_damaged(content)):
@@ -123,7 +127,9 @@ class Rescue:
             self._keep_aside("damaged", "is damaged; a new ledger starts")
         elif isinstance(data, dict) and "documents" in data:
             version = re.sub(r"[^\w.-]", "", str(data.get("version")))[:20]
-            why = f"has version {version}, not {FILE_VERSION}; a new ledger starts"
+            why = (
+                f"has version {version}, not {FILE_VERSION}; a new ledger starts without its counts"
+            )
             self._keep_aside(f"version-{version}", why)
         elif isinstance(data, dict) and self._upgrade and (upgraded := self._upgrade(data)):
             self._keep_aside("older", "has the older layout; its counts were converted")
