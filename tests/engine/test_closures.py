@@ -84,6 +84,20 @@ def test_a_limit_without_a_name_or_a_time_doubles_its_wait(tracker_of: Build, cl
     assert opens_in(tracker, route) == 60
 
 
+def test_setting_the_clock_back_does_not_prolong_a_wait(tracker_of: Build, clock: Clock) -> None:
+    """It may take twice as long at most; after an answer, it does not begin again."""
+    tracker = tracker_of()
+    route = a_route(tracker.configuration)
+    failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=20)
+    clock.now -= 15
+    assert opens_in(tracker, route) == 35
+    clock.now -= 3585
+    assert opens_in(tracker, route) == 0
+    served(tracker, route)
+    clock.now += 3600
+    assert opens_in(tracker, route) == 0
+
+
 def test_concurrent_refusals_double_the_wait_once(tracker_of: Build) -> None:
     """Eight threads that hit the same limit count as one refusal."""
     tracker = tracker_of()

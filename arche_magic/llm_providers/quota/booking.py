@@ -153,18 +153,19 @@ def note_check(
 
     def change(account_state: AccountState, provider: ProviderState, _: States | None) -> None:
         account_state.provider = key.provider
+        now = records.clock.time()
         entry = account_state.key(key.fingerprint)
         entry.label = key.label
         if refusal is None:
-            closures.reopen(entry, began)
-            closures.reopen(provider, began)
+            closures.reopen(entry, began, now)
+            closures.reopen(provider, began, now)
             for model, at_provider in provider.models.items():
                 # Ollama lists the model `llama3.2` as `llama3.2:latest`.
                 if not listed.isdisjoint((model, f"{model}:latest")):
-                    closures.reopen(at_provider, began)
+                    closures.reopen(at_provider, began, now)
         else:
             remedy = Remedy.REPLACE_KEY.name
-            closures.close(entry, refusal, records.clock.time(), None, began, remedy, address)
+            closures.close(entry, refusal, now, None, began, remedy, address)
 
     records.accounts.note_name(key, account, "header")
     records.accounts.update(key, change)
@@ -233,7 +234,7 @@ def _close(
         closures.note_lack(provider, route, failure.lacks, now)
     if part is not provider and failure.sent:
         # A refusal is an answer too, so the provider works again.
-        closures.reopen(provider, began)
+        closures.reopen(provider, began, now)
 
 
 def _wait_for_limit(

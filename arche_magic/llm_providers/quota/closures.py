@@ -50,12 +50,13 @@ def close(
     part.closed = Closure(reason, now, until, count, remedy, fingerprint(address))
 
 
-def reopen(part: Closable, began: float) -> bool:
+def reopen(part: Closable, began: float, now: float = math.inf) -> bool:
     """Remove a closure because a call that began at `began` was answered; True if there was one.
 
-    An answer to a call that began before the closure proves nothing.
+    An answer to a call that began before the closure proves nothing, unless the clock was set back
+    since. Otherwise, the part would be closed again when the clock gets there.
     """
-    if part.closed and part.closed.since < began:
+    if part.closed and (part.closed.since < began or _was_set_back(part.closed, now)):
         part.closed = None
         return True
     return False
@@ -88,7 +89,7 @@ def latest_closure(record: RouteRecord, now: float) -> Closure | None:
         if part.closed is None:
             continue
         closed = closure_of(part, record.route.address)
-        if closed is None or from_a_wrong_clock(closed.since, now):
+        if closed is None or _was_set_back(closed, now):
             continue
         if closed.ends > max(now, latest.ends if latest else now):
             latest = closed
@@ -138,6 +139,14 @@ def lacks(record: RouteRecord, capability: str, now: float) -> bool:
 def note_lack(provider: ProviderState, route: Route, capability: str, now: float) -> None:
     """Note a capability that the model lacks at the route's address."""
     provider.model(route.model).lacks[capability] = Lack(now, fingerprint(route.address))
+
+
+def _was_set_back(closed: Closure, now: float) -> bool:
+    """Whether the clock was set back since: a closure lasts at most twice as long as stated."""
+    ahead = closed.since - now
+    return ahead > 0 and (
+        ahead > closed.ends - closed.since or from_a_wrong_clock(closed.since, now)
+    )
 
 
 def from_a_wrong_clock(moment: float, now: float) -> bool:

@@ -208,11 +208,11 @@ def note_answer(record: RouteRecord, now: float, began: float) -> None:
     key = record.account.key(route.key.fingerprint, route.key.label)
     key.answered = model.answered = True
     note_level(record, now)
-    reopen(record.account, began)
-    reopen(key, began)
-    reopen(model, began)
-    reopen(record.provider, began)
-    reopen(record.model_at_provider, began)
+    reopen(record.account, began, now)
+    reopen(key, began, now)
+    reopen(model, began, now)
+    reopen(record.provider, began, now)
+    reopen(record.model_at_provider, began, now)
 
 
 def calibrate(model: ModelState, plain: float, usage: Usage) -> None:
