@@ -70,7 +70,7 @@ ALLOWED = {
     },
     "quota.merging": {
         "quota.budget_state", "quota.closures", "quota.codec", "quota.counting", "quota.state",
-        "quota.windows", "types",
+        "quota.windows", "storage", "types",
     },
     "quota.locations": {
         "config", "quota.codec", "quota.merging", "quota.state", "storage", "types",

@@ -19,6 +19,7 @@ from .documents import (
     T,
     Upgrade,
     only_mappings,
+    take_ours,
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
@@ -55,7 +56,7 @@ _MOST_FILES = 32
 def open_storage(
     location: str,
     upgrade: Upgrade | None = None,
-    merge: Merge | None = None,
+    merge: Merge = take_ours,
     mend: Mend = only_mappings,
 ) -> Storage:
     """The storage of this process for a location: a path, `memory://NAME`, or a Redis URL.
@@ -65,8 +66,8 @@ def open_storage(
     Args:
         location: where the documents are.
         upgrade: turns a file in another layout into documents; for files only.
-        merge: adds what was counted while Redis was away; for Redis only. Without it, those counts
-            are dropped.
+        merge: adds what was counted while the file or Redis could not be used. Without it,
+            documents that were changed meanwhile replace those of others.
         mend: removes wrong values from what is read.
 
     Raises:
@@ -93,14 +94,10 @@ def open_storage(
             elif scheme:
                 # Imported when needed, because few users have a ledger in Redis.
                 redis_storage = import_module(".redis", __package__)
-                _opened[name] = redis_storage.RedisStorage(location, merge or _drop, mend)
+                _opened[name] = redis_storage.RedisStorage(location, merge, mend)
             else:
                 files = [n for n, s in _opened.items() if isinstance(s, JsonFileStorage)]
                 for old in files[: 1 - _MOST_FILES]:
                     del _opened[old]
-                _opened[name] = JsonFileStorage(path, upgrade, mend)
+                _opened[name] = JsonFileStorage(path, upgrade, mend, merge)
         return _opened[name]
-
-
-def _drop(name: str, before: Document, ours: Document, theirs: Document) -> None:
-    """Merge nothing."""

@@ -26,6 +26,12 @@ def only_mappings(name: str, document: Any) -> tuple[Document, list[str]]:
     return (document, []) if isinstance(document, dict) else ({}, [name])
 
 
+def take_ours(name: str, before: Document, ours: Document, theirs: Document) -> None:
+    """Replace `theirs` by `ours`."""
+    theirs.clear()
+    theirs.update(ours)
+
+
 class StorageTimeout(LLMProviderError):
     """Another process or thread held the storage's lock until the deadline; nothing was changed."""
 

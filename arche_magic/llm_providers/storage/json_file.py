@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ..bounded import TookTooLong, within
-from ..files import NotOurs, read_ours
 from ..processes import new_lock, new_rlock, reset_in_children
+from .away import TRIED_AGAIN_SECONDS, Away, absent
 from .deadlines import acquire, lock_deadline, may_hang, seconds_left
-from .documents import Change, Document, Mend, StorageTimeout, T, Upgrade, only_mappings
+from .documents import (
+    Change,
+    Document,
+    Mend,
+    Merge,
+    StorageTimeout,
+    T,
+    Upgrade,
+    only_mappings,
+    take_ours,
+)
 from .kernel_lock import KernelLock
 from .ledger_file import (
     BeingWritten,
     LedgerFile,
+    entries_of,
     entry_of,
-    is_a_ledger,
-    is_ours,
     parse,
     read_entry,
     split,
 )
-from .ledger_warnings import warn, warn_of_file
+from .ledger_warnings import warn, warn_of_file, works_again
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
 # A reader waits this long for a disk that hangs; then it uses the contents that it read last.
 _LONGEST_LOOK_SECONDS = 1.0
+# How long a change waits for the lock to return to the file, while it can be made in memory.
+_LONGEST_RETURN_SECONDS = 0.1
+
+
+# Documents, the entries they were read from, and the revision.
+_Found = tuple[dict[str, Document], dict[str, bytes], int]
 
 
 class _OtherLayout(Exception):
@@ -45,8 +60,11 @@ class JsonFileStorage:
     because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
     ten times the cost, and fails on Windows while another process reads.) A power failure can tear
     both, so once a minute a backup is written that it cannot tear. A file that is not a ledger is
-    renamed and kept. If the disk refuses (read-only, full, a share without locks), this process
-    continues in memory and says so once.
+    renamed and kept.
+
+    If the disk refuses (read-only, full, a share without locks), this process continues in memory
+    and says so once. At most once a second, a change first tries to return to the file: then what
+    was counted meanwhile is added to what others counted. The end of the process tries it too.
 
     Reading waits for no lock: while this process changes the file, readers get the documents as
     they were before, and a file that another kernel has half written is read from its copy.
@@ -55,21 +73,28 @@ class JsonFileStorage:
         path: the file; its directory is created when first needed.
         upgrade: turns a file in another layout into documents, or returns None if it cannot.
         mend: removes wrong values from a document that was read.
+        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
+            the document in the file before it failed, and `ours`, which was changed in memory.
     """
 
     def __init__(
-        self, path: Path, upgrade: Upgrade | None = None, mend: Mend = only_mappings
+        self,
+        path: Path,
+        upgrade: Upgrade | None = None,
+        mend: Mend = only_mappings,
+        merge: Merge = take_ours,
     ) -> None:
         self.path = path
-        self._upgrade = upgrade
+        self._upgrade, self._merge = upgrade, merge
         # A thread holds this lock while it changes the file.
         self._change_lock = new_rlock()
         # Readers and changes hold this lock while they read the file.
         self._look_lock = new_lock()
         self._file_lock: Any = KernelLock(f"{path}.lock")
         self._rescue = Rescue(path, mend, upgrade)
-        self._copy, self._backup = self._rescue.copy, self._rescue.backup
-        self._on_disk = True
+        self.findings = self._rescue.findings
+        self._away: Away | None = None
+        self._next_return = 0.0
         # A file never refuses changes: if it cannot be written, counting continues in memory.
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
@@ -80,7 +105,7 @@ class JsonFileStorage:
         return f"JsonFileStorage({str(self.path)!r})"
 
     def _know_nothing(self) -> None:
-        self._file = LedgerFile(self.path, self._copy)
+        self._file = LedgerFile(self.path, self._rescue.copy)
         self._changing = self._rescuing = self._hangs = False
         # This is replaced and never changed, because readers take no lock.
         self._documents: dict[str, Document] = {}
@@ -96,16 +121,11 @@ class JsonFileStorage:
         except TookTooLong:
             return True
 
-    @property
-    def findings(self) -> list[str]:
-        """Problems with the file when this process read it, and what was used instead."""
-        return self._rescue.findings
-
     def begin_child(self) -> None:
         """Read again what another thread may have been changing when the process was forked."""
-        if self._on_disk:
-            self._know_nothing()
-        self._changing = False
+        if self._away is not None:
+            self._away.begin_child()
+        self._know_nothing()
 
     def read(self, name: str) -> Document:
         """The document, empty if there is none yet. Callers must not change it."""
@@ -113,22 +133,27 @@ class JsonFileStorage:
 
     def read_all(self, *names: str) -> list[Document]:
         """Several documents, in their states at the same time. Callers must not change them."""
+        if (away := self._away) is not None:
+            return away.read_all(*names)
         documents, none = self._seen(), Document()
         return [documents.get(name, none) for name in names]
 
     def _seen(self) -> dict[str, Document]:
         """The current documents, or those that were read last if the disk hangs."""
         # While this process makes a change, no other process can change the file.
-        if self._on_disk and not self._changing and not self._hangs:
+        if not self._changing and not self._hangs:
             try:
                 if self.may_hang:
                     within(_LONGEST_LOOK_SECONDS, self._load)
                 else:
                     self._load()
+                if self.trouble and self._away is None:
+                    self._end_trouble()
             except TookTooLong:
                 self._hangs = self._look_lock.locked()
             except OSError as error:
-                self._leave_disk(error)
+                # The next change finds out by itself whether it can be made in the file.
+                self._begin_trouble(error)
             except _OtherLayout:
                 try:
                     with lock_deadline(0):
@@ -136,7 +161,7 @@ class JsonFileStorage:
                 except StorageTimeout:
                     # Another process is writing the file, or was stopped while it wrote.
                     with contextlib.suppress(OSError):
-                        seen = self._rescue.glance(_read_bytes(self.path) or b"")
+                        seen = self._rescue.glance()
                         return self._documents if seen is None else seen
         return self._documents
 
@@ -146,29 +171,33 @@ class JsonFileStorage:
         Raises:
             StorageTimeout: another thread or process held the lock until this thread's deadline.
         """
-        names = (name, *others)
         if not acquire(self._change_lock):
             raise self._locked()
         try:
-            if not self._on_disk:
-                return self._change(names, change)[0]
+            away = self._away
+            if away is not None and not self._come_back(_LONGEST_RETURN_SECONDS):
+                return away.update(name, change, *others)
             try:
                 self._check_owner()
                 self._acquire()
             except OSError as error:
                 with contextlib.suppress(OSError, _OtherLayout):
                     self._load()
-                self._leave_disk(error)
-                return self._change(names, change)[0]
+                return self._leave(error).update(name, change, *others)
             try:
                 try:
                     self._load(locked=True)
                 except OSError as error:
-                    self._leave_disk(error)
-                self._changing = True
-                result, changed = self._change(names, change)
+                    return self._leave(error).update(name, change, *others)
+                before = self._documents
+                result, changed = self._change((name, *others), change)
                 if changed or self._rescuing:
-                    self._save()
+                    try:
+                        self._save()
+                    except OSError as error:
+                        self._leave(error, before)
+                if self.trouble and self._away is None:
+                    self._end_trouble()
                 return result
             finally:
                 self._changing = False
@@ -202,26 +231,9 @@ class JsonFileStorage:
         )
 
     def _check_owner(self) -> None:
-        """Before anything is written, check that the ledger's path is free or has a ledger.
-
-        Raises:
-            NotOurs: another file has that path, or the path of the copy or the backup.
-        """
-        if self._checked or self._was_there or self.path.name == LEDGER_NAME:
-            return
-        content = _read_bytes(self.path) or b""
-        beside = [_read_bytes(path) or b"" for path in (self._copy, self._backup)]
-        known = os.path.lexists(f"{self.path}.lock") or any(
-            text.strip(BLANK) and is_ours(text) for text in beside
-        )
-        if content.strip(BLANK):
-            if not known and not is_a_ledger(content, self._upgrade):
-                raise NotOurs(self.path, "is not a ledger; set ARCHE_QUOTA_STORE to another path")
-        elif not known:
-            for path, text in zip((self._copy, self._backup), beside, strict=True):
-                if text.strip(BLANK):
-                    raise NotOurs(path, "is not a copy of a ledger; move it away")
-        self._checked = True
+        if not (self._checked or self._was_there or self.path.name == LEDGER_NAME):
+            self._rescue.check_owner()
+            self._checked = True
 
     def _acquire(self) -> None:
         try:
@@ -238,7 +250,7 @@ class JsonFileStorage:
     def _load(self, *, locked: bool = False) -> None:
         with self._look_lock:
             try:
-                if self._on_disk and not self._changing:
+                if not self._changing:
                     self._look(locked=locked)
             finally:
                 self._hangs = False
@@ -256,7 +268,7 @@ class JsonFileStorage:
         if content and content == self._file.content:
             return
         if content is None:
-            self._take({}, {}, 0, b"")
+            self._take(({}, {}, 0), b"")
             return
         # Usually, only the documents that changed have to be parsed.
         found = self._refreshed(content) if self._file.content else None
@@ -266,14 +278,12 @@ class JsonFileStorage:
             if not locked:
                 raise _OtherLayout
             documents = self._rescue.documents(content)
-            found = documents, _entries(documents), 0
+            found = documents, entries_of(documents), 0
             # The file does not contain these documents before it is written.
             content, self._rescuing = b"", True
-        self._take(*found, content)
+        self._take(found, content)
 
-    def _refreshed(
-        self, content: bytes
-    ) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+    def _refreshed(self, content: bytes) -> _Found | None:
         """The contents of a file that another kernel wrote; None for a file in another layout."""
         try:
             found = split(content)
@@ -293,59 +303,98 @@ class JsonFileStorage:
             return None
         return documents, entries, revision
 
-    def _whole(self, content: bytes) -> tuple[dict[str, Document], dict[str, bytes], int] | None:
+    def _whole(self, content: bytes) -> _Found | None:
         """The contents of a file in any layout that we can read; None if it cannot be read."""
         if not content.strip(BLANK):
-            return None if self._copy.exists() or self._backup.exists() else ({}, {}, 0)
+            return (
+                None if self._rescue.copy.exists() or self._rescue.backup.exists() else ({}, {}, 0)
+            )
         found = parse(content)
         if found is None or not self._rescue.is_right(found[0]):
             return None
         documents, revision = found
-        return documents, _entries(documents), revision
+        return documents, entries_of(documents), revision
 
-    def _take(
-        self,
-        documents: dict[str, Document],
-        entries: dict[str, bytes],
-        revision: int,
-        content: bytes,
-    ) -> None:
-        self._documents, self._entries = documents, entries
-        self._file.note(content, entries, revision)
+    def _take(self, found: _Found, content: bytes) -> None:
+        self._documents, self._entries, revision = found
+        self._file.note(content, self._entries, revision)
         self._unsaved.clear()
         self._was_there = self._was_there or bool(content)
 
     def _save(self) -> None:
-        if not self._on_disk:
-            return
-        try:
-            self._file.write(self._entries, self._unsaved)
-        except OSError as error:
-            self._leave_disk(error)
-            return
+        self._file.write(self._entries, self._unsaved)
         self._unsaved.clear()
         self._rescuing, self._was_there = False, True
         # The ledger is written even if the backup cannot be.
         with contextlib.suppress(OSError):
             self._rescue.back_up(self._file.content)
 
-    def _leave_disk(self, error: OSError) -> None:
-        if self._on_disk:
-            self._on_disk = False
+    def _leave(self, error: OSError, before: dict[str, Document] | None = None) -> Away:
+        """Continue in memory; `before` are the documents in the file, if they differ by now."""
+        documents = self._documents
+        self._away = Away(documents if before is None else before, documents)
+        self._next_return = time.monotonic() + TRIED_AGAIN_SECONDS
+        absent.add(self)
+        self._begin_trouble(error)
+        return self._away
+
+    def _come_back(self, seconds: float) -> bool:
+        """Add what was counted in memory to the file; False if it is not time yet, or fails.
+
+        Waits at most `seconds` for the lock of the file. The caller holds that between threads.
+        """
+        began, away = time.monotonic(), self._away
+        if away is None or began < self._next_return:
+            return away is None
+        try:
+            self._check_owner()
+            with lock_deadline(seconds):
+                self._acquire()
+            try:
+                with self._look_lock:
+                    self._know_nothing()
+                self._load(locked=True)
+                # If the file is gone, all of it is written again.
+                is_gone = not self._documents
+                for name in away.names if is_gone else away.changed:
+                    merge = take_ours if is_gone else self._merge
+                    self._change((name,), partial(away.add_to, name, merge=merge))
+                try:
+                    self._save()
+                except OSError:
+                    away.note_attempt(self._documents)
+                    raise
+                self._away = None
+            finally:
+                self._changing = False
+                self._file_lock.release()
+        except (OSError, StorageTimeout):
+            # A network share may take minutes to fail.
+            ended = time.monotonic()
+            self._next_return = ended + TRIED_AGAIN_SECONDS * max(1.0, 10 * (ended - began))
+            return False
+        absent.discard(self)
+        self._end_trouble()
+        return True
+
+    def part(self, until: float) -> None:
+        """Try once to come back until that time (by `time.monotonic`), if anything was counted."""
+        seconds = max(0.0, until - time.monotonic())
+        if self._away and self._away.changed and self._change_lock.acquire(timeout=seconds):
+            try:
+                self._next_return = 0.0
+                self._come_back(seconds)
+            finally:
+                self._change_lock.release()
+
+    def _begin_trouble(self, error: OSError) -> None:
+        if not self.trouble:
             self.trouble = (
                 f"cannot be written ({error.strerror or error}); "
-                "counting in memory until this process ends"
+                "counting in memory until it can be written again"
             )
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
 
-
-def _entries(documents: dict[str, Document]) -> dict[str, bytes]:
-    return {name: entry_of(name, document) for name, document in documents.items()}
-
-
-def _read_bytes(path: Path) -> bytes | None:
-    """The file's bytes, None if there is none."""
-    try:
-        return read_ours(path)
-    except FileNotFoundError:
-        return None
+    def _end_trouble(self) -> None:
+        self.trouble = ""
+        works_again(self.path)

@@ -165,7 +165,8 @@ class LedgerFile:
             self._forget()
             try:
                 self._descriptor = open_ours(self._path, os.O_RDONLY)
-            except FileNotFoundError:
+            except OSError:
+                # It was read or written, so it is only read again each time.
                 return
         self._stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -287,6 +288,11 @@ def entry_of(name: str, document: Document, before: int = 0) -> bytes:
     if len(entry) <= before <= len(entry) + _MOST_SPACES:
         return entry.ljust(before)
     return entry.ljust(len(entry) + _SPARE_SPACES) if before < len(entry) else entry
+
+
+def entries_of(documents: Mapping[str, Document]) -> dict[str, bytes]:
+    """The entries of documents by name, as in a new file."""
+    return {name: entry_of(name, document) for name, document in documents.items()}
 
 
 def read_entry(name: str, entry: bytes) -> Document:

@@ -1,4 +1,4 @@
-"""Warnings about the ledger and kept replies, each once per process."""
+"""Warnings about the ledger and kept replies, each once per process or failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LedgerWarning(UserWarning):
 
 
 def warn_of_file(path: Path, error: OSError, message: str) -> None:
-    """Warn that a file cannot be used, once per process and cause.
+    """Warn that a file cannot be used, once per process and cause until it `works_again`.
 
     A full or read-only disk is the same cause for all files of a folder. A link in place of a file
     concerns only that file.
@@ -25,6 +25,13 @@ def warn_of_file(path: Path, error: OSError, message: str) -> None:
     if cause not in _refusing:
         _refusing.add(cause)
         warn(message)
+
+
+def works_again(path: Path) -> None:
+    """Let the next failure of a file be a new cause, because the file was just written."""
+    for cause in list(_refusing):
+        if path.parent in (cause, cause.parent):
+            _refusing.discard(cause)
 
 
 def warn(message: str) -> None:

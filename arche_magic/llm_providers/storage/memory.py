@@ -1,4 +1,4 @@
-"""Documents in memory, for `memory://`, for tests, and while Redis does not answer."""
+"""Documents in memory, for `memory://`, for tests, and while a storage cannot be used."""
 
 from __future__ import annotations
 

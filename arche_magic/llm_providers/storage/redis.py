@@ -11,7 +11,6 @@ outage: `refusal` says why, and the user of the storage decides what happens to 
 
 from __future__ import annotations
 
-import atexit
 import re
 import threading
 import time
@@ -21,25 +20,23 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any
-from weakref import ReferenceType, WeakSet, ref
+from weakref import ReferenceType, ref
 
 from ..bounded import library
 from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
+from .away import TRIED_AGAIN_SECONDS, Away, absent
 from .deadlines import acquire
 from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
 from .ledger_warnings import warn
-from .memory import MemoryStorage
 from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"
 _NO_ENTRY = "it does not accept the user name or the password"
 _TIMEOUT_SECONDS = 2.0
-_ASKED_AGAIN_SECONDS = 1.0
-# At its end, a process waits this long for a Redis that does not have all counts yet.
-_FAREWELL_SECONDS, _FAREWELL_NAP_SECONDS = 2.0, 0.1
+_FAREWELL_NAP_SECONDS = 0.1
 # Writes the values if the beginning of each key has not changed since it was read; otherwise
 # returns the current contents.
 _WRITE_IF_UNCHANGED = """
@@ -128,8 +125,7 @@ class RedisStorage:
         # Threads of one process wait for each other here, instead of repeating their changes.
         self._lock = new_rlock()
         self._seen: dict[str, Stored] = {}
-        self._away: MemoryStorage | None = None
-        self._changed_away: set[str] = set()
+        self._away: Away | None = None
         self._is_probed = False
         self.refusal = ""
         reset_in_children(self)
@@ -144,6 +140,7 @@ class RedisStorage:
     def begin_child(self) -> None:
         """Wait for Redis in the child too, if it does not answer."""
         if self._away is not None:
+            self._away.begin_child()
             self._watch()
 
     def read(self, name: str) -> Document:
@@ -196,7 +193,6 @@ class RedisStorage:
                     return self._transact(names, change)
                 except self._failures as error:
                     away = self._leave(error)
-            self._changed_away.update(names)
             # Redis cannot come back during the change, because that needs the lock.
             return away.update(name, change, *others)
         finally:
@@ -278,14 +274,13 @@ class RedisStorage:
         name = f"{_PREFIX}probe of {uuid.uuid4().hex[:12]}"
         _interruptible(self._client.pipeline().set(name, 1, ex=60).delete(name).execute)
 
-    def _leave(self, error: Exception) -> MemoryStorage:
+    def _leave(self, error: Exception) -> Away:
         """Continue in memory, from what was read last."""
         self.refusal = _refusal(error)
         if self._away is None:
-            self._away = MemoryStorage()
-            for name, stored in self._seen.items():
-                self._away.put(name, stored.document)
-            _away.add(self)
+            seen = {name: stored.document for name, stored in self._seen.items()}
+            self._away = Away(seen, seen)
+            absent.add(self)
             self._watch()
             if not self.refusal:
                 warn(
@@ -310,21 +305,18 @@ class RedisStorage:
                 away = self._away
                 if away is None:
                     return True
-                for name in sorted(self._changed_away):
-                    seen = self._seen.get(name)
-                    before = deepcopy(seen.document) if seen else {}
-                    self._transact((name,), partial(self._merge, name, before, away.read(name)))
-                    self._changed_away.discard(name)
+                for name in away.changed:
+                    self._transact((name,), partial(away.add_to, name, merge=self._merge))
                 self._away, self._is_probed, self.refusal = None, True, ""
         except self._failures as error:
             self.refusal = _refusal(error)
             return False
-        _away.discard(self)
+        absent.discard(self)
         return True
 
     def part(self, until: float) -> None:
         """Until that time (`time.monotonic`), try to write to Redis what was counted in memory."""
-        while self._changed_away and not self.come_back():
+        while self._away and self._away.changed and not self.come_back():
             if time.monotonic() + _FAREWELL_NAP_SECONDS > until:
                 return
             time.sleep(_FAREWELL_NAP_SECONDS)
@@ -332,21 +324,11 @@ class RedisStorage:
 
 def _wait_for(found: ReferenceType[RedisStorage]) -> None:
     while True:
-        time.sleep(_ASKED_AGAIN_SECONDS)
+        time.sleep(TRIED_AGAIN_SECONDS)
         storage = found()
         if storage is None or storage.come_back():
             return
         del storage
-
-
-_away: WeakSet[RedisStorage] = WeakSet()
-
-
-@atexit.register
-def _part() -> None:
-    until = time.monotonic() + _FAREWELL_SECONDS
-    for storage in list(_away):
-        storage.part(until)
 
 
 class _Credentials:

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import open_ours, read_ours
+from ..files import NotOurs, open_ours, read_ours
 from .documents import Document, Mend, Upgrade
-from .ledger_file import FILE_VERSION, is_ours, parse
+from .ledger_file import FILE_VERSION, is_a_ledger, is_ours, parse
 from .ledger_warnings import warn
 
 BLANK = b"\x00 \r\n\t"
@@ -70,11 +70,31 @@ class Rescue:
         """Whether these documents (all, if no name is given) have no wrong value."""
         return not any(self._mend(name, documents[name])[1] for name in names or documents)
 
-    def glance(self, content: bytes) -> dict[str, Document] | None:
+    def check_owner(self) -> None:
+        """Check, before anything is written, that the ledger's path is free or has a ledger.
+
+        Raises:
+            NotOurs: another file has that path, or the path of the copy or the backup.
+        """
+        content = _read_bytes(self.path)
+        beside = {path: _read_bytes(path) for path in (self.copy, self.backup)}
+        if os.path.lexists(f"{self.path}.lock") or any(
+            text.strip(BLANK) and is_ours(text) for text in beside.values()
+        ):
+            return
+        if content.strip(BLANK):
+            if not is_a_ledger(content, self._upgrade):
+                raise NotOurs(self.path, "is not a ledger; set ARCHE_QUOTA_STORE to another path")
+            return
+        for path, text in beside.items():
+            if text.strip(BLANK):
+                raise NotOurs(path, "is not a copy of a ledger; move it away")
+
+    def glance(self) -> dict[str, Document] | None:
         """The documents to show while another process holds the lock; None if there are none."""
         if copied := self._sound(self.copy):
             return copied[0]
-        found = parse(content)
+        found = parse(_read_bytes(self.path))
         return self._mended(found[0])[0] if found else None
 
     def documents(self, content: bytes) -> dict[str, Document]:
@@ -143,6 +163,14 @@ class Rescue:
         if suffix in ("wrong", "damaged"):
             self.findings.append(why)
         warn(f"the ledger {self.path} {why}; the old file is kept as {aside.name}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The file's bytes, none if it does not exist."""
+    try:
+        return read_ours(path)
+    except FileNotFoundError:
+        return b""
 
 
 _NO_JSON = object()
