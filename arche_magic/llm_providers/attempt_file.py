@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,7 +55,12 @@ def read_attempts(
 
     Other lines are skipped: those cut when a disk was full, and those of other programs.
     """
-    for lines in read_lines(path, earliest, most_bytes):
+    return attempts_of(read_lines(path, earliest, most_bytes))
+
+
+def attempts_of(batches: Iterable[bytes]) -> Iterator[Attempt]:
+    """The attempts in batches of lines; other lines are skipped."""
+    for lines in batches:
         for record in records_of(lines):
             with suppress(TypeError, ValueError):
                 yield Attempt.from_dict(record)

@@ -10,24 +10,24 @@ import json
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempt_file import (
+    attempts_of,
     check_record,
     month_of,
     put_aside,
-    read_attempts,
+    read_lines,
 )
-from .attempt_file import read_lines as read_lines
 from .attempt_file import records_of as records_of
-from .files import absolute, append_lines
+from .files import CutShort, absolute, append_lines
 from .processes import new_lock
 from .reply import NOT_SPENT, Attempt
-from .storage import warn_of_file
+from .storage import warn_of_file, works_again
 from .types import RouteId
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class AttemptLog:
         self.recent: deque[Attempt] = deque(maxlen=_REMEMBERED)
         self.began: float = math.inf
         self._spent: dict[RouteId, Spent] = {}
+        # Lines that could not be written; the next attempt tries it again.
+        self._unwritten: deque[bytes] = deque(maxlen=_REMEMBERED)
         # The last day on which the file was checked, in days since the epoch.
         self._day = -1.0
         self._lock = new_lock()
@@ -125,21 +127,32 @@ class AttemptLog:
             self.last = ended[-1] if ended else self.last
             for attempt in attempts:
                 self._count(attempt)
-        # Read once, because another thread may set it to None.
         path = self.path
         if path is None or not attempts:
             return
-        lines = "".join(json.dumps(attempt.to_dict()) + "\n" for attempt in attempts)
+        lines = [json.dumps(attempt.to_dict()).encode() + b"\n" for attempt in attempts]
+        waiting: list[bytes] = []
+        if self._unwritten:
+            with self._lock:
+                waiting = list(self._unwritten)
+                self._unwritten.clear()
+            lines = waiting + lines
         try:
-            self._write(path, lines.encode(), attempts[-1].at)
+            self._write(path, b"".join(lines), attempts[-1].at)
         except OSError as error:
-            self.path = None
-            warn_of_file(
-                path,
-                error,
-                f"attempts cannot be written to {path} ({error.strerror or error}) and are kept "
-                "in memory",
-            )
+            left = _left(lines, error.written) if isinstance(error, CutShort) else lines
+            with self._lock:
+                self._unwritten.extend(left)
+            if not waiting:
+                warn_of_file(
+                    path,
+                    error,
+                    f"attempts cannot be written to {path} ({error.strerror or error}); the last "
+                    f"{_REMEMBERED:,} are kept in memory until it can be written again",
+                )
+            return
+        if waiting:
+            works_again(path)
 
     def session(self) -> list[Attempt]:
         """The attempts of this process, oldest first.
@@ -148,14 +161,30 @@ class AttemptLog:
         """
         with self._lock:
             recent = list(self.recent)
-        path = self.path
-        if path is None or not self.forgets():
+        if self.path is None or not self.forgets():
             return recent
         try:
-            kept = list(read_attempts(path, self.began))
+            kept = list(attempts_of(self.lines(self.began)))
         except OSError:
             return recent
         return [attempt for attempt in kept if attempt.session == SESSION]
+
+    def lines(self, earliest: float, most_bytes: float = math.inf) -> Iterator[bytes]:
+        """The lines of the file, see `read_lines`, and those that could not be written.
+
+        Raises:
+            OSError: the file cannot be read, and nothing waits to be written.
+        """
+        with self._lock:
+            waiting = b"".join(self._unwritten)
+        try:
+            if self.path is not None:
+                yield from read_lines(self.path, earliest, most_bytes)
+        except OSError:
+            if not waiting:
+                raise
+        if waiting:
+            yield waiting
 
     def forgets(self) -> bool:
         """Whether some attempts of this process are in the file only."""
@@ -172,12 +201,11 @@ class AttemptLog:
 
         At most the last two megabytes of the file are read.
         """
-        path = self.path
         with self._lock:
             kept = list(self.recent)
-        if path is not None:
+        if self.path is not None:
             with suppress(OSError):
-                kept = list(read_attempts(path, earliest, _TAIL_BYTES))
+                kept = list(attempts_of(self.lines(earliest, _TAIL_BYTES)))
         return [attempt for attempt in kept if attempt.at >= earliest]
 
     def _count(self, attempt: Attempt) -> None:
@@ -194,6 +222,17 @@ class AttemptLog:
             put_aside(path, month_of(now))
             self._day = day
         append_lines(path, lines)
+
+
+def _left(lines: list[bytes], written: int) -> list[bytes]:
+    """The lines that are not in a file to which only that many bytes of them were appended."""
+    left = list(lines)
+    while left and written >= len(left[0]):
+        written -= len(left.pop(0))
+    if written and left:
+        # The part that is there must not become the beginning of another line.
+        left[0] = b"\n" + left[0].lstrip(b"\n")
+    return left
 
 
 class Tally:

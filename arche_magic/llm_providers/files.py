@@ -48,6 +48,14 @@ class NotOurs(OSError):
         super().__init__(errno.EPERM, f"{os.fspath(path)} {why}", os.fspath(path))
 
 
+class CutShort(OSError):
+    """Only the first `written` bytes were appended, because the disk is full."""
+
+    def __init__(self, written: int) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written = written
+
+
 @without_locals
 def home_folder() -> Path:
     """Return the user's home folder, or a path that does not exist if there is none.
@@ -131,7 +139,11 @@ def read_ours(path: Path) -> bytes:
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-    """Append lines to a file of ours, which is created if it does not exist."""
+    """Append lines to a file of ours, which is created if it does not exist.
+
+    Raises:
+        CutShort: the disk had room for only a part of them.
+    """
     # A single write in append mode does not mix with lines of other kernels.
     how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
@@ -141,8 +153,9 @@ def append_lines(path: Path, lines: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_ours(path, how)
     try:
-        if os.write(descriptor, lines) < len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.write(descriptor, lines)
+        if written < len(lines):
+            raise CutShort(written)
     finally:
         os.close(descriptor)
 

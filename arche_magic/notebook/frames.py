@@ -106,7 +106,7 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
 
 
 def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
-    """The same frame from the lines of the call log, see `read_lines`.
+    """The same frame from the lines of the call log, see `AttemptLog.lines`.
 
     Where pyarrow is installed, it reads them several times faster.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from arche_magic.llm_providers import Decision
-from arche_magic.llm_providers.attempt_log import SESSION, attempt_log, read_lines
+from arche_magic.llm_providers.attempt_log import SESSION, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Attempt
@@ -37,11 +37,10 @@ def load_attempts(since: str | datetime | None = None) -> pd.DataFrame:
     from .frames import attempts_frame, recorded_attempts_frame
 
     log, earliest = attempt_log(get_configuration().store), _moment(since)
-    path = log.path
-    if path is None:
+    if log.path is None:
         frame = attempts_frame(log.session())
     else:
-        frame = recorded_attempts_frame(read_lines(path, earliest))
+        frame = recorded_attempts_frame(log.lines(earliest))
     if since is None:
         return frame
     return frame[frame["at"] >= utc(earliest)].reset_index(drop=True)
@@ -55,7 +54,7 @@ def session_attempts() -> pd.DataFrame:
     if log.path is None or not log.forgets():
         return attempts_frame(log.session())
     try:
-        frame = recorded_attempts_frame(read_lines(log.path, log.began))
+        frame = recorded_attempts_frame(log.lines(log.began))
     except OSError:
         return attempts_frame(log.session())
     return frame[frame["session"] == SESSION].reset_index(drop=True)

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, LLMProviderError, Reply
-from arche_magic.llm_providers.attempt_log import attempt_log, read_lines
+from arche_magic.llm_providers.attempt_file import read_lines
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.catalog import parse_limits, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys, load_configuration
 from arche_magic.llm_providers.options import build_request

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +30,8 @@ from arche_magic.llm_providers.storage import (
 )
 from arche_magic.llm_providers.types import Limit, Usage, utc
 
-if sys.platform != "win32":
-    import resource
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 COUNT = """
 import sys
@@ -649,140 +644,6 @@ def test_counts_are_kept_when_a_disk_fails_later(written: Path) -> None:
     with pytest.warns(LedgerWarning, match="counting in memory"):
         assert storage.update("counter", count) == 3
     assert storage.read("counter") == {"n": 3}
-
-
-def add(name: str, before: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Merge two counters."""
-    theirs["n"] = theirs.get("n", 0) + ours["n"] - before.get("n", 0)
-
-
-@pytest.fixture
-def returning(path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """A storage that tries at each change whether it can write its file again."""
-    monkeypatch.setattr("arche_magic.llm_providers.storage.json_file.TRIED_AGAIN_SECONDS", 0.0)
-    storage = JsonFileStorage(path, merge=add)
-    for _ in range(2):
-        storage.update("counter", count)
-    return storage
-
-
-@contextmanager
-def no_more_open_files() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-@contextmanager
-def full_disk(content: int) -> Iterator[None]:
-    """No file can have more bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (content, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@contextmanager
-def a_folder_in_its_place(path: Path) -> Iterator[None]:
-    aside = path.rename(path.with_name("aside"))
-    path.mkdir()
-    yield
-    path.rmdir()
-    aside.rename(path)
-
-
-@contextmanager
-def torn_after_its_copy(path: Path) -> Iterator[None]:
-    """The copy can be written, and only half of the file."""
-    write, half = os.write, 60
-    is_file: dict[int, bool] = {}
-    opened = os.open
-
-    def refuse(descriptor: int, content: bytes) -> int:
-        if not is_file[descriptor]:
-            return write(descriptor, content)
-        write(descriptor, content[:half])
-        raise OSError(errno.EIO, "Input/output error")
-
-    def note(name: Any, *rest: Any) -> int:
-        descriptor = opened(name, *rest)
-        is_file[descriptor] = Path(name) == path
-        return descriptor
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", note)
-        patch.setattr(os, "write", refuse)
-        yield
-
-
-FAILURES: dict[str, Callable[[Path], Any]] = {
-    "too many open files": lambda path: no_more_open_files(),
-    "a full disk": lambda path: full_disk(100),
-    "a folder in place of the lock": lambda path: a_folder_in_its_place(Path(f"{path}.lock")),
-    "a folder in place of the file": a_folder_in_its_place,
-    "a file that is torn": torn_after_its_copy,
-}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process, and renamed files")
-@pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("first", ["read", "update"])
-def test_counts_made_while_a_disk_failed_are_added_when_it_works_again(
-    path: Path, returning: Storage, failure: str, first: str
-) -> None:
-    """To what other kernels have counted since. A second failure gives a second warning."""
-    total = 2
-    for _ in range(2):
-        with (
-            pytest.warns(LedgerWarning, match="until it can be written again") as caught,
-            FAILURES[failure](path),
-        ):
-            if first == "read":
-                returning.read("counter")
-            seen = [returning.update("counter", count) for _ in range(3)]
-            assert returning.read("counter") == {"n": total + 3}
-            assert returning.trouble
-        assert (seen, len(caught)) == ([total + 1, total + 2, total + 3], 1)
-        if failure != "a file that is torn":
-            JsonFileStorage(path).update("counter", count)
-            total += 1
-        total += 4
-        assert returning.update("counter", count) == total
-        assert returning.trouble == ""
-        assert JsonFileStorage(path).read("counter") == returning.read("counter") == {"n": total}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
-def test_a_ledger_that_was_deleted_while_its_disk_failed_is_written_again(
-    path: Path, returning: Storage
-) -> None:
-    """With all documents, also those that did not change meanwhile."""
-    returning.update("other", count)
-    with pytest.warns(LedgerWarning), no_more_open_files():
-        returning.update("counter", count)
-    path.unlink()
-    assert returning.update("counter", count) == 4
-    assert JsonFileStorage(path).read_all("counter", "other") == [{"n": 4}, {"n": 1}]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_process_does_not_add_the_counts_of_its_parent(
-    path: Path, returning: Storage
-) -> None:
-    """If it was forked while the disk failed."""
-    with pytest.warns(LedgerWarning), no_more_open_files():
-        returning.update("counter", count)
-    child = os.fork()
-    if not child:
-        os._exit(int(returning.update("counter", count) != 3))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert returning.update("counter", count) == 5
 
 
 def test_a_folder_in_place_of_the_ledger_need_not_be_deleted(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from .documents import (
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
-from .ledger_warnings import LedgerWarning, warn, warn_of_file, warn_once
+from .ledger_warnings import LedgerWarning, warn, warn_of_file, warn_once, works_again
 from .memory import MemoryStorage
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "warn",
     "warn_of_file",
     "warn_once",
+    "works_again",
 ]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
