@@ -158,7 +158,10 @@ def test_a_child_process_does_not_add_the_counts_of_its_parent(
         returning.update("counter", count)
     child = os.fork()
     if not child:
-        os._exit(int(returning.update("counter", count) != 3))
+        try:
+            assert returning.update("counter", count) == 3
+        finally:
+            os._exit(returning.read("counter") != {"n": 3})
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert returning.update("counter", count) == 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 import socketserver
 import subprocess
@@ -282,6 +283,30 @@ def test_calls_of_two_machines_while_redis_was_down_are_added(lasting_server: Le
         warnings.simplefilter("error")
         call(one)
     assert count(two) == 15
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_process_does_not_add_the_counts_of_its_parent(
+    lasting_server: LedgerServer,
+) -> None:
+    """If it was forked while Redis was down."""
+    tracker = tracker_on(lasting_server)
+    call(tracker, 2)
+    lasting_server.stop()
+    with pytest.warns(LedgerWarning):
+        call(tracker, 3)
+    child = os.fork()
+    if not child:
+        try:
+            call(tracker)
+            wait_until(lambda: not tracker.storage.trouble)
+        finally:
+            os._exit(bool(tracker.storage.trouble))
+    lasting_server.start()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    wait_until_back(lasting_server, tracker)
+    assert count(tracker_on(lasting_server)) == 6
 
 
 def test_counts_are_restored_to_a_redis_that_comes_back_empty(redis_server: LedgerServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -39,6 +40,19 @@ import resource, sys
 sys.dont_write_bytecode = True
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 """
+WITHOUT_FILES = """
+    import os, resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    provider.generate("Before")
+    files = []
+    try:
+        while True:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        provider.generate("Without files")
+    for file in files:
+        os.close(file)
+    replies ="""
 NO_LOCKS = """
 import errno, fcntl
 def flock(descriptor, how):
@@ -136,6 +150,19 @@ def test_a_read_only_folder_gives_one_warning(start: Start, tmp_path: Path) -> N
     assert len(warned) == 1
     assert "counting in memory" in warned[0]
     assert {path.name: path.read_bytes() for path in outputs.iterdir()} == before
+
+
+def test_a_disk_that_fails_once_loses_no_count(start: Start, tmp_path: Path) -> None:
+    """Here too many files are open during one call; the end of the process adds its counts."""
+    write_env_file(tmp_path, start(keys={"mistral": 1}))
+    (answered, used), warned = ask(ASK.replace("    replies =", WITHOUT_FILES), tmp_path)
+    assert (answered, float(used), len(warned)) == ("3", 5, 1)
+    assert "counting in memory until it can be written again" in warned[0]
+    ledger = json.loads((tmp_path / "outputs" / "llm_quota_tracker.json").read_bytes())
+    (account,) = (d for name, d in ledger["documents"].items() if name.startswith("mistral:"))
+    (model,) = account["models"].values()
+    assert (model["charged"]["requests"], model.get("holds", {})) == (5, {})
+    assert len((tmp_path / "outputs" / "llm_calls.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_folder_deleted_under_a_kernel_is_created_again(start: Start, tmp_path: Path) -> None:

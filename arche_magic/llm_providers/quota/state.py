@@ -7,6 +7,7 @@ are requests or tokens. The annotations state which values `codec` accepts from 
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,10 @@ _LONGEST_CLOSURE_SECONDS = 63 * 86_400.0
 def _is_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
-    except (KeyError, OSError, ValueError):
+    except OSError as error:
+        # If too many files are open, nothing is wrong with the name.
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    except (KeyError, ValueError):
         return False
     return True
 
