@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from inspect import getmembers
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.config.env_file import read_env_file
+from arche_magic.llm_providers.quota import budget_state, state
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +161,21 @@ def test_the_commands_in_the_readme_exist() -> None:
     targets = re.findall(r"^make (\w+)", commands, re.MULTILINE)
     assert targets == ["demo", "test"]
     assert set(targets) <= makefile_targets()
+
+
+def test_every_field_of_the_ledger_is_on_its_page() -> None:
+    """As the file has it, for all kinds of documents."""
+    names = {
+        field.name
+        for module in (state, budget_state)
+        for _, kind in getmembers(module, is_dataclass)
+        if kind.__module__ == module.__name__ and kind is not state.RouteRecord
+        for field in fields(kind)
+    }
+    assert {"holds", "expires", "most_usd"} <= names
+    page = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    missing = [name for name in names if f"`{name}`" not in page and f"`{name}:" not in page]
+    assert sorted(missing) == []
 
 
 def test_the_columns_of_every_frame_are_on_their_page(shell: InteractiveShell) -> None:

@@ -1,4 +1,4 @@
-"""The ledger's file and its copy: their format, one line per limit, and how they are written.
+"""The ledger's file and its copy: their format and how they are written.
 
 A file begins and ends with its revision, so that part of a file is never mistaken for all of it.
 """
