@@ -71,7 +71,7 @@ class Rescue:
         return not any(self._mend(name, documents[name])[1] for name in names or documents)
 
     def check_owner(self) -> None:
-        """Check, before anything is written, that the ledger's path is free or has a ledger.
+        """Before anything is written, check that the ledger's path is free or has a ledger.
 
         Raises:
             NotOurs: another file has that path, or the path of the copy or the backup.
