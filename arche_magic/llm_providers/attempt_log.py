@@ -25,7 +25,7 @@ from .attempt_file import (
 )
 from .attempt_file import records_of as records_of
 from .files import CutShort, absolute, append_lines
-from .processes import new_lock
+from .processes import new_lock, reset_in_children
 from .reply import NOT_SPENT, Attempt
 from .storage import warn_of_file, works_again
 from .types import RouteId
@@ -115,6 +115,11 @@ class AttemptLog:
         # The last day on which the file was checked, in days since the epoch.
         self._day = -1.0
         self._lock = new_lock()
+        reset_in_children(self)
+
+    def begin_child(self) -> None:
+        """Leave the lines that could not be written to the parent process."""
+        self._unwritten.clear()
 
     def append(self, attempts: Sequence[Attempt], decisions: Sequence[Decision] = ()) -> None:
         """Add the attempts of one request. If they cannot be written, there is one warning."""

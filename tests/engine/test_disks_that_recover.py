@@ -199,3 +199,20 @@ def test_attempts_made_while_a_disk_failed_are_recorded_when_it_works_again(
     log.append([attempt(asked + 2)])
     expected = [f"r{number}" for number in range(asked + 3)]
     assert [a.request for a in AttemptLog(path).since(1.0)] == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_process_does_not_record_the_attempts_of_its_parent(tmp_path: Path) -> None:
+    """If it was forked while the disk failed."""
+    log = AttemptLog(tmp_path / "llm_calls.jsonl")
+    with pytest.warns(LedgerWarning), no_more_files():
+        log.append([attempt(0)])
+    child = os.fork()
+    if not child:
+        try:
+            log.append([attempt(1)])
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    log.append([attempt(2)])
+    assert [a.request for a in log.since(1.0)] == ["r1", "r0", "r2"]
