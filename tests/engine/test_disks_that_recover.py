@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def returning(path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A storage that tries at each change whether it can write its file again."""
-    monkeypatch.setattr("arche_magic.llm_providers.storage.json_file.TRIED_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("arche_magic.llm_providers.storage.json_file.RETRY_SECONDS", 0.0)
     storage = JsonFileStorage(path, merge=add)
     for _ in range(2):
         storage.update("counter", count)

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..processes import new_lock, new_rlock, reset_in_children
-from .away import TRIED_AGAIN_SECONDS, Away, absent
 from .deadlines import acquire, lock_deadline, may_hang, seconds_left
 from .documents import (
     Change,
@@ -34,15 +33,15 @@ from .ledger_file import (
     split,
 )
 from .ledger_warnings import warn, warn_of_file, works_again
+from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
 LEDGER_NAME = "llm_quota_tracker.json"
 # A reader waits this long for a disk that hangs; then it uses the contents that it read last.
 _LONGEST_LOOK_SECONDS = 1.0
-# How long a change waits for the lock to return to the file, while it can be made in memory.
-_LONGEST_RETURN_SECONDS = 0.1
-
+# Maximum time that a change waits for the lock of the file before it is made in memory.
+_RECONNECT_SECONDS = 0.1
 
 # Documents, the entries they were read from, and the revision.
 _Found = tuple[dict[str, Document], dict[str, bytes], int]
@@ -93,8 +92,8 @@ class JsonFileStorage:
         self._file_lock: Any = KernelLock(f"{path}.lock")
         self._rescue = Rescue(path, mend, upgrade)
         self.findings = self._rescue.findings
-        self._away: Away | None = None
-        self._next_return = 0.0
+        self._offline: OfflineDocuments | None = None
+        self._next_retry = 0.0
         # A file never refuses changes: if it cannot be written, counting continues in memory.
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
@@ -123,8 +122,8 @@ class JsonFileStorage:
 
     def begin_child(self) -> None:
         """Read again what another thread may have been changing when the process was forked."""
-        if self._away is not None:
-            self._away.begin_child()
+        if self._offline is not None:
+            self._offline.begin_child()
         self._know_nothing()
 
     def read(self, name: str) -> Document:
@@ -133,8 +132,8 @@ class JsonFileStorage:
 
     def read_all(self, *names: str) -> list[Document]:
         """Several documents, in their states at the same time. Callers must not change them."""
-        if (away := self._away) is not None:
-            return away.read_all(*names)
+        if (offline := self._offline) is not None:
+            return offline.read_all(*names)
         documents, none = self._seen(), Document()
         return [documents.get(name, none) for name in names]
 
@@ -147,7 +146,7 @@ class JsonFileStorage:
                     within(_LONGEST_LOOK_SECONDS, self._load)
                 else:
                     self._load()
-                if self.trouble and self._away is None:
+                if self.trouble and self._offline is None:
                     self._end_trouble()
             except TookTooLong:
                 self._hangs = self._look_lock.locked()
@@ -174,29 +173,29 @@ class JsonFileStorage:
         if not acquire(self._change_lock):
             raise self._locked()
         try:
-            away = self._away
-            if away is not None and not self._come_back(_LONGEST_RETURN_SECONDS):
-                return away.update(name, change, *others)
+            offline = self._offline
+            if offline is not None and not self._reconnect(_RECONNECT_SECONDS):
+                return offline.update(name, change, *others)
             try:
                 self._check_owner()
                 self._acquire()
             except OSError as error:
                 with contextlib.suppress(OSError, _OtherLayout):
                     self._load()
-                return self._leave(error).update(name, change, *others)
+                return self._go_offline(error).update(name, change, *others)
             try:
                 try:
                     self._load(locked=True)
                 except OSError as error:
-                    return self._leave(error).update(name, change, *others)
+                    return self._go_offline(error).update(name, change, *others)
                 before = self._documents
                 result, changed = self._change((name, *others), change)
                 if changed or self._rescuing:
                     try:
                         self._save()
                     except OSError as error:
-                        self._leave(error, before)
-                if self.trouble and self._away is None:
+                        self._go_offline(error, before)
+                if self.trouble and self._offline is None:
                     self._end_trouble()
                 return result
             finally:
@@ -329,23 +328,25 @@ class JsonFileStorage:
         with contextlib.suppress(OSError):
             self._rescue.back_up(self._file.content)
 
-    def _leave(self, error: OSError, before: dict[str, Document] | None = None) -> Away:
-        """Continue in memory; `before` are the documents in the file, if they differ by now."""
+    def _go_offline(
+        self, error: OSError, before: dict[str, Document] | None = None
+    ) -> OfflineDocuments:
+        """Continue in memory; `before` are the documents in the file, if they differ from ours."""
         documents = self._documents
-        self._away = Away(documents if before is None else before, documents)
-        self._next_return = time.monotonic() + TRIED_AGAIN_SECONDS
-        absent.add(self)
+        self._offline = OfflineDocuments(documents if before is None else before, documents)
+        self._next_retry = time.monotonic() + RETRY_SECONDS
+        offline_storages.add(self)
         self._begin_trouble(error)
-        return self._away
+        return self._offline
 
-    def _come_back(self, seconds: float) -> bool:
-        """Add what was counted in memory to the file; False if it is not time yet, or fails.
+    def _reconnect(self, seconds: float) -> bool:
+        """Add the counts in memory to the file; False if it is too early to retry, or it fails.
 
-        Waits at most `seconds` for the lock of the file. The caller holds that between threads.
+        Waits at most `seconds` for the lock of the file. The caller holds the lock of the threads.
         """
-        began, away = time.monotonic(), self._away
-        if away is None or began < self._next_return:
-            return away is None
+        began, offline = time.monotonic(), self._offline
+        if offline is None or began < self._next_retry:
+            return offline is None
         try:
             self._check_owner()
             with lock_deadline(seconds):
@@ -356,34 +357,34 @@ class JsonFileStorage:
                 self._load(locked=True)
                 # If the file is gone, all of it is written again.
                 is_gone = not self._documents
-                for name in away.names if is_gone else away.changed:
+                for name in offline.names if is_gone else offline.changed:
                     merge = take_ours if is_gone else self._merge
-                    self._change((name,), partial(away.add_to, name, merge=merge))
+                    self._change((name,), partial(offline.add_to, name, merge=merge))
                 try:
                     self._save()
                 except OSError:
-                    away.note_attempt(self._documents)
+                    offline.note_attempt(self._documents)
                     raise
-                self._away = None
+                self._offline = None
             finally:
                 self._changing = False
                 self._file_lock.release()
         except (OSError, StorageTimeout):
             # A network share may take minutes to fail.
             ended = time.monotonic()
-            self._next_return = ended + TRIED_AGAIN_SECONDS * max(1.0, 10 * (ended - began))
+            self._next_retry = ended + RETRY_SECONDS * max(1.0, 10 * (ended - began))
             return False
-        absent.discard(self)
+        offline_storages.discard(self)
         self._end_trouble()
         return True
 
-    def part(self, until: float) -> None:
-        """Try once to come back until that time (by `time.monotonic`), if anything was counted."""
+    def last_retry(self, until: float) -> None:
+        """Until that time (`time.monotonic`), try once to add the counts in memory to the file."""
         seconds = max(0.0, until - time.monotonic())
-        if self._away and self._away.changed and self._change_lock.acquire(timeout=seconds):
+        if self._offline and self._offline.changed and self._change_lock.acquire(timeout=seconds):
             try:
-                self._next_return = 0.0
-                self._come_back(seconds)
+                self._next_retry = 0.0
+                self._reconnect(seconds)
             finally:
                 self._change_lock.release()
 

@@ -27,16 +27,16 @@ from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
-from .away import TRIED_AGAIN_SECONDS, Away, absent
 from .deadlines import acquire
 from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
 from .ledger_warnings import warn
+from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
 from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"
 _NO_ENTRY = "it does not accept the user name or the password"
 _TIMEOUT_SECONDS = 2.0
-_FAREWELL_NAP_SECONDS = 0.1
+_LAST_RETRY_NAP_SECONDS = 0.1
 # Writes the values if the beginning of each key has not changed since it was read; otherwise
 # returns the current contents.
 _WRITE_IF_UNCHANGED = """
@@ -125,7 +125,7 @@ class RedisStorage:
         # Threads of one process wait for each other here, instead of repeating their changes.
         self._lock = new_rlock()
         self._seen: dict[str, Stored] = {}
-        self._away: Away | None = None
+        self._offline: OfflineDocuments | None = None
         self._is_probed = False
         self.refusal = ""
         reset_in_children(self)
@@ -135,12 +135,12 @@ class RedisStorage:
         """Why this process counts in memory; "" while Redis answers and accepts changes."""
         if self.refusal:
             return f"{self.refusal}; counting in memory until that is corrected"
-        return "it does not answer; counting in memory until it does" if self._away else ""
+        return "it does not answer; counting in memory until it does" if self._offline else ""
 
     def begin_child(self) -> None:
         """Wait for Redis in the child too, if it does not answer."""
-        if self._away is not None:
-            self._away.begin_child()
+        if self._offline is not None:
+            self._offline.begin_child()
             self._watch()
 
     def read(self, name: str) -> Document:
@@ -155,8 +155,8 @@ class RedisStorage:
         if not self._lock.acquire(timeout=_TIMEOUT_SECONDS):
             return [self._seen.get(name, Stored()).document for name in names]
         try:
-            if self._away is not None:
-                return self._away.read_all(*names)
+            if self._offline is not None:
+                return self._offline.read_all(*names)
             keys = [_PREFIX + name for name in names]
             try:
                 self._probe_once()
@@ -169,7 +169,7 @@ class RedisStorage:
                     else:
                         self._remember(name, stored)
             except self._failures as error:
-                return self._leave(error).read_all(*names)
+                return self._go_offline(error).read_all(*names)
             return [self._seen.get(name, Stored()).document for name in names]
         finally:
             self._lock.release()
@@ -186,15 +186,15 @@ class RedisStorage:
         if not acquire(self._lock):
             raise StorageTimeout("the ledger in Redis is busy, so nothing was changed; try again")
         try:
-            away = self._away
-            if away is None:
+            offline = self._offline
+            if offline is None:
                 try:
                     self._probe_once()
                     return self._transact(names, change)
                 except self._failures as error:
-                    away = self._leave(error)
+                    offline = self._go_offline(error)
             # Redis cannot come back during the change, because that needs the lock.
-            return away.update(name, change, *others)
+            return offline.update(name, change, *others)
         finally:
             self._lock.release()
 
@@ -261,8 +261,8 @@ class RedisStorage:
             self._seen.pop(name, None)
             return
         self._seen[name] = stored
-        if self._away:
-            self._away.put(name, stored.document)
+        if self._offline:
+            self._offline.put(name, stored.document)
 
     def _probe_once(self) -> None:
         if not self._is_probed:
@@ -274,20 +274,20 @@ class RedisStorage:
         name = f"{_PREFIX}probe of {uuid.uuid4().hex[:12]}"
         _interruptible(self._client.pipeline().set(name, 1, ex=60).delete(name).execute)
 
-    def _leave(self, error: Exception) -> Away:
+    def _go_offline(self, error: Exception) -> OfflineDocuments:
         """Continue in memory, from what was read last."""
         self.refusal = _refusal(error)
-        if self._away is None:
+        if self._offline is None:
             seen = {name: stored.document for name, stored in self._seen.items()}
-            self._away = Away(seen, seen)
-            absent.add(self)
+            self._offline = OfflineDocuments(seen, seen)
+            offline_storages.add(self)
             self._watch()
             if not self.refusal:
                 warn(
                     f"the ledger's Redis does not answer ({type(error).__name__}); counting in "
                     "memory until it is back"
                 )
-        return self._away
+        return self._offline
 
     def _watch(self) -> None:
         """Start a thread that tries Redis until it answers."""
@@ -296,37 +296,37 @@ class RedisStorage:
                 target=_wait_for, args=(ref(self),), name="arche-redis", daemon=True
             ).start()
 
-    def come_back(self) -> bool:
+    def reconnect(self) -> bool:
         """Add what was counted in memory to Redis, if it answers; False if it does not."""
         try:
             # Without the lock, so that other threads can count in memory meanwhile.
             self._probe()
             with self._lock:
-                away = self._away
-                if away is None:
+                offline = self._offline
+                if offline is None:
                     return True
-                for name in away.changed:
-                    self._transact((name,), partial(away.add_to, name, merge=self._merge))
-                self._away, self._is_probed, self.refusal = None, True, ""
+                for name in offline.changed:
+                    self._transact((name,), partial(offline.add_to, name, merge=self._merge))
+                self._offline, self._is_probed, self.refusal = None, True, ""
         except self._failures as error:
             self.refusal = _refusal(error)
             return False
-        absent.discard(self)
+        offline_storages.discard(self)
         return True
 
-    def part(self, until: float) -> None:
+    def last_retry(self, until: float) -> None:
         """Until that time (`time.monotonic`), try to write to Redis what was counted in memory."""
-        while self._away and self._away.changed and not self.come_back():
-            if time.monotonic() + _FAREWELL_NAP_SECONDS > until:
+        while self._offline and self._offline.changed and not self.reconnect():
+            if time.monotonic() + _LAST_RETRY_NAP_SECONDS > until:
                 return
-            time.sleep(_FAREWELL_NAP_SECONDS)
+            time.sleep(_LAST_RETRY_NAP_SECONDS)
 
 
 def _wait_for(found: ReferenceType[RedisStorage]) -> None:
     while True:
-        time.sleep(TRIED_AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
         storage = found()
-        if storage is None or storage.come_back():
+        if storage is None or storage.reconnect():
             return
         del storage
 

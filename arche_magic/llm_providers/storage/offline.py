@@ -1,4 +1,4 @@
-"""What a process counts in memory while its storage cannot be used, to be added to it later."""
+"""Counts in memory while a storage cannot be used, and adds them to it later."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from ..bounded import TookTooLong, within
 from .documents import Document, Merge
 from .memory import MemoryStorage
 
-TRIED_AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+"""The shortest time between two tries to use a storage again."""
+
 # The end of a process waits this long for a storage that does not have all counts yet.
-_FAREWELL_SECONDS = 2.0
+_LAST_RETRY_SECONDS = 2.0
 
 
-class Away(MemoryStorage):
+class OfflineDocuments(MemoryStorage):
     """The documents of a process while their storage cannot be used.
 
     Args:
-        before: the documents as they were in the storage last.
-        documents: the same with what this process has changed since. The storage may have them
-            all the same, if only the end of writing them failed.
+        before: the documents in the storage, as this process knew them last.
+        documents: the same documents with the changes of this process. The storage may contain
+            them too, if writing them failed only at the end.
     """
 
     def __init__(self, before: Mapping[str, Document], documents: Mapping[str, Document]) -> None:
         super().__init__()
         self._before, self._documents = dict(before), dict(documents)
-        # What was tried to be written last, and how much of it was ours.
+        # By name: the document that could not be written completely, and our version of it.
         self._attempts: dict[str, tuple[Document, Document]] = {}
         self.note_attempt(documents)
 
@@ -43,43 +45,43 @@ class Away(MemoryStorage):
 
     @property
     def changed(self) -> list[str]:
-        """The names of the documents that the storage does not have as they are here."""
-        # A document that changes is replaced, so these are compared without their contents.
+        """The names of the documents that differ from those in the storage."""
+        # A changed document is a new object, so the contents need not be compared.
         return [name for name in self.names if self.read(name) is not self._before.get(name)]
 
     def note_attempt(self, documents: Mapping[str, Document]) -> None:
-        """Note the documents that could not be written completely."""
+        """Note the documents that could not be written completely; the storage may have them."""
         self._attempts = {n: (documents[n], self.read(n)) for n in self.changed if n in documents}
 
     def add_to(self, name: str, theirs: Document, merge: Merge) -> None:
-        """Add to `theirs`, the document in the storage, what was changed here."""
+        """Add the changes of this process to `theirs`, the document in the storage."""
         written, ours = self._attempts.get(name, ({}, {}))
         before = ours if theirs and theirs == written else self._before.get(name, {})
         merge(name, deepcopy(before), self.read(name), theirs)
 
     def put(self, name: str, document: Document) -> None:
-        """Set a document as it is in the storage by now."""
+        """Set a document to its present state in the storage."""
         super().put(name, document)
         self._before[name] = self.read(name)
 
     def begin_child(self) -> None:
-        """Leave to the parent process what was counted before the fork."""
+        """Leave the changes from before the fork to the parent process."""
         self._before = dict(self._documents)
 
 
-class _Part(Protocol):
-    def part(self, until: float) -> None:
-        """Try to come back until that time (by `time.monotonic`), if anything was counted."""
+class _Retrying(Protocol):
+    def last_retry(self, until: float) -> None:
+        """Until that time (`time.monotonic`), try to add the counts in memory to the storage."""
 
 
-absent: WeakSet[_Part] = WeakSet()
+offline_storages: WeakSet[_Retrying] = WeakSet()
 """The storages that cannot be used now."""
 
 
 @atexit.register
-def _part() -> None:
-    until = time.monotonic() + _FAREWELL_SECONDS
-    for storage in list(absent):
+def _retry_last() -> None:
+    until = time.monotonic() + _LAST_RETRY_SECONDS
+    for storage in list(offline_storages):
         # A network drive may hang.
         with suppress(TookTooLong):
-            within(until - time.monotonic(), partial(storage.part, until))
+            within(until - time.monotonic(), partial(storage.last_retry, until))
