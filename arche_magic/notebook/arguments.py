@@ -67,7 +67,7 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
 
     parser: argparse.ArgumentParser = magic.parser
     name = f"%{magic.__name__}"
-    options: list[str] = []
+    given: list[tuple[argparse.Action, str, str]] = []
     rest = line.strip()
     while _is_option(rest):
         word, rest = _word(rest, name)
@@ -80,18 +80,26 @@ def parse_line(magic: Any, line: str) -> tuple[argparse.Namespace, str] | None:
         if action is None:
             raise _unknown_option(magic, flag, name)
         if action.nargs == 0:
-            options.append(word)
+            given.append((action, flag, word))
             continue
-        if not equals and not rest:
+        if not equals:
+            value, rest = _word(rest or "--", name)
+        if value == "--":
             kind = action.metavar or "|".join(action.choices or ())
             raise InvalidRequest(f"{name}: {flag} needs a value: {flag} {kind}")
-        if not equals:
-            value, rest = _word(rest, name)
-        # With an equals sign, so that a value may start with a dash.
-        options.append(f"{flag}={unquoted(value)}")
+        given.append((action, flag, unquoted(value)))
+    options = parser.parse_args([])
     try:
-        return parser.parse_args(options), rest
-    except (UsageError, SystemExit) as error:
+        for action, flag, value in given:
+            if action.nargs == 0:
+                parser.parse_args([value], options)
+                continue
+            # Some versions of Python drop the value of `--flag=--` in `parse_args`.
+            converted = parser._get_value(action, value)
+            parser._check_value(action, converted)
+            action(parser, options, converted, flag)
+        return options, rest
+    except (argparse.ArgumentError, UsageError, SystemExit) as error:
         # IPython's parser raises UsageError, argparse SystemExit; neither prints one line.
         reason = _BAD_NUMBER.sub(_in_words, str(error).removeprefix("argument "))
         raise InvalidRequest(f"{name}: {reason}; {name} --help lists the options") from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from arche_magic.notebook.magics import COMMANDS
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel
@@ -56,6 +58,7 @@ def test_the_text_of_a_cell_is_sent_unchanged(kernel: Kernel, sandboxed) -> None
         ('-s "- a dash" hi', "- a dash", "hi"),
         ("-s Brief -- -t is an option", "Brief", "-t is an option"),
         ("-s Brief it isn't -t 3", "Brief", "it isn't -t 3"),
+        ('-s "--" hi', "--", "hi"),
     ],
 )
 def test_values_may_be_quoted(
@@ -197,4 +200,24 @@ def test_an_invalid_option_fails_the_cell_in_one_line(
     assert "\n" not in done.message
     assert "Traceback" not in done.message
     assert done.displays == []
+    assert sandbox.requests == ()
+
+
+def flags_with_values(magic: Any) -> list[str]:
+    options = (action for action in magic.parser._actions if action.nargs != 0)
+    return [flag for option in options for flag in option.option_strings]
+
+
+@pytest.mark.parametrize(
+    "magic", [m for m in COMMANDS if flags_with_values(m)], ids=lambda m: m.__name__
+)
+def test_a_forgotten_value_before_two_dashes_fails_the_cell_in_one_line(
+    kernel: Kernel, sandboxed, magic: Any
+) -> None:
+    """For every option that takes a value; nothing is sent."""
+    sandbox = sandboxed(keys={"groq": 1})
+    for flag in flags_with_values(magic):
+        said = f"InvalidRequest: %{magic.__name__}: {flag} needs a value: {flag} "
+        for line in (f"{flag} -- hi", f"{flag} --", f"{flag}=-- hi"):
+            assert kernel.run(f"%{magic.__name__} {line}").message.startswith(said)
     assert sandbox.requests == ()
