@@ -201,14 +201,19 @@ def command(
             cell: str | None = None,
             local_ns: Mapping[str, Any] | None = None,
         ) -> Any:
-            import_in_thread(needs)
             session: Session = magics.session
-            show_collected()
-            if needs != "ask":
-                return run(session, line, cell, local_ns)
-            session.unsent = None
-            with session.noting_unsent():
-                return run(session, line, cell, local_ns)
+            try:
+                import_in_thread(needs)
+                show_collected()
+                if needs != "ask":
+                    return run(session, line, cell, local_ns)
+                session.unsent = None
+                with session.noting_unsent():
+                    return run(session, line, cell, local_ns)
+            except CellInterrupted:
+                raise
+            except KeyboardInterrupt:
+                raise CellInterrupted(f"%{magic.__name__} was stopped") from None
 
         def run(
             session: Session, line: str, cell: str | None, local_ns: Mapping[str, Any] | None
@@ -235,10 +240,6 @@ def command(
 
                 error.args = (without_keys(str(error)),)
                 raise
-            except CellInterrupted:
-                raise
-            except KeyboardInterrupt:
-                raise CellInterrupted(f"%{magic.__name__} was stopped") from None
 
         # IPython lists the option of the last decorator first.
         for declared in reversed(options):
