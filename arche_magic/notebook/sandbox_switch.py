@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class SandboxClock:
 
 
 LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
+# Python refuses to read numbers of thousands of digits.
+_NUMBER = re.compile(r"\d{1,15}")
 _running: Sandbox | None = None
 
 
@@ -136,7 +139,7 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
     for entry in entries or ():
         name, _, amount = entry.partition("=")
         scope, _, limit = name.rpartition(".")
-        if not scope or not amount.isdecimal():
+        if not scope or not _NUMBER.fullmatch(amount):
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
@@ -154,7 +157,7 @@ def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
     keys = {}
     for entry in entries:
         provider, _, count = entry.partition("=")
-        if not count.isdecimal():
+        if not _NUMBER.fullmatch(count):
             raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
         keys[provider] = int(count)
     if not any(keys.values()):

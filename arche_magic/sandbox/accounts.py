@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
 COUNTED = ("requests", "input_tokens", "output_tokens", "refused", "failed")
 LIMIT_NAMES = tuple(f"{unit}_per_{period}" for unit in UNITS for period in SECONDS)
+_MOST_KEYS = 10_000
 DEFAULT_KEYS = {"groq": 3, "mistral": 1, "google": 1, "openai": 1}
 
 
@@ -82,6 +83,10 @@ class Accounts:
             _check_known("provider", provider, PROVIDERS)
             if isinstance(given, int):
                 _check_not_negative(f"the number of keys of {provider}", given)
+                if given > _MOST_KEYS:
+                    raise ValueError(
+                        f"the number of keys of {provider} must be at most {_MOST_KEYS:,}"
+                    )
         self.keys = tuple(
             key
             for provider in PROVIDERS

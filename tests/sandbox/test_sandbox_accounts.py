@@ -173,6 +173,7 @@ def test_wrong_settings_are_refused_by_name(options):
     ("options", "words"),
     [
         ({"keys": {"groq": -1}}, "the number of keys of groq must be at least 0"),
+        ({"keys": {"groq": 1_000_000}}, "the number of keys of groq must be at most 10,000"),
         (
             {"limits": {"groq": {"requests_per_day": -5}}},
             "groq.requests_per_day must be at least 0",
