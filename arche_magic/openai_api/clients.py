@@ -156,10 +156,13 @@ def _path(path: str) -> str:
     return version + rest if version else path
 
 
-def _seconds(request: Any) -> float | None:
-    """Return the client's timeout for the request in seconds; None if the user has set none."""
+def _seconds(request: Any) -> Any:
+    """Return the client's timeout for the request in seconds; None if the user has set none.
+
+    The client does not check it; the engine does.
+    """
     seconds = request.extensions.get("timeout", {}).get("read")
-    return None if seconds in (None, _DEFAULT_SECONDS) else float(seconds)
+    return None if seconds in (None, _DEFAULT_SECONDS) else seconds
 
 
 def _response(

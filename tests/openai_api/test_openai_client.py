@@ -218,6 +218,14 @@ def test_a_timeout_of_the_client_applies_to_the_request(sandbox: Sandbox) -> Non
     assert "No reply within 0.5 s" in str(caught.value.__cause__)
 
 
+def test_a_wrong_timeout_of_the_client_is_refused(sandbox: Sandbox) -> None:
+    """As the other options are."""
+    chat = arche_magic.openai_client().chat.completions
+    with pytest.raises(openai.BadRequestError, match="timeout is 'x'; it must be a number of sec"):
+        chat.create(model="auto", messages=HELLO, timeout="x")  # type: ignore[arg-type]
+    assert sandbox.requests == ()
+
+
 # --- clients of other libraries
 
 
