@@ -52,7 +52,7 @@ def read_page(url: str, seconds: float = SECONDS) -> Attachment:
     httpx = library("httpx")
     try:
         address = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise InvalidRequest(f"--url {url!r}: {error}") from None
     if address.scheme not in _SCHEMES or not address.host:
         raise InvalidRequest(f"--url {url!r} must begin with http:// or https://")

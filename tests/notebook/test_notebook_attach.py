@@ -273,6 +273,12 @@ def test_an_invalid_file_or_page_is_an_error_in_one_line(
     assert not sandbox.requests
 
 
+def test_an_address_with_half_a_character_is_an_error_in_one_line(kernel: Kernel) -> None:
+    """The notebook itself cannot send one to the kernel, but a variable may contain it."""
+    cell = kernel.run(r"get_ipython().run_line_magic('llm', '--url \ud800 hi')")
+    assert cell.message.startswith(r"InvalidRequest: --url '\ud800': ")
+
+
 def test_a_file_without_a_prompt_is_an_error(kernel: Kernel, sandbox: Sandbox) -> None:
     """A file alone asks nothing."""
     assert "the prompt is empty" in kernel.run("%llm --file files/notes.md").message
