@@ -290,7 +290,7 @@ def test_keys_can_be_assigned_to_one_account(load: Load) -> None:
         ("[accounts]\ngroq_key_0 = 'team'", "key label"),
         ("[accounts]\ngroq_key_1 = ['team']", "groq_key_1 is ['team']; it must be a name"),
         ("[accounts]\ngroq_key_1 = ' '", "it must be a name"),
-        ("trust_key_variables = [' ']", "trust_key_variables is a list; it must be a list of var"),
+        ("trust_key_variables = [' ']", "is a list with a wrong entry; it must be a list of var"),
         ("order = [", "cannot be read"),
     ],
 )

@@ -264,6 +264,7 @@ def test_a_server_that_is_not_running_is_skipped(
         ("[providers.groq]\nmodels = []", "models is missing"),
         ("[providers.ollama]\nmodel = ['m']", "unknown setting 'model'; did you mean 'models'?"),
         ("[providers.ollama]\nmodels = 'm'", "models is text; it must be a list of model names"),
+        ("[providers.ollama]\nmodels = ['']", "models is a list with a wrong entry; it must be a"),
         ("[providers.ollama]\nsecret_key = 'x'", "'secret_key'; keys go into the environment"),
         ("[providers.mine]\nbase_url = 'localhost:1'", "base_url must be an address such as http"),
         ("[providers.mine]\nbase_url = 'http://u:p@localhost'", "without a user name or password"),

@@ -126,7 +126,11 @@ def test_a_project_cannot_trust_itself(folder: Path, load: Load, own_settings: P
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("1", "a number"), ('"https://gateway.example"', "text"), ('["gateway.example"]', "a list")],
+    [
+        ("1", "a number"),
+        ('"https://gateway.example"', "text"),
+        ('["gateway.example"]', "a list with a wrong entry"),
+    ],
 )
 def test_an_invalid_trust_setting_is_an_error(
     load: Load, own_settings: Path, value: str, kind: str

@@ -208,6 +208,8 @@ def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: 
             check_settings(value, setting, *path, name)
         elif not setting.allows(value):
             shown = _shown(value) if setting.shows_value else _kind(value)
+            if isinstance(value, list) and not setting.shows_value and "a list of" in setting.rule:
+                shown += " with a wrong entry"
             near = did_you_mean(value, setting.names) if isinstance(value, str) else ""
             raise ValueError(f"{where}{name} is {shown}; it {setting.rule}{near}")
 
