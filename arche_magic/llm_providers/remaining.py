@@ -37,6 +37,8 @@ _CALLS_PER_ROUTE, _CALLS_PER_REQUEST = 6, 100
 """Maximum number of calls that one request sends, to one route and in all."""
 # Routes that were not asked are named only while a message has fewer routes than this.
 _ROUTES_IN_A_MESSAGE = 4
+# If there would be more than this, it names only the few that open first.
+_MOST_ROUTES_IN_A_MESSAGE = 10
 
 
 class Remaining:
@@ -151,7 +153,10 @@ class Remaining:
                 for a in attempts
                 if a.error and a.outcome in ("failed", "skipped")
             }
-            return InvalidRequest(joined(reasons.values()), option=option, attempts=attempts)
+            named = list(reasons.values())[:_MOST_ROUTES_IN_A_MESSAGE]
+            if omitted := len(reasons) - len(named):
+                named.append(f"and {omitted} more models")
+            return InvalidRequest(joined(named), option=option, attempts=attempts)
         if self._unreachable and self._left.issuperset(self._routes):
             # It names no provider, because no provider caused it.
             return ConfigurationError(
@@ -272,7 +277,7 @@ def _demanding_option(request: Request) -> str:
 
 
 def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> dict[Route, str]:
-    """Why each route in a message did not answer: all that were asked, and a few others."""
+    """Why each route in a message did not answer: those that were asked, and a few others."""
     shown: dict[Route, str] = {}
     by_route: dict[RouteId, list[Attempt]] = {}
     for attempt in attempts:
@@ -284,6 +289,9 @@ def _shown(states: Mapping[Route, RouteState], attempts: Sequence[Attempt]) -> d
             # The latest error includes the server's own words, which the ledger does not store.
             errors = [attempt.error for attempt in own if attempt.error]
             shown[route] = (errors[-1] if errors and asked else state.reason) or "not asked"
+    if len(shown) > _MOST_ROUTES_IN_A_MESSAGE:
+        first = sorted(shown, key=lambda route: states[route].opens_at)
+        return {route: shown[route] for route in first[:_ROUTES_IN_A_MESSAGE]}
     return shown
 
 

@@ -265,7 +265,7 @@ def test_a_rejected_key_is_called_once(start: Start, name: str) -> None:
 
 
 def test_the_error_names_every_route_that_was_called(start: Start) -> None:
-    """It names all of them, a few other routes, and the number of the rest."""
+    """It names up to ten of them, a few other routes, and the number of the rest."""
     sandbox = start(keys={"groq": 6, "mistral": 1})
     sandbox.fail("groq", "unauthorized", times=None)
     sandbox.fail("mistral", "no_credit", times=None)
@@ -278,6 +278,22 @@ def test_the_error_names_every_route_that_was_called(start: Start) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(NoRouteAvailable, match=r"; and 3 more; "):
         provider.generate("Hello", patience=0)
+
+
+def test_the_error_about_many_routes_names_those_that_open_first(
+    start: Start, clock: Clock
+) -> None:
+    """And how many more there are."""
+    left = {f"groq_key_{number}": {"requests_per_day": 0} for number in range(1, 60)}
+    left["groq_key_60"] = {"requests_per_minute": 0}
+    sandbox = start(keys={"groq": 60}, clock=clock, left=left)
+    with pytest.raises(NoRouteAvailable) as caught:
+        get_llm_provider().generate("Hello", patience=0)
+    assert len(sandbox.requests) == 60
+    first, *others, last = str(caught.value).split("; ")
+    assert first.startswith("All Groq API keys have hit rate limits: groq · key 60 · ")
+    assert len(others) == 3
+    assert last == "and 56 more"
 
 
 def test_one_of_five_keys_with_quota_is_enough(start: Start, clock: Clock) -> None:
