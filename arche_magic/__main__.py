@@ -210,13 +210,14 @@ def _quota(options: argparse.Namespace) -> int:
 def _reset(options: argparse.Namespace, labels: Sequence[str]) -> int:
     from .llm_providers.config import get_configuration
     from .llm_providers.quota_tracker import get_quota_tracker
+    from .llm_providers.text.wording import suggestion
 
     configuration = get_configuration()
     if not configuration.keys:
         return _failed(_NO_KEY)
     if len(labels) != 1:
-        known = ", ".join(key.label for key in configuration.keys)
-        options.error(f"reset takes one KEY; there are {known}")
+        known = suggestion("", [key.label for key in configuration.keys])
+        options.error(f"reset takes one KEY{known}")
     if options.json:
         options.error("reset cannot be combined with --json")
     tracker, label = get_quota_tracker(configuration), labels[0]

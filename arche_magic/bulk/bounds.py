@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
-from arche_magic.llm_providers.options import python_number, read_flag
+from arche_magic.llm_providers.options import python_number, read_flag, shown
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.types import Route
 
@@ -40,7 +40,7 @@ def checked_bound(name: str, value: Any, least: float = 0) -> float:
         return math.inf
     number = python_number(value)
     if number is None or not number >= least:
-        raise InvalidRequest(f"{name} is {value!r}; it must be a number, {least:g} or more")
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be a number, {least:g} or more")
     return math.inf if number > sys.float_info.max else float(number)
 
 

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.text.wording import did_you_mean, percent, plural, suggestion
 from arche_magic.prompts import as_pandas
 
@@ -270,7 +271,7 @@ def gold_columns(
             )
         gold = {fields[0]: gold}
     if not isinstance(gold, Mapping):
-        raise InvalidRequest(f"gold is {gold!r}; it must be the name of a column")
+        raise InvalidRequest(f"gold is {shown(gold)}; it must be the name of a column")
     for name, column in gold.items():
         if name not in fields:
             hint = suggestion(name, fields)

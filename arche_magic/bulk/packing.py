@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.options import python_number
+from arche_magic.llm_providers.options import python_number, shown
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request, Schema
 from arche_magic.llm_providers.text.reasoning import after_reasoning
@@ -60,7 +60,9 @@ def rows_per_request(pack: int | str, sample: Request) -> int | None:
         return 1 if sample.stop or sample.extra else None
     most = python_number(pack)
     if not isinstance(most, int) or most < 1:
-        raise InvalidRequest(f"pack is {pack!r}; it must be 'auto', or a number of rows from 1 on")
+        raise InvalidRequest(
+            f"pack is {shown(pack)}; it must be 'auto', or a number of rows from 1 on"
+        )
     if most > 1 and sample.stop:
         raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
     return min(most, MOST_PACKED)

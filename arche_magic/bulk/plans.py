@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from datetime import time as clock_time
 
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds, without_vendor
 
@@ -208,7 +209,7 @@ def moment(by: str | datetime, now: float) -> float:
         found = datetime.timestamp(datetime.fromisoformat(by) if isinstance(by, str) else by)
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidRequest(
-            f"by is {by!r}; write a time such as 08:00 or 2026-11-26 08:00"
+            f"by is {shown(by)}; write a time such as 08:00 or 2026-11-26 08:00"
         ) from None
     if found <= now:
         raise InvalidRequest(f"by is {str(by)!r}, which has passed")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import get_choices
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
-from arche_magic.llm_providers.options import python_number
+from arche_magic.llm_providers.options import python_number, shown
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
@@ -143,7 +143,9 @@ def share_of(twice: Any) -> float:
         return 0.0
     share = python_number(twice)
     if share is None or not 0 <= share <= 1:
-        raise InvalidRequest(f"twice is {twice!r}; it must be a share of the rows, such as 0.05")
+        raise InvalidRequest(
+            f"twice is {shown(twice)}; it must be a share of the rows, such as 0.05"
+        )
     return float(share)
 
 

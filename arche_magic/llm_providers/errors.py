@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from .secrets import without_key_like
+from .text.wording import without_long_values
 
 if TYPE_CHECKING:
     from .reply import Attempt
@@ -22,7 +23,8 @@ class Details(TypedDict, total=False):
 class LLMProviderError(Exception):
     """The root of all errors: a request that ended without a reply.
 
-    A key in the message, such as one in place of an option's value, is replaced.
+    A key in the message, such as one in place of an option's value, is replaced. Long values are
+    shortened.
 
     Attributes:
         attempts: every route that was considered, in order, with its outcome.
@@ -36,7 +38,9 @@ class LLMProviderError(Exception):
         attempts: Sequence[Attempt] = (),
         next_available_at: datetime | None = None,
     ) -> None:
-        super().__init__(without_key_like(message))
+        message = without_key_like(message)
+        # What servers said is short already, and `to_store` must find it unchanged.
+        super().__init__(message if attempts else without_long_values(message))
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.next_available_at = next_available_at
 

@@ -256,13 +256,14 @@ def _in_words(bad: re.Match[str]) -> str:
 
 def _unknown_option(magic: Any, flag: str, name: str) -> Exception:
     from arche_magic.llm_providers.errors import InvalidRequest
-    from arche_magic.llm_providers.text.wording import did_you_mean
+    from arche_magic.llm_providers.text.wording import did_you_mean, shortened
 
     known = [name for action in magic.parser._actions for name in action.option_strings]
     long = [name for name in known if name.startswith("--")]
     begun = [name for name in long if name.startswith(flag)]
     if hint := did_you_mean(begun[0] if begun else flag, long) if flag.startswith("--") else "":
         return InvalidRequest(f"{name}: unknown option {flag}{hint}")
+    flag = shortened(flag, 100)
     if any("TEXT" in words for words in usage(magic)):
         hint = "; put -- before a text that starts with a dash"
     return InvalidRequest(f"{name}: unknown option {flag}{hint}; {name} --help lists the options")

@@ -12,8 +12,10 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.embeddings import choose_model, embedding_request, in_batches
 from arche_magic.llm_providers.errors import ConfigurationError, LLMProviderError, NoKeys
+from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.text.wording import shortened
 from arche_magic.llm_providers.types import Usage, little_endian
 
 from .replies import ApiError, HttpReply, api_error_of, json_reply, route_details, route_header
@@ -41,11 +43,12 @@ def embeddings(
     given = {name: value for name, value in read_json(body).items() if value is not None}
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
-        message = f"encoding_format is {encoding!r}; it can be {' or '.join(_FORMATS)}"
+        message = f"encoding_format is {shown(encoding)}; it can be {' or '.join(_FORMATS)}"
         raise ApiError(400, message, param="encoding_format")
     for name in given:
         if name not in _FIELDS:
-            message = f"{name} is not a known field; known fields: {', '.join(_FIELDS)}"
+            known = ", ".join(_FIELDS)
+            message = f"{shortened(name, 100)} is not a known field; known fields: {known}"
             raise ApiError(400, message, param=name, code="unknown_parameter")
     provider, model = _model(given, configuration, options.get("provider"))
     options = {name: options[name] for name in _OPTIONS if name in options}

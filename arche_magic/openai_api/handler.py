@@ -20,6 +20,7 @@ from arche_magic.llm_providers.config import (
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.request import Image, Message, Request
+from arche_magic.llm_providers.text.wording import shortened
 
 from .chat import chat_completions
 from .embeddings import embeddings
@@ -82,7 +83,8 @@ def _answer(
         message = "the Responses API is not served; set your library to chat completions"
         raise ApiError(404, message, code="not_found")
     if path not in (*_ASKED, _MODELS) and not name:
-        raise ApiError(404, f"unknown path {path or '/'}; available: {_SERVED}", code="not_found")
+        message = f"unknown path {shortened(path, 100) or '/'}; available: {_SERVED}"
+        raise ApiError(404, message, code="not_found")
     allowed = "POST" if path in _ASKED else "GET"
     if method != allowed:
         message = f"{path} accepts {allowed}, not {method}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from arche_magic.llm_providers.config import own_settings_folder
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest
 from arche_magic.llm_providers.files import expanded, home_folder
+from arche_magic.llm_providers.options import shown
 
 if TYPE_CHECKING:
     from ..local_server import LocalServer
@@ -57,7 +58,7 @@ class Server:
         token_file: str | Path | None = None,
     ) -> None:
         if port is not None and not (isinstance(port, int) and 0 <= port <= _LAST_PORT):
-            raise InvalidRequest(f"port {port!r} is not between 1 and {_LAST_PORT:,}")
+            raise InvalidRequest(f"port {shown(port)} is not between 1 and {_LAST_PORT:,}")
         self._wanted_port = port
         if isinstance(allow_origins, str):
             raise InvalidRequest(f"allow_origins must be a list, such as [{allow_origins!r}]")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from arche_magic.llm_providers.tools import Tool
 
 # Mistral's keys have no mark at which they are known.
 KEY = "hunter2" * 20
+DOCUMENT = "x" * 100_000
 CONFIGURATION = load_configuration({"MISTRAL_API_KEY": KEY})
 
 
@@ -130,6 +133,37 @@ def test_an_invalid_argument_is_refused_in_one_line(
     assert "hunter2" not in f"{caught.value} {caught.value.__context__}"
     assert isinstance(caught.value, LLMProviderError)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (partial(CONFIGURATION.provider, DOCUMENT), "'; known are groq, mistral, google, openai"),
+        (partial(CONFIGURATION.resolve_model, f"groq/{DOCUMENT}", "mistral"), "' is a model of "),
+        (partial(request, tool_choice=DOCUMENT), "', but there are no tools"),
+        (partial(request, tool_choice=DOCUMENT, tools=[Tool("f")]), "'; the tools are: f"),
+        (partial(request, **{DOCUMENT: 1}), "'; known options: model"),
+        (partial(request, extra={DOCUMENT: 1}), "; a name has at most 100 characters"),
+        (partial(request, schema=f"score {DOCUMENT}"), "' of 'score'; known types: "),
+        (partial(request, tag=DOCUMENT), "'; it must be one line"),
+        (partial(request, patience=[DOCUMENT]), "; it must be a number"),
+        (partial(request, images=[DOCUMENT]), "x… cannot be read: File name too long"),
+    ],
+)
+def test_an_error_quotes_only_the_beginning_of_a_long_value(
+    refused: Callable[[], object], words: str
+) -> None:
+    """It still says what is wrong."""
+    with pytest.raises(LLMProviderError) as caught:
+        refused()
+    assert 20 <= str(caught.value).count("x") <= 210
+    assert words in str(caught.value)
+
+
+def test_an_error_that_quotes_nothing_long_is_not_shortened() -> None:
+    """Apostrophes are not quotes."""
+    plain = f"the user's {'word ' * 60}the model's, '{'x' * 150}' and \"{'y' * 150}\""
+    assert str(InvalidRequest(plain)) == plain
 
 
 @pytest.mark.parametrize("option", ["temperature", "top_p", "seed"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
 from ..secrets import Secret, without_locals
+from ..text.wording import suggestion
 from ..types import Key
 from .env_file import Variables, clean
 from .sources import Sources
@@ -197,11 +198,11 @@ def find_key(configuration: Configuration, label: str) -> Key:
 
     if given := key_in(label, configuration.keys):
         raise ConfigurationError(f"that is a key itself; its label is {given.label}")
-    labels = ", ".join(key.label for key in configuration.keys) or "none"
+    labels = suggestion("", [key.label for key in configuration.keys])
     # Anything else may be a key, so the message does not repeat it.
     if not _LABEL.fullmatch(label):
-        raise ConfigurationError(f"that is not the label of a key; there are {labels}")
-    raise ConfigurationError(f"no key is called {label!r}; there are {labels}")
+        raise ConfigurationError(f"that is not the label of a key{labels}")
+    raise ConfigurationError(f"no key is called {label!r}{labels}")
 
 
 def keys_of_session() -> tuple[object, ...]:

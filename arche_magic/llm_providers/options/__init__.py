@@ -51,6 +51,7 @@ _OPTION_OF = {
     "max_completion_tokens": "max_tokens",
     "stream": "stream()",
 }
+_LONGEST_FIELD = 100
 _SCHEMA_FIELDS = ("name", "schema", "strict", "description")
 
 
@@ -269,6 +270,10 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
         if name in _OPTION_OF:
             raise InvalidRequest(
                 f"extra: {name} is a separate option; use {_OPTION_OF[name]}", option=name
+            )
+        if len(name) > _LONGEST_FIELD:
+            raise InvalidRequest(
+                f"extra has the field {shown(name)}; a name has at most {_LONGEST_FIELD} characters"
             )
     given = {name: entry for name, entry in value.items() if entry is not None}
     try:

@@ -70,7 +70,8 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
     role = entry.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(
-            f"a message's role is {role!r}; it can be system, developer, user, assistant or tool"
+            f"a message's role is {shown(role)}; it can be system, developer, user, assistant or "
+            "tool"
         )
     check_fields(f"a message with the role {role}", entry, _FIELDS, _OF_ONE_SERVICE)
     calls = _calls(entry.get("tool_calls"), role)

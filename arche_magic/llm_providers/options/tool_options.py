@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..text.characters import whole_characters
 from ..tools import Tool, is_name
-from .values import check_fields, read_flag
+from .values import check_fields, read_flag, shown
 
 TOOL_CHOICES = ("auto", "none", "required")
 _FIELDS = ("name", "description", "parameters", "strict")
@@ -92,7 +92,9 @@ def _tool(value: object) -> Tool:
         raise InvalidRequest(f"the description of the tool {name} must be text")
     strict = function.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise InvalidRequest(f"strict of the tool {name} is {strict!r}; it must be True or False")
+        raise InvalidRequest(
+            f"strict of the tool {name} is {shown(strict)}; it must be True or False"
+        )
     parameters = function.get("parameters") or Tool(name).schema
     _check_schema(name, parameters)
     return Tool(name, whole_characters(description), _as_json(name, parameters), strict)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _MOST_DECIMALS = 2
 _MOST_NAMES = 30
+_LONGEST_MESSAGE = 1000
+# What `repr` writes for a text of more than 200 characters; group 2 is its beginning.
+_LONG_QUOTE = re.compile(
+    r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.){100})(?:(?!\1)[^\\]|\\.){100,}+\1(?!\w)""", re.DOTALL
+)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -53,6 +59,18 @@ def percent(share: float, decimals: int = 0) -> str:
     if decimals < _MOST_DECIMALS:
         return percent(share, decimals + 1)
     return "under 0.01 %" if share < 0.5 else "over 99.99 %"
+
+
+def without_long_values(message: str) -> str:
+    """Return a message that does not repeat a whole document that was given in place of a name.
+
+    A text in quotes is cut to 100 characters if it has more than 200, which paths rarely have. A
+    message that is still longer than 1,000 characters loses its middle.
+    """
+    message = _LONG_QUOTE.sub(r"\1\2…\1", message)
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:500]} … {message[-400:]}"
+    return message
 
 
 def shortened(text: str, longest: int) -> str:
