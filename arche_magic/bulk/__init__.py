@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import check_callable
 
 from . import cluster
 from .bounds import JobStopped
@@ -89,6 +90,7 @@ def map(  # noqa: A001  # what the builtin does, for prompts
         JobStopped: the job reached a bound; `.frame` has the finished rows.
         LLMProviderError: no row can be asked, for example without a key.
     """
+    check_callable("on_done", on_done)
     read = {"encoding": encoding, "sep": sep, "sheet": sheet}
     if is_file(data):
         if client is not None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
+from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.prompts.tables import library_of
 
@@ -66,6 +67,7 @@ class ClusterJob(Job):
 
     def __init__(self, client: Client, data: Any, template: str | None, **options: Any) -> None:
         _check(options)
+        _check_client(client)
         super().__init__(data, template, **options)
         self._client, self._options = client, options
         self._spent = Progress(0, 0)
@@ -122,6 +124,18 @@ class ClusterJob(Job):
 def _check(options: dict[str, Any]) -> None:
     if options.get("llm") is not None:
         raise InvalidRequest("llm= cannot be sent to workers; each uses its own configuration")
+
+
+def _check_client(client: object) -> None:
+    try:
+        from distributed import Client
+    except ImportError:
+        hint = " of the package distributed: pip install 'arche_magic[dask]'"
+    else:
+        if isinstance(client, Client):
+            return
+        hint = " of distributed"
+    raise InvalidRequest(f"client is {shown(client)}; it must be a Client{hint}")
 
 
 def _check_workers(client: Client) -> int:

@@ -16,7 +16,7 @@ from .events import Event, OnWait, Piece, ReplyStream, Waiting, reply_of
 from .functions import in_rounds, read_functions
 from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
-from .options import Options, build_request
+from .options import Options, build_request, check_callable
 from .options.messages import Messages
 from .preview import Preview, preview
 from .quota_tracker import QuotaTracker, get_quota_tracker
@@ -200,8 +200,8 @@ class IntelligentLLMOrchestrator:
         in `partial`, if a stream breaks after some text. A reply that does not fit its schema
         raises SchemaMismatch at its end, and is not corrected.
         """
-        on_wait = options.pop("on_wait", None)
         given = _given(model, max_tokens, temperature, options)
+        on_wait = given.pop("on_wait", None)
         return ReplyStream(self._rounds(prompt, given, stream=True), on_wait)
 
     def events(
@@ -344,7 +344,8 @@ class IntelligentLLMOrchestrator:
 def _given(
     model: str | None, max_tokens: int | None, temperature: float | None, options: Options
 ) -> dict[str, Any]:
-    """The caller's arguments as one mapping; `build_request` checks it."""
+    """The caller's arguments as one mapping; `build_request` checks the rest of it."""
+    check_callable("on_wait", options.get("on_wait"))
     settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
     return {**settings, **options}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -202,6 +203,8 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, "{{text}}", {"details": 1}, "details is 1; it must be True or False"),
         (REVIEWS, "{{text}}", {"prefix": "\ud800"}, r"prefix is '\\ud800'; it must be a text"),
         (REVIEWS, "{{text}}", {"patience": -1}, "patience is -1"),
+        (REVIEWS, "{{text}}", {"on_done": 5}, "on_done is 5; it must be a function"),
+        (REVIEWS, "{{text}}", {"client": "x"}, "client is 'x'; it must be a Client"),
         (REVIEWS, "{{text}}", {"temprature": 0}, "did you mean 'temperature'"),
         (REVIEWS, "{{text}}", {"provider": "openai"}, "only paid routes .* allow_paid=True"),
     ],
@@ -213,6 +216,16 @@ def test_mistakes_are_reported_before_anything_is_spent(
     sandbox = start(keys={"groq": 1, "openai": 1})
     with pytest.raises(InvalidRequest, match=said):
         arche_magic.map(data, template, **options)
+    assert not sandbox.requests
+
+
+def test_an_error_about_a_cluster_names_the_missing_package(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to install it."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InvalidRequest, match=r"distributed: pip install 'arche_magic\[dask\]'"):
+        arche_magic.map(REVIEWS, "{{text}}", client="x")
     assert not sandbox.requests
 
 

@@ -98,6 +98,9 @@ def test_several_stop_texts_are_sent_as_a_list(sandbox: Sandbox, name: str) -> N
         ("Hello", {"temperature": 2.5}),
         ("Hello", {"timeout": 0}),
         ("Hello", {"schema": "score flaot"}),
+        ("Hello", {"on_wait": 5}),
+        ("Hello", {"tools": 5}),
+        ("Hello", {"tools": [5]}),
     ],
 )
 def test_an_invalid_argument_is_refused_before_anything_is_sent(

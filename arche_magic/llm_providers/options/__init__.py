@@ -22,7 +22,16 @@ from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
 from .messages import Messages, read_images, read_messages
 from .tool_options import read_parallel, read_tool_choice, read_tools
-from .values import READERS, check_fields, json_number, python_number, read_flag, read_text, shown
+from .values import (
+    READERS,
+    check_callable,
+    check_fields,
+    json_number,
+    python_number,
+    read_flag,
+    read_text,
+    shown,
+)
 
 if TYPE_CHECKING:
     from ..events import OnWait
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "build_request",
+    "check_callable",
     "check_for_keys",
     "check_names",
     "json_number",

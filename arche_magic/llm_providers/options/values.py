@@ -103,6 +103,12 @@ def read_flag(name: str, value: object) -> bool:
     raise InvalidRequest(f"{name} is {shown(value)}; it must be True or False")
 
 
+def check_callable(name: str, value: object) -> None:
+    """Check, before anything is sent, that a function of the caller can be called later."""
+    if value is not None and not callable(value):
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be a function", option=name)
+
+
 def _model(name: str, value: object) -> str | None:
     model = read_text(name, value)
     if model and not model.isprintable():
