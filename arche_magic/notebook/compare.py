@@ -260,8 +260,7 @@ def _frame(columns: Sequence[ReplyColumn]) -> pd.DataFrame:
         part = None if column.error else column.text or None
         why = str(column.error or "interrupted")
         rows.append(
-            (reply.provider, reply.key, reply.model, str(reply), reply.usage.total_tokens,
-             reply.seconds, reply.cost, None)
+            (*reply.route, str(reply), reply.usage.total_tokens, reply.seconds, reply.cost, None)
             if reply is not None
             else (column.provider, None, column.model, part, None, None, None, why)
         )  # fmt: skip

@@ -52,9 +52,8 @@ def rate_text(provider: str, model: str) -> str:
 
 def was_paid(reply: Reply) -> bool:
     """Whether the route that answered is a paid one."""
-    name = reply.provider, reply.key, reply.model
     considered = (entry for decision in reply.decisions for entry in decision.considered)
-    return any(entry.paid for entry in considered if entry.name == name)
+    return any(entry.paid for entry in considered if entry.name == reply.route)
 
 
 def paid_hint(reply: Reply) -> str:

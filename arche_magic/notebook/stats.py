@@ -39,7 +39,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
     is_paid = bool((frame["cost_usd"] != 0).any())
     shown = [name for name in _OUTCOMES if name == "served" or (frame["outcome"] == name).any()]
     rows = []
-    for (provider, key, model), group in frame.groupby(["provider", "key", "model"], sort=False):
+    for names, group in frame.groupby(list(RouteId._fields), sort=False):
         outcomes = group["outcome"].value_counts()
         served = group[group["outcome"] == "served"]
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
@@ -50,7 +50,7 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
             f"{served['seconds'].median():.2f} s" if len(served) else "–",
             *([cost] if is_paid else ()),
         ]
-        route = Cell(str(RouteId(str(provider), str(key), str(model))), long=True)
+        route = Cell(str(RouteId(*map(str, names))), long=True)
         rows.append([route, *(Cell(figure, right=True) for figure in figures)])
     heads = ["route", *shown, "tokens", "median time", *(["cost"] if is_paid else ())]
     return table_bundle(heads, rows, none="no attempts yet")
