@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.options import python_number, read_flag, shown
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
@@ -47,6 +47,15 @@ def checked_bound(name: str, value: Any, least: float = 0) -> float:
 def checked_flag(name: str, value: Any) -> bool:
     """A flag, False for None; raise InvalidRequest unless it is True or False."""
     return value is not None and read_flag(name, value)
+
+
+def orchestrator(llm: object) -> IntelligentLLMOrchestrator:
+    """What asks, by default the configured one; raise InvalidRequest for anything else."""
+    if llm is None:
+        return get_llm_provider()
+    if not isinstance(llm, IntelligentLLMOrchestrator):
+        raise InvalidRequest(f"llm is {shown(llm)}; it must come from get_llm_provider()")
+    return llm
 
 
 def refuse_tools(options: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from contextlib import nullcontext, suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.embeddings import (
     about_model,
@@ -35,7 +35,7 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
-from .bounds import WholeJob
+from .bounds import WholeJob, checked_flag, orchestrator
 from .columns import plain
 from .progress import Counts, LineBar
 from .rows import Row, Task
@@ -105,7 +105,8 @@ def embed(
     """
     index, values = _values(texts)
     options = {"reserve": reserve, "private": private, "tag": tag}
-    llm = llm or get_llm_provider()
+    allow_paid, fresh = checked_flag("allow_paid", allow_paid), checked_flag("fresh", fresh)
+    llm = orchestrator(llm)
     whole = WholeJob(llm, patience=patience)
     job = _Embedding(values, llm, model, dimensions, whole, fresh, options)
     matrix = job.run(allow_paid, progress)

@@ -28,7 +28,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.bounded import shielded
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
@@ -36,7 +36,7 @@ from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Schema
 
-from .bounds import WholeJob, checked_flag, refuse_tools
+from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .comparison import gold_columns
 from .job_records import JobRecord, note_job
 from .packing import rows_per_request
@@ -131,7 +131,7 @@ class Job:
             checked_flag("details", details),
             share_of(twice),
         )
-        self._llm = llm or get_llm_provider()
+        self._llm = orchestrator(llm)
         configuration = self._llm.configuration
         if isinstance(part_of, str):
             part_of = WholeJob(

@@ -11,12 +11,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, get_llm_provider
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import WholeJob, checked_flag, refuse_tools
+from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .capacity import HORIZON_SECONDS, SECONDS_GUESS, JobForecast, Share, Speed
 from .columns import columns_of
 from .comparison import gold_columns
@@ -75,7 +75,7 @@ def plan(
     """
     allow_paid = checked_flag("allow_paid", allow_paid)
     retry_errors, fresh = checked_flag("retry_errors", retry_errors), checked_flag("fresh", fresh)
-    llm = llm or get_llm_provider()
+    llm = orchestrator(llm)
     configuration = llm.configuration
     options = {name: value for name, value in options.items() if name not in _NOT_PLANNED}
     refuse_tools(options)

@@ -285,6 +285,9 @@ def test_no_money_is_spent_without_permission(server: EmbeddingServer) -> None:
         (["a"], {"dimensions": 0}, "dimensions is 0"),
         (["a"], {"patience": "long"}, "patience is 'long'"),
         (["a"], {"reserve": 2}, "reserve is 2"),
+        (["a"], {"fresh": "no"}, "fresh is 'no'; it must be True or False"),
+        (["a"], {"allow_paid": "no"}, "allow_paid is 'no'; it must be True or False"),
+        (["a"], {"llm": 5}, "llm is 5; it must come from get_llm_provider"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_sent(

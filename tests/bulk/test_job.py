@@ -204,6 +204,7 @@ def test_progress_adds_up(sandbox: Sandbox) -> None:
         (REVIEWS, "{{text}}", {"prefix": "\ud800"}, r"prefix is '\\ud800'; it must be a text"),
         (REVIEWS, "{{text}}", {"patience": -1}, "patience is -1"),
         (REVIEWS, "{{text}}", {"on_done": 5}, "on_done is 5; it must be a function"),
+        (REVIEWS, "{{text}}", {"llm": 5}, "llm is 5; it must come from get_llm_provider"),
         (REVIEWS, "{{text}}", {"client": "x"}, "client is 'x'; it must be a Client"),
         (REVIEWS, "{{text}}", {"temprature": 0}, "did you mean 'temperature'"),
         (REVIEWS, "{{text}}", {"provider": "openai"}, "only paid routes .* allow_paid=True"),
