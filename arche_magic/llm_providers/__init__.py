@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .bounded import library
 from .config import get_configuration
 from .errors import (
     ConfigurationError,
@@ -113,6 +114,8 @@ def get_llm_provider(
         ConfigurationError: the name is unknown, the key is blank, or a key is given for all
             providers at once.
     """
+    if "orchestrator" not in globals():  # the first call
+        library(f"{__name__}.orchestrator")
     from . import orchestrator
     from .config.keys import with_keys
     from .config.providers import ALL_PROVIDERS, unknown_provider
