@@ -3,8 +3,8 @@
 It does not depend on notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
 
 The names below are for everybody. Other parts of this package also use `types`, `request`,
-`options`, `reply`, `events` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`,
-`prices`, `attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
+`options`, `reply`, `events` and `errors`; `config` and `doctor`; `quota_tracker`, `prices`,
+`attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
 tests/engine/test_architecture.py has the whole list; everything else is internal.
 """
 
