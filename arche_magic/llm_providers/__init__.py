@@ -3,8 +3,8 @@
 It does not depend on notebooks. Start with `get_llm_provider("intelligent").generate("…")`.
 
 The names below are for everybody. Other parts of this package also use `types`, `request`,
-`options`, `reply`, `events` and `errors`; `config`, `catalog` and `doctor`; `quota_tracker`,
-`prices`, `attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
+`options`, `reply`, `events` and `errors`; `config` and `doctor`; `quota_tracker`, `prices`,
+`attempt_log`, `reply_cache` and `embeddings`; and helpers such as `text` and `files`.
 tests/engine/test_architecture.py has the whole list; everything else is internal.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .bounded import library
 from .config import get_configuration
 from .errors import (
     ConfigurationError,
@@ -113,6 +114,8 @@ def get_llm_provider(
         ConfigurationError: the name is unknown, the key is blank, or a key is given for all
             providers at once.
     """
+    if "orchestrator" not in globals():  # the first call
+        library(f"{__name__}.orchestrator")
     from . import orchestrator
     from .config.keys import with_keys
     from .config.providers import ALL_PROVIDERS, unknown_provider

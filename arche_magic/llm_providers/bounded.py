@@ -30,6 +30,12 @@ _MOST_IDLE = 32
 _WATCH_SECONDS = 0.1
 # The queues of helpers that wait for work.
 _idle: list[SimpleQueue[_Job]] = []
+# The threads that import. A child that is forked meanwhile would have half a module, or wait for
+# the module's lock without end. So a fork waits for these threads, and no thread starts an import
+# while another forks.
+_importing: set[int] = set()
+_forking = threading.Condition()
+_LONGEST_IMPORT_SECONDS = 10.0
 
 
 class TookTooLong(Exception):
@@ -77,7 +83,7 @@ def uninterrupted(work: Callable[[], T]) -> T:
     import, an interrupt would leave half a package behind, which fails from then on (seen: `module
     'openai' has no attribute 'lib'`), or a bare `except` would swallow it.
     """
-    return within(math.inf, work)
+    return within(math.inf, partial(_between_forks, work))
 
 
 def library(name: str) -> Any:
@@ -168,6 +174,30 @@ class _Job:
             self._unclaimed(self._result)
 
 
+def _between_forks(work: Callable[[], T]) -> T:
+    with _forking:
+        _importing.add(threading.get_ident())
+    try:
+        return work()
+    finally:
+        with _forking:
+            _importing.discard(threading.get_ident())
+            _forking.notify_all()
+
+
+def _begin_fork() -> None:
+    _forking.acquire()
+    me = {threading.get_ident()}  # an import may fork
+    _forking.wait_for(lambda: _importing <= me, _LONGEST_IMPORT_SECONDS)
+
+
+def _begin_child() -> None:
+    """Forget the threads, which a child does not have."""
+    _idle.clear()
+    _importing.intersection_update({threading.get_ident()})
+    _forking.release()
+
+
 def _help(jobs: SimpleQueue[_Job]) -> None:
     """Do one job after another, in a thread that ends with its process."""
     while True:
@@ -178,5 +208,6 @@ def _help(jobs: SimpleQueue[_Job]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child process has the list but not the threads.
-    os.register_at_fork(after_in_child=_idle.clear)
+    os.register_at_fork(
+        before=_begin_fork, after_in_parent=_forking.release, after_in_child=_begin_child
+    )

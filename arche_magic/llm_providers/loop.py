@@ -25,7 +25,7 @@ from .remaining import Remaining
 from .reply import Reply, total_cost
 from .request import Request
 from .request_progress import RequestProgress
-from .routing import Choice, Decision, Routes, choose
+from .routing import Decision, RouteChoice, Routes, choose
 from .stopping import raise_if_stopped
 from .timed_ledger import LedgerTimeout, TimedLedger
 from .types import Route
@@ -128,7 +128,7 @@ class RequestRun:
         # A request that waits because of the bounds of its job must not delay other requests.
         return self._tracker.configuration.store, names, self._tracker.job
 
-    def _offer(self, line: WaitingLine) -> tuple[Choice[Route], Hold | None]:
+    def _offer(self, line: WaitingLine) -> tuple[RouteChoice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and no other request is first in line."""
         while True:
             choice, now = self._choose(), self._clock.time()
@@ -143,7 +143,7 @@ class RequestRun:
             later = max(hold.opens_at, now + _CONTENDED_SECONDS)
             self._refused[choice.route] = replace(hold, opens_at=later)
 
-    def _choose(self) -> Choice[Route]:
+    def _choose(self) -> RouteChoice[Route]:
         now, patience = self._clock.time(), self._progress.patience_left()
 
         of_ledger = self._tracker.states_for(self._progress.request, now)
@@ -172,7 +172,7 @@ class RequestRun:
         self._aim = aim
         return choice
 
-    def _wait(self, choice: Choice[Route], line: WaitingLine) -> Generator[Event, None, None]:
+    def _wait(self, choice: RouteChoice[Route], line: WaitingLine) -> Generator[Event, None, None]:
         before = self._clock.time()
         seconds = max(0.0, choice.opens_at - before)
         if choice.route is not None:
@@ -213,7 +213,7 @@ class RequestRun:
             vectors=answer.vectors,
         )
 
-    def _note_skipped(self, choice: Choice[Route]) -> None:
+    def _note_skipped(self, choice: RouteChoice[Route]) -> None:
         """Note each closed route that would have come first, once per request."""
         noted = {attempt.route for attempt in self._progress.attempts}
         for route, state in choice.skipped:

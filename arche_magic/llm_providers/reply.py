@@ -30,6 +30,11 @@ NOT_SPENT: tuple[Outcome, ...] = ("skipped", "refused")
 """The outcomes of attempts that use no quota."""
 
 
+def outcome_in_words(outcome: str) -> str:
+    """Return an outcome as displays name it: `served`, the word of records, is "answered"."""
+    return "answered" if outcome == "served" else outcome
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One request offered to one route, and its outcome.
@@ -59,7 +64,8 @@ class Attempt:
     said: str = ""
 
     def __str__(self) -> str:
-        return f"{self.route} {self.outcome}" + (f": {self.why}" if self.error else "")
+        words = f"{self.route} {outcome_in_words(self.outcome)}"
+        return f"{words}: {self.why}" if self.error else words
 
     @property
     def route(self) -> RouteId:

@@ -87,7 +87,7 @@ class _Deferred(Sequence[T]):
 
 
 @dataclass(frozen=True)
-class Choice(Generic[R]):
+class RouteChoice(Generic[R]):
     """The decision about a request: the route to ask or to wait for.
 
     Attributes:
@@ -151,7 +151,7 @@ class Decision:
     @classmethod
     def of(
         cls,
-        choice: Choice[Route],
+        choice: RouteChoice[Route],
         at: float,
         patience: float,
         preferred: str | None,
@@ -176,7 +176,7 @@ class Decision:
             request.same_model,
         )
 
-    def choice(self) -> Choice[Considered]:
+    def choice(self) -> RouteChoice[Considered]:
         """The same choice, made again from the record."""
         return choose(
             self.considered, lambda route: route.state, self.at, self.patience, self.preferred
@@ -227,7 +227,7 @@ def choose(
     now: float,
     patience: float,
     preferred: str | None = None,
-) -> Choice[R]:
+) -> RouteChoice[R]:
     """Offer a request to the routes in order, the first open one first.
 
     Order: the preferred provider, then free before paid, then the order of `routes`; within one
@@ -252,8 +252,8 @@ def choose(
     def later() -> tuple[R, ...]:
         return tuple(islice(chain.from_iterable(groups), len(states), None))
 
-    def choice(route: R | None, opens_at: float) -> Choice[R]:
-        return Choice(route, opens_at, tuple(closed), _Deferred(considered), _Deferred(later))
+    def choice(route: R | None, opens_at: float) -> RouteChoice[R]:
+        return RouteChoice(route, opens_at, tuple(closed), _Deferred(considered), _Deferred(later))
 
     for group in groups:
         best: R | None = None

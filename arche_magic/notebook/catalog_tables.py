@@ -9,8 +9,13 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from arche_magic.llm_providers.catalog import known_services, published_providers
-from arche_magic.llm_providers.config import Service, get_configuration, how_to_turn_on
+from arche_magic.llm_providers.config import (
+    Service,
+    get_configuration,
+    how_to_turn_on,
+    known_services,
+    published_providers,
+)
 from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.text.wording import did_you_mean
 
@@ -22,8 +27,7 @@ from .tables import Cell, html_table, notes_html, table_bundle
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arche_magic.llm_providers.catalog import Provider
-    from arche_magic.llm_providers.config import Configuration
+    from arche_magic.llm_providers.config import Configuration, Provider
 
 _PRICES = ["input_usd_per_million", "output_usd_per_million"]
 _GROUPS = {

@@ -10,7 +10,16 @@ from typing import Any
 from arche_magic.llm_providers import get_quota_tracker
 from arche_magic.llm_providers.attempt_log import Spent, attempt_log
 from arche_magic.llm_providers.config import Configuration, get_configuration
-from arche_magic.llm_providers.quota import forecast
+from arche_magic.llm_providers.quota.forecast import (
+    PACE_SECONDS,
+    Account,
+    account_of,
+    midnight,
+    paces,
+    prompt_units,
+    prompts_that_fit,
+    runs_out_at,
+)
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message, Request
@@ -192,7 +201,7 @@ def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dic
 def forecast_of(view: QuotaView) -> Forecast:
     """The forecast for the routes that are on."""
     log = attempt_log(view.configuration.store)
-    earlier = log.since(view.now - forecast.PACE_SECONDS) or log.session()
+    earlier = log.since(view.now - PACE_SECONDS) or log.session()
     paid = {entry.name for entry in view.configuration.providers.values() if entry.paid}
     return look_ahead(view.on, earlier, view.now, paid)
 
@@ -257,18 +266,17 @@ def look_ahead(
     free = [row for row in standings if row.provider not in paid]
     counted = free or standings
     usage = Usage(last.input_tokens, last.output_tokens) if last else Usage()
-    need = forecast.prompt_units(usage)
-    ends: dict[tuple[forecast.Account, str], tuple[Standing, float]] = {}
-    paces = forecast.paces(attempts, standings, now)
-    for row, pace in zip(standings, paces, strict=True):
-        moment = forecast.runs_out_at(row, pace, now)
+    need = prompt_units(usage)
+    ends: dict[tuple[Account, str], tuple[Standing, float]] = {}
+    for row, pace in zip(standings, paces(attempts, standings, now), strict=True):
+        moment = runs_out_at(row, pace, now)
         if row.remaining > 0 and math.isfinite(moment):
-            ends.setdefault((forecast.account_of(row), row.limit), (row, moment))
+            ends.setdefault((account_of(row), row.limit), (row, moment))
     return Forecast(
         runs_out=tuple(sorted(ends.values(), key=lambda end: end[1])),
         prompt_tokens=last.input_tokens + last.output_tokens if last else None,
-        fit_now=forecast.prompts_that_fit(counted, need, now, now),
-        fit_until_midnight=forecast.prompts_that_fit(counted, need, now, forecast.midnight(now)),
+        fit_now=prompts_that_fit(counted, need, now, now),
+        fit_until_midnight=prompts_that_fit(counted, need, now, midnight(now)),
         free=bool(free),
         now=now,
     )

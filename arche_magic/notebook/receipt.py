@@ -8,7 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import ToolCall, ToolRun
-from arche_magic.llm_providers.reply import Attempt, Reply, total_cost, without_defaults
+from arche_magic.llm_providers.reply import (
+    Attempt,
+    Reply,
+    outcome_in_words,
+    total_cost,
+    without_defaults,
+)
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, name_in_words
@@ -166,7 +172,7 @@ def _attempts_lines(attempts: Sequence[Attempt]) -> str:
     lines = "".join(
         f'<div style="display:table-row"><span style="{cell}">'
         f"{escape(str(a.route))}</span> "
-        f'<span style="{cell}">{a.outcome}</span> '
+        f'<span style="{cell}">{outcome_in_words(a.outcome)}</span> '
         f'<span style="{cell}">{escape(a.why or f"{a.seconds:.2f} s")}</span>'
         "</div>"
         for a in attempts

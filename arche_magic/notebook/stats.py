@@ -7,6 +7,7 @@ from dataclasses import astuple, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers.reply import outcome_in_words
 from arche_magic.llm_providers.types import RouteId
 
 from .costs import price_text, sum_text
@@ -52,7 +53,13 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         ]
         route = Cell(str(RouteId(*map(str, names))), long=True)
         rows.append([route, *(Cell(figure, right=True) for figure in figures)])
-    heads = ["route", *shown, "tokens", "median time", *(["cost"] if is_paid else ())]
+    heads = [
+        "route",
+        *map(outcome_in_words, shown),
+        "tokens",
+        "median time",
+        *(["cost"] if is_paid else ()),
+    ]
     return table_bundle(heads, rows, none="no attempts yet")
 
 
@@ -101,7 +108,7 @@ def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
         ]
         for row in sums.to_dict("records")
     ]
-    heads = [by, "requests", "served", "failed", "tokens in", "tokens out", "cost"]
+    heads = [by, "requests", "answered", "failed", "tokens in", "tokens out", "cost"]
     heads += _PACKED_HEADS if is_packed else []
     return table_bundle(heads, rows, [_SINCE], none="no attempts yet")
 

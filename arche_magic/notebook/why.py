@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers import Considered, Decision
-from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply import Attempt, outcome_in_words
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
@@ -191,7 +191,7 @@ def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt])
     opens_at = _opening(entry, decision)
     change = ""
     if outcome in ("served", "interrupted"):
-        verdict = "answered" if outcome == "served" else "interrupted"
+        verdict = outcome_in_words(outcome)
         open_keys = sum(
             (e.provider, e.model) == (entry.provider, entry.model)
             and e.state.opens_at <= decision.at

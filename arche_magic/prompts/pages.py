@@ -12,10 +12,9 @@ from functools import partial
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-from arche_magic import __version__
-from arche_magic.llm_providers import network
 from arche_magic.llm_providers.bounded import TookTooLong, library, within
 from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.network import problem_of, proxy_of, trusted_certificates
 from arche_magic.llm_providers.text.characters import without_controls
 
 from .attachments import MOST_BYTES, Attachment, content_text
@@ -115,17 +114,17 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
     import httpx
 
     ends = time.monotonic() + seconds
-    asked, headers = url, {"User-Agent": f"arche_magic/{__version__}", "Accept": "text/html,*/*"}
+    asked, headers = url, {"User-Agent": "arche_magic", "Accept": "text/html,*/*"}
     for _ in range(_MOST_REDIRECTS + 1):
-        if problem := network.problem_of(str(asked)):
+        if problem := problem_of(str(asked)):
             raise ValueError(f"cannot be fetched: {problem}")
         with (
             httpx.Client(
                 timeout=seconds,
                 headers=headers,
                 trust_env=False,
-                proxy=network.proxy_of(str(asked)) or None,
-                verify=network.trusted_certificates() if asked.scheme == "https" else False,
+                proxy=proxy_of(str(asked)) or None,
+                verify=trusted_certificates() if asked.scheme == "https" else False,
             ) as client,
             client.stream("GET", asked) as response,
         ):

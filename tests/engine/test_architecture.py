@@ -1,25 +1,57 @@
-"""Rules for imports, checked by reading the source, and what importing the package loads."""
+"""Rules for imports, checked by reading the source, and what importing the package loads.
+
+"Other layers" are all parts of the package except the engine.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from functools import cache
 from graphlib import TopologicalSorter
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from source_imports import MODULES, ROOT, Import, all_imports, imports, offered, source
 
-import arche_magic
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(arche_magic.__file__).parent
 ENGINE = "arche_magic.llm_providers"
 
+# The layers that each layer may import, as drawn in CONTRIBUTING.md.
+LAYERS = {
+    "llm_providers": set(),
+    "local_server": set(),
+    "prompts": {"llm_providers"},
+    "bulk": {"llm_providers", "prompts"},
+    "openai_api": {"llm_providers", "local_server"},
+    "sandbox": {"local_server"},
+    "notebook": {"bulk", "llm_providers", "openai_api", "prompts", "sandbox"},
+}
+# Above all layers: the names of the package itself, and the command line.
+TOP = {"arche_magic", "arche_magic.__main__"}
+# The layers that may import these packages.
+PACKAGES = {
+    "IPython": {"notebook"},
+    "ipywidgets": {"notebook"},
+    "traitlets": {"notebook"},
+    "pandas": {"bulk", "notebook", "prompts"},
+    "starlette": {"local_server", "openai_api", "sandbox"},
+    "uvicorn": {"local_server"},
+}
+# The public modules of the engine; "" is its `__init__`, and `.*` means all modules of a package.
+# Other layers may import names that these modules define or re-export, and nothing else.
+PUBLIC = {
+    # The providers, and the classes that users meet.
+    "",
+    # A request and its reply: routes, keys and usage; options; attempts; events; errors.
+    "types", "request", "options", "reply", "events", "errors",
+    # Settings, keys and providers, and checks of them.
+    "config", "doctor",
+    # Quota, money, the record of attempts, and kept replies and vectors.
+    "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
+    # Texts to vectors; the ledger for many requests in one change.
+    "embeddings", "batch_ledger",
+    # Helpers that know nothing of models: text, files, network, secrets, threads and processes.
+    "text.*", "files", "network", "secrets", "bounded", "stopping", "processes",
+}  # fmt: skip
 # What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
@@ -159,201 +191,159 @@ ALLOWED = {
         "request", "routing?", "types",
     },
 }  # fmt: skip
-# The engine's public surface: what other layers may import besides the names in its `__init__`. Of
-# a package, they may import the names in its `__init__`, and all modules if it is marked `.*`.
-PUBLIC = {
-    # A request and its reply: routes, keys and usage; options; attempts; events; errors.
-    "types", "request", "options", "reply", "events", "errors",
-    # Settings and keys, the table of providers, and checks of both.
-    "config", "catalog", "doctor",
-    # Quota, money, the record of attempts, and kept replies and vectors.
-    "quota_tracker", "quota.forecast", "prices", "attempt_log", "reply_cache.*",
-    # Texts to vectors; the ledger for many requests in one change.
-    "embeddings", "batch_ledger",
-    # Helpers that know nothing of models: text, files, network, secrets, threads and processes.
-    "text.*", "files", "network", "secrets", "bounded", "stopping", "processes",
-}  # fmt: skip
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+def in_engine(module: str) -> bool:
+    return f"{module}.".startswith(f"{ENGINE}.")
 
 
-MODULES = dict(modules())
+def layer(module: str) -> str:
+    """The layer of a module; the name of the package if it belongs to another package."""
+    return module.removeprefix("arche_magic.").partition(".")[0]
 
 
-def imports(name: str, path: Path) -> Iterator[tuple[str, bool]]:
-    """Absolute names that a module imports, and whether only for type checking.
-
-    `from . import x` counts as the module `x` if it exists.
-    """
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-
-    def visit(node: ast.AST, typing_only: bool) -> Iterator[tuple[str, bool]]:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, typing_only
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                folder = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-                base = f"{folder}.{base}" if base else folder
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield (inner if inner in MODULES else base), typing_only
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.body:
-                yield from visit(child, True)
-            for child in node.orelse:
-                yield from visit(child, typing_only)
-        else:
-            for child in ast.iter_child_nodes(node):
-                if not isinstance(child, ast.expr):  # it holds no import
-                    yield from visit(child, typing_only)
-
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
-
-
-def layer(module: str) -> str | None:
+def part(module: str) -> str:
     """The part of the engine that a module belongs to; a package, except `quota`, is one part."""
-    if not module.startswith(f"{ENGINE}."):
-        return None
-    inner = module.removeprefix(f"{ENGINE}.")
+    inner = module.removeprefix(ENGINE).removeprefix(".")
     return inner if inner.startswith("quota.") else inner.partition(".")[0]
 
 
-@cache
-def all_imports() -> list[tuple[str, str, bool]]:
-    """Importing module, imported module, and whether only for type checking."""
-    return [
-        (name, target, only)
-        for name, path in MODULES.items()
-        for target, only in imports(name, path)
-    ]
+def public_part(module: str) -> str | None:
+    """The entry of `PUBLIC` that a module of the engine belongs to."""
+    inner = module.removeprefix(ENGINE).removeprefix(".")
+    return next((entry for entry in (inner, f"{part(module)}.*") if entry in PUBLIC), None)
+
+
+def breaks_layers(found: Import) -> bool:
+    """Whether a module imports a layer or a package that its own layer must not use."""
+    if found.importer in TOP:
+        return False
+    own, other = layer(found.importer), layer(found.module)
+    if found.module.partition(".")[0] == "arche_magic":
+        return other not in {own, *LAYERS[own]}
+    return own not in PACKAGES.get(other, LAYERS)
+
+
+def reaches_inside(found: Import) -> bool:
+    """Whether another layer imports more of the engine than public names."""
+    if in_engine(found.importer) or not in_engine(found.module):
+        return False
+    return public_part(found.module) is None or found.name not in offered(found.module)
 
 
 def test_imports_are_found() -> None:
     """A rule about an empty list would always hold."""
-    edges = {(name, target) for name, target, _ in all_imports()}
+    edges = {(found.importer, found.module) for found in all_imports()}
     assert (f"{ENGINE}.loop", f"{ENGINE}.routing") in edges
     assert (f"{ENGINE}.quota_tracker", f"{ENGINE}.quota.counting") in edges
-    assert {layer(name) for name in MODULES} >= set(ALLOWED)
+    assert {layer(importer) for importer, _ in edges} >= set(LAYERS)
 
 
-@pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_each_part_of_the_engine_imports_only_allowed_parts(part: str) -> None:
+def test_each_layer_imports_only_layers_below_it() -> None:
+    """The engine needs no notebook, and the sandbox shares no code with the engine it tests."""
+    assert not [found for found in all_imports() if breaks_layers(found)]
+
+
+def test_other_layers_import_only_public_names_of_the_engine() -> None:
+    """No routing and no quota rules are reached around the public names."""
+    assert not [found for found in all_imports() if reaches_inside(found)]
+
+
+@pytest.mark.parametrize(
+    ("importer", "line"),
+    [
+        ("sandbox", "from arche_magic import get_llm_provider"),
+        ("prompts", "from arche_magic import map"),
+        ("prompts", "import arche_magic"),
+        ("llm_providers", "def later(): import IPython.display"),
+        ("sandbox", "importlib.import_module('arche_magic.llm_providers.quota.windows')"),
+        ("notebook", "import_module('.windows', 'arche_magic.llm_providers.quota')"),
+        ("notebook", "import_module('..llm_providers.loop', __package__)"),
+        ("notebook", "library('arche_magic.llm_providers.loop')"),
+        ("notebook", "library(f'arche_magic.llm_providers.{name}')"),
+        ("notebook", "from arche_magic.llm_providers.loop import RequestRun"),
+        ("notebook", "from arche_magic.llm_providers.quota_tracker import RouteRecords"),
+        ("notebook", "from arche_magic.llm_providers.prices import _table"),
+        ("notebook", "from arche_magic.llm_providers.reply import *"),
+        ("notebook", "from arche_magic.llm_providers import prices"),
+        ("notebook", "from .. import llm_providers as e; e.loop.RequestRun"),
+        ("notebook", "import arche_magic.llm_providers.prices"),
+    ],
+)
+def test_ways_around_the_layers_are_found(importer: str, line: str) -> None:
+    """Also imports of whole modules, whose attributes could be anything."""
+    found = list(imports(f"arche_magic.{importer}.example", ast.parse(line)))
+    assert any(breaks_layers(one) or reaches_inside(one) for one in found)
+
+
+def test_everything_public_is_used() -> None:
+    """The list shrinks with its uses."""
+    used = {
+        public_part(found.module)
+        for found in all_imports()
+        if in_engine(found.module) and not in_engine(found.importer)
+    }
+    assert used == PUBLIC
+
+
+def imports_between_parts() -> set[tuple[str, str, bool]]:
+    """Pairs of different parts of the engine, and whether the import is for type checking only."""
+    return {
+        (part(importer), part(module), typing_only)
+        for importer, module, _, typing_only in all_imports()
+        if in_engine(importer) and in_engine(module) and part(importer) != part(module)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_each_part_of_the_engine_imports_only_allowed_parts(name: str) -> None:
     """The table above defines the layers of the engine."""
     used = {
-        f"{layer(target)}{'?' if only else ''}"
-        for name, target, only in all_imports()
-        if layer(name) == part and layer(target) not in (None, part)
+        f"{other}{'?' if typing_only else ''}"
+        for own, other, typing_only in imports_between_parts()
+        if own == name
     }
-    allowed = ALLOWED[part] | {f"{name}?" for name in ALLOWED[part]}
-    assert used <= allowed, f"{part} also imports {', '.join(sorted(used - allowed))}"
-    left = {name.removesuffix("?") for name in ALLOWED[part] - used - {f"{n}?" for n in used}}
-    assert left <= {name.removesuffix("?") for name in used}, f"{part} does not import {left}"
+    allowed = ALLOWED[name] | {f"{other}?" for other in ALLOWED[name]}
+    assert used <= allowed, f"{name} also imports {', '.join(sorted(used - allowed))}"
+    unused = ALLOWED[name] - used
+    assert not unused, f"{name} does not import {', '.join(sorted(unused))}"
 
 
 def test_every_engine_module_has_a_rule() -> None:
-    """A new module needs a line above."""
-    parts = {layer(name) for name in MODULES} - {None}
-    assert parts - set(ALLOWED) == {"loop", "orchestrator"}
+    """A new module needs a line above. These three stand above the others."""
+    parts = {part(module) for module in MODULES if in_engine(module)}
+    assert parts - set(ALLOWED) == {"", "loop", "orchestrator"}
+    assert parts >= set(ALLOWED)
 
 
 def test_the_engine_has_no_cycle() -> None:
     """Each part can be read after the parts that it uses."""
     graph: dict[str, set[str]] = {}
-    for name, target, only in all_imports():
-        one, two = layer(name), layer(target)
-        if one and two and one != two and not only:
-            graph.setdefault(one, set()).add(two)
+    for own, other, typing_only in imports_between_parts():
+        if not typing_only:
+            graph.setdefault(own, set()).add(other)
     assert list(TopologicalSorter(graph).static_order())
 
 
-# What each folder and module never imports, as in CONTRIBUTING.md; "" is `arche_magic` itself.
-FACE = ("notebook", "IPython", "ipywidgets", "traitlets")
-FORBIDDEN = {
-    "llm_providers": (
-        *FACE, "", "pandas", "starlette", "uvicorn",
-        "prompts", "bulk", "openai_api", "sandbox", "local_server",
-    ),
-    "prompts": (*FACE, "bulk", "openai_api", "sandbox", "local_server"),
-    "bulk": (*FACE, "openai_api", "sandbox", "local_server"),
-    "openai_api": (*FACE, "bulk", "prompts", "sandbox"),
-    "sandbox": (*FACE, "llm_providers", "bulk", "prompts", "openai_api"),
-    "local_server": (*FACE, "llm_providers", "bulk", "prompts", "openai_api", "sandbox"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("folder", FORBIDDEN)
-def test_each_layer_imports_only_layers_below_it(folder: str) -> None:
-    """The engine needs no notebook, and the sandbox shares no code with the engine it tests."""
-    importing = [(n, t) for n, t, _ in all_imports() if n.split(".")[1:2] == [folder]]
-    assert importing
-    for name, target in importing:
-        top, _, inner = target.partition(".")
-        imported = inner.partition(".")[0] if top == "arche_magic" else top
-        assert imported not in FORBIDDEN[folder], f"{name} imports {target}"
-
-
 def test_broad_except_clauses_are_few() -> None:
-    """They are listed here, with the reason; everywhere else, exceptions are named."""
+    """They are listed here; everywhere else, exceptions are named."""
     catching = set()
-    for path in sorted((ROOT / "llm_providers").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in filter(in_engine, MODULES):
+        for node in ast.walk(source(module)):
             if isinstance(node, ast.ExceptHandler):
-                caught = ast.unparse(node.type) if node.type else ""
-                assert caught, f"{path.name}:{node.lineno} catches everything"
-                if caught == "Exception":
-                    catching.add(path.relative_to(ROOT / "llm_providers").as_posix())
+                assert node.type, f"{module}:{node.lineno} catches everything"
+                if ast.unparse(node.type) == "Exception":
+                    catching.add(module.removeprefix(f"{ENGINE}."))
     assert catching == {
-        "adapters/adapter.py", "batch_ledger.py", "config/keys.py", "functions.py",
-        "text/json_values.py", "timed_ledger.py",
+        "adapters.adapter", "batch_ledger", "config.keys", "functions", "text.json_values",
+        "timed_ledger",
     }  # fmt: skip
 
 
-def public_part(target: str) -> str | None:
-    """The entry of `PUBLIC` that a module of the engine belongs to."""
-    inner = target.removeprefix(f"{ENGINE}.")
-    whole = f"{inner.partition('.')[0]}.*"
-    return next((part for part in (inner, whole) if part in PUBLIC), None)
-
-
-def used_outside() -> Iterator[tuple[str, str]]:
-    """The modules of the engine that other layers import, each with the module that imports it."""
-    for name, target, _ in all_imports():
-        if not name.startswith(ENGINE) and target.startswith(f"{ENGINE}."):
-            yield name, target
-
-
-def test_other_layers_use_only_what_is_public() -> None:
-    """No routing and no quota rules are reached around the public names."""
-    for name, target in used_outside():
-        assert public_part(target), f"{name} imports {target}"
-
-
-def test_everything_public_is_used() -> None:
-    """The list shrinks with its uses."""
-    assert {public_part(target) for _, target in used_outside()} == PUBLIC
-
-
 HEAVY = [
-    "openai",
-    "groq",
-    "mistralai",
-    "google.genai",
-    "pandas",
-    "ipywidgets",
-    "pydantic",
-    "jsonschema",
-    "sqlite3",
-    "IPython",
-    "httpx",
-    "httpx2",
-    "arche_magic.openai_api",
-]
+    "openai", "groq", "mistralai", "google.genai", "pandas", "ipywidgets", "pydantic",
+    "jsonschema", "sqlite3", "IPython", "httpx", "httpx2", "arche_magic.openai_api",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["arche_magic", "arche_magic.llm_providers"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
-from arche_magic.llm_providers.routing import Choice, Routes, choose
+from arche_magic.llm_providers.routing import RouteChoice, Routes, choose
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Limit, Route, Usage
 
@@ -143,7 +143,7 @@ def test_choosing_among_many_routes_reads_the_ledger_once(clock: Clock) -> None:
     for route in routes[:49]:
         served(tracker, route)
 
-    def choice() -> Choice[Route]:
+    def choice() -> RouteChoice[Route]:
         state_of = tracker.states_for(ask(), clock.now)
         return choose(routes, state_of, clock.now, 30.0)
 

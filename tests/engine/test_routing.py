@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.request import Message, Request
-from arche_magic.llm_providers.routing import Choice, Decision, choose
+from arche_magic.llm_providers.routing import Decision, RouteChoice, choose
 from arche_magic.llm_providers.types import Key, Route
 
 NOW = 1000.0
@@ -33,7 +33,7 @@ def chosen(
     states: dict[str, float | tuple[float, float]],
     patience: float = 30,
     preferred: str | None = None,
-) -> Choice[Route]:
+) -> RouteChoice[Route]:
     """Choose among routes that open after these seconds (0: now), with this headroom."""
     table = {}
     for name, state in states.items():

@@ -44,6 +44,7 @@ def test_usage_is_summed(kernel: Kernel, sandboxed) -> None:
     table = kernel.run("%llm_stats --by notebook").displays[0]["data"]["text/plain"]
     assert "all sessions of the last 31 days" in table
     assert "free" in table
+    assert table.split()[:4] == ["notebook", "requests", "answered", "failed"]
     assert "somebody" not in table
 
 

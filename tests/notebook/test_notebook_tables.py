@@ -79,7 +79,7 @@ def test_stats_counts_outcomes_per_route(kernel: Kernel, sandboxed) -> None:
     table = cell.displays[0]["data"]
     heads, groq, mistral = (re.split(r"\s{2,}", line) for line in table["text/plain"].splitlines())
     # Nothing failed or was interrupted.
-    assert heads == ["route", "served", "skipped", "refused", "tokens", "median time"]
+    assert heads == ["route", "answered", "skipped", "refused", "tokens", "median time"]
     assert groq[:4] == ["groq · key 1 · gpt-oss-120b", *"011"]
     assert mistral[1:4] == list("200")
     assert not STRIPPED.search(table["text/html"])

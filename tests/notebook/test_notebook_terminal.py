@@ -147,7 +147,7 @@ def test_tables_are_text(terminal: Terminal) -> None:
     assert max(len(line) for line in quota.splitlines()) <= 100
     assert "Out[" not in quota
     assert "<" not in quota
-    assert "served" in terminal.run("s = %llm_stats").splitlines()[0]
+    assert "answered" in terminal.run("s = %llm_stats").splitlines()[0]
     assert terminal.run("s.shape[1]").endswith("16")
 
 

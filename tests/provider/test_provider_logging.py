@@ -30,9 +30,9 @@ def test_each_attempt_is_logged_with_its_route_and_outcome(
     assert {record.levelno for record in ours} == {logging.INFO}
     lines = [record.getMessage() for record in ours]
     assert lines[0].startswith("groq · key 1 · gpt-oss-120b failed: ")
-    assert lines[1] == "mistral · key 1 · mistral-small-latest served"
+    assert lines[1] == "mistral · key 1 · mistral-small-latest answered"
     assert lines[2].startswith("groq · key 1 · gpt-oss-120b skipped: ")
-    assert lines[3] == "mistral · key 1 · mistral-small-latest served"
+    assert lines[3] == "mistral · key 1 · mistral-small-latest answered"
     assert len(lines) == 4
     for key in provider.configuration.keys:
         assert key.secret() not in caplog.text

@@ -137,6 +137,54 @@ def test_a_forked_child_shares_no_connections_or_locks(
     assert len({attempt.request for attempt in attempts}) == len(attempts)
 
 
+# The main thread forks in the middle of four imports of another thread. An import goes on when the
+# fork is done, or after a moment if the fork waits for it.
+FORKS_DURING_IMPORTS = """
+import multiprocessing, queue, sys, threading
+from arche_magic.llm_providers import get_llm_provider
+
+slow = {"arche_magic.llm_providers.orchestrator", "pydantic.main", "pydantic.types", "groq._client"}
+importing, forked = queue.SimpleQueue(), threading.Event()
+
+class Slow:
+    def find_spec(name, path, target=None):
+        if name in slow:
+            slow.discard(name)
+            importing.put(name)
+            forked.wait(0.2)
+
+def ask():
+    return get_llm_provider("groq").generate("Hello")
+
+def child():
+    slow.clear()
+    assert "Hello" in ask()
+
+sys.meta_path.insert(0, Slow)
+first = threading.Thread(target=ask)
+first.start()
+context = multiprocessing.get_context("fork")
+for _ in range(4):
+    name = importing.get(timeout=20)
+    process = context.Process(target=child)
+    forked.clear()
+    process.start()
+    forked.set()
+    process.join(10)
+    print(name.rpartition(".")[2], process.exitcode)
+    process.kill()
+first.join()
+"""
+
+
+@forks
+def test_a_child_forked_during_the_first_call_can_ask(start: Start, tmp_path: Path) -> None:
+    """A fork waits for imports: otherwise the child has half a module, or waits without end."""
+    variables = start(keys={"groq": 1}).environment()
+    out, err = run_script(FORKS_DURING_IMPORTS, tmp_path, variables)
+    assert out.splitlines() == ["orchestrator 0", "main 0", "types 0", "_client 0"], err
+
+
 IMPORTS_WHILE_LOCKED = """
 import fcntl, sys
 from arche_magic.llm_providers import get_llm_provider

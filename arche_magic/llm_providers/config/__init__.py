@@ -8,6 +8,7 @@ project's files can set. `current` has the configuration in use, and reads again
 
 from __future__ import annotations
 
+from ..catalog import Provider, known_services, published_providers
 from .configuration import Clock, Configuration, SystemClock
 from .current import (
     Choices,
@@ -26,6 +27,7 @@ __all__ = [
     "Choices",
     "Clock",
     "Configuration",
+    "Provider",
     "Service",
     "SystemClock",
     "add_key",
@@ -36,10 +38,12 @@ __all__ = [
     "get_configuration",
     "how_to_turn_on",
     "is_from_program",
+    "known_services",
     "label_keys",
     "list_services",
     "load_configuration",
     "own_settings_folder",
+    "published_providers",
     "remove_key",
     "use_choices",
     "use_configuration",

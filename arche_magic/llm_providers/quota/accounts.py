@@ -11,7 +11,7 @@ from ..types import Key
 from . import codec
 from .codec import directory_name
 from .holds import Hold
-from .locations import Location, Locations, named_account
+from .locations import AccountLocation, Locations, named_account
 from .state import (
     AccountState,
     DirectoryState,
@@ -122,7 +122,7 @@ class Accounts:
             self._locations.find(key)
 
     def _update_at(
-        self, location: Location, key: Key, change: Change[T], holds: Sequence[Hold]
+        self, location: AccountLocation, key: Key, change: Change[T], holds: Sequence[Hold]
     ) -> tuple[T] | None:
         """Change the states, or return None if the account is now counted elsewhere."""
 

@@ -9,9 +9,10 @@ not read.
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..bounded import library
+from ..bounded import library, uninterrupted
 from ..storage import FILE_VERSION, Document
 from . import older_versions
 from .budget_state import BudgetState, JobsState
@@ -108,7 +109,9 @@ def _of_this_version(document: Document) -> Document:
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     if kind not in _adapters:
         # Loaded when a ledger is first read, and not when this package is imported.
-        _adapters[kind] = library("pydantic").TypeAdapter(kind)
+        adapters = library("pydantic.type_adapter")
+        # This imports more of pydantic.
+        _adapters[kind] = uninterrupted(partial(adapters.TypeAdapter, kind))
     return _adapters[kind]
 
 

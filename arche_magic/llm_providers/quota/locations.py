@@ -28,7 +28,7 @@ _MOST_MOVES = 5
 
 
 @dataclass(frozen=True)
-class Location:
+class AccountLocation:
     """The document in which a key's account is counted, as far as this process knows.
 
     Attributes:
@@ -67,18 +67,18 @@ class Locations:
         for key in configuration.keys:
             if _is_configured(key):
                 self._configured_keys.setdefault(key.provider, []).append(key)
-        self.known: dict[Key, Location] = {}
+        self.known: dict[Key, AccountLocation] = {}
 
-    def of(self, key: Key) -> Location:
+    def of(self, key: Key) -> AccountLocation:
         """The location of the key's account as this process last found it, or the current one."""
         return self.known.get(key) or self.find(key)
 
-    def find(self, key: Key) -> Location:
+    def find(self, key: Key) -> AccountLocation:
         """The document of the key's account, after adding everything that belongs there."""
         name, directory = self._target(key)
         belongs = self._resolve(key, directory)
         absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
-        location = self.known[key] = Location(name, directory, belongs, absorbed)
+        location = self.known[key] = AccountLocation(name, directory, belongs, absorbed)
         return location
 
     def name_now(self, key: Key) -> str:
@@ -90,7 +90,7 @@ class Locations:
             return self._target(key)[0]
 
     def is_current(
-        self, location: Location, key: Key, account: AccountState, directory: DirectoryState
+        self, location: AccountLocation, key: Key, account: AccountState, directory: DirectoryState
     ) -> bool:
         """Whether the account is still counted there, and no document has to be added to it.
 

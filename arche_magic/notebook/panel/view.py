@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
 from arche_magic.llm_providers.errors import LLMProviderError, NoKeys
-from arche_magic.llm_providers.reply import Attempt
+from arche_magic.llm_providers.reply import Attempt, outcome_in_words
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
@@ -79,7 +79,7 @@ def attempts_html(view: QuotaView) -> str:
         (
             Cell(f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}"),
             Cell(str(attempt.route)),
-            Cell(attempt.outcome),
+            Cell(outcome_in_words(attempt.outcome)),
             Cell(_result(attempt), long=True),
         )
         for attempt in view.attempts
