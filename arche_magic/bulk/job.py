@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -34,7 +33,7 @@ from arche_magic.llm_providers.bounded import shielded
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.reply_cache.store import reply_store
-from arche_magic.llm_providers.request import Schema
+from arche_magic.llm_providers.request import Request, Schema
 
 from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .comparison import gold_columns
@@ -44,7 +43,7 @@ from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reply_writer import ReplyWriter
 from .row_reader import Claims, RowReader
 from .rows import CHUNK, Row, Rows
-from .twice import SecondQuestions, kept_by, other_models, share_of
+from .twice import SecondQuestions, other_models, second_model, share_of
 from .workers import Workers, narrowed
 
 # How long `cancel` waits for threads.
@@ -160,8 +159,12 @@ class Job:
         self._second: SecondQuestions | None = None
         if self.twice:
             others = other_models(self._llm, sample, allow_paid)
-            kept = self._kept_on if not fresh else lambda positions, model: 0
-            self._second = SecondQuestions(self.twice, self.rows, others, kept, self._job_on)
+
+            def choose(first: str, positions: list[int]) -> str | None:
+                requests = [] if fresh else self._requests(positions)
+                return second_model(others(first), requests, self._llm)[0]
+
+            self._second = SecondQuestions(self.twice, self.rows, choose, self._job_on)
         store = reply_store(configuration.replies)
         self._claims = Claims(store)
         self._reader = RowReader(
@@ -257,13 +260,15 @@ class Job:
         options = self._same_options | {"model": model, "provider": None, "same_model": False}
         return Job(self.rows.frame.iloc[positions], **options)
 
-    def _kept_on(self, positions: list[int], model: str) -> int:
-        """How many of some rows another model has answered before."""
+    def _requests(self, positions: list[int]) -> list[Request]:
+        """The requests of some rows."""
         rows = Rows(self.rows.frame.iloc[positions], self.rows.template)
-        asked = partial(rows.requests, configuration=self._llm.configuration, sample=self._sample)
-        return kept_by(
-            model, (request for start in rows.chunks() for *_, request in asked(start)), self._llm
-        )
+        return [
+            request
+            for start in rows.chunks()
+            for *_, request in rows.requests(start, self._llm.configuration, self._sample)
+            if not isinstance(request, str)
+        ]
 
     def _note(self) -> None:
         """Record what the job has sent since the last call."""
@@ -350,13 +355,13 @@ class Job:
         """The orchestrator for the workers: only allowed providers, within the job's bounds."""
         llm, providers = self._llm, self._llm.configuration.providers
         names = list(llm.providers)
-        if not allow_paid and self._has_free_routes():
+        if not allow_paid and self._check_routes():
             names = [name for name in names if not providers[name].paid]
         allowed = narrowed(llm, llm.configuration, names)
         allowed.quota_tracker.job = self.whole.spending
         return allowed
 
-    def _has_free_routes(self) -> bool:
+    def _check_routes(self) -> bool:
         """Whether there are routes; raises InvalidRequest if all of them are paid ones."""
         try:
             routes = self._llm.routes(self._sample)

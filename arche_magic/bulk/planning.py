@@ -26,7 +26,7 @@ from .file_source import SourceFile, is_file
 from .packing import rows_per_request
 from .plans import Plan, Way, moment
 from .rows import Rows
-from .twice import OtherModels, asked_twice, other_models, share_of
+from .twice import OtherModels, asked_twice, other_models, second_model, share_of
 
 # Tokens that a slow model writes per second.
 _TOKENS_PER_SECOND = 100.0
@@ -238,7 +238,8 @@ def _with_second(
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
         answering = [estimate.llm.routes(estimate.probe)[0].model]
-    models = list(dict.fromkeys([*known, *(m for first in answering for m in others(first)[:1])]))
+    seconds = (second_model(others(first), (), estimate.llm)[0] for first in answering)
+    models = list(dict.fromkeys([*known, *filter(None, seconds)]))
     if not rows or not models:
         return plan
     probe = replace(estimate.probe, model=models[0], provider=None, same_model=False)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +49,19 @@ def number_drawn(share: float, rows: int) -> int:
 class SecondQuestions:
     """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
 
-    `others(model)` lists the models that may answer after `model`. `kept(positions, model)` counts
-    the rows that the model has answered before, and `ask(positions, model)` makes the job that asks
-    it these rows. `jobs` contains the jobs that were made, one per model.
+    `choose(model, positions)` returns the model for rows that `model` has answered, and
+    `ask(positions, model)` makes the job that asks it these rows. `jobs` contains the jobs that
+    were made, one per model.
     """
 
     def __init__(
         self,
         share: float,
         rows: Rows,
-        others: OtherModels,
-        kept: Callable[[list[int], str], int],
+        choose: Callable[[str, list[int]], str | None],
         ask: Callable[[list[int], str], Job],
     ) -> None:
-        self._others, self._kept, self._ask = others, kept, ask
+        self._choose, self._ask = choose, ask
         self._wanted = number_drawn(share, len(rows))
         # By position. Rows that can no longer be drawn are removed from time to time.
         self._rows: dict[int, Row] = {}
@@ -102,7 +100,7 @@ class SecondQuestions:
                 by_first[row.reply.model].append(position)
         by_model: defaultdict[str, list[int]] = defaultdict(list)
         for first, positions in by_first.items():
-            if model := best(self._others(first), partial(self._kept, positions)):
+            if model := self._choose(first, positions):
                 by_model[model] += positions
         for model, positions in by_model.items():
             if self._cancelled:
@@ -149,14 +147,15 @@ def share_of(twice: Any) -> float:
     return float(share)
 
 
-OtherModels = Callable[[str], list[str]]
-"""Returns other models than a given one, as `provider/model`, in the order to ask them."""
+OtherModels = Callable[[str], Mapping[str, tuple[bool, bool]]]
+"""Returns other models than a given one, as `provider/model`, in the order of the routes.
+
+Each with whether it costs money and whether it is not open now.
+"""
 
 
 def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModels:
-    """Return what lists the models that may answer a row again; with `paid` they may cost money.
-
-    Free ones come before paid ones, and open ones before those that open later.
+    """Return the function that lists the other models; with `paid`, also those that cost money.
 
     Raises:
         InvalidRequest: only one model can answer.
@@ -165,11 +164,11 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
     # The model must be of the job's provider, if one was named; it need not be the job's model.
     request = replace(sample, model=None, same_model=False)
 
-    def others(model: str) -> list[str]:
+    def others(model: str) -> Mapping[str, tuple[bool, bool]]:
         try:
             routes = llm.routes(request)
         except ConfigurationError:
-            return []
+            return {}
         now = llm.configuration.clock.time()
         # The user may have switched off keys or models since the job began.
         current = replace(llm.configuration, off=llm.configuration.off | get_choices().off)
@@ -185,7 +184,7 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
                 rank = costs_extra(route, preferred), opens_at > now
                 name = f"{route.provider}/{route.model}"
                 ranks[name] = min(rank, ranks.get(name, rank))
-        return sorted(ranks, key=ranks.__getitem__)
+        return ranks
 
     try:
         first = llm.routes(sample)[0]
@@ -200,20 +199,28 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
     return others
 
 
-def best(models: Iterable[str], kept: Callable[[str], int]) -> str | None:
-    """The model with most kept replies, so that fewer rows are asked; otherwise the first one."""
-    return max(models, key=kept, default=None)
+def second_model(
+    models: Mapping[str, tuple[bool, bool]],
+    requests: Sequence[Request],
+    llm: IntelligentLLMOrchestrator,
+) -> tuple[str | None, int]:
+    """The model that answers these requests again, and how many of its replies are kept.
 
+    A model whose replies are all kept comes first, then free models, then open ones. Among these,
+    the one with the most kept replies comes first.
+    """
+    kept = dict.fromkeys(models, 0)
+    for model in models if requests else ():
+        like = replace(requests[0], model=model, provider=None, same_model=False)
+        addresses = [*map(llm.addresses_like(like), requests)]
+        found = reply_store(llm.configuration.replies).lookup_many(addresses)
+        kept[model] = sum(address in found for address in addresses)
 
-def kept_by(model: str, requests: Iterable[Request | str], llm: IntelligentLLMOrchestrator) -> int:
-    """How many of a job's requests have a kept reply of another model; a text is no request."""
-    addresses = [
-        llm.address(replace(request, model=model, provider=None, same_model=False))
-        for request in requests
-        if not isinstance(request, str)
-    ]
-    kept = reply_store(llm.configuration.replies).lookup_many(addresses)
-    return sum(address in kept for address in addresses)
+    def rank(model: str) -> tuple[bool, tuple[bool, bool], int]:
+        return kept[model] < len(requests), models[model], -kept[model]
+
+    chosen = min(models, key=rank, default=None)
+    return chosen, kept[chosen] if chosen else 0
 
 
 def asked_twice(
@@ -251,9 +258,8 @@ def asked_twice(
             if address in replies:
                 by_first[replies[address].model].append(request)
         for first, again in by_first.items():
-            kept = {model: kept_by(model, again, llm) for model in others(first)}
-            if model := best(kept, kept.__getitem__):
-                count -= kept[model]
-                if kept[model] < len(again):
-                    models[model] = None
+            model, kept = second_model(others(first), again, llm)
+            count -= kept
+            if model and kept < len(again):
+                models[model] = None
     return count, list(models)
