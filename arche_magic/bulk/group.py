@@ -42,7 +42,7 @@ _TRIES = 5
 
 
 class _HandBack(Exception):
-    """The rows are handed back to the scheduler without being asked."""
+    """The rows go back to the scheduler, which gives them out again."""
 
 
 @dataclass(eq=False)

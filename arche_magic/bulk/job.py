@@ -7,7 +7,7 @@ returned.
                └────────────────────→ caller ←─────────────────┘
 
 The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows with the same prompt. It returns the rows whose reply is kept. It claims the other tasks, so
+rows with the same prompt. It passes on the rows whose reply is kept. It claims the other tasks, so
 that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
 which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
 to the engine, which chooses the route and waits for it; or it hands the task back. The writer

@@ -33,7 +33,7 @@ _INSTRUCTION = (
 )
 # Additional tokens of a prompt and of a reply in a packed request.
 _AROUND_PROMPT, _AROUND_REPLY = 17, 14
-# Maximum tokens of a packed reply, because models make mistakes in longer ones or are cut off.
+# Maximum tokens of a packed reply. In longer ones, models make mistakes, and services cut them.
 _LONGEST_REPLY = 8000
 # The highest share of a token limit, or of the model's window, for one request.
 _SHARE = 0.5

@@ -1,4 +1,4 @@
-"""The writer of a job: saves many finished rows in one write, and then returns them."""
+"""The writer of a job: saves many finished rows in one write, then passes them on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of a job: makes tasks from rows, returns kept replies, and claims the other rows.
+"""The reader of a job: makes tasks from rows, passes on kept replies, claims the other rows.
 
 It claims few rows at a time, so that several kernels can share a job.
 """

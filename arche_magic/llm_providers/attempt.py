@@ -97,11 +97,12 @@ class Answer:
         self._hold, self.route = hold, hold.route
         expected = hold.amounts["input_tokens"]
         long_prompt = max(_TIMES_THE_ESTIMATE * expected, _LONG_PROMPT_TOKENS)
-        longest_reply: float = _LONGEST_REPLY_TOKENS
+        longest_reply = expected_reply = min(window, _LONGEST_REPLY_TOKENS)
         if request.max_tokens:
-            longest_reply = _TIMES_MAX_TOKENS * request.max_tokens + _MORE_THAN_MAX_TOKENS
-        longest_reply = min(window, longest_reply) * request.reply_count
-        self._most = min(window, long_prompt), longest_reply
+            at_most = _TIMES_MAX_TOKENS * request.max_tokens + _MORE_THAN_MAX_TOKENS
+            expected_reply = min(longest_reply, at_most)
+        self._most = min(window, long_prompt), expected_reply * request.reply_count
+        self._longest = longest_reply * request.reply_count
         self._began = time.perf_counter()
         self._pieces: list[str] = []
         self.first_token_s: float | None = None
@@ -170,8 +171,8 @@ class Answer:
         expected_input = math.ceil(self._hold.amounts["input_tokens"])
         calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
         # A server may send text without end.
-        output = min(math.ceil((len(self.text) + calls) / 4), self._most[1])
-        return Usage(expected_input, math.floor(output))
+        output = min(math.ceil((len(self.text) + calls) / 4), math.floor(self._longest))
+        return Usage(expected_input, output)
 
     def _warn(self) -> None:
         route = self.route

@@ -135,8 +135,8 @@ def no_keys(configuration: Configuration, providers: Iterable[str]) -> str:
     """Return the message for the case that none of these providers has a key."""
     entries = [configuration.providers[name] for name in providers]
     variables = ", ".join(entry.key_variables[0] for entry in entries)
-    names = ", ".join(entry.name for entry in entries)
-    key = f"no API key of {names}" if configuration.keys else "no API key"
+    names = " or ".join(entry.name for entry in entries)
+    key = f"no API key for {names}" if configuration.keys else "no API key"
     return (
         f"No available LLM providers: {key} is configured. Set {variables} in the environment or "
         "in a .env file"

@@ -24,7 +24,8 @@ class Preview:
         wait: seconds until a route opens (0 if one is open); inf if waiting does not help.
         usage: the tokens it would probably use on that route.
         cost: USD for them; 0 on a free route, None if the price is not known.
-        closed: each preferred route that is not open, when it opens (epoch seconds), and why.
+        closed: the closed routes that come before `route`: when each opens (epoch seconds), and
+            why.
         room: the largest input that one of its routes accepts, in tokens; inf if unknown.
     """
 

@@ -157,7 +157,10 @@ class QuotaTracker:
         return Usage(int(amounts["input_tokens"]), int(amounts["output_tokens"]))
 
     def room(self, route: Route) -> float:
-        """The maximum input tokens of a request, by token limits and context window; or inf."""
+        """The maximum input tokens of one request on the route; inf if unknown.
+
+        This is the smallest of its token limits and of the model's context window.
+        """
         limits = self._records.read(route, self._clock.time()).limits
         window = self.configuration.providers[route.provider].context_windows.get(route.model)
         amounts = [
@@ -354,7 +357,7 @@ class QuotaTracker:
     def standings(self, provider: str | None = None, now: float | None = None) -> list[Standing]:
         """Every limit of every configured route, and of other models that were used.
 
-        The amounts are those of a short prompt and a usual reply; calls in progress count as used.
+        Whether it is open is for a short prompt and a usual reply; calls in progress count as used.
         """
         now = self._clock.time() if now is None else now
         return standings.standings(self._records, self._spending, provider, now)

@@ -88,7 +88,7 @@ class _Deferred(Sequence[T]):
 
 @dataclass(frozen=True)
 class RouteChoice(Generic[R]):
-    """The decision about a request: the route to ask or to wait for.
+    """What to do with a request now: the route to ask or to wait for.
 
     Attributes:
         route: the route to ask, or to wait for; None if waiting does not help.

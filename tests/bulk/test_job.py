@@ -329,7 +329,7 @@ def test_without_a_key_nothing_is_asked() -> None:
 def test_a_paid_provider_without_a_key_asks_for_one(start: Start, asked: dict[str, str]) -> None:
     """As `generate` does, although there is a key of another provider."""
     start(keys={"groq": 1})
-    with pytest.raises(NoKeys, match=r"no API key of openai is configured\. Set OPENAI_API_KEY"):
+    with pytest.raises(NoKeys, match=r"no API key for openai is configured\. Set OPENAI_API_KEY"):
         arche_magic.map(["One"], **asked)
 
 

@@ -286,7 +286,7 @@ def test_a_configured_service_can_embed(server: EmbeddingServer, tmp_path: Path)
     assert "encoding_format" not in server.received[0].body
     with pytest.raises(ConfigurationError, match="mine has only embedding models"):
         get_llm_provider("mine").generate("hello")
-    with pytest.raises(NoKeys, match=r"no API key of groq, .* openai is configured\. Set GROQ_"):
+    with pytest.raises(NoKeys, match=r"no API key for groq .* openai is configured\. Set GROQ_"):
         get_llm_provider().generate("hello")
 
 

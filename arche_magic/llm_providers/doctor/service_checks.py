@@ -243,7 +243,7 @@ def _answer(key: Key, model: str, configuration: Configuration) -> Finding:
         opens = error.next_available_at
         left = opens.timestamp() - configuration.clock.time() if opens else 0.0
         advice = f"it is tried again {in_seconds(left)}" if left > 0 else ""
-        # A limit that is used up is no mistake.
+        # A used-up limit is not a mistake.
         is_limit = left > 0 and all(attempt.outcome != "failed" for attempt in error.attempts)
         state: FindingState = "look" if is_limit else "wrong"
         return Finding(state, about, f"no answer: {next(reasons, str(error))}", advice)

@@ -15,6 +15,7 @@ from .locations import AccountLocation, Locations, named_account
 from .state import (
     AccountState,
     DirectoryState,
+    HeldCall,
     NamedAccount,
     ProviderState,
     States,
@@ -69,7 +70,7 @@ class Accounts:
         This waits for no lock: if the ledger is locked, counts of the key in another document are
         not added yet.
         """
-        location = self._locations.known.get(key)
+        location = self._locations.last(key)
         if location is not None:
             reading, provider = self._read(location.name, key)
             if self._locations.is_current(location, key, reading.account, reading.directory):
@@ -103,7 +104,7 @@ class Accounts:
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
-        location = self._locations.known.get(key)
+        location = self._locations.last(key)
         return location.name if location else self._locations.name_now(key)
 
     def update(self, key: Key, change: Change[T], holds: Sequence[Hold] = ()) -> tuple[T, str]:
@@ -220,7 +221,7 @@ class Accounts:
     ) -> Reading:
         """The key's account, if its document or its provider's directory has changed."""
         location, account = (
-            self._locations.known.get(key),
+            self._locations.last(key),
             self._state(AccountState, name, document),
         )
         if (
@@ -235,7 +236,7 @@ class Accounts:
         """Find the key's account again."""
         reading, _ = self._read(self._locations.name_now(key), key)
         # Without a location, the ledger was locked: the next reading looks again.
-        return reading if key in self._locations.known else reading._replace(document=_UNKNOWN)
+        return reading if self._locations.last(key) else reading._replace(document=_UNKNOWN)
 
     def _directory(self, key: Key, document: Document) -> DirectoryState:
         """The state of the directory of a key's provider, which rarely changes."""
@@ -259,13 +260,15 @@ def _move_holds(holds: Sequence[Hold], document: Document, account: AccountState
     them as lost.
     """
     model, source = holds[0].route.model, codec.read(AccountState, document)
-    there, went = source.model(model).holds, {}
+    there = source.models[model].holds if model in source.models else {}
+    went: Mapping[str, HeldCall] = {}
     if source.moved:
         went = codec.read(AccountState, source.moved.content).model(model).holds
-    for hold in holds:
-        if hold.id in there and hold.id not in went:
-            account.model(model).holds[hold.id] = there.pop(hold.id)
-    codec.put(document, source)
+    moving = [hold.id for hold in holds if hold.id in there and hold.id not in went]
+    for hold_id in moving:
+        account.model(model).holds[hold_id] = there.pop(hold_id)
+    if moving:
+        codec.put(document, source)
 
 
 def _is_same(known: Document, document: Document) -> bool:

@@ -1,6 +1,6 @@
 """Closures: why and until when a key, a model, an account, or a provider is closed.
 
-When a closure has ended, one call at a time tries it, until an answer removes it.
+When a closure has ended, one call at a time tries the part again, until an answer removes it.
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def opens(closed: Closure) -> float:
 
 
 def closed_until(record: RouteRecord, now: float) -> tuple[float, str]:
-    """The time until which something other than a full window closes the route, and the reason, or
-    0.
-    """
+    """When the last closure of the route ends, and its reason; `(0, "")` if there is none."""
     closed = latest_closure(record, now)
     return (opens(closed), closed.reason) if closed else (0.0, "")
 

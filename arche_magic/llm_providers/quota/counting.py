@@ -86,7 +86,7 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    A smaller figure that the user has set is intended, and stays. Where a provider states many
+    A smaller limit that the user has set stays. Where a provider states many
     times what the table says, the account is on another plan than the table's, and the table's
     other figures say nothing about it.
     """
@@ -97,7 +97,7 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
         if state.evidence not in LEARNED:
             continue
         known = limits.get(name)
-        if is_wish(known, state.amount):
+        if is_users_smaller(known, state.amount):
             continue
         learned[name] = state.limit(name)
         if known and known.evidence == "published":
@@ -269,7 +269,7 @@ def _changed_counts(
     }
 
 
-def is_wish(limit: Limit | None, stated: float) -> bool:
+def is_users_smaller(limit: Limit | None, stated: float) -> bool:
     """Whether the user's limit is smaller than the provider's."""
     return limit is not None and limit.evidence == "configured" and limit.amount < stated
 

@@ -48,12 +48,13 @@ def learn(
         # A limit below one would never open again. Models outside the plan are closed elsewhere.
         if not 1 <= amount <= MOST_UNITS or _is_overruled(seen, before, now):
             continue
-        remaining, wish = seen.remaining, limit if counting.is_wish(limit, amount) else None
+        remaining = seen.remaining
+        own = limit if counting.is_users_smaller(limit, amount) else None
         usually = limit_named(seen.name, 0.0, *record.usual_window, "published")
         rule = limit or usually
-        if wish:
+        if own:
             # The user's smaller limit stays, but less may be left of the real limit.
-            amount, evidence = wish.amount, wish.evidence
+            amount, evidence = own.amount, own.evidence
             remaining = None if remaining is None else min(remaining, amount)
         elif seen.amount is not None:
             learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
@@ -70,7 +71,7 @@ def learn(
             was_stated = before and before.evidence in LEARNED and not before.inferred
             state.inferred = seen.inferred and not was_stated
         counter = state.counter
-        opens = None if wish or seen.opens_in is None else now + seen.opens_in
+        opens = None if own or seen.opens_in is None else now + seen.opens_in
         if remaining is not None and 0 <= remaining <= amount:
             ours = windows.used(limit, counter, now)
             theirs = amount - remaining
@@ -83,7 +84,7 @@ def learn(
                 first = None if opens is None else opens - PERIOD_SECONDS[limit.period]
                 windows.set_used(limit, counter, theirs - units, now, first)
                 windows.remember(limit, state, theirs - units - ours, now)
-            elif theirs < ours and alone and limit.metric == "requests" and not wish:
+            elif theirs < ours and alone and limit.metric == "requests" and not own:
                 windows.set_used(limit, counter, theirs, now)
         if refused and opens is not None:
             windows.open_by(limit, counter, min(refused[limit.metric], amount), opens, now)

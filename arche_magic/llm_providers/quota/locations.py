@@ -51,9 +51,6 @@ class Locations:
         storage: where the documents are stored.
         configuration: an account named there takes precedence over the provider's name for it.
         state: decodes a document, given the class of its state, its name and its content.
-
-    Attributes:
-        known: the last result for each key.
     """
 
     def __init__(
@@ -67,18 +64,22 @@ class Locations:
         for key in configuration.keys:
             if _is_configured(key):
                 self._configured_keys.setdefault(key.provider, []).append(key)
-        self.known: dict[Key, AccountLocation] = {}
+        self._known: dict[Key, AccountLocation] = {}
+
+    def last(self, key: Key) -> AccountLocation | None:
+        """The location of the key's account as this process last found it; None if it has not."""
+        return self._known.get(key)
 
     def of(self, key: Key) -> AccountLocation:
         """The location of the key's account as this process last found it, or the current one."""
-        return self.known.get(key) or self.find(key)
+        return self._known.get(key) or self.find(key)
 
     def find(self, key: Key) -> AccountLocation:
         """The document of the key's account, after adding everything that belongs there."""
         name, directory = self._target(key)
         belongs = self._resolve(key, directory)
         absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
-        location = self.known[key] = AccountLocation(name, directory, belongs, absorbed)
+        location = self._known[key] = AccountLocation(name, directory, belongs, absorbed)
         return location
 
     def name_now(self, key: Key) -> str:

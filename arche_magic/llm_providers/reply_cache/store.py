@@ -260,6 +260,8 @@ class ReplyStore:
             raise sqlite3.DatabaseError(f"its layout is version {version}, not {FILE_VERSION}")
         # The version alone is not enough, because other programs use version numbers too.
         if names and not (version and _TABLES.keys() <= names):
+            if {"replies", "claims"} <= names:
+                raise NotOurs(self.path, "has an older layout; move it away to start a new one")
             raise NotOurs(self.path, "is a database of another program; set ARCHE_REPLIES")
         return int(version)
 

@@ -58,8 +58,8 @@ class JsonFileStorage:
     itself. Both begin and end with their revision, so a process that finds the file half written,
     because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
     ten times the cost, and fails on Windows while another process reads.) A power failure can tear
-    both, so once a minute a backup is written that it cannot tear. A file that is not a ledger is
-    renamed and kept.
+    both, so once a minute a backup is written that it cannot tear. A ledger that cannot be
+    read is renamed and kept.
 
     If the disk refuses (read-only, full, a share without locks), this process continues in memory
     and says so once. At most once a second, a change first tries to return to the file: then what

@@ -67,6 +67,7 @@ class OfflineDocuments(MemoryStorage):
     def begin_child(self) -> None:
         """Leave the changes from before the fork to the parent process."""
         self._before = dict(self._documents)
+        self._attempts.clear()
 
 
 class _Retrying(Protocol):
