@@ -18,6 +18,7 @@ from .events import Event, Piece, Started
 from .prices import load_soon
 from .processes import new_lock
 from .provider_failure import AttemptFailed, ProviderFailure, Remedy
+from .quota.holds import Settlement
 from .reply import Attempt, Outcome
 from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors
@@ -324,6 +325,4 @@ class RouteAttempt:
         seen = self._answer.observations
         # A call that ended before anything arrived proves nothing about the route.
         answered = self._answer.answered
-        return self._ledger.settle(
-            self._hold, usage, seen, account, answered=answered, is_whole=is_whole
-        )
+        return self._ledger.settle(Settlement(self._hold, usage, seen, account, answered, is_whole))

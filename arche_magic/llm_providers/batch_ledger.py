@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +21,7 @@ from .quota.opening import RouteState
 from .quota_tracker import Hold, QuotaTracker, Settlement, SpendingBounds
 from .reply import Attempt
 from .request import Request
-from .types import Observation, Route, Usage
+from .types import Route
 
 if TYPE_CHECKING:
     from .config import Configuration
@@ -150,19 +150,9 @@ class BatchLedger:
         finally:
             self._waiting.pop(_identity(request), None)
 
-    def settle(
-        self,
-        hold: Hold,
-        usage: Usage | None,
-        observations: Iterable[Observation] = (),
-        account: str | None = None,
-        *,
-        answered: bool = True,
-        is_whole: bool = True,
-    ) -> str:
-        """Like `QuotaTracker.settle`, but with the next change; returns ""."""
-        seen, now = tuple(observations), self.configuration.clock.time()
-        self._calls.append(Settlement(hold, usage, seen, account, answered, is_whole, now))
+    def settle(self, call: Settlement) -> str:
+        """Like `QuotaTracker.settle`, but later; returns "", because nothing is settled yet."""
+        self._calls.append(replace(call, ended_at=self.configuration.clock.time()))
         if self._is_closed:
             self.book()
         return ""

@@ -42,7 +42,7 @@ from .storage import (
     open_storage,
     warn_once,
 )
-from .types import Key, Observation, Route, Standing, Usage
+from .types import Key, Route, Standing, Usage
 from .wire_fields import may_be_unsuitable
 
 # How long a user's command, or an unimportant note, waits for a locked ledger.
@@ -216,23 +216,12 @@ class QuotaTracker:
             raise
         return holds
 
-    def settle(
-        self,
-        hold: Hold,
-        usage: Usage | None,
-        observations: Iterable[Observation] = (),
-        account: str | None = None,
-        *,
-        answered: bool = True,
-        is_whole: bool = True,
-    ) -> str:
+    def settle(self, call: Settlement) -> str:
         """Charge the usage of a call, and learn from its reply.
 
-        `usage` is the provider's count; None charges the estimate. For the others see `Settlement`.
         Returns what is left of the route's tightest limit, in words.
         """
-        ended = Settlement(hold, usage, tuple(observations), account, answered, is_whole)
-        return self.settle_all([ended])
+        return self.settle_all([call])
 
     def settle_all(self, calls: Sequence[Settlement]) -> str:
         """Settle calls of one route that were held together, in one change."""

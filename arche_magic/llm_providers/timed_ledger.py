@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .bounded import TookTooLong, shielded, within
 from .provider_failure import NOT_SENT, ProviderFailure
+from .quota.holds import Settlement
 from .storage import StorageTimeout, lock_deadline
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .reply import Attempt
     from .request import Request
     from .routing import Decision
-    from .types import Observation, Route, Usage
+    from .types import Route
 
 logger = logging.getLogger("arche_magic.attempts")
 
@@ -104,23 +105,12 @@ class TimedLedger:
         if self._hold is not None:
             self._or_else(self._release, None)
 
-    def settle(
-        self,
-        hold: Hold,
-        usage: Usage | None,
-        observations: Sequence[Observation],
-        account: str | None,
-        *,
-        answered: bool = True,
-        is_whole: bool = True,
-    ) -> str:
-        """As `QuotaTracker.settle`; "" if the ledger takes too long."""
+    def settle(self, call: Settlement) -> str:
+        """Like `QuotaTracker.settle`; "" if the ledger takes too long."""
 
         def settle() -> str:
             self._hold = None
-            return self.tracker.settle(
-                hold, usage, observations, account, answered=answered, is_whole=is_whole
-            )
+            return self.tracker.settle(call)
 
         return self._or_else(settle, "")
 
@@ -151,7 +141,7 @@ class TimedLedger:
     def _release(self) -> None:
         hold, self._hold = self._hold, None
         if hold is not None and self._has_begun:
-            self.tracker.settle(hold, None, answered=False, is_whole=False)
+            self.tracker.settle(Settlement(hold, None, answered=False, is_whole=False))
         elif hold is not None:
             self.tracker.fail(hold, NOT_SENT)
 

@@ -202,7 +202,7 @@ def first_tokens(variables: dict[str, str], configuration: Configuration) -> Non
 
 def hold_and_settle(configuration: Configuration) -> None:
     """Only the ledger's part of a call."""
-    from arche_magic.llm_providers.quota_tracker import Hold, get_quota_tracker
+    from arche_magic.llm_providers.quota_tracker import Hold, Settlement, get_quota_tracker
     from arche_magic.llm_providers.types import Usage
 
     tracker = get_quota_tracker(configuration)
@@ -212,7 +212,7 @@ def hold_and_settle(configuration: Configuration) -> None:
     def once() -> float:
         hold = tracker.hold(route, request)
         assert isinstance(hold, Hold)
-        tracker.settle(hold, Usage(20, 100))
+        tracker.settle(Settlement(hold, Usage(20, 100)))
         return 0.0
 
     wall, cpu = middle(in_turns(HOLDS, once=once)["once"])

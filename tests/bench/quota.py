@@ -31,7 +31,12 @@ from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.catalog import parse_limits, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys, load_configuration
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
+from arche_magic.llm_providers.quota_tracker import (
+    Hold,
+    QuotaTracker,
+    Settlement,
+    get_quota_tracker,
+)
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.types import Limit, Observation, Timeouts, Usage
 from arche_magic.notebook.frames import recorded_attempts_frame
@@ -243,7 +248,7 @@ def time_holds(store: str, barrier: Any = None, pairs: int = 400) -> list[float]
         while not isinstance(hold, Hold):
             # Calls wait for the very first answer.
             hold = tracker.hold(route, request)
-        tracker.settle(hold, Usage(20, 100))
+        tracker.settle(Settlement(hold, Usage(20, 100)))
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -280,7 +285,7 @@ def large_ledger() -> None:
             started = time.perf_counter()
             hold = tracker.hold(route, request)
             assert isinstance(hold, Hold)
-            tracker.settle(hold, Usage(30, 80), seen)
+            tracker.settle(Settlement(hold, Usage(30, 80), seen))
             seconds.append(time.perf_counter() - started)
         size = Path(configuration.store).stat().st_size
         late = 1000 * statistics.median(seconds[-50:])
@@ -335,7 +340,7 @@ def start(store: str) -> dict[str, float]:
     tracker, route, request = holder(store)
     hold = tracker.hold(route, request)
     assert isinstance(hold, Hold)
-    tracker.settle(hold, Usage(20, 100))
+    tracker.settle(Settlement(hold, Usage(20, 100)))
     log = attempt_log(store)
     log.append([Attempt("groq", "groq_key_1", route.model, "served", at=time.time())])
     ready = time.perf_counter() - began

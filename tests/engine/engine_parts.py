@@ -12,7 +12,7 @@ from arche_magic.llm_providers.catalog import Provider, published_providers
 from arche_magic.llm_providers.config import Configuration, label_keys
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.merging import merge_documents
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Route, Usage
@@ -134,7 +134,7 @@ def proven(tracker: QuotaTracker) -> QuotaTracker:
 
 
 def served(tracker: QuotaTracker, route: Route, **options: Any) -> str:
-    return tracker.settle(held(tracker, route), Usage(5, 5), **options)
+    return tracker.settle(Settlement(held(tracker, route), Usage(5, 5), **options))
 
 
 def failed(tracker: QuotaTracker, route: Route, remedy: Remedy, **facts: Any) -> RouteState:

@@ -20,7 +20,7 @@ from typing import Any
 from engine_parts import Clock, a_route, ask, custom_configuration, used
 
 from arche_magic.llm_providers.attempt_log import AttemptLog
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.reply import Attempt, Reply
 from arche_magic.llm_providers.reply_cache.store import ReplyStore
 from arche_magic.llm_providers.storage import JsonFileStorage
@@ -60,7 +60,7 @@ def call_on(folder: Path, number: int) -> None:
             hold = tracker.hold(route, ask())
             if isinstance(hold, Hold):
                 server.write(b".")
-                tracker.settle(hold, Usage(5, 5))
+                tracker.settle(Settlement(hold, Usage(5, 5)))
                 log.append([Attempt("groq", "groq_key_1", "model-a", "served", at=time.time())])
 
 

@@ -28,7 +28,7 @@ from engine_parts import (
 from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import Change, MemoryStorage, T
 from arche_magic.llm_providers.types import Limit, Observation, Usage
 
@@ -136,7 +136,7 @@ def test_closures_of_keys_are_merged_when_their_account_becomes_known(tracker_of
     failed(tracker, routes[0], Remedy.WAIT_FOR_LIMIT, retry_after=50)
     failed(tracker, routes[1], Remedy.WAIT_FOR_LIMIT, retry_after=900)
     for hold in holds:
-        tracker.settle(hold, Usage(1, 1), account="org_1")
+        tracker.settle(Settlement(hold, Usage(1, 1), account="org_1"))
     assert [opens_in(tracker, route) for route in routes] == [900, 900]
 
 
@@ -153,7 +153,7 @@ def test_a_call_in_progress_is_settled_once_when_the_account_becomes_known(
     if fails:
         tracker.fail(early, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
     else:
-        tracker.settle(early, Usage(5, 5))
+        tracker.settle(Settlement(early, Usage(5, 5)))
     assert used(tracker, limit="requests_per_day") == (2 if fails else 3)
     # A hold that stayed behind would be charged when it expires.
     tracker.configuration.clock.sleep(3600)
@@ -340,9 +340,9 @@ def test_a_call_charged_as_lost_is_not_charged_again() -> None:
     route = a_route(tracker.configuration)
     calls = tracker.hold_all(route, [ask()] * 3)
     assert isinstance(calls, list)
-    tracker.settle(calls[0], Usage(5, 5), account="org_1")
+    tracker.settle(Settlement(calls[0], Usage(5, 5), account="org_1"))
     clock.now += 600
     charged = used(tracker, limit="requests_per_day")
     for call in calls[1:]:
-        tracker.settle(call, Usage(5, 5))
+        tracker.settle(Settlement(call, Usage(5, 5)))
     assert used(tracker, limit="requests_per_day") == charged == 3

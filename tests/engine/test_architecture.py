@@ -174,8 +174,8 @@ ALLOWED = {
         "request_progress?", "schemas", "text", "types",
     },
     "timed_ledger": {
-        "attempt_log?", "bounded", "provider_failure", "quota.opening?", "quota_tracker?", "reply?",
-        "request?", "routing?", "storage", "batch_ledger?", "types?",
+        "attempt_log?", "batch_ledger?", "bounded", "provider_failure", "quota.holds",
+        "quota.opening?", "quota_tracker?", "reply?", "request?", "routing?", "storage", "types?",
     },
     "request_progress": {
         "attempt?", "attempt_log", "config?", "errors", "events", "prices", "provider_failure",
@@ -183,8 +183,8 @@ ALLOWED = {
     },
     "attempt": {
         "adapters", "config", "events", "network", "prices", "processes", "provider_failure",
-        "quota_tracker?", "reply", "request?", "request_progress?", "timed_ledger?", "tools",
-        "types",
+        "quota.holds", "quota_tracker?", "reply", "request?", "request_progress?",
+        "timed_ledger?", "tools", "types",
     },
     "batch_ledger": {
         "attempt_log", "config?", "provider_failure", "quota.opening", "quota_tracker", "reply",

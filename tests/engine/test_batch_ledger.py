@@ -26,7 +26,7 @@ from arche_magic.llm_providers.attempt_log import AttemptLog
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage
 from arche_magic.llm_providers.storage.kernel_lock import KernelLock
@@ -95,7 +95,7 @@ def test_eight_requests_change_the_ledger_twice(tmp_path: Path, clock: Clock) ->
         hold = ledger.hold(route, request)
         assert isinstance(hold, Hold)
         assert on_hold(tracker) == 8
-        ledger.settle(hold, Usage(10 * number, 5))
+        ledger.settle(Settlement(hold, Usage(10 * number, 5)))
     ledger.close()
     assert revision(path) == before + 2
     assert on_hold(tracker) == 0
@@ -124,7 +124,7 @@ def test_a_nearly_spent_limit_is_not_exceeded(tracker_of: Build) -> None:
         assert opens_at(ledger, route, request) <= now
         hold = ledger.hold(route, request)
         assert isinstance(hold, Hold)
-        ledger.settle(hold, Usage(5, 5))
+        ledger.settle(Settlement(hold, Usage(5, 5)))
     assert on_hold(tracker) == 3
     assert opens_at(ledger, route, requests[3]) > now
     assert used(tracker) == 3
@@ -140,7 +140,7 @@ def test_a_failure_releases_the_other_holds(tracker_of: Build) -> None:
     first, second = (ledger.hold(route, request) for request in requests[:2])
     assert isinstance(first, Hold)
     assert isinstance(second, Hold)
-    ledger.settle(first, Usage(5, 5))
+    ledger.settle(Settlement(first, Usage(5, 5)))
     state = ledger.fail(second, ProviderFailure("no credit left", Remedy.TOP_UP_ACCOUNT))
     assert state.opens_at > tracker.configuration.clock.time()
     assert on_hold(tracker) == 0
@@ -156,10 +156,10 @@ def test_stopping_early_releases_the_holds(tracker_of: Build) -> None:
     first, second = (ledger.hold(route, request) for request in requests[:2])
     assert isinstance(first, Hold)
     assert isinstance(second, Hold)
-    ledger.settle(first, Usage(5, 5))
+    ledger.settle(Settlement(first, Usage(5, 5)))
     ledger.close()
     assert on_hold(tracker) == 1
-    ledger.settle(second, Usage(5, 5))
+    ledger.settle(Settlement(second, Usage(5, 5)))
     assert on_hold(tracker) == 0
     assert used(tracker) == 2
 
@@ -234,7 +234,7 @@ def test_an_account_that_cannot_be_booked_does_not_hold_up_the_others(
     holds = [ledger.hold(route, ask()) for route in (first, second)]
     for hold in holds:
         assert isinstance(hold, Hold)
-        ledger.settle(hold, Usage(5, 5))
+        ledger.settle(Settlement(hold, Usage(5, 5)))
     storage.refused = f"groq:{first.key.account}"
     ledger.close()
     assert "the ledger refused a call (OSError)" in caplog.text
@@ -251,11 +251,11 @@ def test_another_route_is_reserved_alone(tracker_of: Build) -> None:
     ledger = several(tracker, requests)
     hold = ledger.hold(route, requests[0])
     assert isinstance(hold, Hold)
-    ledger.settle(hold, Usage(5, 5))
+    ledger.settle(Settlement(hold, Usage(5, 5)))
     elsewhere = ledger.hold(other, requests[1])
     assert isinstance(elsewhere, Hold)
     assert elsewhere.route == other
-    ledger.settle(elsewhere, Usage(5, 5))
+    ledger.settle(Settlement(elsewhere, Usage(5, 5)))
     ledger.close()
     assert on_hold(tracker) == 0
     assert used(tracker) == 1
@@ -303,9 +303,9 @@ def test_a_batch_has_the_same_effect_as_single_requests(
     together = [] if isinstance(held, RouteState) else held
     assert [hold.amounts for hold in together] == [hold.amounts for hold in singles]
     for hold, (_, spent) in zip(singles, calls, strict=False):
-        one.settle(hold, Usage(5, spent))
+        one.settle(Settlement(hold, Usage(5, spent)))
     batch = several(several_, [])
     for hold, (_, spent) in zip(together, calls, strict=False):
-        batch.settle(hold, Usage(5, spent))
+        batch.settle(Settlement(hold, Usage(5, spent)))
     batch.close()
     assert one.get_usage_summary() == several_.get_usage_summary()

@@ -25,7 +25,7 @@ from engine_parts import (
 
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
-from arche_magic.llm_providers.quota_tracker import QuotaTracker
+from arche_magic.llm_providers.quota_tracker import QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import Storage
 from arche_magic.llm_providers.types import Observation, Usage
 
@@ -140,7 +140,7 @@ def test_a_reply_to_a_call_that_began_before_a_closure_does_not_reopen_it(
     clock.now += 1
     failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=42)
     clock.now += 1
-    tracker.settle(early, Usage(5, 5))
+    tracker.settle(Settlement(early, Usage(5, 5)))
     assert opens_in(tracker, route) == 41
 
 
@@ -268,7 +268,7 @@ def test_reopening_during_a_call_does_not_lose_its_usage(tracker_of: Build) -> N
     route = a_route(tracker.configuration)
     holds = [held(tracker, route) for _ in range(4)]
     tracker.reopen("groq_key_1")
-    tracker.settle(holds[0], Usage(5, 5), [Observation("requests_per_day", 100, 90)])
+    tracker.settle(Settlement(holds[0], Usage(5, 5), [Observation("requests_per_day", 100, 90)]))
     tracker.reopen("groq_key_1")
     for hold, remedy in zip(
         holds[1:], (Remedy.REPLACE_KEY, Remedy.WAIT_FOR_LIMIT, Remedy.RETRY_LATER), strict=True

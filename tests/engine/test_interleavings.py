@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage, Storage
 from arche_magic.llm_providers.types import (
     PERIOD_SECONDS,
@@ -163,7 +163,7 @@ class LedgerAgainstServer(RuleBasedStateMachine):
     @rule(data=st.data(), headers=st.booleans())
     def settle(self, data: st.DataObject, headers: bool) -> None:
         call = data.draw(st.sampled_from(self.open_calls(arrived=True)))
-        call.tracker.settle(call.hold, call.spent, call.seen if headers else ())
+        call.tracker.settle(Settlement(call.hold, call.spent, call.seen if headers else ()))
         self.calls.remove(call)
 
     @precondition(lambda self: self.open_calls(arrived=False))
@@ -340,7 +340,7 @@ class HiddenRate(RuleBasedStateMachine):
         if call.crashed:
             return
         if call.spent:
-            call.tracker.settle(call.hold, call.spent)
+            call.tracker.settle(Settlement(call.hold, call.spent))
             self.is_proven = self.is_proven or call.began > self.closed_at
             return
         (limit,) = self.server.limits

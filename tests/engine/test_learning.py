@@ -493,7 +493,7 @@ def test_a_reset_opens_the_route_whatever_was_stated(
         clock.now += 200
         hold = tracker.hold(route, ask())
         if not isinstance(hold, RouteState):
-            tracker.settle(hold, Usage(1, 1), observations)
+            tracker.settle(Settlement(hold, Usage(1, 1), observations))
     tracker.get_usage_summary()
     assert opens_in(tracker, a_route(tracker.configuration, 2)) == 0
     tracker.reopen("groq_key_1")

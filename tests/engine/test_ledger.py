@@ -32,7 +32,7 @@ from arche_magic.llm_providers.config import Configuration
 from arche_magic.llm_providers.processes import this_process
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import JsonFileStorage
 from arche_magic.llm_providers.types import (
     Limit,
@@ -52,7 +52,7 @@ def test_a_hold_reserves_on_every_limit_or_on_none(tracker_of: Build) -> None:
     """If one of several limits has no room, the others are not changed."""
     tracker = tracker_of(RPM, TPM)
     route = a_route(tracker.configuration)
-    tracker.settle(held(tracker, route), Usage(900, 0))
+    tracker.settle(Settlement(held(tracker, route), Usage(900, 0)))
     refused = tracker.hold(route, ask(max_tokens=200))
     assert isinstance(refused, RouteState)
     assert "tokens per minute" in refused.reason
@@ -96,7 +96,7 @@ def test_settling_replaces_the_estimate_with_the_providers_count(tracker_of: Bui
     """A call that reserved 500 tokens and took 40 leaves 40 used."""
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
-    tracker.settle(held(tracker, route, ask(max_tokens=500)), Usage(10, 30))
+    tracker.settle(Settlement(held(tracker, route, ask(max_tokens=500)), Usage(10, 30)))
     assert used(tracker, limit="tokens_per_minute") == 40
 
 
@@ -105,7 +105,7 @@ def test_a_call_without_a_count_is_charged_its_estimate(tracker_of: Build) -> No
     tracker = tracker_of(TPM)
     route = a_route(tracker.configuration)
     hold = held(tracker, route, ask(max_tokens=100))
-    tracker.settle(hold, None)
+    tracker.settle(Settlement(hold, None))
     assert used(tracker, limit="tokens_per_minute") == hold.amounts["tokens"] > 100
 
 
@@ -121,7 +121,7 @@ def test_estimates_learn_from_the_providers_counts(tracker_of: Build) -> None:
     route = a_route(tracker.configuration)
     request = ask("word " * 200, max_tokens=None)
     first = held(tracker, route, request)
-    tracker.settle(first, Usage(2 * int(first.plain_tokens), 50))
+    tracker.settle(Settlement(first, Usage(2 * int(first.plain_tokens), 50)))
     second = held(tracker, route, request)
     assert second.amounts["input_tokens"] > first.amounts["input_tokens"]
     assert second.amounts["output_tokens"] < first.amounts["output_tokens"]
@@ -153,7 +153,7 @@ def test_a_large_max_tokens_does_not_refuse_the_prompt(
     route = a_route(tracker.configuration)
     hold = held(tracker, route, ask(max_tokens=5000))
     assert isinstance(tracker.hold(route, ask()), RouteState)
-    tracker.settle(hold, Usage(10, 10))
+    tracker.settle(Settlement(hold, Usage(10, 10)))
     held(tracker, route)
 
 
@@ -227,7 +227,7 @@ def test_settling_after_the_expiry_does_not_charge_twice(tracker_of: Build, cloc
     hold = held(tracker, route, ask(timeout=60))
     clock.now += 3600
     before = used(tracker, limit="requests_per_day")
-    tracker.settle(hold, Usage(5, 5))
+    tracker.settle(Settlement(hold, Usage(5, 5)))
     assert used(tracker, limit="requests_per_day") == pytest.approx(before, abs=0.01)
 
 
@@ -238,7 +238,7 @@ def test_an_old_clock_reading_does_not_expire_newer_holds(tracker_of: Build, clo
     clock.now += 7200.0
     hold = held(tracker, route)
     tracker.state(route, ask(), before)
-    tracker.settle(hold, Usage(2, 3))
+    tracker.settle(Settlement(hold, Usage(2, 3)))
     assert used(tracker, limit="requests_per_day") == pytest.approx(1, abs=1e-3)
     assert used(tracker, limit="tokens_per_minute") == pytest.approx(5, abs=1e-3)
 
@@ -350,7 +350,7 @@ def test_a_figure_lowers_our_count_only_if_the_call_ran_alone(
     clock.now += 1
     served(tracker, route)
     clock.now += 1
-    tracker.settle(slow, Usage(5, 5), [Observation("requests_per_day", 100, 99)])
+    tracker.settle(Settlement(slow, Usage(5, 5), [Observation("requests_per_day", 100, 99)]))
     assert used(tracker, limit="requests_per_day") == 2
     clock.now += 1
     served(tracker, route, observations=[Observation("requests_per_day", 100, 99)])
@@ -366,7 +366,7 @@ def test_a_call_did_not_run_alone_if_the_clock_was_set_back_meanwhile(
     slow = held(tracker, route)
     clock.now -= 1
     served(tracker, route)
-    tracker.settle(slow, Usage(5, 5), [Observation("requests_per_day", 100, 99)])
+    tracker.settle(Settlement(slow, Usage(5, 5), [Observation("requests_per_day", 100, 99)]))
     assert used(tracker, limit="requests_per_day") == 2
 
 
@@ -410,7 +410,7 @@ def test_a_ledger_with_an_absurd_count_can_be_read(tracker_of: Build, clock: Clo
     route = a_route(tracker.configuration)
     hold = tracker.hold(route, ask())
     assert isinstance(hold, Hold)
-    tracker.settle(hold, Usage(10**15, 5))
+    tracker.settle(Settlement(hold, Usage(10**15, 5)))
     assert tracker.get_usage_summary()
     assert 0 < opens_in(tracker, route) <= 60
     clock.now += 60

@@ -26,7 +26,7 @@ from arche_magic.llm_providers.quota import codec
 from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import (
     MOST_UNITS,
@@ -81,7 +81,7 @@ def test_a_merge_never_counts_less_than_the_server(
                 tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=1))
             elif isinstance(hold, Hold):
                 server.log.append((clock.now, amounts))
-                tracker.settle(hold, Usage(tokens, 0))
+                tracker.settle(Settlement(hold, Usage(tokens, 0)))
 
     one, two = MemoryStorage(), MemoryStorage()
     run(common, one)
@@ -141,7 +141,7 @@ def test_a_merged_account_counts_at_least_what_the_server_counted(
             refusal = ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=2.0)
             tracker.fail(hold, refusal, account)
         else:
-            tracker.settle(hold, spent, (), account)
+            tracker.settle(Settlement(hold, spent, (), account))
 
     for number, (key, seconds, max_tokens, share, later) in enumerate(calls):
         clock.now += seconds

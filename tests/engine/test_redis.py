@@ -40,7 +40,12 @@ from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy
 from arche_magic.llm_providers.quota.budget import Expected, SpendingBounds
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, get_quota_tracker
+from arche_magic.llm_providers.quota_tracker import (
+    Hold,
+    QuotaTracker,
+    Settlement,
+    get_quota_tracker,
+)
 from arche_magic.llm_providers.storage import LedgerWarning, open_storage
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Observation, Usage
@@ -106,7 +111,7 @@ faulthandler.dump_traceback_later(120)
 import redis
 from engine_parts import Clock, a_route, ask, custom_configuration, set_by_user
 from arche_magic.llm_providers.quota.merging import merge_documents
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage.redis import RedisStorage
 from arche_magic.llm_providers.types import Limit, Usage
 
@@ -122,7 +127,7 @@ def work():
         hold = tracker.hold(route, ask())
         if isinstance(hold, Hold):
             truth.incr("server counted")
-            tracker.settle(hold, Usage(7, 3))
+            tracker.settle(Settlement(hold, Usage(7, 3)))
         elif hold.on_trial or "reserved" in hold.reason:
             time.sleep(0.01)
         else:
@@ -216,7 +221,7 @@ def test_a_hold_whose_answer_is_lost_is_made_once(
     hold = held(ours, a_route(configuration))
     assert proxy.meanwhile is None
     assert count(ours) == 2
-    ours.settle(hold, Usage(5, 5))
+    ours.settle(Settlement(hold, Usage(5, 5)))
     assert count(ours) == count(theirs) == 2
 
 
@@ -355,7 +360,7 @@ def test_calls_in_progress_when_redis_goes_down_are_settled_once(
     before = [held(tracker, route) for _ in range(2)]
     lasting_server.stop()
     with pytest.warns(LedgerWarning):
-        tracker.settle(before[0], Usage(5, 5))
+        tracker.settle(Settlement(before[0], Usage(5, 5)))
     meanwhile = held(tracker, route)
     lasting_server.start()
     wait_until_back(lasting_server, tracker)
@@ -364,9 +369,9 @@ def test_calls_in_progress_when_redis_goes_down_are_settled_once(
     assert count(other) == 3
     spare = held(other, route)
     assert isinstance(other.hold(route, ask()), RouteState)
-    tracker.settle(meanwhile, Usage(5, 5))
-    tracker.settle(before[1], Usage(5, 5))
-    other.settle(spare, Usage(5, 5))
+    tracker.settle(Settlement(meanwhile, Usage(5, 5)))
+    tracker.settle(Settlement(before[1], Usage(5, 5)))
+    other.settle(Settlement(spare, Usage(5, 5)))
     lasting_server.clock.now += 3600
     assert count(other) == 4
 
@@ -569,7 +574,7 @@ def test_no_count_is_lost_when_redis_begins_to_refuse(redis_server: LedgerServer
     full_memory(redis_server)
     with pytest.raises(ConfigurationError, match="memory is full"):
         tracker.hold(route, ask())
-    tracker.settle(under_way, Usage(5, 5))
+    tracker.settle(Settlement(under_way, Usage(5, 5)))
     with pytest.raises(ConfigurationError, match="memory is full"):
         tracker.hold(route, ask())
     assert "memory is full" in tracker.storage.trouble
@@ -583,7 +588,7 @@ def test_no_count_is_lost_when_redis_begins_to_refuse(redis_server: LedgerServer
 HANG = """
 import os, signal, sys, time, warnings
 from arche_magic.llm_providers.config import load_configuration
-from arche_magic.llm_providers.quota_tracker import get_quota_tracker
+from arche_magic.llm_providers.quota_tracker import Settlement, get_quota_tracker
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import Usage
 warnings.simplefilter("ignore")
@@ -592,7 +597,7 @@ configuration = load_configuration({"ARCHE_QUOTA_STORE": url, "GROQ_API_KEY": "m
 tracker, route = get_quota_tracker(configuration), configuration.routes()[0]
 request = build_request("Hello", configuration)
 def call():
-    tracker.settle(tracker.hold(route, request), Usage(5, 5))
+    tracker.settle(Settlement(tracker.hold(route, request), Usage(5, 5)))
 call()
 os.kill(server, signal.SIGSTOP)
 for _ in range(10):

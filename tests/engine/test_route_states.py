@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.routing import RouteChoice, Routes, choose
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Limit, Route, Usage
@@ -63,7 +63,10 @@ def test_cached_states_do_not_change_results(steps: list[tuple[Any, ...]]) -> No
             clock.now += seconds
         elif what == "settle" and under_way:
             ended = under_way.pop()
-            left = [t.settle(hold, Usage(9, 9)) for t, hold in zip(trackers, ended, strict=True)]
+            left = [
+                t.settle(Settlement(hold, Usage(9, 9)))
+                for t, hold in zip(trackers, ended, strict=True)
+            ]
             assert left[0] == left[1]
         else:
             holds = [tracker.hold(route, request) for tracker in trackers]
@@ -78,12 +81,13 @@ def test_cached_states_do_not_change_results(steps: list[tuple[Any, ...]]) -> No
                 assert outcome(ends[0], clock) == outcome(ends[1], clock)
             else:
                 left = [
-                    t.settle(hold, Usage(9, 9)) for t, hold in zip(trackers, holds, strict=True)
+                    t.settle(Settlement(hold, Usage(9, 9)))
+                    for t, hold in zip(trackers, holds, strict=True)
                 ]
                 assert left[0] == left[1]
     for ended in under_way:
         for storage, hold in zip(storages, ended, strict=True):
-            QuotaTracker(storage, configuration).settle(hold, Usage(9, 9))
+            QuotaTracker(storage, configuration).settle(Settlement(hold, Usage(9, 9)))
     names = ["groq", *(f"groq:{each.fingerprint}" for each in configuration.keys)]
     assert storages[0].read_all(*names) == storages[1].read_all(*names)
 
@@ -102,7 +106,7 @@ def test_states_of_many_routes_equal_those_of_single_ones(steps: list[tuple[Any,
         if what == "wait":
             clock.now += seconds
         elif what == "settle" and under_way:
-            tracker.settle(under_way.pop(), Usage(9, 9))
+            tracker.settle(Settlement(under_way.pop(), Usage(9, 9)))
         elif what == "fail":
             if tracker.state(route, ask(), clock.now).opens_at <= clock.now:
                 failed(tracker, route, remedy, retry_after=seconds or None)
@@ -110,7 +114,7 @@ def test_states_of_many_routes_equal_those_of_single_ones(steps: list[tuple[Any,
             if what == "hold":
                 under_way.append(hold)
             else:
-                tracker.settle(hold, Usage(9, 9))
+                tracker.settle(Settlement(hold, Usage(9, 9)))
         for request in REQUESTS:
             state_of = ours.states_for(request, clock.now)
             for each in configuration.routes():

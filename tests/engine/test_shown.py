@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.storage import MemoryStorage
 from arche_magic.llm_providers.types import Budget, Limit, Standing, Usage, iso
 
@@ -129,7 +129,7 @@ def test_a_table_never_shows_a_route_as_open_that_would_refuse(
         if call == "wait":
             clock.now += 20
         elif call == "settle" and holds:
-            tracker.settle(holds.pop(), Usage(40, 60))
+            tracker.settle(Settlement(holds.pop(), Usage(40, 60)))
         elif call in ("serve", "hold", "refuse"):
             hold = tracker.hold(route, ask(max_tokens=None))
             if isinstance(hold, RouteState):
@@ -137,7 +137,7 @@ def test_a_table_never_shows_a_route_as_open_that_would_refuse(
             elif call == "hold":
                 holds.append(hold)
             elif call == "serve":
-                tracker.settle(hold, Usage(40, 60))
+                tracker.settle(Settlement(hold, Usage(40, 60)))
             else:
                 tracker.fail(hold, ProviderFailure("429", Remedy.WAIT_FOR_LIMIT, retry_after=5))
         rows = [r for r in tracker.standings() if (r.key, r.model) == ("groq_key_1", "model-a")]

@@ -18,6 +18,7 @@ from engine_parts import NOON, Clock, a_route, ask, custom_configuration
 from arche_magic.llm_providers.quota_tracker import (
     Hold,
     QuotaTracker,
+    Settlement,
     get_quota_tracker,
     older_documents,
 )
@@ -133,7 +134,7 @@ def test_the_file_is_readable_json_with_a_version(path: Path) -> None:
     route = a_route(tracker.configuration)
     hold = tracker.hold(route, ask())
     assert isinstance(hold, Hold)
-    tracker.settle(hold, Usage(1, 1))
+    tracker.settle(Settlement(hold, Usage(1, 1)))
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["version"] == FILE_VERSION
     assert list(content["documents"]) == [f"groq:{route.key.account}"]
@@ -588,7 +589,7 @@ def test_older_counts_are_converted_once(path: Path) -> None:
         first = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
     hold = first.hold(a_route(configuration), ask())
     assert isinstance(hold, Hold)
-    first.settle(hold, Usage(500, 500))
+    first.settle(Settlement(hold, Usage(500, 500)))
     second = QuotaTracker(JsonFileStorage(path, older_documents), configuration)
     row = second.get_usage_summary("groq")["groq"]["groq_key_1"]["tokens_per_day"]
     assert row["used"] == 41_000

@@ -16,7 +16,7 @@ from engine_parts import NOON, Clock, a_route, ask, custom_configuration
 from lock_holder import locked
 from promptness import in_time
 
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement, older_documents
 from arche_magic.llm_providers.storage import (
     JsonFileStorage,
     StorageTimeout,
@@ -155,7 +155,7 @@ def spend(tracker: QuotaTracker, account: str | None = None) -> None:
     hold = tracker.hold(a_route(tracker.configuration), ask())
     assert isinstance(hold, Hold)
     seen = [Observation("requests_per_day", 1000, 990, None, "header")]
-    tracker.settle(hold, Usage(50, 50), seen, account)
+    tracker.settle(Settlement(hold, Usage(50, 50), seen, account))
 
 
 LOOKS: list[Callable[[QuotaTracker], object]] = [

@@ -23,7 +23,7 @@ from engine_parts import (
 from arche_magic.llm_providers.config import label_keys
 from arche_magic.llm_providers.provider_failure import ProviderFailure, Remedy
 from arche_magic.llm_providers.quota.opening import RouteState
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.types import Limit, Observation, Route, Usage
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_a_route_that_never_answered_takes_one_call(fresh: QuotaTracker) -> None
     assert state.reason == "another call is testing it"
     assert 0 < state.opens_at - fresh.configuration.clock.time() < 0.1
     held(fresh, a_route(fresh.configuration, key=2))
-    fresh.settle(first, Usage(5, 5))
+    fresh.settle(Settlement(first, Usage(5, 5)))
     held(fresh, route)
     held(fresh, route)
 
@@ -73,7 +73,7 @@ def test_other_kernels_wait_too(storage: Storage, clock: Clock) -> None:
     one, two = QuotaTracker(storage, configuration), QuotaTracker(storage, configuration)
     hold = held(one, a_route(configuration))
     kept_off(two, a_route(configuration))
-    one.settle(hold, Usage(5, 5))
+    one.settle(Settlement(hold, Usage(5, 5)))
     three = QuotaTracker(storage, configuration)
     for tracker in (two, three):
         held(tracker, a_route(configuration))
@@ -102,7 +102,7 @@ def test_after_a_refusal_one_call_goes_first(fresh: QuotaTracker, clock: Clock) 
     refuse(fresh, probe, retry_after=30)
     assert opens_in(fresh, route) == 30
     clock.now += 30
-    fresh.settle(held(fresh, route), Usage(5, 5))
+    fresh.settle(Settlement(held(fresh, route), Usage(5, 5)))
     held(fresh, route)
 
 
@@ -129,7 +129,7 @@ def test_a_reply_to_an_earlier_call_does_not_end_a_trial(tracker_of: Build, cloc
     failed(tracker, route, Remedy.WAIT_FOR_LIMIT, retry_after=2)
     clock.now += 2
     held(tracker, route)
-    tracker.settle(early, Usage(5, 5))
+    tracker.settle(Settlement(early, Usage(5, 5)))
     kept_off(tracker, route)
 
 
@@ -147,7 +147,7 @@ def test_a_trial_with_an_invalid_request_makes_room_for_the_next(
 def test_an_interrupted_trial_proves_nothing(fresh: QuotaTracker) -> None:
     """The next call makes the trial."""
     route = a_route(fresh.configuration)
-    fresh.settle(held(fresh, route), None, answered=False)
+    fresh.settle(Settlement(held(fresh, route), None, answered=False))
     held(fresh, route)
     kept_off(fresh, route)
 
@@ -163,7 +163,7 @@ def test_the_trial_of_a_killed_kernel_does_not_block_others(
     clock.now += 0.1
     second = held(fresh, route)
     kept_off(fresh, route)
-    fresh.settle(second, Usage(5, 5))
+    fresh.settle(Settlement(second, Usage(5, 5)))
     held(fresh, route)
     refused = fresh.hold(route, ask())
     assert isinstance(refused, RouteState)
@@ -199,7 +199,7 @@ def test_after_an_outage_one_call_of_all_keys_and_kernels_tries(
         for key in (1, 2, 3):
             kept_off(tracker, a_route(configuration, key))
             kept_off(tracker, a_route(configuration, key, "model-b"))
-    two.settle(probe, Usage(5, 5))
+    two.settle(Settlement(probe, Usage(5, 5)))
     for key in (1, 2, 3):
         held(one, a_route(configuration, key))
 
@@ -231,7 +231,7 @@ def test_a_trial_without_a_result_does_not_block_others(
     if ends == "not sent":
         tracker.fail(trial, ProviderFailure("a proxy", Remedy.CHECK_SETUP, sent=False))
     else:
-        tracker.settle(trial, Usage(), answered=False)
+        tracker.settle(Settlement(trial, Usage(), answered=False))
     held(tracker, a_route(tracker.configuration, 2))
 
 
@@ -245,7 +245,7 @@ def test_a_published_rate_is_approached_one_call_at_a_time(storage: Storage, clo
     served(tracker, route)
     hold = held(tracker, route)
     assert "rate is not known" in kept_off(tracker, route).reason
-    tracker.settle(hold, Usage(5, 5))
+    tracker.settle(Settlement(hold, Usage(5, 5)))
     for _ in range(8):
         served(tracker, route)
     clock.now += 130

@@ -30,7 +30,7 @@ from arche_magic.llm_providers.quota.codec import mend
 from arche_magic.llm_providers.quota.merging import merge_documents
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota.standings import usage_summary
-from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, older_documents
+from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement, older_documents
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.storage import JsonFileStorage, LedgerWarning, MemoryStorage
 from arche_magic.llm_providers.types import Budget, Limit, Observation, Usage
@@ -151,7 +151,9 @@ def use(tracker: QuotaTracker) -> None:
         if isinstance(hold, RouteState):
             continue
         assert isinstance(hold, Hold)
-        tracker.settle(hold, Usage(5, 5), [Observation("requests_per_day", 100, 80, 9.0, "header")])
+        tracker.settle(
+            Settlement(hold, Usage(5, 5), [Observation("requests_per_day", 100, 80, 9.0, "header")])
+        )
 
 
 def a_tenth_of(every: Iterator[Place], what: str) -> list[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Settlement:
 
     hold: Hold
     usage: Usage | None
-    observations: tuple[Observation, ...] = ()
+    observations: Sequence[Observation] = ()
     account: str | None = None
     answered: bool = True
     is_whole: bool = True
