@@ -67,7 +67,8 @@ def without_long_values(message: str) -> str:
     A text in quotes is cut to 100 characters if it has more than 200, which paths rarely have. A
     message that is still longer than 1,000 characters loses its middle.
     """
-    message = _LONG_QUOTE.sub(r"\1\2…\1", message)
+    # At the end of Python, a template with groups could not be parsed any more.
+    message = _LONG_QUOTE.sub(lambda found: f"{found[1]}{found[2]}…{found[1]}", message)
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[:500]} … {message[-400:]}"
     return message
