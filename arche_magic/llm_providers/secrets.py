@@ -24,12 +24,12 @@ KEY_PREFIX = r"(?<![\w-])(?:sk-|gsk_|AIza|AQ\.|csk-|xai-|Bearer\s)"
 _KEY_LIKE = re.compile(
     KEY_PREFIX + r"[\w.*…-]{16,}"
     # Mistral's keys have no prefix. Digests have no capitals, or only capitals.
-    r"|\b(?=[^\W_]*[a-z])(?=[^\W_]*[A-Z])(?=[^\W_]*[0-9])[A-Za-z0-9]{32}(?![\w-]|[./]\w)"
+    r"|(?<![\w-])(?=[^\W_]*[a-z])(?=[^\W_]*[A-Z])(?=[^\W_]*[0-9])[A-Za-z0-9]{32}(?![\w-]|[./]\w)"
 )
 SHORTEST_SECRET = 12
 """Shorter keys are words, not secrets: local services accept `ollama` or `not-needed` as a key."""
-# Up to the end of a word.
-_REST = r"[^\s\"'`<>(){}\[\],;]*"
+# Up to the end of a word, without the punctuation after it.
+_REST = r"(?:[^\s\"'`<>(){}\[\],;]*[^\s\"'`<>(){}\[\],;:.!?])?"
 
 
 class Hidden(str):

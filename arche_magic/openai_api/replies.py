@@ -39,7 +39,7 @@ class HttpReply:
 
     Attributes:
         body: bytes, or an iterator of server-sent events. Closing the iterator (a generator) stops
-        the request: the connection to the provider is dropped and the usage is counted.
+            the request: the connection to the provider is dropped and the usage is counted.
     """
 
     status: int

@@ -109,7 +109,7 @@ def _fetch(url: httpx.URL, seconds: float) -> tuple[bytes, str, str]:
     Raises:
         ValueError: the page does not exist or is too large, the server redirects to a forbidden
             address, or a variable of this machine names a proxy or certificates that do not work.
-            httpx.HTTPError: the connection failed.
+        httpx.HTTPError: the connection failed.
     """
     import httpx
 

@@ -160,6 +160,24 @@ def test_an_error_quotes_only_the_beginning_of_a_long_value(
     assert words in str(caught.value)
 
 
+def test_only_the_key_is_left_out_of_an_error() -> None:
+    """The punctuation after it stays."""
+    key = "wordlikekeywithoutpattern99"
+    configuration = load_configuration({"MISTRAL_API_KEY": key})
+    assert str(InvalidRequest(f"--file {key}: there is no such file")) == (
+        "--file [key]: there is no such file"
+    )
+    assert configuration.keys[0].secret() == key
+
+
+def test_the_end_of_a_long_path_is_quoted() -> None:
+    """It has the name of the file."""
+    path = f"/home/{'folder/' * 40}reviews.csv"
+    assert str(InvalidRequest(f"{path!r}: there is no such file")) == (
+        f"{path[:60]!r}".removesuffix("'") + f"…{path[-40:]}': there is no such file"
+    )
+
+
 def test_an_error_that_quotes_nothing_long_is_not_shortened() -> None:
     """Apostrophes are not quotes."""
     plain = f"the user's {'word ' * 60}the model's, '{'x' * 150}' and \"{'y' * 150}\""

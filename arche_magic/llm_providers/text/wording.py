@@ -8,10 +8,8 @@ from collections.abc import Iterable
 _MOST_DECIMALS = 2
 _MOST_NAMES = 30
 _LONGEST_MESSAGE = 1000
-# What `repr` writes for a text of more than 200 characters; group 2 is its beginning.
-_LONG_QUOTE = re.compile(
-    r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.){100})(?:(?!\1)[^\\]|\\.){100,}+\1(?!\w)""", re.DOTALL
-)
+# What `repr` writes for a text of more than 200 characters.
+_LONG_QUOTE = re.compile(r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.){201,}+)\1(?!\w)""", re.DOTALL)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -64,11 +62,13 @@ def percent(share: float, decimals: int = 0) -> str:
 def without_long_values(message: str) -> str:
     """Return a message that does not repeat a whole document that was given in place of a name.
 
-    A text in quotes is cut to 100 characters if it has more than 200, which paths rarely have. A
-    message that is still longer than 1,000 characters loses its middle.
+    A text in quotes of more than 200 characters loses its middle: the end of a path names the file.
+    A message that is still longer than 1,000 characters loses its middle, too.
     """
     # At the end of Python, a template with groups could not be parsed any more.
-    message = _LONG_QUOTE.sub(lambda found: f"{found[1]}{found[2]}…{found[1]}", message)
+    message = _LONG_QUOTE.sub(
+        lambda found: f"{found[1]}{found[2][:60]}…{found[2][-40:]}{found[1]}", message
+    )
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[:500]} … {message[-400:]}"
     return message

@@ -226,7 +226,7 @@ def _link_results(
 
     All providers refuse a result without a call. OpenAI requires that every call is answered before
     the next turn, and Mistral also requires a model's message after results
-    (github.com/mistralai/client-ts/ issues/106, github.com/datapizza-labs/datapizza-ai/issues/98);
+    (github.com/mistralai/client-ts/issues/106, github.com/datapizza-labs/datapizza-ai/issues/98);
     no such check of Groq is known.
     """
     linked: list[Message] = []
