@@ -56,19 +56,20 @@ class Capacity:
         now = max(now, self.opens_at)
         if now > until:
             return 0.0
-        usable = [limit for _, limit in self._limits]
-        return float(prompts_that_fit(usable, self.need, now, until)) if usable else math.inf
+        limits = self._limits
+        return self._fit(limits, now, until) if limits else math.inf
 
     def binding(self, now: float, until: float) -> Standing | None:
         """The limit that allows the fewest requests until then; None without limits."""
-        fits = [prompts_that_fit([limit], self.need, now, until) for _, limit in self._limits]
-        return self._limits[fits.index(min(fits))][0] if fits else None
+        return min(self._limits, key=lambda row: self._fit([row], now, until), default=None)
+
+    def _fit(self, limits: Sequence[Standing], now: float, until: float) -> float:
+        return float(prompts_that_fit(limits, self.need, now, until, self.reserve))
 
     @cached_property
-    def _limits(self) -> list[tuple[Standing, Standing]]:
-        """Each limit that requests count against, and the part of it that the job may use."""
-        needed = [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
-        return [(row, _without_reserve(row, self.reserve)) for row in needed]
+    def _limits(self) -> list[Standing]:
+        """Each limit that requests count against."""
+        return [row for row in self.standings if self.need.get(row.metric, 0.0) > 0]
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,6 @@ class Share:
     def cost(self) -> float | None:
         """The cost in USD; None if the price is unknown."""
         return self.capacity.cost * self.requests if self.capacity.cost is not None else None
-
-
-def _without_reserve(row: Standing, reserve: float) -> Standing:
-    if row.window == "bucket":
-        # The refill rate does not change; the job only leaves a part of the window unused.
-        return replace(row, used=row.used + reserve * row.amount)
-    return replace(row, amount=(1 - reserve) * row.amount)
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,9 @@ def runs_out_at(row: Standing, pace: float, now: float) -> float:
 
 
 def prompts_that_fit(
-    standings: Iterable[Standing], need: Mapping[Metric, float], now: float, until: float
-) -> int:
+    standings: Iterable[Standing], need: Mapping[Metric, float], now: float, until: float,
+    reserve: float = 0.0,
+) -> int:  # fmt: skip
     """How many prompts that need these units fit on all routes together up to `until`.
 
     Routes whose limits count none of these units are left out, like those without limits.
@@ -75,11 +76,12 @@ def prompts_that_fit(
         need: units per metric of one prompt (`requests`, `tokens`, …).
         now: epoch seconds.
         until: epoch seconds; `now` for what fits at this moment.
+        reserve: the share of each limit, 0 to 1, that is left for other requests.
     """
     routes: dict[tuple[Account, RouteId], float] = {}
     for row in standings:
         route = account_of(row), row.route
-        routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until))
+        routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until, reserve))
     best: dict[Account, float] = {}
     for (account, _), fits in routes.items():
         # Of the keys that share an account, use one that is not closed itself.
@@ -94,7 +96,9 @@ def midnight(now: float) -> float:
     return datetime(tomorrow.year, tomorrow.month, tomorrow.day).timestamp()
 
 
-def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float) -> float:
+def _fits(
+    row: Standing, need: Mapping[Metric, float], now: float, until: float, reserve: float
+) -> float:
     amount = need.get(row.metric, 0.0)
     if amount <= 0:
         return math.inf
@@ -104,26 +108,31 @@ def _fits(row: Standing, need: Mapping[Metric, float], now: float, until: float)
     if row.metric in ("tokens", "input_tokens") and need.get("input_tokens", 0.0) > row.amount:
         # The ledger sends no prompt to a limit that is smaller than the prompt.
         return 0.0
-    return _available(row, now, opens, until) / min(amount, row.amount or amount) + 1e-9
+    usable = (1 - reserve) * row.amount
+    most = row.amount if row.window == "bucket" else usable
+    return _available(row, usable, now, opens, until) / min(amount, most or amount) + 1e-9
 
 
-def _available(row: Standing, now: float, opens: float, until: float) -> float:
-    """The units that can be used from `opens` to `until`."""
+def _available(row: Standing, usable: float, now: float, opens: float, until: float) -> float:
+    """The units that can be used from `opens` to `until`, of `usable` units in each period."""
     length = PERIOD_SECONDS[row.period]
     if row.window == "bucket":
-        # While the route is closed, the bucket refills until it is full.
-        level = min(row.amount, row.remaining + (opens - now) * row.amount / length)
-        return level + (until - opens) * row.amount / length
+        # While the route is closed, the bucket refills until it is full. The level is below zero
+        # while the bucket must refill before anything can be used.
+        level = min(usable, usable - row.used + (opens - now) * row.amount / length)
+        return max(0.0, level + (until - opens) * row.amount / length)
+    left = max(0.0, usable - row.used)
     if row.window == "rolling":
-        level = row.amount if opens - now >= length else row.remaining
-        return level + math.floor((until - opens) / length) * row.amount
-    turn = period_end(row.period, row.time_zone, now)
-    level = row.remaining
+        # What is used now counts until `resets_at`, and the rest for a period after it is used.
+        left = left if row.resets_at > opens else usable
+        again = max(0, 1 + math.floor((until - row.resets_at) / length))
+        return left * (1 + math.floor((until - opens) / length)) + (usable - left) * again
+    level, turn = left, period_end(row.period, row.time_zone, now)
     if turn <= opens:
-        level, turn = row.amount, period_end(row.period, row.time_zone, opens)
+        level, turn = usable, period_end(row.period, row.time_zone, opens)
     if row.period in ("second", "minute", "hour"):
-        return level + (math.ceil((until - turn) / length) * row.amount if turn < until else 0)
+        return level + (math.ceil((until - turn) / length) * usable if turn < until else 0)
     while turn < until:
-        level += row.amount
+        level += usable
         turn = period_end(row.period, row.time_zone, turn)
     return level
