@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -20,6 +21,7 @@ from arche_magic.llm_providers.errors import (
 from arche_magic.llm_providers.events import Waiting
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import Route
 
 from .agreement import Check, Model, fields_to_compare
 from .bounds import JobStopped, Patience, why_stopped
@@ -58,6 +60,7 @@ class Group:
         awaits_free: how long it waits for free routes of other groups, if all its routes are paid.
         cap: maximum rows in one request; lowered by replies that could not be read.
         opens_at: epoch seconds; none of its routes opens earlier.
+        opens_first: the route that opens then; None before the first wait.
         is_closed: whether none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
@@ -71,6 +74,7 @@ class Group:
     awaits_free: Patience | None = None
     cap: int = MOST_PACKED
     opens_at: float = 0.0
+    opens_first: Route | None = None
     is_closed: bool = False
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
@@ -79,7 +83,7 @@ class Group:
         """Ask rows until none is left, or until there are too many workers; runs in each thread."""
         workers, scheduler = self.workers, self._scheduler
         try:
-            while tasks := scheduler.take(self, workers.note_wait):
+            while tasks := scheduler.take(self, self._note_closed):
                 began, left = time.monotonic(), deque(tasks)
                 try:
                     if self.model and len(tasks) > 1:
@@ -97,6 +101,13 @@ class Group:
                     return
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             scheduler.end(error)
+
+    def _note_closed(self, seconds: float) -> None:
+        """Count a sleep of this worker in which no group is open, and show what it waits for."""
+        self.workers.note_wait(seconds)
+        if self.opens_first is not None:
+            left = self.opens_at - self._scheduler.clock.time()
+            self.workers.counts.note_wait(Waiting(self.opens_first, left))
 
     @property
     def _scheduler(self) -> Scheduler:
@@ -129,7 +140,7 @@ class Group:
                 workers.note_wait(min(waiting.seconds, _NAP_IN_ENGINE_SECONDS))
             is_long = waiting.seconds > _MOMENT_SECONDS
             if is_long and self._scheduler.others_may_take(self):
-                self._scheduler.close_until(self, now + waiting.seconds)
+                self._scheduler.close_until(self, now + waiting.seconds, waiting.route)
                 raise _HandBack
 
         workers.note_under_way(rows)
@@ -175,7 +186,7 @@ class Group:
             if error.next_available_at is None or workers.bound_reached(self.llm, request):
                 _shorten(tasks, half)
             else:
-                self._closed(error)
+                self._closed(error, request)
             raise _HandBack from None
         except LLMProviderError as error:
             # A provider that refuses the list may accept its rows one by one.
@@ -229,7 +240,7 @@ class Group:
             else:
                 raise _HandBack from None
             return
-        self._closed(error)
+        self._closed(error, task.request)
         if not any(attempt.outcome == "failed" for attempt in error.attempts):
             raise _HandBack from None
         self._try_later(task, error)
@@ -243,10 +254,14 @@ class Group:
 
     def _opens(self, request: Request) -> float:
         """When the first route opens for a request."""
-        state, now = self.llm.quota_tracker.state, self._scheduler.clock.time()
-        return min(state(route, request, now).opens_at for route in self.llm.routes(request))
+        return min(opens_at for opens_at, _ in self._openings(request))
 
-    def _closed(self, error: NoRouteAvailable) -> None:
+    def _openings(self, request: Request) -> list[tuple[float, Route]]:
+        state, now = self.llm.quota_tracker.state, self._scheduler.clock.time()
+        routes = self.llm.routes(request)
+        return [(state(route, request, now).opens_at, route) for route in routes]
+
+    def _closed(self, error: NoRouteAvailable, request: Request) -> None:
         """Wait for the first route to open; if that takes too long, close the group."""
         workers, now = self.workers, self._scheduler.clock.time()
         opens = error.next_available_at.timestamp() if error.next_available_at else math.inf
@@ -254,7 +269,8 @@ class Group:
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
         left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
-            self._scheduler.close_until(self, opens)
+            _, route = min(self._openings(request), key=itemgetter(0))
+            self._scheduler.close_until(self, opens, route)
             return
         if opens < math.inf:
             workers.put_off = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -25,6 +26,8 @@ _SIGNS = 28
 _SECONDS = 0.5
 # Shorter waits are not shown.
 _WORTH_SAYING_SECONDS = 1.0
+# Workers that wait say so several times a second. After this time without a word, none waits.
+_WAIT_IS_OVER_SECONDS = 2.0
 SPENT = (
     "requests", "tokens", "cost_usd", "packed", "checked", "agreed", "not_compared", "discarded",
 )  # fmt: skip
@@ -105,7 +108,8 @@ class Counts:
         self._states = bytearray(total)
         self._numbers = [total] + [0] * (FINISHED + _RESUMED + FAILED + _DONE)
         self._pace: deque[tuple[float, int]] = deque()
-        self._waiting: tuple[Waiting, float] | None = None
+        # With when it opens, and when it was noted on the monotonic clock.
+        self._waiting: tuple[Waiting, float, float] | None = None
         self._asked_again: set[int] = set()
         self.served = self.failed = 0
         self.requests, self.tokens, self.cost_usd = 0, 0, 0.0
@@ -188,8 +192,18 @@ class Counts:
         return self._seconds / replies if replies else None
 
     def note_wait(self, waiting: Waiting) -> None:
-        """Note the route that the job waits for."""
-        self._waiting = waiting, self._now() + waiting.seconds
+        """Note the route that the job waits for; if workers wait for several, the first to open."""
+        shown = self._wait_now()
+        if shown is None or shown.route == waiting.route or waiting.seconds < shown.seconds:
+            self._waiting = waiting, self._now() + waiting.seconds, time.monotonic()
+
+    def _wait_now(self) -> Waiting | None:
+        if self._waiting is None:
+            return None
+        waiting, opens_at, noted_at = self._waiting
+        seconds = opens_at - self._now()
+        is_over = seconds <= 0 or time.monotonic() > noted_at + _WAIT_IS_OVER_SECONDS
+        return None if is_over else replace(waiting, seconds=seconds, why="")
 
     def _forget_older(self, now: float) -> None:
         while self._pace and self._pace[0][0] < now - _PACE_SECONDS:
@@ -199,9 +213,6 @@ class Counts:
         """Return the progress, without `finish_at`."""
         now = self._now()
         with self._lock:
-            waiting = None
-            if self._waiting and self._waiting[1] > now:
-                waiting = Waiting(self._waiting[0].route, self._waiting[1] - now)
             self._forget_older(now)
             pace = 0.0
             if len(self._pace) > 1:
@@ -214,7 +225,7 @@ class Counts:
                 resumed=self.number(_DONE | _RESUMED),
                 errors=self.number(_DONE | FAILED),
                 rows_per_second=pace,
-                waiting=waiting if done < self.total else None,
+                waiting=self._wait_now() if done < self.total else None,
                 routes=dict(self.routes),
                 noun=self._noun,
                 **{name: getattr(self, name) for name in SPENT},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from arche_magic.llm_providers.config import Clock
 from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.request import Request
+from arche_magic.llm_providers.types import Route
 
 from .agreement import Model
 from .growth import THREADS
@@ -169,10 +170,11 @@ class Scheduler:
         with self._lock:
             group.cap = max(1, group.cap // 2) if cap is None else cap
 
-    def close_until(self, group: Group, until: float) -> None:
-        """Note that none of the group's routes opens before that time (epoch seconds)."""
+    def close_until(self, group: Group, until: float, route: Route) -> None:
+        """Note that the group's first route to open is this one, at that time (epoch seconds)."""
         with self._lock:
-            group.opens_at = max(group.opens_at, until)
+            if until > group.opens_at:
+                group.opens_at, group.opens_first = until, route
 
     def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
         """Note that none of the group's routes opens in this run.

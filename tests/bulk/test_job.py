@@ -420,6 +420,33 @@ def test_patience_bounds_the_waiting(start: Start, clock: Clock) -> None:
     assert len(sandbox.requests) == 10
 
 
+@pytest.mark.parametrize(
+    ("options", "done"), [({}, 0), ({"model": "mistral-small-latest", "twice": 1.0}, 2)]
+)
+def test_a_job_says_what_it_waits_for(start: Start, options: dict[str, Any], done: int) -> None:
+    """It says so as long as it waits, even for a day, and when it asks rows again."""
+    providers = ["groq", "mistral"] if options else ["groq"]
+    start(dict.fromkeys(providers, 1), {"groq": {"requests_per_day": 1}})
+    arche_magic.map(["Zero"], provider="groq", reserve=0.0)
+    job = Job(["One", "Two"], reserve=0.0, **options)
+    run = threading.Thread(target=lambda: list(job))
+    run.start()
+    try:
+        until = time.monotonic() + 10
+        # Mistral waits a second between two requests.
+        while (waiting := job.progress().waiting) is None or waiting.route.provider != "groq":
+            assert time.monotonic() < until, "it does not say so"
+            time.sleep(0.01)
+        assert waiting.seconds == pytest.approx(86_400, abs=60)
+        assert job.progress().done == done
+    finally:
+        job.cancel()
+        run.join()
+    while job.progress().waiting is not None:
+        assert time.monotonic() < until, "it still says so"
+        time.sleep(0.01)
+
+
 def test_patience_counts_once_per_job(start: Start, clock: Clock) -> None:
     """Rows share it, whether they wait one after the other or side by side."""
     start(clock=clock, limits={"groq": {"requests_per_minute": 6}})
