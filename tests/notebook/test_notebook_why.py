@@ -195,23 +195,39 @@ def test_why_says_that_the_last_prompt_was_not_sent(kernel: Kernel, sandboxed) -
         "%llm --compare groq,nobody hi",
         "%llm --over unknown_name {{a}}",
         "%llm_retry -p nobody",
-        "%llm_explain -p nobody",
     ):
         kernel.run("%llm -q hi")
         refused = kernel.run(cell).message
         (line,) = kernel.run("%llm_why").data()
         assert line == f"the last prompt was not sent: {refused.partition(': ')[2]}"
+        for other in ("%llm", "%llm --help", "%llm --dry-run hi", "%llm --show-prompt hi"):
+            kernel.run(other)
+        # An error of arche_magic has nothing to explain.
+        assert "came from arche_magic" in kernel.run("%llm_explain").message
+        assert kernel.run("%llm_why").data() == [line]
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -p nobody")
+    assert "unknown provider 'nobody'" in kernel.run("%llm_why").data()[0]
     assert kernel.run("%llm -q hi").status == "ok"
     assert "answered" in kernel.run("%llm_why").data()[0]
 
 
 def test_why_says_that_the_last_reply_was_kept(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """It did not need a route."""
+    """It did not need a route, unlike the prompt before it, which may also have been refused."""
     sandboxed(keys={"groq": 1})
     kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
-    for _ in range(2):
-        kernel.run("%llm -q --keep hi")
-    assert kernel.run("%llm_why").data() == ["the reply came from memory; no route was asked"]
+    kernel.run("rows = ['one', 'two']")
+    for cell in (
+        "%llm -q --keep hi",
+        "%llm -q --compare groq --keep hi",
+        "%llm -q --over rows --into kept {{prompt}}",
+    ):
+        kernel.run(cell)
+        for before in ("%llm -q other", "%llm -t 9 hi"):
+            kernel.run(before)
+            assert kernel.run(cell).status == "ok"
+            line = "the reply came from memory; no route was asked"
+            assert kernel.run("%llm_why").data() == [line]
 
 
 def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
