@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
+from arche_magic.llm_providers.options import check_for_keys
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Image, Message, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
@@ -169,6 +171,7 @@ class Chats(dict[str, Chat]):
         """The conversation with this name, or a new one, which is stored when it has a turn."""
         if not CHAT_NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
+        check_for_keys(name, get_configuration().keys)
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
