@@ -162,7 +162,7 @@ def test_costs_are_shown_for_every_paid_route(kernel: Kernel, sandboxed) -> None
     why = "x.set_index('provider').why.to_dict()"
     assert kernel.value(why)["openai"].endswith(f"; {price}")
     kernel.run("x = %llm_why free")
-    assert kernel.value(why)["openai"] == "the request was only for groq; paid"
+    assert kernel.value(why)["openai"] == "only groq was offered; paid"
     columns = kernel.run("%llm --compare groq,openai hi").data()[0].split("──")
     assert re.search(paid, columns[4])
     assert "paid" not in columns[2]

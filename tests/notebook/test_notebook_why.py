@@ -176,10 +176,29 @@ def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
     kernel.run("%llm -q -p mistral hi")
     _, rows = explained(kernel)
     assert rows["groq_key_1"]["verdict"] == "not offered"
-    assert rows["groq_key_1"]["why"] == "the request was only for mistral"
+    assert rows["groq_key_1"]["why"] == "only mistral was offered"
     assert rows["groq_key_1"]["would_change"] == "-p groq, or no -p"
     paid = "-p openai, or no -p, or --allow-paid with --over"
     assert rows["openai_key_1"]["would_change"] == paid
+
+
+def test_why_does_not_blame_options_for_what_was_off(kernel: Kernel, sandboxed) -> None:
+    """A model that was switched off, and a paid route that a job did not use."""
+    sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
+    kernel.run(
+        "from arche_magic.llm_providers.config import Choices, use_choices\n"
+        "use_choices(Choices(off=frozenset({'mistral/mistral-small-latest'})))"
+    )
+    kernel.run("%llm -q -o answer hi\nuse_choices(Choices())")
+    _, rows = explained(kernel, "%llm_why answer")
+    row = rows["mistral_key_1"]
+    assert row["why"] == "it was not available then"
+    assert row["would_change"] == "turn it on in %llm_panel"
+    kernel.run("rows = ['one', 'two']\n%llm -q --over rows --into paying {{prompt}}")
+    _, rows = explained(kernel)
+    row = rows["openai_key_1"]
+    assert row["why"] == "it was not available then; paid"
+    assert row["would_change"] == "turn it on in %llm_panel, or --allow-paid with --over"
 
 
 def test_why_says_that_the_last_prompt_was_not_sent(kernel: Kernel, sandboxed) -> None:
