@@ -233,6 +233,7 @@ INVALID = {
     "%llm_chat shwo abc": "did you mean 'show'?",
     "%llm_chat fork abc": "usage: %llm_chat fork CHAT NAME",
     "%llm_chat export abc": "usage: %llm_chat export CHAT FILE [replace]",
+    "%llm_chat abc foo": "usage: %llm_chat show CHAT",
     "%llm_chat list abc": "usage: %llm_chat [list]",
     "%llm_chat fork abc abc": "a conversation 'abc' already exists",
     "%llm_chat export abc notes.txt": "the file's name must end in .md or .json",
