@@ -240,6 +240,7 @@ def test_why_says_that_the_last_reply_was_kept(kernel: Kernel, sandboxed, tmp_pa
         "%llm -q --keep hi",
         "%llm -q --compare groq --keep hi",
         "%llm -q --over rows --into kept {{prompt}}",
+        "%llm -q -b --over rows --into later {{prompt}}\nlater.wait()",
     ):
         kernel.run(cell)
         for before in ("%llm -q other", "%llm -t 9 hi"):
