@@ -209,13 +209,16 @@ def quality(frame: pd.DataFrame, gold: Mapping[str, str] | None = None) -> Quali
             job, from `frame.attrs` of pandas.
 
     Raises:
-        InvalidRequest: the column does not exist, or `gold` is not a mapping.
+        InvalidRequest: `frame` is not a table, the column does not exist, or `gold` is not a
+            mapping.
     """
     if isinstance(gold, str):
         raise InvalidRequest(
             f"gold is {gold!r}; name the field of these labels: {{'field': {gold!r}}}"
         )
     frame = as_pandas(frame)
+    if not hasattr(frame, "columns"):
+        raise InvalidRequest(f"quality needs a table with replies, not a {type(frame).__name__}")
     names = [_name(column) for column in frame.columns]
     columns = dict(zip(names, frame.columns, strict=True))
     if gold is None:

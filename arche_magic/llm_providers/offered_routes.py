@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .config import Configuration
@@ -83,7 +83,7 @@ class OfferedRoutes:
                 raise ConfigurationError(f"{names} has only embedding models")
             asked = [name for name in asked if models[name]]
             if any(key.provider in asked for key in self.configuration.keys):
-                off = ", ".join(map(name_in_words, sorted(self.configuration.off)))
+                off = ", ".join(map(name_in_words, self._switched_off(models)))
                 raise NoRouteAvailable(f"No available LLM providers: these are switched off: {off}")
             raise NoKeys(no_keys(self.configuration, asked))
         if request.private:
@@ -94,6 +94,16 @@ class OfferedRoutes:
         if request.same_model:
             routes = of_one_model(routes, preferred)
         return Routes(routes)
+
+    def _switched_off(self, models: Mapping[str, Sequence[str]]) -> list[str]:
+        """Return the keys and the models that are off, and could answer with one of `models`."""
+        names = {
+            name
+            for key in self.configuration.keys
+            for model in models.get(key.provider, ())
+            for name in (key.label, f"{key.provider}/{model}")
+        }
+        return sorted(names & self.configuration.off)
 
     def _check_suitable(self, request: Request, routes: Sequence[Route]) -> None:
         """Check that one of the routes supports everything in the request."""

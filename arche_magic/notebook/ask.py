@@ -252,5 +252,4 @@ def _show(
     except LLMProviderError:
         show.failed(ended())
         raise
-    session.note_from_memory(reply, before)
     return reply

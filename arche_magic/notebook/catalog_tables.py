@@ -36,6 +36,7 @@ _GROUPS = {
     "available": "available, but not configured",
     "retired": "retired",
 }
+_TURN_ON = "turn it on in %llm_panel"
 _NOTE = (
     "Free tiers change often, so each line has a date and a source. Put keys into .env, and other "
     "settings of a service into arche_magic.toml ([providers.NAME])."
@@ -234,7 +235,7 @@ def free_words(service: Service) -> str:
 
 def configured_words(service: Service) -> str:
     """Which keys there are, and what is missing to use the service."""
-    provider, steps = service.provider, how_to_turn_on(service)
+    provider, steps = service.provider, how_to_turn_on(service) or _TURN_ON
     costs = " (costs money)" if provider.paid else ""
     match service.state:
         case "in use":

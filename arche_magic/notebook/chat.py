@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.files import expanded
+from arche_magic.llm_providers.options import check_for_keys
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Image, Message, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
@@ -104,14 +106,8 @@ class Chat:
 
     def transcript(self) -> str:
         """The conversation as Markdown: questions as quotes, answers followed by their model."""
-        parts = [f"*{self.system}*"] if self.system else []
-        for turn in self.turns:
-            images = [f"[{image}]" for image in turn.question.images]
-            lines = [*turn.question.content.strip("\n").split("\n"), *images]
-            parts.append("\n".join(f"> {line}".rstrip() for line in lines))
-            parts.append(turn.answer.strip("\n"))
-            parts.append(f"*{turn.who} · {turn.tokens:,} tokens · {day_and_time(turn.at)}*")
-        return "\n\n".join(parts)
+        head = f"*{self.system}*\n\n" if self.system else ""
+        return head + _as_markdown(self.turns)
 
     def to_json(self) -> str:
         """The conversation as JSON, with its images."""
@@ -131,6 +127,21 @@ class Chat:
             "chat": self.name, "system": self.system, "private": self.private, "turns": turns,
         }  # fmt: skip
         return json.dumps(whole, indent=1, ensure_ascii=False)
+
+    def extends_markdown(self, old: str) -> bool:
+        """Whether a transcript is of an earlier state; its system prompt may be another."""
+        head, found, rest = old.partition(_as_markdown(self.turns[:1]))
+        is_head = not head or (head.startswith("*") and head.endswith("*\n\n"))
+        return is_head and _as_markdown(self.turns).startswith(f"{found}{rest}".removesuffix("\n"))
+
+    def extends_json(self, old: str) -> bool:
+        """Whether a JSON text is of an earlier state; its system prompt may be another."""
+        try:
+            before, now = json.loads(old), json.loads(self.to_json())
+            turns = before["turns"]
+            return bool(turns) and now["turns"][: len(turns)] == turns and not before.keys() - now
+        except _MALFORMED:
+            return False
 
     @classmethod
     def from_json(cls, text: str) -> Chat:
@@ -160,6 +171,7 @@ class Chats(dict[str, Chat]):
         """The conversation with this name, or a new one, which is stored when it has a turn."""
         if not CHAT_NAME.fullmatch(name):
             raise InvalidRequest(f"--chat {name!r}: {CHAT_NAME_RULE}")
+        check_for_keys(name, get_configuration().keys)
         return self.get(name) or Chat(name)
 
     def known(self, name: str) -> Chat:
@@ -182,7 +194,7 @@ class Chats(dict[str, Chat]):
 def export(chat: Chat, file: str, replace_file: bool) -> Path:
     """Write a conversation to a file, as Markdown or as JSON by its ending; returns its path.
 
-    A file with an earlier state of the conversation is replaced, since nothing is lost.
+    A file with an earlier state of the conversation is replaced, since no turn is lost.
 
     Raises:
         InvalidRequest: its name ends differently, it cannot be written, or exists already.
@@ -190,18 +202,19 @@ def export(chat: Chat, file: str, replace_file: bool) -> Path:
     path = expanded(file)
     if path.suffix not in (".md", ".json"):
         raise InvalidRequest("%llm_chat export: the file's name must end in .md or .json")
-    text, end = (chat.transcript(), "\n") if path.suffix == ".md" else (chat.to_json(), "\n ]\n}\n")
-    text += "\n"
+    is_markdown = path.suffix == ".md"
+    text = f"{chat.transcript() if is_markdown else chat.to_json()}\n".encode()
     try:
         if not replace_file and path.is_file():
-            old = path.read_text(encoding="utf-8", errors="replace")
-            replace_file = text.startswith(old.removesuffix(end))
-        with path.open("w" if replace_file else "x", encoding="utf-8") as opened:
+            # Bytes, because line ends in replies do not change.
+            old = path.read_bytes().decode(errors="replace")
+            replace_file = chat.extends_markdown(old) if is_markdown else chat.extends_json(old)
+        with path.open("wb" if replace_file else "xb") as opened:
             opened.write(text)
     except FileExistsError:
         raise InvalidRequest(
-            f"%llm_chat export: {path} already exists; put the word replace after its name to "
-            "replace it"
+            f"%llm_chat export: {path} already exists, and it is not an earlier state of this "
+            "conversation; put the word replace after its name to replace it"
         ) from None
     except OSError as error:
         raise InvalidRequest(f"%llm_chat export: {path}: {error.strerror}") from None
@@ -219,6 +232,17 @@ def load(file: str) -> Chat:
         raise InvalidRequest(
             f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
         ) from None
+
+
+def _as_markdown(turns: Iterable[Turn]) -> str:
+    parts = []
+    for turn in turns:
+        images = [f"[{image}]" for image in turn.question.images]
+        lines = [*turn.question.content.strip("\n").split("\n"), *images]
+        parts.append("\n".join(f"> {line}".rstrip() for line in lines))
+        parts.append(turn.answer.strip("\n"))
+        parts.append(f"*{turn.who} · {turn.tokens:,} tokens · {day_and_time(turn.at)}*")
+    return "\n\n".join(parts)
 
 
 def _images(texts: Iterable[str]) -> tuple[Image, ...]:

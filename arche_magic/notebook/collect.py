@@ -12,6 +12,7 @@ from arche_magic.bulk.file_job import FileJob
 from arche_magic.bulk.progress import count
 from arche_magic.bulk.results import like
 from arche_magic.llm_providers import Pending
+from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.stopping import raise_if_stopped
@@ -225,6 +226,10 @@ def _run(
         if isinstance(error, NoKeys):
             require_keys()
         raise error
+    progress = job.progress()
+    if progress.done and not progress.requests:
+        # `%llm_why` says then that no route was asked.
+        attempt_log(get_configuration().store).append(())
 
 
 def variable_for(shell: InteractiveShell, name: str | None, data: str) -> str:

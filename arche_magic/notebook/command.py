@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.attempt_log import Ended
+    from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.llm_providers.reply import Reply
     from arche_magic.openai_api.server import Server
     from arche_magic.prompts import Prompt
@@ -86,6 +87,7 @@ class Session:
     reply: Reply | None = None
     unsent: tuple[str, Ended | None] | None = None
     server: Server | None = None
+    _without_prompt: Exception | None = None
 
     @property
     def notebook(self) -> str:
@@ -110,25 +112,24 @@ class Session:
         return self.reply
 
     @contextmanager
-    def noting_unsent(self) -> Iterator[Ended | None]:
-        """Note for `%llm_why` if a prompt is refused before it is sent.
-
-        The block is given the request before.
-        """
+    def noting_unsent(self) -> Iterator[None]:
+        """Note for `%llm_why` if a prompt is refused before it is sent."""
         from arche_magic.llm_providers.errors import LLMProviderError
 
         before = _last_request()
         try:
-            yield before
+            yield
         except LLMProviderError as error:
-            if _last_request() is before:
+            if _last_request() is before and error is not self._without_prompt:
                 self.unsent = f"the last prompt was not sent: {error}", before
             raise
 
-    def note_from_memory(self, reply: Reply, before: Ended | None) -> None:
-        """Note for `%llm_why` that there was no request since `before`, if the reply was kept."""
-        if reply.from_memory:
-            self.unsent = "the reply came from memory; no route was asked", before
+    def no_prompt(self, message: str) -> InvalidRequest:
+        """The error of a command that has nothing to send; `%llm_why` does not mention it."""
+        from arche_magic.llm_providers.errors import InvalidRequest
+
+        self._without_prompt = error = InvalidRequest(message)
+        return error
 
     @cached_property
     def jobs(self) -> BackgroundJobs:
@@ -207,7 +208,6 @@ def command(
                 show_collected()
                 if needs != "ask":
                     return run(session, line, cell, local_ns)
-                session.unsent = None
                 with session.noting_unsent():
                     return run(session, line, cell, local_ns)
             except CellInterrupted:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
-from traitlets.config import Configurable
+from traitlets.config import Config, Configurable
 
 # The formats of replies, each with the sentence that it adds to the system prompt.
 FORMATS = {
@@ -50,6 +50,15 @@ class Defaults(Configurable):
     budget = Integer(2000, min=1, help="Maximum tokens of each table or list in a prompt.").tag(
         config=True
     )
+
+    def update_config(self, config: Config) -> None:
+        """Set defaults, for `%config`; an error about a value does not show a key."""
+        try:
+            super().update_config(config)
+        except TraitError as error:
+            from .own_keys import without_keys
+
+            raise TraitError(without_keys(str(error))) from None
 
     @validate("chat")
     def _name_of_chat(self, proposal: dict[str, Any]) -> str:

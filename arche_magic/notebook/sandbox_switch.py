@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -42,7 +41,7 @@ class SandboxClock:
 
 LIMITS = [f"{metric}_per_{period}" for metric in get_args(Metric) for period in get_args(Period)]
 # Python refuses to read numbers of thousands of digits.
-_NUMBER = re.compile(r"\d{1,15}")
+_MOST_DIGITS = 15
 _running: Sandbox | None = None
 
 
@@ -139,14 +138,14 @@ def parse_amounts(entries: list[str] | None, option: str) -> dict[str, dict[str,
     for entry in entries or ():
         name, _, amount = entry.partition("=")
         scope, _, limit = name.rpartition(".")
-        if not scope or not _NUMBER.fullmatch(amount):
+        if not scope or not amount.isdecimal():
             raise InvalidRequest(
                 f"%llm_sandbox: {option} {entry!r} is not like groq_key_1.requests_per_day=2"
             )
         if limit not in LIMITS:
             hint = did_you_mean(limit, LIMITS) or "; try requests_per_minute or tokens_per_day"
             raise InvalidRequest(f"%llm_sandbox: unknown limit {limit!r}{hint}")
-        amounts.setdefault(scope, {})[limit] = int(amount)
+        amounts.setdefault(scope, {})[limit] = _number(amount, f"{option} {name}")
     return amounts
 
 
@@ -157,9 +156,17 @@ def parse_keys(entries: list[str] | None) -> dict[str, int] | None:
     keys = {}
     for entry in entries:
         provider, _, count = entry.partition("=")
-        if not _NUMBER.fullmatch(count):
+        if not count.isdecimal():
             raise InvalidRequest(f"%llm_sandbox: --keys {entry!r} is not like groq=2")
-        keys[provider] = int(count)
+        keys[provider] = _number(count, f"--keys {provider}")
     if not any(keys.values()):
         raise InvalidRequest("%llm_sandbox: --keys leaves no provider with a key")
     return keys
+
+
+def _number(digits: str, of: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise InvalidRequest(
+            f"%llm_sandbox: {of}: the number is too large; it may have {_MOST_DIGITS} digits"
+        )
+    return int(digits)

@@ -14,7 +14,7 @@ from arche_magic.llm_providers import Considered, Decision
 from arche_magic.llm_providers.reply import Attempt, outcome_in_words
 from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import joined, percent
-from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc
+from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc, without_vendor
 
 from .costs import paid_text
 from .quota_words import clock_time, state_at
@@ -273,13 +273,16 @@ def _opening(entry: Considered, decision: Decision) -> float | None:
 
 
 def _not_offered(route: RouteId, offered: Sequence[RouteId]) -> tuple[str, str]:
-    """A configured route that the request could not use."""
+    """A configured route that the request could not use.
+
+    The record does not say why. With -p, all offered routes have one provider; with -m, one model.
+    """
     providers = {other.provider for other in offered}
-    if route.provider not in providers:
-        why = f"the request was only for {' or '.join(sorted(providers))}"
-        change = f"-p {route.provider}, or no -p"
-    elif route.model not in {o.model for o in offered if o.provider == route.provider}:
-        why, change = "the request named another model", f"-m {route.model}, or no -m"
-    else:
-        why, change = "it was not available then", ""
-    return why, change
+    models = {o.model for o in offered if o.provider == route.provider}
+    # Services name one model with its vendor or without.
+    named = models or {without_vendor(o.model) for o in offered}
+    if not models and len(providers) == 1:
+        return f"only {providers.pop()} was offered", f"-p {route.provider}, or no -p"
+    if route.model not in models and len(named) == 1:
+        return f"only {without_vendor(named.pop())} was offered", f"-m {route.model}, or no -m"
+    return "it was not available then", "turn it on in %llm_panel"

@@ -34,7 +34,7 @@ _STEPS = re.compile(f"(?:{_STEP.pattern})*")
 _PATH = re.compile(r"""(?:pathlib\.)?Path\((['"])(?P<file>[^'"]*)\1\)""")
 _SHOWN_CHARACTERS = 100
 _OF_IPYTHON = ("In", "Out", "exit", "get_ipython", "open", "quit")
-_UNCHANGED = r"(\{{ sends braces unchanged, and so does --raw)"
+_UNCHANGED = r"(\{{ sends braces unchanged)"
 
 
 @dataclass(frozen=True)

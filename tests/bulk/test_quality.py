@@ -434,6 +434,9 @@ def test_a_table_of_polars_has_a_quality_too(sandbox: Sandbox) -> None:
 
 def test_quality_needs_its_columns() -> None:
     """The messages say what to do."""
+    for value in ("text", pd.Series(["good"]), None):
+        with pytest.raises(InvalidRequest, match=f"needs a table.*not a {type(value).__name__}"):
+            quality(value)  # type: ignore[arg-type]
     frame = pd.DataFrame({"mood": ["good"], "label": ["good"]})
     with pytest.raises(InvalidRequest, match="did you mean 'label'"):
         quality(frame, gold={"mood": "lable"})

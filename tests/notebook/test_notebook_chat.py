@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -183,20 +184,44 @@ def test_a_conversation_can_be_exported_and_loaded(kernel: Kernel, chatting: San
     assert messages[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
+MARK = """
+from dataclasses import replace
+from arche_magic.llm_providers.config import get_configuration, use_configuration
+use_configuration(replace(get_configuration(), private_routes=frozenset({"groq"})))
+"""
+
+
+@pytest.fixture
+def private(kernel: Kernel, sandboxed) -> Iterator[None]:
+    """A provider for private prompts, whose replies have all kinds of line ends."""
+    sandboxed(keys={"groq": 1}, reply=lambda *_: "one\r\ntwo\rthree\n")
+    kernel.run(MARK)
+    yield
+    kernel.run("use_configuration(None)")
+
+
+@pytest.mark.usefixtures("private")
+@pytest.mark.parametrize("option", ["", "-s 'Be brief. '", "--private"])
 @pytest.mark.parametrize("ending", ["md", "json"])
-def test_exporting_again_loses_nothing(kernel: Kernel, chatting: Sandbox, ending: str) -> None:
-    """It replaces an earlier state of the conversation; another file only with `replace`."""
+def test_exporting_again_loses_nothing(kernel: Kernel, ending: str, option: str) -> None:
+    """It replaces an earlier state of the conversation; another file only with `replace`.
+
+    A later turn may change the system prompt or the privacy.
+    """
     path = kernel.folder / f"again.{ending}"
     path.unlink(missing_ok=True)
     export = f"%llm_chat export a {path.name}"
     kernel.run("%llm -q --chat a One")
     first = kernel.run(f"%llm_chat fork a b\n{export}\n{export}")
     assert first.printed.count("Wrote a (1 turn)") == 2
-    assert kernel.run(f"%llm -q --chat a Two\n{export}").printed.startswith("Wrote a (2 turns)")
+    for number, words in (2, f"{option} Two"), (3, "-s 'Be long.' Three"), (4, "Four"):
+        cell = kernel.run(f"%llm -q --chat a {words}\n{export}")
+        assert cell.printed.startswith(f"Wrote a ({number} turns)"), cell.message
     exported = path.read_text()
     kernel.run("%llm -q --chat b Three")
     refused = kernel.run(f"%llm_chat export b {path.name}")
-    assert f"{path.name} already exists; put the word replace after its name" in refused.message
+    assert f"{path.name} already exists, and it is not an earlier state" in refused.message
+    assert "put the word replace after its name" in refused.message
     assert path.read_text() == exported
     assert kernel.run(f"%llm_chat export b {path.name} replace").status == "ok"
     assert "Three" in path.read_text()
@@ -208,6 +233,7 @@ INVALID = {
     "%llm_chat shwo abc": "did you mean 'show'?",
     "%llm_chat fork abc": "usage: %llm_chat fork CHAT NAME",
     "%llm_chat export abc": "usage: %llm_chat export CHAT FILE [replace]",
+    "%llm_chat abc foo": "usage: %llm_chat show CHAT",
     "%llm_chat list abc": "usage: %llm_chat [list]",
     "%llm_chat fork abc abc": "a conversation 'abc' already exists",
     "%llm_chat export abc notes.txt": "the file's name must end in .md or .json",

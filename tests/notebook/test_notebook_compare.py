@@ -30,7 +30,8 @@ def test_each_answer_has_a_column_and_a_row(kernel: Kernel, sandboxed) -> None:
     sandbox = sandboxed(
         keys={"groq": 2, "mistral": 1, "openai": 1}, reply=lambda model, _: f"I am **{model}**."
     )
-    cell = kernel.run("%%llm --compare groq,mistral,openai/gpt-4o-mini -o both -t 0\nWho are you?")
+    line = "%%llm --compare groq,mistral --compare openai/gpt-4o-mini -o both -t 0"
+    cell = kernel.run(f"{line}\nWho are you?")
     assert cell.status == "ok", cell.error
     assert cell.results == []
     first, second, third = columns(cell)

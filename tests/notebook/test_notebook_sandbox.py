@@ -121,14 +121,14 @@ INVALID = {
     "--keys groq": "--keys 'groq' is not like groq=2",
     "--keys groq=0": "--keys leaves no provider with a key",
     "--keys groq=²": "--keys 'groq=²' is not like groq=2",
-    f"--keys groq={5000 * '9'}": "is not like groq=2",
+    f"--keys groq={5000 * '9'}": "--keys groq: the number is too large; it may have 15 digits",
     "--keys groq=1000000": "must be at most 10,000",
     "--keys grok=2": "unknown provider 'grok'",
     "--left groq_key_1=2": "is not like groq_key_1.requests_per_day=2",
     "--left groq_key_9.requests_per_day=2": "groq_key_9",
     "--left groq.requests_per_day=few": "is not like groq_key_1.requests_per_day=2",
     "--left groq.requests_per_day=²": "is not like groq_key_1.requests_per_day=2",
-    f"--left groq.requests_per_day={5000 * '9'}": "is not like groq_key_1.requests_per_day=2",
+    "--left groq.requests_per_day=1234567890123456": "is too large; it may have 15 digits",
     "--limit groq.request_per_day=2": (
         "unknown limit 'request_per_day'; did you mean 'requests_per_day'?"
     ),

@@ -132,6 +132,19 @@ def test_services_are_listed_with_their_state(kernel: Kernel, server: Sandbox) -
     assert "takes no text" in kernel.run("%llm_services groq").message
 
 
+def test_a_service_without_a_key_that_is_on_is_not_in_use(kernel: Kernel, server: Sandbox) -> None:
+    """It is listed as off, with the place that turns it on; the doctor has it once."""
+    kernel.run("from arche_magic.llm_providers.config import Choices, use_choices")
+    kernel.run("use_choices(Choices(off=frozenset({'house_key_1'})))")
+    listed = " ".join(kernel.run("frame = %llm_services").data()[0].split())
+    found = kernel.run("%llm_doctor").data()[0]
+    kernel.run("use_choices(Choices())")
+    assert kernel.value("frame.set_index('service')['state']['house']") == "off"
+    assert "house_key_1 is set; to use it (costs money), turn it on in %llm_panel" in listed
+    assert "is set, but" not in found
+    assert "turn it on in %llm_panel" in found
+
+
 def test_the_doctor_needs_no_key(kernel: Kernel) -> None:
     """Without keys, it says where to get one."""
     cell = kernel.run("%llm_doctor")
@@ -162,7 +175,7 @@ def test_costs_are_shown_for_every_paid_route(kernel: Kernel, sandboxed) -> None
     why = "x.set_index('provider').why.to_dict()"
     assert kernel.value(why)["openai"].endswith(f"; {price}")
     kernel.run("x = %llm_why free")
-    assert kernel.value(why)["openai"] == "the request was only for groq; paid"
+    assert kernel.value(why)["openai"] == "only groq was offered; paid"
     columns = kernel.run("%llm --compare groq,openai hi").data()[0].split("──")
     assert re.search(paid, columns[4])
     assert "paid" not in columns[2]

@@ -176,10 +176,29 @@ def test_why_names_excluded_routes(kernel: Kernel, sandboxed) -> None:
     kernel.run("%llm -q -p mistral hi")
     _, rows = explained(kernel)
     assert rows["groq_key_1"]["verdict"] == "not offered"
-    assert rows["groq_key_1"]["why"] == "the request was only for mistral"
+    assert rows["groq_key_1"]["why"] == "only mistral was offered"
     assert rows["groq_key_1"]["would_change"] == "-p groq, or no -p"
     paid = "-p openai, or no -p, or --allow-paid with --over"
     assert rows["openai_key_1"]["would_change"] == paid
+
+
+def test_why_does_not_blame_options_for_what_was_off(kernel: Kernel, sandboxed) -> None:
+    """A model that was switched off, and a paid route that a job did not use."""
+    sandboxed(keys={"groq": 1, "mistral": 1, "openai": 1})
+    kernel.run(
+        "from arche_magic.llm_providers.config import Choices, use_choices\n"
+        "use_choices(Choices(off=frozenset({'mistral/mistral-small-latest'})))"
+    )
+    kernel.run("%llm -q -o answer hi\nuse_choices(Choices())")
+    _, rows = explained(kernel, "%llm_why answer")
+    row = rows["mistral_key_1"]
+    assert row["why"] == "it was not available then"
+    assert row["would_change"] == "turn it on in %llm_panel"
+    kernel.run("rows = ['one', 'two']\n%llm -q --over rows --into paying {{prompt}}")
+    _, rows = explained(kernel)
+    row = rows["openai_key_1"]
+    assert row["why"] == "it was not available then; paid"
+    assert row["would_change"] == "turn it on in %llm_panel, or --allow-paid with --over"
 
 
 def test_why_says_that_the_last_prompt_was_not_sent(kernel: Kernel, sandboxed) -> None:
@@ -195,23 +214,40 @@ def test_why_says_that_the_last_prompt_was_not_sent(kernel: Kernel, sandboxed) -
         "%llm --compare groq,nobody hi",
         "%llm --over unknown_name {{a}}",
         "%llm_retry -p nobody",
-        "%llm_explain -p nobody",
     ):
         kernel.run("%llm -q hi")
         refused = kernel.run(cell).message
         (line,) = kernel.run("%llm_why").data()
         assert line == f"the last prompt was not sent: {refused.partition(': ')[2]}"
+        for other in ("%llm", "%llm --help", "%llm --dry-run hi", "%llm --show-prompt hi"):
+            kernel.run(other)
+        # An error of arche_magic has nothing to explain.
+        assert "came from arche_magic" in kernel.run("%llm_explain").message
+        assert kernel.run("%llm_why").data() == [line]
+    kernel.run("1 / 0")
+    kernel.run("%llm_explain -p nobody")
+    assert "unknown provider 'nobody'" in kernel.run("%llm_why").data()[0]
     assert kernel.run("%llm -q hi").status == "ok"
     assert "answered" in kernel.run("%llm_why").data()[0]
 
 
 def test_why_says_that_the_last_reply_was_kept(kernel: Kernel, sandboxed, tmp_path: Path) -> None:
-    """It did not need a route."""
+    """It did not need a route, unlike the prompt before it, which may also have been refused."""
     sandboxed(keys={"groq": 1})
     kernel.run(f"os.environ['ARCHE_REPLIES'] = {str(tmp_path / 'kept.sqlite')!r}")
-    for _ in range(2):
-        kernel.run("%llm -q --keep hi")
-    assert kernel.run("%llm_why").data() == ["the reply came from memory; no route was asked"]
+    kernel.run("rows = ['one', 'two']")
+    for cell in (
+        "%llm -q --keep hi",
+        "%llm -q --compare groq --keep hi",
+        "%llm -q --over rows --into kept {{prompt}}",
+        "%llm -q -b --over rows --into later {{prompt}}\nlater.wait()",
+    ):
+        kernel.run(cell)
+        for before in ("%llm -q other", "%llm -t 9 hi"):
+            kernel.run(before)
+            assert kernel.run(cell).status == "ok"
+            line = "the reply came from memory; no route was asked"
+            assert kernel.run("%llm_why").data() == [line]
 
 
 def test_a_saved_notebook_contains_the_choices(kernel: Kernel, sandboxed, tmp_path: Path) -> None:

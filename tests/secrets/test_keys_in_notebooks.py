@@ -117,6 +117,19 @@ def test_a_prompt_with_a_key_is_refused_in_one_line(
     assert leaks_in_folder(project) == []
 
 
+def test_the_history_of_prompts_shows_no_key(kernel: Kernel) -> None:
+    """It lists a refused prompt, whose key is hidden in the table and in the frame."""
+    for source in CELLS[1:]:
+        kernel.run(source)
+    # Without its file, which has cells as they were typed.
+    kernel.run("sources = get_ipython().history_manager.input_hist_raw")
+    kernel.run("(key,) = [k for k in provider.configuration.keys if k.label == 'mistral_key_1']")
+    kernel.run("sources.append(f'%llm Use {key.secret()} here')")
+    cell = kernel.run("found = %llm_history use\nprint(list(found.prompt), found.to_dict())")
+    assert "['Use [key] here']" in cell.printed
+    assert not leaks_in(json.dumps(cell.messages, default=str))
+
+
 @pytest.mark.parametrize("label", ["mistral_key_1", "groq_key_2"])
 def test_a_key_in_place_of_a_value_is_not_shown(
     planted: Sandbox, project: Path, kernel: Kernel, label: str
@@ -124,11 +137,13 @@ def test_a_key_in_place_of_a_value_is_not_shown(
     """Not even one without a known prefix, by any command."""
     for source in CELLS[1:]:
         kernel.run(source)
+    may_succeed = "config", "llm_history", "llm_models", "llm_why"
     of_label = f"key.secret() for key in provider.configuration.keys if key.label == {label!r}"
     for line in (
         "llm --compare KEY hi", "llm -p KEY hi", "llm -m KEY hi", "llm -f KEY hi", "llm -t KEY hi",
         "llm --over KEY {{a}}", "llm --schema KEY hi", "llm --tools KEY hi",
-        "llm --chat KEY! hi", "llm --prompt KEY hi", "llm --file KEY hi", "llm --image KEY hi",
+        "llm --chat KEY hi", "llm --chat KEY! hi", "llm --prompt KEY hi", "llm --file KEY hi",
+        "llm --image KEY hi",
         "llm --url KEY hi", "llm --KEY hi", 'llm -m "KEY', "llm hi KEY", "llm {{KEY}}",
         "llm hi -m KEY", "llm --show-prompt KEY", "llm --dry-run KEY", "llm -b KEY",
         "llm -s KEY hi", "llm --tag KEY hi", "llm --stop KEY hi",
@@ -137,6 +152,8 @@ def test_a_key_in_place_of_a_value_is_not_shown(
         "llm_keys KEY", "llm_keys check KEY", "llm_last KEY", "llm_models KEY", "llm_panel KEY",
         "llm_prompts KEY", "llm_quota KEY", "llm_quota reset KEY", "llm_retry -m KEY",
         "llm_sandbox KEY", "llm_sandbox --keys KEY", "llm_serve KEY", "llm_services KEY",
+        "config ArcheMagics.patience = 'KEY'", "config ArcheMagics.format = 'KEY'",
+        "config ArcheMagics.chat = 'KEY!'", "config ArcheMagics.provider = 'KEY'",
         "llm_stats KEY", "llm_stats --by KEY", "llm_why KEY", "llm_why",
     ):  # fmt: skip
         name, _, rest = line.partition(" ")
@@ -144,7 +161,7 @@ def test_a_key_in_place_of_a_value_is_not_shown(
             f"get_ipython().run_line_magic({name!r}, {rest!r}.replace('KEY', next({of_label})))"
         )
         assert not leaks_in(json.dumps(cell.messages, default=str)), line
-        assert cell.status == "error" or name in ("llm_history", "llm_models", "llm_why"), line
+        assert cell.status == "error" or name in may_succeed, line
     assert planted.requests == ()
     assert leaks_in_folder(project) == []
 

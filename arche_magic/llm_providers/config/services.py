@@ -23,9 +23,9 @@ class Service:
 
     Attributes:
         provider: what is known about it; if it is in use, as the settings have it.
-        state: `in use` with a key, `off` with a key but without a table in the settings,
-            `available` without a key, or `retired`.
-        keys: labels of its keys if it is in use, else the variables that hold one.
+        state: `in use` with a key, `off` with a key but without a table in the settings or if all
+            keys are switched off, `available` without a key, or `retired`.
+        keys: labels of its keys if it is configured, else the variables that hold one.
         turn_on: the line of the settings that turns it on; "" if there is nothing to turn on.
     """
 
@@ -55,7 +55,10 @@ def list_services(configuration: Configuration | None = None) -> list[Service]:
     rows = []
     for provider in configured.values():
         keys = tuple(key.label for key in configuration.keys if key.provider == provider.name)
-        rows.append(Service(provider, "in use" if keys else "available", keys))
+        state: ServiceState = "available"
+        if keys:
+            state = "off" if configuration.off.issuperset(keys) else "in use"
+        rows.append(Service(provider, state, keys))
     others = (one for name, one in known_services().items() if name not in configured)
     used = {name for provider in configured.values() for name in provider.key_variables}
     rows += [_known(provider, variables, used) for provider in others]

@@ -90,7 +90,7 @@ def _missing_keys(configuration: Configuration) -> Iterator[Finding]:
 def _off(configuration: Configuration) -> Iterator[Finding]:
     """Yield known services that have a key but no line in the settings."""
     for service in list_services(configuration):
-        if service.state == "off":
+        if service.state == "off" and service.turn_on:
             paid, name = service.provider.paid, service.provider.name
             found = f"{', '.join(service.keys)} is set, but {service.provider.title} is off"
             advice = f"to use it, {how_to_turn_on(service)}{'; it costs money' if paid else ''}"

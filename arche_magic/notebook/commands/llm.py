@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
+from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import overview
@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Pending, Reply
+
+
+class _Joined(Action):
+    """Adds the names of an option that is repeated: `--compare a --compare b` is `a,b`."""
+
+    def __call__(
+        self, parser: ArgumentParser, options: Namespace, value: Any, flag: str | None = None
+    ) -> None:
+        before = getattr(options, self.dest)
+        setattr(options, self.dest, value if before is None else f"{before},{value}")
+
 
 OPTIONS = (
     option(
@@ -99,12 +110,14 @@ OPTIONS = (
     option(
         "--tools FUNCTION,…",
         "Functions of the notebook that the model may call; they run in this kernel.",
+        action=_Joined,
     ),
     option("--max-rounds N", "With --tools: maximum number of requests (default: 8).", type=int),
     option("--chat NAME", "Continue this conversation, or start it."),
     option(
         "--compare PROVIDER|MODEL,…",
         "Ask several providers or models, and show their replies side by side.",
+        action=_Joined,
     ),
     option(
         "--budget TOKENS",
@@ -166,6 +179,7 @@ _OVER_OPTIONS = (
         "--gold COLUMN",
         "With --over: compare with the known labels in this column (FIELD=COLUMN,… if the "
         "schema has several fields).",
+        action=_Joined,
     ),
     option("--allow-paid", "With --over: use paid routes too."),
     option("--max-cost USD", "With --over: stop before the job costs more than this.", type=float),

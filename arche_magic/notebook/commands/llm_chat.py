@@ -78,8 +78,8 @@ def llm_chat(session: Session, typed: Typed) -> Shown:
             shown = _transcript(chats[name])
         case [verb, *_]:
             forms = {form[0]: form for form in usage(llm_chat)}
-            if verb in forms:
-                form = rf"%llm_chat \[?{verb}\b.*?(?=  |$)"
+            if verb in forms or verb in chats:
+                form = rf"%llm_chat \[?{verb if verb in forms else 'show'}\b.*?(?=  |$)"
                 line, *_ = re.findall(form, str(llm_chat.__doc__), re.MULTILINE)
                 raise InvalidRequest(f"usage: {line}")
             hint = did_you_mean(verb, [*forms, *chats])

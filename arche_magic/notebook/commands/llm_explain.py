@@ -35,7 +35,6 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
       %llm_explain
       %llm_explain -f code --locals
     """
-    from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.prompts import Prompt
 
     from ..ask import send
@@ -43,12 +42,12 @@ def llm_explain(session: Session, typed: Typed) -> Reply | None:
 
     failure, ours = session.failures.last(), session.failures.ours
     if failure is None and ours is not None:
-        raise InvalidRequest(
+        raise session.no_prompt(
             f"%llm_explain: the last error came from arche_magic, and its message says what to do: "
             f"{type(ours).__name__}: {ours}"
         )
     if failure is None:
-        raise InvalidRequest("%llm_explain: no cell has failed yet; run it after one that fails")
+        raise session.no_prompt("%llm_explain: no cell has failed yet; run it after one that fails")
     note = (
         f"This explains {type(failure.error).__name__}. The error after it came from arche_magic, "
         "and its message says what to do."

@@ -68,6 +68,8 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteI
     from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.reply import Reply
 
+    from ..own_keys import without_keys
+
     history: Any = shell.history_manager
     results = shell.user_ns.get("_oh", {})
     for number, source in enumerate(history.input_hist_raw):
@@ -79,7 +81,7 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteI
         route = result.route if isinstance(result, Reply) and len(prompts) == 1 else None
         for prompt in prompts:
             if text.lower() in prompt.lower():
-                yield number, prompt, route
+                yield number, without_keys(prompt), route
 
 
 def _prompts(source: str) -> Iterator[str]:

@@ -35,14 +35,12 @@ def llm_retry(session: Session, typed: Typed) -> Reply:
       %llm_retry -m mistral-small-latest
       %llm_retry -t 1 -o second
     """
-    from arche_magic.llm_providers.errors import InvalidRequest
-
     from ..ask import send
     from ..cell import first_given, with_values
 
     asked, given = session.asked, typed.options
     if asked is None:
-        raise InvalidRequest("%llm_retry: no prompt has been sent yet; %llm sends one")
+        raise session.no_prompt("%llm_retry: no prompt has been sent yet; %llm sends one")
     with_values(given, typed.names, session.defaults.budget)
     options = Namespace(**vars(asked.options))
     options.background = False

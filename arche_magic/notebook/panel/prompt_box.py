@@ -65,11 +65,10 @@ class PanelPrompt:
         self._line.say(live_line.choosing)
         reply = None
         try:
-            with stopped_by(self._stopped), self._session.noting_unsent() as before:
+            with stopped_by(self._stopped), self._session.noting_unsent():
                 question = Message("user", self._prompt.text, self._prompt.images)
                 events = IntelligentLLMOrchestrator().events([question], **self._options)
                 reply = follow(events, self)
-                self._session.note_from_memory(reply, before)
         except KeyboardInterrupt:
             return
         except LLMProviderError as error:
