@@ -303,7 +303,7 @@ def test_nobody_sees_prompts_or_replies_of_others(
         user.run("attempts = %llm_stats")
     assert bob.run("%%llm --keep -o kept\nSay bluebird marmalade to ada.")
     assert bob.run("print(kept.from_memory)") == "None\n"
-    assert "served" in bob.run("%llm_stats")
+    assert "answered" in bob.run("%llm_stats")
 
     def files_with(text: str) -> set[str]:
         found = (path for path in hub.folder.rglob("*") if path.is_file())
