@@ -118,7 +118,7 @@ class ReplyWriter:
         self._judge([error for _, error in failed])
 
     def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
-        """The tasks except those whose reply came from a model that is no longer trusted."""
+        """Return the tasks of trusted models, and hand the others back to be asked again."""
         is_refuted = self._whole.agreement.is_refuted
         untrusted = [task for task in tasks if task.packed_by and is_refuted(task.packed_by)]
         if not untrusted:

@@ -238,8 +238,8 @@ class IntelligentLLMOrchestrator:
         """Return the routes that a request can use, in the configured order.
 
         Raises:
-            ConfigurationError: the provider or model is unknown, there is no key, or no route is
-                marked for a private request.
+            ConfigurationError: the provider or model is unknown, no key is configured, or no route
+                is marked for a private request.
         """
         return self._offered.to(
             request, self.preferred_provider, all_groq_keys=self.enable_multi_key_groq

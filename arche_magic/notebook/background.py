@@ -187,7 +187,7 @@ class BackgroundJob(ABC):
 
     @abstractmethod
     def _show_error(self, error: Exception, line: str) -> None:
-        """Show why there is no result, and the line about the job."""
+        """Show the error, and the line about the job."""
 
     @abstractmethod
     def show(self, shell: InteractiveShell) -> None:

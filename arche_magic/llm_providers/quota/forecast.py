@@ -84,7 +84,7 @@ def prompts_that_fit(
         routes[route] = min(routes.get(route, math.inf), _fits(row, need, now, until, reserve))
     best: dict[Account, float] = {}
     for (account, _), fits in routes.items():
-        # Of the keys that share an account, use one that is not closed itself.
+        # Keys of one account share its limits, and one of them may be closed.
         best[account] = max(best.get(account, 0.0), fits)
     return sum(math.floor(fits) for fits in best.values() if fits < math.inf)
 

@@ -305,9 +305,8 @@ class JsonFileStorage:
     def _whole(self, content: bytes) -> _Found | None:
         """The contents of a file in any layout that we can read; None if it cannot be read."""
         if not content.strip(BLANK):
-            return (
-                None if self._rescue.copy.exists() or self._rescue.backup.exists() else ({}, {}, 0)
-            )
+            is_new = not (self._rescue.copy.exists() or self._rescue.backup.exists())
+            return ({}, {}, 0) if is_new else None
         found = parse(content)
         if found is None or not self._rescue.is_right(found[0]):
             return None

@@ -70,7 +70,7 @@ class Panel:
     def show(self) -> None:
         """Show it in the running cell, with a static table for the saved notebook."""
         for other in open_panels():
-            # The cell was run before, and its earlier panel is no longer on the page.
+            # The cell ran again, so the page no longer shows its earlier panel.
             if isinstance(other, Panel) and self._cell and other._cell == self._cell:
                 other.close()
         plain = "The panel works while this notebook's kernel is running."
