@@ -2,8 +2,8 @@
 
 `sources` finds the environment, `.env` (`env_file`) and `arche_magic.toml`, which `settings_table`
 checks. `loading` builds a `Configuration` from them, and `providers` decides which addresses a
-project's files can set. `current` has the configuration in use, and reads again after a change.
-`services` lists the providers and known services with what is configured of each.
+project's files can set. `current` has the configuration in use, reads again after a change, and
+lists the providers and known services with what is configured of each.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from ..catalog import Provider, known_services, published_providers
 from .configuration import Clock, Configuration, SystemClock
 from .current import (
     Choices,
+    Service,
     get_choices,
     get_configuration,
+    how_to_turn_on,
     is_from_program,
+    list_services,
     use_choices,
     use_configuration,
 )
 from .keys import add_key, find_key, forget_secrets, label_keys, remove_key
 from .loading import load_configuration
-from .services import Service, how_to_turn_on, list_services
 from .sources import env_file_problem, own_settings_folder
 
 __all__ = [

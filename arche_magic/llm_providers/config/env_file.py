@@ -20,8 +20,8 @@ from ..secrets import Hidden, without_locals
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 # A value with NAME=value on a later line: its quote was never closed.
 _ASSIGNMENT = re.compile(r"\n\s*(export\s+)?[A-Za-z_]\w*\s*=")
-# References that python-dotenv expands, `${NAME}` and `${NAME:-default}`, and those that it does
-# not: of a shell, and of 1Password's `op run`.
+# References that python-dotenv expands, and those that it does not: of a shell, and of 1Password's
+# `op run`.
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _UNKNOWN_REFERENCE = re.compile(r"\$\w+|\$\(.*|`.*|op://.*", re.DOTALL)
 _PIPE_RETRY_SECONDS = 60.0
@@ -35,24 +35,14 @@ class ConfigurationWarning(UserWarning):
     """A problem in a configuration file; the rest of the file is used."""
 
 
-class Variables(dict[str, str]):
-    """Variables by name, without quotes and spaces around their values.
-
-    Some of them are keys, so neither a repr nor a traceback with local variables shows a value.
-    """
-
-    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
-        super().__init__()
-        for name in variables or ():
-            self[name] = clean(Hidden((variables or {})[name]))
-
-    def __repr__(self) -> str:
-        return f"Variables({', '.join(self)})"
-
-
 def clean(value: str) -> str:
-    """Return the value without the quotes and spaces that people write around it."""
+    """Return a value without the quotes and spaces around it, hidden because it may be a key."""
     return Hidden(value.strip().strip(_QUOTES).strip())
+
+
+def clean_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with `clean` values."""
+    return {name: clean(Hidden(variables[name])) for name in variables}
 
 
 _warned: set[str] = set()
@@ -78,7 +68,7 @@ class EnvFile:
         problem: why the file cannot be read at all, or "".
     """
 
-    variables: Variables = field(default_factory=Variables)
+    variables: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[int, str] = field(default_factory=dict)
     unusable: Mapping[str, int] = field(default_factory=dict)
     borrowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -106,9 +96,9 @@ def read_env_file(path: Path, environment: Mapping[str, str] | None = None) -> E
 
 
 @without_locals
-def process_variables() -> Variables:
+def process_variables() -> dict[str, str]:
     """Return the variables of this process's environment."""
-    return Variables(os.environ)
+    return clean_variables(os.environ)
 
 
 @without_locals
@@ -120,7 +110,7 @@ def environment_hash() -> int:
 @without_locals
 def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> EnvFile:
     """Parse a `.env` without warnings; a named pipe is read once per process."""
-    environment = process_variables() if environment is None else Variables(environment)
+    environment = process_variables() if environment is None else environment
     try:
         status = path.stat()
     except OSError as error:
@@ -137,15 +127,15 @@ def parse_env_file(path: Path, environment: Mapping[str, str] | None = None) -> 
     return found
 
 
-def _parse(path: Path, environment: Variables) -> EnvFile:
+def _parse(path: Path, environment: Mapping[str, str]) -> EnvFile:
     # The frames of an error hold the file's text, so only its message leaves this function.
     try:
         text = read_text(path)
-    except OSError as error:
-        return EnvFile(problem=error.strerror or str(error))
-    except UnicodeError as error:
-        return EnvFile(problem=str(error))
-    variables, unused, unusable = Variables(), {}, {}
+    except (OSError, UnicodeError) as error:
+        return EnvFile(problem=getattr(error, "strerror", None) or str(error))
+    variables: dict[str, str] = {}
+    unused: dict[int, str] = {}
+    unusable: dict[str, int] = {}
     borrowed: dict[str, frozenset[str]] = {}
     for number, name, text_of_value in _assignments(text):
         if text_of_value is None:
@@ -185,15 +175,14 @@ def _assignments(text: str) -> Iterator[tuple[int, str, str | None]]:
 
 def _expanded(
     value: str,
-    variables: Variables,
+    variables: Mapping[str, str],
     borrowed: Mapping[str, frozenset[str]],
-    environment: Variables,
+    environment: Mapping[str, str],
 ) -> tuple[str, frozenset[str]]:
     """Replace the references in a value; also return the variables of the environment it refers to.
 
     Raises:
-        ValueError: a reference is to a variable that is not set, or of another kind; the message
-            does not contain the value.
+        ValueError: a reference cannot be expanded; the message does not contain the value.
     """
     if _UNKNOWN_REFERENCE.fullmatch(clean(value)):
         raise ValueError("it is a reference, and only ${NAME} is expanded")
@@ -218,7 +207,7 @@ def _expanded(
 def read_text(path: Path) -> str:
     """Return the text of a file, decoded by its byte order mark, else as UTF-8.
 
-    Bytes that are not UTF-8 become lone surrogates, so that lines without any can be used.
+    Bytes that are not UTF-8 become lone surrogates, see `is_text`.
 
     Raises:
         OSError: the file cannot be read, or no program writes to the pipe.
@@ -238,11 +227,7 @@ def is_text(text: str) -> bool:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Return the content of a named pipe, up to where its writer closes it.
-
-    Raises:
-        OSError: no program writes to it, or it does not end within the time or size allowed.
-    """
+    """Return the content of a named pipe, up to where its writer closes it."""
     # Two kernels that read the pipe at the same time would each get a part of the text. So they
     # take turns, by a lock on the folder: opening the pipe itself would start its writer.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -256,6 +241,8 @@ def _read_pipe(path: Path) -> bytes:
 def _read_alone(path: Path) -> bytes:
     # Without O_NONBLOCK, opening the pipe would wait forever for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     try:
         content, began = b"", time.monotonic()
         while len(content) < _PIPE_BYTES:
@@ -264,7 +251,9 @@ def _read_alone(path: Path) -> bytes:
             except BlockingIOError:
                 if time.monotonic() > began + _WRITER_SECONDS:
                     raise OSError("the program behind this pipe does not finish writing") from None
-                _wait_for_more(descriptor)
+                # Not a sleep, because a writer that opens the pipe again would send everything
+                # twice.
+                poll.poll(1000 * _NAP_SECONDS)
                 continue
             if not piece and content:
                 return content
@@ -297,13 +286,6 @@ def _lock(descriptor: int) -> None:
             return
         else:
             return
-
-
-def _wait_for_more(descriptor: int) -> None:
-    # Returns immediately, because a writer that opens the pipe again would send everything twice.
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    poll.poll(1000 * _NAP_SECONDS)
 
 
 def _repeated(content: bytes) -> bytes:

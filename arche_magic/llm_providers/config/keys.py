@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, InvalidRequest
 from ..secrets import Secret, without_locals
 from ..text.wording import suggestion
 from ..types import Key
-from .env_file import Variables, clean
+from .env_file import clean
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ PLACEHOLDER_KEY = "any"
 
 _added: tuple[Key, ...] = ()
 # Secrets that Colab returned; "" for one that does not exist or is not shared.
-_secrets = Variables()
+_secrets: dict[str, str] = {}
 
 
 def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str]) -> list[Key]:
@@ -216,23 +216,23 @@ def _colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
     Colab cannot list its secrets, so each is requested by name, once per process: `NAME`,
     `NAME_1`, and from `NAME_2` on until one is missing.
     """
-    found = Variables()
+    found: dict[str, str] = {}
     if "google.colab" not in sys.modules:
         return found
     for name in names:
-        first = [variable for variable in (name, f"{name}_1") if _secret(variable)]
-        number = 2
-        while first and _secret(f"{name}_{number}"):
-            first.append(f"{name}_{number}")
-            number += 1
-        found.update({variable: _secret(variable) for variable in first})
+        for number in count():
+            variable = f"{name}_{number}" if number else name
+            if secret := _secret(variable):
+                found[variable] = secret
+            elif number > 1 or (number == 1 and name not in found):
+                break
     return found
 
 
 def forget_secrets() -> None:
     """Ask Colab again the next time."""
     global _secrets
-    _secrets = Variables()
+    _secrets = {}
 
 
 def _secret(name: str) -> str:

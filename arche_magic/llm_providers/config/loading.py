@@ -20,7 +20,7 @@ from ..network import is_loopback
 from ..secrets import without_locals
 from ..types import Budget, Limit, Location, ReplayMode, Timeouts
 from .configuration import LEDGER_FILE, REPLIES_FILE, Configuration
-from .env_file import Variables, warn_of_configuration
+from .env_file import clean_variables, warn_of_configuration
 from .keys import find_keys, numbered_names
 from .providers import ALL_PROVIDERS, check_addresses, read_providers, unknown_provider
 from .settings_table import REPLAY_MODE, quoted
@@ -46,7 +46,10 @@ def load_configuration(
         ConfigurationError: a settings file cannot be read or has a wrong setting.
     """
     directory = directory or working_directory()
-    sources = find_sources(directory) if environment is None else Sources(Variables(environment))
+    if environment is None:
+        sources = find_sources(directory)
+    else:
+        sources = Sources(clean_variables(environment))
     # A traceback that lists local variables would show the keys in it.
     del environment
     try:

@@ -21,7 +21,6 @@ from ..errors import ConfigurationError
 from ..files import home_folder, working_directory
 from .env_file import (
     EnvFile,
-    Variables,
     is_text,
     parse_env_file,
     process_variables,
@@ -40,12 +39,10 @@ class Sources:
 
     Attributes:
         environment: variables of the environment; they take precedence over those of `.env`.
-        dotenv: what `.env` says.
-        env_file: the `.env` that was read, if any.
-        settings: the contents of the settings file that counts here.
-        settings_file: that file, if there is one.
-        own_settings: the contents of the user's own settings file. Only they decide what a
-            project's files may do, and which routes are private.
+        dotenv, env_file: what `.env` says, and the file that was read, if any.
+        settings, settings_file: what the settings file that counts here says, and that file.
+        own_settings: what the user's own settings file says. Only it decides what a project's
+            files may do, and which routes are private.
         of_process: whether they are those of this process; its session and Colab's secrets then
             count as well.
     """
@@ -59,9 +56,9 @@ class Sources:
     of_process: bool = False
 
     @cached_property
-    def variables(self) -> Variables:
+    def variables(self) -> Mapping[str, str]:
         """The variables of the environment and of `.env`."""
-        return Variables({**self.dotenv.variables, **self.environment})
+        return {**self.dotenv.variables, **self.environment}
 
     @property
     def project_file(self) -> Path | None:
@@ -74,10 +71,7 @@ class Sources:
         return f"{name} in {self.env_file}" if from_file else ""
 
     def named(self, name: str) -> str:
-        """Return a variable's name and where it is set, for messages.
-
-        Only its name if a program passed the variables.
-        """
+        """Return a variable's name for messages, with where it is set if that is known."""
         return self.where_set(name) or (f"{name} in the environment" if self.of_process else name)
 
     def borrowed(self, name: str) -> frozenset[str]:
@@ -85,15 +79,11 @@ class Sources:
         return self.dotenv.borrowed.get(name, frozenset()) if self.where_set(name) else frozenset()
 
     def check_references(self, names: Iterable[str]) -> None:
-        """Check variables that decide where prompts, keys and files go.
+        """Check that variables of `.env` that decide where prompts, keys and files go can be used.
 
         Somebody else may have written `.env`: `http://127.0.0.1/${SECRET}` in it would send any
         variable of the environment. And if a reference is to a variable that is not set, ignoring
         the line would send prompts to another address.
-
-        Raises:
-            ConfigurationError: one of them in `.env` refers to the environment, or to a variable
-                that is not set.
         """
         for name in names:
             if name in self.dotenv.unusable and name not in self.environment:
@@ -111,8 +101,7 @@ class Sources:
 def find_sources(directory: Path | None) -> Sources:
     """Read the environment and the nearest files from a directory upward.
 
-    The user's own settings file is in their configuration folder. It also counts as the settings
-    file if the project has none.
+    The user's own settings file also counts as the settings file if the project has none.
 
     Raises:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
@@ -155,7 +144,7 @@ def own_settings_folder() -> Path:
 
 
 def own_settings_file() -> Path:
-    """Return the path of the user's own settings file."""
+    """Return the path of the user's own settings."""
     return own_settings_folder() / SETTINGS_FILE
 
 
@@ -206,10 +195,7 @@ def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _is_readable_kind(path: Path) -> bool:
-    """Return whether a path is a file, or a named pipe called `.env`; False if it cannot be seen.
-
-    Password managers mount `.env` as a named pipe.
-    """
+    """Return whether a path is a file, or a `.env` that a password manager mounts as a pipe."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -235,10 +221,7 @@ def _is_trusted(path: Path, directory: Path) -> bool:
 
 
 def how_to_hide(path: Path) -> str:
-    """Return the command that hides a file from other users; "" if they cannot read or change it.
-
-    It is for files with keys.
-    """
+    """Return the command that hides a file with keys from other users; "" if it is hidden."""
     if not hasattr(os, "geteuid"):
         return ""
     try:
