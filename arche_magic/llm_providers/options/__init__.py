@@ -1,6 +1,6 @@
 """Build a `Request` from a caller's arguments, and check them before anything is sent.
 
-`messages` reads conversations, and `tool_options` the tools.
+`messages` reads conversations and tools, and `values` single options.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from ..text.characters import whole_characters
 from ..text.wording import suggestion
 from ..tools import Tool, is_name
 from ..types import Key, ReplayMode
-from .messages import Messages, read_images, read_messages
-from .tool_options import read_parallel, read_tool_choice, read_tools
+from .messages import (
+    Messages,
+    read_images,
+    read_messages,
+    read_parallel,
+    read_tool_choice,
+    read_tools,
+)
 from .values import (
     READERS,
     check_callable,
