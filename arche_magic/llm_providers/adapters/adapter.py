@@ -31,9 +31,8 @@ from .failures import (
     words,
 )
 from .formats import Format, formats_of
-from .http import Call, HttpClient
+from .http import Call, HttpClient, clean_logs
 from .limits import header_observations, parse_date
-from .logs import clean_logs
 from .replies import Part, Received, read_vectors, stream_ended_early
 
 logger = logging.getLogger("arche_magic.adapters")
@@ -55,22 +54,15 @@ class Adapter(ABC):
 
     # Reduces a reply's JSON to the part that the SDK may read; None passes on all of it.
     _keep: Callable[[Any], Any] | None = None
-
     # False if the service cannot stream a reply that must fit a schema.
     _streams_json = True
-
     # What refusals mean, by their `code` or `type`.
     _words: Words = words()
-
     # The periods of the headers for `requests` and `tokens`, unless the settings have others.
     _header_periods: Mapping[str, Period] = {}
 
     def __init__(
-        self,
-        key: Key,
-        base_url: str,
-        periods: Mapping[str, Period] | None,
-        token_limit: str,
+        self, key: Key, base_url: str, periods: Mapping[str, Period] | None, token_limit: str
     ) -> None:
         self.account: str | None = None
         self._date: str | None = None
@@ -97,9 +89,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
-        """Request the vectors of `request.inputs`, in a form that `read_vectors` accepts, and the
-        usage.
-        """
+        """Request vectors, in a form that `read_vectors` accepts; returns them and the usage."""
 
     def _list(self, sdk: Any) -> Iterable[str]:
         """Request the list of models once, and return their names."""
@@ -229,7 +219,7 @@ class Adapter(ABC):
                 observations = self._observe(call)
                 self._note_account(call, {})
             if part is not None:
-                received.add(part)
+                received.parts.append(part)
                 if stream and (part.text or part.call_pieces or part.tool_calls):
                     call.hear(text=True)
                 if stream and part.text:
@@ -340,12 +330,11 @@ class Adapter(ABC):
     def _note_account(self, call: Call, fields: Mapping[str, Any]) -> None:
         self._date = call.headers.get("date")
         account = self._account(call, fields)
-        if account == self.account:
+        if not account or account == self.account:
             return
         # The name is stored in the ledger, and a server may send any text as a name: the prompt, or
         # the key.
-        is_name = account is not None and _ACCOUNT.fullmatch(account) is not None
-        if account and is_name and not quotes(account, self._key.secret()):
+        if _ACCOUNT.fullmatch(account) and not quotes(account, self._key.secret()):
             self.account = account
 
     def _report(self, failure: ProviderFailure, call: Call, fields: Mapping[str, Any]) -> None:
@@ -354,9 +343,8 @@ class Adapter(ABC):
         if kind in _reported or len(_reported) >= _MOST_REPORTED:
             return
         _reported.add(kind)
-        quoted = (
-            field_text(fields, "message") or field_text(fields, "detail") or str(call.body or "")
-        )
+        named = field_text(fields, "message") or field_text(fields, "detail")
+        quoted = named or str(call.body or "")
         logger.warning(
             "%s: %s, treated as a temporary failure: %s",
             self._key.provider, failure.summary, redacted(quoted, self._key.secret()),
@@ -364,11 +352,7 @@ class Adapter(ABC):
 
 
 def _last(received: Received, request: Request, text: str, stream: bool) -> Completion:
-    """The last completion of a call: its last text, and everything that came with the reply.
-
-    Raises:
-        AttemptFailed: what was received is not an answer.
-    """
+    """The last completion of a call: its last text, and everything that came with the reply."""
     ending = received.usage, received.checked_finish(request, stream)
     choices = received.choices if request.needs_choices else ()
     return Completion(text, *ending, tool_calls=received.tool_calls, choices=choices)

@@ -103,10 +103,8 @@ def _inflated(chunks: Iterable[bytes], window: int, ended: Callable[[], None]) -
 
 
 def _read_end(chunks: Iterable[bytes], ended: Callable[[], None]) -> None:
-    """Read the end of a message whose content has arrived, so that its connection can be reused.
-
-    It has usually arrived too. A server that does not send it delays nothing.
-    """
+    """Read the end of a message whose content has arrived, so that its connection can be reused."""
+    # It has usually arrived too. A server that does not send it delays nothing.
     ended()
     with suppress(
         httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, Unreadable
@@ -120,11 +118,10 @@ def events(
 ) -> Iterator[bytes]:
     """The events of a stream, each as `data: …` lines and a blank one.
 
-    The SDKs support different parts of the format: one drops an event that follows a byte order
-    mark, another drops an event that has an `event:` line. This reader follows the standard
-    (https://html.spec.whatwg.org/multipage/server-sent-events.html) with two exceptions: the last
-    event needs no blank line, and JSON under an unknown name is an error, because a piece of the
-    reply would be missing. JSON instead of events is passed on as one event.
+    The SDKs drop events after a byte order mark or with an `event:` line. This reader follows the
+    standard (https://html.spec.whatwg.org/multipage/server-sent-events.html) with two exceptions:
+    the last event needs no blank line, and JSON under an unknown name is an error, because a piece
+    of the reply would be missing. JSON instead of events is passed on as one event.
 
     Args:
         chunks: the body, cut anywhere.
@@ -214,10 +211,7 @@ def _whole_number(digits: str) -> int:
 def rewritten(
     chunks: Iterable[bytes], keep: Callable[[Any], Any] | None, *, events: bool
 ) -> Iterator[bytes]:
-    """The JSON of a body, or of each event of a stream, with numbers that Python can read.
-
-    If `keep` is given, only what it leaves of the JSON is passed on.
-    """
+    """What `keep` leaves of the JSON of a body or of each event, with numbers Python can read."""
     for text in chunks if events else [b"".join(chunks)]:
         if keep is None and not _LONG_NUMBER.search(text):
             yield text

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ipaddress
 import math
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,6 +24,7 @@ import httpcore
 
 from ..bounded import TookTooLong, within
 from ..processes import new_lock
+from ..stopping import is_main_thread
 
 if TYPE_CHECKING:
     import ssl
@@ -76,7 +76,7 @@ class Allowance(float):
     left: Callable[[], float]
     watched: bool
 
-    def __new__(cls, left: Callable[[], float], *, watched: bool = False) -> Self:
+    def __new__(cls, left: Callable[[], float], *, watched: bool) -> Self:
         """The value of `left()` now; the steps call it again."""
         allowance = super().__new__(cls, max(0.0, left()))
         allowance.left, allowance.watched = left, watched
@@ -142,7 +142,7 @@ class _Stream(httpcore.NetworkStream):
         # A server may refuse a request before it has read all of it: what it says comes next.
         with suppress(httpcore.WriteError):
             self._send(timeout)
-        watched = isinstance(timeout, Allowance) and timeout.watched
+        watched = _is_watched(timeout)
         while (seconds := _seconds(timeout, httpcore.ReadTimeout)) is not None and watched:
             with suppress(httpcore.ReadTimeout):
                 return self._stream.read(max_bytes, min(seconds, _WATCH_SECONDS))
@@ -183,17 +183,18 @@ def _watched(
     late: type[Exception],
     unclaimed: Callable[[T], object] | None = None,
 ) -> T:
-    """Run a step that has its own timeout, and abandon it if another thread stops the call.
-
-    In the main thread, an interrupt ends the step itself and leaves no connection behind.
-    """
-    watched = isinstance(timeout, Allowance) and timeout.watched
-    if not watched or threading.current_thread() is threading.main_thread():
+    """Run a step that has its own timeout, and abandon it if another thread stops the call."""
+    # In the main thread, an interrupt ends the step itself and leaves no connection behind.
+    if not _is_watched(timeout) or is_main_thread():
         return step()
     try:
         return within(math.inf, step, unclaimed, stopped=lambda: _is_over(timeout))
     except TookTooLong:
         raise late("the time is up") from None
+
+
+def _is_watched(timeout: float | None) -> bool:
+    return isinstance(timeout, Allowance) and timeout.watched
 
 
 def _is_over(timeout: float | None) -> bool:
@@ -222,12 +223,9 @@ def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
         pass
     seconds = _seconds(timeout, httpcore.ConnectTimeout)
     lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    longest = math.inf if seconds is None else seconds
     try:
-        found = (
-            lookup()
-            if seconds is None
-            else within(seconds, lookup, stopped=lambda: _is_over(timeout))
-        )
+        found = within(longest, lookup, stopped=lambda: _is_over(timeout))
     except TookTooLong:
         raise httpcore.ConnectTimeout("no answer to the name lookup") from None
     except OSError as error:
@@ -236,11 +234,9 @@ def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
 
 
 class Connections:
-    """The connections of one HTTP transport; stands in for its pool.
+    """The connections of one HTTP transport; stands in for its `pool`, which opens them.
 
-    Args:
-        pool: opens connections, through a proxy if it is for one.
-        exchange: see `keep_time`.
+    `exchange` is as in `keep_time`.
     """
 
     def __init__(self, pool: httpcore.ConnectionPool, exchange: Exchange) -> None:

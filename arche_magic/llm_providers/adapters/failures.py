@@ -108,9 +108,8 @@ class Refusal:
 class Rule:
     """One row of the table: statuses, what happened in our words, and what helps.
 
-    All `patterns` must be found, in upper or lower case. Each is named for the text of the refusal
-    that it searches: its `message`, `message_and_label`, `status`, `param` or `body`, the names of
-    its `fields`, or its `subject` (the message, and "model" if it names the model).
+    All `patterns` must be found, in upper or lower case, each in the text of `Refusal.texts` that
+    it is named for. The `subject` is the message, and "model" if it names the model.
     """
 
     def __init__(
@@ -258,10 +257,7 @@ def by_word(words: Words, refusal: Refusal) -> ProviderFailure | None:
 
 
 def about_request(failure: ProviderFailure, request: Request) -> ProviderFailure:
-    """Return the failure with what it reveals about the request.
-
-    That is a capability that the model lacks, or else the field that the server's message names.
-    """
+    """Return the failure with the capability that the model lacks, or the field that it names."""
     words = failure.said
     if request.images and _NO_IMAGES.search(words):
         lacks, option = "images", "messages"
@@ -281,14 +277,12 @@ def about_request(failure: ProviderFailure, request: Request) -> ProviderFailure
 def with_observations(
     failure: ProviderFailure, in_headers: tuple[Observation, ...]
 ) -> ProviderFailure:
-    """Complete a refusal with its usage, and with limits that only its headers name.
-
-    If the body does not name the limit that was hit, it is the first one with nothing left.
-    """
+    """Complete a refusal with its usage, and with limits that only its headers name."""
     named = {observation.name for observation in failure.observations}
     seen = tuple(o for o in in_headers if o.name not in named)
     limit, usage = failure.limit, failure.usage
     if failure.remedy is Remedy.WAIT_FOR_LIMIT and limit is None:
+        # The one that was hit has nothing left.
         limit = next((o.name for o in seen if o.remaining == 0), None)
     if failure.remedy in (Remedy.RETRY_LATER, Remedy.CHANGE_PROMPT):
         # The provider may have counted the request, but it generated no tokens.
@@ -322,17 +316,18 @@ def transport_failure(error: BaseException, call: Call) -> ProviderFailure | Non
     for link in links:
         if isinstance(link, httpx.ConnectTimeout):
             seconds = min(call.timeouts.connect, call.timeouts.total)
-            return _unsent(f"{NO_CONNECTION} within {duration_in_words(seconds)}")
+            return unsent(f"{NO_CONNECTION} within {duration_in_words(seconds)}")
         if isinstance(link, httpx.TimeoutException):
             return ProviderFailure(call.lateness(), Remedy.RETRY_LATER)
         if isinstance(link, httpx.ProxyError):
             if re.match("5[0-9][0-9]", str(link)):
-                return _unsent(f"the proxy in {proxy} cannot connect to {host} ({link})")
-            return setup_failure(f"the proxy in {proxy} refused the connection ({link})")
+                return unsent(f"the proxy in {proxy} cannot connect to {host} ({link})")
+            problem = f"the proxy in {proxy} refused the connection ({link})"
+            return unsent(problem, Remedy.CHECK_SETUP)
         if isinstance(link, httpx.ConnectError):
             if proxy:
-                return setup_failure(f"no connection to the proxy in {proxy}")
-            return _unsent(NO_CONNECTION)
+                return unsent(f"no connection to the proxy in {proxy}", Remedy.CHECK_SETUP)
+            return unsent(NO_CONNECTION)
         if isinstance(link, Unreadable):
             return ProviderFailure(str(link), Remedy.RETRY_LATER)
         if isinstance(link, httpx.TransportError | httpx.StreamError):
@@ -346,31 +341,25 @@ _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 
 def _tls_failure(error: ssl.SSLError, host: str) -> ProviderFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code not in _UNKNOWN_ISSUER:
-            return setup_failure(f"the certificate of {host} is not valid ({error.verify_message})")
-        return setup_failure(
-            f"the certificate of {host} is not trusted ({error.verify_message}); "
-            f"{network.where_to_trust()}"
-        )
-    reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
+        problem = f"the certificate of {host} is not valid ({error.verify_message})"
+        if error.verify_code in _UNKNOWN_ISSUER:
+            problem = (
+                f"the certificate of {host} is not trusted ({error.verify_message}); "
+                f"{network.where_to_trust()}"
+            )
+        return unsent(problem, Remedy.CHECK_SETUP)
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return ProviderFailure(
-            f"{host} does not speak TLS; should its address begin with http://?",
-            Remedy.CHECK_ADDRESS,
-            sent=False,
-        )
-    return _unsent(f"the TLS connection to {host} failed ({reason})")
+        problem = f"{host} does not speak TLS; should its address begin with http://?"
+        return unsent(problem, Remedy.CHECK_ADDRESS)
+    reason = (error.reason or "").replace("_", " ").lower() or "no reason given"
+    return unsent(f"the TLS connection to {host} failed ({reason})")
 
 
-def setup_failure(problem: str) -> ProviderFailure:
-    """A failure because of this machine's settings, before anything was sent."""
-    return ProviderFailure(problem, Remedy.CHECK_SETUP, sent=False)
+def unsent(summary: str, remedy: Remedy = Remedy.RETRY_LATER) -> ProviderFailure:
+    """A failure before anything was sent."""
+    return ProviderFailure(summary, remedy, sent=False)
 
 
 def duration_in_words(seconds: float) -> str:
     """`2.5 s`."""
     return f"{round(seconds, 1) or seconds:g} s"
-
-
-def _unsent(message: str) -> ProviderFailure:
-    return ProviderFailure(message, Remedy.RETRY_LATER, sent=False)

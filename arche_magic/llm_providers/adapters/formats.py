@@ -60,7 +60,7 @@ class Formats:
 
     Each refusal makes the next request less strict by one step, so a model refuses a request at
     most twice, and once more for its system prompt. `refused_names` are models, each with a
-    parameter of ours that it refused. `stale_signatures` were refused, and are not sent again.
+    parameter of ours that it refused; `stale_signatures` are not sent again.
     """
 
     def __init__(self, provider: str) -> None:
@@ -74,10 +74,7 @@ class Formats:
     def refused(
         self, asked: Asked, status: int, message: str, label: str
     ) -> ProviderFailure | None:
-        """Learn from a refusal whose message names the format or the system prompt.
-
-        Returns None if it is about something else. `label` becomes part of the summary.
-        """
+        """Learn from a refusal whose message names the format or the system prompt; else None."""
         if status not in (400, 404, 422, 500, 501):
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):
@@ -94,14 +91,12 @@ class Formats:
         return self._plainer(asked, form, label, named=bool(_SCHEMA_NAME.search(message)))
 
     def suspected(self, asked: Asked, label: str) -> ProviderFailure | None:
-        """Become less strict after a refusal without a reason: the model may not support the
-        schema.
+        """Become less strict with one schema, after a refusal that may be about it.
 
-        Gemini answers INVALID_ARGUMENT without a reason to schemas that it cannot compile. This
-        applies to this schema only. If the plain prompt is refused too, the format was not the
-        reason.
+        Gemini answers INVALID_ARGUMENT without a reason to schemas that it cannot compile.
         """
         if asked.form is Format.PROMPT:
+            # The format was not the reason.
             self._plainest.pop((asked.model, asked.schema), None)
         return self._plainer(asked, Format.JSON, label, named=True)
 

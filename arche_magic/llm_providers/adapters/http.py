@@ -2,13 +2,20 @@
 
 All four SDKs accept an `httpx.Client`, so these are handled here for all of them (mistralai and
 google-genai do not wrap transport errors, and return no headers with a reply).
+
+The HTTP libraries and SDKs log status lines and headers as they arrive, and a server may put the
+key there. So keys are removed from what they log about our calls; log records of other calls, in a
+program that uses the same libraries, are not changed.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
+import traceback
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +23,8 @@ import httpcore
 import httpx
 
 from .. import network
-from ..provider_failure import AttemptFailed
+from ..provider_failure import AttemptFailed, Remedy
+from ..redaction import quotes, redacted
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,
@@ -31,9 +39,8 @@ from .bodies import (
     rewritten,
 )
 from .connections import IDLE_SECONDS, Allowance, keep_time
-from .failures import duration_in_words, setup_failure
+from .failures import duration_in_words, unsent
 from .formats import Asked
-from .logs import keys_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +48,9 @@ if TYPE_CHECKING:
     from ..types import Key, Timeouts
 
 T = TypeVar("T")
+_LIBRARIES = (
+    "httpx", "httpx2", "httpcore", "httpcore2", "openai", "groq", "mistralai", "google_genai",
+)  # fmt: skip
 _END = object()
 # A new connection to a provider takes longer.
 _END_SECONDS = 0.05
@@ -52,16 +62,38 @@ The real key replaces it in the headers when a request is sent. So no object, lo
 an SDK contains the key, and an SDK that asks another address cannot send it there.
 """
 
-
 _STAND_IN = STAND_IN.encode()
+# `keys` are those of this thread's calls in progress.
+_calls = threading.local()
+
+
+def _clean(record: logging.LogRecord) -> bool:
+    """Clean a log record that quotes a key. Returns True, because no record is dropped."""
+    for key in getattr(_calls, "keys", ()):
+        if record.exc_info and record.exc_info[0]:
+            text = "".join(traceback.format_exception(record.exc_info[1]))
+            if quotes(text, key.secret()):
+                record.msg = f"{record.getMessage()} ({record.exc_info[0].__name__})"
+                record.args, record.exc_info, record.exc_text = (), None, None
+        if quotes(text := record.getMessage(), key.secret()):
+            record.msg, record.args = redacted(text, key.secret()), ()
+    return True
+
+
+def clean_logs() -> None:
+    """Clean the logs of all libraries imported so far; call it again after importing an SDK."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _LIBRARIES:
+            logger.addFilter(_clean)
 
 
 class Call:
     """One call in progress: what has arrived, and how long the next step may take.
 
+    The key of `client` is kept out of the logs of this thread until the end of the `with`.
+
     Attributes:
         client: the HTTP client that makes the call.
-        key: the key, which is kept out of the logs of this thread until the end of the `with`.
         timeouts: `total` is what the call as a whole may take.
         stream: whether the answer is to come in events.
         status: HTTP status, or None before there is an answer.
@@ -71,10 +103,10 @@ class Call:
         interrupts: the context in which SDK code runs, so that no interrupt is lost.
     """
 
-    def __init__(self, client: HttpClient, key: Key, timeouts: Timeouts, stream: bool) -> None:
+    def __init__(self, client: HttpClient, timeouts: Timeouts, stream: bool) -> None:
         self.client, self.timeouts, self.stream = client, timeouts, stream
         # Streams of one thread may end in any order, even in another thread.
-        self._key, self._keys_in_use = key, keys_in_use()
+        self._keys_in_use: list[Key] = _calls.__dict__.setdefault("keys", [])
         self.sent = self._speaking = False
         self._ends = self._connect_by = self._next_by = math.inf
         # How the message about a timeout of the next step begins, and the seconds it had.
@@ -88,11 +120,11 @@ class Call:
         self.interrupts = KeptInterrupts()
 
     def __enter__(self) -> Self:
-        self._keys_in_use.append(self._key)
+        self._keys_in_use.append(self.client.key)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._keys_in_use.remove(self._key)
+        self._keys_in_use.remove(self.client.key)
         # If the answer was not read to its end, this drops the connection.
         if self._response is not None:
             self._response.close()
@@ -137,19 +169,18 @@ class Call:
         watched = self._stop is not None or is_main_thread()
         left = Allowance(lambda: self._left(self._next_by), watched=watched)
         connect = Allowance(lambda: self._left(self._connect_by), watched=watched)
-        return {"connect": connect, "read": left, "write": left, "pool": timeouts.total}
+        return {"connect": connect, "read": left, "write": left}
 
     def take(self, response: httpcore.Response) -> httpcore.Response:
         """Note the response; returns the part of it that the SDK gets.
 
-        That is the status, 200 for all of 2xx, and then the body up to a maximum size. The reason
-        phrase, the headers and the body of a refusal may quote the key or the prompt, and SDKs log
-        and quote them. The charset is removed too: JSON and events are UTF-8, and some codecs take
-        minutes.
+        That is the status, 200 for all of 2xx, and then the body up to a maximum size. The rest may
+        quote the key or the prompt, and SDKs log and quote it. The charset is removed too: JSON and
+        events are UTF-8, and some codecs take minutes.
         """
         self._response = response
         self.status = response.status
-        self.headers = _joined(response.headers)
+        self.headers = dict(httpx.Headers(response.headers).items())
         encoding = self.headers.get("content-encoding", "")
         most = MOST_OF_A_STREAM if self.stream else MOST_OF_A_REPLY
         if self.refused:
@@ -206,26 +237,21 @@ class HttpClient:
 
     It adds the key only to requests to the scheme, host and port of the base URL.
 
-    Args:
-        base_url: the address of the service.
-        key: the key that it expects.
-        keep: reduces a reply's JSON to the part that the SDK gets; None for all of it.
-
     Attributes:
+        key: the key that the service expects.
+        keep: reduces a reply's JSON to the part that the SDK gets; None for all of it.
         host: the host that requests go to.
         proxy: the variable or setting that names the proxy; "" without one.
     """
 
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
-        self._key, self._base_url = key, base_url
-        self.keep = keep
+        self.key, self.keep, self._base_url = key, keep, base_url
         self._current = threading.local()
-        self._client: httpx.Client | None = None
         self._origin: httpcore.Origin | None = None
         self.host = urlsplit(base_url).netloc
         self.proxy = ""
 
-    @property
+    @cached_property
     def client(self) -> httpx.Client:
         """The client, built when first asked for; one thread at a time may ask.
 
@@ -233,13 +259,8 @@ class HttpClient:
             AttemptFailed: a variable of this machine names a proxy or certificates that do not
                 work.
         """
-        if self._client is None:
-            self._client = self._built()
-        return self._client
-
-    def _built(self) -> httpx.Client:
         if problem := network.problem_of(self._base_url):
-            raise AttemptFailed(setup_failure(problem))
+            raise AttemptFailed(unsent(problem, Remedy.CHECK_SETUP))
         url = httpx.URL(self._base_url)
         self._origin = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"
@@ -265,13 +286,13 @@ class HttpClient:
         """A call whose HTTP request is the next one this thread sends; to be used with `with`."""
         # It stays the current call after it has ended: garbage collection can end an abandoned
         # stream at any moment, and must not affect a call that has begun since.
-        call = self._current.call = Call(self, self._key, timeouts, stream)
+        call = self._current.call = Call(self, timeouts, stream)
         return call
 
     def close(self) -> None:
         """Close every connection."""
-        if self._client is not None:
-            self._client.close()
+        if "client" in vars(self):
+            self.client.close()
 
     def send(
         self,
@@ -294,22 +315,12 @@ class HttpClient:
         # The time starts here, because the first call of an adapter also imports an SDK. Mistral's
         # SDK takes whole milliseconds and Google's a single figure, so all timeouts are set here.
         request.extensions = {**request.extensions, "timeout": call.send()}
-        stand_in, secret = request.headers, self._key.secret().encode()
+        stand_in, secret = request.headers, self.key.secret().encode()
         request.headers = [(name, value.replace(_STAND_IN, secret)) for name, value in stand_in]
         try:
             return call.take(send(request))
         finally:
             request.headers = stand_in
-
-
-def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers, names in lower case; several of one name are joined by commas, as httpx does."""
-    joined: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name = raw_name.decode("ascii", "replace").lower()
-        value = raw_value.decode("utf-8", "replace")
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
 
 
 class _NoCookies(httpx.Cookies):
@@ -319,4 +330,4 @@ class _NoCookies(httpx.Cookies):
         return False
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Store none."""
+        pass

@@ -55,8 +55,7 @@ class Part:
     """The part of a reply in one object of an SDK.
 
     `finish_reason` is a result of `finish_kind`; `reason` is the provider's own word for it.
-    `tool_calls` are whole calls, and `call_pieces` are those of a stream, see `whole_calls`;
-    `choices` are as in `Reply`.
+    `call_pieces` are those of `whole_calls`, and `choices` are as in `Reply`.
     """
 
     text: str = ""
@@ -70,7 +69,7 @@ class Part:
 
 
 def counted(input_tokens: Any, *output_tokens: Any) -> Usage | None:
-    """The provider's own count, or None if it gave no figures; -1 for what is not a count."""
+    """The provider's own count, with -1 for what is not a count; None if it gave no figures."""
     counted_input, *counts = map(as_count, (input_tokens, *output_tokens))
     counted_output = -1 if -1 in counts else sum(counts)
     return Usage(counted_input, counted_output) if counted_input or counted_output else None
@@ -80,26 +79,20 @@ def as_count(figure: Any) -> int:
     """A figure as a whole number: 0 for None, -1 for what is not a count."""
     if figure is None:
         return 0
-    if isinstance(figure, float) and figure.is_integer():
-        figure = int(figure)
-    is_count = isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
-    return int(figure) if is_count else -1
+    is_whole = isinstance(figure, int) or (isinstance(figure, float) and figure.is_integer())
+    return int(figure) if is_whole and not isinstance(figure, bool) and figure >= 0 else -1
 
 
 class Received:
     """The parts of one reply so far."""
 
     def __init__(self) -> None:
-        self._parts: list[Part] = []
+        self.parts: list[Part] = []
         # A stream may split a character that JSON writes as two surrogates between its events.
         self._characters = getincrementaldecoder("utf-16-le")("replace")
 
     def __bool__(self) -> bool:
-        return bool(self._parts)
-
-    def add(self, part: Part) -> None:
-        """Add the next part."""
-        self._parts.append(part)
+        return bool(self.parts)
 
     def whole(self, text: str) -> str:
         """The whole characters of a streamed text; a half one is kept until its rest arrives."""
@@ -112,40 +105,40 @@ class Received:
     @property
     def text(self) -> str:
         """All text so far."""
-        return whole_characters("".join(part.text for part in self._parts))
+        return whole_characters("".join(part.text for part in self.parts))
 
     @property
     def usage(self) -> Usage | None:
         """The provider's last count, or None."""
-        return next((part.usage for part in reversed(self._parts) if part.usage), None)
+        return next((part.usage for part in reversed(self.parts) if part.usage), None)
 
     @property
     def finish_reason(self) -> str | None:
         """How the reply ended, or None if no part says so."""
-        reasons = (part.finish_reason for part in reversed(self._parts))
+        reasons = (part.finish_reason for part in reversed(self.parts))
         return next(filter(None, reasons), None)
 
     @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools that it asks for, once everything has arrived."""
-        whole = [call for part in self._parts for call in part.tool_calls]
-        pieces = [piece for part in self._parts for piece in part.call_pieces]
+        whole = [call for part in self.parts for call in part.tool_calls]
+        pieces = [piece for part in self.parts for piece in part.call_pieces]
         return distinct_calls([*whole, *whole_calls(pieces)])
 
     @property
     def choices(self) -> tuple[Mapping[str, Any], ...]:
         """The provider's own choices, of a reply in one piece."""
-        return self._parts[-1].choices if self._parts else ()
+        return self.parts[-1].choices if self.parts else ()
 
     @property
     def is_whole(self) -> bool:
         """Whether the stream has stated its end and contains an answer."""
-        last = next((p for p in reversed(self._parts) if p.finish_reason or p.text), None)
+        last = next((p for p in reversed(self.parts) if p.finish_reason or p.text), None)
         return (
             last is not None
             and last.finish_reason in ("stop", "length", "tool_calls")
             and bool(self.tool_calls or without_reasoning(self.text).strip())
-            and not any(part.refusal for part in self._parts)
+            and not any(part.refusal for part in self.parts)
         )
 
     def checked_finish(self, request: Request, stream: bool) -> str:
@@ -155,7 +148,7 @@ class Received:
             AttemptFailed: what was received is not an answer.
         """
         finish_reason = self.finish_reason
-        reason = next((part.reason for part in reversed(self._parts) if part.reason), "")
+        reason = next((part.reason for part in reversed(self.parts) if part.reason), "")
         reason = "" if reason.casefold() == finish_reason else reason
         named = f" ({reason})" if is_code(reason) else ""
         words = "" if named else reason
@@ -163,7 +156,7 @@ class Received:
         def failed(summary: str, remedy: Remedy) -> AttemptFailed:
             return AttemptFailed(ProviderFailure(f"{summary}{named}", remedy, words))
 
-        if refusal := "".join(part.refusal for part in self._parts):
+        if refusal := "".join(part.refusal for part in self.parts):
             summary = "the model refused to answer"
             raise AttemptFailed(ProviderFailure(summary, Remedy.CHANGE_PROMPT, text=refusal))
         if finish_reason == "content_filter":
@@ -188,8 +181,7 @@ class Received:
         return "length" if finish_reason == "length" else "stop"
 
     def _all_reasoning(self, request: Request) -> str:
-        counted = self.usage.output_tokens if self.usage else 0
-        tokens = request.max_tokens or counted
+        tokens = request.max_tokens or (self.usage.output_tokens if self.usage else 0)
         # A figure that is not a count is -1.
         spent = f"all {tokens:,} tokens" if 0 < tokens <= MOST_UNITS else "all its tokens"
         return f"the model used {spent} for reasoning; raise --max-tokens (max_tokens in Python)"
@@ -221,27 +213,14 @@ class _Growing:
 
     def __init__(self) -> None:
         self.id = self.name = self.signature = ""
-        self._arguments: list[str] = []
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self._arguments)
-
-    def add(self, call_id: str, name: str, arguments: Any, signature: str) -> None:
-        self.id = self.id or call_id
-        self.name = self.name or name
-        self.signature = self.signature or signature
-        if arguments is not None:
-            # Mistral's reference also allows an object.
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            self._arguments.append(text)
+        self.arguments: list[str] = []
 
     def is_whole(self) -> bool:
         """Return whether it came in one piece, with arguments that are complete."""
-        if len(self._arguments) != 1:
+        if len(self.arguments) != 1:
             return False
         try:
-            json.loads(self.arguments)
+            json.loads(self.arguments[0])
         except (ValueError, RecursionError):
             return False
         return True
@@ -269,12 +248,17 @@ def whole_calls(deltas: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
             call = _Growing()
             calls.append(call)
         at[place] = call
-        call.add(call_id, name, function.get("arguments"), thought_signature(delta))
+        call.id, call.name = call.id or call_id, call.name or name
+        call.signature = call.signature or thought_signature(delta)
+        if (arguments := function.get("arguments")) is not None:
+            # Mistral's reference also allows an object.
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            call.arguments.append(text)
     return tuple(
         ToolCall(
             whole_characters(call.id) or new_call_id(),
             whole_characters(call.name),
-            whole_characters(call.arguments) or "{}",
+            whole_characters("".join(call.arguments)) or "{}",
             call.signature,
         )
         for call in calls
