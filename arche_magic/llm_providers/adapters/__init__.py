@@ -33,9 +33,9 @@ def build_adapter(
 ) -> Adapter:
     """Return the adapter of a wire: `groq`, `openai`, `mistral` or `google`.
 
-    The key is sent only to the scheme, host and port of the base URL. `periods` are the periods of
-    the headers for `requests` and `tokens` whose names state none. `token_limit` is the parameter
-    that limits a reply's tokens, if it is not the usual one of the wire.
+    The key is sent only to the scheme, host and port of the base URL. `periods` are those of
+    headers for `requests` and `tokens` whose names state none. `token_limit` is the parameter that
+    limits a reply's tokens, if it is not the usual one of the wire.
 
     Raises:
         ValueError: the wire is not one of these.

@@ -19,7 +19,7 @@ from ..request import Request
 from ..secrets import hiding_locals, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
-from .error_bodies import error_fields, event_status, field_text, is_page
+from .bodies import error_fields, event_status, field_text, is_page
 from .failures import (
     Refusal,
     Words,
@@ -43,9 +43,7 @@ _reported: set[tuple[str, str]] = set()
 
 
 class Adapter(ABC):
-    """Makes the calls of one key through one client of its provider's SDK.
-
-    Threads can share it. Its HTTP connections are reused.
+    """Makes the calls of one key through one client of its provider's SDK; threads can share it.
 
     Attributes:
         account: the account that the provider's last answer named (organization, project), or None.
@@ -76,7 +74,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _build(self) -> Any:
-        """Build the SDK's client on `self._http.client`, with retries off and `STAND_IN` as key."""
+        """Build the SDK's client on `self._http.open()`, with retries off and `STAND_IN` as key."""
 
     @abstractmethod
     def _send(
@@ -112,11 +110,10 @@ class Adapter(ABC):
     ) -> Iterator[Completion]:
         """Call the provider once; the call is sent when the first piece is requested.
 
-        Without streaming, this yields one Completion. With streaming, it yields one per piece of
-        text, and a last one without text that has `usage` (None if the provider gave no count) and
-        `finish_reason`. The first one has what the response headers say about limits. Closing the
-        iterator drops the connection immediately. `timeouts.total` limits the whole call, from the
-        moment it is sent; the other timeouts can end it earlier.
+        With streaming, this yields a Completion per piece of text. The last one has `usage` (None
+        if the provider gave no count) and `finish_reason`, and the first one what the response
+        headers say about limits. Closing the iterator drops the connection immediately.
+        `timeouts.total` limits the whole call, from the moment it is sent.
 
         Raises:
             AttemptFailed: for every failure.
@@ -162,7 +159,7 @@ class Adapter(ABC):
     def models(self, timeout: float) -> tuple[str, ...]:
         """The names of the models that the key may use; costs no quota.
 
-        `timeout` is in seconds, for the call as a whole.
+        `timeout` is in seconds.
 
         Raises:
             AttemptFailed: for every failure.

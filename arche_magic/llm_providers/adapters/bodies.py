@@ -1,4 +1,4 @@
-"""Reads the body of an answer: decompressed, limited in size, and as plain events.
+"""Reads the body of an answer: decompressed, limited in size, as plain events, or as an error.
 
 A few kilobytes can decompress to gigabytes, and an error page or a line can be endless. The SDKs
 read everything, so this module limits what they get.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,8 @@ MOST_OF_A_REPLY = 32_000_000
 """Maximum bytes of a reply in one piece, or of one event of a stream."""
 MOST_OF_A_STREAM = 256_000_000
 """Maximum bytes of a stream; a token takes about 300."""
+MOST_READ = 20_000
+"""Characters of the body of an error that are searched."""
 
 _PIECE = 65_536
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -51,24 +53,18 @@ def bounded(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
 def beginning(chunks: Iterable[bytes], most: int) -> bytes:
     """The first bytes that can be read."""
     kept = bytearray()
-    try:
+    with suppress(Unreadable):
         for chunk in chunks:
             kept += chunk
             if len(kept) >= most:
                 break
-    except Unreadable:
-        pass
     return bytes(kept[:most])
 
 
 def decompressed(
     chunks: Iterable[bytes], encoding: str, ended: Callable[[], None]
 ) -> Iterator[bytes]:
-    """The body without its `content-encoding`, in pieces of at most 64 kB; `ended` as in `events`.
-
-    Raises:
-        Unreadable: the encoding is not one that we accept, or the data is damaged.
-    """
+    """The body without its `content-encoding`, in small pieces; `ended` is as in `events`."""
     encodings = [name for part in encoding.split(",") if (name := part.strip().lower())]
     match [name for name in encodings if name != "identity"]:
         case []:
@@ -147,7 +143,8 @@ def events(
         name, _, value = line.partition(b":")
         if is_json or name == b"data":
             data.append((line if is_json else value).removeprefix(b" "))
-            size = _checked(size + len(line))
+            size += len(line)
+            _check_length(size)
         elif name and name not in _FIELDS and b"{" in line:
             raise Unreadable("the stream has JSON that is not an event")
 
@@ -162,7 +159,7 @@ def _lines(chunks: Iterable[bytes], heard: Callable[[], None]) -> Iterator[bytes
         after_return = text.endswith(b"\r")
         for part in text.splitlines(keepends=True):
             line += part
-            _checked(len(line))
+            _check_length(len(line))
             is_comment = is_comment and line.startswith((b":", b"\r", b"\n"))
             if part.endswith((b"\r", b"\n")):
                 found.append(_without_marks(line))
@@ -181,18 +178,13 @@ def _without_marks(line: bytearray) -> bytes:
     return bare
 
 
-def _checked(size: int) -> int:
+def _check_length(size: int) -> None:
     if size > MOST_OF_A_REPLY:
         raise Unreadable(f"an event is longer than {MOST_OF_A_REPLY / 1e6:g} MB")
-    return size
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value of a JSON text; a whole number of more than 400 digits is read as -1.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
-    """
+    """The value of a JSON text, with -1 for each whole number of more than 400 digits."""
     return json.loads(text, parse_int=_whole_number)
 
 
@@ -226,3 +218,113 @@ def rewritten(
         kept = json.dumps(keep(value) if keep else value, ensure_ascii=events)
         # Mistral's SDK refuses a reply with half a character; a stream sends the other half later.
         yield form % whole_characters(kept).encode()
+
+
+class ErrorInReply(Exception):
+    """The body of a response with status 200 describes an error; `body` is that description."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__("an error instead of a reply")
+        self.body = body
+
+
+def error_fields(body: Any) -> Mapping[str, Any]:
+    """Return the mapping that describes the error; {} if there is none.
+
+    Seen: `{"error": {…}}`, `[{"error": {…}}]` (Google's OpenAI-compatible endpoint), the bare
+    mapping, `{"errors": [{…}]}` (Cloudflare), `{"detail": "…"}`, `{"detail": […]}` and
+    `{"message": {"detail": […]}}` (Mistral), `{"detail": {…}}`, and plain text.
+    """
+    for _ in range(4):
+        if isinstance(body, str):
+            body = parse_body(body) if body[:1] in ("{", "[") else {}
+        if isinstance(body, list):
+            body = body[0] if body else {}
+        if not isinstance(body, dict):
+            return {}
+        wrapped = [body.get(name) for name in ("error", "data", "errors")]
+        if isinstance(body.get("detail"), dict):
+            wrapped.append(body["detail"])
+        inner = next((w for w in wrapped if w and isinstance(w, dict | list | str)), None)
+        if inner is None:
+            return body
+        if isinstance(inner, str) and inner[:1] not in ("{", "["):
+            return {**body, "message": body.get("message") or inner}
+        body = inner
+    return {}
+
+
+def field_text(fields: Mapping[str, Any], name: str) -> str:
+    """Return a text or a whole number as text, as codes are sent; "" for anything else."""
+    value = fields.get(name)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings in a list; none if it is not a list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def validation_problems(fields: Mapping[str, Any]) -> str:
+    """`temperature (Input should be less than …)` from the list that FastAPI's servers send."""
+    message = fields.get("message")
+    detail = message.get("detail") if isinstance(message, dict) else fields.get("detail")
+    steps = {
+        ".".join(str(step) for step in problem["loc"][1:]): problem.get("msg")
+        for problem in mappings(detail)
+        if isinstance(problem.get("loc"), list)
+    }
+    return "; ".join(f"{parameter} ({reason})" for parameter, reason in steps.items())
+
+
+def words_of(body: Any, fields: Mapping[str, Any]) -> str:
+    """Return the server's own words: its message, the title of a page, or the unchanged body."""
+    words = field_text(fields, "message") or field_text(fields, "detail")
+    words = words or validation_problems(fields)
+    if behind := field_text(mapping(fields.get("metadata")), "raw"):
+        # OpenRouter's own message is "Provider returned error" alone.
+        words = f"{words}: {behind}"
+    if words or not body:
+        return words
+    if not isinstance(body, str):
+        return json.dumps(body)[:MOST_READ]
+    if not is_page(body):
+        return body
+    title = re.search(r"<(title|h1)[^>]{0,100}>([^<]{1,200})", body[:MOST_READ], re.IGNORECASE)
+    return title[2].strip() if title else ""
+
+
+def event_status(fields: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status that fits an error sent with status 200; None if it does not say."""
+    for name in ("status_code", "raw_status_code", "code"):
+        if re.fullmatch("[45][0-9][0-9]", field_text(fields, name)):
+            return int(field_text(fields, name))
+    words = {field_text(fields, name) for name in ("code", "type", "status")}
+    if words & {"rate_limit_exceeded", "rate_limited", "RESOURCE_EXHAUSTED"}:
+        return 429
+    if words & {"server_error", "internal_server_error", "api_error", "INTERNAL", "UNAVAILABLE"}:
+        return 500
+    return 400 if field_text(fields, "type").startswith("invalid_request") else None
+
+
+def is_page(body: Any) -> bool:
+    """Return whether a body is HTML or XML, which no API sends."""
+    return isinstance(body, str) and body.lstrip()[:1] == "<"
+
+
+def is_code(word: str) -> bool:
+    """Return whether a server's word is a name for something, such as `rate_limit_exceeded`."""
+    return re.fullmatch(r"[\w.:/-]{1,64}", word, re.ASCII) is not None
+
+
+def label(status: int, fields: Mapping[str, Any]) -> str:
+    """`(429 rate_limit_exceeded)`; a code that is only a number is left to its status and type."""
+    names = (field_text(fields, name) for name in ("code", "status", "type"))
+    # Anything else may be a text that quotes the prompt.
+    word = next((name for name in names if is_code(name) and not name.isdigit()), "")
+    return f"({status} {word})" if word else f"({status})"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..request import Message, Request
+from ..tools import Tool
 from ..types import Usage
-from .error_bodies import ErrorInReply, field_text, mapping, mappings
+from .bodies import ErrorInReply, field_text, mapping, mappings
 from .formats import Format, response_format
 from .replies import Part, as_count, counted, finish_kind, whole_calls
 
@@ -16,11 +17,10 @@ from .replies import Part, as_count, counted, finish_kind, whole_calls
 # a turn without a signature (ai.google.dev/gemini-api/docs/thought-signatures, 2026). On the wire
 # it must read like this, and the SDK writes bytes in base64.
 FOREIGN_SIGNATURE = "skip_thought_signature_validator"
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def chat_messages(
-    request: Request, call_id: Callable[[str], str] = str, *, signed: bool = False
+    request: Request, call_id: Callable[[str], str], *, signed: bool = False
 ) -> list[dict[str, Any]]:
     """The messages of a request, in the format of chat completions.
 
@@ -44,19 +44,14 @@ def chat_messages(
                 }
                 for call in message.tool_calls
             ]
-            if signed:
-                _sign(turn["tool_calls"], message)
+        for number, call in enumerate(message.tool_calls if signed else ()):
+            # Gemini signs only the first of several calls that it makes together.
+            if signature := call.signature or ("" if number else FOREIGN_SIGNATURE):
+                sent = {"google": {"thought_signature": signature}}
+                turn["tool_calls"][number]["extra_content"] = sent
         return turn
 
     return [turn(message) for message in request.messages]
-
-
-def _sign(calls: list[dict[str, Any]], message: Message) -> None:
-    """Add the signatures of the calls, where Google's service on OpenAI's wire has them."""
-    for number, (call, sent) in enumerate(zip(message.tool_calls, calls, strict=True)):
-        # Gemini signs only the first of several calls that it makes together.
-        if signature := call.signature or ("" if number else FOREIGN_SIGNATURE):
-            sent["extra_content"] = {"google": {"thought_signature": signature}}
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
@@ -76,51 +71,38 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 def chat_parameters(
     request: Request, form: Format | None, schema_field: str, others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The parameters of a call that are set; `others` are parameters that services name
-    differently.
+    """The parameters of a call that are set; `others` are those that services name differently.
 
     `schema_field` is what the SDK calls the schema in `response_format`.
     """
+    choice: Any = request.tool_choice or None
+    if any(tool.name == choice for tool in request.tools):
+        choice = {"type": "function", "function": {"name": choice}}
     parameters = {
         **others,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stop": list(request.stop) or None,
         "response_format": response_format(request, form, schema_field),
-        "tools": _tool_definitions(request),
-        "tool_choice": _chosen_tool(request),
+        "tools": [_tool_definition(tool) for tool in request.tools] or None,
+        "tool_choice": choice,
         "parallel_tool_calls": request.parallel_tool_calls,
     }
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _tool_definitions(request: Request) -> list[dict[str, Any]] | None:
-    tools = []
-    for tool in request.tools:
-        function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema}
-        if tool.description:
-            function["description"] = tool.description
-        if tool.strict is not None:
-            function["strict"] = tool.strict
-        tools.append({"type": "function", "function": function})
-    return tools or None
-
-
-def _chosen_tool(request: Request) -> str | dict[str, Any] | None:
-    choice = request.tool_choice
-    if any(tool.name == choice for tool in request.tools):
-        return {"type": "function", "function": {"name": choice}}
-    return choice or None
+def _tool_definition(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
 
 
 def short_id(call_id: str, length: int) -> str:
     """Return an id of `length` letters and digits; equal ids give equal results."""
-    number = int.from_bytes(hashlib.sha256(call_id.encode("utf-8", "replace")).digest(), "big")
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_DIGITS))
-        digits.append(_DIGITS[digit])
-    return "".join(digits)
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:length]
 
 
 def chat_part(item: Any) -> Part | None:

@@ -17,7 +17,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import httpcore
@@ -42,6 +44,7 @@ IDLE_SECONDS = 5.0
 _BYTES_PER_WRITE = 65_536
 # How often a reader checks whether another thread has stopped its call.
 _WATCH_SECONDS = 0.1
+_CLOSE = methodcaller("close")
 
 
 def _most_idle() -> int:
@@ -62,32 +65,27 @@ _idle: dict[httpcore.ConnectionInterface, tuple[dict[Any, None], float]] = {}
 _idle_lock = new_lock()
 
 
-class Allowance(float):
-    """A timeout that is computed again before each step.
-
-    httpx and httpcore pass it on as a number of seconds.
+@dataclass(frozen=True)
+class Allowance:
+    """In place of a timeout in seconds, which httpcore only passes on to the steps of a call.
 
     Attributes:
         left: returns the seconds that are left.
-        watched: whether another thread may end it at any moment, so that it is also checked while a
-            step waits.
+        watched: whether it may end at any moment, so that it is also checked while a step waits.
     """
 
     left: Callable[[], float]
     watched: bool
 
-    def __new__(cls, left: Callable[[], float], *, watched: bool) -> Self:
-        """The value of `left()` now; the steps call it again."""
-        allowance = super().__new__(cls, max(0.0, left()))
-        allowance.left, allowance.watched = left, watched
-        return allowance
+
+Timeout = float | Allowance | None
 
 
 def keep_time(client: httpx.Client, exchange: Exchange) -> None:
     """Make every connection of a client keep to the allowances of its calls.
 
-    `exchange` is called with each request and a function that sends it; it returns the response
-    that httpx gets.
+    `exchange` is called with each request and a function that sends it, and returns what httpx
+    gets.
     """
     backend = _Network()
     transports: list[Any] = [client._transport, *client._mounts.values()]
@@ -105,7 +103,7 @@ class _Network(httpcore.SyncBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: Timeout = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
@@ -120,7 +118,7 @@ class _Network(httpcore.SyncBackend):
                 super().connect_tcp, address, port, share, local_address, socket_options
             )
             try:
-                connection = _watched(connect, timeout, httpcore.ConnectTimeout, _close)
+                connection = _watched(connect, timeout, httpcore.ConnectTimeout, _CLOSE)
                 return _Stream(connection)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
@@ -130,15 +128,14 @@ class _Network(httpcore.SyncBackend):
 class _Stream(httpcore.NetworkStream):
     """A connection whose steps keep to the remaining time.
 
-    httpcore writes the head and the body of a request one after the other. They are sent together
-    here, which saves the client a system call and the server a wake-up.
+    It sends the head and the body of a request together, which httpcore writes one after the other.
     """
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
         self._unsent = bytearray()
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         # A server may refuse a request before it has read all of it: what it says comes next.
         with suppress(httpcore.WriteError):
             self._send(timeout)
@@ -148,12 +145,12 @@ class _Stream(httpcore.NetworkStream):
                 return self._stream.read(max_bytes, min(seconds, _WATCH_SECONDS))
         return self._stream.read(max_bytes, seconds)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, timeout: Timeout = None) -> None:
         self._unsent += buffer
         if len(self._unsent) > _BYTES_PER_WRITE:
             self._send(timeout)
 
-    def _send(self, timeout: float | None) -> None:
+    def _send(self, timeout: Timeout) -> None:
         unsent, self._unsent = bytes(self._unsent), bytearray()
         for start in range(0, len(unsent), _BYTES_PER_WRITE):
             part = unsent[start : start + _BYTES_PER_WRITE]
@@ -167,11 +164,11 @@ class _Stream(httpcore.NetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> httpcore.NetworkStream:
         seconds = _seconds(timeout, httpcore.ConnectTimeout)
         start = partial(self._stream.start_tls, ssl_context, server_hostname, seconds)
-        return _Stream(_watched(start, timeout, httpcore.ConnectTimeout, _close))
+        return _Stream(_watched(start, timeout, httpcore.ConnectTimeout, _CLOSE))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -179,7 +176,7 @@ class _Stream(httpcore.NetworkStream):
 
 def _watched(
     step: Callable[[], T],
-    timeout: float | None,
+    timeout: Timeout,
     late: type[Exception],
     unclaimed: Callable[[T], object] | None = None,
 ) -> T:
@@ -193,19 +190,15 @@ def _watched(
         raise late("the time is up") from None
 
 
-def _is_watched(timeout: float | None) -> bool:
+def _is_watched(timeout: Timeout) -> bool:
     return isinstance(timeout, Allowance) and timeout.watched
 
 
-def _is_over(timeout: float | None) -> bool:
+def _is_over(timeout: Timeout) -> bool:
     return isinstance(timeout, Allowance) and timeout.left() <= 0
 
 
-def _close(stream: httpcore.NetworkStream) -> None:
-    stream.close()
-
-
-def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
+def _seconds(timeout: Timeout, late: type[Exception]) -> float | None:
     """The seconds that are left of a timeout; raises `late` if there are none."""
     if not isinstance(timeout, Allowance):
         return timeout
@@ -215,7 +208,7 @@ def _seconds(timeout: float | None, late: type[Exception]) -> float | None:
     return left
 
 
-def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
+def _addresses(host: str, port: int, timeout: Timeout) -> list[str]:
     """The addresses of a host. A lookup takes no timeout, and may hang for minutes."""
     try:
         return [str(ipaddress.ip_address(host))]

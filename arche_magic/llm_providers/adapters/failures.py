@@ -15,8 +15,7 @@ from .. import network
 from ..provider_failure import NO_CONNECTION, ProviderFailure, Remedy
 from ..request import Request
 from ..types import Observation, Usage
-from .bodies import Unreadable
-from .error_bodies import MOST_READ, field_text, label, words_of
+from .bodies import MOST_READ, Unreadable, field_text, label, words_of
 from .limits import retry_delay, served_at, stated_delay
 
 if TYPE_CHECKING:
@@ -231,16 +230,12 @@ RULES = (
 )  # fmt: skip
 
 
-def by_status(refusal: Refusal) -> ProviderFailure:
-    """Return what a refusal means by the table; temporary trouble if no rule fits."""
-    known = by_rule(RULES, refusal)
-    return known or refusal.failure("an unexpected response", Remedy.RETRY_LATER, unknown=True)
-
-
-def by_rule(rules: Iterable[Rule], refusal: Refusal) -> ProviderFailure | None:
-    """Return what a refusal means by the first rule that fits; None if no rule fits."""
-    rule = next((rule for rule in rules if rule.fits(refusal)), None)
-    return refusal.failure(rule.summary, rule.remedy) if rule else None
+def by_rule(refusal: Refusal, rules: Iterable[Rule] = ()) -> ProviderFailure:
+    """Return what a refusal means by these rules or the table; temporary trouble if none fits."""
+    for rule in (*rules, *RULES):
+        if rule.fits(refusal):
+            return refusal.failure(rule.summary, rule.remedy)
+    return refusal.failure("an unexpected response", Remedy.RETRY_LATER, unknown=True)
 
 
 def words(*rows: tuple[str, str, Remedy]) -> Words:

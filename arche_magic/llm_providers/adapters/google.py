@@ -13,8 +13,8 @@ from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
 from ..types import Metric, Observation, Period, Usage
 from .adapter import Adapter
-from .error_bodies import ErrorInReply, field_text, is_code, mapping, mappings
-from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule, by_status
+from .bodies import ErrorInReply, field_text, is_code, mapping, mappings
+from .failures import FORBIDDEN_PLACE, Refusal, Rule, Words, by_rule
 from .formats import Format, system_prompt
 from .google_parts import calls_in, contents_of, first_call_only, tool_config, translated
 from .http import STAND_IN, Call
@@ -80,7 +80,7 @@ class GoogleAdapter(Adapter):
         options = types.HttpOptions(
             base_url=self._base_url,
             api_version=API_VERSION,
-            httpx_client=self._http.client,
+            httpx_client=self._http.open(),
             async_client_args=unused,
         )
         # Otherwise, the environment could select another service of Google.
@@ -163,7 +163,7 @@ def classify(refusal: Refusal) -> ProviderFailure:
             return ProviderFailure(f"{summary} ({refusal.status} {reason})", remedy, refusal.words)
     if refusal.status == 429:
         return _limited(refusal)
-    return by_rule(_RULES, refusal) or by_status(refusal)
+    return by_rule(refusal, _RULES)
 
 
 def _response_format(request: Request, form: Format | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from ..request import Request
 from ..text.characters import whole_characters
 from ..tools import ToolCall
+from .bodies import field_text, mapping
 from .chat import FOREIGN_SIGNATURE
-from .error_bodies import field_text, mapping
 from .replies import Part, new_call_id
 
 # Models before Gemini 3 need no signature.
@@ -110,16 +110,11 @@ def calls_in(parts: Iterable[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
             field_text(call, "id") or new_call_id(),
             whole_characters(field_text(call, "name")),
             whole_characters(json.dumps(mapping(call.get("args")), ensure_ascii=False)),
-            _signature(part),
+            signature if _bytes(signature := field_text(part, "thoughtSignature")) else "",
         )
         for part in parts
         if field_text(call := mapping(part.get("functionCall")), "name")
     )
-
-
-def _signature(part: Mapping[str, Any]) -> str:
-    signature = field_text(part, "thoughtSignature")
-    return signature if _bytes(signature) else ""
 
 
 def first_call_only(parts: Iterable[Part | None]) -> Iterator[Part | None]:

@@ -15,7 +15,6 @@ import math
 import threading
 import time
 import traceback
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -38,7 +37,7 @@ from .bodies import (
     parse_body,
     rewritten,
 )
-from .connections import IDLE_SECONDS, Allowance, keep_time
+from .connections import IDLE_SECONDS, Allowance, Send, keep_time
 from .failures import duration_in_words, unsent
 from .formats import Asked
 
@@ -159,8 +158,8 @@ class Call:
         """Whether its headers say that it is a web page."""
         return self.headers.get("content-type", "").startswith("text/html")
 
-    def send(self) -> Mapping[str, float]:
-        """Start the timeouts; returns them in the form that httpx expects."""
+    def send(self) -> Mapping[str, Allowance]:
+        """Start the timeouts, and return them by their names in httpcore."""
         self.sent = True
         now, timeouts = time.monotonic(), self.timeouts
         self._ends = now + timeouts.total
@@ -247,13 +246,13 @@ class HttpClient:
     def __init__(self, base_url: str, key: Key, keep: Callable[[Any], Any] | None = None) -> None:
         self.key, self.keep, self._base_url = key, keep, base_url
         self._current = threading.local()
+        self._client: httpx.Client | None = None
         self._origin: httpcore.Origin | None = None
         self.host = urlsplit(base_url).netloc
         self.proxy = ""
 
-    @cached_property
-    def client(self) -> httpx.Client:
-        """The client, built when first asked for; one thread at a time may ask.
+    def open(self) -> httpx.Client:
+        """Return the client that an SDK uses.
 
         Raises:
             AttemptFailed: a variable of this machine names a proxy or certificates that do not
@@ -267,7 +266,7 @@ class HttpClient:
         ).origin
         is_secure = self._base_url.lower().startswith("https:")
         proxy = network.proxy_of(self._base_url)
-        client = httpx.Client(
+        client = self._client = httpx.Client(
             # A redirect could carry the key to another host.
             follow_redirects=False,
             trust_env=False,
@@ -291,14 +290,10 @@ class HttpClient:
 
     def close(self) -> None:
         """Close every connection."""
-        if "client" in vars(self):
-            self.client.close()
+        if self._client is not None:
+            self._client.close()
 
-    def send(
-        self,
-        request: httpcore.Request,
-        send: Callable[[httpcore.Request], httpcore.Response],
-    ) -> httpcore.Response:
+    def send(self, request: httpcore.Request, send: Send) -> httpcore.Response:
         """Send the request of this thread's call with the key; returns what the SDK gets.
 
         Called below httpx and the SDK, so that they see no key and can log nothing of an answer.

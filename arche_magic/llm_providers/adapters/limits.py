@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ..types import PERIOD_SECONDS, Metric, Observation, Period
+from .bodies import MOST_READ
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,6 @@ _PERIODS: Mapping[str, Period] = {
 }  # fmt: skip
 
 # A delay that a service states only in the text of its refusal.
-_MOST_READ = 20_000
 _ANNOUNCES = (
     r"(?:\b(?:re-?try(?:ing|[-_ ]?after)?|try(?: \w+)? again|wait|resets?|available(?: again)?"
     r"|allowed)\b|cool-?down)"
@@ -88,9 +88,8 @@ _MOMENT = re.compile(
 def parse_duration(text: str, now: float | None = None) -> float | None:
     """Return seconds from a delay as providers write it, or None if it is not one.
 
-    Reads seconds (`7`, `7.66`), Go durations (`2m59.56s`, `26ms`, also with a trailing dot), and,
-    when `now` (epoch seconds) is given, HTTP dates and epoch times in seconds or milliseconds,
-    which count from `now` and are never below zero.
+    Reads seconds (`7.66`), Go durations (`2m59.56s`, `26ms`), and, when `now` (epoch seconds) is
+    given, HTTP dates and epoch times in seconds or milliseconds, which count from `now`.
     """
     text = text.strip().removesuffix(".")
     seconds: float | None = None
@@ -138,10 +137,10 @@ def header_observations(
 ) -> tuple[Observation, ...]:
     """Return what the `x-ratelimit-*` headers say, absurd figures left out.
 
-    A header without a period in its name counts over `defaults["requests"]` or
-    `defaults["tokens"]` (Groq: day and minute). Where that has no entry, the period is inferred
-    from a bucket's rule, reset = used / limit × period (15,533 of 15,540 recorded OpenAI replies
-    fit); tokens fall back to the minute, and requests whose period cannot be told are left out.
+    `defaults` are the periods of `requests` and `tokens` in headers whose names state none. Without
+    them, the period is inferred from a bucket's rule, reset = used / limit × period (15,533 of
+    15,540 recorded OpenAI replies fit). If it does not fit, tokens count by the minute, and
+    requests are left out.
     """
     found: dict[tuple[Metric, Period | None], dict[str, str]] = {}
     for written, value in headers.items():
@@ -150,15 +149,12 @@ def header_observations(
             continue
         if by_size := _HEADER_BY_SIZE.fullmatch(name):
             found.setdefault(("tokens", _PERIODS[by_size[2]]), {})[by_size[1]] = value
-        match = _HEADER.fullmatch(name)
-        if match is None:
-            continue
-        figure, dimension, count, unit = match.groups()
-        period = _named_period(int(count or 1), unit) if unit else None
-        if unit and period is None:
-            continue
-        metric: Metric = "tokens" if dimension == "tokens" else "requests"
-        found.setdefault((metric, period), {})[figure] = value
+        if match := _HEADER.fullmatch(name):
+            figure, dimension, count, unit = match.groups()
+            period = _named_period(int(count or 1), unit) if unit else None
+            if period or not unit:
+                metric: Metric = "tokens" if dimension == "tokens" else "requests"
+                found.setdefault((metric, period), {})[figure] = value
     if (by_minute := found.get(("tokens", "minute"))) and _RESET_BY_SIZE in headers:
         by_minute.setdefault("reset", headers[_RESET_BY_SIZE])
     observations = []
@@ -186,8 +182,8 @@ def header_observations(
 class LimitSentence:
     """The figures in a message such as "on tokens per minute (TPM): Limit 6000, Used 5447, …".
 
-    `name` is None for a dimension that the ledger does not count (audio seconds, images). `wait` is
-    in seconds. `inferred` says that the period in `name` was worked out from the wait.
+    `name` is None for what the ledger does not count (audio seconds, images). `wait` is in seconds.
+    `inferred` says that the period in `name` was worked out from the wait.
     """
 
     name: str | None
@@ -207,7 +203,10 @@ class LimitSentence:
         """The sentence as an observation, if it counts something that we count."""
         if self.name is None:
             return ()
-        remaining = None if self.used is None else max(0.0, self.limit - self.used)
+        remaining = excess = None
+        if self.used is not None:
+            remaining = max(0.0, self.limit - self.used)
+            excess = None if self.requested is None else self.used + self.requested - self.limit
         return (
             Observation(
                 self.name,
@@ -215,17 +214,10 @@ class LimitSentence:
                 remaining,
                 evidence="error",
                 opens_in=None if self.never_fits else self.wait,
-                excess=self.excess,
+                excess=excess,
                 inferred=self.inferred,
             ),
         )
-
-    @property
-    def excess(self) -> float | None:
-        """By how many units the request exceeded the limit; None if the message does not say."""
-        if self.used is None or self.requested is None:
-            return None
-        return self.used + self.requested - self.limit
 
     @property
     def figures(self) -> str:
@@ -233,16 +225,13 @@ class LimitSentence:
         known = (("limit", self.limit), ("used", self.used), ("requested", self.requested))
         return ", ".join(f"{name} {value:,.0f}" for name, value in known if value is not None)
 
-    def __str__(self) -> str:
-        return f"{(self.name or 'a limit').replace('_', ' ')} used up ({self.figures})"
-
 
 def read_sentence(text: str) -> LimitSentence | None:
     """Return the figures in a Groq or OpenAI limit message, or None.
 
-    A label can be wrong: "tokens per min … try again in 14h29m" was seen. No window makes a request
-    wait longer than its own period, so a longer wait replaces the label. The period is then
-    inferred as if the limit were a bucket, which waits (used + requested - limit) / limit × period.
+    A label can be wrong: "tokens per min … try again in 14h29m" was seen. A wait that is longer
+    than the period replaces the label. The period is then inferred as if the limit were a bucket,
+    which waits (used + requested - limit) / limit × period.
     """
     match = _SENTENCE.search(text)
     if match is None:
@@ -269,14 +258,10 @@ def read_sentence(text: str) -> LimitSentence | None:
 def stated_delay(text: str, now: float) -> float | None:
     """Return the seconds to wait of a sentence such as "Please retry in 41.9s"; None without one.
 
-    Other forms: "try again in 1 minute", "retry after 27 seconds", "wait 2h30m", "retry_after: 5",
-    "resets at 2026-11-29T12:00:00Z" (UTC if it has no zone).
-
-    Args:
-        text: what a service says of its refusal.
-        now: epoch seconds.
+    Other forms: "retry after 27 seconds", "wait 2h30m", "retry_after: 5", "resets at
+    2026-11-29T12:00:00Z" (UTC if it has no zone). `now` is in epoch seconds.
     """
-    text = text[:_MOST_READ]
+    text = text[:MOST_READ]
     seconds: float | None = None
     if found := _AFTER.search(text) or _BEFORE.search(text):
         seconds = sum(_seconds_of(*amount) for amount in _STATED.findall(found["span"]))
@@ -310,18 +295,15 @@ def _nearest(seconds: float) -> Period:
 def _inferred(
     limit: float | None, remaining: float | None, resets_in: float | None
 ) -> Period | None:
-    """Return the period of a bucket from its reset time, or None where the figures do not tell.
-
-    What remains is rounded down to whole units, so a minute may look up to twice as long or short.
-    A minute is common and harmless to assume. Any other period would slow requests down a lot if it
-    were wrong, so it must fit closely.
-    """
+    """Return the period of a bucket from its reset time, or None where the figures do not tell."""
     if not limit or remaining is None or resets_in is None or remaining >= limit:
         return None
     used = limit - remaining
     # "0s" means less than a millisecond. A limit per day never resets that soon.
     nearest = _nearest(resets_in * limit / used or PERIOD_SECONDS["minute"])
     refill = used / limit * PERIOD_SECONDS[nearest]
+    # What remains is rounded down to whole units, so a minute may look up to twice as long. Any
+    # other period would slow requests down a lot if it were wrong, so it must fit closely.
     low, high = (0.45, 2.2) if nearest == "minute" else (0.88, 1.02)
     fits = low * refill - 0.001 <= resets_in <= high * refill + 0.001
     return nearest if fits else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,12 @@ from ..request import Request
 from ..types import Usage
 from ..wire_fields import MISTRAL_FIELDS
 from .adapter import Adapter
+from .bodies import field_text, mapping, mappings, validation_problems
 from .chat import chat_messages, chat_parameters, chat_part, short_id
-from .error_bodies import field_text, mapping, mappings, validation_problems
-from .failures import Refusal, by_status, words
+from .failures import Refusal, by_rule, words
 from .formats import Format
 from .http import STAND_IN
-from .replies import Part, as_count, counted, vectors_in_order
+from .replies import Part, vectors_of
 
 # Codes are strings in recordings, and numbers in some reports.
 _WORDS = words(
@@ -42,19 +42,22 @@ class MistralAdapter(Adapter):
 
     @staticmethod
     def _keep(answer: Any) -> Any:
-        # The SDK refuses an answer if any field has another type, even one that we do not read.
+        # The SDK refuses an answer if any field has another type, even one that we do not read. So
+        # it gets replies and vectors as the text of one field.
         choices = mappings(mapping(answer).get("choices"))
-        if not any("message" in choice for choice in choices):
-            entries = mappings(mapping(answer).get("data"))
-            if entries and "embedding" in entries[0]:
-                return _kept_vectors(answer, entries)
-            # Events are read without the SDK's classes.
-            return _kept_names(entries) if entries and not choices else answer
-        # The SDK gets the reply as the text of one field.
-        return {
-            "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "", "choices": [],
-            "usage": {},
-        }  # fmt: skip
+        entries = mappings(mapping(answer).get("data"))
+        if any("message" in one or "embedding" in one for one in (*choices, *entries)):
+            return {
+                "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "",
+                "choices": [], "data": [], "usage": {},
+            }  # fmt: skip
+        if entries and not choices:
+            names = filter(None, (field_text(entry, "id") for entry in entries))
+            # The SDK returns only models of this type.
+            cards = [{"type": "base", "id": name, "capabilities": {}} for name in names]
+            return {"object": "list", "data": cards}
+        # Events are read without the SDK's classes.
+        return answer
 
     def _build(self) -> Any:
         from mistralai.client import Mistral
@@ -65,7 +68,7 @@ class MistralAdapter(Adapter):
         sdk = Mistral(
             api_key=STAND_IN,
             server_url=self._base_url,
-            client=self._http.client,  # type: ignore[arg-type]  # httpx2 in its annotation
+            client=self._http.open(),  # type: ignore[arg-type]  # httpx2 in its annotation
             # Unused; the default client would read the machine's certificates and proxies.
             async_client=httpx.AsyncClient(transport=httpx.AsyncBaseTransport()),  # type: ignore[arg-type]
             debug_logger=NoOpLogger(),
@@ -103,8 +106,7 @@ class MistralAdapter(Adapter):
     def _embed(self, sdk: Any, request: Request, model: str) -> tuple[Sequence[Any], Usage | None]:
         given = {} if request.dimensions is None else {"output_dimension": request.dimensions}
         answer = sdk.embeddings.create(model=model, inputs=list(request.inputs), **given)
-        values = vectors_in_order([entry.model_dump() for entry in answer.data])
-        return values, counted(answer.usage.prompt_tokens, 0)
+        return vectors_of(json.loads(answer.id))
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         if refusal.status == 429 and any(o.amount == 0 for o in self._observe(refusal.call)):
@@ -116,20 +118,7 @@ class MistralAdapter(Adapter):
                 said=problems,
                 names_option="response_format" not in problems,
             )
-        return by_status(refusal)
-
-
-def _kept_vectors(answer: Mapping[str, Any], data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    entries = [{"embedding": e.get("embedding"), "index": e.get("index")} for e in data]
-    usage = {"prompt_tokens": as_count(mapping(answer.get("usage")).get("prompt_tokens"))}
-    return {"id": "", "object": "list", "model": "", "data": entries, "usage": usage}
-
-
-def _kept_names(data: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [name for entry in data if (name := field_text(entry, "id"))]
-    # The SDK returns only models of this type.
-    cards = [{"type": "base", "id": name, "capabilities": {}} for name in names]
-    return {"object": "list", "data": cards}
+        return by_rule(refusal)
 
 
 def _call_id(call_id: str) -> str:
@@ -145,8 +134,7 @@ def _in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with a turn of the assistant between a tool's result and the user.
 
     Mistral refuses one directly after the other ("Unexpected role 'user' after role 'tool'",
-    github.com/mistralai/client-ts/issues/106), and turns of the assistant without content or calls;
-    the other providers do not.
+    github.com/mistralai/client-ts/issues/106), and turns of the assistant without content or calls.
     """
     ordered: list[dict[str, Any]] = []
     for message in messages:
@@ -162,7 +150,7 @@ def _mark_beginning(messages: list[dict[str, Any]]) -> str:
     """Mark a last message of the assistant as the beginning of the reply, and return its text.
 
     Mistral refuses it without the mark ("Expected last role User or Tool (or Assistant with prefix
-    True)", github.com/huggingface/smolagents/issues/757). The other providers have no mark.
+    True)", github.com/huggingface/smolagents/issues/757).
     """
     last = messages[-1]
     if last["role"] != "assistant" or not last["content"]:

@@ -13,18 +13,13 @@ from ..request import Request
 from ..types import TOKEN_LIMIT_NAMES, Usage
 from . import google
 from .adapter import Adapter
+from .bodies import ErrorInReply, field_text, mapping, mappings
 from .chat import chat_messages, chat_parameters, chat_part, short_id
-from .error_bodies import ErrorInReply, field_text, mapping, mappings
-from .failures import FORBIDDEN_PLACE, Refusal, by_status, words
+from .failures import FORBIDDEN_PLACE, Refusal, by_rule, words
 from .formats import Format
 from .http import STAND_IN, Call
-from .limits import (
-    LimitSentence,
-    parse_duration,
-    read_sentence,
-    served_at,
-)
-from .replies import Part, counted, vectors_in_order
+from .limits import LimitSentence, parse_duration, read_sentence, served_at
+from .replies import Part, vectors_of
 
 # Words that come as `code` or as `type`, as OpenAI and Groq document or send them (2025 and 2026),
 # and some of compatible services, in lower case: llama.cpp's server, GitHub Models, Hugging Face,
@@ -92,11 +87,6 @@ class OpenAIAdapter(Adapter):
     # Without it OpenAI streams carry no usage.
     _stream_options: Mapping[str, Any] | None = {"include_usage": True}
 
-    @property
-    def _is_google(self) -> bool:
-        """Whether it is Google's own service for OpenAI's clients."""
-        return "://generativelanguage.googleapis.com/" in self._base_url
-
     def _build(self) -> Any:
         from openai import OpenAI, Stream
 
@@ -114,7 +104,7 @@ class OpenAIAdapter(Adapter):
             api_key=STAND_IN,
             base_url=self._base_url,
             max_retries=0,
-            http_client=self._http.client,
+            http_client=self._http.open(),
         )
 
     def _send(
@@ -147,8 +137,7 @@ class OpenAIAdapter(Adapter):
         )
         if not answer.get("data"):
             raise ErrorInReply(answer)
-        usage = mapping(answer.get("usage"))
-        return vectors_in_order(answer["data"]), counted(usage.get("prompt_tokens"), 0)
+        return vectors_of(answer)
 
     def _parameters(
         self, request: Request, model: str, stream: bool, form: Format | None
@@ -158,11 +147,13 @@ class OpenAIAdapter(Adapter):
         token_limit = other if (model, usual) in refused else usual
         takes_options = (model, "stream_options") not in refused
         extra = dict(request.extra)
+        # Google's own service for OpenAI's clients.
+        is_google = "://generativelanguage.googleapis.com/" in self._base_url
         # The other values only matter for streams, and the engine needs the usage.
         options = {**(extra.pop("stream_options", None) or {}), **(self._stream_options or {})}
         others = {
             "model": model,
-            "messages": chat_messages(request, _call_id, signed=self._is_google),
+            "messages": chat_messages(request, _call_id, signed=is_google),
             token_limit: request.max_tokens,
             "seed": request.seed,
             "stream": stream or None,
@@ -180,7 +171,7 @@ class OpenAIAdapter(Adapter):
 
     def _account(self, call: Call, fields: Mapping[str, Any]) -> str | None:
         names = (call.headers.get(f"openai-{part}") for part in ("organization", "project"))
-        return "/".join(name for name in names if name) or None
+        return "/".join(filter(None, names)) or None
 
     def _classify(self, refusal: Refusal) -> ProviderFailure:
         status, fields, model = refusal.status, refusal.fields, refusal.model
@@ -210,7 +201,7 @@ class OpenAIAdapter(Adapter):
                     Remedy.FIX_REQUEST,
                     names_option=not param.startswith("response_format"),
                 )
-        failure = by_status(refusal)
+        failure = by_rule(refusal)
         if status == 429 and failure.retry_after is None:
             failure = replace(failure, retry_after=_resets_in(refusal))
         return failure
@@ -272,18 +263,15 @@ def _resets_in(refusal: Refusal) -> float | None:
 
 
 def _limited(refusal: Refusal, sentence: LimitSentence) -> ProviderFailure:
-    # The retry-after of a 413 is computed from the excess and means nothing.
+    summary = f"{(sentence.name or 'a limit').replace('_', ' ')} used up ({sentence.figures})"
+    remedy, delays = Remedy.WAIT_FOR_LIMIT, (sentence.wait, refusal.delay())
     if refusal.status == 413 or sentence.never_fits:
-        return ProviderFailure(
-            f"the request is larger than the limit ({sentence.figures})",
-            Remedy.SHORTEN_PROMPT,
-            limit=sentence.name,
-            observations=sentence.observations,
-        )
-    delays = (sentence.wait, refusal.delay())
+        summary = f"the request is larger than the limit ({sentence.figures})"
+        # The retry-after of a 413 is computed from the excess and means nothing.
+        remedy, delays = Remedy.SHORTEN_PROMPT, (None, None)
     return ProviderFailure(
-        str(sentence),
-        Remedy.WAIT_FOR_LIMIT,
+        summary,
+        remedy,
         # Groq rounds the header up and the sentence not; OpenAI's may speak of different limits.
         retry_after=max((delay for delay in delays if delay is not None), default=None),
         limit=sentence.name,

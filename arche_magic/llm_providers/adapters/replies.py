@@ -25,7 +25,7 @@ from ..text.characters import whole_characters
 from ..text.reasoning import without_reasoning
 from ..tools import ToolCall, thought_signature
 from ..types import MOST_UNITS, Usage, Vectors, little_endian
-from .error_bodies import field_text, is_code, mapping
+from .bodies import field_text, is_code, mapping
 
 # Searched in this order, in words without anything but letters. If no pattern fits, the reply is
 # complete: the text is there, and servers often invent new words for "done".
@@ -120,10 +120,14 @@ class Received:
 
     @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls of tools that it asks for, once everything has arrived."""
+        """The calls of tools that it asks for, with unique ids, once everything has arrived."""
         whole = [call for part in self.parts for call in part.tool_calls]
         pieces = [piece for part in self.parts for piece in part.call_pieces]
-        return distinct_calls([*whole, *whole_calls(pieces)])
+        by_id: dict[str, ToolCall] = {}
+        for call in (*whole, *whole_calls(pieces)):
+            one = replace(call, id=new_call_id()) if call.id in by_id else call
+            by_id[one.id] = one
+        return tuple(by_id.values())
 
     @property
     def choices(self) -> tuple[Mapping[str, Any], ...]:
@@ -275,15 +279,6 @@ def _begins_another(call: _Growing, call_id: str, name: str) -> bool:
     return call.is_whole()
 
 
-def distinct_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    """Return the calls with unique ids."""
-    by_id: dict[str, ToolCall] = {}
-    for call in calls:
-        one = replace(call, id=new_call_id()) if call.id in by_id else call
-        by_id[one.id] = one
-    return tuple(by_id.values())
-
-
 def read_vectors(values: Sequence[Any], count: int) -> Vectors:
     """Return one vector per text, in 32-bit floats.
 
@@ -304,17 +299,19 @@ def read_vectors(values: Sequence[Any], count: int) -> Vectors:
     return vectors
 
 
-def vectors_in_order(data: Sequence[Any]) -> list[Any]:
-    """Return the vectors of OpenAI's and Mistral's `data`, in the order of the texts.
+def vectors_of(answer: Mapping[str, Any]) -> tuple[list[Any], Usage | None]:
+    """Return the vectors of OpenAI or Mistral in the order of the texts, and the usage.
 
     Raises:
         TypeError, KeyError: an entry is not an embedding.
     """
+    data, usage = answer["data"], mapping(answer.get("usage"))
     by_place = {entry.get("index"): entry["embedding"] for entry in data}
     places = range(len(data))
     # Some services number them wrongly, but send them in order.
     in_place = by_place.keys() == set(places)
-    return [by_place[n] if in_place else data[n]["embedding"] for n in places]
+    vectors = [by_place[n] if in_place else data[n]["embedding"] for n in places]
+    return vectors, counted(usage.get("prompt_tokens"), 0)
 
 
 def _vector(value: Any) -> array[float]:
