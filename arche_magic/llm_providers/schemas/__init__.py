@@ -11,13 +11,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NotRequired
 
 from ..bounded import library
 from ..errors import ConfigurationError, InvalidRequest
 from ..request import Message, Request, Schema
 from ..text.characters import whole_characters
-from ..text.json_values import Misfit, Problem, json_in, reader
+from ..text.json_values import Misfit, Problem, json_in, value_in
 from ..text.wording import did_you_mean
 from .json_schema import as_object, fields_in, strict_form
 
@@ -59,8 +60,7 @@ def schema_of(described: Any) -> Schema:
         return _of_json_schema(dict(described))
     if isinstance(described, type):
         return _of_class(described)
-    kind = type(described).__name__
-    raise InvalidRequest(f"schema is of type {kind}; {_ACCEPTED}")
+    raise InvalidRequest(f"schema is of type {type(described).__name__}; {_ACCEPTED}")
 
 
 def schema_as_sent(
@@ -79,11 +79,9 @@ def with_correction(request: Request, text: str, problems: str) -> Request:
     correction = (
         f"This does not fit the schema: {problems}. Reply once more with the corrected JSON alone."
     )
-    said = (
-        Message("assistant", whole_characters(text)),
-        Message("user", whole_characters(correction)),
-    )
-    return replace(request, messages=(*request.messages, *said))
+    said = Message("assistant", whole_characters(text))
+    asked = Message("user", whole_characters(correction))
+    return replace(request, messages=(*request.messages, said, asked))
 
 
 def _of_line(line: str) -> Schema:
@@ -105,11 +103,7 @@ def _fields_of(line: str) -> dict[str, Any]:
     """Return the fields of a short line, each with its type.
 
     A field is a name and a type: `str` (the default), `int`, `float`, `bool`, `date`,
-    `list[TYPE]`, or a choice of words, `pos|neg|"not sure"`. A `?` after the type means that the
-    field may be null.
-
-    Raises:
-        InvalidRequest: the line cannot be parsed; the message shows where.
+    `list[TYPE]`, or a choice of words, `pos|neg|"not sure"`. A `?` after it allows null.
     """
     fields: dict[str, Any] = {}
     for part in _split(line, ","):
@@ -135,10 +129,10 @@ def _type_of(name: str, kind: str) -> Any:
         return list[_type_of(name, listed[1].strip())]  # type: ignore[misc]  # made at run time
     choices = [choice.strip() for choice in _split(kind, "|")]
     if len(choices) == 1:
-        known = [*_TYPES, "list"]
+        hint = did_you_mean(kind, [*_TYPES, "list"])
         raise InvalidRequest(
-            f"schema: unknown type {kind!r} of {name!r}{did_you_mean(kind, known)}; known types: "
-            f"{', '.join(_TYPES)}, list[TYPE], and choices of words, such as pos|neg"
+            f"schema: unknown type {kind!r} of {name!r}{hint}; known types: {', '.join(_TYPES)}, "
+            "list[TYPE], and choices of words, such as pos|neg"
         )
     if "" in choices:
         raise InvalidRequest(f"schema: {name!r} has an empty choice in {kind!r}")
@@ -150,7 +144,8 @@ def _type_of(name: str, kind: str) -> Any:
     # `01` is a word, because the number would be 1.
     if all(re.fullmatch(r"0|-?[1-9][0-9]{0,14}", choice) for choice in choices):
         return Literal[tuple(dict.fromkeys(map(int, choices)))]
-    return Literal[tuple(dict.fromkeys(map(_unquoted, choices)))]
+    unquoted = (choice[1:-1] if _QUOTED.fullmatch(choice) else choice for choice in choices)
+    return Literal[tuple(dict.fromkeys(unquoted))]
 
 
 def _split(text: str, sign: str) -> list[str]:
@@ -161,10 +156,6 @@ def _split(text: str, sign: str) -> list[str]:
         parts.append(text[start:end])
         start = end + 1
     return parts
-
-
-def _unquoted(choice: str) -> str:
-    return choice[1:-1] if _QUOTED.fullmatch(choice) else choice
 
 
 def _of_class(described: type) -> Schema:
@@ -233,7 +224,7 @@ def _schema(
             json.dumps(strict or definition, separators=(",", ":"), ensure_ascii=False)
         ),
         strict=strict is not None,
-        read=reader(validate),
+        read=partial(value_in, validate=validate),
         fields=fields,
     )
 
@@ -260,12 +251,12 @@ def validator(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
             # From JSON, so that dates and enumerations are parsed from strings.
             return adapter.validate_json(json.dumps(value))
         except ValidationError as error:
-            raise Misfit(
-                [
-                    Problem(one["loc"], one["msg"], one["type"] != "missing", one["input"])
-                    for one in error.errors(include_url=False, include_context=False)
-                ]
-            ) from None
+            found = error.errors(include_url=False, include_context=False)
+            problems = [
+                Problem(one["loc"], one["msg"], one["type"] != "missing", one["input"])
+                for one in found
+            ]
+        raise Misfit(problems)
 
     return validate
 

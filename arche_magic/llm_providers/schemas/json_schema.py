@@ -78,9 +78,7 @@ def _resolved(definition: Mapping[str, Any], reference: Any) -> dict[str, Any]:
 def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Field]:
     """Return the fields of an object, by name.
 
-    Args:
-        definition: the JSON Schema of the object.
-        formats: whether strings with a format are converted, as pydantic does with dates.
+    `formats` says whether strings with a format are converted, as pydantic does with dates.
     """
     shared = {name: definition[name] for name in _DEFINITIONS if name in definition}
     return {
@@ -90,8 +88,7 @@ def fields_in(definition: Mapping[str, Any], *, formats: bool) -> dict[str, Fiel
 
 
 def _field(entry: Any, root: Mapping[str, Any], formats: bool) -> Field:
-    options = list(_options(entry, root, ()))
-    found = [_of_option(option, formats) for option in options]
+    found = [_of_option(option, formats) for option in _options(entry, root, ())]
     kinds = {one.kind for one in found}
     whole = Field("other")
     if kinds == {"choice"}:
@@ -176,11 +173,7 @@ def strict_form(definition: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _node(node: Any) -> dict[str, Any]:
-    """Return a part in strict form.
-
-    Raises:
-        ValueError: it is not specific enough.
-    """
+    """Return a part in strict form; raises ValueError if it is not specific enough."""
     if not isinstance(node, dict):
         raise ValueError("a part is not a schema")
     node = _merged(node)
@@ -258,7 +251,6 @@ def _merged(node: dict[str, Any]) -> dict[str, Any]:
     parts = node.get("allOf")
     if parts is None:
         return node
-    rest = {name: value for name, value in node.items() if name != "allOf"}
     if len(parts) != 1 or not isinstance(parts[0], dict):
         raise ValueError("a part combines several schemas")
-    return {**parts[0], **rest}
+    return {**parts[0], **node}

@@ -34,11 +34,9 @@ class CodeBlock:
         self.lines: list[str] = []
 
     def closes(self, line: str) -> bool:
-        """Return whether the line ends the block.
-
-        In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
-        not end it (spec.commonmark.org/0.31.2, section 4.5).
-        """
+        """Return whether the line ends the block."""
+        # In CommonMark, a fence that is indented by four columns or more, as in a docstring, does
+        # not end it (spec.commonmark.org/0.31.2, section 4.5).
         mark = self._inner(line).expandtabs(4)
         indentation = len(mark) - len(mark.lstrip(" "))
         mark = mark.strip()

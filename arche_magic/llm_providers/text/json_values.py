@@ -50,55 +50,52 @@ class Misfit(ValueError):
         super().__init__(f"{shown}; and {more} more" if more > 0 else shown)
 
 
-def reader(validate: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Return a function from a reply's text to its value.
+def value_in(text: str, validate: Callable[[Any], Any]) -> Any:
+    """Return the value of a reply: what `validate` makes of the JSON in it.
 
     The JSON may follow reasoning, and may be surrounded by sentences, code fences and tokens of a
     chat template. If the reply begins with an object, that object counts. Otherwise the last object
     that fits counts, because models reason first and conclude last. Objects in a fence labelled as
     JSON take precedence.
 
-    Args:
-        validate: converts the parsed JSON into the value; raises Misfit.
+    Raises:
+        Misfit: there is none, or `validate` raises it for all of them.
     """
+    try:
+        return _found_in(text, validate)
+    except RecursionError:
+        # Checking a value needs more levels of calls than parsing it.
+        raise Misfit([Problem((), "it is nested too deeply")]) from None
 
-    def read(text: str) -> Any:
+
+def json_in(text: str, /) -> Any:
+    """Return the JSON in a text, of any type; raises Misfit, which is a ValueError."""
+    return value_in(text, lambda value: value)
+
+
+def _found_in(text: str, validate: Callable[[Any], Any]) -> Any:
+    # Servers that enforce JSON may put all of it into the reasoning.
+    places = dict.fromkeys((after_reasoning(text), text))
+    for place in places:
         try:
-            return found_in(text)
-        except RecursionError:
-            # Checking a value needs more levels of calls than parsing it.
-            raise Misfit([Problem((), "it is nested too deeply")]) from None
-
-    def found_in(text: str) -> Any:
-        # Servers that enforce JSON may put all of it into the reasoning.
-        places = dict.fromkeys((after_reasoning(text), text))
-        for place in places:
-            try:
-                value = in_whole_characters(json.loads(place), place)
-            except (ValueError, RecursionError) as error:
-                problem = error
-            else:
-                return fitted(value, validate)
-        for place in places:
-            if found := list(_json_objects(place)):
-                if not _BEGINS_WITH_OBJECT.match(place):
-                    found.reverse()
-                    found.sort(key=lambda one: one[1], reverse=True)
-                return _first_fitting((value for value, _ in found), validate)
-        raise Misfit([Problem((), f"it is not JSON ({problem})")])
-
-    return read
-
-
-json_in = reader(lambda value: value)
-"""The JSON in a text, of any type. Raises Misfit, which is a ValueError."""
+            value = in_whole_characters(json.loads(place), place)
+        except (ValueError, RecursionError) as error:
+            problem = error
+        else:
+            return fitted(value, validate)
+    for place in places:
+        if found := list(_json_objects(place)):
+            if not _BEGINS_WITH_OBJECT.match(place):
+                found.reverse()
+                found.sort(key=lambda one: one[1], reverse=True)
+            return _first_fitting((value for value, _ in found), validate)
+    raise Misfit([Problem((), f"it is not JSON ({problem})")])
 
 
 def _json_objects(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Yield the complete JSON objects in a text, in order, up to a token that ends the reply.
+    """Yield the complete JSON objects in a text, and whether each is in a fence labelled as JSON.
 
-    Each comes with whether it is in a fence labelled as JSON. Objects inside a cut or broken object
-    do not count.
+    Objects inside a cut or broken object do not count, nor after a token that ends the reply.
     """
     at = 0
     for _ in range(_MOST_OBJECTS):

@@ -134,12 +134,7 @@ def _shown_block(block: CodeBlock, colours: bool) -> str:
 
 
 def _without_fences(text: str) -> str:
-    """Return text outside fenced blocks, in which everything that looks like a fence is escaped.
-
-    No known dialect allows backticks after a fence, but one might.
-    """
-    if "```" not in text and "~~~" not in text:
-        return text
+    """Return text outside fenced blocks, in which everything that looks like a fence is escaped."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if opening := OPENING.match(line):
@@ -153,7 +148,10 @@ def _inline(text: str, dollars: bool) -> str:
 
     def add(prose: str) -> None:
         plain = _plain(prose)
-        pieces.append(with_plain_dollars(plain) if dollars else plain)
+        if dollars:
+            # Dollar signs that do not delimit a formula.
+            plain = _DOLLAR.sub(lambda sign: _PLAIN_DOLLAR if sign["dollar"] else sign[0], plain)
+        pieces.append(plain)
 
     end = 0
     for span in CODE_SPAN.finditer(text):
@@ -168,14 +166,13 @@ def _inline(text: str, dollars: bool) -> str:
 def _plain(text: str) -> str:
     """Return text without HTML, images, active TeX, and links that do not lead to the web."""
     text = FORMULA.sub(_formula, with_dollar_formulas(text))
-    text = _COMMAND.sub(_shown_command, text)
+    text = harmless_formula(text)
     text = _ESCAPED_IMAGE.sub(r"\1&#33;[", _TAG.sub(r"\1&lt;", text))
-    text = _IMAGE.sub(_image_link, text).replace("![", "&#33;[")
-    return _ADDRESS.sub(_spell_address, text)
-
-
-def _image_link(match: re.Match[str]) -> str:
-    return f"[image: {match[1] or 'without a title'} ({match[3]})]({match[2]})"
+    text = _IMAGE.sub(
+        lambda image: f"[image: {image[1] or 'without a title'} ({image[3]})]({image[2]})", text
+    )
+    text = text.replace("![", "&#33;[")
+    return _ADDRESS.sub(_as_entity, text)
 
 
 def _shown_command(match: re.Match[str]) -> str:
@@ -192,8 +189,12 @@ def _calm(text: str) -> str:
     paragraphs = _BLANK_LINE.split(text)
     for number, paragraph in enumerate(paragraphs):
         if len(_EMPHASIS.findall(paragraph)) > _MOST_EMPHASIS:
-            paragraphs[number] = _MARKS.sub(lambda m: f"{m[1]}&#{ord(m[2])};", paragraph)
+            paragraphs[number] = _MARKS.sub(_as_entity, paragraph)
     return "".join(paragraphs)
+
+
+def _as_entity(match: re.Match[str]) -> str:
+    return f"{match[1]}&#{ord(match[2])};"
 
 
 def harmless_formula(tex: str) -> str:
@@ -205,10 +206,6 @@ def _formula(match: re.Match[str]) -> str:
     # TeX has no entities, but it has a name for the sign, and empty groups.
     text = _TAG.sub(r"\1\\lt ", match[0]).replace("![", "!{}[")
     return _ADDRESS.sub(r"\1{}\2", text)
-
-
-def _spell_address(match: re.Match[str]) -> str:
-    return f"{match[1]}&#{ord(match[2])};"
 
 
 def _spelled(code: str) -> str:
@@ -228,11 +225,6 @@ def _in_dollars(match: re.Match[str]) -> str:
         return f"$${display}$$" if is_formula else match[0]
     formula = " ".join(match["inline"].split())
     return f"${formula}$" if formula else match[0]
-
-
-def with_plain_dollars(text: str) -> str:
-    """Escape the dollar signs that do not delimit a formula."""
-    return _DOLLAR.sub(lambda match: _PLAIN_DOLLAR if match["dollar"] else match[0], text)
 
 
 def has_formula(text: str) -> bool:

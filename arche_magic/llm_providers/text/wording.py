@@ -48,8 +48,8 @@ def joined(reasons: Iterable[str]) -> str:
 def percent(share: float, decimals: int = 0) -> str:
     """A share from 0 to 1 as `42 %`.
 
-    Only a share of 1 is `100 %`, and only 0 is `0 %`. Near them, more decimals are shown than
-    `decimals`: `99.9 %`, `0.04 %`, or in the end `over 99.99 %` and `under 0.01 %`.
+    Only a share of 1 is `100 %`, and only 0 is `0 %`. Near them, more decimals are shown: `99.9 %`,
+    `0.04 %`, or in the end `over 99.99 %` and `under 0.01 %`.
     """
     text = f"{100 * share:.{decimals}f}"
     if share in (0, 1) or float(text) not in (0, 100):
