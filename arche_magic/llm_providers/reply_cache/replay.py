@@ -34,9 +34,7 @@ _SILENT = TimeoutError("it does not answer")
 def address(request: Request, providers: Sequence[str] = ()) -> str:
     """Return the address of the reply to a request: a hash of everything that was asked.
 
-    Args:
-        request: its messages and parameters count. Its patience and timeout do not.
-        providers: the only providers that may answer; empty for any.
+    `providers` are the only providers that may answer; empty for any.
     """
     return hashlib.sha256(_asked(request, providers)).hexdigest()
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..files import NotOurs, absolute, check_sqlite
 from ..processes import new_lock
@@ -21,6 +21,9 @@ from ..reply import Reply
 from ..storage import warn, warn_of_file
 from ..tools import ToolCall
 from ..types import Usage, little_endian, utc
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 FILE_VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -72,11 +75,10 @@ class ReplyStore:
     Several workers on one job `claim` what they are about to ask, so that nothing is asked twice.
     A claim ends with `finish` or `release`. If its worker is killed, the claim expires.
 
-    It uses SQLite's rollback journal, not the write-ahead log. The file is then complete after each
-    change, so it can be copied or committed while kernels run, and read from a network share or a
-    read-only disk. Each operation opens its own connection (less than 0.1 ms), so threads and
-    forked processes never share one. If the disk refuses, there is one warning, lookups find
-    nothing and nothing is kept.
+    It uses SQLite's rollback journal, not the write-ahead log, so the file can be copied or
+    committed while kernels run, and read from a network share or a read-only disk. Each operation
+    opens its own connection (less than 0.1 ms), so threads and forked processes never share one.
+    If the disk refuses, there is one warning, lookups find nothing and nothing is kept.
 
     Args:
         path: the file. It and its folder are created when the first reply is kept.
@@ -96,33 +98,32 @@ class ReplyStore:
 
     def lookup_many(self, addresses: Iterable[str]) -> dict[str, Reply]:
         """Return the kept replies at these addresses, each with the time when it was kept."""
-        with self._complaining(), self._reading() as connection:
-            if connection is not None:
-                return _replies(addresses, connection)
-        return {}
+        return self._read(lambda connection: _replies(addresses, connection))
 
     def failures(self, addresses: Iterable[str]) -> dict[str, KeptFailure]:
         """Return the failures recorded at these addresses."""
-        with self._complaining(), self._reading() as connection:
-            if connection is not None:
-                errors = dict(_rows(addresses, "failures", "address, error", connection))
-                texts = dict(_rows(errors, "misfits", "address, text", connection))
-                return {at: KeptFailure(error, texts.get(at)) for at, error in errors.items()}
-        return {}
+
+        def read(connection: sqlite3.Connection) -> dict[str, KeptFailure]:
+            errors = dict(_rows(addresses, "failures", "address, error", connection))
+            texts = dict(_rows(errors, "misfits", "address, text", connection))
+            return {at: KeptFailure(error, texts.get(at)) for at, error in errors.items()}
+
+        return self._read(read)
 
     def vectors(self, addresses: Iterable[bytes]) -> dict[bytes, array[float]]:
         """Return the kept vectors at these addresses."""
-        found: dict[bytes, array[float]] = {}
-        with self._complaining(), self._reading() as connection:
-            if connection is None:
-                return {}
+
+        def read(connection: sqlite3.Connection) -> dict[bytes, array[float]]:
+            found = {}
             # One transaction: otherwise each look-up locks the file anew.
             connection.execute("BEGIN")
             for address in addresses:
                 query = "SELECT vector FROM vectors WHERE address = ?"
                 if row := connection.execute(query, [address]).fetchone():
                     found[address] = little_endian(array("f", row["vector"]))
-        return found
+            return found
+
+        return self._read(read)
 
     def claim(
         self, addresses: Iterable[str], owner: str, now: float, until: float, *, again: bool = False
@@ -189,10 +190,9 @@ class ReplyStore:
 
     def owners(self, addresses: Iterable[str]) -> dict[str, str]:
         """Return the owners of the claims on these addresses."""
-        with self._complaining(), self._reading() as connection:
-            if connection is not None:
-                return dict(_rows(addresses, "claims", "address, claimed_by", connection))
-        return {}
+        return self._read(
+            lambda connection: dict(_rows(addresses, "claims", "address, claimed_by", connection))
+        )
 
     def release(self, addresses: Iterable[str], owner: str) -> None:
         """End claims of `owner`, so that others may ask."""
@@ -227,14 +227,13 @@ class ReplyStore:
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """Yield a connection for reading; None if nothing is kept yet."""
-        if not self.path.exists():
-            yield None
-            return
-        with closing(self._connect()) as connection:
-            yield connection if self._version(connection) else None
+    def _read(self, read: Callable[[sqlite3.Connection], dict[K, V]]) -> dict[K, V]:
+        """Return what `read` finds; {} if nothing is kept yet, or the disk refuses."""
+        with self._complaining():
+            if self.path.exists():
+                with closing(self._connect()) as connection:
+                    return read(connection) if self._version(connection) else {}
+        return {}
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -271,13 +270,13 @@ class ReplyStore:
         self.problem = str(getattr(error, "strerror", None) or error)
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             self.problem += "; move it away to start a new one"
+        if self._complained:
+            return
+        self._complained = True
         message = (
             f"replies cannot be kept in {self.path} ({self.problem}); calls continue without "
             "keeping replies"
         )
-        if self._complained:
-            return
-        self._complained = True
         refused = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
         if isinstance(error, OSError) or name.startswith(refused):
             error = error if isinstance(error, OSError) else OSError(self.problem)
@@ -299,12 +298,10 @@ def _delete(addresses: Iterable[str], table: str, connection: sqlite3.Connection
 
 
 def _replies(addresses: Iterable[str], connection: sqlite3.Connection) -> dict[str, Reply]:
-    """Return the replies at these addresses.
-
-    The file may come from somebody else: a row that cannot be read counts as missing.
-    """
+    """Return the replies at these addresses."""
     found = {}
     for row in _rows(addresses, "replies", "replies.*", connection):
+        # The file may come from somebody else: a row that cannot be read counts as missing.
         with suppress(AttributeError, OverflowError, RecursionError, TypeError, ValueError):
             found[row["address"]] = _reply(row)
     return found
