@@ -57,16 +57,12 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-# The options that must not be in `extra`, by their field in OpenAI's chat completions.
-_SAME_NAME = (
+# Fields of OpenAI's chat completions that must not be in `extra`, because they are options.
+_OPTIONS_OF_THEIR_OWN = (
     "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "temperature", "top_p",
-    "stop", "seed", "max_tokens",
+    "stop", "seed", "max_tokens", "max_completion_tokens", "stream",
 )  # fmt: skip
-_OPTION_OF = {
-    **{name: name for name in _SAME_NAME},
-    "max_completion_tokens": "max_tokens",
-    "stream": "stream()",
-}
+_NAMES_OF_OPTIONS = {"max_completion_tokens": "max_tokens", "stream": "stream()"}
 _LONGEST_FIELD = 100
 _SCHEMA_FIELDS = ("name", "schema", "strict", "description")
 
@@ -112,11 +108,7 @@ _OPTIONS = [
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
-    """Check that options exist.
-
-    Raises:
-        InvalidRequest: one is not known; the message offers the nearest, or lists all.
-    """
+    """Raise InvalidRequest if an option does not exist; it offers the nearest, or lists all."""
     for name in given:
         if name not in known:
             hint = suggestion(name, known, "known options:")
@@ -129,8 +121,8 @@ def build_request(prompt: str | Messages, configuration: Configuration, **option
     Lone surrogates in its texts are replaced, as in replies, because they cannot be sent.
 
     Raises:
-        InvalidRequest: an option does not exist, a value is out of range, the prompt is empty, or
-            a text contains one of the keys.
+        InvalidRequest: an option is unknown or wrong, the prompt is empty, or a text contains one
+            of the keys.
         ConfigurationError: a JSON Schema needs a package that is not installed.
     """
     texts: list[str] = []
@@ -202,13 +194,9 @@ def _read(option: str, read: Callable[..., T], *arguments: Any) -> T:
 def with_prompt(
     sample: Request, prompt: str, keys: Sequence[Key], images: Sequence[Image] = ()
 ) -> Request:
-    """Return the sample with another prompt. Its other fields are not checked again.
+    """Return a result of `build_request` with another text and other images in its last message.
 
-    Args:
-        sample: a result of `build_request`, with any prompt.
-        prompt: replaces the text of the last message.
-        keys: that the prompt must not contain; see `keys_to_check`.
-        images: of the last message.
+    Its other fields are not checked again. `keys` are the result of `keys_to_check`.
 
     Raises:
         InvalidRequest: the prompt is empty or contains one of the keys.
@@ -229,11 +217,7 @@ def keys_to_check(prompts: Sequence[str], configuration: Configuration) -> Seque
 
 
 def check_for_keys(request: Any, keys: Iterable[Key]) -> None:
-    """Check that no text of a request contains one of the keys.
-
-    Raises:
-        InvalidRequest: one does; the message names its label.
-    """
+    """Raise InvalidRequest, with the key's label, if a text of a request contains a key."""
     if key := key_in(request, keys):
         raise InvalidRequest(
             f"the request contains the key {key.label}; nothing was sent or kept. Remove the key "
@@ -271,10 +255,7 @@ def _replay(keep: object, configured: ReplayMode) -> ReplayMode:
 def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     """Return the fields with a value, and the schema that a `response_format` among them asks for.
 
-    A `response_format` with a JSON Schema becomes a schema, so that it works on every wire.
-
-    Raises:
-        InvalidRequest: it is not a mapping of names to JSON, or names an option of its own.
+    As a schema it works on every wire.
     """
     if value is None:
         return {}, None
@@ -283,10 +264,9 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
     for name in value:
         if is_key_like(name):
             raise InvalidRequest("extra: the name of a field looks like a key; nothing was sent")
-        if name in _OPTION_OF:
-            raise InvalidRequest(
-                f"extra: {name} is a separate option; use {_OPTION_OF[name]}", option=name
-            )
+        if name in _OPTIONS_OF_THEIR_OWN:
+            option = _NAMES_OF_OPTIONS.get(name, name)
+            raise InvalidRequest(f"extra: {name} is a separate option; use {option}", option=name)
         if len(name) > _LONGEST_FIELD:
             raise InvalidRequest(
                 f"extra has the field {shown(name)}; a name has at most {_LONGEST_FIELD} characters"
@@ -302,14 +282,13 @@ def _extra(value: object) -> tuple[dict[str, Any], Schema | None]:
 
 
 def _without_schema(fields: dict[str, Any]) -> tuple[dict[str, Any], Schema | None]:
-    form = fields.get("response_format")
-    if form is None:
+    if "response_format" not in fields:
         return fields, None
+    form = fields["response_format"]
     if not isinstance(form, dict) or not isinstance(form.get("type"), str):
         raise InvalidRequest("response_format must be a dict with a type, such as json_object")
     if form["type"] == "text":
         del fields["response_format"]
-        return fields, None
     if form["type"] != "json_schema":
         return fields, None
     described = form.get("json_schema")

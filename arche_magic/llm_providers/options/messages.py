@@ -17,7 +17,7 @@ from ..errors import InvalidRequest
 from ..request import Image, Message, read_image
 from ..text.characters import whole_characters
 from ..tools import Tool, ToolCall, is_name, thought_signature
-from .values import check_fields, read_flag, shown
+from .values import check_fields, read_flag, read_text, shown
 
 Messages = Iterable[Mapping[str, Any] | Message]
 
@@ -46,10 +46,6 @@ def read_messages(entries: Messages) -> list[Message]:
     """Return the messages, checked one by one and together.
 
     The text parts of a message are joined with newlines, and its images follow the text.
-
-    Raises:
-        InvalidRequest: a message has an unknown role or field, or other contents than its role
-            allows, or calls of tools and their results do not belong together.
     """
     turns = [_message(entry) for entry in entries]
     _check_calls(turns)
@@ -89,13 +85,15 @@ def _message(entry: Mapping[str, Any] | Message) -> Message:
         raise InvalidRequest(
             "a message with the role tool needs tool_call_id, the id of the call that it answers"
         )
+    # In a tool's message, the name only repeats that of its call.
+    name = None if role == "tool" else entry.get("name") or None
     return Message(
         cast("Any", _ROLES[role]),
         text,
         images,
         calls,
         whole_characters(cast("str", call_id)) if role == "tool" else "",
-        _name(entry.get("name"), role),
+        read_text("the name of a message", name) or "",
     )
 
 
@@ -128,8 +126,7 @@ def _content(value: object, role: str, *, optional: bool) -> tuple[str, tuple[Im
 
 
 def _image(value: object) -> Image:
-    given: Mapping[str, Any] = {"url": value} if isinstance(value, str) else {}
-    given = value if isinstance(value, Mapping) else given
+    given = value if isinstance(value, Mapping) else {"url": value}
     url, detail = given.get("url"), given.get("detail") or "auto"
     if not isinstance(url, str):
         raise InvalidRequest("an image_url must have a 'url' that is text")
@@ -152,17 +149,6 @@ def _image(value: object) -> Image:
     raise InvalidRequest(
         f"an image's url begins with {url[:20]!r}; it must be a base64 data URI, http or https"
     )
-
-
-def _name(value: object, role: str) -> str:
-    if not value or role == "tool":
-        # In a tool's message, the name only repeats that of its call.
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequest(
-            f"the name of a message is of type {type(value).__name__}; it must be text"
-        )
-    return whole_characters(value)
 
 
 def _calls(value: object, role: str) -> tuple[ToolCall, ...]:
@@ -246,11 +232,10 @@ def read_tool_choice(value: object, tools: Sequence[Tool]) -> str:
     """Return `auto`, `none`, `required`, the name of a tool, or "" for the provider's default."""
     if value is None:
         return ""
+    chosen = value
     if isinstance(value, Mapping):
         function = value.get("function")
         chosen = function.get("name") if isinstance(function, Mapping) else None
-    else:
-        chosen = value
     if not isinstance(chosen, str):
         raise InvalidRequest(
             "tool_choice must be auto, none, required, the name of a tool, or "
@@ -280,16 +265,23 @@ def read_parallel(value: object, tools: Sequence[Tool]) -> bool | None:
 def _tool(value: object) -> Tool:
     if isinstance(value, Tool):
         _checked_name(value.name)
-        _check_schema(value.name, _read_json(value.name, value.parameters))
+        try:
+            schema = json.loads(value.parameters)
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidRequest(f"the parameters of the tool {value.name} are not JSON") from None
+        _check_schema(value.name, schema)
         return replace(
             value,
             description=whole_characters(value.description),
             parameters=whole_characters(value.parameters),
         )
     if not isinstance(value, Mapping) or value.get("type") != "function":
+        given = f"a value of type {type(value).__name__}"
+        if isinstance(value, Mapping):
+            given = f"a dict with the type {value.get('type')!r:.40}"
         raise InvalidRequest(
             "a tool is a dict such as {'type': 'function', 'function': {'name': 'f', "
-            f"'parameters': {{…}}}}}}, or a Tool; not {_described(value)}"
+            f"'parameters': {{…}}}}}}, or a Tool; not {given}"
         )
     function = value.get("function")
     if not isinstance(function, Mapping):
@@ -331,16 +323,3 @@ def _as_json(name: str, parameters: object) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the parameters of the tool {name} are not JSON: {error}") from None
     return whole_characters(text)
-
-
-def _read_json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        raise InvalidRequest(f"the parameters of the tool {name} are not JSON") from None
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"a dict with the type {value.get('type')!r:.40}"
-    return f"a value of type {type(value).__name__}"

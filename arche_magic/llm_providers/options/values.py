@@ -38,11 +38,7 @@ def python_number(value: object) -> int | float | None:
 
 
 def json_number(value: object) -> int | float:
-    """Like `python_number`, for use as the argument `default` of `json.dumps`.
-
-    Raises:
-        TypeError: it is not a number.
-    """
+    """Like `python_number`, for the argument `default` of `json.dumps`: others are a TypeError."""
     number = python_number(value)
     if number is None:
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
