@@ -26,11 +26,9 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Return seconds since the epoch."""
-        ...
 
     def sleep(self, seconds: float) -> None:
         """Wait that many seconds of this clock."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,9 @@ class Configuration:
         Raises:
             ConfigurationError: there is none; the message offers the nearest names.
         """
-        try:
+        if isinstance(name, str) and name in self.providers:
             return self.providers[name]
-        except (KeyError, TypeError):
-            raise self.unknown(unknown_provider(name, self.providers)) from None
+        raise self.unknown(unknown_provider(name, self.providers))
 
     def unknown(self, problem: str) -> ConfigurationError:
         """Return the error about an unknown name; a key in place of a name is not shown."""
@@ -124,21 +121,18 @@ class Configuration:
 
     def routes(self, models: Mapping[str, Sequence[str]] | None = None) -> tuple[Route, ...]:
         """Return all routes except those that are off; only those of `models` if it is given."""
-        if models is None:
-            models = {provider.name: provider.models for provider in self.providers.values()}
         return tuple(
             self.route(key, model)
-            for provider in self.providers.values()
-            for model in models.get(provider.name, ())
+            for name, provider in self.providers.items()
+            for model in (provider.models if models is None else models.get(name, ()))
             for key in self.keys
-            if key.provider == provider.name and self.is_on(key, model)
+            if key.provider == name and self.is_on(key, model)
         )
 
     def route(self, key: Key, model: str) -> Route:
         """Return the route to a model with this key."""
         provider = self.providers[key.provider]
-        price = provider.prices.get(model)
-        paid = provider.costs_money(model)
+        paid, price = provider.costs_money(model), provider.prices.get(model)
         return Route(provider.name, key, model, paid, price, provider.base_url or "")
 
     def is_on(self, key: Key, model: str) -> bool:
@@ -146,13 +140,10 @@ class Configuration:
         return self.off.isdisjoint((key.label, f"{key.provider}/{model}"))
 
     def is_private(self, route: Route) -> bool:
-        """Return whether private prompts may take the route.
-
-        The user has marked it, and it leads to the provider that the user meant: a project's file
-        could give a marked provider another address.
-        """
+        """Return whether the user has marked the route, so that private prompts may take it."""
         name = route.provider
         names = name, f"{name}/{route.model}", f"{name}:{route.key.fingerprint}"
+        # A project's file could give a marked provider another address.
         return not self.private_routes.isdisjoint(names) and self.providers[name].is_at_home
 
     def default_limits(self, route: Route) -> tuple[Limit, ...]:

@@ -1,7 +1,7 @@
 """The configuration in use in this process, the choices of its session, and what is configured.
 
 Files are read again only after one of them changed. To see that, a stamp is taken, which reads no
-file: while it stays equal, reading again would give the same configuration.
+file.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def get_configuration() -> Configuration:
     Raises:
         ConfigurationError: as `load_configuration`.
     """
-    return _choices.applied(_current if _current is not None else _of_files_and_variables())
+    return _choices.applied(_current or _of_files_and_variables())
 
 
 def _of_files_and_variables() -> Configuration:
@@ -130,8 +130,7 @@ def use_choices(choices: Choices) -> None:
 def _settings_stamp(directory: Path | None) -> _Stamp | None:
     """Return what the configuration for a working directory depends on, without any content.
 
-    Returns None if equal stamps would prove nothing: a file changed within the last two seconds
-    and may change again unnoticed, or `.env` is a named pipe.
+    None if equal stamps would prove nothing, because a file may change again unnoticed.
     """
     folders = [str(folder) for folder in (directory, *directory.parents)] if directory else []
     own_folder = str(own_settings_folder())
@@ -157,10 +156,8 @@ def _settings_stamp(directory: Path | None) -> _Stamp | None:
 
 
 def _links_of(folders: Iterable[Path]) -> dict[Path, str]:
-    """Return where folders lead; our files must not leave the project through symbolic links.
-
-    Relative ones are left out: only the user's own environment can name those.
-    """
+    """Return where folders lead; our files must not leave the project through symbolic links."""
+    # Only the user's own environment can name relative ones.
     return {folder: os.path.realpath(folder) for folder in folders if folder.is_absolute()}
 
 
@@ -179,7 +176,7 @@ class Service:
     """A provider or a known service, and what is configured of it.
 
     Attributes:
-        provider: what is known about it; if it is in use, as the settings have it.
+        provider: what is known about it, as the settings have it.
         state: `in use` with a key, `off` with a key but without a table in the settings or if all
             keys are switched off, `available` without a key, or `retired`.
         keys: labels of its keys if it is configured, else the variables that hold one.

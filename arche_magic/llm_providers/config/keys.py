@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .configuration import Configuration
 
 _LABEL = re.compile(r"[\w-]+_key_\d{1,4}")
-THIS_SESSION = "this session"
 COLAB = "Colab's secrets"
 NO_KEY_NEEDED = "no key needed"
 PLACEHOLDER_KEY = "any"
@@ -38,10 +37,7 @@ _secrets: dict[str, str] = {}
 
 
 def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str]) -> list[Key]:
-    """Return the keys of a provider, each with its source; keys of the session keep their numbers.
-
-    `accounts` has the account of a key by its label.
-    """
+    """Return the keys of a provider; `accounts` has the account of a key by its label."""
     own = sources.of_process
     variables: Mapping[str, str] = sources.variables
     in_colab: Mapping[str, str] = {}
@@ -71,19 +67,16 @@ def find_keys(provider: Provider, sources: Sources, accounts: Mapping[str, str])
 
 
 def numbered_names(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """Return the variables NAME, NAME_1, NAME_2, … that are set, in numerical order.
-
-    Variables that are blank or repeat the value of an earlier one are left out.
-    """
+    """Return the variables NAME, NAME_1, NAME_2, … that are set and differ, in numerical order."""
     found: dict[str, str] = {}
     for name in names:
         numbered = sorted(
-            (int(match[1]), variable)
+            (int(match[1] or -1), variable)
             for variable in variables
-            if (match := re.fullmatch(re.escape(name) + r"_(\d+)", variable))
+            if (match := re.fullmatch(re.escape(name) + r"(?:_(\d+))?", variable))
         )
-        for variable in [name, *(variable for _, variable in numbered)]:
-            if value := variables.get(variable):
+        for _, variable in numbered:
+            if value := variables[variable]:
                 found.setdefault(value, variable)
     return list(found.values())
 
@@ -154,7 +147,7 @@ def add_key(configuration: Configuration, provider: str, text: str) -> Key:
     keys = [key for key in configuration.keys if key.provider == provider]
     number = 1 + max((known.number for known in keys), default=0)
     key = Key.of(provider, f"{provider}_key_{number}", typed.reveal())
-    key = replace(key, source=THIS_SESSION)
+    key = replace(key, source="this session")
     if not key.secret():
         raise InvalidRequest("no key was given")
     if not re.fullmatch(r"[!-~]+", key.secret()):
@@ -188,8 +181,7 @@ def find_key(configuration: Configuration, label: str) -> Key:
     """Return the key with that label.
 
     Raises:
-        ConfigurationError: there is none; the message lists the labels, and shows no key that was
-            given in place of its label.
+        ConfigurationError: there is none; the message lists the labels, and shows no key.
     """
     for key in configuration.keys:
         if key.label == label:
@@ -206,15 +198,14 @@ def find_key(configuration: Configuration, label: str) -> Key:
 
 
 def keys_of_session() -> tuple[object, ...]:
-    """Return a value that changes when keys of the session, or of Colab, come or go."""
+    """Return a value that changes with the keys of the session and of Colab."""
     return _added, _secrets, "google.colab" in sys.modules
 
 
 def _colab_secrets(names: Iterable[str]) -> Mapping[str, str]:
     """Return Colab's secrets with these names, and numbered ones; {} outside Colab.
 
-    Colab cannot list its secrets, so each is requested by name, once per process: `NAME`,
-    `NAME_1`, and from `NAME_2` on until one is missing.
+    Colab cannot list its secrets, so each is requested by name, once per process.
     """
     found: dict[str, str] = {}
     if "google.colab" not in sys.modules:

@@ -122,10 +122,7 @@ def _build(sources: Sources, directory: Path | None) -> Configuration:
 def _home(
     sources: Sources, providers: Mapping[str, Provider], directory: Path | None
 ) -> Path | None:
-    """Return the folder of a `.env` with keys, else the working directory.
-
-    From now on, nothing is written to its `outputs` if that is a link that leads out of the folder.
-    """
+    """Return the folder of a `.env` with keys, else the working directory."""
     names = [name for entry in providers.values() for name in entry.key_variables]
     home, env_file = directory, sources.env_file
     if env_file and numbered_names(sources.dotenv.variables, names):
@@ -134,7 +131,8 @@ def _home(
             warn_of_configuration(
                 f"other users of this machine can read the keys in {env_file}; run: {command}"
             )
-    # The working directory too: if the ledger is in Redis, the record of attempts is there.
+    # Nothing is written to `outputs` if that is a link that leads out of the folder. The working
+    # directory too: if the ledger is in Redis, the record of attempts is there.
     for folder in filter(None, (directory, home)):
         keep_inside(absolute(folder / LEDGER_FILE).parent, home)
     return home
@@ -213,7 +211,7 @@ def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: b
             )
         return _named(named, _REPLIES, sources)
     # Somebody who received only the file of replies has no `.env` in the project's folder.
-    if home and not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
+    if not has_keys and (handed := nearest(str(REPLIES_FILE), home)):
         return handed
     if "://" in ledger:
         return home / REPLIES_FILE if home else REPLIES_FILE
@@ -221,10 +219,7 @@ def _replies_place(sources: Sources, ledger: str, home: Path | None, has_keys: b
 
 
 def _named(named: str, variable: str, sources: Sources) -> Path:
-    """Return the path of one of our files, as a variable names it.
-
-    A path in `.env` is relative to the folder of that file, the project, and must stay inside it.
-    """
+    """Return the path of one of our files, as a variable names it."""
     where, env_file = sources.where_set(variable), sources.env_file
     if _SHELL_VARIABLE.match(named):
         raise ConfigurationError(
@@ -240,6 +235,7 @@ def _named(named: str, variable: str, sources: Sources) -> Path:
     if not where or env_file is None:
         keep_inside(path.parent, None)
         return path
+    # A path in `.env` is relative to the folder of that file, the project, and stays inside it.
     project = env_file.parent
     path = project / path
     leads_to = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118

@@ -28,7 +28,7 @@ _ENDPOINT = "/chat/completions"
 
 
 def read_providers(sources: Sources) -> dict[str, Provider]:
-    """Return all providers in the order in which they are asked: the built-in four, then others.
+    """Return all providers in the order in which they are asked.
 
     Raises:
         ValueError: a setting is missing, or does not fit the provider.
@@ -72,12 +72,15 @@ def unknown_provider(name: object, known: Iterable[str]) -> str:
 def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     provider = _with_address(_known_or_new(name, entry), entry, sources)
     models = tuple(dict.fromkeys(entry.get("models", provider.models)))
-    embedding_models = dict(provider.embedding_models)
-    if "embedding_models" in entry:
-        embedding_models = {
-            model: embedding_models.get(model, EmbeddingModel())
-            for model in entry["embedding_models"]
-        }
+    known = provider.embedding_models
+    embedding_models = {
+        model: known.get(model, EmbeddingModel()) for model in entry.get("embedding_models", known)
+    }
+    # A paid account's limits are its own: they are learned from its replies.
+    limits = provider.limits
+    if entry.get("tier") == "paid":
+        limits = {}
+        embedding_models = {m: replace(about, limits=()) for m, about in embedding_models.items()}
     if not (models or embedding_models):
         raise ValueError('models is missing; write models = ["…"], as the service calls them')
     prices = {
@@ -94,15 +97,11 @@ def _read(name: str, entry: Mapping[str, Any], sources: Sources) -> Provider:
     return replace(
         provider,
         models=models,
-        embedding_models={
-            model: replace(about, limits=()) if entry.get("tier") == "paid" else about
-            for model, about in embedding_models.items()
-        },
+        embedding_models=embedding_models,
         known_models=provider.known_models | {*models, *prices},
         paid=entry.get("paid", costs),
         free_models=() if "paid" in entry else provider.free_models,
-        # A paid account's limits are its own: they are learned from its replies.
-        limits={} if entry.get("tier") == "paid" else provider.limits,
+        limits=limits,
         prices=prices,
         header_periods=entry.get("limit_headers", {}),
         token_limit=entry.get("token_limit", ""),
@@ -190,10 +189,9 @@ def _filled_in(provider: Provider, sources: Sources) -> str:
 
 
 def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
-    """Check where the keys of these providers are sent; announce what a file changes about that.
+    """Check that the keys of these providers may be sent where the settings say.
 
-    Raises:
-        ConfigurationError: the place is not allowed; the message says how to allow it.
+    What a file changes about that is announced.
     """
     for provider in providers:
         _check_base_url(provider, sources)
@@ -234,8 +232,8 @@ def _check_key_variable(variable: str, where: str, sources: Sources) -> None:
 def _check_base_url(provider: Provider, sources: Sources) -> None:
     """Check that the provider's keys may be sent to its base URL.
 
-    Any address in the environment is allowed. In a file, the allowed addresses are the provider's
-    own, those on this machine, and those that the user trusts, which are announced.
+    A file may name the provider's own addresses, those on this machine, and those that the user
+    trusts, which are announced.
     """
     url, where = provider.base_url, provider.base_url_from
     if url is None:

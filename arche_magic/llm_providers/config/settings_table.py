@@ -36,8 +36,7 @@ class Setting:
     Attributes:
         rule: what a message says of a wrong value, such as "must be true or false".
         allows: whether a value is right.
-        shows_value: whether a message may repeat a wrong value; False where it may be a secret, so
-            that only its type is shown.
+        shows_value: False where a wrong value may be a secret; a message then names its type.
         names: all values, where they are names.
     """
 
@@ -118,11 +117,7 @@ _USD = Setting("must be USD, 0 or more", lambda value: _is_number(value) and 0 <
 _PERIOD = _one_of(*PERIOD_SECONDS)
 REPLAY_MODE = _one_of(*get_args(ReplayMode))
 
-_MODELS = Setting(
-    "must be a list of model names",
-    _list_of(_is_model),
-    shows_value=False,
-)
+_MODELS = Setting("must be a list of model names", _list_of(_is_model), shows_value=False)
 
 PROVIDER_SETTINGS: Table = {
     "models": _MODELS,
@@ -187,13 +182,10 @@ SETTINGS: Table = {
 
 
 def check_settings(settings: Mapping[str, Any], table: Table = SETTINGS, *path: str) -> None:
-    """Check names and values of settings, as a TOML parser returns them.
-
-    `path` has the names of the tables around them.
+    """Check names and values of settings; `path` has the names of the tables around them.
 
     Raises:
-        ValueError: a name is unknown or a value is wrong; the message names the table, the setting
-            and what is allowed.
+        ValueError: a name is unknown or a value is wrong; the message says what is allowed.
     """
     where = f"[{'.'.join(map(quoted, path))}]: " if path else ""
     for name, value in settings.items():

@@ -107,11 +107,11 @@ def find_sources(directory: Path | None) -> Sources:
         ConfigurationError: a settings file cannot be read or has a wrong setting.
     """
     environment = process_variables()
-    env_file = nearest(".env", directory) if directory else None
+    env_file = nearest(".env", directory)
     own_file = own_settings_file()
     settings = own = _own_settings(own_file)
     settings_file = own_file if own else None
-    file = nearest(SETTINGS_FILE, directory) if directory else None
+    file = nearest(SETTINGS_FILE, directory)
     if file and file != own_file.resolve():
         settings, settings_file = _read_settings(file), file
         # Others may have written a project's file, so it can only make prompts more private.
@@ -148,7 +148,7 @@ def own_settings_file() -> Path:
     return own_settings_folder() / SETTINGS_FILE
 
 
-def nearest(name: str, directory: Path) -> Path | None:
+def nearest(name: str, directory: Path | None) -> Path | None:
     """Return the file of that name in the directory, or in the nearest directory above it.
 
     Files of other users are skipped with a warning. Otherwise, anybody who can write into a
@@ -163,8 +163,7 @@ def nearest(name: str, directory: Path) -> Path | None:
 
 def env_file_problem() -> str:
     """Return the first problem of the `.env` that applies here; "" if it has none."""
-    directory = working_directory()
-    path = nearest(".env", directory) if directory else None
+    path = nearest(".env", working_directory())
     if path is None:
         return ""
     found = parse_env_file(path)
@@ -173,8 +172,10 @@ def env_file_problem() -> str:
     return f"{path}: {problem}" if problem else ""
 
 
-def candidates(name: str, directory: Path) -> Iterator[tuple[Path, str]]:
+def candidates(name: str, directory: Path | None) -> Iterator[tuple[Path, str]]:
     """Yield files of that name from the directory upward, each with why it is skipped, or ""."""
+    if directory is None:
+        return
     directory = directory.resolve()
     for folder in (directory, *directory.parents):
         path = folder / name

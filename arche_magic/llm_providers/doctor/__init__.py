@@ -1,7 +1,6 @@
 """Check the configuration: keys, files, network, models and the ledger.
 
-`examine` has the list of checks; `local_checks` has those of this machine, and `service_checks`
-those that ask services.
+`local_checks` has the checks of this machine, and `service_checks` those that ask services.
 """
 
 from __future__ import annotations
@@ -91,10 +90,11 @@ def _off(configuration: Configuration) -> Iterator[Finding]:
     """Yield known services that have a key but no line in the settings."""
     for service in list_services(configuration):
         if service.state == "off" and service.turn_on:
-            paid, name = service.provider.paid, service.provider.name
-            found = f"{', '.join(service.keys)} is set, but {service.provider.title} is off"
-            advice = f"to use it, {how_to_turn_on(service)}{'; it costs money' if paid else ''}"
-            yield Finding("ok" if paid else "look", name, found, advice)
+            provider = service.provider
+            found = f"{', '.join(service.keys)} is set, but {provider.title} is off"
+            costs = "; it costs money" if provider.paid else ""
+            advice = f"to use it, {how_to_turn_on(service)}{costs}"
+            yield Finding("ok" if provider.paid else "look", provider.name, found, advice)
 
 
 def _address(provider: Provider) -> Finding:

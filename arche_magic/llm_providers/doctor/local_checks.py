@@ -92,7 +92,7 @@ def check_files(directory: Path | None) -> Iterator[Finding]:
         yield Finding("wrong", "files", found, advice)
     nearest: dict[str, Path] = {}
     for name in (".env", SETTINGS_FILE):
-        for path, problem in candidates(name, directory) if directory else ():
+        for path, problem in candidates(name, directory):
             if not problem:
                 nearest[name] = path
                 break
@@ -138,7 +138,7 @@ def unread_keys(providers: Iterable[Provider], directory: Path | None) -> Iterat
 
     Names of known services count as read even while they are off.
     """
-    paths = candidates(".env", directory) if directory and not is_from_program() else ()
+    paths = () if is_from_program() else candidates(".env", directory)
     path = next((path for path, problem in paths if not problem), None)
     owners = (*providers, *known_services().values())
     read = {variable for provider in owners for variable in provider.key_variables}

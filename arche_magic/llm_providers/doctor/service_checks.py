@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
@@ -89,15 +90,14 @@ def _at_once(most: int, ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
     provider, clock = tracker.configuration.providers[key.provider], tracker.configuration.clock
-    adapter, began = build_adapter(provider.wire, key, provider.url), clock.time()
+    began = clock.time()
     models: tuple[str, ...] = ()
     failure: ProviderFailure | None = None
-    try:
-        models = adapter.models(_TIMEOUT)
-    except AttemptFailed as error:
-        failure = error.failure
-    finally:
-        adapter.close()
+    with closing(build_adapter(provider.wire, key, provider.url)) as adapter:
+        try:
+            models = adapter.models(_TIMEOUT)
+        except AttemptFailed as error:
+            failure = error.failure
     ahead = None if adapter.served_at is None else clock.time() - adapter.served_at
     if failure is None:
         is_proof = not _lists_for_anyone(provider)
@@ -115,21 +115,16 @@ def _check(key: Key, tracker: QuotaTracker) -> KeyCheck:
 
 
 def _lists_for_anyone(provider: Provider) -> bool:
-    """Return whether a service lists its models even for an invalid key, as OpenRouter does.
-
-    A server on this machine may need no key at all.
-    """
+    """Return whether a service lists its models even for an invalid key, as OpenRouter does."""
+    # A server on this machine may need no key at all.
     if provider.name in published_providers() or is_loopback(provider.url):
         return False
     made_up = Key.of(provider.name, f"{provider.name}_key_1", "made-up-key")
     adapter = build_adapter(provider.wire, made_up, provider.url)
-    try:
+    with closing(adapter), suppress(AttemptFailed):
         adapter.models(_TIMEOUT)
-    except AttemptFailed:
-        return False
-    finally:
-        adapter.close()
-    return True
+        return True
+    return False
 
 
 def key_finding(check: KeyCheck, provider: Provider, tracker: QuotaTracker) -> Finding:
