@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
-_PIECE = re.compile(r"\s*\S+\s*")
 _TOKENS_PER_IMAGE = 1000
 _NO_TOOLS = "[no tools]"  # a prompt with this text is answered without tools
 _VALUE = re.compile(r"""(?<![\w.-])([A-Za-z_][\w-]*)=("[^"]*"|'[^']*'|\S+)""")
@@ -121,7 +120,6 @@ def _one_reply(call: Call, custom: Writer | None) -> Reply:
             finish = "length"
     return Reply(
         text=text,
-        pieces=tuple(_PIECE.findall(text)) or ((text,) if text else ()),
         input_tokens=input_tokens(call),
         output_tokens=text_tokens(text) + calls_tokens(calls) + thought_tokens,
         thought_tokens=thought_tokens,

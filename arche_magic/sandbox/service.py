@@ -14,7 +14,7 @@ from .models import MODELS
 from .replies import input_tokens, make_reply
 from .schemas import json_for_schema
 from .types import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Writer
-from .windows import Calendar
+from .windows import KINDS, OF_PROVIDER
 from .wires import WIRES
 from .wires.embeddings import vectors
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
+# The limits of requested failures, and those of providers that differ.
+_SCRIPTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "rate_limit_minute": ("tokens_per_minute", {"google": "requests_per_minute"}),
+    "rate_limit_day": (
+        "requests_per_day",
+        {"groq": "tokens_per_day", "mistral": "tokens_per_month"},
+    ),
+    "too_large": ("tokens_per_minute", {"google": "input_tokens_per_minute"}),
+}
 # The errors raised while reading a request with an unexpected structure.
 _ODD_SHAPE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -199,7 +208,7 @@ class Service:
         entry = MODELS[key.provider].get(model)
         if kind == "invalid_request":
             return Refusal("above", param="temperature", bound=2, value=3)
-        if kind not in ("rate_limit_minute", "rate_limit_day", "too_large"):
+        if kind not in _SCRIPTED:
             window = entry.context_window if entry else 131_072
             return Refusal(kind, window=window, tokens=window + 1)
         limits = self.accounts.limits(key.provider, key.account, model) if entry else {}
@@ -252,25 +261,17 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
 
 
 def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: float) -> Breach:
+    """A limit that is too small for a request, or has no room for it."""
+    usual, others = _SCRIPTED[kind]
+    name = others.get(provider, usual)
+    limit = limits.get(name) or 8_000
+    if (provider, name) == ("openai", "requests_per_day"):
+        limit = 200  # reported by an unpaid organization
+    used, requested = limit, 1 if name.startswith("requests") else max(1, limit // 100)
     if kind == "too_large":
-        name = "input_tokens_per_minute" if provider == "google" else "tokens_per_minute"
-        limit = limits.get(name) or 8_000
-        return Breach(name, limit, 0, 4 * limit, float("inf"))
-    if provider == "google":
-        name = "requests_per_minute" if kind == "rate_limit_minute" else "requests_per_day"
-        limit = limits.get(name) or 20
-        window = Calendar(limit, name.rpartition("_")[2])
-        window.add(now, limit)
-        return Breach(name, limit, limit, 1, window.wait(now, 1))
-    if kind == "rate_limit_minute":
-        limit = limits.get("tokens_per_minute") or 8_000
+        used, requested = 0, 4 * limit
+    elif name == "tokens_per_minute":
         used, requested = limit * 9 // 10, limit // 2
-        wait = (used + requested - limit) / limit * 60
-        return Breach("tokens_per_minute", limit, used, requested, wait)
-    if provider == "openai":
-        # The wait that an unpaid organization reported: 7m12s.
-        return Breach("requests_per_day", 200, 200, 1, 432.0)
-    name = "tokens_per_day" if provider == "groq" else "tokens_per_month"
-    limit = limits.get(name) or 200_000
-    requested = max(1, limit // 100)
-    return Breach(name, limit, limit, requested, requested / limit * 86_400)
+    window = KINDS[OF_PROVIDER[provider]](limit, name.rpartition("_")[2])
+    window.add(now, used)
+    return Breach(name, limit, used, requested, window.wait(now, requested))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 # Writes a reply to a model's name and messages, which are dicts of role and content.
 Writer = Callable[[str, list[dict[str, str]]], str]
+_PIECE = re.compile(r"\s*\S+\s*")
 Ending = Literal["complete", "broken", "stall", "reset"]
 
 
@@ -115,13 +117,17 @@ class Reply:
     """
 
     text: str
-    pieces: tuple[str, ...]
     input_tokens: int
     output_tokens: int
     thought_tokens: int = 0
     finish: Literal["stop", "length", "content_filter", "tool_calls", "malformed_call"] = "stop"
     calls: tuple[ToolCall, ...] = ()
     others: tuple[Reply, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text in the pieces of a stream: word by word."""
+        return tuple(_PIECE.findall(self.text)) or ((self.text,) if self.text else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas import strict_problem
 from ..types import Call, Message, Tool, ToolCall
-from .parameters import check_base64, check_integer, check_number, invalid, read_stop
+from .common import check_base64, invalid, read_integer, read_number, read_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
     """Read and check a request for `model`, whose parameters are known. Raises Refusal."""
     messages = _link_results(_read_messages(body, wire), body["messages"], wire.provider)
     tools = _read_tools(body, wire.provider)
-    check_number(body, "temperature", 0, wire.highest_temperature)
-    check_number(body, "top_p", 0, 1)
-    choices = check_integer(body, "n", 1, wire.most_choices) or 1
+    read_number(body, "temperature", 0, wire.highest_temperature)
+    read_number(body, "top_p", 0, 1)
+    choices = read_integer(body, "n", 1, wire.most_choices) or 1
     most = [
-        check_integer(body, name, wire.least_max_tokens)
+        read_integer(body, name, wire.least_max_tokens)
         for name in ("max_completion_tokens", "max_tokens")
     ]
     json_wanted, schema = _read_format(body, strict=wire.strict)
@@ -45,7 +45,7 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
         stream=bool(body.get("stream")),
         max_tokens=next((number for number in most if number is not None), None),
         stop=read_stop(body, "stop", wire.most_stops),
-        seed=check_integer(body, wire.seed, wire.least_seed),
+        seed=read_integer(body, wire.seed, wire.least_seed),
         json_wanted=json_wanted,
         json_schema=schema,
         usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
+from .common import invalid, names, read_integer, read_model, stated
 from .google_requests import check_known, field
-from .parameters import check_integer, invalid, names, read_model, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
         code = "max_tokens_per_request"
         text = f"Requested {sum(tokens)} tokens, max {_ALL_OPENAI} tokens per request"
         raise Refusal("stated", text=text, code=code, type=code)
-    dimensions = check_integer(body, "dimensions", 1)
+    dimensions = read_integer(body, "dimensions", 1)
     length = _length("openai", model)
     if dimensions is not None and length and dimensions > length:
         stated(
@@ -122,7 +122,7 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
             stated("The text content is empty.")
         texts.append(text)
         config = field(entry, "embedContentConfig") or entry
-        dimensions = check_integer(config, "outputDimensionality", 1) or dimensions
+        dimensions = read_integer(config, "outputDimensionality", 1) or dimensions
     length = _length("google", model)
     if dimensions is not None and length and dimensions > length:
         stated(

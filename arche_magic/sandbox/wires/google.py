@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..types import Answer, Breach, Call, Caller, Refusal, Reply
 from . import embeddings
-from .answers import Error, event, event_answer, json_answer
+from .common import PLAIN, Error, event, event_answer, json_answer
 from .google_requests import SIGNATURE, is_signing, read_google
-from .parameters import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..types import Call, Message, Tool, ToolCall
-from .parameters import check_base64, check_integer, check_number, invalid, names, read_stop, stated
+from .common import check_base64, invalid, names, read_integer, read_number, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     _check_turns(body["contents"], model)
     choice, tools = _read_choice(body, _read_tools(body))
     for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
-        check_number(config, name, least, most)
+        read_number(config, name, least, most)
     if (config.get("candidateCount") or 1) != 1:
         invalid("above", "candidateCount", bound=1)
     mime = config.get("responseMimeType")
@@ -67,9 +67,9 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
         model=model,
         messages=messages,
         stream=stream,
-        max_tokens=check_integer(config, "maxOutputTokens", 1),
+        max_tokens=read_integer(config, "maxOutputTokens", 1),
         stop=read_stop(config, "stopSequences", 5),
-        seed=check_integer(config, "seed", -(2**31)),
+        seed=read_integer(config, "seed", -(2**31)),
         json_wanted=mime == "application/json",
         json_schema=schema,
         tools=tools,
