@@ -21,10 +21,9 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
-from .handler import LARGEST_BODY, TOO_LONG, handle
+from .handler import LARGEST_BODY, TAG_HEADER, TOO_LONG, handle
 from .replies import ApiError, HttpReply
 from .request_thread import RequestThread
-from .requests import TAG_HEADER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
+from .chat import check_defaults
 from .handler import handle
 from .replies import TIMED_OUT, HttpReply
 from .request_thread import RequestThread
-from .requests import check_defaults
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI

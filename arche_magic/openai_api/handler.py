@@ -2,11 +2,13 @@
 
     handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
 
-`requests` reads the request, the engine answers it, and `replies` writes the reply or the error.
+`chat` and `embeddings` read the request, the engine answers it, and `replies` writes the reply or
+the error.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,11 +24,11 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.text.wording import shortened
 
-from .chat import chat_completions
+from .chat import AUTO, chat_completions, who_answers
 from .embeddings import embeddings
-from .replies import ApiError, HttpReply, api_error_of, json_reply
-from .requests import AUTO, TAG_HEADER, who_answers
+from .replies import ApiError, HttpReply, api_error_of, json_reply, json_type
 
+TAG_HEADER = "x-arche-tag"
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""
 TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
@@ -61,7 +63,7 @@ def handle(
         headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
         defaults: options of the engine, used where the body does not set them; see
-            `requests.DEFAULTS`.
+            `chat.DEFAULTS`.
 
     Raises:
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
@@ -99,12 +101,24 @@ def _answer(
         llm = _llm()
         clock = llm.configuration.clock
         if ask := _ASKED.get(path):
-            return ask(body, llm, options)
+            return ask(_read_json(body), llm, options)
         if name:
             return _one_model(name, llm.configuration)
         return json_reply({"object": "list", "data": list(_listed(llm.configuration))})
     except LLMProviderError as error:
         raise api_error_of(error, clock.time()) from None
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
+    """Return the fields of a body that are not null."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ApiError(400, f"the body is not JSON{where}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body is {json_type(value)}; it must be a JSON object")
+    return {name: field for name, field in value.items() if field is not None}
 
 
 def _llm() -> IntelligentLLMOrchestrator:

@@ -224,6 +224,17 @@ class ApiError(Exception):
         return json_reply(self.body(), self.status, self.headers)
 
 
+def missing(name: str) -> ApiError:
+    """Return the error for a field that must be given."""
+    return ApiError(400, f"{name} is missing", param=name, code="missing_required_parameter")
+
+
+def json_type(value: object) -> str:
+    """Return the JSON type of a value, in words."""
+    names = {type(None): "null", bool: "a boolean", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
 def api_error_of(error: LLMProviderError, now: float) -> ApiError:
     """Return the error of a request in OpenAI's format; `now` is in epoch seconds."""
     opens_at = error.next_available_at
