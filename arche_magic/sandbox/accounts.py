@@ -140,12 +140,13 @@ class Accounts:
 
     def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
         """The limits of one account and model: the published ones and every override."""
-        published = MODELS[provider][model].limits
-        labels = [k.label for k in self.keys if (k.provider, k.account) == (provider, account)]
-        merged: dict[str, int | None] = dict(published)
-        for target in (provider, f"{provider}/{model}", *labels):
+        merged: dict[str, int | None] = dict(MODELS[provider][model].limits)
+        for target in (provider, f"{provider}/{model}", *self._labels(provider, account)):
             merged.update(self._limits.get(target, {}))
         return {name: limit for name, limit in merged.items() if limit is not None}
+
+    def _labels(self, provider: str, account: str) -> list[str]:
+        return [k.label for k in self.keys if (k.provider, k.account) == (provider, account)]
 
     def windows(self, key: Key, model: str) -> dict[str, Window]:
         """The windows of the key's account for a model, by the names of their limits."""
@@ -153,12 +154,11 @@ class Accounts:
         windows = self._windows.get(place)
         if windows is None:
             windows = self._windows[place] = {}
-            left = dict(self._left.get(key.provider, {}))
-            for other in self.keys:
-                if (other.provider, other.account) == (key.provider, key.account):
-                    left.update(self._left.get(other.label, {}))
+            left: dict[str, int] = {}
+            for target in (key.provider, *self._labels(key.provider, key.account)):
+                left.update(self._left.get(target, {}))
+            kind = KINDS[self._kinds[key.provider]]
             for name, limit in self.limits(*place).items():
-                kind = KINDS[self._kinds[key.provider]]
                 windows[name] = kind(limit, name.rpartition("_")[2])
                 if name in left:
                     windows[name].add(self._started, max(0, limit - left[name]))

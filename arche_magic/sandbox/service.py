@@ -186,22 +186,25 @@ class Service:
         """
         wire = WIRES[provider]
         text = wire.key_text(headers)
-        kind = to = None
         with self.lock:
             now = self.clock()
             key = self.accounts.find(provider, text)
             caller = self._caller(key, text, "", now)
-            if key and name is None:
+            try:
+                if key is None:
+                    raise Refusal("unauthorized" if text else "no_key")
+                if name is not None and name not in MODELS[provider]:
+                    raise Refusal("model_not_found")
+                if name is not None:
+                    return wire.models(name, caller)
                 kind, to = self.failures.next(provider, key.label, now)
-        if key is None:
-            return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
-        if name is not None and name not in MODELS[provider]:
-            return wire.refuse(Refusal("model_not_found"), name, caller)
-        if answer := network_answer(kind, to, stream=True):
-            return answer
-        if kind is not None and kind in REFUSALS:
-            return wire.refuse(self._scripted(kind, key, "", now), "", caller)
-        return spoil_answer(wire.models(name, caller), kind, wire)
+                if answer := network_answer(kind, to, stream=True):
+                    return answer
+                if kind is not None and kind in REFUSALS:
+                    raise self._scripted(kind, key, "", now)
+            except Refusal as refusal:
+                return wire.refuse(refusal, name or "", caller)
+        return spoil_answer(wire.models(None, caller), kind, wire)
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
         """A refusal for a requested failure, with figures that are plausible for the provider."""

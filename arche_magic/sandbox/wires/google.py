@@ -288,17 +288,13 @@ def _quota(breaches: Sequence[Breach], model: str, caller: Caller) -> tuple[str,
 
 def _quota_id(breach: Breach, model: str) -> tuple[str, str]:
     """The metric and quotaId of a limit, as in reported 429 responses of the free tier."""
-    period = breach.period.capitalize()
-    known = MODELS["google"].get(model)
-    embedding = known is not None and known.dimensions > 0
-    verb = "EmbedContent" if embedding else "Generate"
-    prefix = f"{_METRIC}{'embed' if embedding else 'generate'}_content_free_tier_"
+    known, period = MODELS["google"].get(model), breach.period.capitalize()
+    embeds = known is not None and known.dimensions > 0
+    prefix = f"{_METRIC}{'embed' if embeds else 'generate'}_content_free_tier_"
     if breach.unit == "requests":
+        verb = "EmbedContent" if embeds else "Generate"
         return f"{prefix}requests", f"{verb}RequestsPer{period}PerProjectPerModel-FreeTier"
-    metric, kind = {
-        "input_tokens": ("input", "InputTokens"),
-        "tokens": ("total", "Tokens"),
-        "output_tokens": ("output", "OutputTokens"),
-    }[breach.unit]
-    verb = "EmbedContent" if embedding else "GenerateContent"
-    return f"{prefix}{metric}_token_count", f"{verb}{kind}PerModelPer{period}-FreeTier"
+    verb = "EmbedContent" if embeds else "GenerateContent"
+    tokens = breach.unit.title().replace("_", "")  # such as InputTokens
+    metric = breach.unit.removesuffix("s") + "_count"
+    return f"{prefix}{metric}", f"{verb}{tokens}PerModelPer{period}-FreeTier"

@@ -48,7 +48,8 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     config = body.get("generationConfig") or {}
     check_known(config, _KNOWN_CONFIG, "generation_config")
     messages = _contents(body)
-    _check_turns(body["contents"], model)
+    if is_signing(model):
+        _check_signatures(body["contents"])
     choice, tools = _read_choice(body, _read_tools(body))
     for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
         read_number(config, name, least, most)
@@ -77,16 +78,10 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     )
 
 
-def field(value: Mapping[str, Any], name: str) -> Any:
-    """A field of protocol buffers' JSON, which has two spellings: `toolConfig`, `tool_config`."""
-    return value.get(name, value.get(re.sub("([A-Z])", r"_\1", name).lower()))
-
-
 def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
-    """Raise Refusal for the first field with a name that is not known in either spelling."""
+    """Raise Refusal for the first field with a name that is not known."""
     for name in value:
-        first, *others = name.split("_")
-        if first + "".join(part.capitalize() for part in others) not in known:
+        if name not in known:
             at = f" at '{place}'" if place else ""
             invalid("unknown", name, place=place, at=at)
 
@@ -105,6 +100,7 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     system = body.get("systemInstruction")
     if system:
         messages.append(Message("system", _text(system)))
+    before, calls = "model", ()
     for number, content in enumerate(contents):
         role = content.get("role", "user") if isinstance(content, dict) else None
         if role not in ("user", "model", "function"):
@@ -112,10 +108,12 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
         if not content.get("parts"):
             invalid("empty", "parts")
         results = _results_in(content, f"contents[{number}]")
+        made = _calls_in(content)
+        _check_turn(made, results, before, calls)
+        before, calls = role, made
         messages += results
         text, images = _text(content), _images(content)
         if role == "model":
-            calls = _calls_in(content)
             messages.append(Message("assistant", text, images, calls))
         elif text or images or not results:
             messages.append(Message("user", text, images))
@@ -125,7 +123,7 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
 def _parts(content: Mapping[str, Any], name: str) -> list[tuple[int, Any]]:
     """The parts of a content that have a field: their numbers, and the value of the field."""
     parts = enumerate(content.get("parts", ()))
-    found = ((number, field(part, name)) for number, part in parts if isinstance(part, dict))
+    found = ((number, part.get(name)) for number, part in parts if isinstance(part, dict))
     return [(number, value) for number, value in found if value is not None]
 
 
@@ -137,7 +135,7 @@ def _images(content: Mapping[str, Any]) -> int:
     """The number of images among the parts. Raises Refusal if one cannot be read."""
     blobs = _parts(content, "inlineData")
     for _, blob in blobs:
-        if not str(field(blob, "mimeType")).startswith("image/"):
+        if not str(blob.get("mimeType")).startswith("image/"):
             invalid("value", "mimeType", known=[])
         check_base64(blob.get("data"), "inlineData.data")
     return len(blobs)
@@ -146,8 +144,8 @@ def _images(content: Mapping[str, Any]) -> int:
 def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     """The declared functions. Raises Refusal if one is invalid."""
     tools: list[Tool] = []
-    for number, entry in enumerate(field(body, "tools") or ()):
-        for position, item in enumerate(field(entry, "functionDeclarations") or ()):
+    for number, entry in enumerate(body.get("tools") or ()):
+        for position, item in enumerate(entry.get("functionDeclarations") or ()):
             place = f"tools[{number}].function_declarations[{position}]"
             name = item.get("name")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -162,7 +160,7 @@ def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
             schema = item.get("parameters")
             if schema is not None:
                 _check_schema(schema, f"{place}.parameters")
-            schema = schema or field(item, "parametersJsonSchema") or {}
+            schema = schema or item.get("parametersJsonSchema") or {}
             if schema and str(schema.get("type")).lower() != "object":
                 stated(
                     f"* GenerateContentRequest.{place}.parameters: schema type should be OBJECT\n"
@@ -183,9 +181,9 @@ def _check_schema(schema: Any, place: str) -> None:
 
 def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, tuple[Tool, ...]]:
     """The choice of tools ("auto", "none", "required") and the tools it allows. Raises Refusal."""
-    config = field(field(body, "toolConfig") or {}, "functionCallingConfig") or {}
+    config = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
     mode = str(config.get("mode") or "AUTO").upper()
-    allowed = field(config, "allowedFunctionNames") or []
+    allowed = config.get("allowedFunctionNames") or []
     place = "* GenerateContentRequest.tool_config.function_calling_config"
     if mode not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
         invalid("value", "mode", known=[])
@@ -236,29 +234,28 @@ def _result(response: Any) -> str:
     return json.dumps(response, ensure_ascii=False)
 
 
-def _check_turns(contents: Sequence[Mapping[str, Any]], model: str) -> None:
-    """Raise Refusal if calls and responses do not match, or if a signature is missing or wrong."""
-    calls = [_calls_in(content) for content in contents]
-    answers = [_results_in(content, f"contents[{n}]") for n, content in enumerate(contents)]
-    for number, (made, given) in enumerate(zip(calls, answers, strict=True)):
-        before = calls[number - 1] if number else ()
-        if made and (not number or contents[number - 1].get("role", "user") == "model"):
-            stated(
-                "Please ensure that function call turn comes immediately after a user turn or "
-                "after a function response turn."
-            )
-        if given and not before:
-            stated(
-                "Please ensure that function response turn comes immediately after a function "
-                "call turn."
-            )
-        if len(given) != len(before):
-            stated(
-                "Please ensure that the number of function response parts is equal to the number "
-                "of function call parts of the function call turn."
-            )
-    if is_signing(model):
-        _check_signatures(contents)
+def _check_turn(
+    calls: Sequence[ToolCall], results: Sequence[Message], before: str, called: Sequence[ToolCall]
+) -> None:
+    """Check a content's calls and results; `before` is the last content's role, `called` its calls.
+
+    Raises Refusal.
+    """
+    if calls and before == "model":
+        stated(
+            "Please ensure that function call turn comes immediately after a user turn or after a "
+            "function response turn."
+        )
+    if results and not called:
+        stated(
+            "Please ensure that function response turn comes immediately after a function call "
+            "turn."
+        )
+    if len(results) != len(called):
+        stated(
+            "Please ensure that the number of function response parts is equal to the number of "
+            "function call parts of the function call turn."
+        )
 
 
 def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:
