@@ -202,11 +202,11 @@ def _events(
     got = first
     try:
         yield b""
-        yield chunks.first()
+        yield chunks.chunk({"role": "assistant", "content": "", "refusal": None})
         try:
             while True:
                 if isinstance(got, Piece):
-                    yield chunks.text(got.text)
+                    yield chunks.chunk({"content": got.text})
                 elif isinstance(got, Discarded):
                     # Text that was sent cannot be taken back, so the reply ends here.
                     raise got.error

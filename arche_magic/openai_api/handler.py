@@ -144,12 +144,13 @@ def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
         yield _named(alias, configuration)
     with_key = {key.provider for key in configuration.keys}
     for provider in configuration.providers.values():
-        if provider.name in with_key and provider.models:
+        if provider.name not in with_key:
+            continue
+        if provider.models:
             yield _model(provider.name, provider.name, provider.models[0], configuration)
-            names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
-            for name in names:
+            for name in dict.fromkeys([*provider.models, *sorted(provider.known_models)]):
                 yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
-        for name, about in provider.embedding_models.items() if provider.name in with_key else ():
+        for name, about in provider.embedding_models.items():
             yield {
                 **_entry(f"{provider.name}/{name}", provider.name),
                 "context_window": about.tokens_per_text or None,

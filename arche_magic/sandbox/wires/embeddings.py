@@ -23,7 +23,7 @@ from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
 from .common import invalid, names, read_integer, read_model, stated
-from .google_requests import check_known
+from .google_requests import check_known, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,7 +105,7 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
     entries: list[Any] = [body]
     if method == "batchEmbedContents":
         check_known(body, names("requests"), "")
-        entries = body.get("requests") or []
+        entries = field(body, "requests") or []
     if not entries:
         stated("* BatchEmbedContentsRequest.requests: requests is not specified\n")
     if len(entries) > _MOST_GOOGLE:
@@ -121,7 +121,7 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
         if not text:
             stated("The text content is empty.")
         texts.append(text)
-        config = entry.get("embedContentConfig") or entry
+        config = field(entry, "embedContentConfig") or entry
         dimensions = read_integer(config, "outputDimensionality", 1) or dimensions
     length = _length("google", model)
     if dimensions is not None and length and dimensions > length:

@@ -78,10 +78,16 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     )
 
 
+def field(value: Mapping[str, Any], name: str) -> Any:
+    """A field of protocol buffers' JSON, which has two spellings: `toolConfig`, `tool_config`."""
+    return value.get(name, value.get(re.sub("([A-Z])", r"_\1", name).lower()))
+
+
 def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> None:
-    """Raise Refusal for the first field with a name that is not known."""
+    """Raise Refusal for the first field with a name that is not known in either spelling."""
     for name in value:
-        if name not in known:
+        first, *others = name.split("_")
+        if first + "".join(part.capitalize() for part in others) not in known:
             at = f" at '{place}'" if place else ""
             invalid("unknown", name, place=place, at=at)
 
@@ -123,7 +129,7 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
 def _parts(content: Mapping[str, Any], name: str) -> list[tuple[int, Any]]:
     """The parts of a content that have a field: their numbers, and the value of the field."""
     parts = enumerate(content.get("parts", ()))
-    found = ((number, part.get(name)) for number, part in parts if isinstance(part, dict))
+    found = ((number, field(part, name)) for number, part in parts if isinstance(part, dict))
     return [(number, value) for number, value in found if value is not None]
 
 
@@ -135,7 +141,7 @@ def _images(content: Mapping[str, Any]) -> int:
     """The number of images among the parts. Raises Refusal if one cannot be read."""
     blobs = _parts(content, "inlineData")
     for _, blob in blobs:
-        if not str(blob.get("mimeType")).startswith("image/"):
+        if not str(field(blob, "mimeType")).startswith("image/"):
             invalid("value", "mimeType", known=[])
         check_base64(blob.get("data"), "inlineData.data")
     return len(blobs)
@@ -144,8 +150,8 @@ def _images(content: Mapping[str, Any]) -> int:
 def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     """The declared functions. Raises Refusal if one is invalid."""
     tools: list[Tool] = []
-    for number, entry in enumerate(body.get("tools") or ()):
-        for position, item in enumerate(entry.get("functionDeclarations") or ()):
+    for number, entry in enumerate(field(body, "tools") or ()):
+        for position, item in enumerate(field(entry, "functionDeclarations") or ()):
             place = f"tools[{number}].function_declarations[{position}]"
             name = item.get("name")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -160,7 +166,7 @@ def _read_tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
             schema = item.get("parameters")
             if schema is not None:
                 _check_schema(schema, f"{place}.parameters")
-            schema = schema or item.get("parametersJsonSchema") or {}
+            schema = schema or field(item, "parametersJsonSchema") or {}
             if schema and str(schema.get("type")).lower() != "object":
                 stated(
                     f"* GenerateContentRequest.{place}.parameters: schema type should be OBJECT\n"
@@ -181,9 +187,9 @@ def _check_schema(schema: Any, place: str) -> None:
 
 def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, tuple[Tool, ...]]:
     """The choice of tools ("auto", "none", "required") and the tools it allows. Raises Refusal."""
-    config = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+    config = field(field(body, "toolConfig") or {}, "functionCallingConfig") or {}
     mode = str(config.get("mode") or "AUTO").upper()
-    allowed = config.get("allowedFunctionNames") or []
+    allowed = field(config, "allowedFunctionNames") or []
     place = "* GenerateContentRequest.tool_config.function_calling_config"
     if mode not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
         invalid("value", "mode", known=[])
