@@ -40,20 +40,14 @@ def application(sandbox: Sandbox) -> Router:
     ):
         replies = partial(_call, sandbox, provider, "")
         embeddings = partial(_call, sandbox, provider, "embeddings")
-        models = partial(_models, sandbox, provider)
         routes += [
             Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
             Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
-            Route(f"{prefix}/models", models),
-            Route(f"{prefix}/models/{{name:path}}", models),
+            Route(f"{prefix}/models", partial(_models, sandbox, provider)),
         ]
     call, models = partial(_call, sandbox, "google", ""), partial(_models, sandbox, "google")
     for prefix in ("/google/v1/models", "/google/v1beta/models"):
-        routes += [
-            Route(f"{prefix}/{{name}}", call, methods=["POST"]),
-            Route(prefix, models),
-            Route(f"{prefix}/{{name}}", models),
-        ]
+        routes += [Route(f"{prefix}/{{name}}", call, methods=["POST"]), Route(prefix, models)]
     elsewhere = partial(_elsewhere, sandbox)
     routes.append(Route("/elsewhere", elsewhere, methods=["GET", "POST"]))
     return Router([*routes, *_control(sandbox)])
@@ -75,8 +69,7 @@ async def _call(sandbox: Sandbox, provider: str, path: str, request: Request) ->
 
 
 async def _models(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
-    name = request.path_params.get("name")
-    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers), name))
+    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers)))
 
 
 async def _elsewhere(sandbox: Sandbox, request: Request) -> Response:
@@ -105,8 +98,11 @@ async def _send(
         return
     if answer.ending == "broken":
         await send({**body, "more_body": True})
+    connection: asyncio.Transport = scope["state"]["connection"]
+    if answer.ending == "reset":
+        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     if answer.ending != "stall":
-        _break(scope["state"]["connection"], reset=answer.ending == "reset")
+        connection.abort()
     await until_disconnected(receive)
 
 
@@ -145,13 +141,6 @@ def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dic
     ]
     raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
     return {"type": "http.response.start", "status": answer.status, "headers": raw}
-
-
-def _break(connection: asyncio.Transport, *, reset: bool) -> None:
-    """Close the connection during a response, with or without a TCP reset."""
-    if reset:
-        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    connection.abort()
 
 
 def _control(sandbox: Sandbox) -> list[Route]:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 # Writes a reply to a model's name and messages, which are dicts of role and content.
 Writer = Callable[[str, list[dict[str, str]]], str]
 _PIECE = re.compile(r"\s*\S+\s*")
-Ending = Literal["complete", "broken", "stall", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class Answer:
     headers: list[tuple[str, str]]
     body: bytes = b""
     events: list[bytes] | None = None
-    ending: Ending = "complete"
+    ending: Literal["complete", "broken", "stall", "reset"] = "complete"
     charge: Callable[[float], None] = lambda share: None
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _OPENAI = names("input model dimensions encoding_format user")
-_MISTRAL = names("input model metadata output_dimension output_dtype encoding_format")
+_MISTRAL = names("input model metadata encoding_format")
 _GOOGLE = names("model content taskType title outputDimensionality embedContentConfig")
 _MOST_OPENAI = 2_048  # texts of a request
 _MOST_MISTRAL = 512
@@ -83,10 +83,6 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
     items = _items(body)
     if not all(isinstance(item, str) for item in items):
         invalid("type", "input", expected="a valid string")
-    if body.get("output_dtype") not in (None, "float"):
-        stated(f"output_dtype is not supported by {model}", "3051")
-    if body.get("output_dimension") is not None:
-        stated(f"output_dimension is not supported by {model}", "3051")
     if len(items) > _MOST_MISTRAL:
         stated("Too many inputs in request, split into more batches.", "3210")
     tokens = [text_tokens(item) for item in items]
@@ -168,15 +164,11 @@ def _length(provider: str, model: str) -> int:
 def vectors(call: Call) -> list[list[float]]:
     """The vectors of the texts of a request."""
     length, given = _length(call.provider, call.model), call.embedding
-    return [embed(text, call.model, length, given.dimensions) for text in given.texts]
+    return [_vector(text, call.model, length, given.dimensions) for text in given.texts]
 
 
-def embed(text: str, model: str, length: int, dimensions: int | None = None) -> list[float]:
-    """The vector of a text from a model whose vectors have `length` numbers.
-
-    `dimensions` cuts it to that many numbers and scales it to length 1 again, as the real models
-    allow it.
-    """
+def _vector(text: str, model: str, length: int, dimensions: int | None) -> list[float]:
+    """A vector of `length` numbers; `dimensions` cuts it, and scales it to length 1 again."""
     # Few numbers differ from 0, so that a request with 2,048 texts stays fast.
     changed: dict[int, float] = {}
     weights = [(text, _WHOLE)]
@@ -223,11 +215,3 @@ def chat_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
 def _as_base64(vector: list[float]) -> str:
     """A vector as OpenAI sends it for `encoding_format="base64"`: 32-bit floats, little-endian."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def google_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
-    """The reply of Gemini."""
-    values = [{"values": vector} for vector in vectors]
-    if call.embedding.single:
-        return {"embedding": values[0]} if values else {}
-    return {"embeddings": values}

@@ -144,10 +144,12 @@ class Google:
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""
-        return json_answer(embeddings.google_body(call, vectors), _HEADERS)
+        values = [{"values": vector} for vector in vectors]
+        single = {"embedding": values[0]} if values else {}
+        return json_answer(single if call.embedding.single else {"embeddings": values}, _HEADERS)
 
-    def models(self, name: str | None, caller: Caller) -> Answer:
-        """The list of models, or one of them."""
+    def models(self, caller: Caller) -> Answer:
+        """The list of models."""
         data = [
             {
                 "name": f"models/{model}",
@@ -159,9 +161,8 @@ class Google:
                 ],
             }
             for model, entry in MODELS["google"].items()
-            if name in (None, model)
         ]
-        return json_answer(data[0] if name else {"models": data}, _HEADERS)
+        return json_answer({"models": data}, _HEADERS)
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
         """The provider's own response for a refusal of any kind."""
