@@ -131,7 +131,9 @@ async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None
     if body is None:
         await _refusal(413, TOO_LONG, "body_too_large")(scope, receive, send)
         return
-    ask = partial(_ask, port, scope["method"], scope["path"], _headers(scope), body)
+    headers = Headers(scope=scope)
+    tag = headers.get(TAG_HEADER, client_name(headers.get("user-agent", "")))
+    ask = partial(_ask, port, scope["method"], scope["path"], body, tag)
     answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
     gone = asyncio.ensure_future(until_disconnected(receive))
     try:
@@ -142,7 +144,7 @@ async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None
         await asyncio.wait((answering,))
 
 
-def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
+def _ask(port: int, method: str, path: str, body: bytes, tag: str) -> HttpReply:
     """Handle one request, in its own thread."""
     if _asks_itself(port):
         message = (
@@ -150,7 +152,7 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes
             "settings, is its own address; set that address only for other programs"
         )
         return ApiError(400, message, code="asks_itself").reply()
-    return handle(method, path, headers, body)
+    return handle(method, path, body, tag=tag)
 
 
 def _asks_itself(port: int) -> bool:
@@ -208,14 +210,6 @@ async def _body(request: Request) -> bytes | None:
         if len(body) > LARGEST_BODY:
             return None
     return bytes(body)
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """Return the headers without the token; the client's name is the tag if it sends none."""
-    headers = dict(Headers(scope=scope))
-    headers.pop("authorization", None)
-    headers.setdefault(TAG_HEADER, client_name(headers.get("user-agent", "")))
-    return headers
 
 
 def _refusal(status: int, message: str, code: str) -> Response:

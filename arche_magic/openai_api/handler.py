@@ -1,6 +1,6 @@
 """Answers requests of OpenAI's API: for clients in this process, and for the server.
 
-    handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
+    handle("POST", "/v1/chat/completions", b'{"model": "auto", "messages": [...]}')
 
 `chat` and `embeddings` read the request, the engine answers it, and `replies` writes the reply or
 the error.
@@ -48,9 +48,9 @@ _kept: IntelligentLLMOrchestrator | None = None
 def handle(
     method: str,
     path: str,
-    headers: Mapping[str, str],
     body: bytes,
     *,
+    tag: str = "",
     defaults: Mapping[str, Any] | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or its first piece.
@@ -60,8 +60,8 @@ def handle(
     Args:
         method: `GET` or `POST`.
         path: the decoded path without the query, starting with `/v1/`.
-        headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
+        tag: names the caller in the record of attempts; from the header `x-arche-tag`.
         defaults: options of the engine, used where the body does not set them; see
             `chat.DEFAULTS`.
 
@@ -71,14 +71,14 @@ def handle(
     try:
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
-        return _answer(method.upper(), path, headers, body, options)
+        if tag:
+            options["tag"] = tag
+        return _answer(method.upper(), path, body, options)
     except ApiError as problem:
         return problem.reply()
 
 
-def _answer(
-    method: str, path: str, headers: Mapping[str, str], body: bytes, options: dict[str, Any]
-) -> HttpReply:
+def _answer(method: str, path: str, body: bytes, options: Mapping[str, Any]) -> HttpReply:
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
     if path == "/v1/responses":
@@ -93,9 +93,6 @@ def _answer(
         raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
         raise ApiError(413, TOO_LONG, code="body_too_large")
-    tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
-    if tag := next(tags, ""):
-        options["tag"] = tag
     clock: Clock = SystemClock()
     try:
         llm = _llm()
