@@ -133,9 +133,9 @@ class Service:
         if texts and not entry.dimensions:
             raise Refusal("not_for_embeddings")
         if call.images and not entry.images:
-            raise Refusal("type", param="messages.content", expected="a string")
+            raise Refusal("type", "messages.content", expected="a string")
         if call.tools and not entry.tools:
-            raise Refusal("no_tools", param="tools")
+            raise Refusal("no_tools", "tools")
         tokens, window = input_tokens(call), entry.context_window
         if tokens > window and not texts:
             raise Refusal("context_too_long", tokens=tokens, window=window)
@@ -203,7 +203,7 @@ class Service:
         """A refusal for a requested failure, with figures that are plausible for the provider."""
         entry = MODELS[key.provider].get(model)
         if kind == "invalid_request":
-            return Refusal("above", param="temperature", bound=2, value=3)
+            return Refusal("above", "temperature", bound=2, value=3)
         if kind not in _SCRIPTED:
             window = entry.context_window if entry else 131_072
             return Refusal(kind, window=window, tokens=window + 1)
@@ -252,7 +252,7 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
         try:
             json_for_schema(schema)
         except _ODD_SHAPE as error:
-            raise Refusal("other", param=param) from error
+            raise Refusal("other", param) from error
     return call
 
 

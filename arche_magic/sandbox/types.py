@@ -173,15 +173,17 @@ class Refusal(Exception):
     """Why a request is refused, in terms common to all providers.
 
     `kind` is a failure kind (see `failures.py`), "limit" with `breaches`, "stated" with the
-    provider's `text`, or a problem with the request ("missing", "above"). Each wire has a table of
+    provider's `text`, or a problem with a parameter ("missing", "above"). Each wire has a table of
     its errors by kind. `details` has what the text of the error names: param, value, bound, ...
     """
 
-    def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:
+    def __init__(
+        self, kind: str, param: str | None = None, breaches: tuple[Breach, ...] = (), **details: Any
+    ) -> None:
         super().__init__(kind)
         self.kind = kind
         self.breaches = breaches
-        self.details = details
+        self.details = {"param": param, **details}
 
 
 @dataclass(slots=True)

@@ -47,14 +47,9 @@ PLAIN = {
 }
 
 
-def invalid(problem: str, param: str | None = None, **details: Any) -> NoReturn:
-    """Refuse a request for a problem that each wire has an error for. Raises Refusal."""
-    raise Refusal(problem, param=param, **details)
-
-
 def stated(text: str, code: str | None = None, param: str | None = None) -> NoReturn:
     """Refuse a request with the provider's own text. Raises Refusal."""
-    raise Refusal("stated", text=text, code=code, param=param)
+    raise Refusal("stated", param, text=text, code=code)
 
 
 # --- parameters, which are None if a request does not have them; every check raises Refusal
@@ -69,9 +64,9 @@ def read_model(body: Mapping[str, Any], known: frozenset[str]) -> str:
     """The model of a request that has only known parameters."""
     for name in body:
         if name not in known:
-            invalid("unknown", name, value=body[name])
+            raise Refusal("unknown", name, value=body[name])
     if not isinstance(body.get("model"), str):
-        invalid("missing", "model")
+        raise Refusal("missing", "model")
     return str(body["model"])
 
 
@@ -80,7 +75,7 @@ def check_base64(data: object, place: str) -> None:
     try:
         base64.b64decode(str(data).replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:
-        invalid("type", place, expected="base64 data")
+        raise Refusal("type", place, expected="base64 data") from None
 
 
 def read_number(
@@ -91,11 +86,11 @@ def read_number(
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        invalid("type", name, expected="an integer" if whole else "a number", value=value)
+        raise Refusal("type", name, expected="an integer" if whole else "a number", value=value)
     if value < least:
-        invalid("below", name, bound=least, value=value)
+        raise Refusal("below", name, bound=least, value=value)
     if value > most:
-        invalid("above", name, bound=most, value=value)
+        raise Refusal("above", name, bound=most, value=value)
     return value
 
 
@@ -109,9 +104,9 @@ def read_stop(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
         return ()
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
-        invalid("type", name, expected="a string or array of strings")
+        raise Refusal("type", name, expected="a string or array of strings")
     if len(texts) > most:
-        invalid("above", name, bound=most, value=len(texts))
+        raise Refusal("above", name, bound=most, value=len(texts))
     return tuple(texts)
 
 

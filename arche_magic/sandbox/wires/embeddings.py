@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
-from .common import invalid, names, read_integer, read_model, stated
+from .common import names, read_integer, read_model, stated
 from .google_requests import check_known, field
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
     model = read_model(body, _OPENAI)
     items = _items(body)
     if len(items) > _MOST_OPENAI:
-        invalid("too_many", "input", bound=_MOST_OPENAI, value=len(items))
+        raise Refusal("too_many", "input", bound=_MOST_OPENAI, value=len(items))
     for number, item in enumerate(items):
         if item in ("", []):
             stated(f"Invalid 'input[{number}]': input cannot be an empty string.", param="input")
@@ -82,7 +82,7 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
     model = read_model(body, _MISTRAL)
     items = _items(body)
     if not all(isinstance(item, str) for item in items):
-        invalid("type", "input", expected="a valid string")
+        raise Refusal("type", "input", expected="a valid string")
     if len(items) > _MOST_MISTRAL:
         stated("Too many inputs in request, split into more batches.", "3210")
     tokens = [text_tokens(item) for item in items]
@@ -137,9 +137,9 @@ def _items(body: Mapping[str, Any]) -> list[Any]:
     given = body.get("input")
     items = [given] if isinstance(given, str) or _is_tokens(given) else given
     if not isinstance(items, list):
-        invalid("type", "input", expected="a valid string")
+        raise Refusal("type", "input", expected="a valid string")
     if not items:
-        invalid("empty", "input")
+        raise Refusal("empty", "input")
     return items
 
 
@@ -151,7 +151,7 @@ def _is_tokens(value: object) -> bool:
 def _is_base64(body: Mapping[str, Any]) -> bool:
     kind = body.get("encoding_format") or "float"
     if kind not in ("float", "base64"):
-        invalid("value", "encoding_format", value=kind, known=["float", "base64"])
+        raise Refusal("value", "encoding_format", value=kind, known=["float", "base64"])
     return bool(kind == "base64")
 
 

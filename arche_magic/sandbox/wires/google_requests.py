@@ -12,8 +12,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..types import Call, Message, Tool, ToolCall
-from .common import check_base64, invalid, names, read_integer, read_number, read_stop, stated
+from ..types import Call, Message, Refusal, Tool, ToolCall
+from .common import check_base64, names, read_integer, read_number, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,13 +54,13 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
         read_number(config, name, least, most)
     if (config.get("candidateCount") or 1) != 1:
-        invalid("above", "candidateCount", bound=1)
+        raise Refusal("above", "candidateCount", bound=1)
     mime = config.get("responseMimeType")
     schema = config.get("responseJsonSchema") or config.get("responseSchema")
     if mime not in (None, "text/plain", "application/json"):
-        invalid("value", "responseMimeType", known=[])
+        raise Refusal("value", "responseMimeType", known=[])
     if schema is not None and mime != "application/json":
-        invalid("mime", "responseSchema")
+        raise Refusal("mime", "responseSchema")
     if mime == "application/json" and tools and not is_signing(model):
         stated("Function calling with a response mime type: 'application/json' is unsupported")
     return Call(
@@ -89,7 +89,7 @@ def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> 
         first, *others = name.split("_")
         if first + "".join(part.capitalize() for part in others) not in known:
             at = f" at '{place}'" if place else ""
-            invalid("unknown", name, place=place, at=at)
+            raise Refusal("unknown", name, place=place, at=at)
 
 
 def is_signing(model: str) -> bool:
@@ -101,7 +101,7 @@ def is_signing(model: str) -> bool:
 def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     contents = body.get("contents")
     if not isinstance(contents, list) or not contents:
-        invalid("empty", "contents")
+        raise Refusal("empty", "contents")
     messages = []
     system = body.get("systemInstruction")
     if system:
@@ -110,9 +110,9 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     for number, content in enumerate(contents):
         role = content.get("role", "user") if isinstance(content, dict) else None
         if role not in ("user", "model", "function"):
-            invalid("value", "role", known=[])
+            raise Refusal("value", "role", known=[])
         if not content.get("parts"):
-            invalid("empty", "parts")
+            raise Refusal("empty", "parts")
         results = _results_in(content, f"contents[{number}]")
         made = _calls_in(content)
         _check_turn(made, results, before, calls)
@@ -142,7 +142,7 @@ def _images(content: Mapping[str, Any]) -> int:
     blobs = _parts(content, "inlineData")
     for _, blob in blobs:
         if not str(field(blob, "mimeType")).startswith("image/"):
-            invalid("value", "mimeType", known=[])
+            raise Refusal("value", "mimeType", known=[])
         check_base64(blob.get("data"), "inlineData.data")
     return len(blobs)
 
@@ -192,7 +192,7 @@ def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, t
     allowed = field(config, "allowedFunctionNames") or []
     place = "* GenerateContentRequest.tool_config.function_calling_config"
     if mode not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
-        invalid("value", "mode", known=[])
+        raise Refusal("value", "mode", known=[])
     if allowed and mode not in ("ANY", "VALIDATED"):
         stated(
             f"{place}.allowed_function_names: should be set only when the function calling mode "

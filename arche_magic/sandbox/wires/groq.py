@@ -12,7 +12,7 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import chat_replies, common
 from .chat_requests import read_chat
-from .common import Error, invalid
+from .common import Error
 from .openai import NO_JSON_WORD, NO_MODEL, OpenAI
 
 if TYPE_CHECKING:
@@ -143,15 +143,15 @@ class Groq(OpenAI):
         for name in ("logprobs", "top_logprobs", "logit_bias"):
             # Refused by console.groq.com/docs/openai, as are several choices.
             if body.get(name):
-                invalid("unknown", name)
+                raise Refusal("unknown", name)
         efforts = _EFFORTS.get(call.model.partition("/")[0], [])
         effort = body.get("reasoning_effort")
         if effort is not None and effort not in efforts:
-            invalid("value", "reasoning_effort", value=effort, known=efforts)
+            raise Refusal("value", "reasoning_effort", value=effort, known=efforts)
         if call.json_wanted and call.tools:
-            invalid("json_with_tools", "response_format")
+            raise Refusal("json_with_tools", "response_format")
         if call.json_wanted and call.stream:
-            invalid("no_stream_format", "response_format")
+            raise Refusal("no_stream_format", "response_format")
         return call
 
     def _headers(self, caller: Caller) -> common.Headers:

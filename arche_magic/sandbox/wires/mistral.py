@@ -12,7 +12,7 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import chat_replies, common, embeddings
 from .chat_requests import read_chat
-from .common import Error, invalid
+from .common import Error
 from .openai import OpenAI
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Mistral(OpenAI):
         call = read_chat(body, common.read_model(body, _KNOWN), self)
         last, message = call.messages[-1].role, body["messages"][-1]
         if last == "system" or (last == "assistant" and not message.get("prefix")):
-            invalid("order", value=last)
+            raise Refusal("order", value=last)
         return call
 
     def _headers(self, caller: Caller) -> common.Headers:

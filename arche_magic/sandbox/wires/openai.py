@@ -13,7 +13,7 @@ from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
 from . import chat_replies, common, embeddings
 from .chat_requests import read_chat
-from .common import Error, invalid
+from .common import Error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -236,12 +236,12 @@ class OpenAI:
         _check_model(body, model)
         call = read_chat(body, model, self)
         if body.get("stream_options") and not call.stream:
-            invalid("no_stream", "stream_options")
+            raise Refusal("no_stream", "stream_options")
         top = common.read_integer(body, "top_logprobs", 0)
         if top is not None and not body.get("logprobs"):
-            invalid("without", "top_logprobs", needs="logprobs")
+            raise Refusal("without", "top_logprobs", needs="logprobs")
         if top is not None and top > 20:
-            invalid("above", "top_logprobs", bound=20, value=top)
+            raise Refusal("above", "top_logprobs", bound=20, value=top)
         return replace(call, top_logprobs=top or 0) if body.get("logprobs") else call
 
     def _headers(self, caller: Caller) -> common.Headers:
@@ -372,14 +372,14 @@ def _check_model(body: Mapping[str, Any], model: str) -> None:
         return
     if not known.fixed_sampling:
         if body.get("reasoning_effort") is not None:
-            invalid("no_reasoning", "reasoning_effort")
+            raise Refusal("no_reasoning", "reasoning_effort")
         return
     if body.get("max_tokens") is not None:
-        invalid("use_instead", "max_tokens", instead="max_completion_tokens")
+        raise Refusal("use_instead", "max_tokens", instead="max_completion_tokens")
     if body.get("stop") is not None:
-        invalid("unsupported", "stop")
+        raise Refusal("unsupported", "stop")
     if body.get("logprobs"):
         raise Refusal("no_logprobs")
     for name in ("temperature", "top_p"):
         if body.get(name) not in (None, 1):
-            invalid("only_default", name, value=body[name])
+            raise Refusal("only_default", name, value=body[name])
