@@ -106,7 +106,8 @@ def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     system = body.get("systemInstruction")
     if system:
         messages.append(Message("system", _text(system)))
-    before, calls = "model", ()
+    before = "model"
+    calls: tuple[ToolCall, ...] = ()
     for number, content in enumerate(contents):
         role = content.get("role", "user") if isinstance(content, dict) else None
         if role not in ("user", "model", "function"):
