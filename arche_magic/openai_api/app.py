@@ -145,24 +145,18 @@ async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None
 
 
 def _ask(port: int, method: str, path: str, body: bytes, tag: str) -> HttpReply:
-    """Handle one request, in its own thread."""
-    if _asks_itself(port):
-        message = (
-            "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
-            "settings, is its own address; set that address only for other programs"
-        )
-        return ApiError(400, message, code="asks_itself").reply()
-    return handle(method, path, body, tag=tag)
-
-
-def _asks_itself(port: int) -> bool:
-    """Return whether a provider with a key is configured with this server's address."""
+    """Handle one request, in its own thread; refuse it if a route leads to this server."""
     here = [origin(f"http://{host}:{port}") for host in _HOSTS]
     with suppress(LLMProviderError):
         configuration = get_configuration()
         names = {key.provider for key in configuration.keys}
-        return any(origin(configuration.providers[n].base_url or "") in here for n in names)
-    return False
+        if any(origin(configuration.providers[name].base_url or "") in here for name in names):
+            message = (
+                "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in "
+                "the settings, is its own address; set that address only for other programs"
+            )
+            return ApiError(400, message, code="asks_itself").reply()
+    return handle(method, path, body, tag=tag)
 
 
 async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:

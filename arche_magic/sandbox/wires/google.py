@@ -117,10 +117,11 @@ class Google:
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that does not stream."""
+        parts = [{"text": reply.text}] if reply.text or reply.finish == "stop" else []
+        if reply.finish == "tool_calls":
+            parts = _call_parts(reply.calls, call.model)
         finish = _FINISH[reply.finish]
-        value = _response(call, reply, caller, reply.text, finish, reply.output_tokens)
-        if reply.calls and reply.finish == "tool_calls":
-            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
+        value = _response(call, reply, caller, parts, finish, reply.output_tokens)
         return json_answer(value, _HEADERS)
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
@@ -133,13 +134,14 @@ class Google:
         for piece in reply.pieces:
             so_far += len(piece)
             output = reply.thought_tokens + shown * so_far // whole
-            value = _response(call, reply, caller, piece, None, output)
+            value = _response(call, reply, caller, [{"text": piece}], None, output)
             sent.append(event(value, end=b"\r\n\r\n"))
-        if reply.calls and reply.finish == "tool_calls":
-            value = _response(call, reply, caller, "", None, reply.output_tokens)
-            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
-            sent.append(event(value))
-        last = _response(call, reply, caller, "", _FINISH[reply.finish], reply.output_tokens)
+        if reply.finish == "tool_calls":
+            parts = _call_parts(reply.calls, call.model)
+            sent.append(event(_response(call, reply, caller, parts, None, reply.output_tokens)))
+        finish = _FINISH[reply.finish]
+        parts = [{"text": ""}] if finish == "STOP" else []
+        last = _response(call, reply, caller, parts, finish, reply.output_tokens)
         return event_answer(_HEADERS, [*sent, event(last)], "text/event-stream")
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
@@ -194,11 +196,10 @@ class Google:
 
 
 def _response(
-    call: Call, reply: Reply, caller: Caller, text: str, finish: str | None, output: int
+    call: Call, reply: Reply, caller: Caller, parts: list[Any], finish: str | None, output: int
 ) -> dict[str, Any]:
-    candidate: dict[str, Any] = {"content": {"role": "model"}, "index": 0}
-    if text or finish is None or finish == "STOP":
-        candidate["content"]["parts"] = [{"text": text}]
+    content = {"role": "model", "parts": parts} if parts else {"role": "model"}
+    candidate: dict[str, Any] = {"content": content, "index": 0}
     if finish is not None:
         candidate["finishReason"] = finish
     usage: dict[str, Any] = {
