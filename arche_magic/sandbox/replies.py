@@ -11,6 +11,7 @@ import re
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from .models import MODELS
@@ -116,8 +117,8 @@ def _one_reply(call: Call, custom: Writer | None) -> Reply:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
         if text_tokens(text) + calls_tokens(calls) > room:
-            text, calls = _cut(text, room), _cut_calls(calls, room * 4)
-            finish = "length"
+            text, finish = _cut(text, room), "length"
+            calls = tuple(replace(made, arguments=_cut(made.arguments, room)) for made in calls[:1])
     return Reply(
         text=text,
         input_tokens=input_tokens(call),
@@ -235,25 +236,11 @@ def _make_calls(call: Call) -> tuple[ToolCall, ...]:
 
 def _results_in_words(messages: Sequence[Message]) -> str:
     """A sentence for each result of a tool at the end of a conversation."""
-    lines: list[str] = []
-    for message in reversed(messages):
-        if message.role != "tool":
-            break
-        text = message.text if len(message.text) <= _RESULT else message.text[:_RESULT] + "…"
-        lines.append(f"The tool {message.tool or 'that was called'} answered: {text}")
-    return "\n\n".join(reversed(lines))
-
-
-def _cut_calls(calls: tuple[ToolCall, ...], characters: int) -> tuple[ToolCall, ...]:
-    """The calls that fit into a number of characters; the arguments of the last may be cut."""
-    kept = []
-    for made in calls:
-        room = characters - len(made.name)
-        if room <= 0:
-            break
-        kept.append(replace(made, arguments=made.arguments[:room]))
-        characters = room - len(made.arguments)
-    return tuple(kept)
+    results = list(takewhile(lambda message: message.role == "tool", reversed(messages)))
+    return "\n\n".join(
+        f"The tool {m.tool} answered: {m.text[:_RESULT]}{'…' if len(m.text) > _RESULT else ''}"
+        for m in reversed(results)
+    )
 
 
 def _chosen(call: Call, *, answered: bool) -> list[tuple[Tool, str]]:
