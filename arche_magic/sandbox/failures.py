@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .accounts import check_known
 from .types import Answer, Call, Reply
 
 if TYPE_CHECKING:
@@ -105,12 +106,8 @@ class Failures:
     def add(self, failure: Failure) -> None:
         """Add a failure. Raises ValueError for an unknown target or kind, or a bad figure."""
         for kind in failure.kinds:
-            if kind not in FAILURE_KINDS:
-                known = ", ".join(FAILURE_KINDS)
-                raise ValueError(f"unknown failure kind {kind!r}; known: {known}")
-        if failure.target not in self._targets:
-            known = ", ".join(sorted(self._targets))
-            raise ValueError(f"unknown target {failure.target!r}; known: {known}")
+            check_known("failure kind", kind, FAILURE_KINDS)
+        check_known("target", failure.target, self._targets)
         if (failure.times is not None and failure.times < 1) or failure.after < 0:
             raise ValueError("times must be at least 1 (or None), after at least 0")
         if failure.share is not None and not 0.0 <= failure.share <= 1.0:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from sdk_clients import MODELS
-from tool_client import TOOLS
+from sdk_clients import MODELS, TOOLS
 
 LIKE_OPENAI = ("groq", "mistral", "openai")
 USER = {"role": "user", "content": "hi"}
