@@ -66,7 +66,7 @@ def input_tokens(call: Call) -> int:
     all texts.
     """
     if call.embedding.texts:
-        return sum(call.embedding.tokens)
+        return call.embedding.tokens
     schema = json.dumps(call.json_schema) if call.json_schema is not None else ""
     tools = sum(
         text_tokens(tool.name + tool.description + json.dumps(tool.schema)) + 4

@@ -50,7 +50,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingInputs:
-    """The texts of a request for embeddings, and the tokens of each text.
+    """The texts of a request for embeddings, and the tokens of all texts.
 
     A request for a reply has no texts.
 
@@ -59,7 +59,7 @@ class EmbeddingInputs:
     """
 
     texts: tuple[str, ...] = ()
-    tokens: tuple[int, ...] = ()
+    tokens: int = 0
     dimensions: int | None = None
     base64: bool = False
     single: bool = False

@@ -73,7 +73,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
             f"{length}."
         )
     texts = tuple(item if isinstance(item, str) else json.dumps(item) for item in items)
-    inputs = EmbeddingInputs(texts, tuple(tokens), dimensions, base64=_is_base64(body))
+    inputs = EmbeddingInputs(texts, sum(tokens), dimensions, base64=_is_base64(body))
     return Call("openai", model, (), embedding=inputs)
 
 
@@ -92,7 +92,7 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
             stated(text, "3210")
     if sum(tokens) > _ALL_MISTRAL:
         stated("Too many tokens overall, split into more batches.", "3210")
-    inputs = EmbeddingInputs(tuple(items), tuple(tokens), base64=_is_base64(body))
+    inputs = EmbeddingInputs(tuple(items), sum(tokens), base64=_is_base64(body))
     return Call("mistral", model, (), embedding=inputs)
 
 
@@ -102,8 +102,6 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
     if method == "batchEmbedContents":
         check_known(body, names("requests"), "")
         entries = field(body, "requests") or []
-    if not entries:
-        stated("* BatchEmbedContentsRequest.requests: requests is not specified\n")
     if len(entries) > _MOST_GOOGLE:
         stated(
             f"* BatchEmbedContentsRequest.requests: at most {_MOST_GOOGLE} requests can be in one "
@@ -124,12 +122,10 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
         stated(
             f"* EmbedContentRequest.output_dimensionality: must be less than or equal to {length}\n"
         )
-    tokens = tuple(min(_CUT_GOOGLE, text_tokens(text)) for text in texts)
+    tokens = sum(min(_CUT_GOOGLE, text_tokens(text)) for text in texts)
     kept = tuple(text[: 4 * _CUT_GOOGLE] for text in texts)
-    single = method == "embedContent"
-    return Call(
-        "google", model, (), embedding=EmbeddingInputs(kept, tokens, dimensions, single=single)
-    )
+    inputs = EmbeddingInputs(kept, tokens, dimensions, single=method == "embedContent")
+    return Call("google", model, (), embedding=inputs)
 
 
 def _items(body: Mapping[str, Any]) -> list[Any]:
@@ -207,7 +203,7 @@ def chat_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
         }
         for number, vector in enumerate(vectors)
     ]
-    tokens = sum(call.embedding.tokens)
+    tokens = call.embedding.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": call.model, "usage": usage}
 
