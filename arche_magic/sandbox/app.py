@@ -92,7 +92,7 @@ async def _send(
     elif answer.status:
         # A body that breaks off is shorter than announced.
         announced = len(answer.body) * (2 if answer.ending == "broken" else 1)
-        await send(_start(sandbox, answer, [("content-length", str(announced))]))
+        await send(_start(answer, ("content-length", str(announced))))
     if answer.ending == "complete":
         await send(body)
         return
@@ -115,7 +115,7 @@ async def _send_events(
     share = 0.0
     gone = asyncio.ensure_future(until_disconnected(receive))
     try:
-        await send(_start(sandbox, answer, []))
+        await send(_start(answer))
         for first in range(0, len(events), size):
             batch = b"".join(events[first : first + size])
             share = min(1.0, (first + size) / len(events))
@@ -133,12 +133,9 @@ async def _send_events(
             answer.charge(share)
 
 
-def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
-    """The message with status and headers. A redirect leads to the sandbox's own address."""
-    headers = [
-        (name, sandbox.url + text if name == "location" and text.startswith("/") else text)
-        for name, text in (*answer.headers, *more)
-    ]
+def _start(answer: Answer, *more: tuple[str, str]) -> dict[str, Any]:
+    """The message with status and headers."""
+    headers = [*answer.headers, *more]
     raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
     return {"type": "http.response.start", "status": answer.status, "headers": raw}
 
