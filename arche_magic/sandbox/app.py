@@ -33,36 +33,29 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close with a reset
 def application(sandbox: Sandbox) -> Router:
     """The application of a sandbox, with an address for every method of every provider."""
     routes = []
-    for provider, prefix in (
-        ("groq", "/groq/openai/v1"),
-        ("mistral", "/mistral/v1"),
-        ("openai", "/openai/v1"),
+    for provider, prefix, methods in (
+        ("groq", "/groq/openai/v1", ("/chat/completions", "/embeddings")),
+        ("mistral", "/mistral/v1", ("/chat/completions", "/embeddings")),
+        ("openai", "/openai/v1", ("/chat/completions", "/embeddings")),
+        ("google", "/google/v1", ("/models/{method}",)),
+        ("google", "/google/v1beta", ("/models/{method}",)),
     ):
-        replies = partial(_call, sandbox, provider, "")
-        embeddings = partial(_call, sandbox, provider, "embeddings")
-        routes += [
-            Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
-            Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
-            Route(f"{prefix}/models", partial(_models, sandbox, provider)),
-        ]
-    call, models = partial(_call, sandbox, "google", ""), partial(_models, sandbox, "google")
-    for prefix in ("/google/v1/models", "/google/v1beta/models"):
-        routes += [Route(f"{prefix}/{{name}}", call, methods=["POST"]), Route(prefix, models)]
+        routes.append(Route(f"{prefix}/models", partial(_models, sandbox, provider)))
+        call = partial(_call, sandbox, provider)
+        routes += [Route(prefix + method, call, methods=["POST"]) for method in methods]
     elsewhere = partial(_elsewhere, sandbox)
     routes.append(Route("/elsewhere", elsewhere, methods=["GET", "POST"]))
     return Router([*routes, *_control(sandbox)])
 
 
-async def _call(sandbox: Sandbox, provider: str, path: str, request: Request) -> ASGIApp:
-    """Answer a request for a reply or for embeddings.
-
-    `path` is "embeddings" for these; Gemini's methods are part of the address.
-    """
+async def _call(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
+    """Answer a request for a reply or for embeddings."""
     try:
         content = await request.body()
     except ClientDisconnect:
         return Response(status_code=400)
-    path = request.path_params.get("name", path)
+    # Such as "completions", "embeddings" or "gemini-3.8-flash:generateContent".
+    path = request.scope["path"].rpartition("/")[2]
     finish = sandbox.service.begin(provider, path, dict(request.headers), content)
     await asyncio.sleep(sandbox.latency)
     return partial(_send, sandbox, finish())

@@ -79,7 +79,8 @@ class Service:
             now = self.clock()
             self._number += 1
             key = self.accounts.find(provider, text)
-            model, stream, body, kind = path.partition(":")[0], "stream" in path, {}, None
+            # Gemini's methods have the model in front of a colon.
+            model, stream, body, kind = path.rpartition(":")[0], "stream" in path, {}, None
             refused: Answer | None = None
             try:
                 body = _parse(content)
