@@ -25,6 +25,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from inspect import getdoc
 from typing import Any
 
 from . import __version__
@@ -73,85 +74,55 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"arche_magic {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
 
-    def add(
-        name: str, run: Callable[..., int], summary: str, description: str, **texts: Any
-    ) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[..., int], summary: str, **texts: Any) -> Callable[..., Any]:
+        """Add a command, which is described by the docstring of its function."""
         texts = {"epilog": _ENDING, "formatter_class": _AS_IS, **texts}
-        command = commands.add_parser(name, help=summary, description=description, **texts)
+        command = commands.add_parser(name, help=summary, description=getdoc(run), **texts)
         command.set_defaults(run=run, error=command.error)
-        return command
+        return command.add_argument
 
-    add(
-        "enable",
-        _startup,
-        "load the extension in every notebook",
-        "Write a file into your IPython profile that loads the extension in every "
-        "notebook and IPython terminal, in environments that have the package.",
-    )
-    add(
-        "disable",
-        _startup,
-        "undo enable",
-        "Remove the file that enable wrote into your IPython profile.",
-    )
-    quota = add(
+    add("enable", _startup, "load the extension in every notebook")
+    add("disable", _startup, "undo enable")
+    option = add(
         "quota",
         _quota,
         "show what is left of every limit",
-        "Show what is left of each limit of every key and model, when it can be used "
-        "again, and which limits will run out at the current pace.",
         usage=f"{_QUOTA} [PROVIDER] [--json]\n       {_QUOTA} reset KEY",
     )
-    quota.add_argument(
+    option(
         "words",
         nargs="*",
         metavar="PROVIDER | reset KEY",
         help="show only this provider; or reset a key by its label, such as groq_key_2, after you "
         "added credit, replaced it or regained access",
     )
-    quota.add_argument(
+    option(
         "--json",
         action="store_true",
         help="print the usage summary as JSON: provider, key, limit, and the amount used",
     )
-    doctor = add(
-        "doctor",
-        _doctor,
-        "check the configuration, and say how to fix it",
-        "Check packages, files, addresses, keys, models, clock and ledger. It requests "
-        "the services' lists of models, which uses no quota.",
-        epilog="exit status: 0 if nothing is wrong, 1 otherwise",
-    )
-    doctor.add_argument("--send", action="store_true", help="send one short prompt to each model")
-    add(
-        "services",
-        _services,
-        "list services with free tiers, and where to get a key",
-        "List providers and known services: what is free, what is configured, where to "
-        "get a key, and the source and date of each figure. It sends nothing.",
-    )
-    serve = add(
-        "serve",
-        _serve,
-        "serve the OpenAI API to programs on this machine",
-        "Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 with your "
-        "keys, until Ctrl+C. It prints the two variables that programs need.",
-        epilog="exit status: 0 after Ctrl+C, 1 if it cannot start",
-    )
-    serve.add_argument(
+    nothing_wrong = "exit status: 0 if nothing is wrong, 1 otherwise"
+    summary = "check the configuration, and say how to fix it"
+    option = add("doctor", _doctor, summary, epilog=nothing_wrong)
+    option("--send", action="store_true", help="send one short prompt to each model")
+    add("services", _services, "list services with free tiers, and where to get a key")
+    stopped = "exit status: 0 after Ctrl+C, 1 if it cannot start"
+    summary = "serve the OpenAI API to programs on this machine"
+    option = add("serve", _serve, summary, epilog=stopped)
+    option(
         "--port",
         type=int,
         metavar="N",
         help="port to listen on (default: 8377, or any free one if that is in use)",
     )
-    serve.add_argument(
+    option(
         "--allow-origin",
         action="append",
         default=[],
         metavar="URL",
         help="let web pages of this origin use it, such as https://app.example.org",
     )
-    serve.add_argument(
+    option(
         "--token-file",
         metavar="PATH",
         help="store the token in this file, and reuse it at later starts (default: a new token at "
@@ -161,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _startup(options: argparse.Namespace) -> int:
+    """Load the extension in every notebook and IPython terminal, or undo that.
+
+    A file in your IPython profile does this, in environments that have the package.
+    """
     from .notebook import startup
 
     wanted = options.command == "enable"
@@ -179,6 +154,9 @@ def _startup(options: argparse.Namespace) -> int:
 
 
 def _quota(options: argparse.Namespace) -> int:
+    """Show what is left of each limit of every key and model, when it can be used again, and which
+    limits will run out at the current pace.
+    """
     from .llm_providers.config import get_configuration
     from .llm_providers.quota_tracker import get_quota_tracker
 
@@ -232,6 +210,10 @@ def _reset(options: argparse.Namespace, labels: Sequence[str]) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    """Check packages, files, addresses, keys, models, clock and ledger.
+
+    It requests the services' lists of models, which uses no quota.
+    """
     from .llm_providers.doctor import examine
     from .notebook.findings import findings_text
 
@@ -241,6 +223,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _services(options: argparse.Namespace) -> int:
+    """List providers and known services: what is free, what is configured, where to get a key, and
+    the source and date of each figure. It sends nothing.
+    """
     from .llm_providers.config import list_services
     from .notebook.catalog_tables import services_text
 
@@ -249,6 +234,9 @@ def _services(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    """Serve OpenAI's chat completions, models and embeddings on 127.0.0.1 with your keys, until
+    Ctrl+C. It prints the two variables that programs need.
+    """
     from .llm_providers.config import get_configuration
     from .openai_api.server import Server
 

@@ -57,7 +57,7 @@ class LocalServer:
         self.port: int = self._socket.getsockname()[1]
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
-        self._ready = threading.Event()
+        self._stopping = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -77,7 +77,6 @@ class LocalServer:
         thread = threading.Thread(target=self._run, args=(app,), name=self._name, daemon=True)
         thread.start()
         self._thread = thread
-        self._ready.wait()
 
     def close(self) -> bool:
         """Close the port, break the connections, and cancel their requests and wait for them.
@@ -99,15 +98,10 @@ class LocalServer:
         return True
 
     def _run(self, app: ASGIApp) -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._serve(app))
-        finally:
-            self._ready.set()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(app))
 
     async def _serve(self, app: ASGIApp) -> None:
-        self._stopping = asyncio.Event()
-
         async def until_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
             # uvicorn would log the cancellation as an error.
             with suppress(asyncio.CancelledError):
@@ -127,7 +121,6 @@ class LocalServer:
         )
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve(sockets=[self._socket]))
-        self._ready.set()
         await self._stopping.wait()
         # uvicorn's own shutdown waits for streams to end.
         for listening in getattr(server, "servers", ()):

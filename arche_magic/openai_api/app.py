@@ -21,10 +21,9 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.network import origin
 
 from ..local_server import until_disconnected
-from .handler import LARGEST_BODY, TOO_LONG, handle
+from .handler import LARGEST_BODY, TAG_HEADER, TOO_LONG, handle
 from .replies import ApiError, HttpReply
 from .request_thread import RequestThread
-from .requests import TAG_HEADER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -132,7 +131,9 @@ async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None
     if body is None:
         await _refusal(413, TOO_LONG, "body_too_large")(scope, receive, send)
         return
-    ask = partial(_ask, port, scope["method"], scope["path"], _headers(scope), body)
+    headers = Headers(scope=scope)
+    tag = headers.get(TAG_HEADER, client_name(headers.get("user-agent", "")))
+    ask = partial(_ask, port, scope["method"], scope["path"], body, tag)
     answering = asyncio.ensure_future(_reply(ask, scope, receive, send))
     gone = asyncio.ensure_future(until_disconnected(receive))
     try:
@@ -143,25 +144,19 @@ async def _answer(port: int, scope: Scope, receive: Receive, send: Send) -> None
         await asyncio.wait((answering,))
 
 
-def _ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> HttpReply:
-    """Handle one request, in its own thread."""
-    if _asks_itself(port):
-        message = (
-            "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in the "
-            "settings, is its own address; set that address only for other programs"
-        )
-        return ApiError(400, message, code="asks_itself").reply()
-    return handle(method, path, headers, body)
-
-
-def _asks_itself(port: int) -> bool:
-    """Return whether a provider with a key is configured with this server's address."""
+def _ask(port: int, method: str, path: str, body: bytes, tag: str) -> HttpReply:
+    """Handle one request, in its own thread; refuse it if a route leads to this server."""
     here = [origin(f"http://{host}:{port}") for host in _HOSTS]
     with suppress(LLMProviderError):
         configuration = get_configuration()
         names = {key.provider for key in configuration.keys}
-        return any(origin(configuration.providers[n].base_url or "") in here for n in names)
-    return False
+        if any(origin(configuration.providers[name].base_url or "") in here for name in names):
+            message = (
+                "this server would send the request to itself: OPENAI_BASE_URL, or a base_url in "
+                "the settings, is its own address; set that address only for other programs"
+            )
+            return ApiError(400, message, code="asks_itself").reply()
+    return handle(method, path, body, tag=tag)
 
 
 async def _reply(ask: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,14 +204,6 @@ async def _body(request: Request) -> bytes | None:
         if len(body) > LARGEST_BODY:
             return None
     return bytes(body)
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """Return the headers without the token; the client's name is the tag if it sends none."""
-    headers = dict(Headers(scope=scope))
-    headers.pop("authorization", None)
-    headers.setdefault(TAG_HEADER, client_name(headers.get("user-agent", "")))
-    return headers
 
 
 def _refusal(status: int, message: str, code: str) -> Response:

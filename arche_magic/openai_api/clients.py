@@ -9,6 +9,7 @@ are the same, so one transport serves both: it answers in the classes of the lib
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.config import get_configuration
 
-from .handler import handle
+from .chat import check_defaults
+from .handler import TAG_HEADER, handle
 from .replies import TIMED_OUT, HttpReply
 from .request_thread import RequestThread
-from .requests import check_defaults
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -128,8 +129,10 @@ class Transport:
 
     def _handle(self, request: Any, body: bytes, timeout: float | None) -> HttpReply:
         defaults = self._defaults if timeout is None else {**self._defaults, "timeout": timeout}
-        path = _path(request.url.path)
-        return handle(request.method, path, request.headers, body, defaults=defaults)
+        # Libraries may put a service's path before ours (`/openai/v1/`).
+        path = re.sub(r"^.*?/v1/", "/v1/", request.url.path)
+        tag = request.headers.get(TAG_HEADER, "")
+        return handle(request.method, path, body, tag=tag, defaults=defaults)
 
     def close(self) -> None:
         """Do nothing: the transport has no connections."""
@@ -148,12 +151,6 @@ class Transport:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _path(path: str) -> str:
-    """Return the path from `/v1/` on; libraries may put a service's path first (`/openai/v1/`)."""
-    _, version, rest = path.partition("/v1/")
-    return version + rest if version else path
 
 
 def _seconds(request: Any) -> Any:

@@ -18,8 +18,16 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.wording import shortened
 from arche_magic.llm_providers.types import Usage, little_endian
 
-from .replies import ApiError, HttpReply, api_error_of, json_reply, route_details, route_header
-from .requests import AUTO, missing, read_json
+from .chat import AUTO
+from .replies import (
+    ApiError,
+    HttpReply,
+    api_error_of,
+    json_reply,
+    missing,
+    route_details,
+    route_header,
+)
 
 _FIELDS = ("model", "input", "encoding_format", "dimensions")
 _FORMATS = ("float", "base64")
@@ -29,7 +37,7 @@ _OPTIONS = ("patience", "timeout", "private", "tag", "reserve")
 
 
 def embeddings(
-    body: bytes, llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
+    given: Mapping[str, Any], llm: IntelligentLLMOrchestrator, options: Mapping[str, Any]
 ) -> HttpReply:
     """Answer `POST /v1/embeddings`; see `handler.handle`.
 
@@ -40,7 +48,6 @@ def embeddings(
         NoKeys: no provider with an embedding model has a key.
     """
     configuration = llm.configuration
-    given = {name: value for name, value in read_json(body).items() if value is not None}
     texts, encoding = _texts(given), given.get("encoding_format", "float")
     if encoding not in _FORMATS:
         message = f"encoding_format is {shown(encoding)}; it can be {' or '.join(_FORMATS)}"

@@ -1,12 +1,14 @@
 """Answers requests of OpenAI's API: for clients in this process, and for the server.
 
-    handle("POST", "/v1/chat/completions", {}, b'{"model": "auto", "messages": [...]}')
+    handle("POST", "/v1/chat/completions", b'{"model": "auto", "messages": [...]}')
 
-`requests` reads the request, the engine answers it, and `replies` writes the reply or the error.
+`chat` and `embeddings` read the request, the engine answers it, and `replies` writes the reply or
+the error.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,11 +24,11 @@ from arche_magic.llm_providers.quota_tracker import get_quota_tracker
 from arche_magic.llm_providers.request import Image, Message, Request
 from arche_magic.llm_providers.text.wording import shortened
 
-from .chat import chat_completions
+from .chat import AUTO, chat_completions, who_answers
 from .embeddings import embeddings
-from .replies import ApiError, HttpReply, api_error_of, json_reply
-from .requests import AUTO, TAG_HEADER, who_answers
+from .replies import ApiError, HttpReply, api_error_of, json_reply, json_type
 
+TAG_HEADER = "x-arche-tag"
 LARGEST_BODY = 20_000_000
 """Bytes that a request may have."""
 TOO_LONG = f"the body is longer than {LARGEST_BODY // 1_000_000} MB"
@@ -46,9 +48,9 @@ _kept: IntelligentLLMOrchestrator | None = None
 def handle(
     method: str,
     path: str,
-    headers: Mapping[str, str],
     body: bytes,
     *,
+    tag: str = "",
     defaults: Mapping[str, Any] | None = None,
 ) -> HttpReply:
     """Answer one request; blocks until there is a reply or its first piece.
@@ -58,10 +60,10 @@ def handle(
     Args:
         method: `GET` or `POST`.
         path: the decoded path without the query, starting with `/v1/`.
-        headers: `x-arche-tag` names the caller in the record of attempts.
         body: JSON.
+        tag: names the caller in the record of attempts; from the header `x-arche-tag`.
         defaults: options of the engine, used where the body does not set them; see
-            `requests.DEFAULTS`.
+            `chat.DEFAULTS`.
 
     Raises:
         KeyboardInterrupt: the user interrupted it, or `stopping.stopped_by` did.
@@ -69,14 +71,14 @@ def handle(
     try:
         given = (defaults or {}).items()
         options = {name: value for name, value in given if value is not None}
-        return _answer(method.upper(), path, headers, body, options)
+        if tag:
+            options["tag"] = tag
+        return _answer(method.upper(), path, body, options)
     except ApiError as problem:
         return problem.reply()
 
 
-def _answer(
-    method: str, path: str, headers: Mapping[str, str], body: bytes, options: dict[str, Any]
-) -> HttpReply:
+def _answer(method: str, path: str, body: bytes, options: Mapping[str, Any]) -> HttpReply:
     path = path.rstrip("/")
     name = path.removeprefix(f"{_MODELS}/") if path.startswith(f"{_MODELS}/") else ""
     if path == "/v1/responses":
@@ -91,20 +93,29 @@ def _answer(
         raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     if len(body) > LARGEST_BODY:
         raise ApiError(413, TOO_LONG, code="body_too_large")
-    tags = (text for header, text in headers.items() if header.lower() == TAG_HEADER)
-    if tag := next(tags, ""):
-        options["tag"] = tag
     clock: Clock = SystemClock()
     try:
         llm = _llm()
         clock = llm.configuration.clock
         if ask := _ASKED.get(path):
-            return ask(body, llm, options)
+            return ask(_read_json(body), llm, options)
         if name:
             return _one_model(name, llm.configuration)
         return json_reply({"object": "list", "data": list(_listed(llm.configuration))})
     except LLMProviderError as error:
         raise api_error_of(error, clock.time()) from None
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
+    """Return the fields of a body that are not null."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ApiError(400, f"the body is not JSON{where}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body is {json_type(value)}; it must be a JSON object")
+    return {name: field for name, field in value.items() if field is not None}
 
 
 def _llm() -> IntelligentLLMOrchestrator:
@@ -130,12 +141,13 @@ def _listed(configuration: Configuration) -> Iterator[dict[str, Any]]:
         yield _named(alias, configuration)
     with_key = {key.provider for key in configuration.keys}
     for provider in configuration.providers.values():
-        if provider.name in with_key and provider.models:
+        if provider.name not in with_key:
+            continue
+        if provider.models:
             yield _model(provider.name, provider.name, provider.models[0], configuration)
-            names = dict.fromkeys([*provider.models, *sorted(provider.known_models)])
-            for name in names:
+            for name in dict.fromkeys([*provider.models, *sorted(provider.known_models)]):
                 yield _model(f"{provider.name}/{name}", provider.name, name, configuration)
-        for name, about in provider.embedding_models.items() if provider.name in with_key else ():
+        for name, about in provider.embedding_models.items():
             yield {
                 **_entry(f"{provider.name}/{name}", provider.name),
                 "context_window": about.tokens_per_text or None,

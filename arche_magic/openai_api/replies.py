@@ -88,19 +88,11 @@ class Chunks:
         # If the usage is sent at the end, all other chunks have `usage: null`.
         self._usage = {"usage": None} if include_usage else {}
 
-    def first(self) -> bytes:
-        """Return the chunk that opens the message."""
-        return self._chunk({"role": "assistant", "content": "", "refusal": None})
-
-    def text(self, text: str) -> bytes:
-        """Return a piece of the text."""
-        return self._chunk({"content": text})
-
     def end(self, reply: Reply) -> Iterator[bytes]:
         """Yield what follows the text of a reply: tool calls, the finish reason, and the usage."""
         if calls := _tool_calls(reply):
-            yield self._chunk({"tool_calls": _numbered(calls)})
-        yield self._chunk({}, {"finish_reason": reply.finish_reason}, arche=route_details(reply))
+            yield self.chunk({"tool_calls": _numbered(calls)})
+        yield self.chunk({}, {"finish_reason": reply.finish_reason}, arche=route_details(reply))
         yield from self._close(reply)
 
     def whole(self, reply: Reply) -> Iterator[bytes]:
@@ -109,9 +101,9 @@ class Chunks:
             message, index = dict(choice["message"]), choice["index"]
             if calls := message.pop("tool_calls", None):
                 message["tool_calls"] = _numbered(calls)
-            yield self._chunk(message, {"index": index, "logprobs": choice["logprobs"]})
+            yield self.chunk(message, {"index": index, "logprobs": choice["logprobs"]})
             end = {"index": index, "finish_reason": choice["finish_reason"]}
-            yield self._chunk({}, end, arche=route_details(reply))
+            yield self.chunk({}, end, arche=route_details(reply))
         yield from self._close(reply)
 
     def _close(self, reply: Reply) -> Iterator[bytes]:
@@ -119,9 +111,10 @@ class Chunks:
             yield event(self._head | {"choices": [], "usage": _usage(reply)})
         yield b"data: [DONE]\n\n"
 
-    def _chunk(
+    def chunk(
         self, delta: Mapping[str, Any], choice: Mapping[str, Any] | None = None, **more: Any
     ) -> bytes:
+        """Return a part of a message; `choice` has fields of the choice, `more` of the chunk."""
         whole = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
         return event(self._head | {"choices": [whole | dict(choice or {})]} | self._usage | more)
 
@@ -222,6 +215,17 @@ class ApiError(Exception):
     def reply(self) -> HttpReply:
         """Return the error as a response."""
         return json_reply(self.body(), self.status, self.headers)
+
+
+def missing(name: str) -> ApiError:
+    """Return the error for a field that must be given."""
+    return ApiError(400, f"{name} is missing", param=name, code="missing_required_parameter")
+
+
+def json_type(value: object) -> str:
+    """Return the JSON type of a value, in words."""
+    names = {type(None): "null", bool: "a boolean", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
 
 
 def api_error_of(error: LLMProviderError, now: float) -> ApiError:

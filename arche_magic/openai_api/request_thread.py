@@ -118,14 +118,11 @@ class RequestThread:
         # Closing the iterator of a stream stops its request.
         with closing(cast("Generator[bytes, None, None]", reply.body)) as body:
             for chunk in body:
-                self._wait_for_room()
+                if self._room is not None:
+                    while not (self._room.acquire(timeout=_WATCH_SECONDS) or self._stop.is_set()):
+                        pass
+                raise_if_stopped()
                 self._tell(chunk)
-
-    def _wait_for_room(self) -> None:
-        while self._room is not None and not self._stop.is_set():
-            if self._room.acquire(timeout=_WATCH_SECONDS):
-                break
-        raise_if_stopped()
 
     def _tell(self, news: HttpReply | bytes | Exception | None) -> None:
         try:

@@ -256,20 +256,18 @@ def _attribute(value: Any, name: str, path: str) -> Any:
 
 def _item(value: Any, key: int | str, path: str) -> Any:
     reference = f"{{{{{path}[{key!r}]}}}}"
+    is_mapping = isinstance(value, Mapping)
     try:
         # Checked first, because a defaultdict would create a missing key.
-        if isinstance(value, Mapping) and key not in value:
-            hint = did_you_mean(str(key), [str(known) for known in value])
-            raise InvalidRequest(f"{reference}: {path} has no key {key!r}{hint}")
-        return value[key]
-    except InvalidRequest:
-        raise
+        if not is_mapping or key in value:
+            return value[key]
     except (KeyError, IndexError):
-        hint = (
-            did_you_mean(key, map(str, getattr(value, "columns", ())))
-            if isinstance(key, str)
-            else ""
-        )
-        raise InvalidRequest(f"{reference}: {path} has no {key!r}{hint}") from None
+        pass
     except Exception as error:  # noqa: BLE001  # an index runs its owner's code
         raise InvalidRequest(f"{reference} cannot be read: {error}") from None
+    known: Iterable[object] = value if is_mapping else ()
+    if isinstance(key, str) and not is_mapping:
+        known = getattr(value, "columns", ())
+    what = f"key {key!r}" if is_mapping else repr(key)
+    hint = did_you_mean(str(key), map(str, known))
+    raise InvalidRequest(f"{reference}: {path} has no {what}{hint}")

@@ -91,11 +91,8 @@ def attach(prompt: Prompt, attachments: Sequence[Attachment], budget: int | None
     """
     if not attachments:
         return prompt
-    parts, notes = [], []
-    for attachment in attachments:
-        part, note = _part(attachment, budget)
-        parts.append(part)
-        notes.append(note)
+    made = (_part(attachment, budget) for attachment in attachments)
+    parts, notes = zip(*made, strict=True)
     # An empty prompt stays empty, which is an error, because attachments without a prompt ask
     # nothing.
     text = "\n\n".join([*parts, prompt.text]) if prompt.text.strip() else ""

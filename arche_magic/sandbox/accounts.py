@@ -52,7 +52,8 @@ def _keys(provider: str, given: int | Sequence[str], accounts: Mapping[str, str]
         yield Key(provider, label, text, accounts.get(label, label), variable)
 
 
-def _check_known(what: str, name: str, names: Collection[str]) -> None:
+def check_known(what: str, name: str, names: Collection[str]) -> None:
+    """Raise ValueError if a name is not among those that are known."""
     if name not in names:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(names))}")
 
@@ -80,7 +81,7 @@ class Accounts:
         now: float,
     ) -> None:
         for provider, given in keys.items():
-            _check_known("provider", provider, PROVIDERS)
+            check_known("provider", provider, PROVIDERS)
             if isinstance(given, int):
                 _check_not_negative(f"the number of keys of {provider}", given)
                 if given > _MOST_KEYS:
@@ -92,11 +93,11 @@ class Accounts:
             for provider in PROVIDERS
             for key in _keys(provider, keys.get(provider, 0), accounts)
         )
-        self._by_text = {key.text: key for key in self.keys}
+        self._by_text = {(key.provider, key.text): key for key in self.keys}
         self._check(limits, left, accounts)
         for provider, kind in windows.items():
-            _check_known("provider", provider, PROVIDERS)
-            _check_known("kind of window", kind, KINDS)
+            check_known("provider", provider, PROVIDERS)
+            check_known("kind of window", kind, KINDS)
         self._limits = limits
         self._left = left
         self._kinds = {**OF_PROVIDER, **windows}
@@ -112,14 +113,14 @@ class Accounts:
         models = {f"{provider}/{model}" for provider in PROVIDERS for model in MODELS[provider]}
         for target, values in [*limits.items(), *left.items()]:
             for name, number in values.items():
-                _check_known("limit", name, LIMIT_NAMES)
+                check_known("limit", name, LIMIT_NAMES)
                 _check_not_negative(f"{target}.{name}", number or 0)
             if target not in PROVIDERS and target not in models:
-                _check_known("key, provider or model", target, labels)
+                check_known("key, provider or model", target, labels)
         for target in left:
-            _check_known("key or provider", target, labels | set(PROVIDERS))
+            check_known("key or provider", target, labels | set(PROVIDERS))
         for target in accounts:
-            _check_known("key", target, labels)
+            check_known("key", target, labels)
 
     def restart(self, now: float) -> None:
         """Reset everything: only what `left` implies is used, and nothing is counted."""
@@ -130,8 +131,7 @@ class Accounts:
 
     def find(self, provider: str, text: str | None) -> Key | None:
         """The key with this text, or None if the sandbox did not issue it."""
-        key = self._by_text.get(text or "")
-        return key if key is not None and key.provider == provider else None
+        return self._by_text.get((provider, text or ""))
 
     def count(self, key: Key, model: str, what: str, amount: int = 1) -> None:
         """Count something of one key and model; `what` is one of COUNTED."""
@@ -140,12 +140,13 @@ class Accounts:
 
     def limits(self, provider: str, account: str, model: str) -> dict[str, int]:
         """The limits of one account and model: the published ones and every override."""
-        published = MODELS[provider][model].limits
-        labels = [k.label for k in self.keys if (k.provider, k.account) == (provider, account)]
-        merged: dict[str, int | None] = dict(published)
-        for target in (provider, f"{provider}/{model}", *labels):
+        merged: dict[str, int | None] = dict(MODELS[provider][model].limits)
+        for target in (provider, f"{provider}/{model}", *self._labels(provider, account)):
             merged.update(self._limits.get(target, {}))
         return {name: limit for name, limit in merged.items() if limit is not None}
+
+    def _labels(self, provider: str, account: str) -> list[str]:
+        return [k.label for k in self.keys if (k.provider, k.account) == (provider, account)]
 
     def windows(self, key: Key, model: str) -> dict[str, Window]:
         """The windows of the key's account for a model, by the names of their limits."""
@@ -153,12 +154,11 @@ class Accounts:
         windows = self._windows.get(place)
         if windows is None:
             windows = self._windows[place] = {}
-            left = dict(self._left.get(key.provider, {}))
-            for other in self.keys:
-                if (other.provider, other.account) == (key.provider, key.account):
-                    left.update(self._left.get(other.label, {}))
+            left: dict[str, int] = {}
+            for target in (key.provider, *self._labels(key.provider, key.account)):
+                left.update(self._left.get(target, {}))
+            kind = KINDS[self._kinds[key.provider]]
             for name, limit in self.limits(*place).items():
-                kind = KINDS[self._kinds[key.provider]]
                 windows[name] = kind(limit, name.rpartition("_")[2])
                 if name in left:
                     windows[name].add(self._started, max(0, limit - left[name]))

@@ -33,50 +33,36 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close with a reset
 def application(sandbox: Sandbox) -> Router:
     """The application of a sandbox, with an address for every method of every provider."""
     routes = []
-    for provider, prefix in (
-        ("groq", "/groq/openai/v1"),
-        ("mistral", "/mistral/v1"),
-        ("openai", "/openai/v1"),
+    for provider, prefix, methods in (
+        ("groq", "/groq/openai/v1", ("/chat/completions", "/embeddings")),
+        ("mistral", "/mistral/v1", ("/chat/completions", "/embeddings")),
+        ("openai", "/openai/v1", ("/chat/completions", "/embeddings")),
+        ("google", "/google/v1", ("/models/{method}",)),
+        ("google", "/google/v1beta", ("/models/{method}",)),
     ):
-        replies = partial(_call, sandbox, provider, "")
-        embeddings = partial(_call, sandbox, provider, "embeddings")
-        models = partial(_models, sandbox, provider)
-        routes += [
-            Route(f"{prefix}/chat/completions", replies, methods=["POST"]),
-            Route(f"{prefix}/embeddings", embeddings, methods=["POST"]),
-            Route(f"{prefix}/models", models),
-            Route(f"{prefix}/models/{{name:path}}", models),
-        ]
-    call, models = partial(_call, sandbox, "google", ""), partial(_models, sandbox, "google")
-    for prefix in ("/google/v1/models", "/google/v1beta/models"):
-        routes += [
-            Route(f"{prefix}/{{name}}", call, methods=["POST"]),
-            Route(prefix, models),
-            Route(f"{prefix}/{{name}}", models),
-        ]
+        routes.append(Route(f"{prefix}/models", partial(_models, sandbox, provider)))
+        call = partial(_call, sandbox, provider)
+        routes += [Route(prefix + method, call, methods=["POST"]) for method in methods]
     elsewhere = partial(_elsewhere, sandbox)
     routes.append(Route("/elsewhere", elsewhere, methods=["GET", "POST"]))
     return Router([*routes, *_control(sandbox)])
 
 
-async def _call(sandbox: Sandbox, provider: str, path: str, request: Request) -> ASGIApp:
-    """Answer a request for a reply or for embeddings.
-
-    `path` is "embeddings" for these; Gemini's methods are part of the address.
-    """
+async def _call(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
+    """Answer a request for a reply or for embeddings."""
     try:
         content = await request.body()
     except ClientDisconnect:
         return Response(status_code=400)
-    path = request.path_params.get("name", path)
+    # Such as "completions", "embeddings" or "gemini-3.8-flash:generateContent".
+    path = request.scope["path"].rpartition("/")[2]
     finish = sandbox.service.begin(provider, path, dict(request.headers), content)
     await asyncio.sleep(sandbox.latency)
     return partial(_send, sandbox, finish())
 
 
 async def _models(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
-    name = request.path_params.get("name")
-    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers), name))
+    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers)))
 
 
 async def _elsewhere(sandbox: Sandbox, request: Request) -> Response:
@@ -99,14 +85,17 @@ async def _send(
     elif answer.status:
         # A body that breaks off is shorter than announced.
         announced = len(answer.body) * (2 if answer.ending == "broken" else 1)
-        await send(_start(sandbox, answer, [("content-length", str(announced))]))
+        await send(_start(answer, ("content-length", str(announced))))
     if answer.ending == "complete":
         await send(body)
         return
     if answer.ending == "broken":
         await send({**body, "more_body": True})
+    connection: asyncio.Transport = scope["state"]["connection"]
+    if answer.ending == "reset":
+        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     if answer.ending != "stall":
-        _break(scope["state"]["connection"], reset=answer.ending == "reset")
+        connection.abort()
     await until_disconnected(receive)
 
 
@@ -119,7 +108,7 @@ async def _send_events(
     share = 0.0
     gone = asyncio.ensure_future(until_disconnected(receive))
     try:
-        await send(_start(sandbox, answer, []))
+        await send(_start(answer))
         for first in range(0, len(events), size):
             batch = b"".join(events[first : first + size])
             share = min(1.0, (first + size) / len(events))
@@ -137,21 +126,11 @@ async def _send_events(
             answer.charge(share)
 
 
-def _start(sandbox: Sandbox, answer: Answer, more: list[tuple[str, str]]) -> dict[str, Any]:
-    """The message with status and headers. A redirect leads to the sandbox's own address."""
-    headers = [
-        (name, sandbox.url + text if name == "location" and text.startswith("/") else text)
-        for name, text in (*answer.headers, *more)
-    ]
+def _start(answer: Answer, *more: tuple[str, str]) -> dict[str, Any]:
+    """The message with status and headers."""
+    headers = [*answer.headers, *more]
     raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers]
     return {"type": "http.response.start", "status": answer.status, "headers": raw}
-
-
-def _break(connection: asyncio.Transport, *, reset: bool) -> None:
-    """Close the connection during a response, with or without a TCP reset."""
-    if reset:
-        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    connection.abort()
 
 
 def _control(sandbox: Sandbox) -> list[Route]:

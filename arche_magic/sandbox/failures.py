@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .accounts import check_known
 from .types import Answer, Call, Reply
 
 if TYPE_CHECKING:
@@ -105,12 +106,8 @@ class Failures:
     def add(self, failure: Failure) -> None:
         """Add a failure. Raises ValueError for an unknown target or kind, or a bad figure."""
         for kind in failure.kinds:
-            if kind not in FAILURE_KINDS:
-                known = ", ".join(FAILURE_KINDS)
-                raise ValueError(f"unknown failure kind {kind!r}; known: {known}")
-        if failure.target not in self._targets:
-            known = ", ".join(sorted(self._targets))
-            raise ValueError(f"unknown target {failure.target!r}; known: {known}")
+            check_known("failure kind", kind, FAILURE_KINDS)
+        check_known("target", failure.target, self._targets)
         if (failure.times is not None and failure.times < 1) or failure.after < 0:
             raise ValueError("times must be at least 1 (or None), after at least 0")
         if failure.share is not None and not 0.0 <= failure.share <= 1.0:
@@ -154,11 +151,11 @@ def network_answer(kind: str | None, to: str | None, *, stream: bool) -> Answer 
 def spoil_reply(reply: Reply, kind: str | None, call: Call) -> Reply:
     """The reply as a requested failure changes it, before it is written in the wire's format."""
     if kind == "content_filter":
-        pieces = reply.pieces[: len(reply.pieces) // 2] if call.stream else ()
-        return replace(reply, text="", pieces=pieces, finish="content_filter", calls=())
+        text = "".join(reply.pieces[: len(reply.pieces) // 2]) if call.stream else ""
+        return replace(reply, text=text, finish="content_filter", calls=())
     if kind == "empty_reply":
         tokens = reply.thought_tokens
-        return replace(reply, text="", pieces=(), output_tokens=tokens, finish="stop", calls=())
+        return replace(reply, text="", output_tokens=tokens, finish="stop", calls=())
     if kind == "tool_use_failed" and reply.calls and call.provider == "google":
         return replace(reply, calls=(), finish="malformed_call")
     if kind == "tool_use_failed":
@@ -167,26 +164,25 @@ def spoil_reply(reply: Reply, kind: str | None, call: Call) -> Reply:
         return replace(reply, calls=tuple(broken))
     if kind in ("not_json", "misfit_json") and call.json_wanted:
         text = '{"unexpected": "simulated"}' if kind == "misfit_json" else "Sorry, no JSON today."
-        return replace(reply, text=text, pieces=(text,))
+        return replace(reply, text=text)
     return reply
 
 
 def spoil_answer(answer: Answer, kind: str | None, wire: Wire) -> Answer:
     """The answer as a requested failure changes it, when it is ready to be sent."""
-    if kind is None:
-        return answer
-    if kind == "unrelated_json":
-        content = b'{"hello":1}'
-        if answer.events is None:
-            return replace(answer, body=content)
-        return replace(answer, events=[b"data: " + content + b"\n\n"])
+    unrelated = b'{"hello":1}'
     if answer.events is None:
+        half = answer.body[: len(answer.body) // 2]
+        if kind == "unrelated_json":
+            return replace(answer, body=unrelated)
         if kind in ("malformed_body", "malformed_event"):
-            return replace(answer, body=answer.body[: len(answer.body) // 2] + b"\xe2<html>")
+            return replace(answer, body=half + b"\xe2<html>")
         if kind in ("cut_stream", "broken_connection"):
-            return replace(answer, body=answer.body[: len(answer.body) // 2], ending="broken")
+            return replace(answer, body=half, ending="broken")
         return answer
     first = answer.events[: max(1, len(answer.events) // 2)]
+    if kind == "unrelated_json":
+        return replace(answer, events=[b"data: " + unrelated + b"\n\n"])
     if kind == "cut_stream":
         return replace(answer, events=first)
     if kind == "stall_stream":

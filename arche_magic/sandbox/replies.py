@@ -11,6 +11,7 @@ import re
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from .models import MODELS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _TOKENS_MARKER = re.compile(r"\[tokens=(\d{1,6})\]")
-_PIECE = re.compile(r"\s*\S+\s*")
 _TOKENS_PER_IMAGE = 1000
 _NO_TOOLS = "[no tools]"  # a prompt with this text is answered without tools
 _VALUE = re.compile(r"""(?<![\w.-])([A-Za-z_][\w-]*)=("[^"]*"|'[^']*'|\S+)""")
@@ -66,7 +66,7 @@ def input_tokens(call: Call) -> int:
     all texts.
     """
     if call.embedding.texts:
-        return sum(call.embedding.tokens)
+        return call.embedding.tokens
     schema = json.dumps(call.json_schema) if call.json_schema is not None else ""
     tools = sum(
         text_tokens(tool.name + tool.description + json.dumps(tool.schema)) + 4
@@ -117,11 +117,10 @@ def _one_reply(call: Call, custom: Writer | None) -> Reply:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
         if text_tokens(text) + calls_tokens(calls) > room:
-            text, calls = _cut(text, room), _cut_calls(calls, room * 4)
-            finish = "length"
+            text, finish = _cut(text, room), "length"
+            calls = tuple(replace(made, arguments=_cut(made.arguments, room)) for made in calls[:1])
     return Reply(
         text=text,
-        pieces=tuple(_PIECE.findall(text)) or ((text,) if text else ()),
         input_tokens=input_tokens(call),
         output_tokens=text_tokens(text) + calls_tokens(calls) + thought_tokens,
         thought_tokens=thought_tokens,
@@ -237,25 +236,11 @@ def _make_calls(call: Call) -> tuple[ToolCall, ...]:
 
 def _results_in_words(messages: Sequence[Message]) -> str:
     """A sentence for each result of a tool at the end of a conversation."""
-    lines: list[str] = []
-    for message in reversed(messages):
-        if message.role != "tool":
-            break
-        text = message.text if len(message.text) <= _RESULT else message.text[:_RESULT] + "…"
-        lines.append(f"The tool {message.tool or 'that was called'} answered: {text}")
-    return "\n\n".join(reversed(lines))
-
-
-def _cut_calls(calls: tuple[ToolCall, ...], characters: int) -> tuple[ToolCall, ...]:
-    """The calls that fit into a number of characters; the arguments of the last may be cut."""
-    kept = []
-    for made in calls:
-        room = characters - len(made.name)
-        if room <= 0:
-            break
-        kept.append(replace(made, arguments=made.arguments[:room]))
-        characters = room - len(made.arguments)
-    return tuple(kept)
+    results = list(takewhile(lambda message: message.role == "tool", reversed(messages)))
+    return "\n\n".join(
+        f"The tool {m.tool} answered: {m.text[:_RESULT]}{'…' if len(m.text) > _RESULT else ''}"
+        for m in reversed(results)
+    )
 
 
 def _chosen(call: Call, *, answered: bool) -> list[tuple[Tool, str]]:

@@ -14,7 +14,7 @@ from .models import MODELS
 from .replies import input_tokens, make_reply
 from .schemas import json_for_schema
 from .types import Answer, Breach, Call, Caller, ReceivedRequest, Refusal, Writer
-from .windows import Calendar
+from .windows import KINDS, OF_PROVIDER
 from .wires import WIRES
 from .wires.embeddings import vectors
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
+# The limits of requested failures, and those of providers that differ.
+_SCRIPTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "rate_limit_minute": ("tokens_per_minute", {"google": "requests_per_minute"}),
+    "rate_limit_day": (
+        "requests_per_day",
+        {"groq": "tokens_per_day", "mistral": "tokens_per_month"},
+    ),
+    "too_large": ("tokens_per_minute", {"google": "input_tokens_per_minute"}),
+}
 # The errors raised while reading a request with an unexpected structure.
 _ODD_SHAPE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -70,7 +79,8 @@ class Service:
             now = self.clock()
             self._number += 1
             key = self.accounts.find(provider, text)
-            model, stream, body, kind = path.partition(":")[0], "stream" in path, {}, None
+            # Gemini's methods have the model in front of a colon.
+            model, stream, body, kind = path.rpartition(":")[0], "stream" in path, {}, None
             refused: Answer | None = None
             try:
                 body = _parse(content)
@@ -124,9 +134,9 @@ class Service:
         if texts and not entry.dimensions:
             raise Refusal("not_for_embeddings")
         if call.images and not entry.images:
-            raise Refusal("type", param="messages.content", expected="a string")
+            raise Refusal("type", "messages.content", expected="a string")
         if call.tools and not entry.tools:
-            raise Refusal("no_tools", param="tools")
+            raise Refusal("no_tools", "tools")
         tokens, window = input_tokens(call), entry.context_window
         if tokens > window and not texts:
             raise Refusal("context_too_long", tokens=tokens, window=window)
@@ -170,36 +180,32 @@ class Service:
             if kind is not None:
                 self.accounts.count(key, call.model, "failed")
 
-    def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
-        """The list of a provider's models, or one of them.
-
-        It uses no limit. Requested failures affect the list too.
-        """
+    def models(self, provider: str, headers: Mapping[str, str]) -> Answer:
+        """The list of a provider's models. It uses no limit; requested failures affect it too."""
         wire = WIRES[provider]
         text = wire.key_text(headers)
-        kind = to = None
         with self.lock:
             now = self.clock()
             key = self.accounts.find(provider, text)
             caller = self._caller(key, text, "", now)
-            if key and name is None:
+            try:
+                if key is None:
+                    raise Refusal("unauthorized" if text else "no_key")
                 kind, to = self.failures.next(provider, key.label, now)
-        if key is None:
-            return wire.refuse(Refusal("unauthorized" if text else "no_key"), "", caller)
-        if name is not None and name not in MODELS[provider]:
-            return wire.refuse(Refusal("model_not_found"), name, caller)
-        if answer := network_answer(kind, to, stream=True):
-            return answer
-        if kind is not None and kind in REFUSALS:
-            return wire.refuse(self._scripted(kind, key, "", now), "", caller)
-        return spoil_answer(wire.models(name, caller), kind, wire)
+                if answer := network_answer(kind, to, stream=True):
+                    return answer
+                if kind is not None and kind in REFUSALS:
+                    raise self._scripted(kind, key, "", now)
+            except Refusal as refusal:
+                return wire.refuse(refusal, "", caller)
+        return spoil_answer(wire.models(caller), kind, wire)
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
         """A refusal for a requested failure, with figures that are plausible for the provider."""
         entry = MODELS[key.provider].get(model)
         if kind == "invalid_request":
-            return Refusal("above", param="temperature", bound=2, value=3)
-        if kind not in ("rate_limit_minute", "rate_limit_day", "too_large"):
+            return Refusal("above", "temperature", bound=2, value=3)
+        if kind not in _SCRIPTED:
             window = entry.context_window if entry else 131_072
             return Refusal(kind, window=window, tokens=window + 1)
         limits = self.accounts.limits(key.provider, key.account, model) if entry else {}
@@ -247,30 +253,22 @@ def _read(provider: str, body: Mapping[str, Any], path: str) -> Call:
         try:
             json_for_schema(schema)
         except _ODD_SHAPE as error:
-            raise Refusal("other", param=param) from error
+            raise Refusal("other", param) from error
     return call
 
 
 def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: float) -> Breach:
+    """A limit that is too small for a request, or has no room for it."""
+    usual, others = _SCRIPTED[kind]
+    name = others.get(provider, usual)
+    limit = limits.get(name) or 8_000
+    if (provider, name) == ("openai", "requests_per_day"):
+        limit = 200  # reported by an unpaid organization
+    used, requested = limit, 1 if name.startswith("requests") else max(1, limit // 100)
     if kind == "too_large":
-        name = "input_tokens_per_minute" if provider == "google" else "tokens_per_minute"
-        limit = limits.get(name) or 8_000
-        return Breach(name, limit, 0, 4 * limit, float("inf"))
-    if provider == "google":
-        name = "requests_per_minute" if kind == "rate_limit_minute" else "requests_per_day"
-        limit = limits.get(name) or 20
-        window = Calendar(limit, name.rpartition("_")[2])
-        window.add(now, limit)
-        return Breach(name, limit, limit, 1, window.wait(now, 1))
-    if kind == "rate_limit_minute":
-        limit = limits.get("tokens_per_minute") or 8_000
+        used, requested = 0, 4 * limit
+    elif name == "tokens_per_minute":
         used, requested = limit * 9 // 10, limit // 2
-        wait = (used + requested - limit) / limit * 60
-        return Breach("tokens_per_minute", limit, used, requested, wait)
-    if provider == "openai":
-        # The wait that an unpaid organization reported: 7m12s.
-        return Breach("requests_per_day", 200, 200, 1, 432.0)
-    name = "tokens_per_day" if provider == "groq" else "tokens_per_month"
-    limit = limits.get(name) or 200_000
-    requested = max(1, limit // 100)
-    return Breach(name, limit, limit, requested, requested / limit * 86_400)
+    window = KINDS[OF_PROVIDER[provider]](limit, name.rpartition("_")[2])
+    window.add(now, used)
+    return Breach(name, limit, used, requested, window.wait(now, requested))

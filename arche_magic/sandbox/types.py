@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 # Writes a reply to a model's name and messages, which are dicts of role and content.
 Writer = Callable[[str, list[dict[str, str]]], str]
-Ending = Literal["complete", "broken", "stall", "reset"]
+_PIECE = re.compile(r"\s*\S+\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingInputs:
-    """The texts of a request for embeddings, and the tokens of each text.
+    """The texts of a request for embeddings, and the tokens of all texts.
 
     A request for a reply has no texts.
 
@@ -58,7 +59,7 @@ class EmbeddingInputs:
     """
 
     texts: tuple[str, ...] = ()
-    tokens: tuple[int, ...] = ()
+    tokens: int = 0
     dimensions: int | None = None
     base64: bool = False
     single: bool = False
@@ -115,13 +116,17 @@ class Reply:
     """
 
     text: str
-    pieces: tuple[str, ...]
     input_tokens: int
     output_tokens: int
     thought_tokens: int = 0
     finish: Literal["stop", "length", "content_filter", "tool_calls", "malformed_call"] = "stop"
     calls: tuple[ToolCall, ...] = ()
     others: tuple[Reply, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text in the pieces of a stream: word by word."""
+        return tuple(_PIECE.findall(self.text)) or ((self.text,) if self.text else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +173,17 @@ class Refusal(Exception):
     """Why a request is refused, in terms common to all providers.
 
     `kind` is a failure kind (see `failures.py`), "limit" with `breaches`, "stated" with the
-    provider's `text`, or a problem with the request ("missing", "above"). Each wire has a table of
+    provider's `text`, or a problem with a parameter ("missing", "above"). Each wire has a table of
     its errors by kind. `details` has what the text of the error names: param, value, bound, ...
     """
 
-    def __init__(self, kind: str, *, breaches: tuple[Breach, ...] = (), **details: Any) -> None:
+    def __init__(
+        self, kind: str, param: str | None = None, breaches: tuple[Breach, ...] = (), **details: Any
+    ) -> None:
         super().__init__(kind)
         self.kind = kind
         self.breaches = breaches
-        self.details = details
+        self.details = {"param": param, **details}
 
 
 @dataclass(slots=True)
@@ -190,7 +197,7 @@ class Answer:
     headers: list[tuple[str, str]]
     body: bytes = b""
     events: list[bytes] | None = None
-    ending: Ending = "complete"
+    ending: Literal["complete", "broken", "stall", "reset"] = "complete"
     charge: Callable[[float], None] = lambda share: None
 
 

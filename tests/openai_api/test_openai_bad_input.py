@@ -85,7 +85,7 @@ def test_an_invalid_body_is_refused_before_anything_is_sent(
     sandbox: Sandbox, content: bytes, status: int, param: str | None, says: str
 ) -> None:
     """In OpenAI's format, in one line, with the name of the field."""
-    reply = handle("POST", CHAT, {}, content)
+    reply = handle("POST", CHAT, content)
     assert isinstance(reply.body, bytes)
     error = json.loads(reply.body)["error"]
     assert (reply.status, error["param"]) == (status, param), error
@@ -111,7 +111,7 @@ def test_an_error_of_the_provider_names_the_field(
     sandbox: Sandbox, fields: dict[str, Any], param: str
 ) -> None:
     """Only the provider knows these, so its words say which field it is."""
-    reply = handle("POST", CHAT, {}, body(**fields))
+    reply = handle("POST", CHAT, body(**fields))
     assert isinstance(reply.body, bytes)
     assert (reply.status, json.loads(reply.body)["error"]["param"]) == (400, param)
     assert len(sandbox.requests) == 1
@@ -129,7 +129,7 @@ def test_an_error_may_quote_a_lone_surrogate(
     sandbox: Sandbox, path: str, fields: dict[str, Any]
 ) -> None:
     """JSON can contain one, but UTF-8, in which the reply is sent, cannot."""
-    reply = handle("POST", path, {}, json.dumps(fields).encode())
+    reply = handle("POST", path, json.dumps(fields).encode())
     assert isinstance(reply.body, bytes)
     assert reply.status in (400, 404)
     assert json.loads(reply.body.decode())["error"]["message"]
@@ -150,7 +150,7 @@ def test_other_paths_and_methods_are_refused(
     sandbox: Sandbox, method: str, path: str, status: int, says: str
 ) -> None:
     """The message lists the valid ones."""
-    reply = handle(method, path, {}, b"")
+    reply = handle(method, path, b"")
     assert isinstance(reply.body, bytes)
     assert reply.status == status
     assert says in json.loads(reply.body)["error"]["message"]
@@ -194,7 +194,7 @@ def test_a_key_in_place_of_a_value_is_not_repeated(
     for typed in (TYPED, "hunterA2" * 4, sandbox.environment()["MISTRAL_API_KEY"]):
         body = json.dumps(fields).replace(TYPED, typed).encode()
         method = "GET" if path.startswith("/v1/models") else "POST"
-        reply = handle(method, path.replace(TYPED, typed), {}, body)
+        reply = handle(method, path.replace(TYPED, typed), body)
         assert isinstance(reply.body, bytes)
         assert reply.status in (400, 404)
         message = json.loads(reply.body)["error"]["message"]

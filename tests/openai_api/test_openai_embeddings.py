@@ -22,7 +22,7 @@ LENGTHS = {"mistral": 1024, "google": 3072, "openai": 1536}
 
 
 def post(fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    reply = handle("POST", "/v1/embeddings", {}, json.dumps(fields).encode())
+    reply = handle("POST", "/v1/embeddings", json.dumps(fields).encode())
     assert isinstance(reply.body, bytes)
     return reply.status, json.loads(reply.body)
 

@@ -148,18 +148,7 @@ def test_a_client_with_a_long_body_can_read_the_error(server: Server) -> None:
     ("method", "path", "content", "status"),
     [
         ("POST", CHAT, b'{"model": ', 400),
-        ("POST", CHAT, b"\xff\xfe", 400),
-        ("POST", CHAT, b"", 400),
-        ("POST", CHAT, b"[1]", 400),
-        ("POST", CHAT, b'{"messages": []}', 400),
-        (
-            "POST",
-            CHAT,
-            b'{"model": "nothing", "messages": [{"role": "user", "content": "a"}]}',
-            404,
-        ),
         ("GET", CHAT, b"", 405),
-        ("POST", "/v1/files", b"{}", 404),
         ("GET", "/v1/models/none", b"", 404),
         ("GET", "/", b"", 404),
         ("POST", "/chat/completions", b"{}", 404),

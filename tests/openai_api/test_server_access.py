@@ -61,19 +61,14 @@ def test_clients_without_access_are_refused_before_anything_is_sent(
     }
     refused = send(server, headers=given)
     assert refused.status_code == status
-    assert says.format(**known) in refused.json()["error"]["message"]
+    error = refused.json()["error"]
+    assert says.format(**known) in error["message"]
+    assert error["code"] == {401: "invalid_api_key", 403: "not_this_machine"}[status]
     assert server.api_key not in refused.text
     assert not [name for name in refused.headers if name.startswith("access-control")]
     assert upstream.requests == ()
     if status == 403:
         assert send(server, "/health", "GET", headers=given).status_code == 403
-
-
-def test_the_official_client_reports_a_wrong_token(server: Server) -> None:
-    """It raises its own error for 401, in one line."""
-    with pytest.raises(openai.AuthenticationError, match="wrong or missing token") as error:
-        client(server, api_key="wrong").chat.completions.create(model="groq", messages=HI)
-    assert error.value.code == "invalid_api_key"
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])

@@ -6,15 +6,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sdk_clients import PROVIDERS
-from tool_client import ToolClient
+from sdk_clients import PROVIDERS, Client
 
 from arche_magic.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from sdk_clients import Client
 
 
 class Clock:
@@ -68,7 +65,7 @@ def connect() -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(*arguments: Any, **options: Any) -> Client:
-        clients.append(ToolClient(*arguments, **options))
+        clients.append(Client(*arguments, **options))
         return clients[-1]
 
     yield make

@@ -8,13 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..windows import remaining
-from . import answers
+from . import common
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..types import Breach, Call, Caller, Reply, ToolCall
-    from .openai import OpenAI
 
 _PIECE = 6  # the number of characters of arguments in a chunk
 _PERIODS = {"second": "S", "minute": "M", "hour": "H", "day": "D", "month": "MO"}
@@ -23,7 +22,7 @@ _UNITS = {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens":
 
 def limit_headers(
     caller: Caller, shown: Mapping[str, str], *, resets: bool = True
-) -> answers.Headers:
+) -> common.Headers:
     """The headers for limits; `shown` has the limit for each name. Mistral has none for resets."""
     headers = []
     for what, name in shown.items():
@@ -33,7 +32,7 @@ def limit_headers(
                 (f"x-ratelimit-remaining-{what}", str(remaining(window, caller.now))),
             ]
             if resets:
-                reset = answers.go_duration(window.reset(caller.now))
+                reset = common.go_duration(window.reset(caller.now))
                 headers.append((f"x-ratelimit-reset-{what}", reset))
     return headers
 
@@ -96,18 +95,22 @@ def _chunk(call: Call, caller: Caller, choices: list[Any], extra: dict[str, Any]
     }
 
 
-def events(call: Call, reply: Reply, caller: Caller, wire: OpenAI) -> list[bytes]:
-    """All events of a streamed reply. Several replies come one after the other."""
-    fields = wire.chunk_fields(call, reply, caller)
+def events(
+    call: Call, reply: Reply, caller: Caller, fields: Mapping[str, dict[str, Any]]
+) -> list[bytes]:
+    """All events of a streamed reply. Several replies come one after the other.
+
+    `fields` has the provider's own fields of the "first", the "last" and "every" other chunk. The
+    "closing" fields are in a separate chunk without choices, at the end.
+    """
     every = fields.get("every", {})
+    # Whether the last chunk with calls also has the finish reason.
+    calls_at_end = call.provider == "mistral"
     result: list[bytes] = []
     for index, one in enumerate((reply, *reply.others)):
         event = partial(_event, call, caller, index)
-        start = {
-            "role": "assistant",
-            "content": None if one.calls and not wire.calls_at_end else "",
-        }
-        result.append(event(start, fields.get("first", {})))
+        content = None if one.calls and not calls_at_end else ""
+        result.append(event({"role": "assistant", "content": content}, fields.get("first", {})))
         if call.top_logprobs is None:
             # The thousands of chunks of a long reply differ only in their text.
             before, after = event({"content": "\x00"}, every).split(rb'"\u0000"')
@@ -116,13 +119,13 @@ def events(call: Call, reply: Reply, caller: Caller, wire: OpenAI) -> list[bytes
             for piece in one.pieces:
                 likely = logprobs((piece,), call.top_logprobs)
                 result.append(event({"content": piece}, every, logprobs=likely))
-        deltas = wire.call_deltas(one.calls)
-        end = deltas.pop() if deltas and wire.calls_at_end else {}
+        deltas = _DELTAS[call.provider](one.calls)
+        end = deltas.pop() if deltas and calls_at_end else {}
         result += [event(delta, every) for delta in deltas]
         result.append(event(end, fields.get("last", {}), finish_reason=one.finish))
     if "closing" in fields:
-        result.append(answers.event(_chunk(call, caller, [], fields["closing"])))
-    return [*result, answers.DONE]
+        result.append(common.event(_chunk(call, caller, [], fields["closing"])))
+    return [*result, common.DONE]
 
 
 def _event(
@@ -135,10 +138,10 @@ def _event(
 ) -> bytes:
     """A chunk with one choice; `extra` are more fields of the chunk, `choice` of the choice."""
     choices = [{"index": index, "delta": delta, "finish_reason": None, **choice}]
-    return answers.event(_chunk(call, caller, choices, extra))
+    return common.event(_chunk(call, caller, choices, extra))
 
 
-def calls_in_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+def _in_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     """Deltas as OpenAI streams them: the name of each call, then its arguments in pieces."""
     deltas: list[dict[str, Any]] = []
     for number, made in enumerate(calls):
@@ -151,7 +154,7 @@ def calls_in_pieces(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     return deltas
 
 
-def calls_one_by_one(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+def _one_by_one(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     """Deltas as Groq streams them: one for each call. github.com/ogx-ai/ogx/pull/630, 2024-12."""
     return [
         {"tool_calls": [{"index": number, **_call_object(made)}]}
@@ -163,6 +166,9 @@ def calls_together(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     """One delta with all calls, as Mistral streams. github.com/comet-ml/opik/pull/7385, 2026-07."""
     entries = [{**_call_object(made), "index": number} for number, made in enumerate(calls)]
     return [{"content": "", "tool_calls": entries}] if entries else []
+
+
+_DELTAS = {"openai": _in_pieces, "groq": _one_by_one, "mistral": calls_together}
 
 
 def logprobs(pieces: Sequence[str], top: int) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..schemas import strict_problem
-from ..types import Call, Message, Tool, ToolCall
-from .parameters import check_base64, check_integer, check_number, invalid, read_stop
+from ..types import Call, Message, Refusal, Tool, ToolCall
+from .common import check_base64, read_integer, read_number, read_stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
     """Read and check a request for `model`, whose parameters are known. Raises Refusal."""
     messages = _link_results(_read_messages(body, wire), body["messages"], wire.provider)
     tools = _read_tools(body, wire.provider)
-    check_number(body, "temperature", 0, wire.highest_temperature)
-    check_number(body, "top_p", 0, 1)
-    choices = check_integer(body, "n", 1, wire.most_choices) or 1
+    read_number(body, "temperature", 0, wire.highest_temperature)
+    read_number(body, "top_p", 0, 1)
+    choices = read_integer(body, "n", 1, wire.most_choices) or 1
     most = [
-        check_integer(body, name, wire.least_max_tokens)
+        read_integer(body, name, wire.least_max_tokens)
         for name in ("max_completion_tokens", "max_tokens")
     ]
     json_wanted, schema = _read_format(body, strict=wire.strict)
@@ -45,7 +45,7 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
         stream=bool(body.get("stream")),
         max_tokens=next((number for number in most if number is not None), None),
         stop=read_stop(body, "stop", wire.most_stops),
-        seed=check_integer(body, wire.seed, wire.least_seed),
+        seed=read_integer(body, wire.seed, wire.least_seed),
         json_wanted=json_wanted,
         json_schema=schema,
         usage_wanted=bool((body.get("stream_options") or {}).get("include_usage")),
@@ -59,13 +59,13 @@ def read_chat(body: Mapping[str, Any], model: str, wire: OpenAI) -> Call:
 def _read_messages(body: Mapping[str, Any], wire: OpenAI) -> tuple[Message, ...]:
     given = body.get("messages")
     if not isinstance(given, list) or not given:
-        invalid("empty" if given == [] else "type", "messages", expected="an array")
+        raise Refusal("empty" if given == [] else "type", "messages", expected="an array")
     messages = []
     for number, item in enumerate(given):
         place = f"messages[{number}]"
         role, content = item.get("role"), item.get("content")
         if role not in wire.roles:
-            invalid("value", f"{place}.role", value=role, known=list(wire.roles))
+            raise Refusal("value", f"{place}.role", value=role, known=list(wire.roles))
         images = 0
         if isinstance(content, list):
             images = sum(_is_image(part, f"{place}.content") for part in content)
@@ -73,7 +73,7 @@ def _read_messages(body: Mapping[str, Any], wire: OpenAI) -> tuple[Message, ...]
         if content is None and role == "assistant":
             content = ""
         if not isinstance(content, str):
-            invalid("type", f"{place}.content", expected="a string")
+            raise Refusal("type", f"{place}.content", expected="a string")
         calls = _read_calls(item, place, wire.provider)
         role = "system" if role == "developer" else role
         messages.append(Message(role, content, images, calls))
@@ -87,11 +87,11 @@ def _is_image(part: Mapping[str, Any], place: str) -> bool:
     value = part.get("image_url")
     address = value.get("url") if isinstance(value, dict) else value
     if not isinstance(address, str) or not address.startswith(("data:", "https://", "http://")):
-        invalid("type", place, expected="an image URL")
+        raise Refusal("type", place, expected="an image URL")
     if address.startswith("data:"):
         kind, _, data = address.partition(";base64,")
         if not kind.startswith("data:image/"):
-            invalid("type", place, expected="an image")
+            raise Refusal("type", place, expected="an image")
         check_base64(data, place)
     return True
 
@@ -110,15 +110,15 @@ def _read_format(body: Mapping[str, Any], *, strict: bool) -> tuple[bool, Mappin
         return False, None
     if kind == "json_object":
         if strict and "json" not in json.dumps(body.get("messages")).lower():
-            invalid("no_json_word", "messages")
+            raise Refusal("no_json_word", "messages")
         return True, None
     outer = value.get("json_schema") if kind == "json_schema" else None
     if not isinstance(outer, dict):
         known = ["text", "json_object", "json_schema"]
-        invalid("value", "response_format", value=kind, known=known)
+        raise Refusal("value", "response_format", value=kind, known=known)
     schema = outer.get("schema", outer.get("schema_definition"))
     if not outer.get("name") or not isinstance(schema, dict):
-        invalid("missing", "response_format.json_schema")
+        raise Refusal("missing", "response_format.json_schema")
     if strict and outer.get("strict"):
         _check_strict("schema", "response_format", schema, name=outer["name"])
     return True, schema
@@ -129,7 +129,7 @@ def _check_strict(what: str, param: str, schema: Mapping[str, Any], name: str) -
     if found := strict_problem(schema):
         place, rule, broken = found
         path = "".join(f"/{step}" for step in place)
-        invalid(f"{what}_{rule}", param, name=name, place=place, path=path, broken=broken)
+        raise Refusal(f"{what}_{rule}", param, name=name, place=place, path=path, broken=broken)
 
 
 # --- tools: definitions, choice, calls and results
@@ -140,29 +140,29 @@ def _read_tools(body: Mapping[str, Any], provider: str) -> tuple[Tool, ...]:
     if given is None:
         return ()
     if not given and provider == "openai":
-        invalid("empty", "tools")
+        raise Refusal("empty", "tools")
     if len(given) > _MOST_TOOLS and provider != "mistral":
-        invalid("too_many", "tools", bound=_MOST_TOOLS, value=len(given))
+        raise Refusal("too_many", "tools", bound=_MOST_TOOLS, value=len(given))
     return tuple(_tool(item, f"tools[{number}]", provider) for number, item in enumerate(given))
 
 
 def _tool(item: Any, place: str, provider: str) -> Tool:
     if item.get("type", "function" if provider == "mistral" else None) != "function":
         known = ["function", "custom"] if provider == "openai" else ["function"]
-        invalid("value", f"{place}.type", value=item.get("type"), known=known)
+        raise Refusal("value", f"{place}.type", value=item.get("type"), known=known)
     function = item["function"]
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        invalid("tool_name", f"{place}.function.name", value=name)
+        raise Refusal("tool_name", f"{place}.function.name", value=name)
     where = f"{place}.function.parameters"
     schema = function.get("parameters")
     if schema is None:
         if provider == "mistral":  # a required field of its Function (mistralai 3.7)
-            invalid("missing", where)
+            raise Refusal("missing", where)
         schema = {}
     if not isinstance(schema, dict) or (schema and schema.get("type") != "object"):
         kind = schema.get("type") if isinstance(schema, dict) else schema
-        invalid("tool_schema", where, tool=name, value=kind)
+        raise Refusal("tool_schema", where, tool=name, value=kind)
     if provider == "openai" and function.get("strict"):
         _check_strict("tool", where, schema, name=name)
     return Tool(name, schema, str(function.get("description") or ""))
@@ -171,24 +171,24 @@ def _tool(item: Any, place: str, provider: str) -> Tool:
 def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool], provider: str) -> str:
     """`tool_choice`: "auto", "none", "required" or the name of a tool. Raises Refusal."""
     if not tools and body.get("parallel_tool_calls") is not None and provider == "openai":
-        invalid("parallel_alone", "parallel_tool_calls")
+        raise Refusal("parallel_alone", "parallel_tool_calls")
     given = body.get("tool_choice")
     if given is None:
         return "auto"
     if isinstance(given, dict):
         name = str(given["function"]["name"])
         if not tools:
-            invalid("choice_alone", "tool_choice", tool=name)
+            raise Refusal("choice_alone", "tool_choice", tool=name)
         if name not in {tool.name for tool in tools}:
-            invalid("choice_unknown", "tool_choice", tool=name)
+            raise Refusal("choice_unknown", "tool_choice", tool=name)
         return name
     known = ["none", "auto", "required"]
     if provider == "mistral":
         known.insert(2, "any")
     if given not in known:
-        invalid("choice_value", "tool_choice", value=given, known=known)
+        raise Refusal("choice_value", "tool_choice", value=given, known=known)
     if not tools and (provider == "openai" or given not in ("none", "auto")):
-        invalid("choice_alone", "tool_choice", tool=given)
+        raise Refusal("choice_alone", "tool_choice", tool=given)
     return "required" if given == "any" else str(given)
 
 
@@ -198,9 +198,9 @@ def _read_calls(item: Mapping[str, Any], place: str, provider: str) -> tuple[Too
     if given is None:
         return ()
     if item.get("role") != "assistant" or not isinstance(given, list):
-        invalid("unknown", f"{place}.tool_calls", value=given)
+        raise Refusal("unknown", f"{place}.tool_calls", value=given)
     if not given and provider == "openai":
-        invalid("empty", f"{place}.tool_calls")
+        raise Refusal("empty", f"{place}.tool_calls")
     calls = []
     for number, entry in enumerate(given):
         where, function = f"{place}.tool_calls[{number}]", entry["function"]
@@ -208,7 +208,7 @@ def _read_calls(item: Mapping[str, Any], place: str, provider: str) -> tuple[Too
         if isinstance(arguments, dict) and provider == "mistral":
             arguments = json.dumps(arguments)  # its FunctionCall takes both (mistralai 3.7)
         if not isinstance(arguments, str):
-            invalid("type", f"{where}.function.arguments", expected="a string")
+            raise Refusal("type", f"{where}.function.arguments", expected="a string")
         _check_id(entry["id"], f"{where}.id", provider)
         calls.append(ToolCall(entry["id"], str(function["name"]), arguments))
     return tuple(calls)
@@ -216,7 +216,7 @@ def _read_calls(item: Mapping[str, Any], place: str, provider: str) -> tuple[Too
 
 def _check_id(text: str, place: str, provider: str) -> None:
     if provider == "mistral" and not _MISTRAL_ID.fullmatch(text):
-        invalid("call_id", place, value=text)
+        raise Refusal("call_id", place, value=text)
 
 
 def _link_results(
@@ -238,25 +238,25 @@ def _link_results(
         if message.role == "tool":
             key = item.get("tool_call_id")
             if not isinstance(key, str):
-                invalid("missing", f"{place}.tool_call_id")
+                raise Refusal("missing", f"{place}.tool_call_id")
             _check_id(key, f"{place}.tool_call_id", provider)
             if not calls:
-                invalid("result_alone", f"{place}.role", value=before)
+                raise Refusal("result_alone", f"{place}.role", value=before)
             if key not in calls:
-                invalid("result_unknown", f"{place}.tool_call_id", value=key)
+                raise Refusal("result_unknown", f"{place}.tool_call_id", value=key)
             if key in waiting:
                 waiting.remove(key)
             linked.append(Message("tool", message.text, message.images, tool=calls[key]))
         else:
             if waiting and provider in _UNANSWERED:
-                invalid(_UNANSWERED[provider], f"{place}.role", value=", ".join(waiting))
+                raise Refusal(_UNANSWERED[provider], f"{place}.role", value=", ".join(waiting))
             if provider == "mistral" and before == "tool" and message.role != "assistant":
-                invalid("order_after_tool", f"{place}.role", value=message.role)
+                raise Refusal("order_after_tool", f"{place}.role", value=message.role)
             calls = {made.id: made.name for made in message.calls}
             waiting = list(calls)
             linked.append(message)
         before = message.role
     if waiting and provider in _UNANSWERED and (provider == "openai" or before == "tool"):
         place = f"messages[{len(messages) - 1}].role"
-        invalid(_UNANSWERED[provider], place, value=", ".join(waiting))
+        raise Refusal(_UNANSWERED[provider], place, value=", ".join(waiting))
     return tuple(linked)

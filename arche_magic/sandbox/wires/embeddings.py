@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..replies import text_tokens
 from ..types import Call, EmbeddingInputs, Refusal
+from .common import names, read_integer, read_model, stated
 from .google_requests import check_known, field
-from .parameters import check_integer, invalid, names, read_model, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _OPENAI = names("input model dimensions encoding_format user")
-_MISTRAL = names("input model metadata output_dimension output_dtype encoding_format")
+_MISTRAL = names("input model metadata encoding_format")
 _GOOGLE = names("model content taskType title outputDimensionality embedContentConfig")
 _MOST_OPENAI = 2_048  # texts of a request
 _MOST_MISTRAL = 512
@@ -48,7 +48,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
     model = read_model(body, _OPENAI)
     items = _items(body)
     if len(items) > _MOST_OPENAI:
-        invalid("too_many", "input", bound=_MOST_OPENAI, value=len(items))
+        raise Refusal("too_many", "input", bound=_MOST_OPENAI, value=len(items))
     for number, item in enumerate(items):
         if item in ("", []):
             stated(f"Invalid 'input[{number}]': input cannot be an empty string.", param="input")
@@ -65,7 +65,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
         code = "max_tokens_per_request"
         text = f"Requested {sum(tokens)} tokens, max {_ALL_OPENAI} tokens per request"
         raise Refusal("stated", text=text, code=code, type=code)
-    dimensions = check_integer(body, "dimensions", 1)
+    dimensions = read_integer(body, "dimensions", 1)
     length = _length("openai", model)
     if dimensions is not None and length and dimensions > length:
         stated(
@@ -73,7 +73,7 @@ def read_openai(body: Mapping[str, Any]) -> Call:
             f"{length}."
         )
     texts = tuple(item if isinstance(item, str) else json.dumps(item) for item in items)
-    inputs = EmbeddingInputs(texts, tuple(tokens), dimensions, base64=_is_base64(body))
+    inputs = EmbeddingInputs(texts, sum(tokens), dimensions, base64=_is_base64(body))
     return Call("openai", model, (), embedding=inputs)
 
 
@@ -82,11 +82,7 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
     model = read_model(body, _MISTRAL)
     items = _items(body)
     if not all(isinstance(item, str) for item in items):
-        invalid("type", "input", expected="a valid string")
-    if body.get("output_dtype") not in (None, "float"):
-        stated(f"output_dtype is not supported by {model}", "3051")
-    if body.get("output_dimension") is not None:
-        stated(f"output_dimension is not supported by {model}", "3051")
+        raise Refusal("type", "input", expected="a valid string")
     if len(items) > _MOST_MISTRAL:
         stated("Too many inputs in request, split into more batches.", "3210")
     tokens = [text_tokens(item) for item in items]
@@ -96,7 +92,7 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
             stated(text, "3210")
     if sum(tokens) > _ALL_MISTRAL:
         stated("Too many tokens overall, split into more batches.", "3210")
-    inputs = EmbeddingInputs(tuple(items), tuple(tokens), base64=_is_base64(body))
+    inputs = EmbeddingInputs(tuple(items), sum(tokens), base64=_is_base64(body))
     return Call("mistral", model, (), embedding=inputs)
 
 
@@ -106,8 +102,6 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
     if method == "batchEmbedContents":
         check_known(body, names("requests"), "")
         entries = field(body, "requests") or []
-    if not entries:
-        stated("* BatchEmbedContentsRequest.requests: requests is not specified\n")
     if len(entries) > _MOST_GOOGLE:
         stated(
             f"* BatchEmbedContentsRequest.requests: at most {_MOST_GOOGLE} requests can be in one "
@@ -122,18 +116,16 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
             stated("The text content is empty.")
         texts.append(text)
         config = field(entry, "embedContentConfig") or entry
-        dimensions = check_integer(config, "outputDimensionality", 1) or dimensions
+        dimensions = read_integer(config, "outputDimensionality", 1) or dimensions
     length = _length("google", model)
     if dimensions is not None and length and dimensions > length:
         stated(
             f"* EmbedContentRequest.output_dimensionality: must be less than or equal to {length}\n"
         )
-    tokens = tuple(min(_CUT_GOOGLE, text_tokens(text)) for text in texts)
+    tokens = sum(min(_CUT_GOOGLE, text_tokens(text)) for text in texts)
     kept = tuple(text[: 4 * _CUT_GOOGLE] for text in texts)
-    single = method == "embedContent"
-    return Call(
-        "google", model, (), embedding=EmbeddingInputs(kept, tokens, dimensions, single=single)
-    )
+    inputs = EmbeddingInputs(kept, tokens, dimensions, single=method == "embedContent")
+    return Call("google", model, (), embedding=inputs)
 
 
 def _items(body: Mapping[str, Any]) -> list[Any]:
@@ -141,9 +133,9 @@ def _items(body: Mapping[str, Any]) -> list[Any]:
     given = body.get("input")
     items = [given] if isinstance(given, str) or _is_tokens(given) else given
     if not isinstance(items, list):
-        invalid("type", "input", expected="a valid string")
+        raise Refusal("type", "input", expected="a valid string")
     if not items:
-        invalid("empty", "input")
+        raise Refusal("empty", "input")
     return items
 
 
@@ -155,7 +147,7 @@ def _is_tokens(value: object) -> bool:
 def _is_base64(body: Mapping[str, Any]) -> bool:
     kind = body.get("encoding_format") or "float"
     if kind not in ("float", "base64"):
-        invalid("value", "encoding_format", value=kind, known=["float", "base64"])
+        raise Refusal("value", "encoding_format", value=kind, known=["float", "base64"])
     return bool(kind == "base64")
 
 
@@ -168,15 +160,11 @@ def _length(provider: str, model: str) -> int:
 def vectors(call: Call) -> list[list[float]]:
     """The vectors of the texts of a request."""
     length, given = _length(call.provider, call.model), call.embedding
-    return [embed(text, call.model, length, given.dimensions) for text in given.texts]
+    return [_vector(text, call.model, length, given.dimensions) for text in given.texts]
 
 
-def embed(text: str, model: str, length: int, dimensions: int | None = None) -> list[float]:
-    """The vector of a text from a model whose vectors have `length` numbers.
-
-    `dimensions` cuts it to that many numbers and scales it to length 1 again, as the real models
-    allow it.
-    """
+def _vector(text: str, model: str, length: int, dimensions: int | None) -> list[float]:
+    """A vector of `length` numbers; `dimensions` cuts it, and scales it to length 1 again."""
     # Few numbers differ from 0, so that a request with 2,048 texts stays fast.
     changed: dict[int, float] = {}
     weights = [(text, _WHOLE)]
@@ -215,7 +203,7 @@ def chat_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
         }
         for number, vector in enumerate(vectors)
     ]
-    tokens = sum(call.embedding.tokens)
+    tokens = call.embedding.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": call.model, "usage": usage}
 
@@ -223,11 +211,3 @@ def chat_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
 def _as_base64(vector: list[float]) -> str:
     """A vector as OpenAI sends it for `encoding_format="base64"`: 32-bit floats, little-endian."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def google_body(call: Call, vectors: Sequence[list[float]]) -> dict[str, Any]:
-    """The reply of Gemini."""
-    values = [{"values": vector} for vector in vectors]
-    if call.embedding.single:
-        return {"embedding": values[0]} if values else {}
-    return {"embeddings": values}

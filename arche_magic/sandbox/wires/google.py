@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..models import MODELS
 from ..types import Answer, Breach, Call, Caller, Refusal, Reply
 from . import embeddings
-from .answers import Error, event, event_answer, json_answer
+from .common import PLAIN, Error, event, event_answer, json_answer
 from .google_requests import SIGNATURE, is_signing, read_google
-from .parameters import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,10 +117,11 @@ class Google:
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that does not stream."""
+        parts = [{"text": reply.text}] if reply.text or reply.finish == "stop" else []
+        if reply.finish == "tool_calls":
+            parts = _call_parts(reply.calls, call.model)
         finish = _FINISH[reply.finish]
-        value = _response(call, reply, caller, reply.text, finish, reply.output_tokens)
-        if reply.calls and reply.finish == "tool_calls":
-            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
+        value = _response(call, reply, caller, parts, finish, reply.output_tokens)
         return json_answer(value, _HEADERS)
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
@@ -134,21 +134,24 @@ class Google:
         for piece in reply.pieces:
             so_far += len(piece)
             output = reply.thought_tokens + shown * so_far // whole
-            value = _response(call, reply, caller, piece, None, output)
+            value = _response(call, reply, caller, [{"text": piece}], None, output)
             sent.append(event(value, end=b"\r\n\r\n"))
-        if reply.calls and reply.finish == "tool_calls":
-            value = _response(call, reply, caller, "", None, reply.output_tokens)
-            value["candidates"][0]["content"]["parts"] = _call_parts(reply.calls, call.model)
-            sent.append(event(value))
-        last = _response(call, reply, caller, "", _FINISH[reply.finish], reply.output_tokens)
+        if reply.finish == "tool_calls":
+            parts = _call_parts(reply.calls, call.model)
+            sent.append(event(_response(call, reply, caller, parts, None, reply.output_tokens)))
+        finish = _FINISH[reply.finish]
+        parts = [{"text": ""}] if finish == "STOP" else []
+        last = _response(call, reply, caller, parts, finish, reply.output_tokens)
         return event_answer(_HEADERS, [*sent, event(last)], "text/event-stream")
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""
-        return json_answer(embeddings.google_body(call, vectors), _HEADERS)
+        values = [{"values": vector} for vector in vectors]
+        single = {"embedding": values[0]} if values else {}
+        return json_answer(single if call.embedding.single else {"embeddings": values}, _HEADERS)
 
-    def models(self, name: str | None, caller: Caller) -> Answer:
-        """The list of models, or one of them."""
+    def models(self, caller: Caller) -> Answer:
+        """The list of models."""
         data = [
             {
                 "name": f"models/{model}",
@@ -160,9 +163,8 @@ class Google:
                 ],
             }
             for model, entry in MODELS["google"].items()
-            if name in (None, model)
         ]
-        return json_answer(data[0] if name else {"models": data}, _HEADERS)
+        return json_answer({"models": data}, _HEADERS)
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
         """The provider's own response for a refusal of any kind."""
@@ -194,11 +196,10 @@ class Google:
 
 
 def _response(
-    call: Call, reply: Reply, caller: Caller, text: str, finish: str | None, output: int
+    call: Call, reply: Reply, caller: Caller, parts: list[Any], finish: str | None, output: int
 ) -> dict[str, Any]:
-    candidate: dict[str, Any] = {"content": {"role": "model"}, "index": 0}
-    if text or finish is None or finish == "STOP":
-        candidate["content"]["parts"] = [{"text": text}]
+    content = {"role": "model", "parts": parts} if parts else {"role": "model"}
+    candidate: dict[str, Any] = {"content": content, "index": 0}
     if finish is not None:
         candidate["finishReason"] = finish
     usage: dict[str, Any] = {
@@ -289,17 +290,13 @@ def _quota(breaches: Sequence[Breach], model: str, caller: Caller) -> tuple[str,
 
 def _quota_id(breach: Breach, model: str) -> tuple[str, str]:
     """The metric and quotaId of a limit, as in reported 429 responses of the free tier."""
-    period = breach.period.capitalize()
-    known = MODELS["google"].get(model)
-    embedding = known is not None and known.dimensions > 0
-    verb = "EmbedContent" if embedding else "Generate"
-    prefix = f"{_METRIC}{'embed' if embedding else 'generate'}_content_free_tier_"
+    known, period = MODELS["google"].get(model), breach.period.capitalize()
+    embeds = known is not None and known.dimensions > 0
+    prefix = f"{_METRIC}{'embed' if embeds else 'generate'}_content_free_tier_"
     if breach.unit == "requests":
+        verb = "EmbedContent" if embeds else "Generate"
         return f"{prefix}requests", f"{verb}RequestsPer{period}PerProjectPerModel-FreeTier"
-    metric, kind = {
-        "input_tokens": ("input", "InputTokens"),
-        "tokens": ("total", "Tokens"),
-        "output_tokens": ("output", "OutputTokens"),
-    }[breach.unit]
-    verb = "EmbedContent" if embedding else "GenerateContent"
-    return f"{prefix}{metric}_token_count", f"{verb}{kind}PerModelPer{period}-FreeTier"
+    verb = "EmbedContent" if embeds else "GenerateContent"
+    tokens = breach.unit.title().replace("_", "")  # such as InputTokens
+    metric = breach.unit.removesuffix("s") + "_count"
+    return f"{prefix}{metric}", f"{verb}{tokens}PerModelPer{period}-FreeTier"

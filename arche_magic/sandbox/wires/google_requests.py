@@ -12,8 +12,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..types import Call, Message, Tool, ToolCall
-from .parameters import check_base64, check_integer, check_number, invalid, names, read_stop, stated
+from ..types import Call, Message, Refusal, Tool, ToolCall
+from .common import check_base64, names, read_integer, read_number, read_stop, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,18 +48,19 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
     config = body.get("generationConfig") or {}
     check_known(config, _KNOWN_CONFIG, "generation_config")
     messages = _contents(body)
-    _check_turns(body["contents"], model)
+    if is_signing(model):
+        _check_signatures(body["contents"])
     choice, tools = _read_choice(body, _read_tools(body))
     for name, least, most in (("temperature", 0.0, 2.0), ("topP", 0.0, 1.0)):
-        check_number(config, name, least, most)
+        read_number(config, name, least, most)
     if (config.get("candidateCount") or 1) != 1:
-        invalid("above", "candidateCount", bound=1)
+        raise Refusal("above", "candidateCount", bound=1)
     mime = config.get("responseMimeType")
     schema = config.get("responseJsonSchema") or config.get("responseSchema")
     if mime not in (None, "text/plain", "application/json"):
-        invalid("value", "responseMimeType", known=[])
+        raise Refusal("value", "responseMimeType", known=[])
     if schema is not None and mime != "application/json":
-        invalid("mime", "responseSchema")
+        raise Refusal("mime", "responseSchema")
     if mime == "application/json" and tools and not is_signing(model):
         stated("Function calling with a response mime type: 'application/json' is unsupported")
     return Call(
@@ -67,9 +68,9 @@ def read_google(body: Mapping[str, Any], model: str, *, stream: bool) -> Call:
         model=model,
         messages=messages,
         stream=stream,
-        max_tokens=check_integer(config, "maxOutputTokens", 1),
+        max_tokens=read_integer(config, "maxOutputTokens", 1),
         stop=read_stop(config, "stopSequences", 5),
-        seed=check_integer(config, "seed", -(2**31)),
+        seed=read_integer(config, "seed", -(2**31)),
         json_wanted=mime == "application/json",
         json_schema=schema,
         tools=tools,
@@ -88,7 +89,7 @@ def check_known(value: Mapping[str, Any], known: frozenset[str], place: str) -> 
         first, *others = name.split("_")
         if first + "".join(part.capitalize() for part in others) not in known:
             at = f" at '{place}'" if place else ""
-            invalid("unknown", name, place=place, at=at)
+            raise Refusal("unknown", name, place=place, at=at)
 
 
 def is_signing(model: str) -> bool:
@@ -100,22 +101,26 @@ def is_signing(model: str) -> bool:
 def _contents(body: Mapping[str, Any]) -> tuple[Message, ...]:
     contents = body.get("contents")
     if not isinstance(contents, list) or not contents:
-        invalid("empty", "contents")
+        raise Refusal("empty", "contents")
     messages = []
     system = body.get("systemInstruction")
     if system:
         messages.append(Message("system", _text(system)))
+    before = "model"
+    calls: tuple[ToolCall, ...] = ()
     for number, content in enumerate(contents):
         role = content.get("role", "user") if isinstance(content, dict) else None
         if role not in ("user", "model", "function"):
-            invalid("value", "role", known=[])
+            raise Refusal("value", "role", known=[])
         if not content.get("parts"):
-            invalid("empty", "parts")
+            raise Refusal("empty", "parts")
         results = _results_in(content, f"contents[{number}]")
+        made = _calls_in(content)
+        _check_turn(made, results, before, calls)
+        before, calls = role, made
         messages += results
         text, images = _text(content), _images(content)
         if role == "model":
-            calls = _calls_in(content)
             messages.append(Message("assistant", text, images, calls))
         elif text or images or not results:
             messages.append(Message("user", text, images))
@@ -138,7 +143,7 @@ def _images(content: Mapping[str, Any]) -> int:
     blobs = _parts(content, "inlineData")
     for _, blob in blobs:
         if not str(field(blob, "mimeType")).startswith("image/"):
-            invalid("value", "mimeType", known=[])
+            raise Refusal("value", "mimeType", known=[])
         check_base64(blob.get("data"), "inlineData.data")
     return len(blobs)
 
@@ -188,7 +193,7 @@ def _read_choice(body: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, t
     allowed = field(config, "allowedFunctionNames") or []
     place = "* GenerateContentRequest.tool_config.function_calling_config"
     if mode not in ("AUTO", "ANY", "NONE", "VALIDATED", "MODE_UNSPECIFIED"):
-        invalid("value", "mode", known=[])
+        raise Refusal("value", "mode", known=[])
     if allowed and mode not in ("ANY", "VALIDATED"):
         stated(
             f"{place}.allowed_function_names: should be set only when the function calling mode "
@@ -236,29 +241,28 @@ def _result(response: Any) -> str:
     return json.dumps(response, ensure_ascii=False)
 
 
-def _check_turns(contents: Sequence[Mapping[str, Any]], model: str) -> None:
-    """Raise Refusal if calls and responses do not match, or if a signature is missing or wrong."""
-    calls = [_calls_in(content) for content in contents]
-    answers = [_results_in(content, f"contents[{n}]") for n, content in enumerate(contents)]
-    for number, (made, given) in enumerate(zip(calls, answers, strict=True)):
-        before = calls[number - 1] if number else ()
-        if made and (not number or contents[number - 1].get("role", "user") == "model"):
-            stated(
-                "Please ensure that function call turn comes immediately after a user turn or "
-                "after a function response turn."
-            )
-        if given and not before:
-            stated(
-                "Please ensure that function response turn comes immediately after a function "
-                "call turn."
-            )
-        if len(given) != len(before):
-            stated(
-                "Please ensure that the number of function response parts is equal to the number "
-                "of function call parts of the function call turn."
-            )
-    if is_signing(model):
-        _check_signatures(contents)
+def _check_turn(
+    calls: Sequence[ToolCall], results: Sequence[Message], before: str, called: Sequence[ToolCall]
+) -> None:
+    """Check a content's calls and results; `before` is the last content's role, `called` its calls.
+
+    Raises Refusal.
+    """
+    if calls and before == "model":
+        stated(
+            "Please ensure that function call turn comes immediately after a user turn or after a "
+            "function response turn."
+        )
+    if results and not called:
+        stated(
+            "Please ensure that function response turn comes immediately after a function call "
+            "turn."
+        )
+    if len(results) != len(called):
+        stated(
+            "Please ensure that the number of function response parts is equal to the number of "
+            "function call parts of the function call turn."
+        )
 
 
 def _check_signatures(contents: Sequence[Mapping[str, Any]]) -> None:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from . import answers, chat_replies, parameters
-from .answers import Error
+from . import chat_replies, common
 from .chat_requests import read_chat
+from .common import Error
 from .openai import NO_JSON_WORD, NO_MODEL, OpenAI
-from .parameters import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
-_KNOWN = parameters.names(
+# Log probabilities, logit_bias and several choices are refused by console.groq.com/docs/openai.
+_KNOWN = common.names(
     """citation_options compound_custom disable_tool_validation documents exclude_domains
-    frequency_penalty function_call functions include_domains include_reasoning logit_bias logprobs
+    frequency_penalty function_call functions include_domains include_reasoning
     max_completion_tokens max_tokens messages metadata model n parallel_tool_calls presence_penalty
     reasoning_effort reasoning_format response_format search_settings seed service_tier stop store
-    stream stream_options temperature tool_choice tools top_logprobs top_p user"""
+    stream stream_options temperature tool_choice tools top_p user"""
 )
 # By the maker of the model, from console.groq.com/docs/reasoning.
 _EFFORTS = {"openai": ["low", "medium", "high"], "qwen": ["none", "default"]}
@@ -90,7 +90,7 @@ _ERRORS = {
         "{model} is currently over capacity. Please try again.", None, 503, _INTERNAL
     ),
     # Problems of a request.
-    **{problem: Error(text) for problem, text in parameters.PLAIN.items()},
+    **{problem: Error(text) for problem, text in common.PLAIN.items()},
     "json": Error("We could not parse the JSON body of your request."),
     "missing": Error("'{param}' : property is missing"),
     "empty": Error("'{param}' : minimum number of items is 1"),
@@ -135,29 +135,23 @@ class Groq(OpenAI):
     minute = "minute"
     roles = ("system", "user", "assistant", "tool", "function", "developer")
     most_choices = 1
-    call_deltas = staticmethod(chat_replies.calls_one_by_one)
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request; JSON cannot be streamed. Raises Refusal."""
         if path == "embeddings":
             raise Refusal("unknown_url")
-        call = read_chat(body, parameters.read_model(body, _KNOWN), self)
-        for name in ("logprobs", "top_logprobs", "logit_bias"):
-            # Refused by console.groq.com/docs/openai, as are several choices.
-            if body.get(name):
-                invalid("unknown", name)
+        call = read_chat(body, common.read_model(body, _KNOWN), self)
         efforts = _EFFORTS.get(call.model.partition("/")[0], [])
         effort = body.get("reasoning_effort")
         if effort is not None and effort not in efforts:
-            invalid("value", "reasoning_effort", value=effort, known=efforts)
+            raise Refusal("value", "reasoning_effort", value=effort, known=efforts)
         if call.json_wanted and call.tools:
-            invalid("json_with_tools", "response_format")
+            raise Refusal("json_with_tools", "response_format")
         if call.json_wanted and call.stream:
-            invalid("no_stream_format", "response_format")
+            raise Refusal("no_stream_format", "response_format")
         return call
 
-    def headers(self, caller: Caller) -> answers.Headers:
-        """The headers of a response except its content type."""
+    def _headers(self, caller: Caller) -> common.Headers:
         return [
             ("x-request-id", caller.request_id),
             ("x-groq-region", "sandbox"),
@@ -172,10 +166,9 @@ class Groq(OpenAI):
         value["usage"] = _usage(reply)
         value["x_groq"] = {"id": caller.request_id}
         value["service_tier"] = "on_demand"
-        return answers.json_answer(value, self.headers(caller))
+        return common.json_answer(value, self._headers(caller))
 
-    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
-        """This provider's own fields of chunks."""
+    def _chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         own, usage = {"id": caller.request_id}, _usage(reply)
         last = {"x_groq": {**own, "usage": usage}}
         fields: dict[str, dict[str, Any]] = {"first": {"x_groq": own}, "last": last}
@@ -183,27 +176,25 @@ class Groq(OpenAI):
             fields["closing"] = {"usage": usage, "x_groq": own}
         return fields
 
-    def model_fields(self, name: str) -> dict[str, Any]:
-        """The fields in the list of models that only this provider has."""
+    def _model_fields(self, name: str) -> dict[str, Any]:
         window = MODELS["groq"][name].context_window
         return {"owned_by": "sandbox", "active": True, "context_window": window}
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
-        """The headers of an error except its content type."""
+    def _error_headers(self, refusal: Refusal, caller: Caller) -> common.Headers:
         if refusal.kind in ("no_key", "unauthorized"):
             return [("x-request-id", caller.request_id)]
-        headers = self.headers(caller)
+        headers = self._headers(caller)
         if refusal.kind in ("limit", "too_large"):
             breach = refusal.breaches[0]
             wait = breach.wait_seconds
             if breach.too_large:
                 # Recorded 413s have a retry-after header too, although waiting does not help.
                 wait = (breach.requested - breach.limit) / breach.limit * 60
-            headers.append(("retry-after", answers.whole_seconds(wait)))
+            headers.append(("retry-after", common.whole_seconds(wait)))
         return headers
 
-    def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of an error. Parameter and code are left out if there are none."""
+    def _error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
+        # Parameter and code are left out if there are none.
         body = {
             "message": error.words(details),
             "type": details.get("type") or error.type,
@@ -218,9 +209,9 @@ class Groq(OpenAI):
         error, details = _ERRORS[kind], {"failed_generation": ""}
         if kind == "server_error":
             error, details = Error("Internal server error", _INTERNAL, 500, _INTERNAL), {}
-        body = self.error_body(error, details)
+        body = self._error_body(error, details)
         body["error"]["status_code"] = error.status
-        return [b"event: error\n" + answers.event(body)]
+        return [b"event: error\n" + common.event(body)]
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from . import answers, chat_replies, embeddings, parameters
-from .answers import Error
+from . import chat_replies, common, embeddings
 from .chat_requests import read_chat
+from .common import Error
 from .openai import OpenAI
-from .parameters import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # The fields of ChatCompletionRequest in mistralai 3.7, which has no stream_options and no seed.
-_KNOWN = parameters.names(
+_KNOWN = common.names(
     """model messages temperature top_p max_tokens stream stop random_seed metadata response_format
     tools tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k
     logprobs top_logprobs prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls
@@ -132,33 +131,28 @@ class Mistral(OpenAI):
     highest_temperature = 1.5
     most_stops = 16
     strict = False
-    call_deltas = staticmethod(chat_replies.calls_together)
-    calls_at_end = True
 
     def read(self, body: Mapping[str, Any], path: str) -> Call:
         """Read and check a request, whose last message must not be a model's. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_mistral(body)
-        call = read_chat(body, parameters.read_model(body, _KNOWN), self)
+        call = read_chat(body, common.read_model(body, _KNOWN), self)
         last, message = call.messages[-1].role, body["messages"][-1]
         if last == "system" or (last == "assistant" and not message.get("prefix")):
-            invalid("order", value=last)
+            raise Refusal("order", value=last)
         return call
 
-    def headers(self, caller: Caller) -> answers.Headers:
-        """The headers of a response except its content type.
-
-        Those for limits are missing in streams, since mid 2025.
-        """
+    def _headers(self, caller: Caller) -> common.Headers:
+        """The headers of a stream, which have no limits since mid 2025."""
         return [
             ("mistral-correlation-id", caller.request_id),
             ("x-kong-request-id", caller.request_id),
         ]
 
-    def _headers_with_limits(self, caller: Caller, cost: int) -> answers.Headers:
+    def _headers_with_limits(self, caller: Caller, cost: int) -> common.Headers:
         """The headers of an answer that does not stream; `cost` in tokens."""
         limits = chat_replies.limit_headers(caller, _SHOWN, resets=False)
-        return [*self.headers(caller), *limits, ("x-ratelimit-tokens-query-cost", str(cost))]
+        return [*self._headers(caller), *limits, ("x-ratelimit-tokens-query-cost", str(cost))]
 
     def answer(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that does not stream."""
@@ -167,11 +161,10 @@ class Mistral(OpenAI):
             for delta in chat_replies.calls_together(one.calls):
                 entry["message"].update(delta)
         cost = value["usage"]["total_tokens"]
-        return answers.json_answer(value, self._headers_with_limits(caller, cost))
+        return common.json_answer(value, self._headers_with_limits(caller, cost))
 
-    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
-        """This provider's own fields of chunks. Streams always report the usage."""
-        # "p" is a padding field that real chunks have too.
+    def _chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
+        # Streams always report the usage. "p" is a padding field that real chunks have too.
         return {"every": {"p": "abcdef"}, "last": {"usage": chat_replies.usage_of(reply)}}
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
@@ -179,10 +172,9 @@ class Mistral(OpenAI):
         value = {"id": caller.request_id, **embeddings.chat_body(call, vectors)}
         value["usage"]["completion_tokens"] = 0
         cost = value["usage"]["total_tokens"]
-        return answers.json_answer(value, self._headers_with_limits(caller, cost))
+        return common.json_answer(value, self._headers_with_limits(caller, cost))
 
-    def model_fields(self, name: str) -> dict[str, Any]:
-        """The fields in the list of models that only this provider has."""
+    def _model_fields(self, name: str) -> dict[str, Any]:
         model = MODELS["mistral"][name]
         return {
             "owned_by": "mistralai",
@@ -195,12 +187,9 @@ class Mistral(OpenAI):
             "type": "base",
         }
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
-        """The headers of an error except its content type.
-
-        Recorded 429s have only headers for tokens per minute, whichever limit was hit.
-        """
-        headers = self.headers(caller)
+    def _error_headers(self, refusal: Refusal, caller: Caller) -> common.Headers:
+        """Recorded 429s have only headers for tokens per minute, whichever limit was hit."""
+        headers = self._headers(caller)
         if refusal.kind == "no_credit":
             headers.append(("x-ratelimit-limit-tokens-month", "1000000000"))
             headers.append(("x-ratelimit-remaining-tokens-month", "0"))
@@ -213,7 +202,7 @@ class Mistral(OpenAI):
                 headers += chat_replies.limit_headers(caller, minute, resets=False)
         return headers
 
-    def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
+    def _error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
         """The body of an error, which has one of three forms."""
         text = error.words(details)
         if error.status == 422:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import MODELS
 from ..types import Answer, Call, Caller, Refusal, Reply
-from . import answers, chat_replies, embeddings, parameters
-from .answers import Error
+from . import chat_replies, common, embeddings
 from .chat_requests import read_chat
-from .parameters import invalid
+from .common import Error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # The parameters of chat.completions.create in openai 3.54.
-_KNOWN = parameters.names(
+_KNOWN = common.names(
     """audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens
     max_tokens messages metadata modalities model moderation n parallel_tool_calls prediction
     presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort
@@ -223,9 +222,6 @@ class OpenAI:
     most_stops = 4
     most_choices = 128
     strict = True
-    # The deltas of a streamed tool call, and whether the last one also has the finish reason.
-    call_deltas = staticmethod(chat_replies.calls_in_pieces)
-    calls_at_end = False
 
     def key_text(self, headers: Mapping[str, str]) -> str | None:
         """The key in a request's headers, or None."""
@@ -236,23 +232,22 @@ class OpenAI:
         """Read and check a request; `path` is its last part. Raises Refusal."""
         if path == "embeddings":
             return embeddings.read_openai(body)
-        model = parameters.read_model(body, _KNOWN)
+        model = common.read_model(body, _KNOWN)
         _check_model(body, model)
         call = read_chat(body, model, self)
         if body.get("stream_options") and not call.stream:
-            invalid("no_stream", "stream_options")
-        top = parameters.check_integer(body, "top_logprobs", 0)
+            raise Refusal("no_stream", "stream_options")
+        top = common.read_integer(body, "top_logprobs", 0)
         if top is not None and not body.get("logprobs"):
-            invalid("without", "top_logprobs", needs="logprobs")
+            raise Refusal("without", "top_logprobs", needs="logprobs")
         if top is not None and top > 20:
-            invalid("above", "top_logprobs", bound=20, value=top)
+            raise Refusal("above", "top_logprobs", bound=20, value=top)
         return replace(call, top_logprobs=top or 0) if body.get("logprobs") else call
 
-    def headers(self, caller: Caller) -> answers.Headers:
+    def _headers(self, caller: Caller) -> common.Headers:
         """The headers of a response except its content type."""
-        requests = "requests_per_minute"
-        if requests not in caller.limits:
-            requests = "requests_per_day"
+        per_minute, per_day = "requests_per_minute", "requests_per_day"
+        requests = per_minute if per_minute in caller.limits else per_day
         return [
             ("x-request-id", caller.request_id),
             ("openai-organization", f"org-sandbox-{caller.account}"),
@@ -279,18 +274,15 @@ class OpenAI:
             first["message"]["refusal"] = "I'm sorry, but I can't assist with that request."
             first["finish_reason"] = "stop"
         value["service_tier"] = "default"
-        return answers.json_answer(value, self.headers(caller))
+        return common.json_answer(value, self._headers(caller))
 
     def stream(self, call: Call, reply: Reply, caller: Caller) -> Answer:
         """The response to a call that streams, with all its events."""
-        events = chat_replies.events(call, reply, caller, self)
-        return answers.event_answer(self.headers(caller), events)
+        fields = self._chunk_fields(call, reply, caller)
+        events = chat_replies.events(call, reply, caller, fields)
+        return common.event_answer(self._headers(caller), events)
 
-    def chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
-        """This provider's own fields of the "first", the "last" and "every" other chunk.
-
-        The "closing" fields are in a separate chunk without choices, at the end.
-        """
+    def _chunk_fields(self, call: Call, reply: Reply, caller: Caller) -> dict[str, dict[str, Any]]:
         if not call.usage_wanted:
             return {}
         none = {"usage": None}
@@ -299,19 +291,22 @@ class OpenAI:
 
     def embeddings(self, call: Call, vectors: Sequence[list[float]], caller: Caller) -> Answer:
         """The response to a request for embeddings."""
-        return answers.json_answer(embeddings.chat_body(call, vectors), self.headers(caller))
+        return common.json_answer(embeddings.chat_body(call, vectors), self._headers(caller))
 
-    def models(self, name: str | None, caller: Caller) -> Answer:
-        """The list of models, or one of them."""
+    def models(self, caller: Caller) -> Answer:
+        """The list of models."""
         data = [
-            {"id": model, "object": "model", "created": int(caller.now), **self.model_fields(model)}
+            {
+                "id": model,
+                "object": "model",
+                "created": int(caller.now),
+                **self._model_fields(model),
+            }
             for model in MODELS[self.provider]
-            if name in (None, model)
         ]
-        return answers.json_answer(data[0] if name else {"object": "list", "data": data}, [])
+        return common.json_answer({"object": "list", "data": data}, [])
 
-    def model_fields(self, name: str) -> dict[str, Any]:
-        """The fields in the list of models that only this provider has."""
+    def _model_fields(self, name: str) -> dict[str, Any]:
         return {"owned_by": "sandbox"}
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
@@ -331,28 +326,26 @@ class OpenAI:
                 "limit": breach.limit,
                 "used": breach.used,
                 "requested": breach.requested,
-                "wait": answers.go_duration(breach.wait_seconds),
+                "wait": common.go_duration(breach.wait_seconds),
             }
             if refusal.kind in ("limit", "too_large"):
                 details["type"] = "requests" if breach.unit == "requests" else "tokens"
-        headers = self.error_headers(refusal, caller)
-        return answers.json_answer(self.error_body(error, details), headers, error.status)
+        headers = self._error_headers(refusal, caller)
+        return common.json_answer(self._error_body(error, details), headers, error.status)
 
-    def error_headers(self, refusal: Refusal, caller: Caller) -> answers.Headers:
-        """The headers of an error except its content type."""
+    def _error_headers(self, refusal: Refusal, caller: Caller) -> common.Headers:
         if refusal.kind in ("no_key", "unauthorized", "no_credit"):
             return [("x-request-id", caller.request_id)]
-        headers = self.headers(caller)
+        headers = self._headers(caller)
         if refusal.kind == "overloaded":
             headers.append(("retry-after", "5"))
         if refusal.kind == "limit":
             wait = refusal.breaches[0].wait_seconds
-            headers.append(("retry-after", answers.whole_seconds(wait)))
+            headers.append(("retry-after", common.whole_seconds(wait)))
             headers.append(("retry-after-ms", str(max(1, round(wait * 1000)))))
         return headers
 
-    def error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of an error."""
+    def _error_body(self, error: Error, details: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "error": {
                 "message": error.words(details),
@@ -369,7 +362,7 @@ class OpenAI:
         """
         if kind == "tool_use_failed":
             return []
-        return [answers.event(self.error_body(self.errors[kind], {})), answers.DONE]
+        return [common.event(self._error_body(self.errors[kind], {})), common.DONE]
 
 
 def _check_model(body: Mapping[str, Any], model: str) -> None:
@@ -379,14 +372,14 @@ def _check_model(body: Mapping[str, Any], model: str) -> None:
         return
     if not known.fixed_sampling:
         if body.get("reasoning_effort") is not None:
-            invalid("no_reasoning", "reasoning_effort")
+            raise Refusal("no_reasoning", "reasoning_effort")
         return
     if body.get("max_tokens") is not None:
-        invalid("use_instead", "max_tokens", instead="max_completion_tokens")
+        raise Refusal("use_instead", "max_tokens", instead="max_completion_tokens")
     if body.get("stop") is not None:
-        invalid("unsupported", "stop")
+        raise Refusal("unsupported", "stop")
     if body.get("logprobs"):
         raise Refusal("no_logprobs")
     for name in ("temperature", "top_p"):
         if body.get(name) not in (None, 1):
-            invalid("only_default", name, value=body[name])
+            raise Refusal("only_default", name, value=body[name])
