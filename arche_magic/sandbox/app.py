@@ -40,7 +40,8 @@ def application(sandbox: Sandbox) -> Router:
         ("google", "/google/v1", ("/models/{method}",)),
         ("google", "/google/v1beta", ("/models/{method}",)),
     ):
-        routes.append(Route(f"{prefix}/models", partial(_models, sandbox, provider)))
+        models = partial(_models, sandbox, provider)
+        routes += [Route(prefix + path, models) for path in ("/models", "/models/{name:path}")]
         call = partial(_call, sandbox, provider)
         routes += [Route(prefix + method, call, methods=["POST"]) for method in methods]
     elsewhere = partial(_elsewhere, sandbox)
@@ -62,7 +63,8 @@ async def _call(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
 
 
 async def _models(sandbox: Sandbox, provider: str, request: Request) -> ASGIApp:
-    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers)))
+    name = request.path_params.get("name")
+    return partial(_send, sandbox, sandbox.service.models(provider, dict(request.headers), name))
 
 
 async def _elsewhere(sandbox: Sandbox, request: Request) -> Response:

@@ -180,8 +180,11 @@ class Service:
             if kind is not None:
                 self.accounts.count(key, call.model, "failed")
 
-    def models(self, provider: str, headers: Mapping[str, str]) -> Answer:
-        """The list of a provider's models. It uses no limit; requested failures affect it too."""
+    def models(self, provider: str, headers: Mapping[str, str], name: str | None) -> Answer:
+        """The list of a provider's models, or one of them. It uses no limit.
+
+        Requested failures affect the list too.
+        """
         wire = WIRES[provider]
         text = wire.key_text(headers)
         with self.lock:
@@ -191,14 +194,18 @@ class Service:
             try:
                 if key is None:
                     raise Refusal("unauthorized" if text else "no_key")
+                if name is not None and name not in MODELS[provider]:
+                    raise Refusal("model_not_found")
+                if name is not None:
+                    return wire.models(name, caller)
                 kind, to = self.failures.next(provider, key.label, now)
                 if answer := network_answer(kind, to, stream=True):
                     return answer
                 if kind is not None and kind in REFUSALS:
                     raise self._scripted(kind, key, "", now)
             except Refusal as refusal:
-                return wire.refuse(refusal, "", caller)
-        return spoil_answer(wire.models(caller), kind, wire)
+                return wire.refuse(refusal, name or "", caller)
+        return spoil_answer(wire.models(None, caller), kind, wire)
 
     def _scripted(self, kind: str, key: Key, model: str, now: float) -> Refusal:
         """A refusal for a requested failure, with figures that are plausible for the provider."""

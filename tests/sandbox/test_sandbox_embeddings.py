@@ -98,6 +98,14 @@ def test_google_embeds_one_text_by_its_own_method(shared, connect):
     assert response.json()["embedding"]["values"] == batched
 
 
+def test_mistral_embed_has_one_size(shared, connect):
+    """Mistral names an option that the model does not have."""
+    client = connect(shared, "mistral")
+    refused = client.refused_embedding(["hello"], output_dimension=256)
+    assert (refused.status, refused.body["code"]) == (400, "3051")
+    assert refused.body["message"] == "output_dimension is not supported by mistral-embed"
+
+
 def test_groq_has_no_embeddings(shared, connect):
     """Groq answers with 404."""
     client = connect(shared, "groq")

@@ -156,6 +156,17 @@ def test_models_can_be_listed(shared, connect, provider):
     assert names == list(MODELS[provider])
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_one_model_can_be_looked_up(shared, connect, provider):
+    """Each SDK reads what the provider says about one of its models."""
+    models, name = connect(shared, provider).sdk.models, list(MODELS[provider])[-1]
+    if provider == "google":
+        assert models.get(model=name).name == f"models/{name}"
+    else:
+        found = models.retrieve(model_id=name) if provider == "mistral" else models.retrieve(name)
+        assert found.id == name
+
+
 SCALARS = st.one_of(
     st.just({"type": "string"}),
     st.just({"type": "boolean"}),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _OPENAI = names("input model dimensions encoding_format user")
-_MISTRAL = names("input model metadata encoding_format")
+_MISTRAL = names("input model metadata output_dimension output_dtype encoding_format")
 _GOOGLE = names("model content taskType title outputDimensionality embedContentConfig")
 _MOST_OPENAI = 2_048  # texts of a request
 _MOST_MISTRAL = 512
@@ -83,6 +83,10 @@ def read_mistral(body: Mapping[str, Any]) -> Call:
     items = _items(body)
     if not all(isinstance(item, str) for item in items):
         raise Refusal("type", "input", expected="a valid string")
+    if body.get("output_dtype") not in (None, "float"):
+        stated(f"output_dtype is not supported by {model}", "3051")
+    if body.get("output_dimension") is not None:
+        stated(f"output_dimension is not supported by {model}", "3051")
     if len(items) > _MOST_MISTRAL:
         stated("Too many inputs in request, split into more batches.", "3210")
     tokens = [text_tokens(item) for item in items]
@@ -102,6 +106,8 @@ def read_google(body: Mapping[str, Any], model: str, method: str) -> Call:
     if method == "batchEmbedContents":
         check_known(body, names("requests"), "")
         entries = field(body, "requests") or []
+    if not entries:
+        stated("* BatchEmbedContentsRequest.requests: requests is not specified\n")
     if len(entries) > _MOST_GOOGLE:
         stated(
             f"* BatchEmbedContentsRequest.requests: at most {_MOST_GOOGLE} requests can be in one "

@@ -150,8 +150,8 @@ class Google:
         single = {"embedding": values[0]} if values else {}
         return json_answer(single if call.embedding.single else {"embeddings": values}, _HEADERS)
 
-    def models(self, caller: Caller) -> Answer:
-        """The list of models."""
+    def models(self, name: str | None, caller: Caller) -> Answer:
+        """The list of models, or one of them."""
         data = [
             {
                 "name": f"models/{model}",
@@ -163,8 +163,9 @@ class Google:
                 ],
             }
             for model, entry in MODELS["google"].items()
+            if name in (None, model)
         ]
-        return json_answer({"models": data}, _HEADERS)
+        return json_answer(data[0] if name else {"models": data}, _HEADERS)
 
     def refuse(self, refusal: Refusal, model: str, caller: Caller) -> Answer:
         """The provider's own response for a refusal of any kind."""

@@ -293,8 +293,8 @@ class OpenAI:
         """The response to a request for embeddings."""
         return common.json_answer(embeddings.chat_body(call, vectors), self._headers(caller))
 
-    def models(self, caller: Caller) -> Answer:
-        """The list of models."""
+    def models(self, name: str | None, caller: Caller) -> Answer:
+        """The list of models, or one of them."""
         data = [
             {
                 "id": model,
@@ -303,8 +303,9 @@ class OpenAI:
                 **self._model_fields(model),
             }
             for model in MODELS[self.provider]
+            if name in (None, model)
         ]
-        return common.json_answer({"object": "list", "data": data}, [])
+        return common.json_answer(data[0] if name else {"object": "list", "data": data}, [])
 
     def _model_fields(self, name: str) -> dict[str, Any]:
         return {"owned_by": "sandbox"}
