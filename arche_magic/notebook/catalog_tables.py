@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .own_keys import without_keys
 from .quota_words import as_of, count_text, in_short
-from .styles import QUIET
-from .tables import Cell, html_table, notes_html, table_bundle
+from .styles import QUIET, Cell, escape, html_table, notes_html, table_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,24 +116,21 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
     names = list(dict.fromkeys(frame["provider"]))
     # If there is only one provider, the line below the table names it.
     owner = ["provider"] if len(names) > 1 else []
-    limit_heads = ["limits"] if one_column else map(in_short, limits)
+    short = [*map(in_short, limits)]
     price_heads = ["USD in", "USD out"] if prices else []
-    heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
+    heads = [*owner, "model", "used", "context", *(["limits"] if one_column else short)]
+    heads += price_heads
     rows = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         amounts = [_number(row[name], count_text) for name in limits]
         if one_column:
-            words = (
-                f"{cell.text} {in_short(name)}"
-                for cell, name in zip(amounts, limits, strict=True)
-                if cell.text
-            )
-            amounts = [Cell(", ".join(words))]
+            named = zip(amounts, short, strict=True)
+            amounts = [", ".join(f"{amount} {name}" for amount, name in named if amount)]
         rows.append(
             (
-                *(Cell(row[name]) for name in owner),
-                Cell(row["model"], long=True),
-                Cell("default" if row["default"] else ""),
+                *(row[name] for name in owner),
+                row["model"],
+                "default" if row["default"] else "",
                 _number(row["context"], count_text),
                 *amounts,
                 *(_number(row[name], "{:.3f}".format) for name in prices),
@@ -149,11 +144,12 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
             "USD: per million tokens for paying accounts, from your settings or the package "
             "genai-prices; free routes cost nothing"
         )
-    return table_bundle(heads, rows, notes)
+    right = ["context", *short, *price_heads]
+    return table_bundle(heads, rows, notes, right=right, long=["model"])
 
 
-def _number(value: float | None, words: Callable[[float], str]) -> Cell:
-    return Cell("" if value is None else words(value), right=True)
+def _number(value: float | None, words: Callable[[float], str]) -> str:
+    return "" if value is None else words(value)
 
 
 def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
@@ -164,7 +160,7 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
     for state, group in groupby(services, lambda service: service.state):
         rows = [(_name(service), _with_source(service), _configured(service)) for service in group]
         html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
-        html += html_table(heads, rows)
+        html += html_table(heads, rows, long=("free", "configured"))
     text = f"{services_text(services)}\n{moment}"
     return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
 
@@ -254,9 +250,9 @@ def _name(service: Service) -> Cell:
     """The name, and below it a link to the page that gives keys."""
     name, url = service.provider.name, service.provider.key_page
     if not url.startswith("https://"):
-        return Cell(name)
+        return name
     link = f'<a href="{escape(url)}" rel="noopener">{escape(url.split("/")[2])}</a>'
-    return Cell(name, f'{escape(name)}<div style="{QUIET}">{link}</div>')
+    return name, f'{escape(name)}<div style="{QUIET}">{link}</div>'
 
 
 def _with_source(service: Service) -> Cell:
@@ -264,13 +260,13 @@ def _with_source(service: Service) -> Cell:
     # Addresses may wrap anywhere, so that a narrow page shows the column beside them.
     style = f"overflow-wrap:anywhere;{QUIET}"
     html = f'{escape(words)}<div style="{style}">{escape(service.provider.source)}</div>'
-    return Cell(words, html, long=True)
+    return words, html
 
 
 def _configured(service: Service) -> Cell:
     """The configured keys and missing settings; long names wrap only after an underscore."""
     text = configured_words(service)
-    return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
+    return text, escape(text).replace("_", "_<wbr>")
 
 
 def _wrapped(paragraph: str, head: str, width: int) -> list[str]:

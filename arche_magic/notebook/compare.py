@@ -33,8 +33,7 @@ from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines, routes_skipped
-from .styles import QUIET, escape
-from .tables import notes_html
+from .styles import QUIET, escape, notes_html
 
 if TYPE_CHECKING:
     import pandas as pd

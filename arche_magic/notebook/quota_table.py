@@ -35,8 +35,7 @@ from .quota_words import (
     table_as_text,
     tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK, details, escape
-from .tables import notes_html
+from .styles import AMBER, GREEN, RED, TRACK, details, escape, notes_html
 
 IsOn = Callable[[Limits], bool]
 

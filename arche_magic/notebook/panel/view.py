@@ -18,8 +18,7 @@ from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
 from ..quota_words import State, amounts_of, clock_time, in_words, state_at, state_of, tightest
-from ..styles import QUIET, escape, one_line
-from ..tables import Cell, html_table
+from ..styles import QUIET, escape, html_table, one_line
 
 if TYPE_CHECKING:
     from ..defaults import Defaults
@@ -77,14 +76,15 @@ def attempts_html(view: QuotaView) -> str:
         return f'<span style="{QUIET}">no attempts yet</span>'
     rows = [
         (
-            Cell(f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}"),
-            Cell(str(attempt.route)),
-            Cell(outcome_in_words(attempt.outcome)),
-            Cell(_result(attempt), long=True),
+            f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}",
+            str(attempt.route),
+            outcome_in_words(attempt.outcome),
+            _result(attempt),
         )
         for attempt in view.attempts
     ]
-    table = html_table(("time", "route", "outcome", "reply or reason"), rows)
+    heads = ("time", "route", "outcome", "reply or reason")
+    table = html_table(heads, rows, long=["reply or reason"])
     # Widgets have lines as high as buttons.
     return f'<div style="line-height:1.35">{table}</div>'
 
