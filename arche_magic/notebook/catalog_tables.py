@@ -19,8 +19,8 @@ from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .own_keys import without_keys
-from .quota_words import as_of, count_text, in_short
 from .styles import QUIET, Cell, escape, html_table, notes_html, table_bundle
+from .words import as_of, count_text, in_short
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,8 +24,8 @@ from arche_magic.llm_providers.types import Key, in_seconds
 from . import sandbox_switch
 from .interrupts import CellInterrupted
 from .quota import shared_notes
-from .quota_words import clock_time, state_at
 from .styles import table_bundle
+from .words import clock_time, state_at
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,10 @@ from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
-from .costs import price_text
 from .display import CellOutput, show
 from .live_line import TerminalLine
 from .styles import GREEN, QUIET, RED, TRACK, escape
+from .words import price_text
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

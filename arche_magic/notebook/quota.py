@@ -34,9 +34,8 @@ from arche_magic.llm_providers.types import (
     utc,
 )
 
-from .costs import price_text, sum_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock_time, in_words, state_at
+from .words import Limits, clock_time, in_words, price_text, state_at, sum_text
 
 _ATTEMPTS = 6
 _LINES = 4

@@ -14,7 +14,8 @@ from dataclasses import replace
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import RouteId, Standing
 
-from .quota_words import (
+from .styles import AMBER, GREEN, RED, TRACK, details, escape, notes_html
+from .words import (
     SIGNS,
     Limits,
     State,
@@ -35,7 +36,6 @@ from .quota_words import (
     table_as_text,
     tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK, details, escape, notes_html
 
 IsOn = Callable[[Limits], bool]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.reply import outcome_in_words
 from arche_magic.llm_providers.types import RouteId
 
-from .costs import price_text, sum_text
 from .styles import table_bundle
+from .words import price_text, sum_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

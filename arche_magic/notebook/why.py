@@ -15,9 +15,8 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc, without_vendor
 
-from .costs import paid_text
-from .quota_words import clock_time, state_at
 from .styles import Cell, escape, table_bundle
+from .words import clock_time, paid_text, state_at
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from arche_magic.llm_providers.bounded import library
 
 from ..quota import QuotaView, notes
 from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, states_html, table
-from ..quota_words import Limits
 from ..styles import notes_html
+from ..words import Limits
 from . import redraw
 
 if TYPE_CHECKING:

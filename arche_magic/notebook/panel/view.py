@@ -14,11 +14,19 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
 from ..cell import typed_or_default
-from ..costs import paid_text
 from ..quota import QuotaView
 from ..quota_table import by_route
-from ..quota_words import State, amounts_of, clock_time, in_words, state_at, state_of, tightest
 from ..styles import QUIET, escape, html_table, one_line
+from ..words import (
+    State,
+    amounts_of,
+    clock_time,
+    in_words,
+    paid_text,
+    state_at,
+    state_of,
+    tightest,
+)
 
 if TYPE_CHECKING:
     from ..defaults import Defaults

@@ -1,4 +1,4 @@
-"""The quota of routes in words: their states, times and figures, and the table as text."""
+"""Quota and costs in words: states of routes, times, figures, prices, and the table as text."""
 
 from __future__ import annotations
 
@@ -215,3 +215,24 @@ def _state_words(limits: Limits, now: float) -> str:
     """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
     state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
     return ": ".join(filter(None, (state, reason(limits, now))))
+
+
+def price_text(cost: float | None) -> str:
+    """`free`, `$0.0012`, below that `$0.000042`, or that the price is not known."""
+    if cost is None:
+        return "paid, price unknown"
+    if 0 < cost < 1e-6:
+        return "less than $0.000001"
+    return f"${cost:.{4 if round(cost, 6) >= 0.0001 else 6}f}" if cost else "free"
+
+
+def paid_text(cost: float | None) -> str:
+    """`free`, `paid · $0.0012`, or that the price is not known."""
+    return f"paid · {price_text(cost)}" if cost else price_text(cost)
+
+
+def sum_text(cost: float, unpriced: int) -> str:
+    """The cost of several attempts; `$0.0012 and more` if the price of some is unknown."""
+    if not unpriced:
+        return price_text(cost)
+    return f"{price_text(cost)} and more" if cost else price_text(None)
