@@ -28,16 +28,15 @@ from .words import (
     in_short,
     left_of,
     lines,
-    opening,
-    reason,
     share_left,
     sign_of,
     state_of,
+    state_words,
     table_as_text,
     tightest,
 )
 
-IsOn = Callable[[Limits], bool]
+IsOn = Callable[[RouteId], bool]
 
 # With more routes than these, the routes of a provider fold together, and each shows its tightest
 # limit and unfolds to the others.
@@ -159,7 +158,7 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
 
     With `is_on`, it is live as in `table`, and counts the routes that are off.
     """
-    on = [limits for limits in routes if is_on is None or is_on(limits)]
+    on = [limits for limits in routes if is_on is None or is_on(limits[0].route)]
     states = [state_of(limits, now) for limits in on]
     parts = [plural(len(routes), "route")]
     for state, sign in SIGNS.items():
@@ -214,7 +213,7 @@ def _group(
 
 
 def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) -> str:
-    on = is_on is None or is_on(limits)
+    on = is_on is None or is_on(limits[0].route)
     if not slim:
         meters = _meters(limits, now)
     elif is_on is None:
@@ -250,8 +249,8 @@ def _name(limits: Limits, paid: str, slim: bool) -> str:
 
 def _state(limits: Limits, now: float, live: bool) -> str:
     """Whether the route is open, or when it opens and why not now: a sign, a colour and words."""
-    state = state_of(limits, now)
-    when = ": ".join(filter(None, (opening(limits, now, live), reason(limits, now))))
+    state, opens, why = state_words(limits, now, live)
+    when = ": ".join(filter(None, (opens, why)))
     below = f'<div style="{_FAINT}">{escape(when)}</div>' if when else ""
     return (
         f'<span style="white-space:nowrap"><span style="color:{_COLORS[state]}">{SIGNS[state]}'

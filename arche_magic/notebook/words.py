@@ -35,24 +35,21 @@ def state_of(limits: Limits, now: float) -> State:
     return state_at(tightest(limits).opens_at, now)
 
 
-def opening(limits: Limits, now: float, live: bool = False) -> str:
-    """When a waiting route opens: `opens 14:32`; "" for an open or closed one."""
-    if state_of(limits, now) != "waiting":
-        return ""
-    return f"opens {clock_time(tightest(limits).opens_at, now, live)}"
+def state_words(limits: Limits, now: float, live: bool = False) -> tuple[State, str, str]:
+    """The state of a route, when it opens if it waits, and why it is not open.
 
-
-def reason(limits: Limits, now: float) -> str:
-    """Why a route is not open: `0 of 30 requests per minute left`; "" if it is open."""
-    last = tightest(limits)
-    if state_of(limits, now) == "open":
-        return ""
+    `("waiting", "opens 14:32", "0 of 30 requests per minute left")`, or `("open", "", "")`.
+    """
+    last, state = tightest(limits), state_of(limits, now)
+    if state == "open":
+        return state, "", ""
+    opens = f"opens {clock_time(last.opens_at, now, live)}" if state == "waiting" else ""
     why = last.closed_by or last.reason
     if last.amount <= 0:
         why = f"the plan has no {in_words(last.limit)}"
     elif not last.closed_by and last.used_units >= last.allowed_units:
         why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
-    return textwrap.shorten(why, 160, placeholder=" …")
+    return state, opens, textwrap.shorten(why, 160, placeholder=" …")
 
 
 def table_as_text(
@@ -64,8 +61,10 @@ def table_as_text(
         return "\n".join([*lines(routes, now, paid), end])
     text = []
     for limits in routes:
-        state = textwrap.shorten(_state_words(limits, now), 64, placeholder=" …")
-        text += [f"{limits[0].route} · {state}", *_cost(limits, paid)]
+        state, opens, why = state_words(limits, now)
+        words = ": ".join(filter(None, (f"{state}, {opens}" if opens else state, why)))
+        words = textwrap.shorten(words, 64, placeholder=" …")
+        text += [f"{limits[0].route} · {words}", *_cost(limits, paid)]
         text += [_text_meter(row, now) for row in limits]
     return "\n".join(text)
 
@@ -76,8 +75,9 @@ def lines(
     """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
     text = []
     for limits in routes:
-        worst, state, why = tightest(limits), state_of(limits, now), reason(limits, now)
-        words = f"{state} {clock_time(worst.opens_at, now)}" if state == "waiting" else state
+        worst = tightest(limits)
+        state, opens, why = state_words(limits, now)
+        words = f"{state} {opens.removeprefix('opens ')}"
         meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
         text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
         text += [f"  {why}"] if why and reasons else []
@@ -209,12 +209,6 @@ def share_left(row: Standing) -> float:
 def tightest(limits: Limits) -> Standing:
     """The limit that opens last; if all are open, the one with the smallest share left."""
     return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
-
-
-def _state_words(limits: Limits, now: float) -> str:
-    """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
-    state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
-    return ": ".join(filter(None, (state, reason(limits, now))))
 
 
 def price_text(cost: float | None) -> str:

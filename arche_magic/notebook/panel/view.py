@@ -143,7 +143,7 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
 
 def _open_routes(view: QuotaView) -> list[str]:
     """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
-    routes = [limits for limits in by_route(view.standings) if view.is_on(limits)]
+    routes = [limits for limits in by_route(view.standings) if view.is_on(limits[0].route)]
     if len(routes) < 2:
         return []
     open_now = sum(state_of(limits, view.now) == "open" for limits in routes)
