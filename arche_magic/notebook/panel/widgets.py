@@ -23,8 +23,7 @@ from ..receipt import receipt_bundle
 from ..reply_formats import reply_bundle
 from ..styles import QUIET, escape
 from . import lock, open_panels, redraw, start_drawing, stop_drawing
-from .parts import Meters, WidgetFactory, widgets
-from .prompt_box import PanelPrompt
+from .parts import Meters, PanelPrompt, WidgetFactory, widgets
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
