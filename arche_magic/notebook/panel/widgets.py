@@ -89,10 +89,10 @@ class Panel:
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._view = view
-        replaced: list[Any] = []
-        if view.groups != self._groups:
+        groups, replaced = view.groups, []
+        if groups != self._groups:
             replaced = [*self._rows.values()]
-            self._build_switches(view)
+            self._build_switches(view, groups)
         options = prompt_options(self._defaults)
         self._next.value = next_html(view, self._prompt.value, options)
         self._tables.draw(view)
@@ -101,10 +101,10 @@ class Panel:
         self._attempts.value = attempts_html(view)
         for name, box in self._switches.items():
             box.value = name not in view.configuration.off
-        self._order.children = [self._rows[name] for name in view.groups]
+        self._order.children = [self._rows[name] for name in groups]
         self._parts.close(replaced)
         preferred = view.configuration.preferred_provider
-        self._preferred.value = preferred if preferred in view.groups else _NOBODY
+        self._preferred.value = preferred if preferred in groups else _NOBODY
         self._patience.value = self._patience_of(view)
 
     def _is_record_old(self, view: QuotaView) -> bool:
@@ -186,10 +186,12 @@ class Panel:
         root.observe(self._count_views, "_view_count")
         return root
 
-    def _build_switches(self, view: QuotaView) -> None:
+    def _build_switches(
+        self, view: QuotaView, groups: dict[str, tuple[list[str], list[str]]]
+    ) -> None:
         """A row of switches per provider that has keys."""
-        self._groups, self._rows, self._switches = view.groups, {}, {}
-        for name, (labels, models) in view.groups.items():
+        self._groups, self._rows, self._switches = groups, {}, {}
+        for name, (labels, models) in groups.items():
             title = view.configuration.providers[name].title
             boxes = {
                 switch: self._parts.make(
@@ -214,7 +216,7 @@ class Panel:
         # Setting new options selects the first entry automatically, which must not count as a
         # choice.
         self._preferred.unobserve_all("value")
-        self._preferred.options = [_NOBODY, *view.groups]
+        self._preferred.options = [_NOBODY, *groups]
         self._preferred.observe(self._prefer, "value")
 
     def _mover(self, name: str, by: int, way: str, words: str) -> Any:
