@@ -35,7 +35,7 @@ from arche_magic.llm_providers.types import (
 )
 
 from .quota_table import quota_bundle
-from .words import clock_time, in_words, price_text, state_at, sum_text
+from .words import RouteQuota, by_route, clock_time, in_words, price_text, state_at, sum_text
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -76,6 +76,11 @@ class QuotaView:
     def on(self) -> list[Standing]:
         """The limits of the routes that are on."""
         return [row for row in self.standings if self.is_on(row.route)]
+
+    @property
+    def routes(self) -> list[RouteQuota]:
+        """The limits by route, for a display that is redrawn."""
+        return by_route(self.standings, self.now, self.paid, self.is_on)
 
     @property
     def groups(self) -> dict[str, tuple[list[str], list[str]]]:

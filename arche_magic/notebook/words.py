@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
@@ -14,9 +17,6 @@ _BAR_SIGNS = 10
 
 State = Literal["open", "waiting", "closed"]
 SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
-
-Limits = Sequence[Standing]
-"""The limits of one route."""
 
 
 def state_at(opens_at: float, now: float) -> State:
@@ -30,63 +30,107 @@ def state_at(opens_at: float, now: float) -> State:
     return "waiting" if opens_at < NEVER else "closed"
 
 
-def state_of(limits: Limits, now: float) -> State:
-    """The state of a route, by its limits."""
-    return state_at(tightest(limits).opens_at, now)
+@dataclass(frozen=True)
+class RouteQuota:
+    """The limits of one route at one moment.
 
-
-def state_words(limits: Limits, now: float, live: bool = False) -> tuple[State, str, str]:
-    """The state of a route, when it opens if it waits, and why it is not open.
-
-    `("waiting", "opens 14:32", "0 of 30 requests per minute left")`, or `("open", "", "")`.
+    Attributes:
+        limits: its limits; there is at least one.
+        now: the moment, in epoch seconds.
+        paid: what the route has cost in this session, in words; "" if it is free.
+        is_on: whether it is switched on.
+        live: whether its display is redrawn, so that near times can count down.
     """
-    last, state = tightest(limits), state_of(limits, now)
-    if state == "open":
-        return state, "", ""
-    opens = f"opens {clock_time(last.opens_at, now, live)}" if state == "waiting" else ""
-    why = last.closed_by or last.reason
-    if last.amount <= 0:
-        why = f"the plan has no {in_words(last.limit)}"
-    elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
-    return state, opens, textwrap.shorten(why, 160, placeholder=" …")
+
+    limits: Sequence[Standing]
+    now: float
+    paid: str = ""
+    is_on: bool = True
+    live: bool = False
+
+    @property
+    def id(self) -> RouteId:
+        """The route."""
+        return self.limits[0].route
+
+    @cached_property
+    def tightest(self) -> Standing:
+        """The limit that opens last; if all are open, the one with the smallest share left."""
+        return max(self.limits, key=lambda row: (row.opens_at, -share_left(row)))
+
+    @property
+    def state(self) -> State:
+        """Its state, in one word."""
+        return state_at(self.tightest.opens_at, self.now)
+
+    @property
+    def opens(self) -> str:
+        """When it opens if it is waiting: `14:32`, or "" if it is not."""
+        if self.state != "waiting":
+            return ""
+        return clock_time(self.tightest.opens_at, self.now, self.live)
+
+    @property
+    def why(self) -> str:
+        """Why it is not open: `0 of 30 requests per minute left`; "" if it is open."""
+        last = self.tightest
+        if self.state == "open":
+            return ""
+        why = last.closed_by or last.reason
+        if last.amount <= 0:
+            why = f"the plan has no {in_words(last.limit)}"
+        elif not last.closed_by and last.used_units >= last.allowed_units:
+            why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
+        return textwrap.shorten(why, 160, placeholder=" …")
 
 
-def table_as_text(
-    routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]
-) -> str:
+def by_route(
+    standings: Iterable[Standing],
+    now: float,
+    paid: Mapping[RouteId, str] = {},
+    is_on: Callable[[RouteId], bool] | None = None,
+) -> list[RouteQuota]:
+    """The limits grouped by route, in their order.
+
+    `paid` has the routes that cost money, with their cost in words. With `is_on`, which says
+    whether a route is switched on, they are for a display that is redrawn.
+    """
+    groups = itertools.groupby(standings, key=lambda row: row.route)
+    live = is_on is not None
+    return [
+        RouteQuota(tuple(limits), now, paid.get(route, ""), is_on is None or is_on(route), live)
+        for route, limits in groups
+    ]
+
+
+def table_as_text(routes: Sequence[RouteQuota], fold: bool) -> str:
     """The quota table as text; with `fold`, each route shows only its tightest limit."""
     if fold:
         end = "Only the tightest limit of each route is shown; the DataFrame has all."
-        return "\n".join([*lines(routes, now, paid), end])
+        return "\n".join([*lines(routes), end])
     text = []
-    for limits in routes:
-        state, opens, why = state_words(limits, now)
-        words = ": ".join(filter(None, (f"{state}, {opens}" if opens else state, why)))
-        words = textwrap.shorten(words, 64, placeholder=" …")
-        text += [f"{limits[0].route} · {words}", *_cost(limits, paid)]
-        text += [_text_meter(row, now) for row in limits]
+    for route in routes:
+        state = f"{route.state}, opens {route.opens}" if route.opens else route.state
+        words = ": ".join(filter(None, (state, route.why)))
+        text += [f"{route.id} · {textwrap.shorten(words, 64, placeholder=' …')}", *_cost(route)]
+        text += [_text_meter(row, route.now) for row in route.limits]
     return "\n".join(text)
 
 
-def lines(
-    routes: Sequence[Limits], now: float, paid: Mapping[RouteId, str], *, reasons: bool = False
-) -> list[str]:
+def lines(routes: Sequence[RouteQuota], *, reasons: bool = False) -> list[str]:
     """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
     text = []
-    for limits in routes:
-        worst = tightest(limits)
-        state, opens, why = state_words(limits, now)
-        words = f"{state} {opens.removeprefix('opens ')}"
+    for route in routes:
+        worst, words = route.tightest, f"{route.state} {route.opens}"
         meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
-        text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
-        text += [f"  {why}"] if why and reasons else []
-        text += _cost(limits, paid)
+        text.append(f"{route.id!s:<28}  {words:<17}  {meter}")
+        text += [f"  {route.why}"] if reasons and route.why else []
+        text += _cost(route)
     return text
 
 
-def _cost(limits: Limits, paid: Mapping[RouteId, str]) -> list[str]:
-    return [f"  {words}"] if (words := paid.get(limits[0].route)) else []
+def _cost(route: RouteQuota) -> list[str]:
+    return [f"  {route.paid}"] if route.paid else []
 
 
 def _text_meter(row: Standing, now: float) -> str:
@@ -204,11 +248,6 @@ def left_of(row: Standing) -> str:
 def share_left(row: Standing) -> float:
     """The share of a limit that is left, 0 to 1."""
     return row.remaining / row.amount if row.amount else 0.0
-
-
-def tightest(limits: Limits) -> Standing:
-    """The limit that opens last; if all are open, the one with the smallest share left."""
-    return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
 
 
 def price_text(cost: float | None) -> str:

@@ -19,9 +19,9 @@ from .. import live_line
 from ..display import Pace
 from ..live_line import LiveLine, follow
 from ..quota import QuotaView, notes
-from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, states_html, table
+from ..quota_table import ROUTES_UNFOLDED, by_provider, is_folded, states_html, table
 from ..styles import notes_html
-from ..words import Limits
+from ..words import RouteQuota
 from . import redraw
 
 if TYPE_CHECKING:
@@ -100,17 +100,17 @@ class Meters:
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._notes.value = notes_html(notes(view))
-        routes = by_route(view.standings)
+        routes = view.routes
         if not is_folded(routes):
-            self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
+            self._whole.value = table(routes)
             self.box.children = [self._whole, self._notes]
             return
         groups = by_provider(routes)
-        for name, limits in groups.items():
+        for name, group in groups.items():
             if name not in self._groups:
                 title = view.configuration.providers[name].title
                 self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
-            self._groups[name].draw(view, limits)
+            self._groups[name].draw(group)
         self.box.children = [*(self._groups[name].box for name in groups), self._notes]
 
 
@@ -132,14 +132,13 @@ class _Group:
         for switch in (self._open, self._every):
             switch.observe(lambda _: redraw(), "value")
 
-    def draw(self, view: QuotaView, routes: Sequence[Limits]) -> None:
+    def draw(self, routes: Sequence[RouteQuota]) -> None:
         is_open = self._open.value
         self._open.icon = "caret-down" if is_open else "caret-right"
-        self._summary.value = states_html(routes, view.now, view.is_on)
+        self._summary.value = states_html(routes)
         self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
         if is_open:
-            slim = not self._every.value
-            self._table.value = table(routes, view.now, view.paid, slim, view.is_on)
+            self._table.value = table(routes, slim=not self._every.value)
         self.box.children = [self._head, *([self._table] if is_open else [])]
 
 

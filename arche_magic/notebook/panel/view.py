@@ -15,18 +15,8 @@ from arche_magic.llm_providers.types import Route, Standing
 
 from ..cell import typed_or_default
 from ..quota import QuotaView
-from ..quota_table import by_route
 from ..styles import QUIET, escape, html_table, one_line
-from ..words import (
-    State,
-    amounts_of,
-    clock_time,
-    in_words,
-    paid_text,
-    state_at,
-    state_of,
-    tightest,
-)
+from ..words import RouteQuota, State, amounts_of, clock_time, in_words, paid_text, state_at
 
 if TYPE_CHECKING:
     from ..defaults import Defaults
@@ -117,11 +107,12 @@ def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
 
 def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     limits = [row for row in view.standings if row.route == route.id]
-    left = _left(tightest(limits)) if limits else "no limit is known"
+    tightest = RouteQuota(limits, view.now).tightest if limits else None
+    left = _left(tightest) if tightest else "no limit is known"
     paid = " · paid" if route.paid else ""
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
     name = f"{route.provider}{paid}"
-    short = f"{name} {amounts_of(tightest(limits))}" if limits else name
+    short = f"{name} {amounts_of(tightest)}" if tightest else name
     return _item("open", short, [*details, *_open_routes(view), _CLICK], f"{name} {left}")
 
 
@@ -143,10 +134,10 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
 
 def _open_routes(view: QuotaView) -> list[str]:
     """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
-    routes = [limits for limits in by_route(view.standings) if view.is_on(limits[0].route)]
+    routes = [route for route in view.routes if route.is_on]
     if len(routes) < 2:
         return []
-    open_now = sum(state_of(limits, view.now) == "open" for limits in routes)
+    open_now = sum(route.state == "open" for route in routes)
     return [f"{open_now} of {len(routes)} routes are open."]
 
 
