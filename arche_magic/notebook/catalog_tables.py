@@ -158,9 +158,8 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
     heads = ("service, keys from", "free", "configured")
     html = ""
     for state, group in groupby(services, lambda service: service.state):
-        rows = [(_name(service), _with_source(service), _configured(service)) for service in group]
         html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
-        html += html_table(heads, rows, long=("free", "configured"))
+        html += html_table(heads, map(_service_row, group), long=("free", "configured"))
     text = f"{services_text(services)}\n{moment}"
     return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
 
@@ -246,27 +245,19 @@ def configured_words(service: Service) -> str:
             return ""
 
 
-def _name(service: Service) -> Cell:
-    """The name, and below it a link to the page that gives keys."""
-    name, url = service.provider.name, service.provider.key_page
-    if not url.startswith("https://"):
-        return name
-    link = f'<a href="{escape(url)}" rel="noopener">{escape(url.split("/")[2])}</a>'
-    return name, f'{escape(name)}<div style="{QUIET}">{link}</div>'
-
-
-def _with_source(service: Service) -> Cell:
-    words = free_words(service)
+def _service_row(service: Service) -> tuple[Cell, Cell, Cell]:
+    """The name with a link to the page that gives keys, what is free and who says so, the keys."""
+    provider, free, configured = service.provider, free_words(service), configured_words(service)
+    name = escape(provider.name)
+    if provider.key_page.startswith("https://"):
+        page = escape(provider.key_page)
+        host = escape(provider.key_page.split("/")[2])
+        name += f'<div style="{QUIET}"><a href="{page}" rel="noopener">{host}</a></div>'
     # Addresses may wrap anywhere, so that a narrow page shows the column beside them.
-    style = f"overflow-wrap:anywhere;{QUIET}"
-    html = f'{escape(words)}<div style="{style}">{escape(service.provider.source)}</div>'
-    return words, html
-
-
-def _configured(service: Service) -> Cell:
-    """The configured keys and missing settings; long names wrap only after an underscore."""
-    text = configured_words(service)
-    return text, escape(text).replace("_", "_<wbr>")
+    source = f'<div style="overflow-wrap:anywhere;{QUIET}">{escape(provider.source)}</div>'
+    # Names of variables wrap only after an underscore.
+    keys = escape(configured).replace("_", "_<wbr>")
+    return (provider.name, name), (free, escape(free) + source), (configured, keys)
 
 
 def _wrapped(paragraph: str, head: str, width: int) -> list[str]:
