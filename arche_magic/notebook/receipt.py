@@ -195,7 +195,7 @@ def request_metadata(ended: Ended | None) -> dict[str, Any]:
 def _course(ended: Reply | Ended) -> dict[str, Any]:
     return {
         "attempts": attempt_lines(ended.attempts),
-        "decisions": [_one_line(decision.to_dict()) for decision in ended.decisions],
+        "decisions": [_json_line(decision.to_dict()) for decision in ended.decisions],
     }
 
 
@@ -204,10 +204,10 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
     `said`, the server's words, is left out: `error` has them already.
     """
-    return [_one_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
+    return [_json_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
 
 
-def _one_line(values: dict[str, Any]) -> str:
+def _json_line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 

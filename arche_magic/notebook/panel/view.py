@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +39,15 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """The preview of a prompt; an empty prompt counts as a short one.
-
-    Raises:
-        LLMProviderError: no request can be made, for example because there is no key.
-    """
+def _preview(view: QuotaView, prompt: str, defaults: Defaults) -> Preview:
     llm = IntelligentLLMOrchestrator(configuration=view.configuration)
-    return llm.preview(prompt.strip() or _ANY_PROMPT, **options)
+    return llm.preview(prompt.strip() or _ANY_PROMPT, **prompt_options(defaults))
 
 
-def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
+def next_html(view: QuotaView, prompt: str, defaults: Defaults) -> str:
     """The route that would answer a prompt now, and why."""
     try:
-        ahead = preview(view, prompt, options)
+        ahead = _preview(view, prompt, defaults)
     except LLMProviderError as error:
         return _status("No route would answer", "", str(error))
     skipped = _skipped(view, ahead)
@@ -95,7 +90,7 @@ def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     countdown to the text, else None.
     """
     try:
-        ahead = preview(view, "", prompt_options(defaults))
+        ahead = _preview(view, "", defaults)
     except NoKeys as error:
         return _item("closed", "no API key", [str(error)])
     except LLMProviderError as error:

@@ -93,8 +93,7 @@ class Panel:
         if groups != self._groups:
             replaced = [*self._rows.values()]
             self._build_switches(view, groups)
-        options = prompt_options(self._defaults)
-        self._next.value = next_html(view, self._prompt.value, options)
+        self._next.value = next_html(view, self._prompt.value, self._defaults)
         self._tables.draw(view)
         if self._is_record_old(view):
             self._keep_record(view)
