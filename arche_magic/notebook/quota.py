@@ -82,15 +82,6 @@ class QuotaView:
         """The limits by route, for a display that is redrawn."""
         return by_route(self.standings, self.now, self.paid, self.is_on)
 
-    @property
-    def groups(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Providers that have keys, in order: labels of their keys, and their models."""
-        return {
-            name: (labels, list(provider.models))
-            for name, provider in self.configuration.providers.items()
-            if (labels := [key.label for key in self.configuration.keys if key.provider == name])
-        }
-
 
 @dataclass(frozen=True)
 class Forecast:

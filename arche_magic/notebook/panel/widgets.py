@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
-from arche_magic.llm_providers.config import Choices, get_choices, use_choices
+from arche_magic.llm_providers.config import (
+    Choices,
+    Configuration,
+    get_choices,
+    get_configuration,
+    use_choices,
+)
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import name_in_words
@@ -89,7 +95,7 @@ class Panel:
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._view = view
-        groups, replaced = view.groups, []
+        groups, replaced = _groups(view.configuration), []
         if groups != self._groups:
             replaced = [*self._rows.values()]
             self._build_switches(view, groups)
@@ -238,7 +244,7 @@ class Panel:
         self._pressed = button, time.monotonic()
 
         def moved(choices: Choices) -> Choices:
-            order = list(current_quota().groups)
+            order = list(_groups(get_configuration()))
             place = order.index(name) + by if name in order else -1
             if not 0 <= place < len(order):
                 return choices
@@ -310,6 +316,15 @@ class Panel:
         self._seen = self._seen or change["new"] > 0
         if change["new"] > 0:
             redraw()
+
+
+def _groups(configuration: Configuration) -> dict[str, tuple[list[str], list[str]]]:
+    """Providers that have keys, in order: labels of their keys, and their models."""
+    return {
+        name: (labels, list(provider.models))
+        for name, provider in configuration.providers.items()
+        if (labels := [key.label for key in configuration.keys if key.provider == name])
+    }
 
 
 def _choose(change: Callable[[Choices], Choices]) -> None:
