@@ -107,35 +107,34 @@ def published_limits(
 
 
 def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
-    providers = configuration.providers
-    columns = [str(name) for name in frame]
-    limits = columns[columns.index("context") + 1 : columns.index(_PRICES[0])]
-    # In a terminal, a row must fit into one line. The frame has all limits.
-    one_column = sys.stdout.isatty()
-    prices = _PRICES if frame[_PRICES].notna().any(axis=None) else []
-    names = list(dict.fromkeys(frame["provider"]))
-    # If there is only one provider, the line below the table names it.
-    owner = ["provider"] if len(names) > 1 else []
-    short = [*map(in_short, limits)]
-    price_heads = ["USD in", "USD out"] if prices else []
-    heads = [*owner, "model", "used", "context", *(["limits"] if one_column else short)]
-    heads += price_heads
-    rows = []
-    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        amounts = [_number(row[name], count_text) for name in limits]
-        if one_column:
-            named = zip(amounts, short, strict=True)
-            amounts = [", ".join(f"{amount} {name}" for amount, name in named if amount)]
-        rows.append(
-            (
-                *(row[name] for name in owner),
-                row["model"],
-                "default" if row["default"] else "",
-                _number(row["context"], count_text),
-                *amounts,
-                *(_number(row[name], "{:.3f}".format) for name in prices),
-            )
-        )
+    def texts(name: str, words: Callable[[float], str] = count_text) -> list[str]:
+        known = zip(frame[name], frame[name].notna(), strict=True)
+        return [words(value) if is_known else "" for value, is_known in known]
+
+    providers, names = configuration.providers, list(dict.fromkeys(frame["provider"]))
+    fields = [str(name) for name in frame]
+    limits = fields[fields.index("context") + 1 : fields.index(_PRICES[0])]
+    amounts = {in_short(name): texts(name) for name in limits}
+    prices = {}
+    if frame[_PRICES].notna().any(axis=None):
+        heads = zip(("USD in", "USD out"), _PRICES, strict=True)
+        prices = {head: texts(name, "{:.3f}".format) for head, name in heads}
+    columns = {
+        # If there is only one provider, the line below the table names it.
+        **({"provider": list(frame["provider"])} if len(names) > 1 else {}),
+        "model": list(frame["model"]),
+        "used": ["default" if is_default else "" for is_default in frame["default"]],
+        "context": texts("context"),
+    }
+    if sys.stdout.isatty():
+        # In a terminal, a row must fit into one line. The frame has all limits.
+        columns["limits"] = [
+            ", ".join(f"{column[row]} {head}" for head, column in amounts.items() if column[row])
+            for row in range(len(frame))
+        ]
+    else:
+        columns |= amounts
+    columns |= prices
     notes = [f"{name}: {providers[name].source}" for name in names]
     notes += [f"{name} {providers[name].training}" for name in names]
     notes += [f"{alias} is your name for {name}" for alias, name in configuration.aliases.items()]
@@ -144,12 +143,9 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
             "USD: per million tokens for paying accounts, from your settings or the package "
             "genai-prices; free routes cost nothing"
         )
-    right = ["context", *short, *price_heads]
-    return table_bundle(heads, rows, notes, right=right, long=["model"])
-
-
-def _number(value: float | None, words: Callable[[float], str]) -> str:
-    return "" if value is None else words(value)
+    rows = list(zip(*columns.values(), strict=True))
+    right = ["context", *amounts, *prices]
+    return table_bundle(list(columns), rows, notes, right=right, long=["model"])
 
 
 def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
