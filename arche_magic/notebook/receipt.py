@@ -68,14 +68,13 @@ def receipt_line(reply: Reply) -> str:
             parts.append(f"{rounds} rounds, {plural(len(reply.tool_runs), 'call')}")
         if _was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
-    if reply.decisions and reply.decisions[-1].private:
-        parts.append("private")
-    if reply.finish_reason == "length":
-        parts.append("cut at max_tokens")
-    if reply.standing:
-        parts.append(reply.standing)
-    parts += _started_again(reply)
-    return " · ".join(parts)
+    parts += [
+        "private" if reply.decisions and reply.decisions[-1].private else "",
+        "cut at max_tokens" if reply.finish_reason == "length" else "",
+        reply.standing,
+        _started_again(reply),
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def _time(reply: Reply) -> str:
@@ -86,14 +85,14 @@ def _time(reply: Reply) -> str:
     return f"{seconds}, after {waited:.0f} s of waiting" if waited >= 1 else seconds
 
 
-def _started_again(reply: Reply) -> list[str]:
+def _started_again(reply: Reply) -> str:
     """`started again after groq · key 1 broke off`, if some text had arrived before that."""
     for attempt in reversed(reply.attempts):
         if attempt.outcome == "failed" and attempt.first_token_s is not None:
             is_misfit = "does not fit" in (attempt.error or "")
             how = "replied in another format" if is_misfit else "broke off"
-            return [f"started again after {name_in_words(attempt.key)} {how}"]
-    return []
+            return f"started again after {name_in_words(attempt.key)} {how}"
+    return ""
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
