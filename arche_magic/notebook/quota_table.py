@@ -6,6 +6,7 @@ redraws.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -21,14 +22,13 @@ from .words import (
     as_of,
     bar_length,
     by_route,
+    evidence_of,
     full_again,
     in_full,
     in_short,
     left_of,
-    lines,
     share_left,
     sign_of,
-    table_as_text,
 )
 
 # With more routes than these, the routes of a provider fold together, and each shows its tightest
@@ -59,6 +59,7 @@ _SLIM_WIDTHS = ("flex:0 1 240px", "flex:1 1 130px", "flex:1 1 360px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "flex:1 1 150px;max-width:210px;margin:0 10px 4px 0"
 _BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
+_BAR_SIGNS = 10
 # The background of the bar of a limit with nothing left: red, fainter than a bar.
 _EMPTY = "rgba(208,73,59,.45)"
 
@@ -88,7 +89,7 @@ def quota_bundle(
     else:
         html = table(routes)
     return {
-        "text/plain": "\n".join([table_as_text(routes, fold), *notes]),
+        "text/plain": "\n".join([_table_as_text(routes, fold), *notes]),
         "text/html": html + notes_html(notes),
     }
 
@@ -115,6 +116,47 @@ def table(routes: Iterable[RouteQuota], slim: bool = False) -> str:
         f'<thead style="{block}"><tr style="{_ROW}">{head}</tr></thead>'
         f'<tbody style="{block}">{rows}</tbody></table>'
     )
+
+
+def _table_as_text(routes: Sequence[RouteQuota], fold: bool) -> str:
+    """The quota table as text; with `fold`, each route shows only its tightest limit."""
+    if fold:
+        end = "Only the tightest limit of each route is shown; the DataFrame has all."
+        return "\n".join([*_lines(routes), end])
+    text = []
+    for route in routes:
+        state = f"{route.state}, opens {route.opens}" if route.opens else route.state
+        words = ": ".join(filter(None, (state, route.why)))
+        text += [f"{route.id} · {textwrap.shorten(words, 64, placeholder=' …')}", *_cost(route)]
+        text += [_text_meter(row, route.now) for row in route.limits]
+    return "\n".join(text)
+
+
+def _lines(routes: Sequence[RouteQuota], *, reasons: bool = False) -> list[str]:
+    """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
+    text = []
+    for route in routes:
+        worst, words = route.tightest, f"{route.state} {route.opens}"
+        meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
+        text.append(f"{route.id!s:<28}  {words:<17}  {meter}")
+        text += [f"  {route.why}"] if reasons and route.why else []
+        text += _cost(route)
+    return text
+
+
+def _cost(route: RouteQuota) -> list[str]:
+    return [f"  {route.paid}"] if route.paid else []
+
+
+def _text_meter(row: Standing, now: float) -> str:
+    full = f"full {when}" if (when := full_again(row, now)) else ""
+    meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
+    return f"  {meter}  {full:<16}  {evidence_of(row, now)}".rstrip()
+
+
+def _text_bar(row: Standing) -> str:
+    filled = bar_length(row, _BAR_SIGNS)
+    return "█" * filled + "░" * (_BAR_SIGNS - filled)
 
 
 def is_folded(routes: Sequence[RouteQuota]) -> bool:
@@ -173,7 +215,7 @@ def _group(provider: str, routes: Sequence[RouteQuota], all_routes: int) -> str:
         inside = (
             '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'
             'font-size:85%">'
-            f"{escape(chr(10).join(lines(routes, reasons=True)))}</div>"
+            f"{escape(chr(10).join(_lines(routes, reasons=True)))}</div>"
         )
     else:
         inside = table(routes, slim=True)

@@ -1,4 +1,4 @@
-"""Quota and costs in words: states of routes, times, figures, prices, and the table as text."""
+"""Quota and costs in words: states of routes, times, figures and prices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Literal
 
 from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
-
-_BAR_SIGNS = 10
 
 State = Literal["open", "waiting", "closed"]
 SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
@@ -103,47 +101,6 @@ def by_route(
     ]
 
 
-def table_as_text(routes: Sequence[RouteQuota], fold: bool) -> str:
-    """The quota table as text; with `fold`, each route shows only its tightest limit."""
-    if fold:
-        end = "Only the tightest limit of each route is shown; the DataFrame has all."
-        return "\n".join([*lines(routes), end])
-    text = []
-    for route in routes:
-        state = f"{route.state}, opens {route.opens}" if route.opens else route.state
-        words = ": ".join(filter(None, (state, route.why)))
-        text += [f"{route.id} · {textwrap.shorten(words, 64, placeholder=' …')}", *_cost(route)]
-        text += [_text_meter(row, route.now) for row in route.limits]
-    return "\n".join(text)
-
-
-def lines(routes: Sequence[RouteQuota], *, reasons: bool = False) -> list[str]:
-    """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
-    text = []
-    for route in routes:
-        worst, words = route.tightest, f"{route.state} {route.opens}"
-        meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
-        text.append(f"{route.id!s:<28}  {words:<17}  {meter}")
-        text += [f"  {route.why}"] if reasons and route.why else []
-        text += _cost(route)
-    return text
-
-
-def _cost(route: RouteQuota) -> list[str]:
-    return [f"  {route.paid}"] if route.paid else []
-
-
-def _text_meter(row: Standing, now: float) -> str:
-    full = f"full {when}" if (when := full_again(row, now)) else ""
-    meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
-    return f"  {meter}  {full:<16}  {_evidence(row, now)}".rstrip()
-
-
-def _text_bar(row: Standing) -> str:
-    filled = bar_length(row, _BAR_SIGNS)
-    return "█" * filled + "░" * (_BAR_SIGNS - filled)
-
-
 def bar_length(row: Standing, longest: int) -> int:
     """The length of a limit's bar: 0 only if nothing is left, `longest` only if nothing is used."""
     left, allowed = row.remaining_units, row.allowed_units
@@ -201,7 +158,7 @@ def in_full(row: Standing, now: float) -> str:
     full = f", full again {when}" if (when := full_again(row, now)) else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{left}{full}; evidence: {_evidence(row, now)}{source}"
+    return f"{left}{full}; evidence: {evidence_of(row, now)}{source}"
 
 
 def full_again(row: Standing, now: float) -> str:
@@ -209,7 +166,7 @@ def full_again(row: Standing, now: float) -> str:
     return clock_time(row.resets_at, now) if row.used > 1e-6 else ""
 
 
-def _evidence(row: Standing, now: float) -> str:
+def evidence_of(row: Standing, now: float) -> str:
     """The evidence for a figure, and when a provider stated it: `header 14:31:18`."""
     if row.evidence in ("published", "configured"):
         return row.evidence
