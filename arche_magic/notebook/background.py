@@ -19,8 +19,7 @@ from arche_magic.llm_providers.types import RouteId
 
 from .display import CellOutput, ReplyDisplay, show
 from .receipt import attempt_lines
-from .styles import quiet_line, red_line
-from .tables import day_and_time
+from .styles import day_and_time, quiet_line, red_line
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,8 @@ from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.text.wording import did_you_mean
 
 from .own_keys import without_keys
-from .quota_words import as_of, count_text, in_short
-from .styles import QUIET
-from .tables import Cell, html_table, notes_html, table_bundle
+from .styles import QUIET, Cell, escape, html_table, notes_html, table_bundle
+from .words import as_of, count_text, in_short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,38 +107,34 @@ def published_limits(
 
 
 def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str, str]:
-    providers = configuration.providers
-    columns = [str(name) for name in frame]
-    limits = columns[columns.index("context") + 1 : columns.index(_PRICES[0])]
-    # In a terminal, a row must fit into one line. The frame has all limits.
-    one_column = sys.stdout.isatty()
-    prices = _PRICES if frame[_PRICES].notna().any(axis=None) else []
-    names = list(dict.fromkeys(frame["provider"]))
-    # If there is only one provider, the line below the table names it.
-    owner = ["provider"] if len(names) > 1 else []
-    limit_heads = ["limits"] if one_column else map(in_short, limits)
-    price_heads = ["USD in", "USD out"] if prices else []
-    heads = [*owner, "model", "used", "context", *limit_heads, *price_heads]
-    rows = []
-    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        amounts = [_number(row[name], count_text) for name in limits]
-        if one_column:
-            words = (
-                f"{cell.text} {in_short(name)}"
-                for cell, name in zip(amounts, limits, strict=True)
-                if cell.text
-            )
-            amounts = [Cell(", ".join(words))]
-        rows.append(
-            (
-                *(Cell(row[name]) for name in owner),
-                Cell(row["model"], long=True),
-                Cell("default" if row["default"] else ""),
-                _number(row["context"], count_text),
-                *amounts,
-                *(_number(row[name], "{:.3f}".format) for name in prices),
-            )
-        )
+    def texts(name: str, words: Callable[[float], str] = count_text) -> list[str]:
+        known = zip(frame[name], frame[name].notna(), strict=True)
+        return [words(value) if is_known else "" for value, is_known in known]
+
+    providers, names = configuration.providers, list(dict.fromkeys(frame["provider"]))
+    fields = [str(name) for name in frame]
+    limits = fields[fields.index("context") + 1 : fields.index(_PRICES[0])]
+    amounts = {in_short(name): texts(name) for name in limits}
+    prices = {}
+    if frame[_PRICES].notna().any(axis=None):
+        heads = zip(("USD in", "USD out"), _PRICES, strict=True)
+        prices = {head: texts(name, "{:.3f}".format) for head, name in heads}
+    columns = {
+        # If there is only one provider, the line below the table names it.
+        **({"provider": list(frame["provider"])} if len(names) > 1 else {}),
+        "model": list(frame["model"]),
+        "used": ["default" if is_default else "" for is_default in frame["default"]],
+        "context": texts("context"),
+    }
+    if sys.stdout.isatty():
+        # In a terminal, a row must fit into one line. The frame has all limits.
+        columns["limits"] = [
+            ", ".join(f"{column[row]} {head}" for head, column in amounts.items() if column[row])
+            for row in range(len(frame))
+        ]
+    else:
+        columns |= amounts
+    columns |= prices
     notes = [f"{name}: {providers[name].source}" for name in names]
     notes += [f"{name} {providers[name].training}" for name in names]
     notes += [f"{alias} is your name for {name}" for alias, name in configuration.aliases.items()]
@@ -149,11 +143,9 @@ def _models_table(frame: pd.DataFrame, configuration: Configuration) -> dict[str
             "USD: per million tokens for paying accounts, from your settings or the package "
             "genai-prices; free routes cost nothing"
         )
-    return table_bundle(heads, rows, notes)
-
-
-def _number(value: float | None, words: Callable[[float], str]) -> Cell:
-    return Cell("" if value is None else words(value), right=True)
+    rows = list(zip(*columns.values(), strict=True))
+    right = ["context", *amounts, *prices]
+    return table_bundle(list(columns), rows, notes, right=right, long=["model"])
 
 
 def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
@@ -162,9 +154,8 @@ def services_bundle(services: Sequence[Service], now: float) -> dict[str, str]:
     heads = ("service, keys from", "free", "configured")
     html = ""
     for state, group in groupby(services, lambda service: service.state):
-        rows = [(_name(service), _with_source(service), _configured(service)) for service in group]
         html += f'<div style="font-weight:600;margin:10px 0 2px">{escape(_GROUPS[state])}</div>'
-        html += html_table(heads, rows)
+        html += html_table(heads, map(_service_row, group), long=("free", "configured"))
     text = f"{services_text(services)}\n{moment}"
     return {"text/plain": text, "text/html": html + notes_html([_NOTE, moment])}
 
@@ -250,27 +241,19 @@ def configured_words(service: Service) -> str:
             return ""
 
 
-def _name(service: Service) -> Cell:
-    """The name, and below it a link to the page that gives keys."""
-    name, url = service.provider.name, service.provider.key_page
-    if not url.startswith("https://"):
-        return Cell(name)
-    link = f'<a href="{escape(url)}" rel="noopener">{escape(url.split("/")[2])}</a>'
-    return Cell(name, f'{escape(name)}<div style="{QUIET}">{link}</div>')
-
-
-def _with_source(service: Service) -> Cell:
-    words = free_words(service)
+def _service_row(service: Service) -> tuple[Cell, Cell, Cell]:
+    """The name with a link to the page that gives keys, what is free and who says so, the keys."""
+    provider, free, configured = service.provider, free_words(service), configured_words(service)
+    name = escape(provider.name)
+    if provider.key_page.startswith("https://"):
+        page = escape(provider.key_page)
+        host = escape(provider.key_page.split("/")[2])
+        name += f'<div style="{QUIET}"><a href="{page}" rel="noopener">{host}</a></div>'
     # Addresses may wrap anywhere, so that a narrow page shows the column beside them.
-    style = f"overflow-wrap:anywhere;{QUIET}"
-    html = f'{escape(words)}<div style="{style}">{escape(service.provider.source)}</div>'
-    return Cell(words, html, long=True)
-
-
-def _configured(service: Service) -> Cell:
-    """The configured keys and missing settings; long names wrap only after an underscore."""
-    text = configured_words(service)
-    return Cell(text, escape(text).replace("_", "_<wbr>"), long=True)
+    source = f'<div style="overflow-wrap:anywhere;{QUIET}">{escape(provider.source)}</div>'
+    # Names of variables wrap only after an underscore.
+    keys = escape(configured).replace("_", "_<wbr>")
+    return (provider.name, name), (free, escape(free) + source), (configured, keys)
 
 
 def _wrapped(paragraph: str, head: str, width: int) -> list[str]:

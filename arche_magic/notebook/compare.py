@@ -27,14 +27,13 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined
 
 from . import live_line
 from .cell import request_options
-from .costs import paid_text
 from .display import CellOutput, Pace, show
 from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines, routes_skipped
-from .styles import QUIET, escape
-from .tables import notes_html
+from .styles import QUIET, escape, notes_html
+from .words import paid_text
 
 if TYPE_CHECKING:
     import pandas as pd

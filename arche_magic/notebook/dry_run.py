@@ -13,8 +13,8 @@ from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import in_seconds
 
-from .costs import paid_text
 from .receipt import receipt_line
+from .words import paid_text
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")

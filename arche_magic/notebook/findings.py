@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.doctor import Finding
 
-from .styles import AMBER, GREEN, RED, details
-from .tables import Cell, html_table, notes_html
+from .styles import AMBER, GREEN, RED, details, escape, html_table, notes_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,18 +58,13 @@ def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]
 
 def _table(findings: Sequence[Finding]) -> str:
     """One row per finding, with a column of advice if there is any."""
-    advice = any(finding.advice for finding in findings)
+    columns = 4 if any(finding.advice for finding in findings) else 3
     rows = [
-        (
-            Cell(finding.state, _colored(finding.state)),
-            Cell(finding.about),
-            Cell(finding.found, long=True),
-            *([Cell(finding.advice, long=True)] if advice else ()),
-        )
-        for finding in findings
+        ((one.state, _colored(one.state)), one.about, one.found, one.advice)[:columns]
+        for one in findings
     ]
-    heads = ("state", "about", "found", *(["advice"] if advice else ()))
-    return html_table(heads, rows)
+    heads = ("state", "about", "found", "advice")[:columns]
+    return html_table(heads, rows, long=("found", "advice"))
 
 
 def _counts(findings: Sequence[Finding]) -> str:

@@ -101,56 +101,22 @@ def attempts_frame(attempts: Iterable[Attempt | Mapping[str, Any]]) -> pd.DataFr
     """
     rows = (one.to_dict() if isinstance(one, Attempt) else one for one in attempts)
     # Converted in parts, because a million records need ten times the memory of their columns.
-    parts = iter(lambda: list(islice(rows, _PART_ROWS)), [])
-    return _joined(map(_columns_of, parts))
+    parts = list(map(_frame_of, iter(lambda: list(islice(rows, _PART_ROWS)), [])))
+    return pd.concat(parts or [_frame_of([])], ignore_index=True)
 
 
 def recorded_attempts_frame(blocks: Iterable[bytes]) -> pd.DataFrame:
-    """The same frame from the lines of the call log, see `AttemptLog.lines`.
-
-    Where pyarrow is installed, it reads them several times faster.
-    """
-    try:
-        library("pyarrow.json")
-    except ImportError:
-        return attempts_frame(record for lines in blocks for record in records_of(lines))
-    return _joined(_fast_columns_of(lines) for lines in blocks)
+    """The same frame from the lines of the call log, see `AttemptLog.lines`."""
+    return attempts_frame(record for lines in blocks for record in records_of(lines))
 
 
-def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([*map(_typed, parts)] or [_typed(_columns_of(()))], ignore_index=True)
-
-
-def _columns_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The columns as texts and floats."""
-    return pd.DataFrame(
+def _frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(
         {
             name: _numbers(rows, name) if name in _NUMBERS else _texts(rows, name)
             for name in _ATTEMPT_COLUMNS
         }
     )
-
-
-def _fast_columns_of(lines: bytes) -> pd.DataFrame:
-    """The same columns by pyarrow, which accepts only complete lines of the right types."""
-    import pyarrow as pa
-    import pyarrow.json as pj
-
-    types = {name: pa.float64() if name in _NUMBERS else pa.string() for name in _ATTEMPT_COLUMNS}
-    options = pj.ParseOptions(pa.schema(types), unexpected_field_behavior="ignore")
-    try:
-        if lines.isascii():
-            table = pj.read_json(pa.BufferReader(lines), parse_options=options)
-            # pyarrow also accepts two records on one line, but we skip such lines.
-            if table.num_rows == lines.count(b"}\n{") + 1:
-                frame: pd.DataFrame = table.to_pandas()
-                return frame
-    except pa.ArrowInvalid:
-        pass
-    return _columns_of(list(records_of(lines)))
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("input_tokens", "output_tokens"):
         frame[name] = frame[name].where(frame[name].abs() <= MOST_TOKENS)
     at = (frame["at"] * 1000).round()

@@ -24,8 +24,8 @@ from arche_magic.llm_providers.types import Key, in_seconds
 from . import sandbox_switch
 from .interrupts import CellInterrupted
 from .quota import shared_notes
-from .quota_words import clock_time, state_at
-from .tables import Cell, table_bundle
+from .styles import table_bundle
+from .words import clock_time, state_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,12 +79,12 @@ def list_keys() -> tuple[dict[str, str], pd.DataFrame]:
     heads = ("key", "fingerprint", "account", "from", "state", *marked)
     cells = [
         (
-            Cell(key.label),
-            Cell(key.fingerprint),
-            Cell(account or "not known yet"),
-            Cell(key.source),
-            Cell(_SWITCHED_OFF if key.label in configuration.off else _state(closure, now)),
-            *(Cell(", ".join(private)) for _ in marked),
+            key.label,
+            key.fingerprint,
+            account or "not known yet",
+            key.source,
+            _SWITCHED_OFF if key.label in configuration.off else _state(closure, now),
+            *(", ".join(private) for _ in marked),
         )
         for key, account, closure, private in rows
     ]
@@ -124,8 +124,7 @@ def check(label: str | None = None) -> tuple[dict[str, str], pd.DataFrame]:
     keys = [find_key(configuration, label)] if label else list(configuration.keys)
     checks = check_keys(keys, get_quota_tracker(configuration))
     cells = [
-        (Cell(one.key.label), Cell(one.key.fingerprint), Cell(_outcome(one, configuration.off)))
-        for one in checks
+        (one.key.label, one.key.fingerprint, _outcome(one, configuration.off)) for one in checks
     ]
     return table_bundle(("key", "fingerprint", "outcome"), cells), checks_frame(checks)
 

@@ -78,7 +78,7 @@ class ArcheMagics(Defaults, Magics):
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, restore `Out`."""
-        from . import costs, panel, sandbox_switch
+        from . import panel, receipt, sandbox_switch
 
         panel.close_all()
         if self.status_bar:
@@ -91,7 +91,7 @@ class ArcheMagics(Defaults, Magics):
         if sandbox_switch.is_running():
             # From now on, prompts use real quota.
             print(sandbox_switch.stop())
-        costs.forget_hint()
+        receipt.forget_hint()
         self.session.failures.remove()
         self.session.out.remove()
 

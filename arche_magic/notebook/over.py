@@ -34,8 +34,7 @@ from .collect import FileRows, FrameRows, RowsJob, variable_for
 from .display import CellOutput
 from .keys import require_keys
 from .progress_bar import Bar
-from .styles import quiet_line
-from .tables import Cell, notes_html, table_bundle
+from .styles import html_table, notes_html, quiet_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,12 +120,9 @@ def _check(options: Namespace, defaults: Defaults) -> None:
 
 def plan_bundle(plan: Plan) -> dict[str, str]:
     """A plan as text, and as a table between lines in HTML."""
-    rows = [
-        (Cell(route), Cell(count, right=True), Cell(requests, right=True), Cell(limit))
-        for route, count, requests, limit in plan.table()
-    ]
     heads = ("route", "rows", "requests", "held back by")
-    table = table_bundle(heads, rows)["text/html"] if rows else ""
+    rows = plan.table()
+    table = html_table(heads, rows, right=("rows", "requests")) if rows else ""
     first, *more = plan.summary()
     lines = [_line(f"<b>{escape(first)}</b>"), *(_line(escape(line)) for line in more), table]
     for line in plan.outlook():

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -190,7 +191,9 @@ def _seconds_per_reply(asked: Sequence[Attempt]) -> Picture:
 def _draw_seconds(axes: Any, seconds: dict[str, list[float]]) -> None:
     for row, (name, values) in enumerate(reversed(seconds.items())):
         color = _color(name)
-        low, quarter, half, most, high = (_at_share(values, q) for q in (0, 0.25, 0.5, 0.75, 1))
+        low, quarter, half, most, high = (
+            values[round((len(values) - 1) * share)] for share in (0, 0.25, 0.5, 0.75, 1)
+        )
         axes.plot([low, high], [row, row], color=color, linewidth=1, alpha=0.6)
         if len(values) >= _FEWEST_FOR_A_BOX:
             axes.barh(row, most - quarter, 0.5, quarter, color=color, alpha=0.45)
@@ -223,10 +226,6 @@ def _outcomes(attempts: Sequence[Attempt]) -> Iterator[tuple[float, int]]:
             yield end, 2 if "served" not in outcomes else int(bool(outcomes & _NOT_SERVED))
 
 
-def _at_share(values: Sequence[float], share: float) -> float:
-    return values[round((len(values) - 1) * share)]
-
-
 def _by_provider(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
     found = {attempt.provider for attempt in attempts}
     names = [*(name for name in _COLORS if name in found), *sorted(found - set(_COLORS))]
@@ -248,8 +247,7 @@ def _allowed(standings: Sequence[Standing], provider: str, limit: str) -> float:
 
 
 def _color(provider: str) -> str:
-    known = _COLORS.get(provider)
-    return known or _OTHERS[sum(map(ord, provider)) % len(_OTHERS)]
+    return _COLORS.get(provider) or _OTHERS[sum(map(ord, provider)) % len(_OTHERS)]
 
 
 def _picture(
@@ -294,10 +292,9 @@ def _png(dots: Any) -> bytes:
 def _edges(times: Sequence[float]) -> list[float]:
     """The edges of bars that cover these times, on full minutes, hours or days; epoch seconds."""
     first, last = min(times), max(times)
-    width = next((s for s in _BAR_SECONDS if (last - first) / s < _MOST_BARS - 1), None)
-    width = width or math.ceil((last - first) / _MOST_BARS / 86_400) * 86_400
-    offset = _local_time(first).utcoffset()
-    ahead = offset.total_seconds() if offset else 0.0
+    longest = math.ceil((last - first) / _MOST_BARS / 86_400) * 86_400
+    width = next((s for s in _BAR_SECONDS if (last - first) / s < _MOST_BARS - 1), longest)
+    ahead = time.localtime(first).tm_gmtoff
     begin = math.floor((first + ahead) / width) * width - ahead
     count = int((last - begin) // width) + 1
     # A single bar would fill the plot, so there is empty space before it.
@@ -308,15 +305,13 @@ def _edges(times: Sequence[float]) -> list[float]:
 def _span(edges: Sequence[float]) -> str:
     """The span of a bar in words: `minute`, `15 minutes`, `hour`, `day`."""
     seconds = edges[1] - edges[0]
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            many = round(seconds / size)
-            return unit if many == 1 else f"{many} {unit}s"
-    return f"{seconds:g} seconds"
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60))
+    unit, size = next((unit, size) for unit, size in units if seconds >= size)
+    many = round(seconds / size)
+    return unit if many == 1 else f"{many} {unit}s"
 
 
 def _draw_bars(axes: Any, series: Sequence[Series], edges: Sequence[float]) -> None:
-    """Bars over time, on top of one another."""
     labels, colors, patterns, amounts = zip(*series, strict=True)
     *_, drawn = axes.hist(
         [[_local_time(at) for at, _ in line] for line in amounts],
@@ -330,12 +325,11 @@ def _draw_bars(axes: Any, series: Sequence[Series], edges: Sequence[float]) -> N
     _clock_axis(axes, edges[-1] - edges[0])
     _whole_numbers(axes)
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
-            labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
-            borderpad=0.2, handletextpad=0.4,
-        )  # fmt: skip
+    axes.figure.legend(
+        handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=7.5,
+        labelcolor=_GREY, handlelength=0.9, handleheight=0.9, columnspacing=1,
+        borderpad=0.2, handletextpad=0.4,
+    )  # fmt: skip
 
 
 def _spread(values: Sequence[float], axes: Any) -> list[float]:
@@ -353,7 +347,6 @@ def _spread(values: Sequence[float], axes: Any) -> list[float]:
 
 
 def _clock_axis(axes: Any, span: float) -> None:
-    """Show local times below, or days if the axis spans more than two."""
     from dateutil.tz import tzlocal  # type: ignore[import-untyped]
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
@@ -364,7 +357,6 @@ def _clock_axis(axes: Any, span: float) -> None:
 
 
 def _whole_numbers(axes: Any) -> None:
-    """Show a few whole numbers at the side, with lines across."""
     from matplotlib.ticker import MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -374,5 +366,4 @@ def _whole_numbers(axes: Any) -> None:
 
 
 def _local_time(seconds: float) -> datetime:
-    """Epoch seconds as a time in the user's zone."""
     return datetime.fromtimestamp(seconds).astimezone()

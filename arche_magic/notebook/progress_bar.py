@@ -9,10 +9,10 @@ from arche_magic.bulk.progress import count, line, pace, text_bar, waiting
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import in_seconds
 
-from .costs import price_text
 from .display import CellOutput, show
 from .live_line import TerminalLine
 from .styles import GREEN, QUIET, RED, TRACK, escape
+from .words import price_text
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -82,28 +82,24 @@ def end_bundle(progress: Progress, seconds: float, ended: str, note: str) -> dic
     parts = [ended] if ended else []
     asked = progress.done - progress.resumed
     if asked:
-        parts.append(f"{asked:,} in {_duration(seconds)}")
+        # Ten seconds or more are rounded up: `42 s`, `3 min`, `5 h`.
+        rounded = in_seconds(seconds).removeprefix("in ")
+        parts.append(f"{asked:,} in {f'{seconds:.1f} s' if seconds < 10 else rounded}")
     if progress.resumed:
         parts.append(f"{progress.resumed:,} from memory")
     if progress.errors:
         parts.append(f"{plural(progress.errors, 'error')}, see the column error")
     spent = [f"{progress.tokens:,} tokens", price_text(progress.cost_usd)] if asked else []
-    if progress.to_ask_twice:
-        spent.append(f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')} asked twice")
-    if progress.packed:
-        spent.append(f"{progress.packed:,} packed")
-    if progress.checked:
-        spent.append(f"{progress.agreed} of {progress.checked} checked rows agree")
-    if progress.not_compared:
-        spent.append(f"{progress.not_compared} not compared")
-    if progress.discarded:
-        spent.append(f"{progress.discarded:,} packed replies discarded")
+    twice = f"{progress.twice:,} of {plural(progress.to_ask_twice, 'row')} asked twice"
+    counts = (
+        (progress.to_ask_twice, twice),
+        (progress.packed, f"{progress.packed:,} packed"),
+        (progress.checked, f"{progress.agreed} of {progress.checked} checked rows agree"),
+        (progress.not_compared, f"{progress.not_compared} not compared"),
+        (progress.discarded, f"{progress.discarded:,} packed replies discarded"),
+    )
+    spent += [words for number, words in counts if number]
     return _bundle(progress, " · ".join(parts), " · ".join(filter(None, [*spent, note])))
-
-
-def _duration(seconds: float) -> str:
-    """`4.2 s`, `42 s`, `3 min`, `5 h`, `2 days`; ten seconds or more are rounded up."""
-    return f"{seconds:.1f} s" if seconds < 10 else in_seconds(seconds).removeprefix("in ")
 
 
 def _bundle(progress: Progress, beside: str, below: str) -> dict[str, str]:

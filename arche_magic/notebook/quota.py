@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +34,8 @@ from arche_magic.llm_providers.types import (
     utc,
 )
 
-from .costs import price_text, sum_text
 from .quota_table import quota_bundle
-from .quota_words import Limits, clock_time, in_words, state_at
+from .words import RouteQuota, by_route, clock_time, in_words, price_text, state_at, sum_text
 
 _ATTEMPTS = 6
 _LINES = 4
@@ -50,7 +49,8 @@ class QuotaView:
         configuration: the configuration in use, including the session's choices.
         provider: the only provider shown; None for all.
         standings: every limit of every route, including routes that are off.
-        unlimited: routes without a known limit, each with the reason if it is not open.
+        unlimited: routes without a known limit, also those that are off, each with the reason if
+            it is not open.
         shared: labels of keys that add no quota, each with the key whose account it shares.
         budget: what is left of each budget of paid routes, in words.
         attempts: the last ones of this kernel, newest first.
@@ -68,24 +68,19 @@ class QuotaView:
     paid: Mapping[RouteId, str]
     now: float
 
-    def is_on(self, limits: Limits) -> bool:
-        """Whether the route with these limits is switched on."""
-        first = limits[0]
-        return self.configuration.off.isdisjoint((first.key, f"{first.provider}/{first.model}"))
+    def is_on(self, route: RouteId) -> bool:
+        """Whether the route is switched on."""
+        return self.configuration.off.isdisjoint((route.key, f"{route.provider}/{route.model}"))
 
     @property
     def on(self) -> list[Standing]:
         """The limits of the routes that are on."""
-        return [row for row in self.standings if self.is_on([row])]
+        return [row for row in self.standings if self.is_on(row.route)]
 
     @property
-    def groups(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Providers that have keys, in order: labels of their keys, and their models."""
-        return {
-            name: (labels, list(provider.models))
-            for name, provider in self.configuration.providers.items()
-            if (labels := [key.label for key in self.configuration.keys if key.provider == name])
-        }
+    def routes(self) -> list[RouteQuota]:
+        """The limits by route, for a display that is redrawn."""
+        return by_route(self.standings, self.now, self.paid, self.is_on)
 
 
 @dataclass(frozen=True)
@@ -152,27 +147,26 @@ def current_quota(provider: str | None = None) -> QuotaView:
     now = configuration.clock.time()
     tracker = get_quota_tracker(everything)
     standings = tracker.standings(provider, now)
+    limited = {row.route for row in standings}
+    routes = [r for r in everything.routes() if provider in (None, r.provider)]
     log = attempt_log(configuration.store)
     recent = log.recent
     return QuotaView(
         configuration,
         provider,
         standings,
-        _unlimited(tracker, everything, {row.route for row in standings}, now),
+        _unlimited(tracker, [route for route in routes if route.id not in limited], now),
         tracker.shared_keys(),
         [use.left for use in tracker.budget()],
         # Read from the end, because there may be ten thousand, and other threads append more.
         [recent[-1 - n] for n in range(min(_ATTEMPTS, len(recent)))],
-        _paid_routes(everything.routes(), log.spent()),
+        _paid_routes(routes, log.spent()),
         now,
     )
 
 
-def _unlimited(
-    tracker: QuotaTracker, configuration: Configuration, limited: Container[RouteId], now: float
-) -> dict[RouteId, str]:
-    """The routes that are not `limited`, each with when and why it opens if it is not open."""
-    routes = [route for route in configuration.routes() if route.id not in limited]
+def _unlimited(tracker: QuotaTracker, routes: Iterable[Route], now: float) -> dict[RouteId, str]:
+    """Each of the routes, with when and why it opens if it is not open."""
     state_of = tracker.states_for(Request((Message("user", "Hello"),)), now)
     words = {}
     for route in routes:
@@ -184,17 +178,12 @@ def _unlimited(
 
 
 def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """What each paid route has cost in this session, in words."""
-    words = {}
-    for route in routes:
-        if not route.paid:
-            continue
-        bill = spent.get(route.id, Spent())
-        words[route.id] = "paid"
-        if bill.cost_usd:
-            words[route.id] = f"paid · {sum_text(bill.cost_usd, bill.unpriced)} in this session"
-        elif bill.unpriced:
-            words[route.id] = price_text(None)
+    words = {route.id: "paid" for route in routes if route.paid}
+    for route, bill in spent.items():
+        if route in words and bill.cost_usd:
+            words[route] = f"paid · {sum_text(bill.cost_usd, bill.unpriced)} in this session"
+        elif route in words and bill.unpriced:
+            words[route] = price_text(None)
     return words
 
 
@@ -237,17 +226,11 @@ def shared_notes(shared: Mapping[str, str], provider: str | None = None) -> list
 
 
 def _without_limits(view: QuotaView) -> list[str]:
-    """A line per route without a known limit, with what it costs if it does, and its state."""
-    names = [
-        route.id
-        for route in view.configuration.routes()
-        if view.provider in (None, route.provider) and route.id in view.unlimited
-    ]
+    """A line per route that is on and has no known limit, with its cost and its state."""
     return [
-        " · ".join(
-            filter(None, (f"{name}: no limit is known", view.paid.get(name), view.unlimited[name]))
-        )
-        for name in dict.fromkeys(names)
+        " · ".join(filter(None, (f"{route}: no limit is known", view.paid.get(route), state)))
+        for route, state in view.unlimited.items()
+        if view.is_on(route)
     ]
 
 

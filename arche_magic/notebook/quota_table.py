@@ -6,39 +6,30 @@ redraws.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import RouteId, Standing
 
-from .quota_words import (
+from .styles import AMBER, GREEN, RED, TRACK, details, escape, notes_html
+from .words import (
     SIGNS,
-    Limits,
+    RouteQuota,
     State,
     amounts_of,
     as_of,
     bar_length,
-    clock_time,
+    by_route,
+    evidence_of,
     full_again,
     in_full,
     in_short,
     left_of,
-    lines,
-    opening,
-    reason,
     share_left,
     sign_of,
-    state_of,
-    table_as_text,
-    tightest,
 )
-from .styles import AMBER, GREEN, RED, TRACK, details, escape
-from .tables import notes_html
-
-IsOn = Callable[[Limits], bool]
 
 # With more routes than these, the routes of a provider fold together, and each shows its tightest
 # limit and unfolds to the others.
@@ -68,6 +59,7 @@ _SLIM_WIDTHS = ("flex:0 1 240px", "flex:1 1 130px", "flex:1 1 360px")
 _METERS = "display:flex;flex-wrap:wrap;white-space:nowrap;font-variant:tabular-nums"
 _METER = "flex:1 1 150px;max-width:210px;margin:0 10px 4px 0"
 _BAR = "height:5px;border-radius:3px;margin:2px 0;overflow:hidden"
+_BAR_SIGNS = 10
 # The background of the bar of a limit with nothing left: red, fainter than a bar.
 _EMPTY = "rgba(208,73,59,.45)"
 
@@ -88,32 +80,24 @@ def quota_bundle(
     notes = [as_of(now), *notes]
     if not standings:
         return {"text/plain": "\n".join([none, *notes]), "text/html": none + notes_html(notes)}
-    routes = by_route(standings)
+    routes = by_route(standings, now, paid)
     fold = is_folded(routes)
     if fold:
         html = "".join(
-            _group(provider, group, now, paid, len(routes))
-            for provider, group in by_provider(routes).items()
+            _group(provider, group, len(routes)) for provider, group in by_provider(routes).items()
         )
     else:
-        html = table(routes, now, paid)
+        html = table(routes)
     return {
-        "text/plain": "\n".join([table_as_text(routes, now, fold, paid), *notes]),
+        "text/plain": "\n".join([_table_as_text(routes, fold), *notes]),
         "text/html": html + notes_html(notes),
     }
 
 
-def table(
-    routes: Iterable[Limits],
-    now: float,
-    paid: Mapping[RouteId, str],
-    slim: bool = False,
-    is_on: IsOn | None = None,
-) -> str:
+def table(routes: Iterable[RouteQuota], slim: bool = False) -> str:
     """A row per route; in a `slim` table, one line each with the tightest limit.
 
-    With `is_on`, the table is live: near times count down, and a route for which `is_on` is false
-    is shown as off. Nothing unfolds, because each change redraws the table.
+    Nothing in a live table unfolds, because each change redraws it.
     """
     heads = (
         "route",
@@ -125,9 +109,7 @@ def table(
         f'<span style="{_FAINT}">{text}</span></th>'
         for text, width in zip(heads, _SLIM_WIDTHS if slim else _WIDTHS, strict=True)
     )
-    rows = "".join(
-        _row(limits, now, paid.get(limits[0].route, ""), slim, is_on) for limits in routes
-    )
+    rows = "".join(_row(route, slim) for route in routes)
     block = "display:block"
     return (
         f'<table style="{_TABLE}">'
@@ -136,40 +118,73 @@ def table(
     )
 
 
-def by_route(standings: Iterable[Standing]) -> list[tuple[Standing, ...]]:
-    """The limits grouped by route, in their order."""
-    groups = itertools.groupby(standings, key=lambda row: row.route)
-    return [tuple(limits) for _, limits in groups]
+def _table_as_text(routes: Sequence[RouteQuota], fold: bool) -> str:
+    """The quota table as text; with `fold`, each route shows only its tightest limit."""
+    if fold:
+        end = "Only the tightest limit of each route is shown; the DataFrame has all."
+        return "\n".join([*_lines(routes), end])
+    text = []
+    for route in routes:
+        state = f"{route.state}, opens {route.opens}" if route.opens else route.state
+        words = ": ".join(filter(None, (state, route.why)))
+        text += [f"{route.id} · {textwrap.shorten(words, 64, placeholder=' …')}", *_cost(route)]
+        text += [_text_meter(row, route.now) for row in route.limits]
+    return "\n".join(text)
 
 
-def is_folded(routes: Sequence[Limits]) -> bool:
+def _lines(routes: Sequence[RouteQuota], *, reasons: bool = False) -> list[str]:
+    """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
+    text = []
+    for route in routes:
+        worst, words = route.tightest, f"{route.state} {route.opens}"
+        meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
+        text.append(f"{route.id!s:<28}  {words:<17}  {meter}")
+        text += [f"  {route.why}"] if reasons and route.why else []
+        text += _cost(route)
+    return text
+
+
+def _cost(route: RouteQuota) -> list[str]:
+    return [f"  {route.paid}"] if route.paid else []
+
+
+def _text_meter(row: Standing, now: float) -> str:
+    full = f"full {when}" if (when := full_again(row, now)) else ""
+    meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
+    return f"  {meter}  {full:<16}  {evidence_of(row, now)}".rstrip()
+
+
+def _text_bar(row: Standing) -> str:
+    filled = bar_length(row, _BAR_SIGNS)
+    return "█" * filled + "░" * (_BAR_SIGNS - filled)
+
+
+def is_folded(routes: Sequence[RouteQuota]) -> bool:
     """Whether there are so many routes that they are grouped by provider."""
     return len(routes) > _ROUTES_IN_FULL
 
 
-def by_provider(routes: Iterable[Limits]) -> dict[str, list[Limits]]:
+def by_provider(routes: Iterable[RouteQuota]) -> dict[str, list[RouteQuota]]:
     """The routes of each provider, in their order."""
-    groups: dict[str, list[Limits]] = {}
-    for limits in routes:
-        groups.setdefault(limits[0].provider, []).append(limits)
+    groups: dict[str, list[RouteQuota]] = {}
+    for route in routes:
+        groups.setdefault(route.id.provider, []).append(route)
     return groups
 
 
-def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None) -> str:
+def states_html(routes: Sequence[RouteQuota]) -> str:
     """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
 
-    With `is_on`, it is live as in `table`, and counts the routes that are off.
+    Routes that are off are counted apart.
     """
-    on = [limits for limits in routes if is_on is None or is_on(limits)]
-    states = [state_of(limits, now) for limits in on]
+    on = [route for route in routes if route.is_on]
     parts = [plural(len(routes), "route")]
     for state, sign in SIGNS.items():
-        if many := states.count(state):
-            words = f'<span style="color:{_COLORS[state]}">{sign}</span> {many} {state}'
+        if found := [route for route in on if route.state == state]:
+            words = f'<span style="color:{_COLORS[state]}">{sign}</span> {len(found)} {state}'
             if state == "waiting":
-                openings = (tightest(limits).opens_at for limits in on)
-                first = min(moment for moment in openings if now < moment < math.inf)
-                words += f", the first opens {clock_time(first, now, is_on is not None)}"
+                first = min(found, key=lambda route: route.tightest.opens_at)
+                words += f", the first opens {first.opens}"
             parts.append(words)
     parts += [f"○ {len(routes) - len(on)} off"] if len(on) < len(routes) else []
     if on:
@@ -178,12 +193,12 @@ def states_html(routes: Sequence[Limits], now: float, is_on: IsOn | None = None)
     return " · ".join(parts)
 
 
-def _tightest_total(routes: Sequence[Limits]) -> Standing:
+def _tightest_total(routes: Sequence[RouteQuota]) -> Standing:
     """The sum over all routes of the limit with the least left.
 
     Keys of one account share their limits, which count once.
     """
-    each = {(row.account, row.model, row.limit): row for limits in routes for row in limits}
+    each = {(row.account, row.model, row.limit): row for route in routes for row in route.limits}
     totals: dict[str, Standing] = {}
     for row in each.values():
         if total := totals.get(row.limit):
@@ -194,42 +209,33 @@ def _tightest_total(routes: Sequence[Limits]) -> Standing:
     return min(totals.values(), key=share_left)
 
 
-def _group(
-    provider: str,
-    routes: Sequence[Limits],
-    now: float,
-    paid: Mapping[RouteId, str],
-    all_routes: int,
-) -> str:
-    """The state of a provider's routes in one line, which unfolds to the routes."""
+def _group(provider: str, routes: Sequence[RouteQuota], all_routes: int) -> str:
     if all_routes > _ROUTES_WITH_METERS:
         inside = (
             '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'
             'font-size:85%">'
-            f"{escape(chr(10).join(lines(routes, now, paid, reasons=True)))}</div>"
+            f"{escape(chr(10).join(_lines(routes, reasons=True)))}</div>"
         )
     else:
-        inside = table(routes, now, paid, slim=True)
-    line = f"<b>{escape(provider)}</b> · {states_html(routes, now)}"
+        inside = table(routes, slim=True)
+    line = f"<b>{escape(provider)}</b> · {states_html(routes)}"
     return details(line, inside, is_open=all_routes <= ROUTES_UNFOLDED)
 
 
-def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) -> str:
-    on = is_on is None or is_on(limits)
+def _row(route: RouteQuota, slim: bool) -> str:
     if not slim:
-        meters = _meters(limits, now)
-    elif is_on is None:
-        meters = _unfolding(limits, now)
+        meters = _meters(route.limits, route.now)
+    elif route.live:
+        meters = _tightest(route)
     else:
-        meters = _tightest(limits, now)
-    off = '<span style="opacity:.65">○ off</span>'
-    state = _state(limits, now, is_on is not None) if on else off
+        meters = _unfolding(route)
+    state = _state(route) if route.is_on else '<span style="opacity:.65">○ off</span>'
     padding = f"padding:{3 if slim else 7}px 0"
-    faded = "" if on else ";opacity:.45"
+    faded = "" if route.is_on else ";opacity:.45"
     cells = "".join(
         f'<td style="{_CELL};{padding};{width}{fade}">{cell}</td>'
         for cell, width, fade in zip(
-            (_name(limits, paid, slim), state, meters),
+            (_name(route, slim), state, meters),
             _SLIM_WIDTHS if slim else _WIDTHS,
             (faded, "", faded),
             strict=True,
@@ -238,37 +244,36 @@ def _row(limits: Limits, now: float, paid: str, slim: bool, is_on: IsOn | None) 
     return f'<tr style="{_ROW}">{cells}</tr>'
 
 
-def _name(limits: Limits, paid: str, slim: bool) -> str:
-    """Provider and key, the model, and the cost of a paid route."""
-    key, _, model = str(limits[0].route).rpartition(" · ")
+def _name(route: RouteQuota, slim: bool) -> str:
+    key, _, model = str(route.id).rpartition(" · ")
     bold = f'<span style="font-weight:600;white-space:nowrap">{escape(key)}</span>'
     if slim:
-        words = " · ".join(filter(None, (model, paid)))
+        words = " · ".join(filter(None, (model, route.paid)))
         return f'{bold} <span style="{_FAINT}">{escape(words)}</span>'
-    cost = f'<div style="{_FAINT}">{escape(paid)}</div>' if paid else ""
+    cost = f'<div style="{_FAINT}">{escape(route.paid)}</div>' if route.paid else ""
     return f'{bold}<br><span style="{_FAINT}">{escape(model)}</span>{cost}'
 
 
-def _state(limits: Limits, now: float, live: bool) -> str:
+def _state(route: RouteQuota) -> str:
     """Whether the route is open, or when it opens and why not now: a sign, a colour and words."""
-    state = state_of(limits, now)
-    when = ": ".join(filter(None, (opening(limits, now, live), reason(limits, now))))
+    opens = f"opens {route.opens}" if route.opens else ""
+    when = ": ".join(filter(None, (opens, route.why)))
     below = f'<div style="{_FAINT}">{escape(when)}</div>' if when else ""
     return (
-        f'<span style="white-space:nowrap"><span style="color:{_COLORS[state]}">{SIGNS[state]}'
-        f"</span> {state}</span>{below}"
+        f'<span style="white-space:nowrap"><span style="color:{_COLORS[route.state]}">'
+        f"{SIGNS[route.state]}</span> {route.state}</span>{below}"
     )
 
 
-def _meters(limits: Limits, now: float) -> str:
+def _meters(limits: Iterable[Standing], now: float) -> str:
     """The meters side by side; on a narrow page they wrap."""
     return f'<div style="{_METERS}">{"".join(_meter(row, now) for row in limits)}</div>'
 
 
-def _tightest(limits: Limits, now: float) -> str:
+def _tightest(route: RouteQuota) -> str:
     """The meter of the tightest limit in one line, and how many more there are."""
-    row = tightest(limits)
-    more = f"{len(limits) - 1} more" if len(limits) > 1 else ""
+    row, now = route.tightest, route.now
+    more = f"{len(route.limits) - 1} more" if len(route.limits) > 1 else ""
     faint = " · ".join(filter(None, (_full_again(row, now), sign_of(row, now), more)))
     return (
         f'<div title="{escape(in_full(row, now))}" style="{_METERS};'
@@ -280,13 +285,11 @@ def _tightest(limits: Limits, now: float) -> str:
     )
 
 
-def _unfolding(limits: Limits, now: float) -> str:
-    """The meter of the tightest limit, which unfolds to the others."""
-    worst = tightest(limits)
-    others = [row for row in limits if row is not worst]
+def _unfolding(route: RouteQuota) -> str:
+    others = [row for row in route.limits if row is not route.tightest]
     if not others:
-        return _meters(limits, now)
-    return details(_tightest(limits, now), _meters(others, now))
+        return _meters(route.limits, route.now)
+    return details(_tightest(route), _meters(others, route.now))
 
 
 def _meter(row: Standing, now: float) -> str:

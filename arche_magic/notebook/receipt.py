@@ -8,6 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import ToolCall, ToolRun
+from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.errors import ConfigurationError
+from arche_magic.llm_providers.prices import usd_per_million
 from arche_magic.llm_providers.reply import (
     Attempt,
     Reply,
@@ -19,12 +22,18 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.llm_providers.types import Usage, name_in_words
 
-from .costs import paid_hint, paid_text, rate_text, was_paid
 from .styles import QUIET, RED, details, escape, one_line, quiet_line
+from .words import paid_text
 
 if TYPE_CHECKING:
     from arche_magic.llm_providers.attempt_log import Ended
 
+_HOW_TO_PREVENT = (
+    "Paid, because no free route could answer. --patience SECONDS waits longer for one; "
+    "per_day = 0 under [budget] in arche_magic.toml allows free routes only"
+)
+# Whether this session has shown the hint.
+_hint_is_shown = False
 # Characters of a reply whose source is repeated in its receipt.
 _LONGEST_SOURCE = 20_000
 # Otherwise, Jupyter breaks the lines of a `pre` within words.
@@ -57,16 +66,15 @@ def receipt_line(reply: Reply) -> str:
         if reply.tool_runs:
             rounds = reply.tool_runs[-1].round + 1
             parts.append(f"{rounds} rounds, {plural(len(reply.tool_runs), 'call')}")
-        if was_paid(reply) or reply.cost:
+        if _was_paid(reply) or reply.cost:
             parts.append(paid_text(reply.cost) if reply.cost != 0 else "paid")
-    if reply.decisions and reply.decisions[-1].private:
-        parts.append("private")
-    if reply.finish_reason == "length":
-        parts.append("cut at max_tokens")
-    if reply.standing:
-        parts.append(reply.standing)
-    parts += _started_again(reply)
-    return " · ".join(parts)
+    parts += [
+        "private" if reply.decisions and reply.decisions[-1].private else "",
+        "cut at max_tokens" if reply.finish_reason == "length" else "",
+        reply.standing,
+        _started_again(reply),
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def _time(reply: Reply) -> str:
@@ -77,14 +85,14 @@ def _time(reply: Reply) -> str:
     return f"{seconds}, after {waited:.0f} s of waiting" if waited >= 1 else seconds
 
 
-def _started_again(reply: Reply) -> list[str]:
+def _started_again(reply: Reply) -> str:
     """`started again after groq · key 1 broke off`, if some text had arrived before that."""
     for attempt in reversed(reply.attempts):
         if attempt.outcome == "failed" and attempt.first_token_s is not None:
             is_misfit = "does not fit" in (attempt.error or "")
             how = "replied in another format" if is_misfit else "broke off"
-            return [f"started again after {name_in_words(attempt.key)} {how}"]
-    return []
+            return f"started again after {name_in_words(attempt.key)} {how}"
+    return ""
 
 
 def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
@@ -93,8 +101,8 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
     The source is the Markdown of the reply, which cannot be copied from the rendered reply. Below
     the first paid reply of a session, a line says how to prevent paid replies.
     """
-    paid = was_paid(reply) and not reply.from_memory
-    price = f"price: {rate_text(reply.provider, reply.model)}" if paid else ""
+    paid = _was_paid(reply) and not reply.from_memory
+    price = f"price: {_rate(reply.provider, reply.model)}" if paid else ""
     skipped = [attempt for attempt in reply.attempts if attempt.outcome != "served"]
     count = routes_skipped(reply)
     line = " · ".join([receipt_line(reply), *more])
@@ -107,10 +115,45 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
         below = [price, *(without_controls(str(attempt)) for attempt in skipped)]
         head = " · ".join(filter(None, (line, count)))
         shown["text/plain"] = "\n  ".join([head, *filter(None, below)])
-    if paid and (hint := paid_hint(reply)):
+    if paid and (hint := _paid_hint(reply)):
         shown["text/plain"] += f"\n{hint}"
         shown["text/html"] += f'<div style="{QUIET}">{escape(hint)}</div>'
     return shown
+
+
+def _was_paid(reply: Reply) -> bool:
+    considered = (entry for decision in reply.decisions for entry in decision.considered)
+    return any(entry.paid for entry in considered if entry.name == reply.route)
+
+
+def _rate(provider: str, model: str) -> str:
+    """`$0.75 per million tokens in, $4.50 out`, or that the price is not known."""
+    try:
+        priced = get_configuration().providers.get(provider)
+    except ConfigurationError:
+        # The settings were changed before the reply arrived.
+        priced = None
+    rate = (priced and priced.prices.get(model)) or usd_per_million(provider, model)
+    if rate is None:
+        return "not known"
+    into, out = (f"${usd:.{2 if usd == round(usd, 2) else 4}f}" for usd in rate)
+    return f"{into} per million tokens in, {out} out"
+
+
+def _paid_hint(reply: Reply) -> str:
+    """How to prevent paid replies; "" except for the first one that could have been free."""
+    global _hint_is_shown
+    considered = [entry for decision in reply.decisions for entry in decision.considered]
+    if _hint_is_shown or all(entry.paid for entry in considered):
+        return ""
+    _hint_is_shown = True
+    return _HOW_TO_PREVENT
+
+
+def forget_hint() -> None:
+    """Forget that the hint was shown."""
+    global _hint_is_shown
+    _hint_is_shown = False
 
 
 def routes_skipped(reply: Reply) -> str:
@@ -150,7 +193,7 @@ def request_metadata(ended: Ended | None) -> dict[str, Any]:
 def _course(ended: Reply | Ended) -> dict[str, Any]:
     return {
         "attempts": attempt_lines(ended.attempts),
-        "decisions": [_one_line(decision.to_dict()) for decision in ended.decisions],
+        "decisions": [_json_line(decision.to_dict()) for decision in ended.decisions],
     }
 
 
@@ -159,10 +202,10 @@ def attempt_lines(attempts: Sequence[Attempt]) -> list[str]:
 
     `said`, the server's words, is left out: `error` has them already.
     """
-    return [_one_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
+    return [_json_line(without_defaults(replace(attempt, said=""))) for attempt in attempts]
 
 
-def _one_line(values: dict[str, Any]) -> str:
+def _json_line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 

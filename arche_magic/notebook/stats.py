@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from arche_magic.llm_providers.reply import outcome_in_words
 from arche_magic.llm_providers.types import RouteId
 
-from .costs import price_text, sum_text
-from .tables import Cell, table_bundle
+from .styles import table_bundle
+from .words import price_text, sum_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,22 +45,16 @@ def stats_bundle(frame: pd.DataFrame) -> dict[str, str]:
         served = group[group["outcome"] == "served"]
         tokens = int(group["input_tokens"].sum() + group["output_tokens"].sum())
         cost = sum_text(float(group["cost_usd"].sum()), int(group["cost_usd"].isna().sum()))
-        figures = [
+        row = [
+            str(RouteId(*map(str, names))),
             *(str(outcomes.get(outcome, 0)) for outcome in shown),
             f"{tokens:,}",
             f"{served['seconds'].median():.2f} s" if len(served) else "–",
-            *([cost] if is_paid else ()),
         ]
-        route = Cell(str(RouteId(*map(str, names))), long=True)
-        rows.append([route, *(Cell(figure, right=True) for figure in figures)])
-    heads = [
-        "route",
-        *map(outcome_in_words, shown),
-        "tokens",
-        "median time",
-        *(["cost"] if is_paid else ()),
-    ]
-    return table_bundle(heads, rows, none="no attempts yet")
+        rows.append([*row, cost] if is_paid else row)
+    heads = ["route", *map(outcome_in_words, shown), "tokens", "median time"]
+    heads += ["cost"] if is_paid else []
+    return table_bundle(heads, rows, right=heads[1:], long=["route"], none="no attempts yet")
 
 
 def sums_frame(attempts: pd.DataFrame, by: str, jobs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -102,15 +96,12 @@ def sums_bundle(sums: pd.DataFrame, by: str) -> dict[str, str]:
     is_packed = "packed" in sums and bool(sums["packed"].any())
     counts = ("requests", "served", "failed", "input_tokens", "output_tokens")
     rows = [
-        [
-            Cell(str(row[by])),
-            *_figures(row, counts, sum_text(row["cost_usd"], row["unpriced"]), is_packed),
-        ]
+        [row[by], *_figures(row, counts, sum_text(row["cost_usd"], row["unpriced"]), is_packed)]
         for row in sums.to_dict("records")
     ]
     heads = [by, "requests", "answered", "failed", "tokens in", "tokens out", "cost"]
     heads += _PACKED_HEADS if is_packed else []
-    return table_bundle(heads, rows, [_SINCE], none="no attempts yet")
+    return table_bundle(heads, rows, [_SINCE], right=heads[1:], none="no attempts yet")
 
 
 def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
@@ -135,29 +126,28 @@ def jobs_bundle(jobs: pd.DataFrame) -> dict[str, str]:
     counts = ("rows", "done", "errors", "requests", "tokens")
     rows = [
         [
-            Cell(f"{datetime.fromtimestamp(row['at'].timestamp()):%Y-%m-%d %H:%M}"),
-            Cell(row["tag"]),
+            f"{datetime.fromtimestamp(row['at'].timestamp()):%Y-%m-%d %H:%M}",
+            row["tag"],
             *_figures(row, counts, price_text(row["cost_usd"]), is_packed),
         ]
         for row in jobs.to_dict("records")
     ]
     heads = ["ended", "tag", *counts, "cost", *(_PACKED_HEADS if is_packed else ())]
-    return table_bundle(heads, rows, [_SINCE], none="no jobs yet")
+    return table_bundle(heads, rows, [_SINCE], right=heads[2:], none="no jobs yet")
 
 
 def _figures(
     row: Mapping[Any, Any], counts: Iterable[str], cost: str, is_packed: bool
-) -> list[Cell]:
+) -> list[str]:
     """The counts and the cost; with packed rows, how many these are, and how many agree."""
     texts = [*(f"{row[name]:,}" for name in counts), cost]
     if is_packed:
         agreed = f"{row['agreed']:,} of {row['checked']:,}" if row["checked"] else "–"
         texts += [f"{row['packed']:,}", agreed]
-    return [Cell(text, right=True) for text in texts]
+    return texts
 
 
 def _named(column: pd.Series) -> pd.Series:
-    """The column with words for the empty name."""
     return column.where(column != "", _NAMELESS[str(column.name)])
 
 

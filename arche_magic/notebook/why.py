@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from html import escape
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers import Considered, Decision
@@ -16,9 +15,8 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.text.wording import joined, percent
 from arche_magic.llm_providers.types import Route, RouteId, in_seconds, utc, without_vendor
 
-from .costs import paid_text
-from .quota_words import clock_time, state_at
-from .tables import Cell, table_bundle
+from .styles import Cell, escape, table_bundle
+from .words import clock_time, paid_text, state_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,20 +165,23 @@ def why_bundle(explained: Sequence[Reason], note: str) -> dict[str, str]:
     """The reasons as a table for reading, with a note below."""
     rows = [
         (
-            Cell(str(r.route), long=True),  # wraps, so that a narrow page shows every column
-            Cell(r.verdict),
-            Cell("" if r.headroom is None else percent(r.headroom), right=True),
-            _long(r.why),
-            _long(r.would_change),
+            str(r.route),
+            r.verdict,
+            "" if r.headroom is None else percent(r.headroom),
+            _short_in_text(r.why),
+            _short_in_text(r.would_change),
         )
         for r in explained
     ]
-    return table_bundle(("route", "verdict", "left", "why", "what would change it"), rows, [note])
+    heads = ("route", "verdict", "left", "why", "what would change it")
+    # The routes wrap, too, so that a narrow page shows every column.
+    long = ("route", "why", "what would change it")
+    return table_bundle(heads, rows, [note], right=["left"], long=long)
 
 
-def _long(text: str) -> Cell:
-    clean = without_controls(text)
-    return Cell(textwrap.shorten(clean, _TEXT_WIDTH, placeholder=" …"), escape(clean), long=True)
+def _short_in_text(text: str) -> Cell:
+    short = textwrap.shorten(without_controls(text), _TEXT_WIDTH, placeholder=" …")
+    return short, escape(text)
 
 
 def _considered(entry: Considered, decision: Decision, tried: Sequence[Attempt]) -> Reason:

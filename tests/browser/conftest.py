@@ -25,6 +25,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
+@pytest.fixture(scope="module", params=["Light", "Dark"])
+def theme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # One file only, because Playwright occupies the thread's event loop while it runs.

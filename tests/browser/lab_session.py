@@ -114,6 +114,21 @@ class Screen:
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    def run(self, cell: Locator) -> None:
+        """Run a cell, and wait for its new number."""
+        prompt = cell.locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+        self.start(cell)
+        self.page.wait_for_function(
+            r"([prompt, before]) => /\d/.test(prompt.innerText) && prompt.innerText !== before",
+            arg=[prompt.element_handle(), before],
+        )
+
+    def start(self, cell: Locator) -> None:
+        """Run a cell, without waiting for its end."""
+        cell.locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
     def start_all(self) -> None:
         """Run all cells from the menu, without waiting for them."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
@@ -209,6 +224,12 @@ class Screen:
             for address in self.requests
             if not address.startswith(("data:", "blob:", "about:"))
         }
+
+
+def too_wide(element: Locator) -> int:
+    """The pixels by which the content of an element is wider than the element."""
+    pixels: int = element.evaluate("element => element.scrollWidth - element.clientWidth")
+    return pixels
 
 
 @contextlib.contextmanager

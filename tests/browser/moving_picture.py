@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
-from lab_session import ROOT, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import ROOT, Screen, open_notebook
 from PIL import Image
-from screenshots import ONLY_CELLS, PICTURES
+from screenshots import ONLY_CELLS, PICTURES, lab_and_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import FloatRect
@@ -40,15 +38,8 @@ CELLS = (
 
 def main() -> None:
     """Run the cells one after another and photograph the page meanwhile."""
-    if find_chromium() is None:
-        sys.exit("This needs Chromium: apt-get install chromium")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        jupyter_lab(Path(folder)) as lab,
-        chromium() as browser,
-    ):
-        lab.set_theme("JupyterLab Light")
-        lab.write("demo.ipynb", [nbformat.v4.new_code_cell(text) for text in (SETUP, *CELLS)])
+    with lab_and_browser() as (lab, browser):
+        lab.write("demo.ipynb", (SETUP, *CELLS))
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, 1.0) as screen:
             frames = record(screen)
     path = PICTURES / "quickstart.gif"

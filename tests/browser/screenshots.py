@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
-from lab_session import ROOT, Screen, chromium, find_chromium, jupyter_lab, open_notebook
+from lab_session import ROOT, Lab, Screen, chromium, find_chromium, jupyter_lab, open_notebook
 
 if TYPE_CHECKING:
-    from playwright.sync_api import FloatRect, Locator
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, FloatRect, Locator
 
 PICTURES = ROOT / "docs" / "images"
 WIDTH, SCALE = 1080, 1.2  # CSS pixels, and picture pixels for each
@@ -74,8 +76,9 @@ ONLY_CELLS = """
 """
 
 
-def main() -> None:
-    """Run the cells, ask in the panel, unfold a call, and photograph the right cells."""
+@contextmanager
+def lab_and_browser() -> Iterator[tuple[Lab, Browser]]:
+    """JupyterLab in its light theme, and Chromium."""
     if find_chromium() is None:
         sys.exit("This needs Chromium: apt-get install chromium")
     with (
@@ -84,8 +87,14 @@ def main() -> None:
         chromium() as browser,
     ):
         lab.set_theme("JupyterLab Light")
+        yield lab, browser
+
+
+def main() -> None:
+    """Run the cells, ask in the panel, unfold a call, and photograph the right cells."""
+    with lab_and_browser() as (lab, browser):
         PICTURES.mkdir(parents=True, exist_ok=True)
-        lab.write("demo.ipynb", cells(*BEFORE, PANEL, *TOOLS))
+        lab.write("demo.ipynb", (*BEFORE, PANEL, *TOOLS))
         with open_notebook(browser, lab, "demo.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
             panel = screen.cell(PANEL)
@@ -96,12 +105,12 @@ def main() -> None:
             show_only_cells(screen)
             take(screen, "panel", PANEL, PANEL)
             take(screen, "tools", "temperatures = ", "--tools")
-        lab.write("libraries.ipynb", cells(*CLIENTS))
+        lab.write("libraries.ipynb", CLIENTS)
         with open_notebook(browser, lab, "libraries.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
             show_only_cells(screen)
             take(screen, "libraries", "openai_client", "--by client")
-        lab.write("status.ipynb", cells(*STATUS))
+        lab.write("status.ipynb", STATUS)
         with open_notebook(browser, lab, "status.ipynb", WIDTH, SCALE) as screen:
             screen.run_all()
             bar = screen.page.locator("#jp-main-statusbar")
@@ -117,11 +126,6 @@ def main() -> None:
             }
             screen.page.screenshot(path=path, clip=clip)
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
-
-
-def cells(*texts: str) -> list[nbformat.NotebookNode]:
-    """A code cell for each text."""
-    return [nbformat.v4.new_code_cell(text) for text in texts]
 
 
 def show_only_cells(screen: Screen) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from lab_session import Lab, Screen, open_notebook
+from lab_session import Lab, Screen, open_notebook, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -84,6 +84,6 @@ def test_the_plan_is_a_table_that_fits(screen: Screen) -> None:
         assert wanted in plan.inner_text()
     before = screen.page.viewport_size
     screen.page.set_viewport_size({"width": 720, "height": 900})
-    assert plan.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    assert too_wide(plan) <= 0
     if before:
         screen.page.set_viewport_size(before)

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import (
-    QUICKSTART,
-    Lab,
-    Screen,
-    open_notebook,
-)
+from lab_session import QUICKSTART, Lab, Screen, open_notebook, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -44,7 +39,6 @@ CONTRAST = r"""receipt => {
   const [dark, light] = [luminance(ink), luminance(page.slice(0, 3))].sort((a, b) => a - b);
   return (light + 0.05) / (dark + 0.05);
 }"""
-OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +60,6 @@ def page_of_another_user(page: Screen, lab: Lab, browser: Browser) -> Iterator[S
     lab.write("other.ipynb", [*saved.cells, nbformat.v4.new_markdown_cell("End")])
     with open_notebook(browser, lab, "other.ipynb") as opened:
         yield opened
-
-
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def theme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +95,7 @@ def test_quota_table_fits_the_page(screen: Screen) -> None:
     """`%llm_quota` shows each route's limits, and an empty, reddish bar for a spent one."""
     output = screen.cell("%llm_quota").locator(".jp-RenderedHTML")
     assert output.is_visible()
-    assert output.evaluate(OVERFLOW) <= 0
+    assert too_wide(output) <= 0
     spent = output.get_by_title("requests per day: 0 of 1,000 left")
     assert spent.count() == 3
     bar = spent.first.locator("div div").last
@@ -146,7 +135,7 @@ def test_narrow_page_hides_no_receipt(screen: Screen, theme: str) -> None:
     for kind in (".jp-RenderedMarkdown", ".jp-RenderedHTML:has(details)"):
         outputs = screen.page.locator(f".jp-OutputArea-output{kind}").all()
         assert len(outputs) >= len(ROUTES_IN_ORDER) - 1
-        assert [output.evaluate(OVERFLOW) for output in outputs] == [0] * len(outputs)
+        assert [too_wide(output) for output in outputs] == [0] * len(outputs)
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import Lab, Screen, open_notebook
+from lab_session import Lab, Screen, open_notebook, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -33,7 +33,6 @@ CELLS = (
 COLUMNS = ".jp-RenderedHTML div[style*='flex: 1 1'], .jp-RenderedHTML div[style*='flex:1 1']"
 NUMBERED = """count => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
   .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length >= count"""
-OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +44,6 @@ def page(lab: Lab, browser: Browser) -> Iterator[Screen]:
         opened.start_all()
         opened.page.wait_for_function(NUMBERED, arg=len(CELLS), timeout=120_000)
         yield opened
-
-
-@pytest.fixture(scope="module", params=["Light", "Dark"])
-def theme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +81,7 @@ def test_columns_are_side_by_side_and_wrap(screen: Screen, theme: str) -> None:
     screen.photograph(f"columns-{theme.lower()}-narrow", 700)
     assert len({top for _, top in places(screen)}) == 2
     # A long line of code scrolls within its block.
-    assert [column.evaluate(OVERFLOW) for column in columns(screen)] == [0, 0, 0]
+    assert [too_wide(column) for column in columns(screen)] == [0, 0, 0]
     assert screen.cell("--compare").locator("b", has_text="mistral-small-latest").count() == 1
 
 

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from lab_session import (
-    Lab,
-    Screen,
-    jupyter_lab,
-    open_notebook,
-)
+from lab_session import Lab, Screen, jupyter_lab, open_notebook, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -42,7 +37,6 @@ print(f"{len(panels)} open,", sum(panel.visible for panel in panels), "seen")"""
 SENT = "sandbox.requests[-1].body['messages'][-1]['content']"
 # Notebook 7.6 writes this itself on each page.
 NOT_OURS = "Cannot read properties of undefined (reading 'schema')"
-OVERFLOW = "element => element.scrollWidth - element.clientWidth"
 
 
 @pytest.fixture(scope="module", params=["jupyterlab", "notebook"])
@@ -75,18 +69,6 @@ def focus(screen: Screen) -> str:
     return words
 
 
-def run(screen: Screen, cell: Locator) -> None:
-    """Run a cell again and wait for its new number."""
-    prompt = cell.locator(".jp-InputPrompt")
-    before = prompt.inner_text()
-    cell.locator(".jp-InputArea-editor").click()
-    screen.page.keyboard.press("Control+Enter")
-    screen.page.wait_for_function(
-        r"([prompt, before]) => /\d/.test(prompt.innerText) && prompt.innerText !== before",
-        arg=[prompt.element_handle(), before],
-    )
-
-
 def test_a_saved_panel_is_a_table(screen: Screen, lab: Lab, browser: Browser) -> None:
     """Without a kernel, the table is shown. With a kernel, only the panel is."""
     record = screen.page.get_by_text(re.compile("As of "))
@@ -113,7 +95,7 @@ def test_a_prompt_is_answered_in_the_panel(screen: Screen) -> None:
     panel.get_by_text("word5 ").wait_for()
     assert focus(screen) == "Send"
     assert panel.locator("strong", has_text="bold").is_visible()
-    run(screen, screen.cell(STATE.splitlines()[1]))
+    screen.run(screen.cell(STATE.splitlines()[1]))
     panel.locator("p", has_text="word59").wait_for()
     panel.locator("summary", has_text=re.compile(r"groq · key [23] · gpt-oss-120b · ")).wait_for()
     assert panel.locator("#bad").count() == 0
@@ -138,7 +120,7 @@ def test_control_enter_sends_what_was_typed(screen: Screen) -> None:
     assert screen.page.evaluate("() => document.activeElement.tagName") == "TEXTAREA"
     assert prompts.all_inner_texts() == before
     panel.get_by_role("button", name="Stop").click()
-    run(screen, screen.cell("sandbox.requests"))
+    screen.run(screen.cell("sandbox.requests"))
     screen.cell("sandbox.requests").get_by_text(repr(typed)).wait_for()
     assert [error for error in screen.errors if NOT_OURS not in error] == []
 
@@ -154,9 +136,9 @@ def test_it_fits_wide_and_narrow_pages(theme: str, screen: Screen, lab: Lab) -> 
         else:
             screen.page.set_viewport_size({"width": width, "height": 1200})
         panel = screen.page.locator(".jp-OutputArea-output .widget-vbox").first
-        assert panel.evaluate(OVERFLOW) <= 0
+        assert too_wide(panel) <= 0
         for table in screen.page.locator(".widget-html table").all():
-            assert table.evaluate(OVERFLOW) <= 0
+            assert too_wide(table) <= 0
     screen.page.set_viewport_size({"width": 1200, "height": 900})
     assert screen.hosts() == {"127.0.0.1"}
 
@@ -178,7 +160,7 @@ def test_two_panels_agree_and_cells_follow(screen: Screen) -> None:
     one.get_by_label("Prefer").select_option("openai")
     two.get_by_text("The next prompt goes to openai · key 1").wait_for()
     cell = screen.cell("%llm Hello")
-    run(screen, cell)
+    screen.run(cell)
     cell.get_by_text("openai · key 1 · gpt-4.1-mini · ").wait_for()
 
 
@@ -187,14 +169,14 @@ def test_running_the_cell_again_leaves_one_panel(screen: Screen) -> None:
     panel, _ = panels(screen)
     state = screen.cell(STATE.splitlines()[1])
     for _ in range(2):
-        run(screen, panel)
+        screen.run(panel)
         panel.get_by_text("The next prompt goes to").wait_for()
-    run(screen, state)
+    screen.run(state)
     state.get_by_text("2 open, 2 seen").wait_for()
     panel.click()
     screen.page.keyboard.press("Escape")
     screen.page.keyboard.press("d")
     screen.page.keyboard.press("d")
     screen.cell("%llm_panel").nth(1).wait_for(state="detached")
-    run(screen, state)
+    screen.run(state)
     state.get_by_text("2 open, 1 seen").wait_for()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from lab_session import Lab, Screen, open_notebook
+from lab_session import Lab, Screen, open_notebook, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -78,21 +78,9 @@ def cell(screen: Screen, source: str) -> Locator:
     return cells.filter(has=editor).first
 
 
-def start(screen: Screen, source: str) -> None:
-    """Run a cell without waiting for its end."""
-    cell(screen, source).locator(".jp-InputArea-editor").click()
-    screen.page.keyboard.press("Control+Enter")
-
-
 def run(screen: Screen, source: str) -> None:
     """Run a cell to its end."""
-    prompt = cell(screen, source).locator(".jp-InputPrompt")
-    before = prompt.inner_text()
-    start(screen, source)
-    screen.page.wait_for_function(
-        r"([prompt, before]) => /\d/.test(prompt.innerText) && prompt.innerText !== before",
-        arg=[prompt.element_handle(), before],
-    )
+    screen.run(cell(screen, source))
 
 
 def test_it_appears_once_the_extension_is_loaded(new_screen: Screen) -> None:
@@ -120,7 +108,7 @@ def test_a_click_opens_the_table(screen: Screen, item: Locator) -> None:
 
     The notebook does not change, and Escape closes the table.
     """
-    start(screen, SLOW)
+    screen.start(cell(screen, SLOW))
     screen.page.get_by_text("(ipykernel) | Busy").wait_for()
     count = screen.page.locator(".jp-Cell").count()
     item.click()
@@ -150,7 +138,7 @@ def test_it_is_readable_in_both_themes(
     table = screen.page.locator(".jp-Dialog table")
     table.wait_for()
     screen.snap(f"status-bar-table-{theme.lower()}")
-    assert table.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    assert too_wide(table) <= 0
     screen.page.keyboard.press("Escape")
     bar, box = screen.page.locator("#jp-main-statusbar").bounding_box(), item.bounding_box()
     assert bar

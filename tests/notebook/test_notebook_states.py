@@ -9,7 +9,7 @@ import pytest
 from panel_page import Page
 from test_notebook_status import StatusPage
 
-from arche_magic.notebook.quota_words import state_at
+from arche_magic.notebook.words import state_at
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from arche_magic.notebook.costs import price_text
+from arche_magic.notebook.words import price_text
 
 if TYPE_CHECKING:
     from notebook_kernel import Kernel

@@ -90,24 +90,24 @@ def llm_chat(session: Session, typed: Typed) -> Shown:
 
 
 def _table(chats: Chats) -> dict[str, str] | str:
-    from ..styles import one_line
-    from ..tables import Cell, day_and_time, table_bundle
+    from ..styles import day_and_time, one_line, table_bundle
 
     if not chats:
         return "no conversations yet; %%llm --chat NAME starts one"
     rows = [
         (
-            Cell(chat.name),
-            Cell(f"{len(chat.turns)}", right=True),
-            Cell(f"{chat.tokens:,}", right=True),
-            Cell(last.who),
-            Cell(day_and_time(last.at)),
-            Cell(one_line(last.question.content, 48)),
+            chat.name,
+            f"{len(chat.turns)}",
+            f"{chat.tokens:,}",
+            last.who,
+            day_and_time(last.at),
+            one_line(last.question.content, 48),
         )
         for chat in chats.values()
         for last in chat.turns[-1:]
     ]
-    return table_bundle(("chat", "turns", "tokens", "answered by", "at", "last asked"), rows)
+    heads = ("chat", "turns", "tokens", "answered by", "at", "last asked")
+    return table_bundle(heads, rows, right=("turns", "tokens"))
 
 
 def chats_frame(chats: Chats) -> pd.DataFrame:

@@ -39,23 +39,23 @@ def llm_history(session: Session, typed: Typed) -> Shown:
     """
     from ..frames import typed_frame
     from ..own_keys import without_keys
-    from ..styles import one_line
-    from ..tables import Cell, table_bundle
+    from ..styles import one_line, table_bundle
 
     words = typed.text.strip()
     found = list(_find(session.shell, words))
     rows = [
         (
-            Cell(f"{cell}", right=True),
-            Cell(one_line(prompt.strip().partition("\n")[0], _LONGEST_PROMPT), long=True),
-            Cell(str(route or "")),
+            f"{cell}",
+            one_line(prompt.strip().partition("\n")[0], _LONGEST_PROMPT),
+            str(route or ""),
         )
         for cell, prompt, route in found
     ]
     none = "no prompt yet"
     if words:
         none = without_keys(f"no prompt of this session contains {words!r}")
-    shown = table_bundle(("cell", "prompt", "answered by"), rows) if rows else none
+    heads = ("cell", "prompt", "answered by")
+    shown = table_bundle(heads, rows, right=["cell"], long=["prompt"]) if rows else none
     values = [(cell, prompt, *(route or (None, None, None))) for cell, prompt, route in found]
     return shown, typed_frame(_TYPES, values)
 

@@ -63,24 +63,24 @@ def llm_jobs(session: Session, typed: Typed) -> Shown:
 
 
 def _table(jobs: BackgroundJobs) -> dict[str, str] | str:
-    from ..styles import one_line
-    from ..tables import Cell, day_and_time, table_bundle
+    from ..styles import day_and_time, one_line, table_bundle
 
     rows = [
         (
-            Cell(f"{job.number}", right=True),
-            Cell(job.state),
-            Cell(day_and_time(job.since, seconds=True)),
-            Cell(f"{job.seconds:.1f} s", right=True),
-            Cell(job.variable or ""),
-            Cell(one_line(job.prompt, _LONGEST_PROMPT)),
-            Cell(one_line(job.outcome, 2 * _LONGEST_PROMPT), long=True),
+            f"{job.number}",
+            job.state,
+            day_and_time(job.since, seconds=True),
+            f"{job.seconds:.1f} s",
+            job.variable or "",
+            one_line(job.prompt, _LONGEST_PROMPT),
+            one_line(job.outcome, 2 * _LONGEST_PROMPT),
         )
         for job in jobs
     ]
     heads = ("job", "state", "since", "time", "variable", "prompt", "outcome")
-    none = "no jobs yet; %%llm --background starts one"
-    return table_bundle(heads, rows) if rows else none
+    if not rows:
+        return "no jobs yet; %%llm --background starts one"
+    return table_bundle(heads, rows, right=("job", "time"), long=["outcome"])
 
 
 def _frame(jobs: BackgroundJobs) -> pd.DataFrame:

@@ -18,9 +18,15 @@ def llm_panel(session: Session, typed: Typed) -> None:
     Examples:
       %llm_panel
     """
+    from .. import quota
     from ..keys import require_keys
 
     require_keys()
-    from ..panel import show
+    if not hasattr(session.shell, "kernel"):
+        # A plain terminal shows no widgets.
+        print(quota.view_bundle(quota.current_quota())["text/plain"])
+        print("The panel itself shows in JupyterLab and Notebook 7.")
+        return
+    from ..panel.widgets import Panel
 
-    show(session)
+    Panel(session).show()

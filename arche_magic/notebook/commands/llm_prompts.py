@@ -29,8 +29,7 @@ def llm_prompts(session: Session, typed: Typed) -> Shown:
     from arche_magic.prompts.saved import saved_prompts
 
     from ..frames import typed_frame
-    from ..styles import one_line
-    from ..tables import Cell, table_bundle
+    from ..styles import one_line, table_bundle
 
     def first_line(one: SavedPrompt) -> str:
         return (one.prompt or one.system).strip().partition("\n")[0]
@@ -38,11 +37,11 @@ def llm_prompts(session: Session, typed: Typed) -> Shown:
     saved = saved_prompts()
     rows = [
         (
-            Cell(one.name),
-            Cell(", ".join(one.fields)),
-            Cell("yes" if one.system else ""),
-            Cell(one_line(first_line(one), _LONGEST), long=True),
-            Cell(one.source, long=True),
+            one.name,
+            ", ".join(one.fields),
+            "yes" if one.system else "",
+            one_line(first_line(one), _LONGEST),
+            one.source,
         )
         for one in saved
     ]
@@ -51,7 +50,7 @@ def llm_prompts(session: Session, typed: Typed) -> Shown:
         "text/plain": "no saved prompts: write one as prompts/NAME.md beside the notebook, or as "
         "[prompts] in arche_magic.toml"
     }
-    shown = table_bundle(heads, rows) if rows else none
+    shown = table_bundle(heads, rows, long=("begins", "from")) if rows else none
     columns = ("name", "fields", "prompt", "system", "source")
     values = [
         (one.name, ", ".join(one.fields), one.prompt, one.system, one.source) for one in saved

@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..command import Session
     from ..status_bar import StatusBar
     from .widgets import Panel
 
@@ -22,22 +21,6 @@ lock = threading.RLock()
 _shown: list[Panel | StatusBar] = []
 _changed = threading.Event()
 _thread: threading.Thread | None = None
-
-
-def show(session: Session) -> None:
-    """Show a panel in the running cell, with a static table for the saved notebook.
-
-    In a plain terminal, which shows no widgets, the table is printed.
-    """
-    from .. import quota
-
-    if not hasattr(session.shell, "kernel"):
-        print(quota.view_bundle(quota.current_quota())["text/plain"])
-        print("The panel itself shows in JupyterLab and Notebook 7.")
-        return
-    from .widgets import Panel
-
-    Panel(session).show()
 
 
 def close_all() -> None:

@@ -1,24 +1,37 @@
-"""The widgets of a panel, and its meters, which are groups that open if there are many routes."""
+"""The parts of a panel: its widgets, its meters, and the prompt that it has sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.bounded import library
+from arche_magic.llm_providers.errors import LLMProviderError
+from arche_magic.llm_providers.events import Discarded, Started, Waiting
+from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.stopping import stopped_by
+from arche_magic.prompts import Prompt
 
+from .. import live_line
+from ..display import Pace
+from ..live_line import LiveLine, follow
 from ..quota import QuotaView, notes
-from ..quota_table import ROUTES_UNFOLDED, by_provider, by_route, is_folded, states_html, table
-from ..quota_words import Limits
-from ..tables import notes_html
+from ..quota_table import ROUTES_UNFOLDED, by_provider, is_folded, states_html, table
+from ..styles import notes_html
+from ..words import RouteQuota
 from . import redraw
 
 if TYPE_CHECKING:
     import ipywidgets as widgets
+
+    from ..command import Session
 else:
     widgets = library("ipywidgets")
 
-__all__ = ["Meters", "WidgetFactory", "widgets"]
+__all__ = ["Meters", "PanelPrompt", "WidgetFactory", "widgets"]
 
 
 class WidgetFactory:
@@ -73,7 +86,10 @@ class WidgetFactory:
 
 
 class Meters:
-    """The meters of one panel; `box` is the widget that shows them."""
+    """The meters of one panel, in groups that open if there are many routes.
+
+    `box` is the widget that shows them.
+    """
 
     def __init__(self, parts: WidgetFactory) -> None:
         self._parts = parts
@@ -84,17 +100,17 @@ class Meters:
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._notes.value = notes_html(notes(view))
-        routes = by_route(view.standings)
+        routes = view.routes
         if not is_folded(routes):
-            self._whole.value = table(routes, view.now, view.paid, is_on=view.is_on)
+            self._whole.value = table(routes)
             self.box.children = [self._whole, self._notes]
             return
         groups = by_provider(routes)
-        for name, limits in groups.items():
+        for name, group in groups.items():
             if name not in self._groups:
                 title = view.configuration.providers[name].title
                 self._groups[name] = _Group(self._parts, title, len(routes) <= ROUTES_UNFOLDED)
-            self._groups[name].draw(view, limits)
+            self._groups[name].draw(group)
         self.box.children = [*(self._groups[name].box for name in groups), self._notes]
 
 
@@ -116,12 +132,96 @@ class _Group:
         for switch in (self._open, self._every):
             switch.observe(lambda _: redraw(), "value")
 
-    def draw(self, view: QuotaView, routes: Sequence[Limits]) -> None:
+    def draw(self, routes: Sequence[RouteQuota]) -> None:
         is_open = self._open.value
         self._open.icon = "caret-down" if is_open else "caret-right"
-        self._summary.value = states_html(routes, view.now, view.is_on)
+        self._summary.value = states_html(routes)
         self._head.children = [self._open, self._summary, *([self._every] if is_open else [])]
         if is_open:
-            slim = not self._every.value
-            self._table.value = table(routes, view.now, view.paid, slim, view.is_on)
+            self._table.value = table(routes, slim=not self._every.value)
         self.box.children = [self._head, *([self._table] if is_open else [])]
+
+
+class PanelPrompt:
+    """One prompt, sent by a thread so that the kernel stays free.
+
+    `show` is called with a line about the prompt for each change to draw, and at the end with the
+    reply. It is called from another thread, until the prompt is stopped.
+
+    Attributes:
+        text: the text so far.
+        busy: whether the prompt is running.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt: Prompt,
+        options: Mapping[str, Any],
+        show: Callable[[str, Reply | None], None],
+    ) -> None:
+        self.text, self.busy = "", True
+        self._session, self._prompt, self._options, self._show = session, prompt, options, show
+        # This lock is held while something is shown, so that nothing is shown after `stop`.
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._pace = Pace()
+        self._line = LiveLine(self._draw_line)
+
+    def start(self) -> None:
+        """Send the prompt."""
+        self._tell("asking …")
+        threading.Thread(target=self._run, name="arche_magic prompt", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the prompt: its connection is closed, and its tokens so far are counted."""
+        with self._lock:
+            self.busy = False
+            self._stopped.set()
+
+    def _run(self) -> None:
+        self._line.say(live_line.choosing)
+        reply = None
+        try:
+            with stopped_by(self._stopped), self._session.noting_unsent():
+                question = Message("user", self._prompt.text, self._prompt.images)
+                events = IntelligentLLMOrchestrator().events([question], **self._options)
+                reply = follow(events, self)
+        except KeyboardInterrupt:
+            return
+        except LLMProviderError as error:
+            line = f"{type(error).__name__}: {error}"
+        else:
+            self.text, line = str(reply), "; ".join(self._prompt.notes)
+        finally:
+            self._line.end()
+        self._tell(line, reply, busy=False)
+
+    def before(self, event: Waiting | Started) -> None:
+        """Show which route the request waits for or asks."""
+        self._line.say(live_line.line_of(event))
+
+    def add(self, text: str) -> None:
+        """Add the next text of the reply."""
+        self._line.silence()
+        self.text += text
+        self._draw()
+
+    def start_over(self, event: Discarded) -> None:
+        """Discard the text so far, because the reply starts over."""
+        self.text = ""
+        self._draw()
+
+    def _draw_line(self, line: str) -> None:
+        if line:
+            self._tell(f"⏳ {line}")
+
+    def _draw(self) -> None:
+        if self._pace.is_due(len(self.text)):
+            self._tell("answering …")
+
+    def _tell(self, line: str, reply: Reply | None = None, *, busy: bool = True) -> None:
+        with self._lock:
+            if not self._stopped.is_set():
+                self.busy = busy
+                self._show(line, reply)

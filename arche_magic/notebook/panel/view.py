@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,9 @@ from arche_magic.llm_providers.text.characters import without_controls
 from arche_magic.llm_providers.types import Route, Standing
 
 from ..cell import typed_or_default
-from ..costs import paid_text
 from ..quota import QuotaView
-from ..quota_table import by_route
-from ..quota_words import State, amounts_of, clock_time, in_words, state_at, state_of, tightest
-from ..styles import QUIET, escape, one_line
-from ..tables import Cell, html_table
+from ..styles import QUIET, escape, html_table, one_line
+from ..words import RouteQuota, State, amounts_of, clock_time, in_words, paid_text, state_at
 
 if TYPE_CHECKING:
     from ..defaults import Defaults
@@ -42,20 +39,15 @@ def prompt_options(defaults: Defaults) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def preview(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> Preview:
-    """The preview of a prompt; an empty prompt counts as a short one.
-
-    Raises:
-        LLMProviderError: no request can be made, for example because there is no key.
-    """
+def _preview(view: QuotaView, prompt: str, defaults: Defaults) -> Preview:
     llm = IntelligentLLMOrchestrator(configuration=view.configuration)
-    return llm.preview(prompt.strip() or _ANY_PROMPT, **options)
+    return llm.preview(prompt.strip() or _ANY_PROMPT, **prompt_options(defaults))
 
 
-def next_html(view: QuotaView, prompt: str, options: Mapping[str, Any]) -> str:
+def next_html(view: QuotaView, prompt: str, defaults: Defaults) -> str:
     """The route that would answer a prompt now, and why."""
     try:
-        ahead = preview(view, prompt, options)
+        ahead = _preview(view, prompt, defaults)
     except LLMProviderError as error:
         return _status("No route would answer", "", str(error))
     skipped = _skipped(view, ahead)
@@ -77,14 +69,15 @@ def attempts_html(view: QuotaView) -> str:
         return f'<span style="{QUIET}">no attempts yet</span>'
     rows = [
         (
-            Cell(f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}"),
-            Cell(str(attempt.route)),
-            Cell(outcome_in_words(attempt.outcome)),
-            Cell(_result(attempt), long=True),
+            f"{datetime.fromtimestamp(attempt.at):%H:%M:%S}",
+            str(attempt.route),
+            outcome_in_words(attempt.outcome),
+            _result(attempt),
         )
         for attempt in view.attempts
     ]
-    table = html_table(("time", "route", "outcome", "reply or reason"), rows)
+    heads = ("time", "route", "outcome", "reply or reason")
+    table = html_table(heads, rows, long=["reply or reason"])
     # Widgets have lines as high as buttons.
     return f'<div style="line-height:1.35">{table}</div>'
 
@@ -97,7 +90,7 @@ def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
     countdown to the text, else None.
     """
     try:
-        ahead = preview(view, "", prompt_options(defaults))
+        ahead = _preview(view, "", defaults)
     except NoKeys as error:
         return _item("closed", "no API key", [str(error)])
     except LLMProviderError as error:
@@ -109,11 +102,12 @@ def status_of(view: QuotaView, defaults: Defaults) -> dict[str, Any]:
 
 def _open(view: QuotaView, route: Route) -> dict[str, Any]:
     limits = [row for row in view.standings if row.route == route.id]
-    left = _left(tightest(limits)) if limits else "no limit is known"
+    tightest = RouteQuota(limits, view.now).tightest if limits else None
+    left = _left(tightest) if tightest else "no limit is known"
     paid = " · paid" if route.paid else ""
     details = [f"The next prompt goes to {route}{paid}.", *map(_left, limits)]
     name = f"{route.provider}{paid}"
-    short = f"{name} {amounts_of(tightest(limits))}" if limits else name
+    short = f"{name} {amounts_of(tightest)}" if tightest else name
     return _item("open", short, [*details, *_open_routes(view), _CLICK], f"{name} {left}")
 
 
@@ -135,10 +129,10 @@ def _not_open(view: QuotaView, ahead: Preview) -> dict[str, Any]:
 
 def _open_routes(view: QuotaView) -> list[str]:
     """A line such as `5 of 6 routes are open.`, if there are several routes with limits."""
-    routes = [limits for limits in by_route(view.standings) if view.is_on(limits)]
+    routes = [route for route in view.routes if route.is_on]
     if len(routes) < 2:
         return []
-    open_now = sum(state_of(limits, view.now) == "open" for limits in routes)
+    open_now = sum(route.state == "open" for route in routes)
     return [f"{open_now} of {len(routes)} routes are open."]
 
 

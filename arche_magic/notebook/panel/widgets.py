@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
-from arche_magic.llm_providers.config import Choices, get_choices, use_choices
+from arche_magic.llm_providers.config import (
+    Choices,
+    Configuration,
+    get_choices,
+    get_configuration,
+    use_choices,
+)
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.types import name_in_words
@@ -23,8 +29,7 @@ from ..receipt import receipt_bundle
 from ..reply_formats import reply_bundle
 from ..styles import QUIET, escape
 from . import lock, open_panels, redraw, start_drawing, stop_drawing
-from .parts import Meters, WidgetFactory, widgets
-from .prompt_box import PanelPrompt
+from .parts import Meters, PanelPrompt, WidgetFactory, widgets
 from .view import attempts_html, next_html, prompt_options
 
 if TYPE_CHECKING:
@@ -90,22 +95,21 @@ class Panel:
     def draw(self, view: QuotaView) -> None:
         """Show this view; widgets send only changes."""
         self._view = view
-        replaced: list[Any] = []
-        if view.groups != self._groups:
+        groups, replaced = _groups(view.configuration), []
+        if groups != self._groups:
             replaced = [*self._rows.values()]
-            self._build_switches(view)
-        options = prompt_options(self._defaults)
-        self._next.value = next_html(view, self._prompt.value, options)
+            self._build_switches(view, groups)
+        self._next.value = next_html(view, self._prompt.value, self._defaults)
         self._tables.draw(view)
         if self._is_record_old(view):
             self._keep_record(view)
         self._attempts.value = attempts_html(view)
         for name, box in self._switches.items():
             box.value = name not in view.configuration.off
-        self._order.children = [self._rows[name] for name in view.groups]
+        self._order.children = [self._rows[name] for name in groups]
         self._parts.close(replaced)
         preferred = view.configuration.preferred_provider
-        self._preferred.value = preferred if preferred in view.groups else _NOBODY
+        self._preferred.value = preferred if preferred in groups else _NOBODY
         self._patience.value = self._patience_of(view)
 
     def _is_record_old(self, view: QuotaView) -> bool:
@@ -116,7 +120,6 @@ class Panel:
         return (view.attempts, now.off, now.keys) != (self._record.attempts, then.off, then.keys)
 
     def _keep_record(self, view: QuotaView) -> None:
-        """Show the static table, or update it."""
         record = view_bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
         display(
@@ -125,7 +128,6 @@ class Panel:
         self._record = view
 
     def _make_controls(self) -> None:
-        """Create the widgets whose values change, with their handlers."""
         parts = self._parts
         self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
@@ -155,7 +157,6 @@ class Panel:
         self._stop.on_click(lambda _: self._stop_asking())
 
     def _lay_out(self) -> Any:
-        """The box with all widgets."""
         parts = self._parts
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
@@ -187,10 +188,11 @@ class Panel:
         root.observe(self._count_views, "_view_count")
         return root
 
-    def _build_switches(self, view: QuotaView) -> None:
-        """A row of switches per provider that has keys."""
-        self._groups, self._rows, self._switches = view.groups, {}, {}
-        for name, (labels, models) in view.groups.items():
+    def _build_switches(
+        self, view: QuotaView, groups: dict[str, tuple[list[str], list[str]]]
+    ) -> None:
+        self._groups, self._rows, self._switches = groups, {}, {}
+        for name, (labels, models) in groups.items():
             title = view.configuration.providers[name].title
             boxes = {
                 switch: self._parts.make(
@@ -215,7 +217,7 @@ class Panel:
         # Setting new options selects the first entry automatically, which must not count as a
         # choice.
         self._preferred.unobserve_all("value")
-        self._preferred.options = [_NOBODY, *view.groups]
+        self._preferred.options = [_NOBODY, *groups]
         self._preferred.observe(self._prefer, "value")
 
     def _mover(self, name: str, by: int, way: str, words: str) -> Any:
@@ -238,7 +240,7 @@ class Panel:
         self._pressed = button, time.monotonic()
 
         def moved(choices: Choices) -> Choices:
-            order = list(current_quota().groups)
+            order = list(_groups(get_configuration()))
             place = order.index(name) + by if name in order else -1
             if not 0 <= place < len(order):
                 return choices
@@ -268,7 +270,6 @@ class Panel:
         return float(min(patience, self._patience.max))
 
     def _ask(self) -> None:
-        """Send the prompt with its variables, unless another one is running."""
         if self._asking and self._asking.busy:
             return
         try:
@@ -310,6 +311,15 @@ class Panel:
         self._seen = self._seen or change["new"] > 0
         if change["new"] > 0:
             redraw()
+
+
+def _groups(configuration: Configuration) -> dict[str, tuple[list[str], list[str]]]:
+    """Providers that have keys, in order: labels of their keys, and their models."""
+    return {
+        name: (labels, list(provider.models))
+        for name, provider in configuration.providers.items()
+        if (labels := [key.label for key in configuration.keys if key.provider == name])
+    }
 
 
 def _choose(change: Callable[[Choices], Choices]) -> None:

@@ -1,22 +1,20 @@
-"""The quota of routes in words: their states, times and figures, and the table as text."""
+"""Quota and costs in words: states of routes, times, figures and prices."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from arche_magic.llm_providers.types import NEVER, RouteId, Standing, in_seconds
 
-_BAR_SIGNS = 10
-
 State = Literal["open", "waiting", "closed"]
 SIGNS: Mapping[State, str] = {"open": "●", "waiting": "◐", "closed": "○"}
-
-Limits = Sequence[Standing]
-"""The limits of one route."""
 
 
 def state_at(opens_at: float, now: float) -> State:
@@ -30,74 +28,77 @@ def state_at(opens_at: float, now: float) -> State:
     return "waiting" if opens_at < NEVER else "closed"
 
 
-def state_of(limits: Limits, now: float) -> State:
-    """The state of a route, by its limits."""
-    return state_at(tightest(limits).opens_at, now)
+@dataclass(frozen=True)
+class RouteQuota:
+    """The limits of one route at one moment.
+
+    Attributes:
+        limits: its limits; there is at least one.
+        now: the moment, in epoch seconds.
+        paid: what the route has cost in this session, in words; "" if it is free.
+        is_on: whether it is switched on.
+        live: whether its display is redrawn, so that near times can count down.
+    """
+
+    limits: Sequence[Standing]
+    now: float
+    paid: str = ""
+    is_on: bool = True
+    live: bool = False
+
+    @property
+    def id(self) -> RouteId:
+        """The route."""
+        return self.limits[0].route
+
+    @cached_property
+    def tightest(self) -> Standing:
+        """The limit that opens last; if all are open, the one with the smallest share left."""
+        return max(self.limits, key=lambda row: (row.opens_at, -share_left(row)))
+
+    @property
+    def state(self) -> State:
+        """Its state, in one word."""
+        return state_at(self.tightest.opens_at, self.now)
+
+    @property
+    def opens(self) -> str:
+        """When it opens if it is waiting: `14:32`, or "" if it is not."""
+        if self.state != "waiting":
+            return ""
+        return clock_time(self.tightest.opens_at, self.now, self.live)
+
+    @property
+    def why(self) -> str:
+        """Why it is not open: `0 of 30 requests per minute left`; "" if it is open."""
+        last = self.tightest
+        if self.state == "open":
+            return ""
+        why = last.closed_by or last.reason
+        if last.amount <= 0:
+            why = f"the plan has no {in_words(last.limit)}"
+        elif not last.closed_by and last.used_units >= last.allowed_units:
+            why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
+        return textwrap.shorten(why, 160, placeholder=" …")
 
 
-def opening(limits: Limits, now: float, live: bool = False) -> str:
-    """When a waiting route opens: `opens 14:32`; "" for an open or closed one."""
-    if state_of(limits, now) != "waiting":
-        return ""
-    return f"opens {clock_time(tightest(limits).opens_at, now, live)}"
+def by_route(
+    standings: Iterable[Standing],
+    now: float,
+    paid: Mapping[RouteId, str] = {},
+    is_on: Callable[[RouteId], bool] | None = None,
+) -> list[RouteQuota]:
+    """The limits grouped by route, in their order.
 
-
-def reason(limits: Limits, now: float) -> str:
-    """Why a route is not open: `0 of 30 requests per minute left`; "" if it is open."""
-    last = tightest(limits)
-    if state_of(limits, now) == "open":
-        return ""
-    why = last.closed_by or last.reason
-    if last.amount <= 0:
-        why = f"the plan has no {in_words(last.limit)}"
-    elif not last.closed_by and last.used_units >= last.allowed_units:
-        why = f"0 of {count_text(last.amount)} {in_words(last.limit)} left"
-    return textwrap.shorten(why, 160, placeholder=" …")
-
-
-def table_as_text(
-    routes: Sequence[Limits], now: float, fold: bool, paid: Mapping[RouteId, str]
-) -> str:
-    """The quota table as text; with `fold`, each route shows only its tightest limit."""
-    if fold:
-        end = "Only the tightest limit of each route is shown; the DataFrame has all."
-        return "\n".join([*lines(routes, now, paid), end])
-    text = []
-    for limits in routes:
-        state = textwrap.shorten(_state_words(limits, now), 64, placeholder=" …")
-        text += [f"{limits[0].route} · {state}", *_cost(limits, paid)]
-        text += [_text_meter(row, now) for row in limits]
-    return "\n".join(text)
-
-
-def lines(
-    routes: Sequence[Limits], now: float, paid: Mapping[RouteId, str], *, reasons: bool = False
-) -> list[str]:
-    """A line per route, with its tightest limit; with `reasons`, another one if it is not open."""
-    text = []
-    for limits in routes:
-        worst, state, why = tightest(limits), state_of(limits, now), reason(limits, now)
-        words = f"{state} {clock_time(worst.opens_at, now)}" if state == "waiting" else state
-        meter = f"{in_short(worst.limit):<14}  {_text_bar(worst)}  {left_of(worst):>23}"
-        text.append(f"{worst.route!s:<28}  {words:<17}  {meter}")
-        text += [f"  {why}"] if why and reasons else []
-        text += _cost(limits, paid)
-    return text
-
-
-def _cost(limits: Limits, paid: Mapping[RouteId, str]) -> list[str]:
-    return [f"  {words}"] if (words := paid.get(limits[0].route)) else []
-
-
-def _text_meter(row: Standing, now: float) -> str:
-    full = f"full {when}" if (when := full_again(row, now)) else ""
-    meter = f"{in_short(row.limit):<16}  {_text_bar(row)}  {left_of(row):>23}"
-    return f"  {meter}  {full:<16}  {_evidence(row, now)}".rstrip()
-
-
-def _text_bar(row: Standing) -> str:
-    filled = bar_length(row, _BAR_SIGNS)
-    return "█" * filled + "░" * (_BAR_SIGNS - filled)
+    `paid` has the routes that cost money, with their cost in words. With `is_on`, which says
+    whether a route is switched on, they are for a display that is redrawn.
+    """
+    groups = itertools.groupby(standings, key=lambda row: row.route)
+    live = is_on is not None
+    return [
+        RouteQuota(tuple(limits), now, paid.get(route, ""), is_on is None or is_on(route), live)
+        for route, limits in groups
+    ]
 
 
 def bar_length(row: Standing, longest: int) -> int:
@@ -157,7 +158,7 @@ def in_full(row: Standing, now: float) -> str:
     full = f", full again {when}" if (when := full_again(row, now)) else ""
     where = row.source.partition(";")[0]
     source = f" ({where})" if row.evidence == "published" and where else ""
-    return f"{left}{full}; evidence: {_evidence(row, now)}{source}"
+    return f"{left}{full}; evidence: {evidence_of(row, now)}{source}"
 
 
 def full_again(row: Standing, now: float) -> str:
@@ -165,7 +166,7 @@ def full_again(row: Standing, now: float) -> str:
     return clock_time(row.resets_at, now) if row.used > 1e-6 else ""
 
 
-def _evidence(row: Standing, now: float) -> str:
+def evidence_of(row: Standing, now: float) -> str:
     """The evidence for a figure, and when a provider stated it: `header 14:31:18`."""
     if row.evidence in ("published", "configured"):
         return row.evidence
@@ -206,12 +207,22 @@ def share_left(row: Standing) -> float:
     return row.remaining / row.amount if row.amount else 0.0
 
 
-def tightest(limits: Limits) -> Standing:
-    """The limit that opens last; if all are open, the one with the smallest share left."""
-    return max(limits, key=lambda row: (row.opens_at, -share_left(row)))
+def price_text(cost: float | None) -> str:
+    """`free`, `$0.0012`, below that `$0.000042`, or that the price is not known."""
+    if cost is None:
+        return "paid, price unknown"
+    if 0 < cost < 1e-6:
+        return "less than $0.000001"
+    return f"${cost:.{4 if round(cost, 6) >= 0.0001 else 6}f}" if cost else "free"
 
 
-def _state_words(limits: Limits, now: float) -> str:
-    """`open`, or `waiting, opens 14:32:42: 0 of 30 requests per minute left`."""
-    state = ", ".join(filter(None, (state_of(limits, now), opening(limits, now))))
-    return ": ".join(filter(None, (state, reason(limits, now))))
+def paid_text(cost: float | None) -> str:
+    """`free`, `paid · $0.0012`, or that the price is not known."""
+    return f"paid · {price_text(cost)}" if cost else price_text(cost)
+
+
+def sum_text(cost: float, unpriced: int) -> str:
+    """The cost of several attempts; `$0.0012 and more` if the price of some is unknown."""
+    if not unpriced:
+        return price_text(cost)
+    return f"{price_text(cost)} and more" if cost else price_text(None)
