@@ -30,8 +30,8 @@ from .cell import (
     with_values,
 )
 from .command import SentPrompt
+from .commands.llm import FORMATS
 from .commands.llm import llm as llm_magic
-from .defaults import FORMATS
 from .display import ReplyDisplay
 from .dry_run import print_preview
 from .interrupts import CellInterrupted, one_interrupt
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from .chat import Chat
     from .command import Session, Typed
-    from .defaults import Defaults
+    from .magics import Defaults
 
 
 # Options without a default, which have the same names in Python.

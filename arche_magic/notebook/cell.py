@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .command import Typed
-    from .defaults import Defaults
+    from .magics import Defaults
 
 EMPTY = "the prompt is empty; write it after the options, or in the lines below %%llm"
 # Maximum characters of an address that are shown.

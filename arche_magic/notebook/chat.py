@@ -23,7 +23,7 @@ from arche_magic.llm_providers.request import Image, Message, read_image
 from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.llm_providers.types import utc
 
-from .defaults import CHAT_NAME, CHAT_NAME_RULE
+from .command import CHAT_NAME, CHAT_NAME_RULE
 from .tables import day_and_time
 
 # Token estimates are within 15 % for most texts, and the reply needs room too.

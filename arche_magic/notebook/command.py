@@ -36,14 +36,16 @@ if TYPE_CHECKING:
 
     from .background import BackgroundJobs
     from .chat import Chats, Turn
-    from .defaults import Defaults
     from .display_hook import OutHook
     from .explain import FailureWatch
+    from .magics import Defaults
 
 # Commands whose text may end in a question mark.
 _ASKING = ("llm", "llm_explain")
 # An empty system prompt is a valid value. `%llm_retry` drops options whose value is empty.
 _MAY_BE_EMPTY, _LEAVING_OUT = "system", "llm_retry"
+CHAT_NAME = re.compile(r"[\w.-]+")
+CHAT_NAME_RULE = "a name can have letters, digits, and . _ -"
 _LONGEST_NAME = 100
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from arche_magic.prompts import Prompt
 
-    from .defaults import Defaults
+    from .magics import Defaults
 
 _TYPES = {
     "provider": "str", "key": "str", "model": "str", "reply": "str", "tokens": "Int64",

@@ -1,14 +1,15 @@
-"""The magics: every command of `commands/`, registered with IPython."""
+"""The magics: every command of `commands/`, registered with IPython, and their defaults."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics
-from traitlets import TraitError
+from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
+from traitlets.config import Configurable
 
-from .command import Session
-from .commands.llm import llm
+from .command import CHAT_NAME, CHAT_NAME_RULE, Session
+from .commands.llm import FORMATS, llm
 from .commands.llm_chat import llm_chat
 from .commands.llm_doctor import llm_doctor
 from .commands.llm_explain import llm_explain
@@ -27,7 +28,6 @@ from .commands.llm_serve import llm_serve
 from .commands.llm_services import llm_services
 from .commands.llm_stats import llm_stats
 from .commands.llm_why import llm_why
-from .defaults import Defaults
 from .display_hook import OutHook
 from .explain import FailureWatch
 
@@ -45,6 +45,60 @@ COMMANDS = (
     llm_models, llm_panel, llm_prompts, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services,
     llm_stats, llm_why,
 )  # fmt: skip
+
+
+class Defaults(Configurable):
+    """The values for options that a cell does not set."""
+
+    provider = Unicode("", help="Use only this provider; empty: all, in order.").tag(config=True)
+    model = Unicode("", help="Model; empty: each provider's default.").tag(config=True)
+    system = Unicode("", help="System prompt of every cell.").tag(config=True)
+    temperature = Float(
+        None, allow_none=True, min=0, max=2, help="0 to 2; None: the provider's default."
+    ).tag(config=True)
+    max_tokens = Integer(
+        None, allow_none=True, min=1, help="Maximum length of a reply, in tokens."
+    ).tag(config=True)
+    patience = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="Seconds to wait for a route instead of failing or paying; None: as in the settings.",
+    ).tag(config=True)
+    keep = Bool(
+        None, allow_none=True, help="Answer repeated prompts with the kept reply; keep new replies."
+    ).tag(config=True)
+    chat = Unicode("", help="Make every cell a turn of this conversation.").tag(config=True)
+    private = Bool(
+        None, allow_none=True, help="Use only routes that are marked under [private]."
+    ).tag(config=True)
+    format = Enum(tuple(FORMATS), "markdown", help="How replies are shown.").tag(config=True)
+    budget = Integer(2000, min=1, help="Maximum tokens of each table or list in a prompt.").tag(
+        config=True
+    )
+
+    @validate("chat")
+    def _name_of_chat(self, proposal: dict[str, Any]) -> str:
+        name: str = proposal["value"]
+        if name and not CHAT_NAME.fullmatch(name):
+            raise TraitError(f"chat {name!r}: {CHAT_NAME_RULE}")
+        return name
+
+    # While the extension loads, the engine is not imported: the first request checks the name.
+    _checks_provider = False
+
+    @validate("provider")
+    def _known_provider(self, proposal: dict[str, Any]) -> str:
+        name: str = proposal["value"]
+        if name and self._checks_provider:
+            from arche_magic.llm_providers.config import get_configuration
+            from arche_magic.llm_providers.errors import LLMProviderError
+
+            try:
+                get_configuration().provider(name)
+            except LLMProviderError as error:
+                raise TraitError(str(error)) from None
+        return name
 
 
 class ArcheMagics(Defaults, Magics):
@@ -65,16 +119,18 @@ class ArcheMagics(Defaults, Magics):
         self._checks_provider = True
 
     def update_config(self, config: Config) -> None:
-        """Apply the values that `%config` sets.
+        """Apply the values that `%config` sets; an error about a value does not show a key.
 
         IPython then passes the same object to the shell, which must not keep a refused value,
         because the next `%load_ext` would fail.
         """
         try:
             super().update_config(config)
-        except TraitError:
+        except TraitError as error:
+            from .own_keys import without_keys
+
             config.pop(type(self).__name__)
-            raise
+            raise TraitError(without_keys(str(error))) from None
 
     def unload(self) -> None:
         """Close panels and the status bar, stop jobs, sandbox and server, restore `Out`."""

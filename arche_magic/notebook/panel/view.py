@@ -22,7 +22,7 @@ from ..styles import QUIET, escape, one_line
 from ..tables import Cell, html_table
 
 if TYPE_CHECKING:
-    from ..defaults import Defaults
+    from ..magics import Defaults
 
 _REASONS = 2
 # Used as a short prompt while the prompt box is empty.
