@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -49,7 +47,7 @@ _TYPES = {
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
-_TICK_SECONDS = 1.0
+_POLL_SECONDS = 0.1
 # How long an interrupted cell waits for its calls to be counted; slower ones end by themselves.
 _STOP_SECONDS = 0.25
 
@@ -63,7 +61,6 @@ class ReplyColumn:
         provider: the provider that it refers to; None if several providers have the model.
         model: the model that it refers to; None for a provider's default.
         state: returns the line to show until text arrives, given the seconds so far; or None.
-        changed: called after each change.
     """
 
     asked: str
@@ -74,7 +71,6 @@ class ReplyColumn:
     since: float = field(default_factory=time.monotonic)
     reply: Reply | None = None
     error: LLMProviderError | None = None
-    changed: Callable[[], None] = lambda: None
 
     @property
     def ended(self) -> bool:
@@ -93,7 +89,6 @@ class ReplyColumn:
     def say(self, line: Callable[[float], str] | None) -> None:
         """Show a line below; `line` gets the seconds since this call. None removes it."""
         self.state, self.since = line, time.monotonic()
-        self.changed()
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
@@ -149,11 +144,11 @@ def compare(
         CellInterrupted: the user stopped it.
     """
     llm = IntelligentLLMOrchestrator()
-    changes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    asked = _requests(defaults, options, llm, partial(changes.put, None))
+    asked = _requests(defaults, options, llm)
     columns = [column for column, _ in asked]
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
+    failures: list[Exception] = []
 
     def ask(column: ReplyColumn, request: dict[str, Any]) -> None:
         try:
@@ -165,14 +160,20 @@ def compare(
         except LLMProviderError as error:
             column.finish(error)
         except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
-            changes.put(error)
+            failures.append(error)
 
     view = _Columns(shell, columns, options.quiet, prompt.notes)
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in asked]
     try:
         for thread in threads:
             thread.start()
-        _show_changes(columns, changes, view)
+        for thread in threads:
+            while thread.is_alive() and not failures:
+                thread.join(_POLL_SECONDS)
+                raise_if_stopped()
+                view.update()
+        for error in failures:
+            raise error
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -198,22 +199,6 @@ def compare(
     return _frame(columns)
 
 
-def _show_changes(
-    columns: Sequence[ReplyColumn], changes: queue.SimpleQueue[Exception | None], view: _Columns
-) -> None:
-    """Show each change until all columns have ended; raises the error of a wrong request."""
-    while not all(column.ended for column in columns):
-        try:
-            error = changes.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            view.tick()
-            continue
-        raise_if_stopped()
-        if error is not None:
-            raise error
-        view.update()
-
-
 def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
     """The error of all columns, or, if they differ, one with all of them."""
     first = columns[0].error
@@ -224,10 +209,7 @@ def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
 
 
 def _requests(
-    defaults: Defaults,
-    options: Namespace,
-    llm: IntelligentLLMOrchestrator,
-    changed: Callable[[], None],
+    defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> list[tuple[ReplyColumn, dict[str, Any]]]:
     """One column for each name that the user gave, with the arguments of its request."""
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
@@ -246,7 +228,7 @@ def _requests(
             raise ConfigurationError(f"--compare: {error}") from None
         provider = next(iter(found)) if len(found) == 1 else None
         model = None if whole else next(iter(found.values()))[0]
-        requests.append((ReplyColumn(name, provider, model, changed=changed), {**common, **who}))
+        requests.append((ReplyColumn(name, provider, model), {**common, **who}))
     return requests
 
 
@@ -304,29 +286,26 @@ class _Columns:
         self._line = TerminalLine()
         self._pace = Pace()
         self._printed = 0
+        self._feet: list[str] = []
         if not quiet and self._place is None and notes:
             print("\n".join(notes))
 
     def update(self) -> None:
-        """Draw new text, unless the last draw was just before."""
+        """Draw what has changed; a text that grows is drawn at a limited pace."""
         if self._quiet:
             return
+        feet = [column.foot() for column in self._columns]
+        changed, self._feet = feet != self._feet, feet
         if self._place is None:
             self._print()
-        elif self._pace.is_due(sum(len(column.text) for column in self._columns)):
-            self._place.draw(columns_bundle(self._columns, self._notes))
-
-    def tick(self) -> None:
-        """Show the passing seconds while nothing arrives."""
-        if self._quiet:
+            # There is none if the last one has just ended.
+            pending = next((column for column in self._columns if not column.ended), None)
+            if changed and pending is not None:
+                self._line.write(f"{pending.asked}: {pending.foot()}")
             return
-        if self._place is not None:
+        length = sum(len(column.text) for column in self._columns)
+        if changed or (length and self._pace.is_due(length)):
             self._place.draw(columns_bundle(self._columns, self._notes))
-            return
-        # There is none if the last one has just ended.
-        pending = next((column for column in self._columns if not column.ended), None)
-        if pending is not None:
-            self._line.write(f"{pending.asked}: {pending.foot()}")
 
     def finish(self) -> None:
         """Show the final state."""
