@@ -12,7 +12,7 @@ import tokenize
 from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -208,9 +208,7 @@ def command(
             try:
                 import_in_thread(needs)
                 show_collected()
-                if needs != "ask":
-                    return run(session, line, cell, local_ns)
-                with session.noting_unsent():
+                with session.noting_unsent() if needs == "ask" else nullcontext():
                     return run(session, line, cell, local_ns)
             except CellInterrupted:
                 raise

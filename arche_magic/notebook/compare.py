@@ -24,10 +24,10 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.wording import did_you_mean, joined
 
 from . import live_line
-from .cell import request_options
+from .cell import bind, check_prompt, request_options
 from .costs import paid_text
 from .display import CellOutput, Pace, show
-from .interrupts import CellInterrupted
+from .interrupts import CellInterrupted, one_interrupt
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines, routes_skipped
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from arche_magic.prompts import Prompt
 
+    from .command import Session
     from .magics import Defaults
 
 _TYPES = {
@@ -125,26 +126,22 @@ class ReplyColumn:
         return " · ".join(filter(None, [*parts, routes_skipped(self.reply)]))
 
 
-def compare(
-    shell: InteractiveShell,
-    defaults: Defaults,
-    options: Namespace,
-    prompt: Prompt,
-    keep_part: Callable[[pd.DataFrame], None],
-) -> pd.DataFrame:
+@one_interrupt()
+def compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFrame:
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
     Returns one row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`. A column that failed has an error and no reply. If the user stops it,
-    `keep_part` is called with these rows and the part of each reply that had arrived.
+    cost_usd, error`. A column that failed has an error and no reply. If the user stops it, the
+    variable of `-o` gets these rows with the part of each reply that had arrived.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
         NoRouteAvailable: no column got a reply.
         CellInterrupted: the user stopped it.
     """
+    check_prompt(session, options, prompt)
     llm = IntelligentLLMOrchestrator()
-    asked = _requests(defaults, options, llm)
+    asked = _requests(session.defaults, options, llm)
     columns = [column for column, _ in asked]
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
@@ -162,7 +159,7 @@ def compare(
         except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
             failures.append(error)
 
-    view = _Columns(shell, columns, options.quiet, prompt.notes)
+    view = _Columns(session.shell, columns, options.quiet, prompt.notes)
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in asked]
     try:
         for thread in threads:
@@ -185,7 +182,7 @@ def compare(
             if not column.ended:
                 column.state = lambda seconds: "interrupted: not complete"
         view.finish()
-        keep_part(_frame(columns))
+        bind(session, options, _frame(columns))
         # A thread that is waiting for a server cannot be stopped before the server answers.
         some_wait = any(thread.is_alive() for thread in threads)
         counted = "those still in progress are counted when they end"
@@ -196,7 +193,9 @@ def compare(
     view.finish()
     if all(column.error is not None for column in columns):
         raise _none_answered(columns)
-    return _frame(columns)
+    frame = _frame(columns)
+    bind(session, options, frame)
+    return frame
 
 
 def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
