@@ -236,7 +236,7 @@ def command(
                     show(shown)
                 return session.out.shown(value)
             except LLMProviderError as error:
-                from .own_keys import without_keys
+                from .keys import without_keys
 
                 error.args = (without_keys(str(error)),)
                 raise

@@ -127,7 +127,7 @@ class ArcheMagics(Defaults, Magics):
         try:
             super().update_config(config)
         except TraitError as error:
-            from .own_keys import without_keys
+            from .keys import without_keys
 
             config.pop(type(self).__name__)
             raise TraitError(without_keys(str(error))) from None
