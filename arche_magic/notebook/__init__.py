@@ -19,8 +19,7 @@ def load(shell: InteractiveShell) -> None:
     from traitlets import TraitError
 
     from . import completion, status_bar, warning_lines
-    from .command import HelpExceptOnQuestions, register_help
-    from .magics import ArcheMagics
+    from .magics import ArcheMagics, HelpExceptOnQuestions, register_help
 
     if _loaded(shell):
         return
@@ -58,7 +57,7 @@ def unload(shell: InteractiveShell) -> None:
     from IPython.core.inputtransformer2 import HelpEnd
 
     from . import completion, warning_lines
-    from .command import HelpExceptOnQuestions, register_help
+    from .magics import HelpExceptOnQuestions, register_help
 
     register_help(shell, HelpExceptOnQuestions, HelpEnd)
     completion.unregister(shell)

@@ -34,12 +34,11 @@ from .cell import (
     with_attachments,
     with_values,
 )
-from .command import SentPrompt
+from .command import CellInterrupted, SentPrompt, Session, Typed, one_interrupt
 from .commands.llm import FORMATS
 from .commands.llm import llm as llm_magic
 from .costs import paid_text
 from .display import ReplyDisplay
-from .interrupts import CellInterrupted, one_interrupt
 from .live_line import follow
 from .receipt import receipt_line
 from .reply_formats import STRUCTURED
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers import Pending
 
     from .chat import Chat
-    from .command import Session, Typed
     from .magics import Defaults
 
 

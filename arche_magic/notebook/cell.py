@@ -18,8 +18,8 @@ from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, ow
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 
+from .command import CellInterrupted, Session, Typed
 from .display import CellOutput
-from .interrupts import CellInterrupted
 from .keys import require_keys
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
@@ -27,7 +27,6 @@ from .styles import one_line, quiet_line
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .command import Session, Typed
     from .magics import Defaults
 
 EMPTY = "the prompt is empty; write it after the options, or in the lines below %%llm"

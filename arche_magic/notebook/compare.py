@@ -25,9 +25,9 @@ from arche_magic.llm_providers.text.wording import did_you_mean, joined
 
 from . import live_line
 from .cell import bind, check_prompt, request_options
+from .command import CellInterrupted, Session, one_interrupt
 from .costs import paid_text
 from .display import CellOutput, Pace, show
-from .interrupts import CellInterrupted, one_interrupt
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines, routes_skipped
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from arche_magic.prompts import Prompt
 
-    from .command import Session
     from .magics import Defaults
 
 _TYPES = {

@@ -60,7 +60,8 @@ def unregister(shell: InteractiveShell) -> None:
 
 def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatcherResult:
     """Completions at the cursor; none outside our magics."""
-    word, found = "", []
+    word: str = ""
+    found: list[SimpleCompletion] = []
     if call := _call(shell, context):
         magic, typed, in_body = call
         if braces := _BRACES.search(context.text_until_cursor):

@@ -26,7 +26,7 @@ from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
-from .interrupts import CellInterrupted
+from .command import CellInterrupted
 from .quota import shared_notes
 from .quota_words import clock_time, state_at
 from .tables import Cell, table_bundle

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tokenize
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.inputtransformer2 import HelpEnd
 from IPython.core.magic import Magics
 from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 from traitlets.config import Configurable
@@ -45,6 +48,10 @@ COMMANDS = (
     llm_models, llm_panel, llm_prompts, llm_quota, llm_retry, llm_sandbox, llm_serve, llm_services,
     llm_stats, llm_why,
 )  # fmt: skip
+
+# Commands whose text may end in a question mark.
+_ASKING = ("llm", "llm_explain")
+_LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
 
 
 class Defaults(Configurable):
@@ -150,6 +157,41 @@ class ArcheMagics(Defaults, Magics):
         costs.forget_hint()
         self.session.failures.remove()
         self.session.out.remove()
+
+
+class HelpExceptOnQuestions(HelpEnd):
+    """IPython's `name?`, except that prompts that end in a question mark are sent.
+
+    `%llm What is a token bucket?` and `answer = %llm Why?` are sent. So is `llm Why?`, because
+    magics need no `%`. `%llm?` and `llm?` show the help.
+    """
+
+    @classmethod
+    def find(cls, tokens_by_line: list[list[Any]]) -> HelpEnd | None:
+        """The first line of a cell that asks for help."""
+        found: HelpEnd | None = super().find(
+            [line for line in tokens_by_line if not _is_question(line)]
+        )
+        return found
+
+
+def register_help(shell: InteractiveShell, old: type, new: type) -> None:
+    """Replace the class with which a shell recognises `name?`."""
+    known = shell.input_transformer_manager.token_transformers
+    known[:] = [new if one is old else one for one in known]
+
+
+def _is_question(line: list[Any]) -> bool:
+    """Whether a line only sends a prompt, with or without `%`, or assigns its reply."""
+    words = [token.string for token in line if token.type not in _LAYOUT]
+    if words[:1] != ["%"]:
+        if len(words) > 1 and re.match(r"[\w'\"-]", words[1]):
+            words = ["%", *words]
+        elif "=" in words:
+            words = words[words.index("=") + 1 :]
+    return (
+        len(words) > 2 and words[0] == "%" and words[1] in _ASKING and not words[2].startswith("?")
+    )
 
 
 for _command in COMMANDS:
