@@ -61,14 +61,14 @@ logging.getLogger("arche_magic").addHandler(logging.NullHandler())
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics: `%load_ext arche_magic`."""
-    from .notebook import load
+    from .notebook.magics import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo everything that loading did: `%unload_ext arche_magic`."""
-    from .notebook import unload
+    from .notebook.magics import unload
 
     unload(shell)
 

@@ -1,8 +1,9 @@
-"""The magics: every command of `commands/`, registered with IPython, and their defaults."""
+"""Loads the extension: registers every command of `commands/` as a magic, with their defaults."""
 
 from __future__ import annotations
 
 import re
+import sys
 import tokenize
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from IPython.core.magic import Magics
 from traitlets import Bool, Enum, Float, Integer, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
+from . import completion, status_bar, warning_lines
 from .command import CHAT_NAME, CHAT_NAME_RULE, Session
 from .commands.llm import FORMATS, llm
 from .commands.llm_chat import llm_chat
@@ -36,12 +38,9 @@ from .explain import FailureWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from io import TextIOWrapper
 
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
-
-    from .status_bar import StatusBar
 
 COMMANDS = (
     llm, llm_chat, llm_doctor, llm_explain, llm_history, llm_insert, llm_jobs, llm_keys, llm_last,
@@ -121,8 +120,9 @@ class ArcheMagics(Defaults, Magics):
         super().__init__(shell=shell, parent=shell)
         self.replaced: dict[tuple[str, str], Callable[..., Any]] = {}
         self.session = Session(shell, self, OutHook(shell), FailureWatch(shell))
-        self.status_bar: StatusBar | None = None
-        self.strict_stdout: TextIOWrapper | None = None
+        self.status_bar: status_bar.StatusBar | None = None
+        # Standard output, if it was strict about characters before.
+        self.strict_stdout: Any = None
         self._checks_provider = True
 
     def update_config(self, config: Config) -> None:
@@ -139,24 +139,9 @@ class ArcheMagics(Defaults, Magics):
             config.pop(type(self).__name__)
             raise TraitError(without_keys(str(error))) from None
 
-    def unload(self) -> None:
-        """Close panels and the status bar, stop jobs, sandbox and server, restore `Out`."""
-        from . import costs, panel, sandbox_switch
 
-        panel.close_all()
-        if self.status_bar:
-            self.status_bar.close()
-        if server := self.session.server:
-            print(f"The server at {server.base_url} has stopped.")
-            server.stop()
-        if "jobs" in vars(self.session) and (stopped := self.session.jobs.close()):
-            print(f"Background jobs stopped: {stopped}.")
-        if sandbox_switch.is_running():
-            # From now on, prompts use real quota.
-            print(sandbox_switch.stop())
-        costs.forget_hint()
-        self.session.failures.remove()
-        self.session.out.remove()
+for _command in COMMANDS:
+    setattr(ArcheMagics, _command.__name__, _command)
 
 
 class HelpExceptOnQuestions(HelpEnd):
@@ -175,12 +160,6 @@ class HelpExceptOnQuestions(HelpEnd):
         return found
 
 
-def register_help(shell: InteractiveShell, old: type, new: type) -> None:
-    """Replace the class with which a shell recognises `name?`."""
-    known = shell.input_transformer_manager.token_transformers
-    known[:] = [new if one is old else one for one in known]
-
-
 def _is_question(line: list[Any]) -> bool:
     """Whether a line only sends a prompt, with or without `%`, or assigns its reply."""
     words = [token.string for token in line if token.type not in _LAYOUT]
@@ -194,5 +173,100 @@ def _is_question(line: list[Any]) -> bool:
     )
 
 
-for _command in COMMANDS:
-    setattr(ArcheMagics, _command.__name__, _command)
+def load(shell: InteractiveShell) -> None:
+    """Register the magics in a shell; loading twice changes nothing.
+
+    Raises:
+        ConfigurationError: a default in `ipython_config.py` has an impossible value.
+    """
+    if _loaded(shell):
+        return
+    try:
+        magics = ArcheMagics(shell=shell)
+    except TraitError as error:
+        from arche_magic.llm_providers.errors import ConfigurationError
+
+        configurables: list[Any] = shell.configurables
+        configurables[:] = [one for one in configurables if not isinstance(one, ArcheMagics)]
+        raise ConfigurationError(f"c.ArcheMagics in ipython_config.py: {error}") from None
+    table = shell.magics_manager.magics
+    magics.replaced = {
+        (kind, name): table[kind][name]
+        for kind, names in ArcheMagics.magics.items()
+        for name in names
+        if name in table[kind]
+    }
+    if magics.replaced:
+        names = ", ".join(sorted({name for _, name in magics.replaced}))
+        print(f"arche_magic takes over from another extension until %unload_ext: {names}")
+    shell.register_magics(magics)
+    _replace_help(shell, HelpEnd, HelpExceptOnQuestions)
+    completion.register(shell)
+    warning_lines.register()
+    magics.status_bar = status_bar.start(shell, magics)
+    magics.strict_stdout = _replace_characters_of_stdout()
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Undo `load`: close panels, stop jobs, sandbox and server, restore replaced magics."""
+    magics = _loaded(shell)
+    if magics is None:
+        return
+    from . import costs, panel, sandbox_switch
+
+    _replace_help(shell, HelpExceptOnQuestions, HelpEnd)
+    completion.unregister(shell)
+    warning_lines.unregister()
+    panel.close_all()
+    if magics.status_bar:
+        magics.status_bar.close()
+    session = magics.session
+    if server := session.server:
+        print(f"The server at {server.base_url} has stopped.")
+        server.stop()
+    if "jobs" in vars(session) and (stopped := session.jobs.close()):
+        print(f"Background jobs stopped: {stopped}.")
+    if sandbox_switch.is_running():
+        # From now on, prompts use real quota.
+        print(sandbox_switch.stop())
+    costs.forget_hint()
+    session.failures.remove()
+    session.out.remove()
+    if magics.strict_stdout and not magics.strict_stdout.closed:
+        magics.strict_stdout.reconfigure(errors="strict")
+    table = shell.magics_manager.magics
+    for kind, names in magics.magics.items():
+        for name in names:
+            table[kind].pop(name, None)
+    for (kind, name), function in magics.replaced.items():
+        table[kind][name] = function
+    shell.magics_manager.registry.pop(ArcheMagics.__name__)
+    configurables: list[Any] = shell.configurables
+    configurables.remove(magics)
+
+
+def _loaded(shell: InteractiveShell) -> ArcheMagics | None:
+    magics: ArcheMagics | None = shell.magics_manager.registry.get(ArcheMagics.__name__)
+    return magics
+
+
+def _replace_help(shell: InteractiveShell, old: type, new: type) -> None:
+    """Replace the class with which a shell recognises `name?`."""
+    known = shell.input_transformer_manager.token_transformers
+    known[:] = [new if one is old else one for one in known]
+
+
+def _replace_characters_of_stdout() -> Any:
+    """Print `?` for characters that the encoding of a terminal or a file lacks; return its stream.
+
+    Otherwise, the first emoji in a reply would end the cell after the request was paid for, for
+    example on Windows when the output goes to a file. The streams of kernels accept every
+    character, and so does UTF-8.
+    """
+    stream = sys.stdout
+    if getattr(stream, "errors", "") != "strict" or not hasattr(stream, "reconfigure"):
+        return None
+    if stream.encoding.lower() in ("utf-8", "utf8"):
+        return None
+    stream.reconfigure(errors="replace")
+    return stream
