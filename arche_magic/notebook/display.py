@@ -295,7 +295,6 @@ class ReplyDisplay:
     def _beside_old(
         self, shown: dict[str, str], receipt: dict[str, str] | None = None
     ) -> dict[str, str]:
-        """The bundle, beside the older reply if there is one."""
         if self._old is None:
             return shown
         old_receipt = quiet_line(receipt_line(self._old))
@@ -303,7 +302,6 @@ class ReplyDisplay:
 
 
 def _shown(reply: Reply, form: str = "markdown") -> dict[str, str]:
-    """The reply for display: its fields if it has a schema, or its text in this format."""
     has_fields = reply.parsed is not None
     return structured_bundle(reply) if has_fields else reply_bundle(str(reply), form)
 

@@ -312,7 +312,6 @@ def _span(edges: Sequence[float]) -> str:
 
 
 def _draw_bars(axes: Any, series: Sequence[Series], edges: Sequence[float]) -> None:
-    """Bars over time, on top of one another."""
     labels, colors, patterns, amounts = zip(*series, strict=True)
     *_, drawn = axes.hist(
         [[_local_time(at) for at, _ in line] for line in amounts],
@@ -348,7 +347,6 @@ def _spread(values: Sequence[float], axes: Any) -> list[float]:
 
 
 def _clock_axis(axes: Any, span: float) -> None:
-    """Show local times below, or days if the axis spans more than two."""
     from dateutil.tz import tzlocal  # type: ignore[import-untyped]
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
@@ -359,7 +357,6 @@ def _clock_axis(axes: Any, span: float) -> None:
 
 
 def _whole_numbers(axes: Any) -> None:
-    """Show a few whole numbers at the side, with lines across."""
     from matplotlib.ticker import MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -369,5 +366,4 @@ def _whole_numbers(axes: Any) -> None:
 
 
 def _local_time(seconds: float) -> datetime:
-    """Epoch seconds as a time in the user's zone."""
     return datetime.fromtimestamp(seconds).astimezone()

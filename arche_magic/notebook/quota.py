@@ -178,7 +178,6 @@ def _unlimited(tracker: QuotaTracker, routes: Iterable[Route], now: float) -> di
 
 
 def _paid_routes(routes: Iterable[Route], spent: Mapping[RouteId, Spent]) -> dict[RouteId, str]:
-    """What each paid route has cost in this session, in words."""
     words = {route.id: "paid" for route in routes if route.paid}
     for route, bill in spent.items():
         if route in words and bill.cost_usd:

@@ -210,7 +210,6 @@ def _tightest_total(routes: Sequence[RouteQuota]) -> Standing:
 
 
 def _group(provider: str, routes: Sequence[RouteQuota], all_routes: int) -> str:
-    """The state of a provider's routes in one line, which unfolds to the routes."""
     if all_routes > _ROUTES_WITH_METERS:
         inside = (
             '<div tabindex="0" style="white-space:pre;overflow-x:auto;font-family:monospace;'
@@ -246,7 +245,6 @@ def _row(route: RouteQuota, slim: bool) -> str:
 
 
 def _name(route: RouteQuota, slim: bool) -> str:
-    """Provider and key, the model, and the cost of a paid route."""
     key, _, model = str(route.id).rpartition(" · ")
     bold = f'<span style="font-weight:600;white-space:nowrap">{escape(key)}</span>'
     if slim:
@@ -288,7 +286,6 @@ def _tightest(route: RouteQuota) -> str:
 
 
 def _unfolding(route: RouteQuota) -> str:
-    """The meter of the tightest limit, which unfolds to the others."""
     others = [row for row in route.limits if row is not route.tightest]
     if not others:
         return _meters(route.limits, route.now)

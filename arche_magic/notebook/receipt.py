@@ -122,7 +122,6 @@ def receipt_bundle(reply: Reply, *more: str) -> dict[str, str]:
 
 
 def _was_paid(reply: Reply) -> bool:
-    """Whether the route that answered is a paid one."""
     considered = (entry for decision in reply.decisions for entry in decision.considered)
     return any(entry.paid for entry in considered if entry.name == reply.route)
 

@@ -148,7 +148,6 @@ def _figures(
 
 
 def _named(column: pd.Series) -> pd.Series:
-    """The column with words for the empty name."""
     return column.where(column != "", _NAMELESS[str(column.name)])
 
 

@@ -120,7 +120,6 @@ class Panel:
         return (view.attempts, now.off, now.keys) != (self._record.attempts, then.off, then.keys)
 
     def _keep_record(self, view: QuotaView) -> None:
-        """Show the static table, or update it."""
         record = view_bundle(view)
         record["text/html"] = f'<div class="{self._name}">{record["text/html"]}</div>'
         display(
@@ -129,7 +128,6 @@ class Panel:
         self._record = view
 
     def _make_controls(self) -> None:
-        """Create the widgets whose values change, with their handlers."""
         parts = self._parts
         self._next, self._tables, self._attempts = parts.html(), Meters(parts), parts.html()
         self._order = parts.column()
@@ -159,7 +157,6 @@ class Panel:
         self._stop.on_click(lambda _: self._stop_asking())
 
     def _lay_out(self) -> Any:
-        """The box with all widgets."""
         parts = self._parts
         # Hides the static table while the panel is on the page.
         hide = parts.html(f"<style>.{self._name}{{display:none}}</style>", height="0")
@@ -194,7 +191,6 @@ class Panel:
     def _build_switches(
         self, view: QuotaView, groups: dict[str, tuple[list[str], list[str]]]
     ) -> None:
-        """A row of switches per provider that has keys."""
         self._groups, self._rows, self._switches = groups, {}, {}
         for name, (labels, models) in groups.items():
             title = view.configuration.providers[name].title
@@ -274,7 +270,6 @@ class Panel:
         return float(min(patience, self._patience.max))
 
     def _ask(self) -> None:
-        """Send the prompt with its variables, unless another one is running."""
         if self._asking and self._asking.busy:
             return
         try:
