@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         decisions_from_notebook,
         load_attempts,
     )
-    from .notebook.structured import frame
+    from .notebook.reply_formats import frame
     from .openai_api.clients import async_openai_client, openai_client, openai_transport
 
 __version__ = "0.1.0"
@@ -51,7 +51,7 @@ _MODULES = {
         "decisions_from_notebook",
         "load_attempts",
     ),
-    "notebook.structured": ("frame",),
+    "notebook.reply_formats": ("frame",),
     "openai_api.clients": ("async_openai_client", "openai_client", "openai_transport"),
 }
 _LATER = {name: module for module, names in _MODULES.items() for name in names}
@@ -61,14 +61,14 @@ logging.getLogger("arche_magic").addHandler(logging.NullHandler())
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics: `%load_ext arche_magic`."""
-    from .notebook import load
+    from .notebook.magics import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo everything that loading did: `%unload_ext arche_magic`."""
-    from .notebook import unload
+    from .notebook.magics import unload
 
     unload(shell)
 

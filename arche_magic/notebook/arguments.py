@@ -239,7 +239,7 @@ def _typed(text: str) -> tuple[str, str | None]:
 def _word(text: str, name: str) -> tuple[str, str]:
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from .own_keys import without_keys
+    from .keys import without_keys
 
     match = _WORD.match(text)
     end = match.end() if match else 0

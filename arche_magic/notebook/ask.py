@@ -1,43 +1,47 @@
-"""Sends the prompt of a cell according to its options, and shows the reply as it arrives."""
+"""Sends the prompt of a cell according to its options, and shows the reply as it arrives.
+
+With `--show-prompt` and `--dry-run`, it prints what would be sent and which route would answer.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from argparse import Namespace
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from arche_magic.llm_providers import IntelligentLLMOrchestrator, ToolCall, ToolRun
-from arche_magic.llm_providers.attempt_log import Ended, attempt_log, name_notebook
+from arche_magic.llm_providers import IntelligentLLMOrchestrator, Preview, ToolCall, ToolRun
+from arche_magic.llm_providers.attempt_log import Ended, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError, SchemaMismatch
 from arche_magic.llm_providers.events import Event
 from arche_magic.llm_providers.reply import Reply
-from arche_magic.llm_providers.request import Message
+from arche_magic.llm_providers.request import Message, Request
+from arche_magic.llm_providers.types import in_seconds
 from arche_magic.prompts import Prompt, fill, image_of
 
 from .arguments import options_in_text
 from .cell import (
-    EMPTY,
-    check_together,
-    check_variable,
+    bind,
+    check_prompt,
     first_given,
     request_options,
     typed_prompt,
     with_attachments,
     with_values,
 )
-from .command import SentPrompt
+from .command import CellInterrupted, SentPrompt, Session, Typed, one_interrupt
+from .commands.llm import FORMATS
 from .commands.llm import llm as llm_magic
-from .defaults import FORMATS
 from .display import ReplyDisplay
-from .dry_run import print_preview
-from .interrupts import CellInterrupted, one_interrupt
-from .keys import require_keys
 from .live_line import follow
+from .receipt import receipt_line
 from .reply_formats import STRUCTURED
+from .words import paid_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,12 +49,14 @@ if TYPE_CHECKING:
     from arche_magic.llm_providers import Pending
 
     from .chat import Chat
-    from .command import Session, Typed
-    from .defaults import Defaults
+    from .magics import Defaults
 
 
 # Options without a default, which have the same names in Python.
 _AS_TYPED = ("schema", "same_model", "tools", "max_rounds")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Parameters that `--show-prompt` shows.
+_PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed")
 
 
 def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame | None:
@@ -71,7 +77,9 @@ def ask(session: Session, typed: Typed) -> Reply | Pending[Reply] | pd.DataFrame
     prompt = replace(prompt, images=(*prompt.images, *images), notes=notes)
     prompt = with_attachments(session.shell, options, prompt, names)
     if options.compare is not None:
-        return _compare(session, options, prompt)
+        from .compare import compare
+
+        return compare(session, options, prompt)
     return send(session, options, prompt)
 
 
@@ -99,7 +107,7 @@ def send(
     `again` is the prompt that this one repeats. Its reply is shown beside the new one, which
     replaces it in a conversation.
     """
-    _check(session, options, prompt)
+    check_prompt(session, options, prompt)
     options.chat = first_given(options.chat, session.defaults.chat)
     chat = session.chats.named(options.chat) if options.chat else None
     old, turn = (again.reply, again.turn) if again else (None, None)
@@ -115,7 +123,7 @@ def send(
         messages, left_out = chat.messages(question, room)
         notes = (*notes, left_out) if left_out else notes
     if options.show_prompt or options.dry_run:
-        print_preview(options, llm, messages, request, notes)
+        _print_preview(options, llm, messages, request, notes)
         return None
     if options.background and get_configuration().keys:
         # A wrong option must be an error of this cell.
@@ -123,13 +131,20 @@ def send(
     asked = session.asked = SentPrompt(prompt, options, old, turn)
     events = llm.events(messages, **request)
     if options.background:
-        return _answer_later(session, asked, form, notes, partial(_show, session, events))
+        from .background import ReplyJob
+
+        job = ReplyJob(session, asked, form, partial(_show, session, events))
+        for note in notes:
+            job.view.note(note)
+        session.jobs.start(job)
+        bind(session, options, job.pending)
+        return job.pending
     show = ReplyDisplay(session.shell, options.quiet, form, old)
     for note in notes:
         show.note(note)
-    reply = _show(session, events, show, partial(_bind, session, options))
+    reply = _show(session, events, show, partial(bind, session, options))
     asked.reply = session.reply = reply
-    _bind(session, options, reply)
+    bind(session, options, reply)
     more = []
     if chat:
         is_private = first_given(request["private"], llm.configuration.always_private)
@@ -138,53 +153,6 @@ def send(
         more = [f"chat {chat.name}, turn {len(chat.turns)}"]
     show.finish(reply, *more)
     return reply
-
-
-@one_interrupt()
-def _compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFrame:
-    """Ask several providers or models; returns a row for each."""
-    from .compare import compare
-
-    _check(session, options, prompt)
-    bind = partial(_bind, session, options)
-    frame = compare(session.shell, session.defaults, options, prompt, bind)
-    bind(frame)
-    return frame
-
-
-def _answer_later(
-    session: Session,
-    asked: SentPrompt,
-    form: str,
-    notes: Sequence[str],
-    show_reply: Callable[[ReplyDisplay], Reply],
-) -> Pending[Reply]:
-    """Start a job that answers the prompt; returns an object that waits for its reply."""
-    from .background import ReplyJob
-
-    job = ReplyJob(session, asked, form, show_reply)
-    for note in notes:
-        job.view.note(note)
-    session.jobs.start(job)
-    _bind(session, asked.options, job.pending)
-    return job.pending
-
-
-def _check(session: Session, options: Namespace, prompt: Prompt) -> None:
-    """Check the requirements of a prompt before anything is sent."""
-    check_together(options, session.defaults)
-    name_notebook(session.notebook)
-    if options.output is not None:
-        check_variable("-o", options.output)
-    require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
-    if not prompt.text.strip():
-        raise InvalidRequest(EMPTY)
-
-
-def _bind(session: Session, options: Namespace, value: Any) -> None:
-    """Set the variable of `-o`, if the cell names one."""
-    if options.output is not None:
-        session.shell.user_ns[options.output] = value
 
 
 def _request(
@@ -213,11 +181,11 @@ def _show(
     session: Session,
     events: Generator[Event, None, Reply],
     show: ReplyDisplay,
-    bind: Callable[[Reply], None] = lambda part: None,
+    keep_part: Callable[[Reply], None] = lambda part: None,
 ) -> Reply:
     """Show a request as it happens; returns its reply.
 
-    `bind` is called with the part of an interrupted reply that arrived.
+    `keep_part` is called with the part of an interrupted reply that arrived.
     """
     log = attempt_log(get_configuration().store)
     before = log.last
@@ -244,7 +212,7 @@ def _show(
             reply = follow(events, show, on_tool)
     except KeyboardInterrupt:
         if part := show.interrupted(ended()):
-            bind(part)
+            keep_part(part)
         raise CellInterrupted("the request was stopped; its tokens so far are counted") from None
     except SchemaMismatch as error:
         show.mismatched(error.text, ended())
@@ -253,3 +221,72 @@ def _show(
         show.failed(ended())
         raise
     return reply
+
+
+def _print_preview(
+    options: Namespace,
+    llm: IntelligentLLMOrchestrator,
+    messages: Sequence[Message],
+    request: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Print what would be sent, and which route would answer."""
+    shown = [*notes]
+    if options.show_prompt:
+        shown.append(_prompt_text(llm.preview(messages, **request).request))
+    if options.dry_run:
+        kept = llm.kept(messages, **request)
+        # If the kept reply calls a function, another request follows.
+        if kept is not None and not kept.tool_calls:
+            shown.append(f"{receipt_line(kept)}\nNothing was sent, and nothing would be sent.")
+        else:
+            shown.append(_route_text(llm.preview(messages, **request)))
+    print("\n\n".join(shown))
+
+
+def _prompt_text(request: Request) -> str:
+    """Everything that would be sent, message by message; for an image, its size.
+
+    Control characters are shown as escapes.
+    """
+    parts = [_message(message) for message in request.messages]
+    if request.schema:
+        fields = json.dumps(request.schema.definition, indent=2, ensure_ascii=False)
+        parts.append(f"── schema {request.schema.name} ──\n{fields}")
+    for tool in request.tools:
+        about = [tool.description] if tool.description else []
+        described = json.dumps(tool.schema, indent=2, ensure_ascii=False)
+        parts.append("\n".join([f"── function {tool.name} ──", *about, described]))
+    given = {name: getattr(request, name) for name in _PARAMETERS} | dict(request.extra)
+    settings = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in given.items()
+        if value not in (None, ())
+    )
+    return "\n\n".join([*parts, f"({settings})"] if settings else parts)
+
+
+def _route_text(preview: Preview) -> str:
+    """Which route would answer, when, at how many tokens, and which routes are skipped."""
+    spent = preview.usage
+    size = f"about {spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
+    if preview.route is None:
+        patience = f"{preview.request.patience:g} s"
+        opens = f"; the first opens {in_seconds(preview.wait)}" if preview.wait < math.inf else ""
+        lines = [f"No route would answer within {patience}{opens} · {size}"]
+    else:
+        when = "now" if preview.wait <= 0 else in_seconds(preview.wait)
+        lines = [f"{preview.route} would answer {when} · {size} · {paid_text(preview.cost)}"]
+    lines += [f"  {route} is skipped: {reason}" for route, _, reason in preview.closed]
+    if preview.request.tools:
+        names = ", ".join(tool.name for tool in preview.request.tools)
+        lines.append(f"This is the first round; calls of {names} lead to another round.")
+    if preview.request.private:
+        lines.append("Private: only marked routes would be used.")
+    return "\n".join([*lines, "Nothing was sent."])
+
+
+def _message(message: Message) -> str:
+    shown = _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", message.content)
+    images = [f"[image {number}: {image}]" for number, image in enumerate(message.images, 1)]
+    return "\n".join([f"── {message.role} ──", shown.rstrip("\n"), *images])

@@ -15,7 +15,6 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest, LLMProviderError
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
-from arche_magic.llm_providers.types import RouteId
 
 from .display import CellOutput, ReplyDisplay, show
 from .receipt import attempt_lines
@@ -42,6 +41,7 @@ class BackgroundJob(ABC):
     Attributes:
         pending: the object that waits for its result.
         number: its number in `%llm_jobs`; 0 before it starts.
+        name: its name in messages.
         since: when its cell ran (epoch seconds).
     """
 
@@ -54,12 +54,14 @@ class BackgroundJob(ABC):
     """The errors that mean that it reached a bound set by the user."""
     _left = ""
     """Added to a message about a stopped job: the part of the result that is kept."""
+    reply: Reply | None = None
+    """The reply to its prompt, if it was answered."""
 
     def __init__(
         self, shell: InteractiveShell, prompt: str, variable: str | None, quiet: bool
     ) -> None:
         self.prompt, self.variable = prompt, variable
-        self.number = 0
+        self.number, self.name = 0, ""
         self.state: RunState = "queued"
         self.since = get_configuration().clock.time()
         self.error: Exception | None = None
@@ -76,16 +78,6 @@ class BackgroundJob(ABC):
         self._drawn_again = False
 
     @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return f"job {self.number}"
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is done, failed or was stopped."""
-        return self.state not in ("queued", "running")
-
-    @property
     def seconds(self) -> float:
         """How long it took, or has taken so far."""
         return time.monotonic() - self._began if self._seconds is None else self._seconds
@@ -93,17 +85,12 @@ class BackgroundJob(ABC):
     @property
     def outcome(self) -> str:
         """The route that answered, or the error."""
-        return str(self.route or self.error or "")
-
-    @property
-    def route(self) -> RouteId | None:
-        """The route that answered, if it was one."""
-        return None
+        return str(self.reply.route if self.reply else self.error or "")
 
     @property
     def tokens(self) -> int | None:
-        """Tokens spent, if known."""
-        return None
+        """Tokens of the prompt and the reply, if known."""
+        return self.reply.usage.total_tokens if self.reply else None
 
     def about(self) -> str:
         """Its name and its state."""
@@ -111,7 +98,7 @@ class BackgroundJob(ABC):
 
     def begin(self, number: int) -> None:
         """Create the outputs of the cell; they stay if the kernel ends before the job."""
-        self.number = number
+        self.number, self.name = number, f"job {number}"
         since = day_and_time(self.since, seconds=True)
         line = f"{self.name} was started in the background on {since}; %llm_jobs lists and stops it"
         if not self._unseen:
@@ -219,7 +206,7 @@ class ReplyJob(BackgroundJob):
             return self._ask(self.view)
 
     def _show_end(self, end: Reply) -> None:
-        self._asked.reply = self._session.reply = end
+        self.reply = self._asked.reply = self._session.reply = end
         self.view.finish(end, self.name)
 
     def _show_error(self, error: Exception, line: str) -> None:
@@ -228,22 +215,12 @@ class ReplyJob(BackgroundJob):
 
     def show(self, shell: InteractiveShell) -> None:
         """Show its reply or its state in the running cell."""
-        if self._asked.reply is not None:
-            ReplyDisplay(shell, form=self._form).finish(self._asked.reply, self.name)
+        if self.reply is not None:
+            ReplyDisplay(shell, form=self._form).finish(self.reply, self.name)
         elif self.error is not None:
             show(quiet_line(f"{self.name} {self.state}: {self.error}"))
         else:
             show(quiet_line(self.about()))
-
-    @property
-    def route(self) -> RouteId | None:
-        """The route that answered."""
-        return self._asked.reply.route if self._asked.reply is not None else None
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens of the prompt and the reply."""
-        return self._asked.reply.usage.total_tokens if self._asked.reply is not None else None
 
 
 class _JobDisplay(ReplyDisplay):
@@ -300,13 +277,14 @@ class BackgroundJobs:
         """Run a job in the background, immediately or in turn."""
         job.begin(len(self._jobs) + 1)
         self._jobs.append(job)
-        if not job.in_turn:
-            threading.Thread(target=job.run, name="arche_magic job", daemon=True).start()
-            return
-        self._queue.put(job)
-        if self._threads < _MOST_AT_ONCE:
+        run = job.run
+        if job.in_turn:
+            self._queue.put(job)
+            if self._threads == _MOST_AT_ONCE:
+                return
             self._threads += 1
-            threading.Thread(target=self._work, name="arche_magic job", daemon=True).start()
+            run = self._work
+        threading.Thread(target=run, name="arche_magic job", daemon=True).start()
 
     def numbered(self, text: str) -> BackgroundJob:
         """The job with this number; raises InvalidRequest if there is none."""
@@ -317,7 +295,7 @@ class BackgroundJobs:
 
     def stop(self) -> int:
         """Stop every job that has not ended; returns how many these are."""
-        open_jobs = [job for job in self._jobs if not job.has_ended]
+        open_jobs = [job for job in self._jobs if not job.pending.done]
         for job in open_jobs:
             job.stop()
         return len(open_jobs)

@@ -16,9 +16,9 @@ from arche_magic.llm_providers.config import (
     published_providers,
 )
 from arche_magic.llm_providers.prices import usd_per_million
+from arche_magic.llm_providers.secrets import without_key_like
 from arche_magic.llm_providers.text.wording import did_you_mean
 
-from .own_keys import without_keys
 from .styles import QUIET, Cell, escape, html_table, notes_html, table_bundle
 from .words import as_of, count_text, in_short
 
@@ -66,7 +66,7 @@ def models(words: str) -> tuple[dict[str, str], pd.DataFrame]:
         return _models_table(frame, configuration), frame
     names = [name for provider in providers.values() for name in provider.known_models]
     hint = did_you_mean(words.strip(), [*providers, *names])
-    line = without_keys(f"no model in the catalog matches {words.strip()!r}{hint}")
+    line = without_key_like(f"no model in the catalog matches {words.strip()!r}{hint}")
     return {"text/plain": line}, frame
 
 

@@ -11,22 +11,23 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import Function
+from arche_magic.llm_providers.attempt_log import name_notebook
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.prompts import Prompt, fill, is_reference, look_up, name_in, own_names, references
 from arche_magic.prompts.attachments import attach, read_file
 from arche_magic.prompts.saved import saved_prompt
 
+from .command import CellInterrupted, Session, Typed
 from .display import CellOutput
-from .interrupts import CellInterrupted
+from .keys import require_keys
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .command import Typed
-    from .defaults import Defaults
+    from .magics import Defaults
 
 EMPTY = "the prompt is empty; write it after the options, or in the lines below %%llm"
 # Maximum characters of an address that are shown.
@@ -150,6 +151,23 @@ def check_together(options: Namespace, defaults: Defaults) -> None:
             "%llm: --background cannot be combined with --chat, because the next turn would not "
             f"know this reply{hint}"
         )
+
+
+def check_prompt(session: Session, options: Namespace, prompt: Prompt) -> None:
+    """Raise InvalidRequest or NoKeys if a finished prompt cannot be sent with these options."""
+    check_together(options, session.defaults)
+    name_notebook(session.notebook)
+    if options.output is not None:
+        check_variable("-o", options.output)
+    require_keys(replay=bool(first_given(options.keep, session.defaults.keep)))
+    if not prompt.text.strip():
+        raise InvalidRequest(EMPTY)
+
+
+def bind(session: Session, options: Namespace, value: Any) -> None:
+    """Set the variable of `-o`, if the cell names one."""
+    if options.output is not None:
+        session.shell.user_ns[options.output] = value
 
 
 def check_variable(option: str, name: str) -> None:

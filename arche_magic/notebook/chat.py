@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -20,12 +21,22 @@ from arche_magic.llm_providers.files import expanded
 from arche_magic.llm_providers.options import check_for_keys
 from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Image, Message, read_image
-from arche_magic.llm_providers.text.wording import did_you_mean
+from arche_magic.llm_providers.text.characters import without_controls
+from arche_magic.llm_providers.text.markdown import harmless_markdown
+from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.llm_providers.types import utc
 
-from .defaults import CHAT_NAME, CHAT_NAME_RULE
-from .styles import day_and_time
+from .command import CHAT_NAME, CHAT_NAME_RULE
+from .frames import typed_frame
+from .styles import day_and_time, one_line, table_bundle
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TYPES = {
+    "chat": "str", "turns": "int64", "tokens": "int64", "provider": "str", "model": "str",
+    "last": "datetime64[ms, UTC]", "system": "str",
+}  # fmt: skip
 # Token estimates are within 15 % for most texts, and the reply needs room too.
 _USABLE = 0.8
 # Errors of reading a file that is not an exported conversation.
@@ -68,6 +79,11 @@ class Chat:
     def tokens(self) -> int:
         """Tokens of all turns."""
         return sum(turn.tokens for turn in self.turns)
+
+    @property
+    def size(self) -> str:
+        """The number of turns, in words."""
+        return plural(len(self.turns), "turn")
 
     def messages(self, question: Message, room: float) -> tuple[tuple[Message, ...], str]:
         """The messages for the next question, and a note about omitted turns, if any.
@@ -232,6 +248,43 @@ def load(file: str) -> Chat:
         raise InvalidRequest(
             f"%llm_chat load: {path} is not a .json file that %llm_chat export wrote"
         ) from None
+
+
+def chats_bundle(chats: Chats) -> dict[str, str] | str:
+    """A table with a row per conversation."""
+    if not chats:
+        return "no conversations yet; %%llm --chat NAME starts one"
+    rows = [
+        (
+            chat.name,
+            f"{len(chat.turns)}",
+            f"{chat.tokens:,}",
+            last.who,
+            day_and_time(last.at),
+            one_line(last.question.content, 48),
+        )
+        for chat in chats.values()
+        for last in chat.turns[-1:]
+    ]
+    heads = ("chat", "turns", "tokens", "answered by", "at", "last asked")
+    return table_bundle(heads, rows, right=("turns", "tokens"))
+
+
+def chats_frame(chats: Chats) -> pd.DataFrame:
+    """A row per conversation; `tokens` are of all turns, `provider` and `model` of the last one."""
+    rows = [
+        (chat.name, len(chat.turns), chat.tokens, last.provider, last.model, utc(last.at),
+         chat.system)
+        for chat in chats.values()
+        for last in chat.turns[-1:]
+    ]  # fmt: skip
+    return typed_frame(_TYPES, rows)
+
+
+def transcript_bundle(chat: Chat) -> dict[str, str]:
+    """The whole conversation, harmless whatever the models have written."""
+    clean = without_controls(chat.transcript())
+    return {"text/plain": clean, "text/markdown": harmless_markdown(clean)}
 
 
 def _as_markdown(turns: Iterable[Turn]) -> str:

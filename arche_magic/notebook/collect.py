@@ -20,8 +20,8 @@ from arche_magic.llm_providers.text.wording import plural
 
 from .background import BackgroundJob, now_in_words
 from .cell import check_variable
+from .command import CellInterrupted, one_interrupt
 from .display import show
-from .interrupts import CellInterrupted, one_interrupt
 from .keys import require_keys
 from .progress_bar import Bar, bar_bundle
 from .styles import quiet_line, red_line

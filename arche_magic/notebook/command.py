@@ -2,27 +2,28 @@
 
 A file in `commands/` holds a command's options, its help and what it does. All of them are loaded
 with the extension, so they import the engine, and modules that need it, inside their functions.
+An interrupt ends a command with `CellInterrupted`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tokenize
+import signal
+import threading
+import time
 from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.inputtransformer2 import HelpEnd
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from .arguments import help_text, parse_line, usage
-from .interrupts import CellInterrupted
 from .warning_lines import show_collected
 
 if TYPE_CHECKING:
@@ -36,20 +37,27 @@ if TYPE_CHECKING:
 
     from .background import BackgroundJobs
     from .chat import Chats, Turn
-    from .defaults import Defaults
     from .display_hook import OutHook
     from .explain import FailureWatch
+    from .magics import Defaults
 
-# Commands whose text may end in a question mark.
-_ASKING = ("llm", "llm_explain")
 # An empty system prompt is a valid value. `%llm_retry` drops options whose value is empty.
 _MAY_BE_EMPTY, _LEAVING_OUT = "system", "llm_retry"
+CHAT_NAME = re.compile(r"[\w.-]+")
+CHAT_NAME_RULE = "a name can have letters, digits, and . _ -"
 _LONGEST_NAME = 100
-_LAYOUT = (tokenize.INDENT, tokenize.DEDENT)
+_IGNORED_SECONDS = 1.0
 
 
 Shown = tuple[dict[str, str] | str | None, Any]
 """The output of a command (a bundle, a text, or None if it was shown already) and its result."""
+
+
+class CellInterrupted(KeyboardInterrupt):
+    """The user interrupted a cell; the text so far stays visible and is counted."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
 
 
 @dataclass
@@ -206,9 +214,7 @@ def command(
             try:
                 import_in_thread(needs)
                 show_collected()
-                if needs != "ask":
-                    return run(session, line, cell, local_ns)
-                with session.noting_unsent():
+                with session.noting_unsent() if needs == "ask" else nullcontext():
                     return run(session, line, cell, local_ns)
             except CellInterrupted:
                 raise
@@ -236,7 +242,7 @@ def command(
                     show(shown)
                 return session.out.shown(value)
             except LLMProviderError as error:
-                from .own_keys import without_keys
+                from .keys import without_keys
 
                 error.args = (without_keys(str(error)),)
                 raise
@@ -295,36 +301,38 @@ def import_in_thread(name: str) -> None:
     library(f"{__package__}.{name}")
 
 
-class HelpExceptOnQuestions(HelpEnd):
-    """IPython's `name?`, except that prompts that end in a question mark are sent.
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """In this context, an interrupt always ends the current request.
 
-    `%llm What is a token bucket?` and `answer = %llm Why?` are sent. So is `llm Why?`, because
-    magics need no `%`. `%llm?` and `llm?` show the help.
+    Python drops a KeyboardInterrupt in a finalizer or a weak reference's callback, and an SDK may
+    turn it into its own error. So the interrupt is also noted, and the request ends a moment later.
+
+    For one second, further interrupts are ignored, because they would disturb closing the
+    connection and counting the usage. After that, an interrupt stops whatever is running.
     """
+    from arche_magic.llm_providers.stopping import stopped_by
 
-    @classmethod
-    def find(cls, tokens_by_line: list[list[Any]]) -> HelpEnd | None:
-        """The first line of a cell that asks for help."""
-        found: HelpEnd | None = super().find(
-            [line for line in tokens_by_line if not _is_question(line)]
-        )
-        return found
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    last = -_IGNORED_SECONDS
+    pressed = threading.Event()
 
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _IGNORED_SECONDS:
+            last = now
+            pressed.set()
+            raise KeyboardInterrupt
 
-def register_help(shell: InteractiveShell, old: type, new: type) -> None:
-    """Replace the class with which a shell recognises `name?`."""
-    known = shell.input_transformer_manager.token_transformers
-    known[:] = [new if one is old else one for one in known]
-
-
-def _is_question(line: list[Any]) -> bool:
-    """Whether a line only sends a prompt, with or without `%`, or assigns its reply."""
-    words = [token.string for token in line if token.type not in _LAYOUT]
-    if words[:1] != ["%"]:
-        if len(words) > 1 and re.match(r"[\w'\"-]", words[1]):
-            words = ["%", *words]
-        elif "=" in words:
-            words = words[words.index("=") + 1 :]
-    return (
-        len(words) > 2 and words[0] == "%" and words[1] in _ASKING and not words[2].startswith("?")
-    )
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        with stopped_by(pressed):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -26,9 +24,9 @@ from arche_magic.llm_providers.stopping import raise_if_stopped, stopped_by
 from arche_magic.llm_providers.text.wording import did_you_mean, joined
 
 from . import live_line
-from .cell import request_options
+from .cell import bind, check_prompt, request_options
+from .command import CellInterrupted, Session, one_interrupt
 from .display import CellOutput, Pace, show
-from .interrupts import CellInterrupted
 from .live_line import TerminalLine, follow
 from .markup import as_html, card_html, row_html
 from .receipt import attempt_lines, routes_skipped
@@ -41,14 +39,14 @@ if TYPE_CHECKING:
 
     from arche_magic.prompts import Prompt
 
-    from .defaults import Defaults
+    from .magics import Defaults
 
 _TYPES = {
     "provider": "str", "key": "str", "model": "str", "reply": "str", "tokens": "Int64",
     "seconds": "float64", "cost_usd": "float64", "error": "object",
 }  # fmt: skip
 _MOST = 8
-_TICK_SECONDS = 1.0
+_POLL_SECONDS = 0.1
 # How long an interrupted cell waits for its calls to be counted; slower ones end by themselves.
 _STOP_SECONDS = 0.25
 
@@ -62,7 +60,6 @@ class ReplyColumn:
         provider: the provider that it refers to; None if several providers have the model.
         model: the model that it refers to; None for a provider's default.
         state: returns the line to show until text arrives, given the seconds so far; or None.
-        changed: called after each change.
     """
 
     asked: str
@@ -73,7 +70,6 @@ class ReplyColumn:
     since: float = field(default_factory=time.monotonic)
     reply: Reply | None = None
     error: LLMProviderError | None = None
-    changed: Callable[[], None] = lambda: None
 
     @property
     def ended(self) -> bool:
@@ -92,7 +88,6 @@ class ReplyColumn:
     def say(self, line: Callable[[float], str] | None) -> None:
         """Show a line below; `line` gets the seconds since this call. None removes it."""
         self.state, self.since = line, time.monotonic()
-        self.changed()
 
     def add(self, text: str) -> None:
         """Add the next text of the reply."""
@@ -129,30 +124,26 @@ class ReplyColumn:
         return " · ".join(filter(None, [*parts, routes_skipped(self.reply)]))
 
 
-def compare(
-    shell: InteractiveShell,
-    defaults: Defaults,
-    options: Namespace,
-    prompt: Prompt,
-    keep_part: Callable[[pd.DataFrame], None],
-) -> pd.DataFrame:
+@one_interrupt()
+def compare(session: Session, options: Namespace, prompt: Prompt) -> pd.DataFrame:
     """Ask each of `options.compare` at the same time and show the answers in columns.
 
     Returns one row per column, in their order: `provider, key, model, reply, tokens, seconds,
-    cost_usd, error`. A column that failed has an error and no reply. If the user stops it,
-    `keep_part` is called with these rows and the part of each reply that had arrived.
+    cost_usd, error`. A column that failed has an error and no reply. If the user stops it, the
+    variable of `-o` gets these rows with the part of each reply that had arrived.
 
     Raises:
         InvalidRequest, ConfigurationError: the request is wrong.
         NoRouteAvailable: no column got a reply.
         CellInterrupted: the user stopped it.
     """
+    check_prompt(session, options, prompt)
     llm = IntelligentLLMOrchestrator()
-    changes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    asked = _requests(defaults, options, llm, partial(changes.put, None))
+    asked = _requests(session.defaults, options, llm)
     columns = [column for column, _ in asked]
     message = Message("user", prompt.text, prompt.images)
     stop = threading.Event()
+    failures: list[Exception] = []
 
     def ask(column: ReplyColumn, request: dict[str, Any]) -> None:
         try:
@@ -164,14 +155,20 @@ def compare(
         except LLMProviderError as error:
             column.finish(error)
         except Exception as error:  # noqa: BLE001  # raised again in the cell's thread
-            changes.put(error)
+            failures.append(error)
 
-    view = _Columns(shell, columns, options.quiet, prompt.notes)
+    view = _Columns(session.shell, columns, options.quiet, prompt.notes)
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in asked]
     try:
         for thread in threads:
             thread.start()
-        _show_changes(columns, changes, view)
+        for thread in threads:
+            while thread.is_alive() and not failures:
+                thread.join(_POLL_SECONDS)
+                raise_if_stopped()
+                view.update()
+        for error in failures:
+            raise error
     except KeyboardInterrupt:
         stop.set()
         deadline = time.monotonic() + _STOP_SECONDS
@@ -183,7 +180,7 @@ def compare(
             if not column.ended:
                 column.state = lambda seconds: "interrupted: not complete"
         view.finish()
-        keep_part(_frame(columns))
+        bind(session, options, _frame(columns))
         # A thread that is waiting for a server cannot be stopped before the server answers.
         some_wait = any(thread.is_alive() for thread in threads)
         counted = "those still in progress are counted when they end"
@@ -194,23 +191,9 @@ def compare(
     view.finish()
     if all(column.error is not None for column in columns):
         raise _none_answered(columns)
-    return _frame(columns)
-
-
-def _show_changes(
-    columns: Sequence[ReplyColumn], changes: queue.SimpleQueue[Exception | None], view: _Columns
-) -> None:
-    """Show each change until all columns have ended; raises the error of a wrong request."""
-    while not all(column.ended for column in columns):
-        try:
-            error = changes.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            view.tick()
-            continue
-        raise_if_stopped()
-        if error is not None:
-            raise error
-        view.update()
+    frame = _frame(columns)
+    bind(session, options, frame)
+    return frame
 
 
 def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
@@ -223,10 +206,7 @@ def _none_answered(columns: Sequence[ReplyColumn]) -> LLMProviderError:
 
 
 def _requests(
-    defaults: Defaults,
-    options: Namespace,
-    llm: IntelligentLLMOrchestrator,
-    changed: Callable[[], None],
+    defaults: Defaults, options: Namespace, llm: IntelligentLLMOrchestrator
 ) -> list[tuple[ReplyColumn, dict[str, Any]]]:
     """One column for each name that the user gave, with the arguments of its request."""
     names = list(dict.fromkeys(name.strip() for name in options.compare.split(",") if name.strip()))
@@ -245,7 +225,7 @@ def _requests(
             raise ConfigurationError(f"--compare: {error}") from None
         provider = next(iter(found)) if len(found) == 1 else None
         model = None if whole else next(iter(found.values()))[0]
-        requests.append((ReplyColumn(name, provider, model, changed=changed), {**common, **who}))
+        requests.append((ReplyColumn(name, provider, model), {**common, **who}))
     return requests
 
 
@@ -303,29 +283,26 @@ class _Columns:
         self._line = TerminalLine()
         self._pace = Pace()
         self._printed = 0
+        self._feet: list[str] = []
         if not quiet and self._place is None and notes:
             print("\n".join(notes))
 
     def update(self) -> None:
-        """Draw new text, unless the last draw was just before."""
+        """Draw what has changed; a text that grows is drawn at a limited pace."""
         if self._quiet:
             return
+        feet = [column.foot() for column in self._columns]
+        changed, self._feet = feet != self._feet, feet
         if self._place is None:
             self._print()
-        elif self._pace.is_due(sum(len(column.text) for column in self._columns)):
-            self._place.draw(columns_bundle(self._columns, self._notes))
-
-    def tick(self) -> None:
-        """Show the passing seconds while nothing arrives."""
-        if self._quiet:
+            # There is none if the last one has just ended.
+            pending = next((column for column in self._columns if not column.ended), None)
+            if changed and pending is not None:
+                self._line.write(f"{pending.asked}: {pending.foot()}")
             return
-        if self._place is not None:
+        length = sum(len(column.text) for column in self._columns)
+        if changed or (length and self._pace.is_due(length)):
             self._place.draw(columns_bundle(self._columns, self._notes))
-            return
-        # There is none if the last one has just ended.
-        pending = next((column for column in self._columns if not column.ended), None)
-        if pending is not None:
-            self._line.write(f"{pending.asked}: {pending.foot()}")
 
     def finish(self) -> None:
         """Show the final state."""

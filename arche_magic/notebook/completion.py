@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from . import warning_lines
+from .arguments import Unfinished, read_unfinished, usage
 
 # The engine is imported on the first Tab, not when the extension is loaded.
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from arche_magic.llm_providers.config import Configuration
-
-    from .arguments import Unfinished
 
 Given = Mapping[str, str]
 _IDENTIFIER = "arche_magic"
@@ -61,19 +60,14 @@ def unregister(shell: InteractiveShell) -> None:
 
 def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatcherResult:
     """Completions at the cursor; none outside our magics."""
-    word, found = "", []
-    call = _call(shell, context)
-    if call is not None:
-        magic, line, given = call
-        braces = _BRACES.search(context.text_until_cursor)
-        if braces:
-            word = braces["word"]
-            names = _in_braces(shell, braces["owner"], braces["step"], word[:1])
-            if braces["owner"] is None:
-                names = list(dict.fromkeys([*_columns(shell, given), *names]))
-            found = [SimpleCompletion(n, type="variable") for n in names if n.startswith(word)]
-        elif magic and line is not None:
-            word, found = _on_the_line(shell, magic, line)
+    word: str = ""
+    found: list[SimpleCompletion] = []
+    if call := _call(shell, context):
+        magic, typed, in_body = call
+        if braces := _BRACES.search(context.text_until_cursor):
+            word, found = _in_braces(shell, braces, typed.given if typed else {})
+        elif typed is not None and not in_body:
+            word, found = _on_the_line(shell, magic, typed)
     return {
         "completions": found,
         "matched_fragment": word,
@@ -84,28 +78,17 @@ def complete(shell: InteractiveShell, context: CompletionContext) -> SimpleMatch
 
 def _call(
     shell: InteractiveShell, context: CompletionContext
-) -> tuple[Any, str | None, Given] | None:
-    """The magic at the cursor, its line up to the cursor, and the options on that line.
-
-    In the body of a cell, the line is None.
-    """
+) -> tuple[Any, Unfinished | None, bool] | None:
+    """The magic at the cursor, its line so far, and whether the cursor is in the cell below it."""
     lines = context.full_text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     head = _CALL.match(f"{lines[first]} ")
     if head and head[1] == "%%" and context.cursor_line > first:
         magic = _ours(shell, "cell", head[2])
-        return (magic, None, _given(magic, head[3])) if magic else None
+        return (magic, read_unfinished(magic, head[3]), True) if magic else None
     call = _CALL.match(context.text_until_cursor)
     magic = call and _ours(shell, "cell" if call[1] == "%%" else "line", call[2])
-    return (magic, call[3], _given(magic, call[3])) if call and magic else None
-
-
-def _given(magic: Any, line: str) -> Given:
-    """The values of the options on a magic's line."""
-    from .arguments import read_unfinished
-
-    typed = read_unfinished(magic, f"{line} ")
-    return typed.given if typed is not None else {}
+    return (magic, read_unfinished(magic, call[3]), False) if call and magic else None
 
 
 def _ours(shell: InteractiveShell, kind: str, name: str) -> Any:
@@ -115,14 +98,9 @@ def _ours(shell: InteractiveShell, kind: str, name: str) -> Any:
 
 
 def _on_the_line(
-    shell: InteractiveShell, magic: Any, line: str
+    shell: InteractiveShell, magic: Any, typed: Unfinished
 ) -> tuple[str, list[SimpleCompletion]]:
     """The word at the end of a magic's line, and its completions."""
-    from .arguments import read_unfinished, usage
-
-    typed = read_unfinished(magic, line)
-    if typed is None:
-        return "", []
     if typed.option is not None and typed.option.choices is not None:
         choices = [str(choice) for choice in typed.option.choices]
         return typed.word, list(_matching(choices, typed.word, typed.option.dest))
@@ -228,30 +206,27 @@ def _is_image(name: str) -> bool:
 
 
 def _in_braces(
-    shell: InteractiveShell, owner: str | None, step: str | None, quote: str
-) -> list[str]:
-    """Names of variables that can be in a prompt, or of the attributes or keys of one."""
-    if owner is None:
-        return sorted(
+    shell: InteractiveShell, braces: re.Match[str], given: Given
+) -> tuple[str, list[SimpleCompletion]]:
+    """The word after `{{`, and the variables it can become, or attributes or keys of one."""
+    word, value = braces["word"], shell.user_ns.get(braces["owner"])
+    if braces["owner"] is None:
+        names = [*_columns(shell, given), *_named(shell, _is_insertable)]
+    elif braces["step"] == "[":
+        quote = word[:1] if word[:1] in ("'", '"') else '"'
+        is_pandas = type(value).__module__.startswith("pandas")
+        keys = getattr(value, "columns", ()) if is_pandas else ()
+        keys = value if isinstance(value, Mapping) else keys
+        names = [f"{quote}{key}{quote}" for key in keys if isinstance(key, str)]
+    else:
+        # Attributes are not evaluated: a property may take long, or fail.
+        names = [
             name
-            for name, value in _variables(shell)
-            if not isinstance(value, ModuleType)
-            and (not callable(value) or getattr(value, "__module__", "") == "__main__")
-        )
-    value: Any = shell.user_ns.get(owner)
-    if step == "[":
-        quote = quote if quote in ("'", '"') else '"'
-        pandas = type(value).__module__.startswith("pandas")
-        keys = (
-            value if isinstance(value, Mapping) else getattr(value, "columns", ()) if pandas else ()
-        )
-        return [f"{quote}{key}{quote}" for key in keys if isinstance(key, str)]
-    # Attributes are not evaluated: a property may take long, or fail.
-    return [
-        name
-        for name in dir(value)
-        if not name.startswith("_") and not callable(inspect.getattr_static(value, name, None))
-    ]
+            for name in dir(value)
+            if not name.startswith("_") and not callable(inspect.getattr_static(value, name, None))
+        ]
+    found = dict.fromkeys(name for name in names if name.startswith(word))
+    return word, [SimpleCompletion(name, type="variable") for name in found]
 
 
 def _configuration() -> Configuration:
@@ -281,21 +256,6 @@ def _limits(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return LIMITS
 
 
-def _replies(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    from arche_magic.llm_providers.reply import Reply
-
-    return sorted(name for name, value in _variables(shell) if isinstance(value, Reply))
-
-
-def _frames(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    """Names of variables that have rows; no library is loaded to recognise a frame."""
-    return sorted(
-        name
-        for name, value in _variables(shell)
-        if isinstance(value, list) or (hasattr(value, "iloc") and not callable(value))
-    )
-
-
 def _columns(shell: InteractiveShell, given: Given) -> Iterable[str]:
     """The columns of the frame that `--over` names; `prompt` for a list."""
     rows = shell.user_ns.get(given.get("over", ""), _MISSING)
@@ -303,16 +263,6 @@ def _columns(shell: InteractiveShell, given: Given) -> Iterable[str]:
         return ["prompt"]
     columns = getattr(rows, "columns", [getattr(rows, "name", None)])
     return [name for name in columns if isinstance(name, str)]
-
-
-def _images(shell: InteractiveShell, given: Given) -> Iterable[str]:
-    """Names of variables that hold figures or pictures, which are not drawn for that."""
-    return sorted(
-        name
-        for name, value in _variables(shell)
-        if type(value).__module__.partition(".")[0] in ("matplotlib", "seaborn", "PIL")
-        and (hasattr(value, "savefig") or hasattr(value, "figure") or hasattr(value, "save"))
-    )
 
 
 def _prompts(shell: InteractiveShell, given: Given) -> Iterable[str]:
@@ -331,6 +281,34 @@ def _functions(shell: InteractiveShell, given: Given) -> Iterable[str]:
     return [name for _, name in sorted(found)]
 
 
+def _named(shell: InteractiveShell, fits: Callable[[Any], bool]) -> list[str]:
+    """Names of the user's variables with such values."""
+    return sorted(name for name, value in _variables(shell) if fits(value))
+
+
+def _is_reply(value: Any) -> bool:
+    from arche_magic.llm_providers.reply import Reply
+
+    return isinstance(value, Reply)
+
+
+def _has_rows(value: Any) -> bool:
+    # No library is loaded to recognise a frame.
+    return isinstance(value, list) or (hasattr(value, "iloc") and not callable(value))
+
+
+def _is_picture(value: Any) -> bool:
+    # Figures are not drawn for that.
+    is_of_library = type(value).__module__.partition(".")[0] in ("matplotlib", "seaborn", "PIL")
+    return is_of_library and any(hasattr(value, name) for name in ("savefig", "figure", "save"))
+
+
+def _is_insertable(value: Any) -> bool:
+    if isinstance(value, ModuleType):
+        return False
+    return not callable(value) or getattr(value, "__module__", "") == "__main__"
+
+
 def _variables(shell: InteractiveShell) -> Iterable[tuple[str, Any]]:
     """Names and values of the user's variables."""
     hidden = shell.user_ns_hidden
@@ -347,10 +325,10 @@ KINDS: dict[str, Callable[[InteractiveShell, Given], Iterable[str]]] = {
     "CHAT": lambda shell, given: _session(shell).chats,
     "JOB": lambda shell, given: [str(job.number) for job in _session(shell).jobs],
     "LIMIT": _limits,
-    "REPLY": _replies,
-    "FRAME": _frames,
+    "REPLY": lambda shell, given: _named(shell, _is_reply),
+    "FRAME": lambda shell, given: _named(shell, _has_rows),
     "COLUMN": _columns,
-    "IMAGE": _images,
+    "IMAGE": lambda shell, given: _named(shell, _is_picture),
     "PROMPT": _prompts,
     "FUNCTION": _functions,
 }

@@ -27,8 +27,14 @@ from .receipt import (
     request_metadata,
     run_bundle,
 )
-from .reply_formats import STRUCTURED, is_json, is_prose, reply_bundle
-from .structured import structured_bundle, unread_bundle
+from .reply_formats import (
+    STRUCTURED,
+    is_json,
+    is_prose,
+    reply_bundle,
+    structured_bundle,
+    unread_bundle,
+)
 from .styles import QUIET, escape, quiet_line
 
 if TYPE_CHECKING:

@@ -240,24 +240,21 @@ def _message(error: BaseException, shell: InteractiveShell) -> str:
 
 def _locals(frame: FrameType) -> str:
     """The variables that the failing code uses, each shortened."""
-    from arche_magic.llm_providers.errors import InvalidRequest
     from arche_magic.prompts.values import as_text
 
     code, lines = frame.f_code, []
     for name in dict.fromkeys((*code.co_varnames, *code.co_names)):
         value: Any = frame.f_locals.get(name)
-        if name.startswith("_") or name not in frame.f_locals or callable(value):
+        if name.startswith("_") or name not in frame.f_locals:
             continue
-        if inspect.ismodule(value):
+        if callable(value) or inspect.ismodule(value):
             continue
         try:
             if isinstance(value, str):
                 shown = f"{value!r:.{5 * _TOKENS_PER_LOCAL}}"
             else:
                 shown = as_text(value, name, _TOKENS_PER_LOCAL).text
-        except InvalidRequest:
+        except Exception:  # noqa: BLE001  # it has no text form, or its own code fails
             shown = type(value).__name__
-        except Exception:  # noqa: BLE001  # an object's own code may fail at being printed
-            shown = f"{type(value).__name__} that cannot be shown"
         lines.append(f"{name} = {shown}")
     return "Variables:\n" + "\n".join(lines[:_LOCALS]) if lines else ""

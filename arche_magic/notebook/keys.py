@@ -1,4 +1,7 @@
-"""Lists, adds, removes and checks keys, and shows the first steps to users without a key."""
+"""Lists, adds, removes and checks keys, and keeps them out of messages.
+
+Users without a key see the first steps.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import getpass
 import math
 import warnings
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from arche_magic.llm_providers.config import (
@@ -15,14 +19,14 @@ from arche_magic.llm_providers.config import (
     get_configuration,
     remove_key,
 )
-from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
+from arche_magic.llm_providers.errors import ConfigurationError, InvalidRequest, NoKeys
 from arche_magic.llm_providers.quota_tracker import Closure, get_quota_tracker
-from arche_magic.llm_providers.secrets import Hidden, without_locals
+from arche_magic.llm_providers.secrets import Hidden, without_key_like, without_locals
 from arche_magic.llm_providers.text.wording import did_you_mean, plural
 from arche_magic.llm_providers.types import Key, in_seconds
 
 from . import sandbox_switch
-from .interrupts import CellInterrupted
+from .command import CellInterrupted
 from .quota import shared_notes
 from .styles import table_bundle
 from .words import clock_time, state_at
@@ -52,15 +56,23 @@ HOW_TO_ADD = (
 KeyRow = tuple[Key, str | None, Closure | None, tuple[str, ...]]
 
 
-def has_keys() -> bool:
-    """Whether any key is configured."""
-    return bool(get_configuration().keys)
-
-
 def require_keys(replay: bool = False) -> None:
     """Raise NoKeys if no key is configured and no kept reply may answer either."""
-    if not has_keys() and not replay and get_configuration().replay == "off":
+    configuration = get_configuration()
+    if not configuration.keys and not replay and configuration.replay == "off":
         raise NoKeys(FIRST_STEPS)
+
+
+@without_locals
+def without_keys(text: str) -> str:
+    """The text without the keys of this session, and without words that look like keys."""
+    configuration = None
+    with suppress(ConfigurationError):
+        configuration = get_configuration()
+    # Its keys are left out as long as it exists, and it may have been read only here.
+    text = without_key_like(text)
+    del configuration
+    return text
 
 
 def list_keys() -> tuple[dict[str, str], pd.DataFrame]:

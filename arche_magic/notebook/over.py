@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .command import Session, Typed
-    from .defaults import Defaults
+    from .magics import Defaults
 
 _PLAN_SECONDS = 0.5
 # Options that have the same names in Python.

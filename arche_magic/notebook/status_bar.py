@@ -20,7 +20,7 @@ from comm.base_comm import BaseComm
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .defaults import Defaults
+    from .magics import Defaults
     from .quota import QuotaView
 
 TARGET = "arche_magic.status"

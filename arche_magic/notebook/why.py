@@ -75,7 +75,11 @@ def reasons(
         if route in last or (route in looked and _was_spared(*looked[route])):
             explained.append(_considered(*looked[route], tried.get(route, [])))
         elif route in tried:
-            explained.append(_tried(route, looked[route][0], tried[route][-1]))
+            # A route that failed and was left out of later choices.
+            attempt, headroom = tried[route][-1], looked[route][0].state.headroom
+            change = "nothing: after such a failure, a request does not try the route again"
+            why = attempt.error or ""
+            explained.append(Reason(route, attempt.outcome, headroom, None, why, change))
         else:
             change = _instead(route, decisions[-1].choice().route)
             why = "comes later in the order"
@@ -247,12 +251,6 @@ def _was_spared(entry: Considered, decision: Decision) -> bool:
     """Whether a paid route was open, but the request waited for a free one instead."""
     choice = decision.choice()
     return choice.route is not None and entry.state.opens_at <= decision.at < choice.opens_at
-
-
-def _tried(route: RouteId, entry: Considered, attempt: Attempt) -> Reason:
-    """A route that failed and was left out of later choices."""
-    change = "nothing: after such a failure, a request does not try the route again"
-    return Reason(route, attempt.outcome, entry.state.headroom, None, attempt.error or "", change)
 
 
 def _sooner(entry: Considered, decision: Decision) -> str:

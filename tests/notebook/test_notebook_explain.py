@@ -197,9 +197,7 @@ def test_without_a_failure_the_cell_says_so(kernel: Kernel, sandboxed) -> None:
     )
     kernel.run("%reload_ext arche_magic")
     kernel.run("raise KeyboardInterrupt")
-    kernel.run(
-        "from arche_magic.notebook.interrupts import CellInterrupted as C; raise C('stopped')"
-    )
+    kernel.run("from arche_magic.notebook.command import CellInterrupted as C; raise C('stopped')")
     assert kernel.run("%llm_explain").message == (
         "InvalidRequest: %llm_explain: no cell has failed yet; run it after one that fails"
     )

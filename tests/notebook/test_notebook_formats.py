@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from notebook_kernel import Kernel, kernel_environment
 
 from arche_magic.llm_providers.text.code_blocks import code_of
-from arche_magic.notebook.defaults import FORMATS
+from arche_magic.notebook.commands.llm import FORMATS
 from arche_magic.notebook.reply_formats import is_json, reply_bundle
 from arche_magic.sandbox import Sandbox
 

@@ -22,8 +22,7 @@ from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.request import Message
 from arche_magic.llm_providers.types import Key, RouteId, Standing
 from arche_magic.notebook.catalog_tables import models_frame
-from arche_magic.notebook.chat import Chat, Chats, Turn
-from arche_magic.notebook.commands.llm_chat import chats_frame
+from arche_magic.notebook.chat import Chat, Chats, Turn, chats_frame
 from arche_magic.notebook.compare import ReplyColumn, _frame
 from arche_magic.notebook.findings import findings_frame
 from arche_magic.notebook.frames import attempts_frame, quota_frame

@@ -19,7 +19,7 @@ from nbconvert.filters import markdown2html
 from arche_magic.llm_providers import Reply
 from arche_magic.llm_providers.text.code_blocks import code_of
 from arche_magic.llm_providers.text.reasoning import without_reasoning
-from arche_magic.notebook.defaults import FORMATS
+from arche_magic.notebook.commands.llm import FORMATS
 from arche_magic.notebook.display import ReplyDisplay
 from arche_magic.notebook.markup import as_html
 from arche_magic.notebook.reply_formats import reply_bundle

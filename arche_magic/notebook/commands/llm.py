@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import overview
 from ..command import Session, Typed, command, import_in_thread, option
-from ..defaults import FORMATS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from arche_magic.llm_providers import Pending, Reply
+
+# The formats of replies, each with the sentence that it adds to the system prompt.
+FORMATS = {
+    "markdown": "",
+    "text": "Answer in plain text, without Markdown.",
+    "code": "Answer with source code only, in one fenced code block.",
+    "json": "Answer with JSON only.",
+    "html-source": "Answer with the source of an HTML document or fragment only.",
+    "math": "Answer with LaTeX formulas only, without a document around them.",
+}
 
 
 class _Joined(Action):

@@ -38,11 +38,13 @@ def llm_history(session: Session, typed: Typed) -> Shown:
       %llm_history token bucket
     """
     from ..frames import typed_frame
-    from ..own_keys import without_keys
+    from ..keys import without_keys
     from ..styles import one_line, table_bundle
 
     words = typed.text.strip()
-    found = list(_find(session.shell, words))
+    found = [
+        (cell, without_keys(prompt), route) for cell, prompt, route in _find(session.shell, words)
+    ]
     rows = [
         (
             f"{cell}",
@@ -68,8 +70,6 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteI
     from arche_magic.llm_providers import PendingReply
     from arche_magic.llm_providers.reply import Reply
 
-    from ..own_keys import without_keys
-
     history: Any = shell.history_manager
     results = shell.user_ns.get("_oh", {})
     for number, source in enumerate(history.input_hist_raw):
@@ -81,7 +81,7 @@ def _find(shell: InteractiveShell, text: str) -> Iterator[tuple[int, str, RouteI
         route = result.route if isinstance(result, Reply) and len(prompts) == 1 else None
         for prompt in prompts:
             if text.lower() in prompt.lower():
-                yield number, without_keys(prompt), route
+                yield number, prompt, route
 
 
 def _prompts(source: str) -> Iterator[str]:

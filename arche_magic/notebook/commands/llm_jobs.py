@@ -50,7 +50,7 @@ def llm_jobs(session: Session, typed: Typed) -> Shown:
             shown = f"{plural(jobs.stop(), 'job')} stopped"
         case ["stop", number]:
             job = jobs.numbered(number)
-            if job.has_ended:
+            if job.pending.done:
                 raise InvalidRequest(
                     f"%llm_jobs: job {number} has already ended: {job.state}; "
                     f"%llm_jobs show {number} shows the result"
@@ -90,7 +90,8 @@ def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
 
     rows = [
         (job.number, job.state, job.prompt, utc(job.since), job.seconds, job.variable,
-         *(job.route or (None, None, None)), job.tokens, str(job.error) if job.error else None)
+         *(job.reply.route if job.reply else (None, None, None)), job.tokens,
+         str(job.error) if job.error else None)
         for job in jobs
     ]  # fmt: skip
     return typed_frame(_TYPES, rows)

@@ -25,10 +25,10 @@ def llm_keys(session: Session, typed: Typed) -> Shown:
     from arche_magic.llm_providers.config import get_configuration, remove_key
     from arche_magic.llm_providers.errors import InvalidRequest
 
-    from ..keys import FIRST_STEPS, HOW_TO_ADD, add, check, has_keys, list_keys
+    from ..keys import FIRST_STEPS, HOW_TO_ADD, add, check, list_keys
 
     match typed.text.split():
-        case [] | ["check"] if not has_keys():
+        case [] | ["check"] if not get_configuration().keys:
             return FIRST_STEPS, None
         case []:
             return list_keys()

@@ -19,7 +19,7 @@ from ..styles import QUIET, escape, html_table, one_line
 from ..words import RouteQuota, State, amounts_of, clock_time, in_words, paid_text, state_at
 
 if TYPE_CHECKING:
-    from ..defaults import Defaults
+    from ..magics import Defaults
 
 _REASONS = 2
 # Used as a short prompt while the prompt box is empty.
