@@ -8,10 +8,10 @@ from pathlib import Path
 from ..files import absolute
 from ..processes import new_lock
 from ..types import Location
-from .deadlines import lock_deadline
 from .documents import (
     Change,
     Document,
+    LedgerWarning,
     Mend,
     Merge,
     Storage,
@@ -20,10 +20,14 @@ from .documents import (
     Upgrade,
     only_mappings,
     take_ours,
+    warn,
+    warn_of_file,
+    warn_once,
+    works_again,
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
-from .ledger_warnings import LedgerWarning, warn, warn_of_file, warn_once, works_again
+from .locks import lock_deadline
 from .memory import MemoryStorage
 
 __all__ = [

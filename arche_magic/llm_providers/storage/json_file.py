@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..processes import new_lock, new_rlock, reset_in_children
-from .deadlines import acquire, lock_deadline, may_hang, seconds_left
 from .documents import (
     Change,
     Document,
@@ -21,8 +22,10 @@ from .documents import (
     Upgrade,
     only_mappings,
     take_ours,
+    warn,
+    warn_of_file,
+    works_again,
 )
-from .kernel_lock import KernelLock
 from .ledger_file import (
     BeingWritten,
     LedgerFile,
@@ -32,8 +35,8 @@ from .ledger_file import (
     read_entry,
     split,
 )
-from .ledger_warnings import warn, warn_of_file, works_again
-from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
+from .locks import KernelLock, acquire, lock_deadline, seconds_left
+from .memory import RETRY_SECONDS, OfflineDocuments, offline_storages
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
@@ -116,7 +119,7 @@ class JsonFileStorage:
     def may_hang(self) -> bool:
         """Whether the file is, or may be, on a network drive."""
         try:
-            return within(_LONGEST_LOOK_SECONDS, partial(may_hang, self.path))
+            return within(_LONGEST_LOOK_SECONDS, partial(_may_hang, self.path))
         except TookTooLong:
             return True
 
@@ -398,3 +401,19 @@ class JsonFileStorage:
     def _end_trouble(self) -> None:
         self.trouble = ""
         works_again(self.path)
+
+
+def _may_hang(path: Path) -> bool:
+    """Whether a file may be on a network drive, where each step can take minutes.
+
+    On Linux, a file system on a disk of the machine has the number of its device; NFS, SMB and
+    FUSE have none (and neither has the root of a container). Elsewhere this cannot be told.
+    """
+    if sys.platform != "linux":
+        return True
+    for folder in path.parents:
+        try:
+            return os.major(folder.stat().st_dev) == 0
+        except OSError:
+            continue
+    return True

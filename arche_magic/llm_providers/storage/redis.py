@@ -27,10 +27,9 @@ from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
-from .deadlines import acquire
-from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
-from .ledger_warnings import warn
-from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
+from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings, warn
+from .locks import acquire
+from .memory import RETRY_SECONDS, OfflineDocuments, offline_storages
 from .redis_documents import Base, Stored, has_lost
 
 _PREFIX = "arche_magic:"

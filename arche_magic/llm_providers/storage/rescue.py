@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import NotOurs, open_ours, read_ours
-from .documents import Document, Mend, Upgrade
+from .documents import Document, Mend, Upgrade, warn
 from .ledger_file import FILE_VERSION, is_a_ledger, is_ours, parse
-from .ledger_warnings import warn
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3
