@@ -20,11 +20,11 @@ from .errors import ConfigurationError
 from .options import json_number
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, codec, counting, opening, standings
+from .quota.booking import Hold as Hold
+from .quota.booking import Settlement as Settlement
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import SpendingBounds as SpendingBounds
 from .quota.codec import mend
-from .quota.holds import Hold as Hold
-from .quota.holds import Settlement as Settlement
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState

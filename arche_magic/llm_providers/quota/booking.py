@@ -8,18 +8,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..processes import this_process
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
-from ..types import Key, Route
+from ..types import Key, Observation, Route, Usage
 from . import closures, counting, learning, opening, standings, windows
 from .closures import Closable
-from .holds import Hold, Settlement
 from .opening import RouteState
 from .route_records import RouteRecords
 from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
+
+if TYPE_CHECKING:
+    from .budget import SpendingBounds
 
 HOLD_MARGIN_SECONDS = 30.0
 """A hold stays valid this long after its call's timeout; then its process counts as dead."""
@@ -38,6 +41,49 @@ _MODEL_RECHECK_SECONDS = 86_400.0
 _FIRST_ADDRESS_SECONDS, _LONGEST_ADDRESS_SECONDS = 120.0, 3600.0
 # A longer wait (two months) is not believed.
 _LONGEST_WAIT_SECONDS = 62 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A reservation on one route, to be settled or failed exactly once.
+
+    `document` is the name of the document in which it was made. `shares` are its parts of the
+    budget and of the bounds of its job.
+    """
+
+    id: str
+    route: Route
+    amounts: Amounts
+    plain_tokens: float
+    at: float
+    document: str = ""
+    shares: tuple[tuple[SpendingBounds, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a call that was made on a hold ended.
+
+    Attributes:
+        hold: what was reserved for it.
+        usage: the provider's own count; None charges the estimate.
+        observations: what the reply stated about limits.
+        account: the account it named, if any.
+        answered: False for a call that was stopped before anything arrived.
+        is_whole: False for a call that was left before its end: the provider may charge for more
+            than `usage`.
+        ended_at: when it ended, epoch seconds; inf for now. Calls may be settled later.
+        sent: False if the hold was not used; nothing is charged then.
+    """
+
+    hold: Hold
+    usage: Usage | None
+    observations: Sequence[Observation] = ()
+    account: str | None = None
+    answered: bool = True
+    is_whole: bool = True
+    ended_at: float = math.inf
+    sent: bool = True
 
 
 def hold(

@@ -11,12 +11,11 @@ is slightly late costs nothing, but one that is too early is refused.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Period
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Period
 from .state import Counter, LimitState
 
 _SLOTS = 60
@@ -29,12 +28,6 @@ _SLOTS_ROUNDING = 1e-3
 _ABSURD_LEVEL = 1000.0
 # Epoch seconds as a float are exact to 0.24 µs only, so a computed moment is moved this much later.
 _ROUNDING_SECONDS = 1e-6
-# How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
-_ROUNDED_RESET_SECONDS, _ROUNDED_MINUTE_SECONDS = 5.0, 2.5
-# A rolling window resets after about a period, and so does a bucket that is nearly spent. Only an
-# earlier reset shows that a limit is a bucket.
-_TELLING_SHARE = 0.8
-_SHORT_PERIODS = ("second", "minute")
 
 
 def used(limit: Limit, counter: Counter, now: float) -> float:
@@ -215,81 +208,6 @@ def most_used(limit: Limit, recent: dict[int, float], now: float) -> float:
         level = max(0.0, level - (moment - at) * rate) + recent[index]
         at = moment
     return max(0.0, level - (now - at) * rate)
-
-
-def rule_by_reset(
-    limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
-) -> Limit:
-    """Infer the window rule of a limit from a reset time; returns the limit with that rule.
-
-    A bucket is full again after used / amount x period, and a calendar day at its end. Any other
-    time means a rolling window, or one that begins with its first request. For both, a rolling
-    window never allows too much, and is not slower in the long run. Figures are rounded to whole
-    units and seconds. A reply that does not reveal the window leaves the rule unchanged.
-
-    Args:
-        limit: the limit with its current rule.
-        usual: the provider's usual window for such a limit.
-        amount: the limit's size, as the reply states it.
-        seen: what the reply states about it.
-        now: epoch seconds.
-    """
-    if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
-        return limit
-    seconds = PERIOD_SECONDS[limit.period]
-    refill = (amount - seen.remaining) / amount * seconds
-    if abs(seen.resets_in - refill) <= seconds / amount + 1:
-        # If buckets are usual but this limit is not one, its window is fixed, as an earlier reply
-        # showed. Such a window looks like a bucket for a moment in each period.
-        refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
-        is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
-        return _as_bucket(limit) if is_telling else limit
-    # For a limit per minute, a match by chance would be too likely.
-    if limit.period not in _SHORT_PERIODS and (
-        turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
-    ):
-        return turning
-    return replace(limit, window="rolling")
-
-
-def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, now: float) -> Limit:
-    """Infer the window rule from how long a refused request must wait.
-
-    In a bucket it waits excess / amount x period, and in a calendar window until the period ends.
-    Any other wait means a rolling window, as in `rule_by_reset`, which also explains the arguments.
-    For a short period, a rolling window is good enough.
-    """
-    wait = seen.opens_in
-    if wait is None or wait <= 0:
-        return limit
-    seconds, short = PERIOD_SECONDS[limit.period], limit.period in _SHORT_PERIODS
-    refill = math.inf if seen.excess is None else max(0.0, seen.excess) / amount * seconds
-    # The used amount is rounded up to whole units, so the wait may be shorter by one unit.
-    fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
-    if fits_bucket and (limit.window == "bucket" or not short):
-        return _as_bucket(limit)
-    tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
-    if (limit.window == "calendar" or not short) and (
-        turning := _turning_in(wait, limit, usual, now, tolerance)
-    ):
-        return turning
-    if seen.excess is None and limit.window == "bucket":
-        return limit
-    return replace(limit, window="rolling")
-
-
-def _as_bucket(limit: Limit) -> Limit:
-    return limit if limit.window == "bucket" else replace(limit, window="bucket")
-
-
-def _turning_in(
-    seconds: float, limit: Limit, usual: Limit, now: float, tolerance: float
-) -> Limit | None:
-    """The limit with a calendar window that ends in `seconds`, or None if there is none."""
-    for name in (limit.time_zone, usual.time_zone, "UTC"):
-        if abs(seconds - (period_end(limit.period, name, now) - now)) <= tolerance:
-            return replace(limit, window="calendar", time_zone=name)
-    return None
 
 
 def period_end(period: Period, time_zone: str, at: float) -> float:
