@@ -30,17 +30,14 @@ from .state import (
     Moved,
     NamedAccount,
     ProviderState,
-    States,
 )
 
 if TYPE_CHECKING:
     from .booking import Hold
 
 T = TypeVar("T")
-Change = Callable[[AccountState, ProviderState, States | None], T]
-"""Changes the states of an account and its provider. Its third argument is the same states as they
-were read last; None if they have changed since then.
-"""
+Change = Callable[[AccountState, ProviderState], T]
+"""Changes the states of an account and its provider."""
 
 _UNKNOWN: Document = {"": "not read yet"}
 _NOTHING: tuple[Document, Any] = _UNKNOWN, None
@@ -237,26 +234,15 @@ class Accounts:
         if not self._is_current(location, key, account, directory):
             return None
         provider = codec.read(ProviderState, of_provider)
-        as_read = self._as_read(location.name, of_account, key.provider, of_provider)
         for document in of_holds:
             _move_holds(holds, document, account)
-        result = change(account, provider, as_read)
+        result = change(account, provider)
         for document, state in ((of_account, account), (of_provider, provider)):
             # If a document does not change, the storage keeps its own object.
             if (content := codec.write(state)) != document:
                 codec.replace(document, content)
         self._changed[location.name] = dict(of_account), account
         return (result,)
-
-    def _as_read(
-        self, name: str, of_account: Document, provider: str, of_provider: Document
-    ) -> States | None:
-        """The states that were read last, if their documents have not changed."""
-        account = self._states.get(name, _NOTHING)
-        at_provider = self._states.get(provider, _NOTHING)
-        if account[0] != of_account or at_provider[0] != of_provider:
-            return None
-        return account[1], at_provider[1]
 
     # --- where the account of a key is counted
 

@@ -19,7 +19,7 @@ from . import closures, counting, learning, opening, standings, windows
 from .closures import Closable
 from .opening import RouteState
 from .route_records import RouteRecords
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
+from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
     from .budget import SpendingBounds
@@ -99,24 +99,18 @@ def hold(
     hold_id = os.urandom(6).hex()
 
     def change(
-        account: AccountState, provider: ProviderState, as_read: States | None
+        account: AccountState, provider: ProviderState
     ) -> list[tuple[Amounts, float, float]] | RouteState:
         now = records.clock.time()
         if route.model in account.models:
             # Redis may have made this change already, and the answer may be lost.
             account.models[route.model].holds.pop(hold_id, None)
         records.charge_lost(account, provider, route, now)
+        record = records.record(account, provider, route, now)
         held: list[tuple[Amounts, float, float]] = []
         for request in requests:
-            amounts = counting.estimate(account.models.get(route.model) or ModelState(), request)
-            state = None
-            if not held and not request.reserve:
-                state = records.state_as_read(route, as_read, amounts, now)
-            if state is None:
-                # The first hold may create the model's state; the others only change it.
-                if len(held) < 2:
-                    record = records.record(account, provider, route, now)
-                state = opening.route_state(record, amounts, now, request.reserve)
+            amounts = counting.estimate(record.model, request)
+            state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
                 return held or state
             # Images show nothing about how a model counts text, and unusual requests show nothing
@@ -124,7 +118,7 @@ def hold(
             unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else counting.plain_tokens(request)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS
-            counting.place_hold(account, route, hold_id, amounts, now, expires, by)
+            counting.place_hold(record, hold_id, amounts, now, expires, by)
             closures.note_trial(provider, route, now)
             held.append((amounts, plain, now))
         return held
@@ -142,7 +136,7 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
     for name in dict.fromkeys(call.account for call in calls):
         records.accounts.note_name(route.key, name, "header")
 
-    def change(account: AccountState, provider: ProviderState, _: States | None) -> str:
+    def change(account: AccountState, provider: ProviderState) -> str:
         now = records.clock.time()
         record = records.to_change(account, provider, route, now)
         model = record.model
@@ -173,7 +167,7 @@ def fail(
     route = held.route
     records.accounts.note_name(route.key, named, "error")
 
-    def change(account: AccountState, provider: ProviderState, _: States | None) -> RouteState:
+    def change(account: AccountState, provider: ProviderState) -> RouteState:
         now = records.clock.time()
         record = records.to_change(account, provider, route, now)
         alone = counting.settle(record.model, held.id, held.amounts, units, now, held.at)
@@ -197,7 +191,7 @@ def note_check(
     address = records.configuration.providers[key.provider].base_url or ""
     listed = frozenset(models)
 
-    def change(account_state: AccountState, provider: ProviderState, _: States | None) -> None:
+    def change(account_state: AccountState, provider: ProviderState) -> None:
         account_state.provider = key.provider
         now = records.clock.time()
         entry = account_state.key(key.fingerprint)

@@ -63,14 +63,7 @@ def read(kind: type[S], document: Document) -> S:
 
 
 def write(state: Any) -> Document:
-    """The document of a state; fields that are as in a new one are left out.
-
-    Counts are rounded in the state too, so that this process goes on from what others read.
-    """
-    if isinstance(state, AccountState):
-        for model in state.models.values():
-            for limit in model.limits.values():
-                limit.counter.round_up()
+    """The document of a state; fields that are as in a new one are left out."""
     document: Document = _adapter(type(state)).dump_python(
         state, mode="json", exclude_defaults=True
     )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, WindowRule
 from . import counting, windows
 from .opening import on_hold
 from .state import LEARNED, Amounts, LimitState, RouteRecord, limit_named
@@ -122,7 +122,7 @@ def _with_limits(record: RouteRecord, now: float) -> RouteRecord:
     limits = counting.limits_of(record.model, record.defaults)
     if limits == record.limits:
         return record
-    counting.keep_limits(record.model, limits.values(), now)
+    record.model.limits.update(counting.new_counts(record.model, limits, now))
     return replace(record, limits=limits)
 
 
@@ -163,13 +163,13 @@ def rule_by_reset(
         # showed. Such a window looks like a bucket for a moment in each period.
         refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
         is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
-        return _as_bucket(limit) if is_telling else limit
+        return _with_window(limit, "bucket") if is_telling else limit
     # For a limit per minute, a match by chance would be too likely.
     if limit.period not in _SHORT_PERIODS and (
         turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
     ):
         return turning
-    return replace(limit, window="rolling")
+    return _with_window(limit, "rolling")
 
 
 def _rule_by_wait(
@@ -189,7 +189,7 @@ def _rule_by_wait(
     # The used amount is rounded up to whole units, so the wait may be shorter by one unit.
     fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
     if fits_bucket and (limit.window == "bucket" or not short):
-        return _as_bucket(limit)
+        return _with_window(limit, "bucket")
     tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
     if (limit.window == "calendar" or not short) and (
         turning := _turning_in(wait, limit, usual, now, tolerance)
@@ -197,11 +197,11 @@ def _rule_by_wait(
         return turning
     if seen.excess is None and limit.window == "bucket":
         return limit
-    return replace(limit, window="rolling")
+    return _with_window(limit, "rolling")
 
 
-def _as_bucket(limit: Limit) -> Limit:
-    return limit if limit.window == "bucket" else replace(limit, window="bucket")
+def _with_window(limit: Limit, window: WindowRule) -> Limit:
+    return limit if limit.window == window else replace(limit, window=window)
 
 
 def _turning_in(

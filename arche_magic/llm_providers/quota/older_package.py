@@ -82,7 +82,7 @@ def _set_counts(
     account.key(route.key.fingerprint).label = route.key.label
     model = account.model(route.model)
     limits = counting.limits_of(model, configuration.default_limits(route))
-    counting.keep_limits(model, limits.values(), now)
+    model.limits.update(counting.new_counts(model, limits, now))
     for name, limit in limits.items():
         count = counts.get(name)
         if count and count.reset_at > now:

@@ -173,7 +173,8 @@ def route_state(
             opens, reason, remedy = room.opens_at, room.reason, LIMIT
         left = limit.amount - room.used
         # Less than one request or token is nothing.
-        headroom = min(headroom, round(left / limit.amount, 6) if left > 1 - _ROUNDING else 0.0)
+        headroom = min(headroom, left / limit.amount if left > 1 - _ROUNDING else 0.0)
+    headroom = round(headroom, 6)
     if opens <= now:
         moment, reason = _kept_off_until(record, now)
         if moment > now:

@@ -72,14 +72,9 @@ else:
     LimitName = Literal[tuple(sorted(_LIMIT_NAMES))]
 
 
-def _rounded_up(units: float) -> float:
-    # Values that were rounded before do not change.
-    return units if round(units, 6) == units else math.ceil(units * 1e6) / 1e6
-
-
 @dataclass
 class Counter:
-    """How much of one limit is used.
+    """How much of one limit is used. Slots are replaced, and never changed in place.
 
     Attributes:
         used: units in a bucket or calendar window at the moment `at`.
@@ -90,15 +85,6 @@ class Counter:
     used: Units = 0.0
     at: Moment | None = None
     slots: dict[int, Units] = field(default_factory=dict)
-
-    def copy(self) -> Counter:
-        """A counter that can be changed alone."""
-        return Counter(self.used, self.at, dict(self.slots))
-
-    def round_up(self) -> None:
-        """Round up to millionths, for the file."""
-        self.used = _rounded_up(self.used)
-        self.slots = {index: _rounded_up(units) for index, units in self.slots.items()}
 
 
 @dataclass
@@ -311,10 +297,6 @@ class ProviderState:
     def model(self, name: str) -> ModelAtProvider:
         """The model's state, which callers may change."""
         return self.models.setdefault(name, ModelAtProvider())
-
-
-States = tuple[AccountState, ProviderState]
-"""The states of an account and of its provider."""
 
 
 @dataclass

@@ -11,8 +11,8 @@ is slightly late costs nothing, but one that is too early is refused.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Period
@@ -21,8 +21,6 @@ from .state import Counter, LimitState
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
-# `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
-_SLOTS_ROUNDING = 1e-3
 # Calls in progress can fill a bucket beyond its amount, but not to a thousand times. Such a level
 # comes from an absurd count, and must not close a route for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
@@ -33,7 +31,7 @@ _ROUNDING_SECONDS = 1e-6
 def used(limit: Limit, counter: Counter, now: float) -> float:
     """Units (requests or tokens) that count against the limit now."""
     if limit.window == "rolling":
-        return float(sum(amount for _, amount in _live_slots(limit, counter, now)))
+        return float(sum(_live_slots(limit, counter, now).values()))
     at = counter.at
     # As in `_anchor`, without a function call.
     if at is None or at > now + PERIOD_SECONDS[limit.period]:
@@ -49,10 +47,7 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
 def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
     """Charge `amount` units at `now`."""
     if limit.window == "rolling":
-        slots = dict(_live_slots(limit, counter, now))
-        index = int(now // _slot_seconds(limit))
-        slots[index] = slots.get(index, 0.0) + amount
-        _set_slots(counter, slots)
+        _spread(limit, counter, amount, now, now)
         return
     level = used(limit, counter, now) + amount
     # After a clock was set back, a window must neither begin again nor refill twice.
@@ -74,11 +69,9 @@ def set_used(
     excess = used(limit, counter, now) - max(0.0, target)
     if excess < 0:
         first = now if since is None else max(since, now - PERIOD_SECONDS[limit.period])
-        steps = 1 if first >= now else math.ceil((now - first) / _slot_seconds(limit))
-        # The time of the first charge, so that the counter's clock never runs backwards.
-        _add_to_slots(limit, counter, -excess / steps, steps, first, now)
+        _spread(limit, counter, -excess, first, now)
         return
-    slots = dict(_live_slots(limit, counter, now))
+    slots = _live_slots(limit, counter, now)
     for index in sorted(slots):
         taken = min(excess, slots[index])
         slots[index] -= taken
@@ -97,8 +90,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
         if used(limit, counter, now) > room + refill:
             set_used(limit, counter, room + refill, now)
     elif limit.window == "rolling":
-        room = max(0.0, room - _SLOTS_ROUNDING)
-        slots = dict(_live_slots(limit, counter, now))
+        slots = _live_slots(limit, counter, now)
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
         # The last slot that no longer counts at that time.
         gone = math.floor((moment - PERIOD_SECONDS[limit.period]) / _slot_seconds(limit)) - 1
@@ -119,10 +111,10 @@ def converted(before: Limit, limit: Limit, state: LimitState, now: float) -> Cou
     new = Counter()
     if limit.window == "rolling" and before.window == "bucket":
         # Amounts that a bucket has refilled still count in a rolling window.
-        for index, units in sorted(still_recent(before, state.recent, now).items()):
+        for index, units in sorted(_still_recent(before, state.recent, now).items()):
             moment = min((index + 1) * _recent_slot_seconds(before), now)
             if moment > now - PERIOD_SECONDS[limit.period]:
-                _add_to_slots(limit, new, units, 1, moment, now)
+                charge(limit, new, units, moment)
         level = min(max(level, used(limit, new, now)), max(level, limit.amount))
     set_used(limit, new, level, now)
     return new
@@ -144,7 +136,7 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
     if limit.window == "calendar":
         return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now) or now)
     opens = now
-    for index, value in sorted(_live_slots(limit, counter, now)):
+    for index, value in sorted(_live_slots(limit, counter, now).items()):
         level -= value
         opens = _slot_expiry(limit, index)
         if level <= room:
@@ -155,7 +147,7 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
 def resets_at(limit: Limit, counter: Counter, now: float, held: float = 0.0) -> float:
     """When the limit is back to its full amount, if calls in progress use what they hold."""
     if held:
-        counter = counter.copy()
+        counter = replace(counter)
         charge(limit, counter, held, now)
     if limit.window == "bucket":
         level = used(limit, counter, now)
@@ -166,8 +158,8 @@ def resets_at(limit: Limit, counter: Counter, now: float, held: float = 0.0) -> 
     if limit.window == "calendar":
         at = max(now, _anchor(limit, counter, now) or now)
         return period_end(limit.period, limit.time_zone, at)
-    expiries = [_slot_expiry(limit, index) for index, _ in _live_slots(limit, counter, now)]
-    return max(expiries, default=now)
+    slots = _live_slots(limit, counter, now)
+    return _slot_expiry(limit, max(slots)) if slots else now
 
 
 def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None:
@@ -176,18 +168,13 @@ def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None
     Two periods are kept, in slots.
     """
     if limit.window == "bucket":
-        slot = recent_slot(limit, now)
-        recent = still_recent(limit, state.recent, now)
+        slot = int(now // _recent_slot_seconds(limit))
+        recent = _still_recent(limit, state.recent, now)
         recent[slot] = min(recent.get(slot, 0.0) + amount, MOST_UNITS)
         state.recent = recent
 
 
-def recent_slot(limit: Limit, at: float) -> int:
-    """The slot in which a charge of that moment is noted."""
-    return int(at // _recent_slot_seconds(limit))
-
-
-def still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
+def _still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
     """The charges that were noted in the last two periods."""
     oldest = int(now // _recent_slot_seconds(limit)) - _RECENT_SLOTS
     return {slot: units for slot, units in recent.items() if slot > oldest}
@@ -216,8 +203,7 @@ def period_end(period: Period, time_zone: str, at: float) -> float:
     Days and months follow the zone's calendar, days of 23 and 25 hours included.
     """
     if period in ("day", "month"):
-        zone = _zone(time_zone)
-        moment = datetime.fromtimestamp(at, zone)
+        moment = datetime.fromtimestamp(at, ZoneInfo(time_zone))
         first = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         if period == "day":
             turn = first + timedelta(days=1)
@@ -226,11 +212,6 @@ def period_end(period: Period, time_zone: str, at: float) -> float:
         return turn.timestamp()
     seconds = PERIOD_SECONDS[period]
     return (math.floor(at / seconds) + 1) * seconds
-
-
-@lru_cache(maxsize=32)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
 
 
 def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
@@ -251,15 +232,13 @@ def _slot_seconds(limit: Limit) -> float:
     return PERIOD_SECONDS[limit.period] / _SLOTS
 
 
-def _add_to_slots(
-    limit: Limit, counter: Counter, units: float, steps: int, first: float, now: float
-) -> None:
-    """Charge `units` in each of `steps` slots of a rolling window, from the slot of `first` on."""
-    slots = dict(_live_slots(limit, counter, now))
+def _spread(limit: Limit, counter: Counter, units: float, first: float, now: float) -> None:
+    """Charge `units` of a rolling window, spread evenly from `first` to `now`."""
+    slots, slot = _live_slots(limit, counter, now), _slot_seconds(limit)
+    steps = max(1, math.ceil((now - first) / slot))
     for step in range(steps):
-        moment = min(first + step * _slot_seconds(limit), now)
-        index = int(moment // _slot_seconds(limit))
-        slots[index] = slots.get(index, 0.0) + units
+        index = int(min(first + step * slot, now) // slot)
+        slots[index] = slots.get(index, 0.0) + units / steps
     _set_slots(counter, slots)
 
 
@@ -276,11 +255,14 @@ def _slot_expiry(limit: Limit, index: int) -> float:
     return (index + 1) * _slot_seconds(limit) + PERIOD_SECONDS[limit.period]
 
 
-def _live_slots(limit: Limit, counter: Counter, now: float) -> list[tuple[int, float]]:
+def _live_slots(limit: Limit, counter: Counter, now: float) -> dict[int, float]:
+    """The slots that count now, as a new dict."""
+    period, slot = PERIOD_SECONDS[limit.period], _slot_seconds(limit)
     # As in `_anchor`, a time more than a period ahead comes from a wrong clock.
-    latest = (now + PERIOD_SECONDS[limit.period]) // _slot_seconds(limit)
-    return [
-        (index, units)
+    latest = (now + period) // slot
+    return {
+        index: units
         for index, units in counter.slots.items()
-        if _slot_expiry(limit, index) > now and index <= latest
-    ]
+        # As in `_slot_expiry`, without a function call.
+        if (index + 1) * slot + period > now and index <= latest
+    }
