@@ -79,14 +79,13 @@ ALLOWED = {
     "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
-    "quota.budget_state": {"quota.state", "types"},
     "quota.codec": {
-        "bounded", "catalog", "quota.budget_state", "quota.state", "storage", "types",
+        "bounded", "catalog", "quota.state", "storage", "types",
     },
     "quota.windows": {"quota.state", "types"},
     "quota.closures": {"quota.state", "types"},
     "quota.opening": {
-        "config", "provider_failure", "quota.budget_state", "quota.closures", "quota.state",
+        "config", "provider_failure", "quota.closures", "quota.state",
         "quota.windows", "request", "types", "wire_fields",
     },
     "quota.counting": {
@@ -97,10 +96,11 @@ ALLOWED = {
     },
     "quota.forecast": {"quota.counting", "quota.state", "quota.windows", "reply", "types"},
     "quota.budget": {
-        "processes", "quota.budget_state", "quota.codec", "quota.opening", "storage", "types",
+        "processes", "quota.codec", "quota.opening", "quota.state", "quota.windows", "storage",
+        "types",
     },
     "quota.merging": {
-        "quota.budget_state", "quota.closures", "quota.codec", "quota.counting", "quota.state",
+        "quota.closures", "quota.codec", "quota.counting", "quota.state",
         "quota.windows", "storage", "types",
     },
     "quota.accounts": {

@@ -31,8 +31,7 @@ from ..bounded import library, uninterrupted
 from ..catalog import Provider, published_providers
 from ..storage import FILE_VERSION, Document
 from ..types import Limit
-from .budget_state import BudgetState, JobsState
-from .state import AccountState, DirectoryState, OlderCounts, ProviderState
+from .state import AccountState, BudgetState, DirectoryState, JobsState, OlderCounts, ProviderState
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

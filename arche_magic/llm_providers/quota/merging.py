@@ -12,15 +12,17 @@ from typing import TypeVar
 from ..storage import Document
 from ..types import MOST_UNITS
 from . import codec, windows
-from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
 from .counting import limit_state
 from .state import (
     LEARNED,
     AccountState,
     Amounts,
+    BudgetState,
     Closure,
     DirectoryState,
+    Highest,
+    JobsState,
     KeyState,
     LimitState,
     ModelAtProvider,
@@ -132,9 +134,9 @@ def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) 
 
 def _merge_jobs(before: JobsState, ours: JobsState, theirs: JobsState) -> None:
     for name, job in ours.jobs.items():
-        known = theirs.jobs.setdefault(name, JobState())
+        known = theirs.jobs.setdefault(name, BudgetState())
         known.at = max(known.at, job.at)
-        _merge_budgets(before.jobs.get(name, JobState()), job, known)
+        _merge_budgets(before.jobs.get(name, BudgetState()), job, known)
 
 
 def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: float) -> None:

@@ -17,10 +17,9 @@ from ..request import Request
 from ..types import Limit
 from ..wire_fields import may_be_unsuitable, unsuitable
 from . import windows
-from .budget_state import HeldShare
 from .closures import RECHECK_SECONDS, closure_of, from_a_wrong_clock, lacks, latest_closure
 from .closures import opens as closure_opens
-from .state import LEARNED, Amounts, HeldCall, LimitState, ModelState, RouteRecord
+from .state import LEARNED, Amounts, HeldCall, HeldShare, LimitState, ModelState, RouteRecord
 
 LIMIT = Remedy.WAIT_FOR_LIMIT.name
 """Name of the remedy of a limit that is spent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 from ..bounded import TookTooLong, within
 from ..config import Configuration
@@ -56,15 +56,13 @@ class Spending:
         """
         if self._budget is None and self.job is None:
             return None
-        states: dict[SpendingBounds, Callable[[Expected], RouteState | None]] = {}
+        states = cache(lambda bounds: bounds.states(now))
 
         def bound(route: Route, amounts: Amounts) -> RouteState | None:
-            applicable = self._applicable(route)
-            for bounds in applicable:
-                if bounds not in states:
-                    states[bounds] = bounds.states(now)
-            expected = self._expected(route, request, amounts) if applicable else None
-            found = [states[bounds](expected) for bounds in applicable if expected]
+            if not (applicable := self._applicable(route)):
+                return None
+            expected = self._expected(route, request, amounts)
+            found = [states(bounds)(expected) for bounds in applicable]
             return max(filter(None, found), key=lambda state: state.opens_at, default=None)
 
         return bound
