@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..processes import this_process
@@ -19,7 +19,7 @@ from . import closures, counting, learning, opening, standings, windows
 from .closures import Closable
 from .opening import RouteState
 from .route_records import RouteRecords
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord
+from .state import AccountState, Amounts, ProviderState, RouteRecord
 
 if TYPE_CHECKING:
     from .budget import SpendingBounds
@@ -289,9 +289,9 @@ def _wait_for_limit(
         # Our own count may have room for a smaller request, but the limit resets only then.
         return windows.period_end(named.period, named.time_zone, now) - now
     # Only the windows count here, not what is closed, held or on trial.
-    counts = ModelState(limits=record.model.limits)
-    alone = replace(record, account=AccountState(), provider=ProviderState(), model=counts)
-    wait = opening.route_state(alone, counting.as_amounts(1, 0), now).opens_at - now
+    least, counts = counting.as_amounts(1, 0), record.model.limits
+    rooms = (opening.room_of(x, counts[x.name], least, {}, now) for x in record.limits.values())
+    wait = max((room.opens_at for room in rooms), default=now) - now
     if 0 < wait < math.inf:
         return wait
     strikes = closures.strikes(record.model, began, record.route.address)

@@ -106,14 +106,13 @@ class _Bound:
 
 
 class SpendingBounds:
-    """Holds and settles what calls spend, within some bounds.
+    """Holds and settles what calls spend, within a budget or the bounds of one job.
 
     Args:
         storage: where the document is stored.
         budget: USD per day and month, for all kernels that share the storage.
-        max_cost: USD of one job; inf without a bound.
-        max_tokens: tokens of one job; inf without a bound.
-        job: the name of the job; "" for the budget.
+        max_cost, max_tokens: USD and tokens of one job; inf without a bound.
+        job: the name of the job; "" for a job that shares its bounds with no other process.
     """
 
     def __init__(
@@ -183,14 +182,9 @@ class SpendingBounds:
     def settle(
         self, hold: str, spent: Usage, usd: float | None, now: float, *, counted: bool = True
     ) -> None:
-        """Replace a hold by what the call cost.
+        """Replace a hold by what the call cost: its tokens and `usd` (None: the usual cost).
 
-        Args:
-            hold: what `hold` returned.
-            spent: its tokens.
-            usd: its cost; None leaves the usual cost in place.
-            now: epoch seconds.
-            counted: False if the tokens are a guess; the call then counts at least as a usual one.
+        If the tokens are not `counted` but a guess, the call counts at least as a usual one.
         """
 
         def change(state: BudgetState) -> None:
@@ -199,10 +193,8 @@ class SpendingBounds:
                 return
             took = {"usd": share.usd if usd is None else usd, "tokens": spent.total_tokens}
             if not counted and spent.total_tokens:
-                took = {
-                    "usd": max(took["usd"], share.usd),
-                    "tokens": max(took["tokens"], share.tokens),
-                }
+                least = {"usd": share.usd, "tokens": share.tokens}
+                took = {unit: max(took[unit], least[unit]) for unit in _UNITS}
             self._charge(state, took, now)
             if counted and spent.total_tokens:
                 _see(state, share, spent)

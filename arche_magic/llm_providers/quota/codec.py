@@ -72,13 +72,11 @@ def write(state: Any) -> Document:
 
 def put(document: Document, state: Any) -> None:
     """Replace the content of a document by a state."""
-    replace(document, write(state))
-
-
-def replace(document: Document, content: Document) -> None:
-    """Replace the content of a document by another."""
-    document.clear()
-    document.update(content)
+    content = write(state)
+    # If a document does not change, the storage keeps its own object.
+    if content != document:
+        document.clear()
+        document.update(content)
 
 
 def mend(name: str, document: Any) -> tuple[Document, list[str]]:
@@ -145,13 +143,10 @@ def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
                 # a wrong key.
                 if problem["type"] == "missing" or path[-1:] == ("[key]",):
                     path = path[:-1]
-                if _take_out(document, path) and not any(_leads_to(path, known) for known in wrong):
+                is_known = any(known[: len(path)] == path for known in wrong)
+                if _take_out(document, path) and not is_known:
                     wrong.append(path)
     return kind(), [*wrong, ()]
-
-
-def _leads_to(path: Path, other: Path) -> bool:
-    return other[: len(path)] == path
 
 
 def _take_out(document: Document, path: Path) -> bool:

@@ -37,10 +37,7 @@ _OTHER_PLAN = 3.0
 
 
 def estimate(model: ModelState, request: Request) -> Amounts:
-    """Estimate the units that a request will spend, per metric.
-
-    The model's own ratio corrects the guess by length.
-    """
+    """Estimate the units that a request will spend, per metric, from earlier calls of the model."""
     known = calibration(model)
     tokens = plain_tokens(request) * known.input_ratio
     output = output_tokens(request, known.output_tokens)
@@ -48,11 +45,8 @@ def estimate(model: ModelState, request: Request) -> Amounts:
 
 
 def output_tokens(request: Request, usual: float) -> float:
-    """Tokens of all replies to a request; `usual` is the usual number for one reply of the model.
-
-    Vectors have no tokens.
-    """
-    if request.inputs:
+    """Tokens of all replies to a request; `usual` is what one reply of the model usually has."""
+    if request.inputs:  # vectors have no tokens
         return 0
     return (request.expected_tokens or request.max_tokens or usual) * request.reply_count
 
@@ -85,9 +79,8 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    A smaller limit that the user has set stays. Where a provider states many
-    times what the table says, the account is on another plan than the table's, and the table's
-    other figures say nothing about it.
+    A smaller limit that the user has set stays. If a provider states many times what the table
+    says, the account is on another plan, about which the table says nothing.
     """
     limits = {limit.name: limit for limit in defaults}
     learned, has_other_plan = {}, False
@@ -182,10 +175,8 @@ def settle(
 
 
 def _note_charge(model: ModelState, now: float) -> None:
-    """Note the time of a charge, so that no call in progress counts as alone.
-
-    A call may have begun later than now, by a clock that was set back since.
-    """
+    """Note the time of a charge, so that no call in progress counts as alone."""
+    # A call may have begun later than now, by a clock that was set back since.
     model.last_charged = max([now, *(hold.at for hold in model.holds.values())])
 
 

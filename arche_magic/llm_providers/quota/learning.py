@@ -140,19 +140,15 @@ def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> b
 def rule_by_reset(
     limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
 ) -> Limit:
-    """Infer the window rule of a limit from a reset time; returns the limit with that rule.
+    """Infer the window of a limit from its reset time; returns the limit with that window.
 
     A bucket is full again after used / amount x period, and a calendar day at its end. Any other
     time means a rolling window, or one that begins with its first request. For both, a rolling
     window never allows too much, and is not slower in the long run. Figures are rounded to whole
     units and seconds. A reply that does not reveal the window leaves the rule unchanged.
 
-    Args:
-        limit: the limit with its current rule.
-        usual: the provider's usual window for such a limit.
-        amount: the limit's size, as the reply states it.
-        seen: what the reply states about it.
-        now: epoch seconds.
+    `usual` has the provider's usual window for such a limit, and `amount` is the size that the
+    reply states.
     """
     if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
         return limit
@@ -175,10 +171,9 @@ def rule_by_reset(
 def _rule_by_wait(
     limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
 ) -> Limit:
-    """Infer the window rule from how long a refused request must wait.
+    """Like `rule_by_reset`, from how long a refused request must wait.
 
     In a bucket it waits excess / amount x period, and in a calendar window until the period ends.
-    Any other wait means a rolling window, as in `rule_by_reset`, which also explains the arguments.
     For a short period, a rolling window is good enough.
     """
     wait = seen.opens_in

@@ -7,7 +7,6 @@ provider's own.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TypeVar
 
 from ..storage import Document
 from ..types import MOST_UNITS
@@ -29,8 +28,6 @@ from .state import (
     ModelState,
     ProviderState,
 )
-
-A = TypeVar("A", KeyState, ModelState)
 
 
 def merge_documents(
@@ -70,11 +67,11 @@ def merge_accounts(
     for name, key in ({name: KeyState() for name in before.keys} | ours.keys).items():
         known_key = theirs.key(name, key.label)
         _merge_closure(before.keys.get(name, KeyState()).closed, key, known_key)
-        _keep_answered(key, known_key)
+        known_key.answered |= key.answered
     for name, model in ({name: ModelState() for name in before.models} | ours.models).items():
         known, earlier = theirs.model(name), before.models.get(name, ModelState())
         _merge_closure(earlier.closed, model, known)
-        _keep_answered(model, known)
+        known.answered |= model.answered
         _merge_model(earlier, model, known, now)
 
 
@@ -88,11 +85,11 @@ def absorb(source: AccountState, target: AccountState, now: float) -> None:
     for name, key in source.keys.items():
         known_key = target.key(name, key.label)
         _keep_longer_closure(key, known_key)
-        _keep_answered(key, known_key)
+        known_key.answered |= key.answered
     for name, model in source.models.items():
         known = target.model(name)
         _keep_longer_closure(model, known)
-        _keep_answered(model, known)
+        known.answered |= model.answered
         _absorb_model(model, known, now)
 
 
@@ -216,16 +213,13 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
 
 
 def _adopt_limits(ours: ModelState, theirs: ModelState, now: float) -> None:
-    """Take over limits that are not known there, or are known from older evidence.
-
-    An inferred limit stays inferred, so that a later answer can refute it, unless a reply stated
-    it there before.
-    """
+    """Take over limits that are not known there, or are known from older evidence."""
     for name, state in ours.limits.items():
         known = theirs.limits.get(name)
         if known and (state.evidence not in LEARNED or known.evidence_at >= state.evidence_at):
             continue
         taken = limit_state(state.limit(name), now, known, state.evidence_at)
+        # It stays inferred, so that a later answer can refute it, unless a reply stated it there.
         was_stated = known is not None and known.evidence in LEARNED and not known.inferred
         taken.inferred = state.inferred and not was_stated
         if known is None:
@@ -250,10 +244,6 @@ def _merge_closure(before: Closure | None, ours: Closable, theirs: Closable) -> 
 def _keep_longer_closure(source: Closable, target: Closable) -> None:
     if source.closed and (not target.closed or target.closed.ends < source.closed.ends):
         target.closed = deepcopy(source.closed)
-
-
-def _keep_answered(source: A, target: A) -> None:
-    target.answered = target.answered or source.answered
 
 
 def _keep_last_charged(source: ModelState, target: ModelState) -> None:

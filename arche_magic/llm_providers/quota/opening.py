@@ -17,7 +17,14 @@ from ..request import Request
 from ..types import Limit
 from ..wire_fields import may_be_unsuitable, unsuitable
 from . import windows
-from .closures import RECHECK_SECONDS, closure_of, from_a_wrong_clock, lacks, latest_closure
+from .closures import (
+    RECHECK_SECONDS,
+    closure_of,
+    from_a_wrong_clock,
+    lacks,
+    latest_closure,
+    parts_of,
+)
 from .closures import opens as closure_opens
 from .state import LEARNED, Amounts, HeldCall, HeldShare, LimitState, ModelState, RouteRecord
 
@@ -92,13 +99,9 @@ class Outlook:
 
 
 class Room(NamedTuple):
-    """The room of one limit of a route at one moment.
+    """When a request fits a limit (inf: never), why not earlier, and what is used.
 
-    Attributes:
-        opens_at: when a request fits, epoch seconds; `now` or earlier means that it fits now, inf
-            that it never fits.
-        reason: why it does not fit yet, or "".
-        used: units that count against the limit, including those on hold.
+    `used` includes amounts on hold.
     """
 
     opens_at: float
@@ -112,8 +115,7 @@ def room_of(
 ) -> Room:  # fmt: skip
     """When a request with these amounts fits a limit, and how much of it is used.
 
-    Routing and everything that is displayed use this function. `held` is what calls in progress
-    hold; for `reserve` see `route_state`.
+    `held` is what calls in progress hold; for `reserve` see `route_state`.
     """
     units = held.get(limit.metric, 0.0)
     used = windows.used(limit, state.counter, now) + units
@@ -159,8 +161,7 @@ def route_state(
     less than that, the limit must be unused.
     """
     held = on_hold(record.model, now)
-    opens, reason, headroom = now, "", 1.0
-    remedy = ""
+    opens, reason, remedy, headroom = now, "", "", 1.0
     if closed := latest_closure(record, now):
         opens, reason, remedy = closure_opens(closed), closed.reason, closed.remedy
     for name, limit in record.limits.items():
@@ -189,10 +190,8 @@ def lacking(
         return None
     route = record.route
     reason = unsuitable(configuration.providers[route.provider].wire, request)
-    if request.images:
-        takes_images = configuration.takes_images(route)
-        if not takes_images or lacks(record, "images", now):
-            reason = "takes no images"
+    if request.images and (not configuration.takes_images(route) or lacks(record, "images", now)):
+        reason = "takes no images"
     if request.uses_tools and lacks(record, "tools", now):
         reason = "takes no tools"
     if request.inputs and lacks(record, "embeddings", now):
@@ -203,16 +202,12 @@ def lacking(
 
 
 def outlook(record: RouteRecord, now: float) -> Outlook | None:
-    """The state of a route that holds for many requests; None while it depends on calls in
-    progress.
-    """
-    account, model, provider = record.account, record.model, record.provider
-    if any(each.holds for each in account.models.values()):
+    """A state of the route for many requests; None while it depends on calls in progress."""
+    model, provider = record.model, record.provider
+    if any(each.holds for each in record.account.models.values()):
         return None
     closed = latest_closure(record, now)
-    parts = (provider, record.model_at_provider, account, record.key, model)
-    found = [part.closed for part in parts if part.closed]
-    if any(closure.since > now for closure in found):
+    if any(part.closed.since > now for part in parts_of(record) if part.closed):
         return None
     if closed is None and (provider.closed or record.model_at_provider.closed):
         # A call of another account may be trying them.

@@ -178,7 +178,7 @@ class HeldCall:
 
 @dataclass
 class Calibration:
-    """How many input tokens count for each that was estimated by length; the usual reply's length."""
+    """The input tokens counted for each that was estimated by length; a usual reply's length."""
 
     input_ratio: Annotated[float, Ge(0.01), Le(100.0)]
     output_tokens: Units

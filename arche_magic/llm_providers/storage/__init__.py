@@ -70,7 +70,7 @@ def open_storage(
 
     Args:
         location: where the documents are.
-        upgrade: turns a file in another layout into documents; for files only.
+        upgrade: turns a file in another layout into documents.
         merge: adds what was counted while the file or Redis could not be used. Without it,
             documents that were changed meanwhile replace those of others.
         mend: removes wrong values from what is read.

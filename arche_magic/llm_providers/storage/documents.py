@@ -16,6 +16,7 @@ from ..files import NotOurs
 T = TypeVar("T")
 Document = dict[str, Any]
 Change = Callable[..., T]
+# upgrade(content) returns the documents in a file of another layout, or None if it cannot.
 Upgrade = Callable[[Document], "dict[str, Document] | None"]
 # mend(name, document) returns the document without its wrong values, and the paths of those.
 Mend = Callable[[str, Any], "tuple[Document, list[str]]"]

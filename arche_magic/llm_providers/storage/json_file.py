@@ -27,8 +27,8 @@ from .documents import (
     works_again,
 )
 from .ledger_file import (
-    BeingWritten,
     LedgerFile,
+    NeedsLock,
     entries_of,
     entry_of,
     parse,
@@ -50,10 +50,6 @@ _RECONNECT_SECONDS = 0.1
 _Found = tuple[dict[str, Document], dict[str, bytes], int]
 
 
-class _OtherLayout(Exception):
-    """The file must be kept aside or converted, which only the holder of the lock may do."""
-
-
 class JsonFileStorage:
     """All documents in one readable JSON file, for every thread and kernel of a machine.
 
@@ -71,12 +67,7 @@ class JsonFileStorage:
     Reading waits for no lock: while this process changes the file, readers get the documents as
     they were before, and a file that another kernel has half written is read from its copy.
 
-    Args:
-        path: the file; its directory is created when first needed.
-        upgrade: turns a file in another layout into documents, or returns None if it cannot.
-        mend: removes wrong values from a document that was read.
-        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
-            the document in the file before it failed, and `ours`, which was changed in memory.
+    The directory of `path` is created when first needed. For the other arguments see `documents`.
     """
 
     def __init__(
@@ -102,9 +93,6 @@ class JsonFileStorage:
         self._was_there = self._checked = False
         self._know_nothing()
         reset_in_children(self)
-
-    def __repr__(self) -> str:
-        return f"JsonFileStorage({str(self.path)!r})"
 
     def _know_nothing(self) -> None:
         self._file = LedgerFile(self.path, self._rescue.copy)
@@ -156,7 +144,7 @@ class JsonFileStorage:
             except OSError as error:
                 # The next change finds out by itself whether it can be made in the file.
                 self._begin_trouble(error)
-            except _OtherLayout:
+            except NeedsLock:
                 try:
                     with lock_deadline(0):
                         self.update("", lambda document: None)
@@ -180,10 +168,9 @@ class JsonFileStorage:
             if offline is not None and not self._reconnect(_RECONNECT_SECONDS):
                 return offline.update(name, change, *others)
             try:
-                self._check_owner()
                 self._acquire()
             except OSError as error:
-                with contextlib.suppress(OSError, _OtherLayout):
+                with contextlib.suppress(OSError, NeedsLock):
                     self._load()
                 return self._go_offline(error).update(name, change, *others)
             try:
@@ -232,12 +219,11 @@ class JsonFileStorage:
             "changed; try again, or end the kernel that holds the lock"
         )
 
-    def _check_owner(self) -> None:
+    def _acquire(self) -> None:
+        """Take the lock of the file, if the file is ours or can become ours."""
         if not (self._checked or self._was_there or self.path.name == LEDGER_NAME):
             self._rescue.check_owner()
             self._checked = True
-
-    def _acquire(self) -> None:
         try:
             taken = self._file_lock.acquire(seconds_left())
         except FileNotFoundError:
@@ -263,22 +249,16 @@ class JsonFileStorage:
     def _look(self, *, locked: bool) -> None:
         if self._file.is_unchanged():
             return
-        try:
-            content = self._file.read(locked=locked)
-        except BeingWritten:
-            raise _OtherLayout from None
+        content = self._file.read(locked=locked)
         if content and content == self._file.content:
             return
         if content is None:
             self._take(({}, {}, 0), b"")
             return
-        # Usually, only the documents that changed have to be parsed.
-        found = self._refreshed(content) if self._file.content else None
-        if found is None:
-            found = self._whole(content)
+        found = self._refreshed(content) or self._whole(content)
         if found is None:
             if not locked:
-                raise _OtherLayout
+                raise NeedsLock
             documents = self._rescue.documents(content)
             found = documents, entries_of(documents), 0
             # The file does not contain these documents before it is written.
@@ -286,7 +266,7 @@ class JsonFileStorage:
         self._take(found, content)
 
     def _refreshed(self, content: bytes) -> _Found | None:
-        """The contents of a file that another kernel wrote; None for a file in another layout."""
+        """The contents of a file as kernels write it, or None; parses only what has changed."""
         try:
             found = split(content)
             if found is None:
@@ -350,7 +330,6 @@ class JsonFileStorage:
         if offline is None or began < self._next_retry:
             return offline is None
         try:
-            self._check_owner()
             with lock_deadline(seconds):
                 self._acquire()
             try:

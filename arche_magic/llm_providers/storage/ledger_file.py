@@ -16,7 +16,7 @@ from typing import Any
 
 from ..bounded import library
 from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_unchanging
-from .documents import Document, Upgrade
+from .documents import Document
 
 FILE_VERSION = 3
 # Documents of older versions are read unchanged; `quota.older_versions` converts them.
@@ -37,8 +37,11 @@ _HEAD_BYTES = 64
 _LARGE_BYTES = 16_384
 
 
-class BeingWritten(Exception):
-    """Another process writes the file again and again while it is read."""
+class NeedsLock(Exception):
+    """Only the holder of the lock can read the file.
+
+    Others write it again and again, or it must be kept aside or converted.
+    """
 
 
 class LedgerFile:
@@ -85,7 +88,7 @@ class LedgerFile:
         """The file, or None if there is none; `locked` says that no other process writes it.
 
         Raises:
-            BeingWritten: another process keeps writing it.
+            NeedsLock: another process keeps writing it.
             OSError: it cannot be read.
         """
         try:
@@ -93,7 +96,7 @@ class LedgerFile:
         except FileNotFoundError:
             return None
         if content is None:
-            raise BeingWritten
+            raise NeedsLock
         return content
 
     def note(self, content: bytes, entries: Mapping[str, bytes], revision: int) -> None:
@@ -252,25 +255,6 @@ def is_ours(content: bytes) -> bool:
     """Whether a file that cannot be read begins like one of ours, as far as it goes."""
     heads = (f'{{\n "version": {version},\n'.encode() for version in _READABLE)
     return any(content[: len(head)] == head[: len(content)] for head in heads)
-
-
-def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
-    """Whether a file is a ledger in any layout, or begins like one.
-
-    Args:
-        content: the content of the file.
-        upgrade: turns files in the layouts of other packages into documents.
-    """
-    if content.startswith(b'{\n "version": ') and is_ours(content):
-        return True
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(data, dict):
-        return False
-    versioned = isinstance(data.get("version"), int) and isinstance(data.get("documents"), dict)
-    return data == {} or versioned or bool(upgrade and upgrade(data))
 
 
 def entry_of(name: str, document: Document, before: int = 0) -> bytes:

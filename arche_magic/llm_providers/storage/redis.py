@@ -63,12 +63,7 @@ class RedisStorage:
     One script compares and writes, so that changing what this process read last takes one round
     trip. The documents are on one Redis server; Sentinel and Cluster need other clients.
 
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py accepts it. It may contain a
-            password, so no message shows it.
-        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
-            the document read last, and `ours`, which was changed in memory while Redis was away.
-        mend: removes wrong values from a document that was read.
+    `url` may contain a password, so no message shows it. For the other arguments see `documents`.
 
     Raises:
         ConfigurationError: redis-py is missing.
