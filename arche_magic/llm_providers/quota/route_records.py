@@ -7,9 +7,10 @@ costs little more than choosing between two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 from ..catalog import parse_limits
 from ..config import Configuration
@@ -18,7 +19,7 @@ from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Route, RouteId, WindowRule
 from . import counting, opening
-from .accounts import Accounts, Reading
+from .accounts import Accounts
 from .opening import Outlook, RouteState
 from .state import AccountState, ModelState, ProviderState, RouteRecord
 
@@ -54,13 +55,10 @@ class RouteRecords:
         """
         plain = counting.plain_tokens(request)
         counts_once = request.counts_as == 1 and not request.reserve
-        by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+        read_all = cache(self.accounts.read_all)
 
         def state_of(route: Route) -> RouteState:
-            found = by_provider.get(route.provider)
-            if found is None:
-                found = by_provider[route.provider] = self.accounts.read_all(route.provider)
-            readings, provider = found
+            readings, provider = read_all(route.provider)
             account = readings[route.key.label].account
             known = self._known.get(route.id)
             if not known or known[0].account is not account or known[0].provider is not provider:
@@ -75,8 +73,7 @@ class RouteRecords:
                 output = math.ceil(counting.output_tokens(request, usual.output_tokens))
                 if outlook.holds_for(tokens, output):
                     return outlook.state
-            if any(model.holds for model in account.models.values()):
-                # Calls that never ended are charged first.
+            if counting.lost_holds(account, now, is_dead):
                 record = self._charged(account, provider, route, now)
             amounts = counting.estimate(record.model, request)
             return opening.route_state(record, amounts, now, request.reserve)
@@ -89,12 +86,10 @@ class RouteRecords:
 
     def reading(self, now: float) -> Callable[[Route], RouteRecord]:
         """`read` for many routes of the configuration: the ledger is read once per provider."""
-        providers: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+        read_all = cache(self.accounts.read_all)
 
         def record_of(route: Route) -> RouteRecord:
-            if route.provider not in providers:
-                providers[route.provider] = self.accounts.read_all(route.provider)
-            readings, provider = providers[route.provider]
+            readings, provider = read_all(route.provider)
             return self._charged(readings[route.key.label].account, provider, route, now)
 
         return record_of

@@ -53,12 +53,11 @@ _Found = tuple[dict[str, Document], dict[str, bytes], int]
 class JsonFileStorage:
     """All documents in one readable JSON file, for every thread and kernel of a machine.
 
-    A change locks a file beside it, loads, changes, and writes first a copy and then the file
-    itself. Both begin and end with their revision, so a process that finds the file half written,
-    because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
-    ten times the cost, and fails on Windows while another process reads.) A power failure can tear
-    both, so once a minute a backup is written that it cannot tear. A ledger that cannot be
-    read is renamed and kept.
+    A change locks a file beside it, loads, changes, and writes first a copy and then the file. A
+    process that finds the file half written, because a kernel was killed, uses the copy. (Writing
+    a new file and renaming it does the same at ten times the cost, and fails on Windows while
+    another process reads.) A power failure can tear both, so once a minute a backup is written
+    that it cannot tear. A ledger that cannot be read is renamed and kept.
 
     If the disk refuses (read-only, full, a share without locks), this process continues in memory
     and says so once. At most once a second, a change first tries to return to the file: then what
@@ -78,7 +77,7 @@ class JsonFileStorage:
         merge: Merge = take_ours,
     ) -> None:
         self.path = path
-        self._upgrade, self._merge = upgrade, merge
+        self._merge = merge
         # A thread holds this lock while it changes the file.
         self._change_lock = new_rlock()
         # Readers and changes hold this lock while they read the file.
@@ -88,7 +87,6 @@ class JsonFileStorage:
         self.findings = self._rescue.findings
         self._offline: OfflineDocuments | None = None
         self._next_retry = 0.0
-        # A file never refuses changes: if it cannot be written, counting continues in memory.
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
@@ -137,8 +135,7 @@ class JsonFileStorage:
                     within(_LONGEST_LOOK_SECONDS, self._load)
                 else:
                     self._load()
-                if self.trouble and self._offline is None:
-                    self._end_trouble()
+                self._end_trouble()
             except TookTooLong:
                 self._hangs = self._look_lock.locked()
             except OSError as error:
@@ -185,8 +182,7 @@ class JsonFileStorage:
                         self._save()
                     except OSError as error:
                         self._go_offline(error, before)
-                if self.trouble and self._offline is None:
-                    self._end_trouble()
+                self._end_trouble()
                 return result
             finally:
                 self._changing = False
@@ -378,8 +374,9 @@ class JsonFileStorage:
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
 
     def _end_trouble(self) -> None:
-        self.trouble = ""
-        works_again(self.path)
+        if self.trouble and self._offline is None:
+            self.trouble = ""
+            works_again(self.path)
 
 
 def _may_hang(path: Path) -> bool:
