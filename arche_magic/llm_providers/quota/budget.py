@@ -243,9 +243,10 @@ class SpendingBounds:
 
     def _load(self, document: Document, now: float) -> tuple[BudgetState | JobsState, BudgetState]:
         """The state in the document, and the part that belongs to these bounds, as of now."""
+        whole: BudgetState | JobsState
         if self._job:
-            jobs = codec.read(JobsState, document)
-            whole, state = jobs, jobs.jobs.setdefault(self._job, BudgetState())
+            whole = codec.read(JobsState, document)
+            state = whole.jobs.setdefault(self._job, BudgetState())
         else:
             whole = state = codec.read(BudgetState, document)
         self._turn(state, now)

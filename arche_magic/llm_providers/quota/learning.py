@@ -123,7 +123,7 @@ def _with_limits(record: RouteRecord, now: float) -> RouteRecord:
     if limits == record.limits:
         return record
     record.model.limits.update(counting.new_counts(record.model, limits, now))
-    return replace(record, limits=limits)
+    return record._replace(limits=limits)
 
 
 def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> bool:

@@ -135,7 +135,7 @@ class RouteRecords:
         record = self.record(account, provider, route, now)
         if record.model is not model:
             model.limits = record.model.limits
-            record = replace(record, model=model)
+            record = record._replace(model=model)
         return record
 
     def charge_lost(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le, MaxLen, Predicate
@@ -371,8 +371,7 @@ class JobsState:
 _NEW_KEY, _NEW_MODEL_AT_PROVIDER = KeyState(), ModelAtProvider()
 
 
-@dataclass(frozen=True)
-class RouteRecord:
+class RouteRecord(NamedTuple):
     """Everything that the ledger knows about a route; missing parts are like those of a new one.
 
     Attributes:
