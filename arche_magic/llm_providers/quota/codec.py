@@ -23,6 +23,7 @@ short names:
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,12 +63,29 @@ def read(kind: type[S], document: Document) -> S:
 
 
 def write(state: Any) -> Document:
-    """The document of a state; fields that are as in a new one are left out."""
+    """The document of a state; fields that are as in a new one are left out.
+
+    Counts are rounded in the state too, so that this process goes on from what others read.
+    """
+    if isinstance(state, AccountState):
+        for model in state.models.values():
+            for limit in model.limits.values():
+                counter = limit.counter
+                counter.used = _rounded_up(counter.used)
+                if counter.slots:
+                    slots = counter.slots.items()
+                    counter.slots = {slot: _rounded_up(units) for slot, units in slots}
     document: Document = _adapter(type(state)).dump_python(
         state, mode="json", exclude_defaults=True
     )
     is_account = isinstance(state, AccountState) and document
     return {"version": FILE_VERSION, **document} if is_account else document
+
+
+def _rounded_up(units: float) -> float:
+    # Values that were rounded before do not change. (`round(units, 6)` is slower.)
+    millionths = units * 1e6
+    return units if round(millionths) / 1e6 == units else math.ceil(millionths) / 1e6
 
 
 def put(document: Document, state: Any) -> None:

@@ -21,6 +21,8 @@ from .state import Counter, LimitState
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
+# `codec.write` adds a millionth to each slot at most; this much covers all of them.
+_SLOTS_ROUNDING = 1e-3
 # Calls in progress can fill a bucket beyond its amount, but not to a thousand times. Such a level
 # comes from an absurd count, and must not close a route for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
@@ -90,6 +92,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
         if used(limit, counter, now) > room + refill:
             set_used(limit, counter, room + refill, now)
     elif limit.window == "rolling":
+        room = max(0.0, room - _SLOTS_ROUNDING)
         slots = _live_slots(limit, counter, now)
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
         # The last slot that no longer counts at that time.
