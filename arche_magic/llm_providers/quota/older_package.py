@@ -72,11 +72,9 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
 
 
 def _set_counts(
-    account: AccountState,
-    route: Route,
-    counts: Mapping[str, OlderCount],
+    account: AccountState, route: Route, counts: Mapping[str, OlderCount],
     configuration: Configuration,
-) -> None:
+) -> None:  # fmt: skip
     now = configuration.clock.time()
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 
@@ -79,29 +79,26 @@ class Spending:
         """Hold the request's share of every bound, or return why it cannot be sent."""
         expected = self._expected(route, request, amounts)
         shares: list[tuple[SpendingBounds, str]] = []
-        closed: RouteState | None = None
         applicable = self._applicable(route)
         try:
             for bounds in applicable:
                 taken = bounds.hold(expected, now, expires)
                 if isinstance(taken, RouteState):
-                    closed = taken
-                    break
+                    return taken
                 shares.append((bounds, taken))
         finally:
             if len(shares) < len(applicable):
                 self.give_back(shares, now)
-        return closed or tuple(shares)
+        return tuple(shares)
 
-    def give_back(self, shares: Iterable[tuple[SpendingBounds, str]], now: float) -> None:
+    def give_back(self, shares: Sequence[tuple[SpendingBounds, str]], now: float) -> None:
         """Release the amounts reserved for a request that was not sent."""
-        found = tuple(shares)
 
         def give_back() -> None:
-            for bounds, hold in found:
+            for bounds, hold in shares:
                 bounds.settle(hold, Usage(), 0.0, now)
 
-        if found:
+        if shares:
             # In a helper thread, because this thread's deadline for locks may have passed. If the
             # ledger is locked for longer, the helper waits alone.
             with suppress(TookTooLong):
