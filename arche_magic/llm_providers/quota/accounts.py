@@ -73,9 +73,7 @@ class Reading(NamedTuple):
 class Accounts:
     """Finds and changes the state of a key's account.
 
-    Args:
-        storage: where the documents are stored.
-        configuration: an account named there takes precedence over the provider's name for it.
+    An account named in the configuration takes precedence over the provider's name for it.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:

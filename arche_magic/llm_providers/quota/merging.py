@@ -33,10 +33,7 @@ from .state import (
 def merge_documents(
     name: str, before: Document, ours: Document, theirs: Document, now: float
 ) -> None:
-    """Add to `theirs` what happened to the document of that name between `before` and `ours`.
-
-    `before` is what both copies had in common.
-    """
+    """Add to `theirs` what happened to a document between `before`, the common copy, and `ours`."""
     kind = codec.kind_of(name)
     then, mine, other = (codec.read(kind, document) for document in (before, ours, theirs))
     if kind is AccountState:

@@ -25,12 +25,7 @@ from .state import AccountState, ModelState, ProviderState, RouteRecord
 
 
 class RouteRecords:
-    """Reads and changes the records of routes.
-
-    Args:
-        storage: where the documents are stored.
-        configuration: keys, models and the limits to start from; its clock is used.
-    """
+    """Reads and changes the records of routes."""
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.accounts = Accounts(storage, configuration)
@@ -41,10 +36,7 @@ class RouteRecords:
         self._known: dict[RouteId, tuple[RouteRecord, Outlook | None]] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
-        """The record of a route. Callers must not change it.
-
-        Calls that never ended are charged first, or only in a copy if the ledger is locked.
-        """
+        """The record of a route. Callers must not change it."""
         account, provider = self.accounts.read(route.key)
         return self._charged(account, provider, route, now)
 
@@ -97,7 +89,10 @@ class RouteRecords:
     def _charged(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> RouteRecord:
-        """The record of a route in these states, with calls charged that never ended."""
+        """The record of a route in these states, after charging calls that never ended.
+
+        If the ledger is locked, they are charged only in a copy.
+        """
         if counting.lost_holds(account, now, is_dead):
 
             def charge(account: AccountState, provider: ProviderState) -> None:

@@ -29,15 +29,7 @@ BoundOf = Callable[[Route, Amounts], "RouteState | None"]
 
 
 class Spending:
-    """The budget of paid routes, and the bounds of the job that these calls belong to.
-
-    Args:
-        storage: where the documents are stored.
-        configuration: the budget, prices and context windows.
-
-    Attributes:
-        job: what bounds the job; None for calls of no job.
-    """
+    """The budget of paid routes, and the bounds of `job`, if these calls belong to one."""
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.job: SpendingBounds | None = None
@@ -107,7 +99,7 @@ class Spending:
     def pay(
         self, route: Route, shares: Shares, spent: Amounts, now: float, *, counted: bool
     ) -> list[BudgetUse]:
-        """Replace a call's reserved shares with its cost; returns what is left of the budget.
+        """Replace a call's shares with its cost; returns what is left of the budget.
 
         `counted` says that `spent` is known, not guessed.
         """

@@ -53,8 +53,7 @@ def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
         return
     level = used(limit, counter, now) + amount
     # After a clock was set back, a window must neither begin again nor refill twice.
-    at = max(now, _anchor(limit, counter, now) or now)
-    _set_level(counter, level, at)
+    _set_level(counter, level, _anchor(limit, counter, now))
 
 
 def set_used(
@@ -135,9 +134,9 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
         return math.inf
     if limit.window == "bucket":
         refill = (level - room) * PERIOD_SECONDS[limit.period] / limit.amount
-        return max(now, _anchor(limit, counter, now) or now) + refill + _ROUNDING_SECONDS
+        return _anchor(limit, counter, now) + refill + _ROUNDING_SECONDS
     if limit.window == "calendar":
-        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now) or now)
+        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now))
     opens = now
     for index, value in sorted(_live_slots(limit, counter, now).items()):
         level -= value
@@ -157,10 +156,9 @@ def resets_at(limit: Limit, counter: Counter, now: float, held: float = 0.0) -> 
         if not level or limit.amount <= 0:
             return now
         refill = level / limit.amount * PERIOD_SECONDS[limit.period]
-        return max(now, _anchor(limit, counter, now) or now) + refill
+        return _anchor(limit, counter, now) + refill
     if limit.window == "calendar":
-        at = max(now, _anchor(limit, counter, now) or now)
-        return period_end(limit.period, limit.time_zone, at)
+        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now))
     slots = _live_slots(limit, counter, now)
     return _slot_expiry(limit, max(slots)) if slots else now
 
@@ -217,14 +215,14 @@ def period_end(period: Period, time_zone: str, at: float) -> float:
     return (math.floor(at / seconds) + 1) * seconds
 
 
-def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
-    """The moment of the counter; None if there is none, or if it cannot be right.
+def _anchor(limit: Limit, counter: Counter, now: float) -> float:
+    """The moment of the counter, or `now` if it is earlier or cannot be right.
 
     If a clock was set back by less than a period, requests only wait. A moment further in the
     future comes from a wrong clock. Waiting for it could take years, so the count starts over.
     """
     at = counter.at
-    return None if at is None or at > now + PERIOD_SECONDS[limit.period] else at
+    return now if at is None or at > now + PERIOD_SECONDS[limit.period] else max(now, at)
 
 
 def _recent_slot_seconds(limit: Limit) -> float:

@@ -27,10 +27,8 @@ _BACKUP_SECONDS = 60.0
 class Rescue:
     """The file of a ledger with its copy and backup, for the holder of its lock.
 
-    The copy and the backup are beside it. For `mend` and `upgrade` see `documents`.
-
-    Attributes:
-        findings: what was wrong with the file in this process so far, for the doctor.
+    `findings` are what was wrong with the file in this process so far. For `mend` and `upgrade` see
+    `documents`.
     """
 
     def __init__(self, path: Path, mend: Mend, upgrade: Upgrade | None) -> None:
