@@ -26,7 +26,7 @@ from arche_magic.llm_providers.config import (
     use_configuration,
 )
 from arche_magic.llm_providers.config.env_file import read_env_file
-from arche_magic.llm_providers.quota import budget_state, state
+from arche_magic.llm_providers.quota import state
 from arche_magic.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -167,9 +167,8 @@ def test_every_field_of_the_ledger_is_on_its_page() -> None:
     """As the file has it, for all kinds of documents."""
     names = {
         field.name
-        for module in (state, budget_state)
-        for _, kind in getmembers(module, is_dataclass)
-        if kind.__module__ == module.__name__ and kind is not state.RouteRecord
+        for _, kind in getmembers(state, is_dataclass)
+        if kind.__module__ == state.__name__
         for field in fields(kind)
     }
     assert {"holds", "expires", "most_usd"} <= names

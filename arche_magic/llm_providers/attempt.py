@@ -18,7 +18,7 @@ from .events import Event, Piece, Started
 from .prices import load_soon
 from .processes import new_lock
 from .provider_failure import AttemptFailed, ProviderFailure, Remedy
-from .quota.holds import Settlement
+from .quota.booking import Settlement
 from .reply import Attempt, Outcome
 from .tools import ToolCall
 from .types import Completion, Observation, Route, Usage, Vectors

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from .files import NotOurs, open_ours
 from .reply import Attempt
 from .storage import warn_of_file
-from .storage.kernel_lock import KernelLock
+from .storage.locks import KernelLock
 from .types import NEVER, utc
 
 # How long a process waits while another one renames last month's file.

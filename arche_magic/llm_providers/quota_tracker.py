@@ -20,17 +20,17 @@ from .errors import ConfigurationError
 from .options import json_number
 from .provider_failure import NOT_SENT, ProviderFailure
 from .quota import booking, codec, counting, opening, standings
+from .quota.booking import Hold as Hold
+from .quota.booking import Settlement as Settlement
 from .quota.budget import BudgetUse as BudgetUse
 from .quota.budget import SpendingBounds as SpendingBounds
 from .quota.codec import mend
-from .quota.holds import Hold as Hold
-from .quota.holds import Settlement as Settlement
 from .quota.merging import merge_documents
 from .quota.older_package import older_documents, take_over_older_counts
 from .quota.opening import RouteState
 from .quota.route_records import RouteRecords
 from .quota.spending import Shares, Spending, later_of
-from .quota.state import AccountState, Amounts, ProviderState, States
+from .quota.state import AccountState, Amounts, ProviderState
 from .quota.state import Closure as Closure
 from .request import Request
 from .storage import (
@@ -296,7 +296,7 @@ class QuotaTracker:
         """
         known = find_key(self.configuration, key)
 
-        def forget(account: AccountState, provider: ProviderState, _: States | None) -> None:
+        def forget(account: AccountState, provider: ProviderState) -> None:
             counting.forget(account)
             provider.models, provider.closed = {}, None
             others = [s for s in provider.limits if s.split("/")[0] not in (known.provider, key)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .bounded import TookTooLong, shielded, within
 from .provider_failure import NOT_SENT, ProviderFailure
-from .quota.holds import Settlement
+from .quota.booking import Settlement
 from .storage import StorageTimeout, lock_deadline
 
 if TYPE_CHECKING:

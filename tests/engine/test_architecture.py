@@ -79,15 +79,13 @@ ALLOWED = {
     "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
     "quota.state": {"catalog", "types"},
-    "quota.budget_state": {"quota.state", "types"},
-    "quota.older_versions": {"catalog", "storage", "types"},
     "quota.codec": {
-        "bounded", "quota.budget_state", "quota.older_versions", "quota.state", "storage",
+        "bounded", "catalog", "quota.state", "storage", "types",
     },
     "quota.windows": {"quota.state", "types"},
     "quota.closures": {"quota.state", "types"},
     "quota.opening": {
-        "config", "provider_failure", "quota.budget_state", "quota.closures", "quota.state",
+        "config", "provider_failure", "quota.closures", "quota.state",
         "quota.windows", "request", "types", "wire_fields",
     },
     "quota.counting": {
@@ -98,18 +96,15 @@ ALLOWED = {
     },
     "quota.forecast": {"quota.counting", "quota.state", "quota.windows", "reply", "types"},
     "quota.budget": {
-        "processes", "quota.budget_state", "quota.codec", "quota.opening", "storage", "types",
+        "processes", "quota.codec", "quota.opening", "quota.state", "quota.windows", "storage",
+        "types",
     },
     "quota.merging": {
-        "quota.budget_state", "quota.closures", "quota.codec", "quota.counting", "quota.state",
+        "quota.closures", "quota.codec", "quota.counting", "quota.state",
         "quota.windows", "storage", "types",
     },
-    "quota.locations": {
-        "config", "quota.codec", "quota.merging", "quota.state", "storage", "types",
-    },
-    "quota.holds": {"quota.budget?", "quota.state", "types"},
     "quota.accounts": {
-        "config", "quota.codec", "quota.holds", "quota.locations", "quota.state", "storage",
+        "config", "quota.booking?", "quota.codec", "quota.merging", "quota.state", "storage",
         "types",
     },
     "quota.older_package": {
@@ -125,7 +120,7 @@ ALLOWED = {
         "quota.state", "request", "storage", "types",
     },
     "quota.booking": {
-        "processes", "provider_failure", "quota.closures", "quota.holds", "quota.learning",
+        "processes", "provider_failure", "quota.budget?", "quota.closures", "quota.learning",
         "quota.counting", "quota.opening", "quota.route_records", "quota.standings", "quota.state",
         "quota.windows", "request", "types",
     },
@@ -135,7 +130,7 @@ ALLOWED = {
     },
     "quota_tracker": {
         "catalog", "config", "errors", "options", "provider_failure", "quota.booking",
-        "quota.budget", "quota.codec", "quota.holds", "quota.counting", "quota.merging",
+        "quota.budget", "quota.codec", "quota.counting", "quota.merging",
         "quota.older_package", "quota.opening", "quota.route_records", "quota.spending",
         "quota.standings", "quota.state", "request", "storage", "types", "wire_fields",
     },
@@ -174,7 +169,7 @@ ALLOWED = {
         "request_progress?", "schemas", "text", "types",
     },
     "timed_ledger": {
-        "attempt_log?", "batch_ledger?", "bounded", "provider_failure", "quota.holds",
+        "attempt_log?", "batch_ledger?", "bounded", "provider_failure", "quota.booking",
         "quota.opening?", "quota_tracker?", "reply?", "request?", "routing?", "storage", "types?",
     },
     "request_progress": {
@@ -183,7 +178,7 @@ ALLOWED = {
     },
     "attempt": {
         "adapters", "config", "events", "network", "prices", "processes", "provider_failure",
-        "quota.holds", "quota_tracker?", "reply", "request?", "request_progress?",
+        "quota.booking", "quota_tracker?", "reply", "request?", "request_progress?",
         "timed_ledger?", "tools", "types",
     },
     "batch_ledger": {

@@ -29,8 +29,8 @@ from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import Hold, QuotaTracker, Settlement
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.storage import JsonFileStorage, MemoryStorage
-from arche_magic.llm_providers.storage.kernel_lock import KernelLock
 from arche_magic.llm_providers.storage.ledger_file import parse
+from arche_magic.llm_providers.storage.locks import KernelLock
 from arche_magic.llm_providers.types import Usage
 
 if TYPE_CHECKING:

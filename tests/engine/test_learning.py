@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 from arche_magic.llm_providers.errors import ConfigurationError
 from arche_magic.llm_providers.provider_failure import Remedy
-from arche_magic.llm_providers.quota import windows
-from arche_magic.llm_providers.quota.holds import Settlement
+from arche_magic.llm_providers.quota.booking import Settlement
+from arche_magic.llm_providers.quota.learning import rule_by_reset
 from arche_magic.llm_providers.quota.opening import RouteState
 from arche_magic.llm_providers.quota_tracker import QuotaTracker
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Limit, Observation, Usage
@@ -302,7 +302,7 @@ def test_a_bucket_is_recognized_from_rounded_times(period: Any, amount: int, sha
         "x", amount, amount - spent, round((spent - 0.5) / amount * seconds, 3)
     )
     limit = Limit("requests", period, amount, "rolling")
-    assert windows.rule_by_reset(limit, limit, amount, observation, NOON).window == "bucket"
+    assert rule_by_reset(limit, limit, amount, observation, NOON).window == "bucket"
 
 
 def refused(tracker: QuotaTracker, limit: str, amount: float, wait: float, **facts: Any) -> None:

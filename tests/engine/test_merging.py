@@ -86,7 +86,7 @@ def test_a_merge_never_counts_less_than_the_server(
     one, two = MemoryStorage(), MemoryStorage()
     run(common, one)
     before = one.read(name)
-    two.put(name, before)
+    two.update(name, lambda document: document.update(before))
     run(separate, one, two)
     clock.now += wait
     two.update(
@@ -214,7 +214,7 @@ def merged(before: MemoryStorage, ours: MemoryStorage, now: float, *names: str) 
 def copied(storage: MemoryStorage, *names: str) -> MemoryStorage:
     copy = MemoryStorage()
     for name in names:
-        copy.put(name, storage.read(name))
+        copy.update(name, lambda document, name=name: document.update(storage.read(name)))  # type: ignore[misc]
     return copy
 
 

@@ -245,7 +245,7 @@ def test_a_share_of_a_job_whose_answer_is_lost_is_held_once(
     call(ours)
     assert proxy.meanwhile is None
     # 90 of 125 tokens are spent.
-    assert ours.state(request, NOON) is None
+    assert ours.states(NOON)(request) is None
 
 
 # --- Redis goes down and comes back

@@ -17,7 +17,7 @@ from loopback import full_queue
 from notebook_kernel import Cell, Kernel
 from promptness import in_time
 
-from arche_magic.llm_providers.storage.kernel_lock import KernelLock
+from arche_magic.llm_providers.storage.locks import KernelLock
 from arche_magic.sandbox import Sandbox
 
 PROVIDERS = ("groq", "mistral", "google", "openai")

@@ -1,34 +1,64 @@
-"""The state that each account's keys share, read and changed in the documents of the ledger."""
+"""Finds, reads and changes the states of accounts in the documents of the ledger.
+
+Until a provider names an account, a key's state is stored under the key's fingerprint. Then the
+name is recorded in a directory, one per provider, and the key's counts are added to those of the
+account. The key's own document remains, marked as moved, and gets no more holds; but a machine that
+was disconnected may still add to it. In `absorbed`, the account records how much of each of these
+documents it has added.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..config import Configuration
-from ..storage import Document, Storage
+from ..storage import Document, Storage, StorageTimeout, lock_deadline
 from ..types import Key
 from . import codec
 from .codec import directory_name
-from .holds import Hold
-from .locations import AccountLocation, Locations, named_account
+from .merging import absorb, merge_accounts
 from .state import (
     AccountState,
     DirectoryState,
     HeldCall,
+    Moved,
     NamedAccount,
     ProviderState,
-    States,
 )
 
+if TYPE_CHECKING:
+    from .booking import Hold
+
 T = TypeVar("T")
-Change = Callable[[AccountState, ProviderState, States | None], T]
-"""Changes the states of an account and its provider. Its third argument is the same states as they
-were read last; None if they have changed since then.
-"""
+Change = Callable[[AccountState, ProviderState], T]
+"""Changes the states of an account and its provider."""
 
 _UNKNOWN: Document = {"": "not read yet"}
 _NOTHING: tuple[Document, Any] = _UNKNOWN, None
+_MOST_MOVES = 5
+
+
+@dataclass(frozen=True)
+class _Location:
+    """The document in which a key's account is counted, as far as this process knows.
+
+    Attributes:
+        name: name of the account's document.
+        directory: the provider's directory when that was found.
+        belongs: the result of `Accounts._resolve` at that time.
+        absorbed: the documents that were added to it, with their digests.
+    """
+
+    name: str
+    directory: DirectoryState
+    belongs: tuple[str, list[str]]
+    absorbed: dict[str, str]
 
 
 class Reading(NamedTuple):
@@ -43,15 +73,13 @@ class Reading(NamedTuple):
 class Accounts:
     """Finds and changes the state of a key's account.
 
-    Args:
-        storage: where the documents are stored.
-        configuration: an account named there takes precedence over the provider's name for it.
+    An account named in the configuration takes precedence over the provider's name for it.
     """
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self._storage = storage
         self._configuration = configuration
-        self._locations = Locations(storage, configuration, self._state)
+        self._locations: dict[Key, _Location] = {}
         # The documents that were read last, with their states. A storage never changes a document
         # that it has returned, so the same object has the same content.
         self._states: dict[str, tuple[Document, Any]] = {}
@@ -60,6 +88,7 @@ class Accounts:
         self._changed: dict[str, tuple[Document, AccountState]] = {}
         # By provider and label of the key.
         self._readings: dict[str, dict[str, Reading]] = {}
+        self._configured = [key for key in configuration.keys if _is_configured(key)]
         self._keys: dict[str, list[Key]] = {}
         for key in configuration.keys:
             self._keys.setdefault(key.provider, []).append(key)
@@ -67,16 +96,14 @@ class Accounts:
     def read(self, key: Key) -> tuple[AccountState, ProviderState]:
         """The states of the key's account and its provider. Callers must not change them.
 
-        This waits for no lock: if the ledger is locked, counts of the key in another document are
-        not added yet.
+        If the ledger is locked, counts of the key in another document are not added yet.
         """
-        location = self._locations.last(key)
-        if location is not None:
-            reading, provider = self._read(location.name, key)
-            if self._locations.is_current(location, key, reading.account, reading.directory):
-                return reading.account, provider
-        reading, provider = self._read(self._locations.name_now(key), key)
-        return reading.account, provider
+        name = self.name(key)
+        names = directory_name(key.provider), key.provider, name
+        of_directory, of_provider, document = self._storage.read_all(*names)
+        directory = self._state(DirectoryState, names[0], of_directory)
+        provider = self._state(ProviderState, key.provider, of_provider)
+        return self._reading(key, name, document, directory).account, provider
 
     def read_all(self, provider: str) -> tuple[Mapping[str, Reading], ProviderState]:
         """The accounts of all keys of a provider, by the keys' labels, and the provider's state.
@@ -84,28 +111,32 @@ class Accounts:
         The storage is read once, and an account is decoded only if its document has changed since
         it was read last.
         """
+        keys = self._keys.get(provider, [])
         readings = self._readings.get(provider)
         if readings is None:
             # The first call finds the document in which each key's account is counted.
-            readings = {key.label: self._reading(key) for key in self._of(provider)}
+            new = AccountState(), DirectoryState()
+            readings = {
+                key.label: Reading(new[0], self.name(key), _UNKNOWN, new[1]) for key in keys
+            }
             self._readings[provider] = readings
         known = list(readings.values())
         names = [reading.name for reading in known]
         found = self._storage.read_all(directory_name(provider), provider, *names)
         directory = self._state(DirectoryState, directory_name(provider), found[0])
         provider_state = self._state(ProviderState, provider, found[1])
-        for key, reading, document in zip(self._of(provider), known, found[2:], strict=True):
+        for key, reading, document in zip(keys, known, found[2:], strict=True):
             before = reading.document
-            # As in `_is_same`, without a function call.
+            # Two empty documents are the same.
             is_new = before is not document and (before or document)
             if is_new or reading.directory is not directory:
-                readings[key.label] = self._read_again(key, reading.name, document, directory)
+                readings[key.label] = self._reading(key, reading.name, document, directory)
         return readings, provider_state
 
     def name(self, key: Key) -> str:
         """The name of the account's document, as this process read or changed it last."""
-        location = self._locations.last(key)
-        return location.name if location else self._locations.name_now(key)
+        location = self._locations.get(key)
+        return location.name if location else self._name_now(key)
 
     def update(self, key: Key, change: Change[T], holds: Sequence[Hold] = ()) -> tuple[T, str]:
         """Change the states of the key's account and its provider together.
@@ -116,49 +147,19 @@ class Accounts:
         Returns the result, and the name of the account's document.
         """
         while True:
-            location = self._locations.of(key)
-            result = self._update_at(location, key, change, holds)
+            location = self._locations.get(key) or self._find(key)
+            names = [directory_name(key.provider), key.provider]
+            names += {hold.document for hold in holds} - {location.name}
+            change_documents = partial(self._change, location, key, change, holds)
+            result = self._storage.update(location.name, change_documents, *names)
             if result is not None:
                 return result[0], location.name
-            self._locations.find(key)
-
-    def _update_at(
-        self, location: AccountLocation, key: Key, change: Change[T], holds: Sequence[Hold]
-    ) -> tuple[T] | None:
-        """Change the states, or return None if the account is now counted elsewhere."""
-
-        def change_documents(
-            of_account: Document, of_directory: Document, of_provider: Document, *of_holds: Document
-        ) -> tuple[T] | None:
-            # Removed from the cache, so that another thread cannot change the same state, and
-            # nothing is left of a change that an error or an interrupt has ended.
-            ours, account = self._changed.pop(location.name, _NOTHING)
-            if ours != of_account:
-                account = codec.read(AccountState, of_account)
-            if not self._locations.is_current(
-                location, key, account, self._directory(key, of_directory)
-            ):
-                return None
-            provider = codec.read(ProviderState, of_provider)
-            as_read = self._as_read(location.name, of_account, key.provider, of_provider)
-            for document in of_holds:
-                _move_holds(holds, document, account)
-            result = change(account, provider, as_read)
-            for document, state in ((of_account, account), (of_provider, provider)):
-                # If a document does not change, the storage keeps its own object.
-                if (content := codec.write(state)) != document:
-                    codec.replace(document, content)
-            self._changed[location.name] = dict(of_account), account
-            return (result,)
-
-        names = [directory_name(key.provider), key.provider]
-        names += {hold.document for hold in holds} - {location.name}
-        return self._storage.update(location.name, change_documents, *names)
+            self._find(key)
 
     def note_name(self, key: Key, account: str | None, evidence: str) -> None:
         """Record the account that the provider named for a key, if it is new."""
-        location = self._locations.of(key)
-        known = named_account(location.directory, key)
+        location = self._locations.get(key) or self._find(key)
+        known = _named_account(location.directory, key)
         # An organization with and without its project is one name, given more or less fully.
         if account is None or f"{account}/".startswith(f"{known}/"):
             return
@@ -172,7 +173,7 @@ class Accounts:
             codec.put(document, directory)
 
         self._storage.update(directory_name(key.provider), change)
-        self._locations.find(key)
+        self._find(key)
 
     def account(self, key: Key) -> str:
         """The account's name: configured, or the provider's; until known, the key's fingerprint."""
@@ -189,81 +190,150 @@ class Accounts:
                 shared[key.label] = label
         return shared
 
-    def _as_read(
-        self, name: str, of_account: Document, provider: str, of_provider: Document
-    ) -> States | None:
-        """The states that were read last, if their documents have not changed."""
-        account, at_provider = (
-            self._states.get(name, _NOTHING),
-            self._states.get(provider, _NOTHING),
-        )
-        if account[0] != of_account or at_provider[0] != of_provider:
-            return None
-        return account[1], at_provider[1]
-
-    def _of(self, provider: str) -> list[Key]:
-        return self._keys.get(provider, [])
-
-    def _read(self, name: str, key: Key) -> tuple[Reading, ProviderState]:
-        """The account of that name, and the state of the key's provider, as of now."""
-        names = name, directory_name(key.provider), key.provider
-        documents = self._storage.read_all(*names)
-        account, directory, provider = (
-            self._state(kind, name, document)
-            for kind, name, document in zip(
-                (AccountState, DirectoryState, ProviderState), names, documents, strict=True
-            )
-        )
-        return Reading(account, name, documents[0], directory), provider
-
-    def _read_again(
-        self, key: Key, name: str, document: Document, directory: DirectoryState
-    ) -> Reading:
-        """The key's account, if its document or its provider's directory has changed."""
-        location, account = (
-            self._locations.last(key),
-            self._state(AccountState, name, document),
-        )
-        if (
-            location
-            and location.name == name
-            and self._locations.is_current(location, key, account, directory)
-        ):
-            return Reading(account, name, document, directory)
-        return self._reading(key)
-
-    def _reading(self, key: Key) -> Reading:
-        """Find the key's account again."""
-        reading, _ = self._read(self._locations.name_now(key), key)
-        # Without a location, the ledger was locked: the next reading looks again.
-        return reading if self._locations.last(key) else reading._replace(document=_UNKNOWN)
-
-    def _directory(self, key: Key, document: Document) -> DirectoryState:
-        """The state of the directory of a key's provider, which rarely changes."""
-        known = self._states.get(directory_name(key.provider))
-        state: DirectoryState = (
-            known[1] if known and known[0] == document else codec.read(DirectoryState, document)
-        )
-        return state
-
     def _state(self, kind: Any, name: str, document: Document) -> Any:
+        """The state in a document that was read. Callers must not change it."""
         known = self._states.get(name)
-        if known is None or not _is_same(known[0], document):
+        if known is None or (known[0] is not document and known[0] != document):
             known = self._states[name] = document, codec.read(kind, document)
         return known[1]
 
+    def _reading(
+        self, key: Key, name: str, document: Document, directory: DirectoryState
+    ) -> Reading:
+        """The key's account in a document of that name, or in the one where it is counted now."""
+        location, account = self._locations.get(key), self._state(AccountState, name, document)
+        if (
+            location is None
+            or location.name != name
+            or not self._is_current(location, key, account, directory)
+        ):
+            name = self._name_now(key)
+            document = self._storage.read(name)
+            account = self._state(AccountState, name, document)
+            if (location := self._locations.get(key)) is None:
+                # The ledger was locked: the next reading looks again.
+                document = _UNKNOWN
+            else:
+                directory = location.directory
+        return Reading(account, name, document, directory)
+
+    def _change(
+        self, location: _Location, key: Key, change: Change[T], holds: Sequence[Hold],
+        of_account: Document, of_directory: Document, of_provider: Document, *of_holds: Document,
+    ) -> tuple[T] | None:  # fmt: skip
+        """Change the states, or return None if the account is now counted elsewhere."""
+        # Removed from the cache, so that another thread cannot change the same state, and nothing
+        # is left of a change that an error or an interrupt has ended.
+        ours, account = self._changed.pop(location.name, _NOTHING)
+        if ours != of_account:
+            account = codec.read(AccountState, of_account)
+        directory = self._state(DirectoryState, directory_name(key.provider), of_directory)
+        if not self._is_current(location, key, account, directory):
+            return None
+        provider = codec.read(ProviderState, of_provider)
+        for document in of_holds:
+            _move_holds(holds, document, account)
+        result = change(account, provider)
+        codec.put(of_account, account)
+        codec.put(of_provider, provider)
+        self._changed[location.name] = dict(of_account), account
+        return (result,)
+
+    # --- where the account of a key is counted
+
+    def _name_now(self, key: Key) -> str:
+        """The name of the account's document, found without waiting for a lock."""
+        try:
+            with lock_deadline(0):
+                return self._find(key).name
+        except StorageTimeout:
+            return self._target(key)[0]
+
+    def _find(self, key: Key) -> _Location:
+        """Find the document of the key's account, after adding everything that belongs there."""
+        name, directory = self._target(key)
+        belongs = self._resolve(key, directory)
+        absorbed = {source: self._join(source, name) for source in belongs[1] if source != name}
+        location = self._locations[key] = _Location(name, directory, belongs, absorbed)
+        return location
+
+    def _is_current(
+        self, location: _Location, key: Key, account: AccountState, directory: DirectoryState
+    ) -> bool:
+        """Whether the account is still counted there, and no document has to be added to it.
+
+        `account` and `directory` are the current states.
+        """
+        return (
+            account.moved is None
+            and (
+                directory is location.directory or self._resolve(key, directory) == location.belongs
+            )
+            # Of these documents, the account has what this process has seen in them.
+            and location.absorbed.items() <= account.absorbed.items()
+        )
+
+    def _target(self, key: Key) -> tuple[str, DirectoryState]:
+        """The name of the account's document, and the provider's directory."""
+        of_directory = self._storage.read(directory_name(key.provider))
+        directory = self._state(DirectoryState, directory_name(key.provider), of_directory)
+        name, _ = self._resolve(key, directory)
+        for _ in range(_MOST_MOVES):
+            account = self._state(AccountState, name, self._storage.read(name))
+            if account.moved is None:
+                break
+            name = account.moved.to
+        return name, directory
+
+    def _resolve(self, key: Key, directory: DirectoryState) -> tuple[str, list[str]]:
+        """The name of the account's document, and of those whose counts belong into it."""
+        if _is_configured(key):
+            return f"{key.provider}:{key.account}", []
+        own, named = f"{key.provider}:{key.fingerprint}", _named_account(directory, key)
+        if named is None:
+            return own, []
+        name = f"{key.provider}:{named}"
+        for other in self._configured:
+            if other.provider == key.provider and _named_account(directory, other) == named:
+                return f"{key.provider}:{other.account}", [own, name]
+        return name, [own]
+
+    def _join(self, source: str, target: str) -> str:
+        """Add a key's document to the account's, or only the part that is new since last time.
+
+        Returns the digest of what was added.
+        """
+        now = self._configuration.clock.time()
+
+        def take_in(of_account: Document, of_key: Document) -> str:
+            account, own = (codec.read(AccountState, found) for found in (of_account, of_key))
+            moved, own.moved = own.moved, None
+            content = codec.write(own)
+            text = json.dumps(content, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            # If the key belonged to another account before, its counts stay there.
+            if (moved is None or moved.to == target) and account.absorbed.get(source) != digest:
+                if moved and source in account.absorbed:
+                    merge_accounts(codec.read(AccountState, moved.content), own, account, now)
+                else:
+                    absorb(deepcopy(own), account, now)
+            account.absorbed[source] = digest
+            own.moved = Moved(moved.to if moved else target, content)
+            codec.put(of_account, account)
+            codec.put(of_key, own)
+            return digest
+
+        return self._storage.update(target, take_in, source)
+
 
 def _move_holds(holds: Sequence[Hold], document: Document, account: AccountState) -> None:
-    """Move holds from their document to the account's state.
-
-    Those that moved with the key stay in the document: the account has settled them, or charged
-    them as lost.
-    """
+    """Move holds from their document to the account's state."""
     model, source = holds[0].route.model, codec.read(AccountState, document)
     there = source.models[model].holds if model in source.models else {}
     went: Mapping[str, HeldCall] = {}
     if source.moved:
         went = codec.read(AccountState, source.moved.content).model(model).holds
+    # Those that moved with the key were settled by the account, or charged as lost.
     moving = [hold.id for hold in holds if hold.id in there and hold.id not in went]
     for hold_id in moving:
         account.model(model).holds[hold_id] = there.pop(hold_id)
@@ -271,6 +341,11 @@ def _move_holds(holds: Sequence[Hold], document: Document, account: AccountState
         codec.put(document, source)
 
 
-def _is_same(known: Document, document: Document) -> bool:
-    """Whether a document is the known one; two empty documents are the same."""
-    return known is document or not (known or document)
+def _named_account(directory: DirectoryState, key: Key) -> str | None:
+    """The provider's name for the key's account, or None."""
+    named = directory.accounts.get(key.fingerprint)
+    return named.account if named else None
+
+
+def _is_configured(key: Key) -> bool:
+    return key.account != key.fingerprint

@@ -8,18 +8,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..processes import this_process
 from ..provider_failure import ProviderFailure, Remedy
 from ..request import Request
-from ..types import Key, Route
+from ..types import Key, Observation, Route, Usage
 from . import closures, counting, learning, opening, standings, windows
 from .closures import Closable
-from .holds import Hold, Settlement
 from .opening import RouteState
 from .route_records import RouteRecords
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
+from .state import AccountState, Amounts, ProviderState, RouteRecord
+
+if TYPE_CHECKING:
+    from .budget import SpendingBounds
 
 HOLD_MARGIN_SECONDS = 30.0
 """A hold stays valid this long after its call's timeout; then its process counts as dead."""
@@ -40,6 +43,49 @@ _FIRST_ADDRESS_SECONDS, _LONGEST_ADDRESS_SECONDS = 120.0, 3600.0
 _LONGEST_WAIT_SECONDS = 62 * 86_400.0
 
 
+@dataclass(frozen=True)
+class Hold:
+    """A reservation on one route, to be settled or failed exactly once.
+
+    `document` is the name of the document in which it was made. `shares` are its parts of the
+    budget and of the bounds of its job.
+    """
+
+    id: str
+    route: Route
+    amounts: Amounts
+    plain_tokens: float
+    at: float
+    document: str = ""
+    shares: tuple[tuple[SpendingBounds, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a call that was made on a hold ended.
+
+    Attributes:
+        hold: what was reserved for it.
+        usage: the provider's own count; None charges the estimate.
+        observations: what the reply stated about limits.
+        account: the account it named, if any.
+        answered: False for a call that was stopped before anything arrived.
+        is_whole: False for a call that was left before its end: the provider may charge for more
+            than `usage`.
+        ended_at: when it ended, epoch seconds; inf for now. Calls may be settled later.
+        sent: False if the hold was not used; nothing is charged then.
+    """
+
+    hold: Hold
+    usage: Usage | None
+    observations: Sequence[Observation] = ()
+    account: str | None = None
+    answered: bool = True
+    is_whole: bool = True
+    ended_at: float = math.inf
+    sent: bool = True
+
+
 def hold(
     records: RouteRecords, route: Route, requests: Sequence[Request]
 ) -> list[Hold] | RouteState:
@@ -53,24 +99,18 @@ def hold(
     hold_id = os.urandom(6).hex()
 
     def change(
-        account: AccountState, provider: ProviderState, as_read: States | None
+        account: AccountState, provider: ProviderState
     ) -> list[tuple[Amounts, float, float]] | RouteState:
         now = records.clock.time()
         if route.model in account.models:
             # Redis may have made this change already, and the answer may be lost.
             account.models[route.model].holds.pop(hold_id, None)
         records.charge_lost(account, provider, route, now)
+        record = records.record(account, provider, route, now)
         held: list[tuple[Amounts, float, float]] = []
         for request in requests:
-            amounts = counting.estimate(account.models.get(route.model) or ModelState(), request)
-            state = None
-            if not held and not request.reserve:
-                state = records.state_as_read(route, as_read, amounts, now)
-            if state is None:
-                # The first hold may create the model's state; the others only change it.
-                if len(held) < 2:
-                    record = records.record(account, provider, route, now)
-                state = opening.route_state(record, amounts, now, request.reserve)
+            amounts = counting.estimate(record.model, request)
+            state = opening.route_state(record, amounts, now, request.reserve)
             if state.opens_at > now:
                 return held or state
             # Images show nothing about how a model counts text, and unusual requests show nothing
@@ -78,7 +118,7 @@ def hold(
             unusual = request.images or request.expected_tokens or request.reply_count > 1
             plain = 0.0 if unusual else counting.plain_tokens(request)
             expires = now + request.timeout + HOLD_MARGIN_SECONDS
-            counting.place_hold(account, route, hold_id, amounts, now, expires, by)
+            counting.place_hold(record, hold_id, amounts, now, expires, by)
             closures.note_trial(provider, route, now)
             held.append((amounts, plain, now))
         return held
@@ -96,7 +136,7 @@ def settle(records: RouteRecords, calls: Sequence[Settlement]) -> str:
     for name in dict.fromkeys(call.account for call in calls):
         records.accounts.note_name(route.key, name, "header")
 
-    def change(account: AccountState, provider: ProviderState, _: States | None) -> str:
+    def change(account: AccountState, provider: ProviderState) -> str:
         now = records.clock.time()
         record = records.to_change(account, provider, route, now)
         model = record.model
@@ -127,7 +167,7 @@ def fail(
     route = held.route
     records.accounts.note_name(route.key, named, "error")
 
-    def change(account: AccountState, provider: ProviderState, _: States | None) -> RouteState:
+    def change(account: AccountState, provider: ProviderState) -> RouteState:
         now = records.clock.time()
         record = records.to_change(account, provider, route, now)
         alone = counting.settle(record.model, held.id, held.amounts, units, now, held.at)
@@ -151,7 +191,7 @@ def note_check(
     address = records.configuration.providers[key.provider].base_url or ""
     listed = frozenset(models)
 
-    def change(account_state: AccountState, provider: ProviderState, _: States | None) -> None:
+    def change(account_state: AccountState, provider: ProviderState) -> None:
         account_state.provider = key.provider
         now = records.clock.time()
         entry = account_state.key(key.fingerprint)
@@ -249,9 +289,9 @@ def _wait_for_limit(
         # Our own count may have room for a smaller request, but the limit resets only then.
         return windows.period_end(named.period, named.time_zone, now) - now
     # Only the windows count here, not what is closed, held or on trial.
-    counts = ModelState(limits=record.model.limits)
-    alone = replace(record, account=AccountState(), provider=ProviderState(), model=counts)
-    wait = opening.route_state(alone, counting.as_amounts(1, 0), now).opens_at - now
+    least, counts = counting.as_amounts(1, 0), record.model.limits
+    found = (opening.room_of(x, counts[x.name], least, {}, now) for x in record.limits.values())
+    wait = max((fits for fits, _, _ in found), default=now) - now
     if 0 < wait < math.inf:
         return wait
     strikes = closures.strikes(record.model, began, record.route.address)

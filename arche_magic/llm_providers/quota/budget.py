@@ -12,15 +12,15 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
 from ..processes import is_dead, this_process
 from ..storage import Document, Storage
 from ..types import MOST_UNITS, Budget, Usage, utc
 from . import codec
-from .budget_state import BudgetState, HeldShare, Highest, JobsState, JobState
 from .opening import RouteState, is_expired
+from .state import BudgetState, HeldShare, Highest, JobsState
+from .windows import period_end
 
 T = TypeVar("T")
 Unit = Literal["usd", "tokens"]
@@ -45,14 +45,18 @@ class BudgetUse:
     spent: float
 
     def __str__(self) -> str:
-        when = "today" if self.period == "day" else "this month"
-        return f"{self.spent:.2f} of {self.amount:.2f} USD spent {when}"
+        return f"{self.spent:.2f} of {self.amount:.2f} USD spent {self._when}"
 
     @property
     def left(self) -> str:
         """The amount left, in words."""
-        when = "today" if self.period == "day" else "this month"
-        return f"{max(0.0, self.amount - self.spent):.2f} of {self.amount:.2f} USD left {when}"
+        return (
+            f"{max(0.0, self.amount - self.spent):.2f} of {self.amount:.2f} USD left {self._when}"
+        )
+
+    @property
+    def _when(self) -> str:
+        return "today" if self.period == "day" else "this month"
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,13 @@ class _Bound:
 
 
 class SpendingBounds:
-    """Holds and settles what calls spend, within some bounds.
+    """Holds and settles what calls spend, within a budget or the bounds of one job.
 
     Args:
         storage: where the document is stored.
         budget: USD per day and month, for all kernels that share the storage.
-        max_cost: USD of one job; inf without a bound.
-        max_tokens: tokens of one job; inf without a bound.
-        job: the name of the job; "" for the budget.
+        max_cost, max_tokens: USD and tokens of one job; inf without a bound.
+        job: the name of the job; "" for a job that shares its bounds with no other process.
     """
 
     def __init__(
@@ -122,12 +125,13 @@ class SpendingBounds:
         job: str = "",
     ) -> None:
         self._storage, self._budget, self._job = storage, budget, job
+        self._document = codec.JOBS if job else codec.BUDGET
         bounds = (_Bound("usd", max_cost, "usd"), _Bound("tokens", max_tokens, "tokens"))
         self._bounds_of_job = tuple(bound for bound in bounds if bound.amount < math.inf)
 
     def uses(self, now: float) -> list[BudgetUse]:
         """Each budget that is set."""
-        state = self._read(now)
+        _, state = self._load(self._storage.read(self._document), now)
         held = sum(share.usd for share in state.held.values())
         return [
             BudgetUse(bound.period, bound.amount, state.spent.get(bound.counter, 0.0) + held)
@@ -135,18 +139,17 @@ class SpendingBounds:
             if bound.period
         ]
 
-    def state(self, expected: Expected, now: float) -> RouteState | None:
-        """The time until which the bounds prevent a request; None if it may be sent."""
-        return self.states(now)(expected)
-
     def states(self, now: float) -> Callable[[Expected], RouteState | None]:
-        """`state` for several requests at one moment: the storage is read once."""
-        state = self._read(now)
+        """A function that returns until when the bounds prevent a request, or None if they do not.
+
+        The storage is read once.
+        """
+        _, state = self._load(self._storage.read(self._document), now)
         return lambda expected: self._state(state, expected, now)
 
     def refusal(self, expected: Expected, now: float) -> str:
         """The bound that the request would exceed even if no call were in progress, or ""."""
-        state = self.state(expected, now)
+        state = self.states(now)(expected)
         return state.reason if state and not state.on_trial else ""
 
     def hold(self, expected: Expected, now: float, expires: float) -> str | RouteState:
@@ -179,14 +182,9 @@ class SpendingBounds:
     def settle(
         self, hold: str, spent: Usage, usd: float | None, now: float, *, counted: bool = True
     ) -> None:
-        """Replace a hold by what the call cost.
+        """Replace a hold by what the call cost: its tokens and `usd` (None: the usual cost).
 
-        Args:
-            hold: what `hold` returned.
-            spent: its tokens.
-            usd: its cost; None leaves the usual cost in place.
-            now: epoch seconds.
-            counted: False if the tokens are a guess; the call then counts at least as a usual one.
+        If the tokens are not `counted` but a guess, the call counts at least as a usual one.
         """
 
         def change(state: BudgetState) -> None:
@@ -195,10 +193,8 @@ class SpendingBounds:
                 return
             took = {"usd": share.usd if usd is None else usd, "tokens": spent.total_tokens}
             if not counted and spent.total_tokens:
-                took = {
-                    "usd": max(took["usd"], share.usd),
-                    "tokens": max(took["tokens"], share.tokens),
-                }
+                least = {"usd": share.usd, "tokens": share.tokens}
+                took = {unit: max(took[unit], least[unit]) for unit in _UNITS}
             self._charge(state, took, now)
             if counted and spent.total_tokens:
                 _see(state, share, spent)
@@ -243,39 +239,31 @@ class SpendingBounds:
             budget = f"the budget of {bound.amount:.2f} a {bound.period}"
             return RouteState(math.inf, f"about {usual:.4f} USD is more than {budget}", 0.0)
         use = BudgetUse(bound.period, bound.amount, spent)
-        return RouteState(_turns_at(bound.period, now), f"the budget: {use}", 0.0)
+        return RouteState(period_end(bound.period, "UTC", now), f"the budget: {use}", 0.0)
 
-    def _read(self, now: float) -> BudgetState:
-        """The current state."""
+    def _load(self, document: Document, now: float) -> tuple[BudgetState | JobsState, BudgetState]:
+        """The state in the document, and the part that belongs to these bounds, as of now."""
+        whole: BudgetState | JobsState
         if self._job:
-            jobs = codec.read(JobsState, self._storage.read(codec.JOBS)).jobs
-            state: BudgetState = jobs.get(self._job) or JobState()
+            whole = codec.read(JobsState, document)
+            state = whole.jobs.setdefault(self._job, BudgetState())
         else:
-            state = codec.read(BudgetState, self._storage.read(codec.BUDGET))
+            whole = state = codec.read(BudgetState, document)
         self._turn(state, now)
-        return state
+        return whole, state
 
     def _change(self, change: Callable[[BudgetState], T], now: float) -> T:
-        def on_jobs(document: Document) -> T:
-            state = codec.read(JobsState, document)
-            job = state.jobs.setdefault(self._job, JobState())
-            job.at = now
-            state.jobs = {n: j for n, j in state.jobs.items() if j.at >= now - _JOB_SECONDS}
-            return on_state(state, job, document)
-
-        def on_budget(document: Document) -> T:
-            state = codec.read(BudgetState, document)
-            return on_state(state, state, document)
-
-        def on_state(whole: BudgetState | JobsState, state: BudgetState, document: Document) -> T:
-            self._turn(state, now)
+        def change_document(document: Document) -> T:
+            whole, state = self._load(document, now)
+            if isinstance(whole, JobsState):
+                state.at = now
+                jobs = whole.jobs.items()
+                whole.jobs = {name: job for name, job in jobs if job.at >= now - _JOB_SECONDS}
             result = change(state)
             codec.put(document, whole)
             return result
 
-        if self._job:
-            return self._storage.update(codec.JOBS, on_jobs)
-        return self._storage.update(codec.BUDGET, on_budget)
+        return self._storage.update(self._document, change_document)
 
     def _turn(self, state: BudgetState, now: float) -> None:
         """Drop earlier days and months, and charge calls that never ended."""
@@ -364,11 +352,3 @@ def _name(bound: _Bound) -> str:
 
 def _days(now: float) -> tuple[str, str]:
     return f"{utc(now):%Y-%m-%d}", f"{utc(now):%Y-%m}"
-
-
-def _turns_at(period: Literal["day", "month"], now: float) -> float:
-    today = utc(now).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        return (today + timedelta(days=1)).timestamp()
-    later: datetime = today.replace(day=1) + timedelta(days=32)
-    return later.replace(day=1).timestamp()

@@ -63,10 +63,7 @@ def reopen(part: Closable, began: float, now: float = math.inf) -> bool:
 
 
 def strikes(part: Closable, began: float, address: str) -> int:
-    """How often in a row a part was closed at an address before a call that began then.
-
-    Waits that double depend on it.
-    """
+    """How often in a row a part was closed at an address before a call that began then."""
     closed = closure_of(part, address)
     if not closed:
         return 0
@@ -80,12 +77,15 @@ def closure_of(part: Closable, address: str) -> Closure | None:
     return closed if closed and closed.address == fingerprint(address) else None
 
 
+def parts_of(record: RouteRecord) -> tuple[Closable, ...]:
+    """The parts of the ledger that can close a route."""
+    return record.provider, record.model_at_provider, record.account, record.key, record.model
+
+
 def latest_closure(record: RouteRecord, now: float) -> Closure | None:
     """The longest closure that keeps the route closed; full windows are not closures."""
     latest: Closure | None = None
-    for part in (
-        record.provider, record.model_at_provider, record.account, record.key, record.model,
-    ):  # fmt: skip
+    for part in parts_of(record):
         if part.closed is None:
             continue
         closed = closure_of(part, record.route.address)
@@ -101,17 +101,8 @@ def opens(closed: Closure) -> float:
     return math.inf if closed.remedy == MISSING else closed.ends
 
 
-def closed_until(record: RouteRecord, now: float) -> tuple[float, str]:
-    """When the last closure of the route ends, and its reason; `(0, "")` if there is none."""
-    closed = latest_closure(record, now)
-    return (opens(closed), closed.reason) if closed else (0.0, "")
-
-
 def note_trial(provider: ProviderState, route: Route, now: float) -> None:
-    """Note that a call tries a provider, or a model of it, that was closed.
-
-    For the account's own parts the hold itself shows that.
-    """
+    """Note a call that tries a closed provider or model; for an account, the hold shows that."""
     for part in (provider, provider.models.get(route.model)):
         if part and (closed := closure_of(part, route.address)):
             closed.tried = now

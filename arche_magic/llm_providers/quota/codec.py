@@ -4,19 +4,35 @@ A document is read from a file or from Redis, where an editor, a merge of two br
 have put anything. Storages call `mend` on every document they load, so that the rules never meet a
 value of another type, or one that no clock and no provider can mean. What a newer version wrote is
 not read.
+
+Documents of accounts from versions 1 and 2 are converted. Version 1 has the format of this version,
+without a version number in the document. Version 2 omitted values that were as published, and used
+short names:
+
+    at          when something was last charged: `last_charged`, and the counters' moment too
+    answered    false if nothing that was charged was answered
+    charged     [requests, input tokens, output tokens]
+    estimates   [input ratio, output tokens]: `calibration`
+    limits      limit name -> those of these fields that are not as published:
+        used        units at `at`, or slots, by their number
+        amount, window, time_zone
+        header | error | configured     since when that is known, epoch seconds
+        recent      slot -> units charged
+        proven, inferred
 """
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bounded import library, uninterrupted
+from ..catalog import Provider, published_providers
 from ..storage import FILE_VERSION, Document
-from . import older_versions
-from .budget_state import BudgetState, JobsState
-from .state import AccountState, DirectoryState, OlderCounts, ProviderState
+from ..types import Limit
+from .state import AccountState, BudgetState, DirectoryState, JobsState, OlderCounts, ProviderState
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -32,6 +48,8 @@ _GONE = object()
 _adapters: dict[Any, TypeAdapter[Any]] = {}
 # Each round removes the parts that lost a required field in the round before.
 _MOST_ROUNDS = 10
+_LEARNED = ("header", "error", "configured")
+_KEPT = ("amount", "window", "time_zone", "recent", "proven", "inferred")
 
 
 def directory_name(provider: str) -> str:
@@ -52,7 +70,11 @@ def write(state: Any) -> Document:
     if isinstance(state, AccountState):
         for model in state.models.values():
             for limit in model.limits.values():
-                limit.counter.round_up()
+                counter = limit.counter
+                counter.used = _rounded_up(counter.used)
+                if counter.slots:
+                    slots = counter.slots.items()
+                    counter.slots = {slot: _rounded_up(units) for slot, units in slots}
     document: Document = _adapter(type(state)).dump_python(
         state, mode="json", exclude_defaults=True
     )
@@ -60,15 +82,19 @@ def write(state: Any) -> Document:
     return {"version": FILE_VERSION, **document} if is_account else document
 
 
+def _rounded_up(units: float) -> float:
+    # Values that were rounded before do not change. (`round(units, 6)` is slower.)
+    millionths = units * 1e6
+    return units if round(millionths) / 1e6 == units else math.ceil(millionths) / 1e6
+
+
 def put(document: Document, state: Any) -> None:
     """Replace the content of a document by a state."""
-    replace(document, write(state))
-
-
-def replace(document: Document, content: Document) -> None:
-    """Replace the content of a document by another."""
-    document.clear()
-    document.update(content)
+    content = write(state)
+    # If a document does not change, the storage keeps its own object.
+    if content != document:
+        document.clear()
+        document.update(content)
 
 
 def mend(name: str, document: Any) -> tuple[Document, list[str]]:
@@ -103,7 +129,12 @@ def kind_of(name: str) -> Any:
 def _of_this_version(document: Document) -> Document:
     if not document or document.get("version") == FILE_VERSION:
         return document
-    return older_versions.upgraded(document)
+    upgraded = {**document, "version": FILE_VERSION}
+    models = document.get("models")
+    if isinstance(models, dict):
+        provider = published_providers().get(str(document.get("provider")))
+        upgraded["models"] = {name: _model(x, name, provider) for name, x in models.items()}
+    return upgraded
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
@@ -130,13 +161,10 @@ def _read(kind: type[S], document: Document) -> tuple[S, list[Path]]:
                 # a wrong key.
                 if problem["type"] == "missing" or path[-1:] == ("[key]",):
                     path = path[:-1]
-                if _take_out(document, path) and not any(_leads_to(path, known) for known in wrong):
+                is_known = any(known[: len(path)] == path for known in wrong)
+                if _take_out(document, path) and not is_known:
                     wrong.append(path)
     return kind(), [*wrong, ()]
-
-
-def _leads_to(path: Path, other: Path) -> bool:
-    return other[: len(path)] == path
 
 
 def _take_out(document: Document, path: Path) -> bool:
@@ -159,3 +187,64 @@ def _take_out_half_characters(document: Document) -> bool:
     for key in wrong:
         del document[key]
     return bool(wrong)
+
+
+# --- documents of older versions
+
+
+def _model(entry: Any, name: str, provider: Provider | None) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    full = dict(entry)
+    at = full.pop("at", None)
+    if at is not None:
+        full["last_charged"] = at
+    full.setdefault("answered", "last_charged" in full)
+    charged, estimates = full.get("charged"), full.pop("estimates", None)
+    if isinstance(charged, list) and len(charged) == 3:
+        requests, input_tokens, output_tokens = charged
+        full["charged"] = {
+            "requests": requests,
+            "tokens": _sum(input_tokens, output_tokens),
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+        }
+    if isinstance(estimates, list) and len(estimates) == 2:
+        full["calibration"] = dict(zip(("input_ratio", "output_tokens"), estimates, strict=True))
+    published = {x.name: x for x in provider.limits.get(name, ())} if provider else {}
+    if isinstance(full.get("limits"), dict):
+        full["limits"] = {
+            limit: _limit(stored, published.get(limit), provider, at)
+            for limit, stored in full["limits"].items()
+        }
+    return full
+
+
+def _sum(one: Any, other: Any) -> float | None:
+    try:
+        return float(one) + float(other)
+    except (OverflowError, TypeError, ValueError):
+        return None
+
+
+def _limit(stored: Any, published: Limit | None, provider: Provider | None, at: Any) -> Any:
+    if not isinstance(stored, dict) or "counter" in stored:
+        return stored
+    rule = published or provider
+    full = {
+        "amount": published.amount if published else None,
+        "window": rule.window if rule else None,
+        "time_zone": rule.time_zone if rule else "UTC",
+        "evidence": "published",
+        "evidence_at": 0.0,
+        "counter": {},
+        **{what: stored[what] for what in _KEPT if what in stored},
+    }
+    for evidence in _LEARNED:
+        if evidence in stored:
+            full |= {"evidence": evidence, "evidence_at": stored[evidence]}
+    if "slots" in stored:
+        full["counter"] = {"slots": stored["slots"]}
+    elif "used" in stored:
+        full["counter"] = {"used": stored["used"], "at": stored.get("at", at)}
+    return full

@@ -7,14 +7,13 @@ available before they are settled, so the ledger never counts less than the prov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..request import Request, text_tokens
 from ..types import (
     MOST_UNITS,
     Limit,
-    Route,
     Usage,
 )
 from . import windows
@@ -31,17 +30,14 @@ from .state import (
     RouteRecord,
 )
 
-_OUTPUT_GUESS = 300.0
+_GUESS = Calibration(1.0, 300.0)
 _PER_MESSAGE, _PER_REQUEST, _PER_TOOL = 4, 3, 8
 # A limit this many times that of the table means that the account is on another plan.
 _OTHER_PLAN = 3.0
 
 
 def estimate(model: ModelState, request: Request) -> Amounts:
-    """Estimate the units that a request will spend, per metric.
-
-    The model's own ratio corrects the guess by length.
-    """
+    """Estimate the units that a request will spend, per metric, from earlier calls of the model."""
     known = calibration(model)
     tokens = plain_tokens(request) * known.input_ratio
     output = output_tokens(request, known.output_tokens)
@@ -49,18 +45,15 @@ def estimate(model: ModelState, request: Request) -> Amounts:
 
 
 def output_tokens(request: Request, usual: float) -> float:
-    """Tokens of all replies to a request; `usual` is the usual number for one reply of the model.
-
-    Vectors have no tokens.
-    """
-    if request.inputs:
+    """Tokens of all replies to a request; `usual` is what one reply of the model usually has."""
+    if request.inputs:  # vectors have no tokens
         return 0
     return (request.expected_tokens or request.max_tokens or usual) * request.reply_count
 
 
 def calibration(model: ModelState) -> Calibration:
     """How estimates compare with the provider's counts; for a new model a guess."""
-    return model.calibration or Calibration(1.0, _OUTPUT_GUESS)
+    return model.calibration or _GUESS
 
 
 def plain_tokens(request: Request) -> float:
@@ -86,9 +79,8 @@ def as_amounts(input_tokens: float, output_tokens: float, requests: float = 1.0)
 def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     """The limits in force for a model: what was learned, over what is configured or published.
 
-    A smaller limit that the user has set stays. Where a provider states many
-    times what the table says, the account is on another plan than the table's, and the table's
-    other figures say nothing about it.
+    A smaller limit that the user has set stays. If a provider states many times what the table
+    says, the account is on another plan, about which the table says nothing.
     """
     limits = {limit.name: limit for limit in defaults}
     learned, has_other_plan = {}, False
@@ -107,28 +99,28 @@ def limits_of(model: ModelState, defaults: Iterable[Limit]) -> dict[str, Limit]:
     return limits | learned
 
 
-def with_limits(model: ModelState, limits: Iterable[Limit], now: float) -> ModelState:
-    """The model with a count of each limit in force. Callers must not change it."""
-    changed = _changed_counts(model, limits, now)
-    return replace(model, limits=model.limits | changed) if changed else model
-
-
-def keep_limits(model: ModelState, limits: Iterable[Limit], now: float) -> None:
-    """Give the model a count of each limit in force, which can then be charged."""
-    model.limits.update(_changed_counts(model, limits, now))
+def new_counts(model: ModelState, limits: Mapping[str, Limit], now: float) -> dict[str, LimitState]:
+    """New counts of those limits that are not counted yet, or had another size or window."""
+    return {
+        name: limit_state(limit, now, known)
+        for name, limit in limits.items()
+        if (known := model.limits.get(name)) is None or not known.counts(limit)
+    }
 
 
 def place_hold(
-    account: AccountState, route: Route, hold_id: str, amounts: Amounts, now: float, expires: float,
-    by: str,
-) -> None:  # fmt: skip
+    record: RouteRecord, hold_id: str, amounts: Amounts, now: float, expires: float, by: str
+) -> None:
     """Reserve the amounts on every limit of the route's model, for a process of that name.
 
     A hold with that id is there already if several calls are held together; they are added to it.
     """
+    account, route = record.account, record.route
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label
-    holds = account.model(route.model).holds
+    # If the model is new, the record has its only state.
+    model = account.models.setdefault(route.model, ModelState(holds=record.model.holds))
+    holds = model.holds
     if (hold := holds.get(hold_id)) is None:
         holds[hold_id] = HeldCall(now, expires, dict(amounts), route.key.fingerprint, by)
         return
@@ -156,10 +148,10 @@ def lost_holds(
 
 
 def charge_holds(
-    model: ModelState, holds: Iterable[str], limits: Iterable[Limit], now: float
+    model: ModelState, holds: Iterable[str], limits: Mapping[str, Limit], now: float
 ) -> None:
     """Replace these holds by charges of what they reserved."""
-    keep_limits(model, limits, now)
+    model.limits.update(new_counts(model, limits, now))
     for hold_id in holds:
         _charge(model, model.holds.pop(hold_id).amounts, now)
     _note_charge(model, now)
@@ -183,10 +175,8 @@ def settle(
 
 
 def _note_charge(model: ModelState, now: float) -> None:
-    """Note the time of a charge, so that no call in progress counts as alone.
-
-    A call may have begun later than now, by a clock that was set back since.
-    """
+    """Note the time of a charge, so that no call in progress counts as alone."""
+    # A call may have begun later than now, by a clock that was set back since.
     model.last_charged = max([now, *(hold.at for hold in model.holds.values())])
 
 
@@ -246,7 +236,7 @@ def limit_state(
     )
     if known is None:
         return state
-    before, state.counter = known.limit(limit.name), known.counter.copy()
+    before, state.counter = known.limit(limit.name), replace(known.counter)
     if (before.window, before.time_zone) != (limit.window, limit.time_zone):
         state.counter = windows.converted(before, limit, known, now)
     elif limit.window == "bucket" and before.amount != limit.amount:
@@ -256,17 +246,6 @@ def limit_state(
         windows.set_used(limit, state.counter, level, now)
     state.recent, state.proven, state.inferred = dict(known.recent), known.proven, known.inferred
     return state
-
-
-def _changed_counts(
-    model: ModelState, limits: Iterable[Limit], now: float
-) -> dict[str, LimitState]:
-    """New counts of those limits that are not counted yet, or had another size or window."""
-    return {
-        limit.name: limit_state(limit, now, known)
-        for limit in limits
-        if (known := model.limits.get(limit.name)) is None or not known.counts(limit)
-    }
 
 
 def is_users_smaller(limit: Limit | None, stated: float) -> bool:

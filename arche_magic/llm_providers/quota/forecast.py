@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ..reply import NOT_SPENT, Attempt
-from ..types import METRICS, PERIOD_SECONDS, Metric, RouteId, Standing, Usage
+from ..types import PERIOD_SECONDS, Metric, RouteId, Standing, Usage
 from .counting import as_amounts
 from .state import Amounts
 from .windows import period_end
@@ -26,13 +26,6 @@ def account_of(row: Standing) -> Account:
     return row.provider, row.account, row.model
 
 
-def units(attempt: Attempt, metric: Metric) -> float:
-    """The units of `requests`, `tokens`, … of an attempt, by its recorded count."""
-    if attempt.outcome in NOT_SPENT:
-        return 0.0
-    return as_amounts(attempt.input_tokens, attempt.output_tokens)[metric]
-
-
 def prompt_units(usage: Usage) -> Amounts:
     """The units per metric of one prompt with this number of tokens."""
     return as_amounts(usage.input_tokens, usage.output_tokens)
@@ -43,10 +36,11 @@ def paces(attempts: Iterable[Attempt], standings: Sequence[Standing], now: float
     accounts = {row.route: account_of(row) for row in standings}
     spent: dict[tuple[Account, str], float] = {}
     for attempt in attempts:
-        account = accounts.get(attempt.route)
+        account = accounts.get(attempt.route) if attempt.outcome not in NOT_SPENT else None
         if account is not None and now - PACE_SECONDS < attempt.at <= now:
-            for metric in METRICS:
-                spent[account, metric] = spent.get((account, metric), 0.0) + units(attempt, metric)
+            amounts = as_amounts(attempt.input_tokens, attempt.output_tokens)
+            for metric, units in amounts.items():
+                spent[account, metric] = spent.get((account, metric), 0.0) + units
     return [spent.get((account_of(row), row.metric), 0.0) / PACE_SECONDS for row in standings]
 
 

@@ -5,10 +5,11 @@ These are functions on typed state, without clock, file or network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..types import MOST_UNITS, PERIOD_SECONDS, Observation
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, WindowRule
 from . import counting, windows
 from .opening import on_hold
 from .state import LEARNED, Amounts, LimitState, RouteRecord, limit_named
@@ -17,6 +18,12 @@ _SPENT_TO_GUESSED = 3.0
 # For this long, a header does not replace what an error said about a limit. Headers may be about
 # another limit (on Groq tokens per minute, when a request was refused for its input tokens).
 _ERROR_HOLDS_SECONDS = 86_400.0
+# How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
+_ROUNDED_RESET_SECONDS, _ROUNDED_MINUTE_SECONDS = 5.0, 2.5
+# A rolling window resets after about a period, and so does a bucket that is nearly spent. Only an
+# earlier reset shows that a limit is a bucket.
+_TELLING_SHARE = 0.8
+_SHORT_PERIODS = ("second", "minute")
 
 
 def learn(
@@ -57,8 +64,8 @@ def learn(
             amount, evidence = own.amount, own.evidence
             remaining = None if remaining is None else min(remaining, amount)
         elif seen.amount is not None:
-            learned = windows.rule_by_reset if seen.opens_in is None else windows.rule_by_wait
-            rule = learned(rule, usually, amount, seen, now)
+            infer = rule_by_reset if seen.opens_in is None else _rule_by_wait
+            rule = infer(rule, usually, amount, seen, now)
         limit = limit_named(seen.name, amount, rule.window, rule.time_zone, evidence)
         since = before.evidence_at if before and seen.amount is None else now
         known[seen.name] = limit
@@ -115,8 +122,8 @@ def _with_limits(record: RouteRecord, now: float) -> RouteRecord:
     limits = counting.limits_of(record.model, record.defaults)
     if limits == record.limits:
         return record
-    counting.keep_limits(record.model, limits.values(), now)
-    return replace(record, limits=limits)
+    record.model.limits.update(counting.new_counts(record.model, limits, now))
+    return record._replace(limits=limits)
 
 
 def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> bool:
@@ -128,3 +135,75 @@ def _is_overruled(seen: Observation, before: LimitState | None, now: float) -> b
         and seen.amount not in (None, before.amount)
         and 0 <= now - before.evidence_at < _ERROR_HOLDS_SECONDS
     )
+
+
+def rule_by_reset(
+    limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
+) -> Limit:
+    """Infer the window of a limit from its reset time; returns the limit with that window.
+
+    A bucket is full again after used / amount x period, and a calendar day at its end. Any other
+    time means a rolling window, or one that begins with its first request. For both, a rolling
+    window never allows too much, and is not slower in the long run. Figures are rounded to whole
+    units and seconds. A reply that does not reveal the window leaves the rule unchanged.
+
+    `usual` has the provider's usual window for such a limit, and `amount` is the size that the
+    reply states.
+    """
+    if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
+        return limit
+    seconds = PERIOD_SECONDS[limit.period]
+    refill = (amount - seen.remaining) / amount * seconds
+    if abs(seen.resets_in - refill) <= seconds / amount + 1:
+        # If buckets are usual but this limit is not one, its window is fixed, as an earlier reply
+        # showed. Such a window looks like a bucket for a moment in each period.
+        refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
+        is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
+        return _with_window(limit, "bucket") if is_telling else limit
+    # For a limit per minute, a match by chance would be too likely.
+    if limit.period not in _SHORT_PERIODS and (
+        turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
+    ):
+        return turning
+    return _with_window(limit, "rolling")
+
+
+def _rule_by_wait(
+    limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
+) -> Limit:
+    """Like `rule_by_reset`, from how long a refused request must wait.
+
+    In a bucket it waits excess / amount x period, and in a calendar window until the period ends.
+    For a short period, a rolling window is good enough.
+    """
+    wait = seen.opens_in
+    if wait is None or wait <= 0:
+        return limit
+    seconds, short = PERIOD_SECONDS[limit.period], limit.period in _SHORT_PERIODS
+    refill = math.inf if seen.excess is None else max(0.0, seen.excess) / amount * seconds
+    # The used amount is rounded up to whole units, so the wait may be shorter by one unit.
+    fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
+    if fits_bucket and (limit.window == "bucket" or not short):
+        return _with_window(limit, "bucket")
+    tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
+    if (limit.window == "calendar" or not short) and (
+        turning := _turning_in(wait, limit, usual, now, tolerance)
+    ):
+        return turning
+    if seen.excess is None and limit.window == "bucket":
+        return limit
+    return _with_window(limit, "rolling")
+
+
+def _with_window(limit: Limit, window: WindowRule) -> Limit:
+    return limit if limit.window == window else replace(limit, window=window)
+
+
+def _turning_in(
+    seconds: float, limit: Limit, usual: Limit, now: float, tolerance: float
+) -> Limit | None:
+    """The limit with a calendar window that ends in `seconds`, or None if there is none."""
+    for name in (limit.time_zone, usual.time_zone, "UTC"):
+        if abs(seconds - (windows.period_end(limit.period, name, now) - now)) <= tolerance:
+            return replace(limit, window="calendar", time_zone=name)
+    return None

@@ -7,20 +7,21 @@ provider's own.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TypeVar
 
 from ..storage import Document
 from ..types import MOST_UNITS
 from . import codec, windows
-from .budget_state import BudgetState, Highest, JobsState, JobState
 from .closures import Closable
 from .counting import limit_state
 from .state import (
     LEARNED,
     AccountState,
     Amounts,
+    BudgetState,
     Closure,
     DirectoryState,
+    Highest,
+    JobsState,
     KeyState,
     LimitState,
     ModelAtProvider,
@@ -28,16 +29,11 @@ from .state import (
     ProviderState,
 )
 
-A = TypeVar("A", KeyState, ModelState)
-
 
 def merge_documents(
     name: str, before: Document, ours: Document, theirs: Document, now: float
 ) -> None:
-    """Add to `theirs` what happened to the document of that name between `before` and `ours`.
-
-    `before` is what both copies had in common.
-    """
+    """Add to `theirs` what happened to a document between `before`, the common copy, and `ours`."""
     kind = codec.kind_of(name)
     then, mine, other = (codec.read(kind, document) for document in (before, ours, theirs))
     if kind is AccountState:
@@ -68,11 +64,11 @@ def merge_accounts(
     for name, key in ({name: KeyState() for name in before.keys} | ours.keys).items():
         known_key = theirs.key(name, key.label)
         _merge_closure(before.keys.get(name, KeyState()).closed, key, known_key)
-        _keep_answered(key, known_key)
+        known_key.answered |= key.answered
     for name, model in ({name: ModelState() for name in before.models} | ours.models).items():
         known, earlier = theirs.model(name), before.models.get(name, ModelState())
         _merge_closure(earlier.closed, model, known)
-        _keep_answered(model, known)
+        known.answered |= model.answered
         _merge_model(earlier, model, known, now)
 
 
@@ -86,11 +82,11 @@ def absorb(source: AccountState, target: AccountState, now: float) -> None:
     for name, key in source.keys.items():
         known_key = target.key(name, key.label)
         _keep_longer_closure(key, known_key)
-        _keep_answered(key, known_key)
+        known_key.answered |= key.answered
     for name, model in source.models.items():
         known = target.model(name)
         _keep_longer_closure(model, known)
-        _keep_answered(model, known)
+        known.answered |= model.answered
         _absorb_model(model, known, now)
 
 
@@ -132,9 +128,9 @@ def _merge_budgets(before: BudgetState, ours: BudgetState, theirs: BudgetState) 
 
 def _merge_jobs(before: JobsState, ours: JobsState, theirs: JobsState) -> None:
     for name, job in ours.jobs.items():
-        known = theirs.jobs.setdefault(name, JobState())
+        known = theirs.jobs.setdefault(name, BudgetState())
         known.at = max(known.at, job.at)
-        _merge_budgets(before.jobs.get(name, JobState()), job, known)
+        _merge_budgets(before.jobs.get(name, BudgetState()), job, known)
 
 
 def _merge_model(before: ModelState, ours: ModelState, theirs: ModelState, now: float) -> None:
@@ -214,16 +210,13 @@ def _absorb_model(source: ModelState, target: ModelState, now: float) -> None:
 
 
 def _adopt_limits(ours: ModelState, theirs: ModelState, now: float) -> None:
-    """Take over limits that are not known there, or are known from older evidence.
-
-    An inferred limit stays inferred, so that a later answer can refute it, unless a reply stated
-    it there before.
-    """
+    """Take over limits that are not known there, or are known from older evidence."""
     for name, state in ours.limits.items():
         known = theirs.limits.get(name)
         if known and (state.evidence not in LEARNED or known.evidence_at >= state.evidence_at):
             continue
         taken = limit_state(state.limit(name), now, known, state.evidence_at)
+        # It stays inferred, so that a later answer can refute it, unless a reply stated it there.
         was_stated = known is not None and known.evidence in LEARNED and not known.inferred
         taken.inferred = state.inferred and not was_stated
         if known is None:
@@ -248,10 +241,6 @@ def _merge_closure(before: Closure | None, ours: Closable, theirs: Closable) -> 
 def _keep_longer_closure(source: Closable, target: Closable) -> None:
     if source.closed and (not target.closed or target.closed.ends < source.closed.ends):
         target.closed = deepcopy(source.closed)
-
-
-def _keep_answered(source: A, target: A) -> None:
-    target.answered = target.answered or source.answered
 
 
 def _keep_last_charged(source: ModelState, target: ModelState) -> None:

@@ -72,17 +72,15 @@ def take_over_older_counts(storage: Storage, configuration: Configuration) -> No
 
 
 def _set_counts(
-    account: AccountState,
-    route: Route,
-    counts: Mapping[str, OlderCount],
+    account: AccountState, route: Route, counts: Mapping[str, OlderCount],
     configuration: Configuration,
-) -> None:
+) -> None:  # fmt: skip
     now = configuration.clock.time()
     account.provider = route.provider
     account.key(route.key.fingerprint).label = route.key.label
     model = account.model(route.model)
     limits = counting.limits_of(model, configuration.default_limits(route))
-    counting.keep_limits(model, limits.values(), now)
+    model.limits.update(counting.new_counts(model, limits, now))
     for name, limit in limits.items():
         count = counts.get(name)
         if count and count.reset_at > now:

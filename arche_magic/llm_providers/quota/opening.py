@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from ..config import Configuration
 from ..provider_failure import Remedy
@@ -17,10 +16,16 @@ from ..request import Request
 from ..types import Limit
 from ..wire_fields import may_be_unsuitable, unsuitable
 from . import windows
-from .budget_state import HeldShare
-from .closures import RECHECK_SECONDS, closure_of, from_a_wrong_clock, lacks, latest_closure
+from .closures import (
+    RECHECK_SECONDS,
+    closure_of,
+    from_a_wrong_clock,
+    lacks,
+    latest_closure,
+    parts_of,
+)
 from .closures import opens as closure_opens
-from .state import LEARNED, Amounts, HeldCall, LimitState, ModelState, RouteRecord
+from .state import LEARNED, Amounts, HeldCall, HeldShare, LimitState, ModelState, RouteRecord
 
 LIMIT = Remedy.WAIT_FOR_LIMIT.name
 """Name of the remedy of a limit that is spent."""
@@ -92,34 +97,17 @@ class Outlook:
         )
 
 
-class Room(NamedTuple):
-    """The room of one limit of a route at one moment.
-
-    Attributes:
-        opens_at: when a request fits, epoch seconds; `now` or earlier means that it fits now, inf
-            that it never fits.
-        reason: why it does not fit yet, or "".
-        used: units that count against the limit, including those on hold.
-    """
-
-    opens_at: float
-    reason: str
-    used: float
-
-
 def room_of(
     limit: Limit, state: LimitState, amounts: Amounts, held: Amounts, now: float,
     reserve: float = 0.0,
-) -> Room:  # fmt: skip
-    """When a request with these amounts fits a limit, and how much of it is used.
-
-    Routing and everything that is displayed use this function. `held` is what calls in progress
-    hold; for `reserve` see `route_state`.
+) -> tuple[float, str, float]:  # fmt: skip
+    """When a request with these amounts fits a limit (inf: never), why not earlier, and what is
+    used, with `held`, the amounts of calls in progress. For `reserve` see `route_state`.
     """
     units = held.get(limit.metric, 0.0)
     used = windows.used(limit, state.counter, now) + units
     if limit.amount <= 0:
-        return Room(math.inf, f"the plan has no {in_words(limit)}", used)
+        return math.inf, f"the plan has no {in_words(limit)}", used
     need = amounts[limit.metric]
     if limit.metric != "requests":
         too_large = limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount
@@ -128,12 +116,13 @@ def room_of(
                 f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
                 f" is {limit.amount:,.0f}"
             )
-            return Room(math.inf, reason, used)
+            return math.inf, reason, used
         # An output guess larger than the limit is only a guess: the prompt itself fits.
         need = min(need, limit.amount)
-    need = min(need + reserve * limit.amount, max(need, limit.amount))
+    if reserve:
+        need = min(need + reserve * limit.amount, max(need, limit.amount))
     if used + need <= limit.amount:
-        return Room(now, "", used)
+        return now, "", used
     moment = windows.opens_at(limit, state.counter, need, now)
     if moment > now and units:
         # Amounts on hold will also be charged before this request fits.
@@ -143,12 +132,12 @@ def room_of(
         # Rounded down, as in the tables of `Standing`.
         whole = max(0, math.floor(left + _ROUNDING))
         reason = f"{whole:,} of {limit.amount:,.0f} {in_words(limit)} left"
-        return Room(moment, reason, used)
+        return moment, reason, used
     if need > left + 1e-6:
         # Only unsettled calls use the room. They will be settled soon, at an unknown time.
         reason = f"{in_words(limit)} reserved for calls in progress"
-        return Room(now + _SOON_SECONDS, reason, used)
-    return Room(moment, "", used)
+        return now + _SOON_SECONDS, reason, used
+    return moment, "", used
 
 
 def route_state(
@@ -160,20 +149,20 @@ def route_state(
     less than that, the limit must be unused.
     """
     held = on_hold(record.model, now)
-    opens, reason, headroom = now, "", 1.0
-    remedy = ""
+    opens, reason, remedy, headroom = now, "", "", 1.0
     if closed := latest_closure(record, now):
         opens, reason, remedy = closure_opens(closed), closed.reason, closed.remedy
     for name, limit in record.limits.items():
-        room = room_of(limit, record.model.limits[name], amounts, held, now, reserve)
-        if room.opens_at == math.inf:
+        fits, why, used = room_of(limit, record.model.limits[name], amounts, held, now, reserve)
+        if fits == math.inf:
             remedy = Remedy.SHORTEN_PROMPT.name if limit.amount > 0 else ""
-            return RouteState(math.inf, room.reason, 0.0, remedy=remedy)
-        if room.opens_at > opens:
-            opens, reason, remedy = room.opens_at, room.reason, LIMIT
-        left = limit.amount - room.used
+            return RouteState(math.inf, why, 0.0, remedy=remedy)
+        if fits > opens:
+            opens, reason, remedy = fits, why, LIMIT
+        left = limit.amount - used
         # Less than one request or token is nothing.
-        headroom = min(headroom, round(left / limit.amount, 6) if left > 1 - _ROUNDING else 0.0)
+        headroom = min(headroom, left / limit.amount if left > 1 - _ROUNDING else 0.0)
+    headroom = round(headroom, 6)
     if opens <= now:
         moment, reason = _kept_off_until(record, now)
         if moment > now:
@@ -189,10 +178,8 @@ def lacking(
         return None
     route = record.route
     reason = unsuitable(configuration.providers[route.provider].wire, request)
-    if request.images:
-        takes_images = configuration.takes_images(route)
-        if not takes_images or lacks(record, "images", now):
-            reason = "takes no images"
+    if request.images and (not configuration.takes_images(route) or lacks(record, "images", now)):
+        reason = "takes no images"
     if request.uses_tools and lacks(record, "tools", now):
         reason = "takes no tools"
     if request.inputs and lacks(record, "embeddings", now):
@@ -203,16 +190,12 @@ def lacking(
 
 
 def outlook(record: RouteRecord, now: float) -> Outlook | None:
-    """The state of a route that holds for many requests; None while it depends on calls in
-    progress.
-    """
-    account, model, provider = record.account, record.model, record.provider
-    if any(each.holds for each in account.models.values()):
+    """A state of the route for many requests; None while it depends on calls in progress."""
+    model, provider = record.model, record.provider
+    if any(each.holds for each in record.account.models.values()):
         return None
     closed = latest_closure(record, now)
-    parts = (provider, record.model_at_provider, account, record.key, model)
-    found = [part.closed for part in parts if part.closed]
-    if any(closure.since > now for closure in found):
+    if any(part.closed.since > now for part in parts_of(record) if part.closed):
         return None
     if closed is None and (provider.closed or record.model_at_provider.closed):
         # A call of another account may be trying them.

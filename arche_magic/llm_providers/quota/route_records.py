@@ -7,9 +7,10 @@ costs little more than choosing between two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 
 from ..catalog import parse_limits
 from ..config import Configuration
@@ -18,64 +19,24 @@ from ..request import Request
 from ..storage import Storage, StorageTimeout, lock_deadline
 from ..types import Limit, Route, RouteId, WindowRule
 from . import counting, opening
-from .accounts import Accounts, Reading
+from .accounts import Accounts
 from .opening import Outlook, RouteState
-from .state import AccountState, Amounts, ModelState, ProviderState, RouteRecord, States
-
-
-@dataclass
-class _Known:
-    """The cached data of a route, valid until its account or its provider changes.
-
-    Attributes:
-        record: all that the ledger knows.
-        input_ratio, usual_output: of its model; see `Calibration`.
-        outlook: its state for many requests, if it can be told.
-        longest_prompt: the outlook holds for prompts up to this length (tokens, estimated from the
-            length alone) with a reply of the usual length.
-        last: the amounts, the reserve and the state of the last request, with the time in which the
-            state is valid.
-    """
-
-    record: RouteRecord
-    input_ratio: float
-    usual_output: int
-    outlook: Outlook | None = None
-    longest_prompt: float = -1.0
-    last: tuple[Amounts, float, float, float, RouteState] | None = None
-
-    def look(self, now: float) -> Outlook | None:
-        """Compute the outlook, and return it."""
-        self.outlook = found = opening.outlook(self.record, now)
-        self.longest_prompt = -1.0
-        if found and self.usual_output <= found.output_tokens:
-            room = min(found.input_tokens, found.tokens - self.usual_output)
-            # Estimates are whole tokens.
-            room = room if math.isinf(room) else math.floor(room)
-            self.longest_prompt = room / self.input_ratio
-        return found
+from .state import AccountState, ModelState, ProviderState, RouteRecord
 
 
 class RouteRecords:
-    """Reads and changes the records of routes.
-
-    Args:
-        storage: where the documents are stored.
-        configuration: keys, models and the limits to start from; its clock is used.
-    """
+    """Reads and changes the records of routes."""
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.accounts = Accounts(storage, configuration)
         self.configuration = configuration
         self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
-        self._known: dict[RouteId, _Known] = {}
+        # The records that were read last, and what they say about many requests.
+        self._known: dict[RouteId, tuple[RouteRecord, Outlook | None]] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
-        """The record of a route. Callers must not change it.
-
-        Calls that never ended are charged first, or only in a copy if the ledger is locked.
-        """
+        """The record of a route. Callers must not change it."""
         account, provider = self.accounts.read(route.key)
         return self._charged(account, provider, route, now)
 
@@ -86,100 +47,41 @@ class RouteRecords:
         """
         plain = counting.plain_tokens(request)
         counts_once = request.counts_as == 1 and not request.reserve
-        # The reply has the model's usual length, which `longest_prompt` takes into account.
-        has_usual_reply = counts_once and not (
-            request.inputs
-            or request.expected_tokens
-            or request.max_tokens
-            or request.reply_count > 1
-        )
-        read_all, known_routes = self.accounts.read_all, self._known
-        by_provider: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+        read_all = cache(self.accounts.read_all)
 
         def state_of(route: Route) -> RouteState:
-            found = by_provider.get(route.provider)
-            if found is None:
-                found = by_provider[route.provider] = read_all(route.provider)
-            readings, provider = found
+            readings, provider = read_all(route.provider)
             account = readings[route.key.label].account
-            known = known_routes.get(route.id)
-            if (
-                known is None
-                or known.record.account is not account
-                or known.record.provider is not provider
-            ):
+            known = self._known.get(route.id)
+            if not known or known[0].account is not account or known[0].provider is not provider:
                 record = self.record(account, provider, route, now)
+                known = record, opening.outlook(record, now)
+            elif known[1] and not known[1].at <= now < known[1].until:
+                known = known[0], opening.outlook(known[0], now)
+            record, outlook = self._known[route.id] = known
+            if outlook and counts_once:
                 usual = counting.calibration(record.model)
-                known = _Known(record, usual.input_ratio, math.ceil(usual.output_tokens))
-                known_routes[route.id] = known
-                known.look(now)
-            outlook = known.outlook
-            if outlook and not outlook.at <= now < outlook.until:
-                outlook = known.look(now)
-            if outlook is None:
-                pass
-            elif has_usual_reply:
-                if plain < known.longest_prompt:
-                    return outlook.state
-            elif counts_once:
-                tokens = math.ceil(plain * known.input_ratio)
-                output = math.ceil(counting.output_tokens(request, known.usual_output))
+                tokens = math.ceil(plain * usual.input_ratio)
+                output = math.ceil(counting.output_tokens(request, usual.output_tokens))
                 if outlook.holds_for(tokens, output):
                     return outlook.state
-            return self._state_for(known, request, now)
+            if counting.lost_holds(account, now, is_dead):
+                record = self._charged(account, provider, route, now)
+            amounts = counting.estimate(record.model, request)
+            return opening.route_state(record, amounts, now, request.reserve)
 
         return state_of
 
     def known(self, route: Route) -> RouteRecord:
         """The record of a route whose state was computed last."""
-        return self._known[route.id].record
-
-    def state_as_read(
-        self, route: Route, as_read: States | None, amounts: Amounts, now: float
-    ) -> RouteState | None:
-        """The state for a request with these amounts, if its outlook was read and is still true.
-
-        `as_read` are the states of the route's account and provider, see `accounts.Change`.
-        """
-        known = self._known.get(route.id)
-        if not known or not as_read or not known.outlook or amounts["requests"] != 1:
-            return None
-        record, outlook = known.record, known.outlook
-        is_current = record.account is as_read[0] and record.provider is as_read[1]
-        if not is_current or not outlook.at <= now < outlook.until:
-            return None
-        fits = outlook.holds_for(amounts["input_tokens"], amounts["output_tokens"])
-        return outlook.state if fits else None
-
-    def _state_for(self, known: _Known, request: Request, now: float) -> RouteState:
-        """The state for this very request."""
-        record, reserve = known.record, request.reserve
-        if any(model.holds for model in record.account.models.values()):
-            # Calls that never ended are charged first.
-            record = self.read(record.route, now)
-            amounts = counting.estimate(record.model, request)
-            return opening.route_state(record, amounts, now, reserve)
-        amounts = counting.estimate(record.model, request)
-        if known.last and known.last[:2] == (amounts, reserve):
-            _, _, at, until, state = known.last
-            if at <= now < until:
-                return state
-        state = opening.route_state(record, amounts, now, reserve)
-        # Without an outlook, the state depends on other calls that try the route.
-        until = now + opening.FRESH_SECONDS if known.outlook else now
-        if state.opens_at > now:
-            until = min(until, state.opens_at)
-        known.last = amounts, reserve, now, until, state
-        return state
+        return self._known[route.id][0]
 
     def reading(self, now: float) -> Callable[[Route], RouteRecord]:
         """`read` for many routes of the configuration: the ledger is read once per provider."""
-        providers: dict[str, tuple[Mapping[str, Reading], ProviderState]] = {}
+        read_all = cache(self.accounts.read_all)
 
         def record_of(route: Route) -> RouteRecord:
-            if route.provider not in providers:
-                providers[route.provider] = self.accounts.read_all(route.provider)
-            readings, provider = providers[route.provider]
+            readings, provider = read_all(route.provider)
             return self._charged(readings[route.key.label].account, provider, route, now)
 
         return record_of
@@ -187,12 +89,13 @@ class RouteRecords:
     def _charged(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
     ) -> RouteRecord:
-        """The record of a route in these states, with calls charged that never ended."""
+        """The record of a route in these states, after charging calls that never ended.
+
+        If the ledger is locked, they are charged only in a copy.
+        """
         if counting.lost_holds(account, now, is_dead):
 
-            def charge(
-                account: AccountState, provider: ProviderState, _: States | None = None
-            ) -> None:
+            def charge(account: AccountState, provider: ProviderState) -> None:
                 # Read the clock now. With a reading from before the machine slept, or before other
                 # threads ran, calls that began since then would seem to come from a wrong clock.
                 self.charge_lost(account, provider, route, self.clock.time())
@@ -213,9 +116,10 @@ class RouteRecords:
         model = account.models.get(route.model) or ModelState()
         defaults = self._default_limits(provider, route)
         limits = counting.limits_of(model, defaults)
-        counted = counting.with_limits(model, limits.values(), now)
+        if new := counting.new_counts(model, limits, now):
+            model = replace(model, limits=model.limits | new)
         usual = self._usual_window(route)
-        return RouteRecord(route, account, provider, counted, limits, defaults, usual)
+        return RouteRecord(route, account, provider, model, limits, defaults, usual)
 
     def to_change(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
@@ -223,11 +127,11 @@ class RouteRecords:
         """The record of a route in states that are being changed, with lost calls charged."""
         self.charge_lost(account, provider, route, now)
         model = account.model(route.model)
-        defaults = self._default_limits(provider, route)
-        limits = counting.limits_of(model, defaults)
-        counting.keep_limits(model, limits.values(), now)
-        usual = self._usual_window(route)
-        return RouteRecord(route, account, provider, model, limits, defaults, usual)
+        record = self.record(account, provider, route, now)
+        if record.model is not model:
+            model.limits = record.model.limits
+            record = record._replace(model=model)
+        return record
 
     def charge_lost(
         self, account: AccountState, provider: ProviderState, route: Route, now: float
@@ -237,7 +141,7 @@ class RouteRecords:
             model = account.models[name]
             defaults = self._default_limits(provider, replace(route, model=name))
             limits = counting.limits_of(model, defaults)
-            counting.charge_holds(model, holds, limits.values(), now)
+            counting.charge_holds(model, holds, limits, now)
 
     def _default_limits(self, provider: ProviderState, route: Route) -> tuple[Limit, ...]:
         """Published limits, overlaid by the user's: of the configuration, then of `set_limits`."""

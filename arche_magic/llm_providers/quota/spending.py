@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 from ..bounded import TookTooLong, within
 from ..config import Configuration
@@ -29,15 +29,7 @@ BoundOf = Callable[[Route, Amounts], "RouteState | None"]
 
 
 class Spending:
-    """The budget of paid routes, and the bounds of the job that these calls belong to.
-
-    Args:
-        storage: where the documents are stored.
-        configuration: the budget, prices and context windows.
-
-    Attributes:
-        job: what bounds the job; None for calls of no job.
-    """
+    """The budget of paid routes, and the bounds of `job`, if these calls belong to one."""
 
     def __init__(self, storage: Storage, configuration: Configuration) -> None:
         self.job: SpendingBounds | None = None
@@ -56,15 +48,13 @@ class Spending:
         """
         if self._budget is None and self.job is None:
             return None
-        states: dict[SpendingBounds, Callable[[Expected], RouteState | None]] = {}
+        states = cache(lambda bounds: bounds.states(now))
 
         def bound(route: Route, amounts: Amounts) -> RouteState | None:
-            applicable = self._applicable(route)
-            for bounds in applicable:
-                if bounds not in states:
-                    states[bounds] = bounds.states(now)
-            expected = self._expected(route, request, amounts) if applicable else None
-            found = [states[bounds](expected) for bounds in applicable if expected]
+            if not (applicable := self._applicable(route)):
+                return None
+            expected = self._expected(route, request, amounts)
+            found = [states(bounds)(expected) for bounds in applicable]
             return max(filter(None, found), key=lambda state: state.opens_at, default=None)
 
         return bound
@@ -81,29 +71,26 @@ class Spending:
         """Hold the request's share of every bound, or return why it cannot be sent."""
         expected = self._expected(route, request, amounts)
         shares: list[tuple[SpendingBounds, str]] = []
-        closed: RouteState | None = None
         applicable = self._applicable(route)
         try:
             for bounds in applicable:
                 taken = bounds.hold(expected, now, expires)
                 if isinstance(taken, RouteState):
-                    closed = taken
-                    break
+                    return taken
                 shares.append((bounds, taken))
         finally:
             if len(shares) < len(applicable):
                 self.give_back(shares, now)
-        return closed or tuple(shares)
+        return tuple(shares)
 
-    def give_back(self, shares: Iterable[tuple[SpendingBounds, str]], now: float) -> None:
+    def give_back(self, shares: Sequence[tuple[SpendingBounds, str]], now: float) -> None:
         """Release the amounts reserved for a request that was not sent."""
-        found = tuple(shares)
 
         def give_back() -> None:
-            for bounds, hold in found:
+            for bounds, hold in shares:
                 bounds.settle(hold, Usage(), 0.0, now)
 
-        if found:
+        if shares:
             # In a helper thread, because this thread's deadline for locks may have passed. If the
             # ledger is locked for longer, the helper waits alone.
             with suppress(TookTooLong):
@@ -112,7 +99,7 @@ class Spending:
     def pay(
         self, route: Route, shares: Shares, spent: Amounts, now: float, *, counted: bool
     ) -> list[BudgetUse]:
-        """Replace a call's reserved shares with its cost; returns what is left of the budget.
+        """Replace a call's shares with its cost; returns what is left of the budget.
 
         `counted` says that `spent` is known, not guessed.
         """

@@ -12,7 +12,7 @@ from . import closures, counting, opening, windows
 from .opening import RouteState
 from .route_records import RouteRecords
 from .spending import Spending
-from .state import Amounts, Closure, LimitState, RouteRecord
+from .state import Amounts, Closure, RouteRecord
 
 # Standings show the state for this request: a route that is shown as open accepts at least this.
 _SHORT_PROMPT = Request((Message("user", "Hello"),))
@@ -78,24 +78,23 @@ def _address(records: RouteRecords, key: Key) -> str:
 
 
 def _standings_of(
-    record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None = None
+    record: RouteRecord, account: str, amounts: Amounts, now: float, bound: RouteState | None
 ) -> list[Standing]:
-    """List every limit of a route, with the state that routing uses for these amounts.
-
-    `account` is the account's name, and `bound` is the route's state by a budget.
-    """
+    """Every limit of a route, with its state for these amounts; `bound` is that by a budget."""
     route, model = record.route, record.model
     held = opening.on_hold(model, now)
     state = opening.route_state(record, amounts, now)
-    closed, closed_by = closures.closed_until(record, now)
+    closed, closed_by = 0.0, ""
+    if closure := closures.latest_closure(record, now):
+        closed, closed_by = closures.opens(closure), closure.reason
     if state.on_trial:
         closed, closed_by = state.opens_at, state.reason
     if bound and bound.opens_at > max(closed, now):
         closed, closed_by = bound.opens_at, bound.reason
     rows = []
     for limit in record.limits.values():
-        counted = model.limits[limit.name]
-        room = opening.room_of(limit, counted, amounts, held, now)
+        counted, is_published = model.limits[limit.name], limit.evidence == "published"
+        fits, reason, used = opening.room_of(limit, counted, amounts, held, now)
         rows.append(
             Standing(
                 provider=route.provider,
@@ -104,19 +103,19 @@ def _standings_of(
                 model=route.model,
                 limit=limit.name,
                 amount=limit.amount,
-                used=room.used,
-                opens_at=max(room.opens_at, closed),
+                used=used,
+                opens_at=max(fits, closed),
                 resets_at=windows.resets_at(
                     limit, counted.counter, now, held.get(limit.metric, 0.0)
                 ),
                 evidence=limit.evidence,
-                evidence_at=_known_since(limit, counted, now),
+                evidence_at=(limit.read_at or now) if is_published else counted.evidence_at,
                 closed_by=closed_by,
                 window=limit.window,
                 time_zone=limit.time_zone,
                 source=_source(limit),
                 charged_at=model.last_charged or 0.0,
-                reason=room.reason,
+                reason=reason,
             )
         )
     return rows
@@ -165,12 +164,6 @@ def tightest(record: RouteRecord, now: float) -> str:
     limit, left = found
     when = "today" if limit.period == "day" else f"this {limit.period}"
     return f"{left:,} of {limit.amount:,.0f} {limit.metric.replace('_', ' ')} left {when}"
-
-
-def _known_since(limit: Limit, state: LimitState, now: float) -> float:
-    if limit.evidence == "published":
-        return limit.read_at or now
-    return state.evidence_at
 
 
 def _source(limit: Limit) -> str:

@@ -1,4 +1,4 @@
-"""The ledger's state of accounts and providers, as types.
+"""The ledger's state of accounts, providers and budgets, as types.
 
 The rules (`windows`, `counting`, `learning`, `opening`, `closures`, `merging`) are functions on
 these types; `codec` is the only module that knows their file format. Times are epoch seconds, units
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le, MaxLen, Predicate
@@ -36,21 +36,17 @@ LEARNED: tuple[Evidence, ...] = ("header", "error")
 Amounts = dict[Metric, float]
 """Units per metric."""
 
-_LIMIT_NAMES = {f"{metric}_per_{period}" for metric in METRICS for period in PERIOD_SECONDS}
 # No request takes a month, and no closure lasts longer than two months.
-LONGEST_HOLD_SECONDS = 31 * 86_400.0
+_LONGEST_HOLD_SECONDS = 31 * 86_400.0
 _LONGEST_CLOSURE_SECONDS = 63 * 86_400.0
 
 
-@lru_cache(maxsize=64)
 def _is_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
-    except OSError as error:
+    except (OSError, KeyError, ValueError) as error:
         # If too many files are open, nothing is wrong with the name.
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-    except (KeyError, ValueError):
-        return False
+        return getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
     return True
 
 
@@ -66,20 +62,16 @@ Units = Annotated[float, Ge(0.0), Le(MOST_UNITS)]
 # Until the year 5138, because some later moments do not fit into a `datetime`.
 Moment = Annotated[float, Ge(0.0), Le(NEVER)]
 Text = Annotated[str, MaxLen(10_000)]
+LimitsTable = Annotated[dict[str, Any], Predicate(_is_limits_table)]
 if TYPE_CHECKING:
     LimitName = str
 else:
-    LimitName = Literal[tuple(sorted(_LIMIT_NAMES))]
-
-
-def _rounded_up(units: float) -> float:
-    # Values that were rounded before do not change.
-    return units if round(units, 6) == units else math.ceil(units * 1e6) / 1e6
+    LimitName = Literal[tuple(f"{m}_per_{period}" for m in METRICS for period in PERIOD_SECONDS)]
 
 
 @dataclass
 class Counter:
-    """How much of one limit is used.
+    """How much of one limit is used. Slots are replaced, and never changed in place.
 
     Attributes:
         used: units in a bucket or calendar window at the moment `at`.
@@ -90,15 +82,6 @@ class Counter:
     used: Units = 0.0
     at: Moment | None = None
     slots: dict[int, Units] = field(default_factory=dict)
-
-    def copy(self) -> Counter:
-        """A counter that can be changed alone."""
-        return Counter(self.used, self.at, dict(self.slots))
-
-    def round_up(self) -> None:
-        """Round up to millionths, for the file."""
-        self.used = _rounded_up(self.used)
-        self.slots = {index: _rounded_up(units) for index, units in self.slots.items()}
 
 
 @dataclass
@@ -143,14 +126,8 @@ def limit_named(
 ) -> Limit:
     """The limit of that name, made once."""
     metric, period = name.split("_per_")
-    return Limit(
-        metric,  # type: ignore[arg-type]  # the codec accepts only names of limits
-        period,  # type: ignore[arg-type]  # as above
-        float(amount),
-        window,
-        time_zone,
-        evidence,
-    )
+    # The codec accepts only names of limits.
+    return Limit(metric, period, float(amount), window, time_zone, evidence)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -184,11 +161,9 @@ class Closure:
 
 @dataclass
 class HeldCall:
-    """The amounts reserved for a call in progress.
+    """The amounts reserved for a call in progress, with the key's fingerprint.
 
-    Attributes:
-        key: fingerprint of the key that it uses.
-        by: the process that made it; see `processes`.
+    `by` is the process that made it; see `processes`.
     """
 
     at: Moment
@@ -198,17 +173,12 @@ class HeldCall:
     by: Text = ""
 
     def __post_init__(self) -> None:
-        self.expires = min(self.expires, self.at + LONGEST_HOLD_SECONDS)
+        self.expires = min(self.expires, self.at + _LONGEST_HOLD_SECONDS)
 
 
 @dataclass
 class Calibration:
-    """How estimates compare with the provider's counts.
-
-    Attributes:
-        input_ratio: input tokens counted for each that was estimated by length.
-        output_tokens: the usual length of a reply.
-    """
+    """The input tokens counted for each that was estimated by length; a usual reply's length."""
 
     input_ratio: Annotated[float, Ge(0.01), Le(100.0)]
     output_tokens: Units
@@ -230,8 +200,6 @@ class ModelState:
     Attributes:
         holds: calls in progress, by the hold's id.
         charged: everything that was ever charged; it never decreases.
-        last_charged: None if nothing was.
-        answered: whether any call was answered.
     """
 
     limits: dict[LimitName, LimitState] = field(default_factory=dict)
@@ -304,17 +272,11 @@ class ProviderState:
 
     models: dict[Text, ModelAtProvider] = field(default_factory=dict)
     closed: Closure | None = None
-    limits: dict[Text, Annotated[dict[str, Any], Predicate(_is_limits_table)]] = field(
-        default_factory=dict
-    )
+    limits: dict[Text, LimitsTable] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelAtProvider:
         """The model's state, which callers may change."""
         return self.models.setdefault(name, ModelAtProvider())
-
-
-States = tuple[AccountState, ProviderState]
-"""The states of an account and of its provider."""
 
 
 @dataclass
@@ -346,11 +308,70 @@ OlderCounts = dict[Text, dict[Text, OlderCount]]
 """The counts of the older package, by key label and limit."""
 
 
+@dataclass
+class HeldShare:
+    """The amount reserved for a call in progress, of a budget or of the bounds of its job.
+
+    Attributes:
+        usd, tokens: its usual usage, which is charged if it never ends.
+        most_usd, most_tokens: its highest possible usage; None if unknown.
+        kind, plain, scale: see `budget.Expected`.
+        by: the process that made it; see `processes`.
+    """
+
+    expires: Moment
+    usd: Units
+    tokens: Units = 0.0
+    most_usd: Units | None = None
+    most_tokens: Units | None = None
+    kind: Text = ""
+    plain: Units = 0.0
+    scale: Annotated[float, Ge(1e-9), Le(MOST_UNITS)] = 1.0
+    at: Moment = 0.0
+    by: Text = ""
+
+    def __post_init__(self) -> None:
+        # Older versions did not write when it began.
+        began = self.at or self.expires
+        self.expires = min(self.expires, began + _LONGEST_HOLD_SECONDS)
+
+
+@dataclass
+class Highest:
+    """The highest counts of one kind of request; `output` is 0 until a reply has tokens."""
+
+    input: Units = 0.0
+    output: Units = 0.0
+
+
+@dataclass
+class BudgetState:
+    """The usage of calls within the budget, or within the bounds of a job.
+
+    Attributes:
+        spent: USD per day and month of UTC (`2026-11-25`, `2026-11`); of a job, `usd` and `tokens`.
+        held: the usage that calls in progress may have, by the hold's id.
+        seen: by kind of request, the highest counts so far: today, or in the job.
+        at: time of the last change of a job.
+    """
+
+    spent: dict[Text, Units] = field(default_factory=dict)
+    held: dict[Text, HeldShare] = field(default_factory=dict)
+    seen: dict[Text, Highest] = field(default_factory=dict)
+    at: Moment = 0.0
+
+
+@dataclass
+class JobsState:
+    """The bounds of all jobs, by their names."""
+
+    jobs: dict[Text, BudgetState] = field(default_factory=dict)
+
+
 _NEW_KEY, _NEW_MODEL_AT_PROVIDER = KeyState(), ModelAtProvider()
 
 
-@dataclass(frozen=True)
-class RouteRecord:
+class RouteRecord(NamedTuple):
     """Everything that the ledger knows about a route; missing parts are like those of a new one.
 
     Attributes:

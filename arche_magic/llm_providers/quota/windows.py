@@ -13,34 +13,27 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Observation, Period
+from ..types import MOST_UNITS, PERIOD_SECONDS, Limit, Period
 from .state import Counter, LimitState
 
 _SLOTS = 60
 _RECENT_SLOTS = 24
 _TOLERANCE = 1e-6
-# `Counter.round_up` adds a millionth to each slot at most; this much covers all of them.
+# `codec.write` adds a millionth to each slot at most; this much covers all of them.
 _SLOTS_ROUNDING = 1e-3
 # Calls in progress can fill a bucket beyond its amount, but not to a thousand times. Such a level
 # comes from an absurd count, and must not close a route for years: the bucket counts as full.
 _ABSURD_LEVEL = 1000.0
 # Epoch seconds as a float are exact to 0.24 µs only, so a computed moment is moved this much later.
 _ROUNDING_SECONDS = 1e-6
-# How far the stated end of a day, and of a minute, may be off: servers round, and replies travel.
-_ROUNDED_RESET_SECONDS, _ROUNDED_MINUTE_SECONDS = 5.0, 2.5
-# A rolling window resets after about a period, and so does a bucket that is nearly spent. Only an
-# earlier reset shows that a limit is a bucket.
-_TELLING_SHARE = 0.8
-_SHORT_PERIODS = ("second", "minute")
 
 
 def used(limit: Limit, counter: Counter, now: float) -> float:
     """Units (requests or tokens) that count against the limit now."""
     if limit.window == "rolling":
-        return float(sum(amount for _, amount in _live_slots(limit, counter, now)))
+        return float(sum(_live_slots(limit, counter, now).values()))
     at = counter.at
     # As in `_anchor`, without a function call.
     if at is None or at > now + PERIOD_SECONDS[limit.period]:
@@ -56,15 +49,11 @@ def used(limit: Limit, counter: Counter, now: float) -> float:
 def charge(limit: Limit, counter: Counter, amount: float, now: float) -> None:
     """Charge `amount` units at `now`."""
     if limit.window == "rolling":
-        slots = dict(_live_slots(limit, counter, now))
-        index = int(now // _slot_seconds(limit))
-        slots[index] = slots.get(index, 0.0) + amount
-        _set_slots(counter, slots)
+        _spread(limit, counter, amount, now, now)
         return
     level = used(limit, counter, now) + amount
     # After a clock was set back, a window must neither begin again nor refill twice.
-    at = max(now, _anchor(limit, counter, now) or now)
-    _set_level(counter, level, at)
+    _set_level(counter, level, _anchor(limit, counter, now))
 
 
 def set_used(
@@ -81,11 +70,9 @@ def set_used(
     excess = used(limit, counter, now) - max(0.0, target)
     if excess < 0:
         first = now if since is None else max(since, now - PERIOD_SECONDS[limit.period])
-        steps = 1 if first >= now else math.ceil((now - first) / _slot_seconds(limit))
-        # The time of the first charge, so that the counter's clock never runs backwards.
-        _add_to_slots(limit, counter, -excess / steps, steps, first, now)
+        _spread(limit, counter, -excess, first, now)
         return
-    slots = dict(_live_slots(limit, counter, now))
+    slots = _live_slots(limit, counter, now)
     for index in sorted(slots):
         taken = min(excess, slots[index])
         slots[index] -= taken
@@ -105,7 +92,7 @@ def open_by(limit: Limit, counter: Counter, amount: float, moment: float, now: f
             set_used(limit, counter, room + refill, now)
     elif limit.window == "rolling":
         room = max(0.0, room - _SLOTS_ROUNDING)
-        slots = dict(_live_slots(limit, counter, now))
+        slots = _live_slots(limit, counter, now)
         left = sum(value for index, value in slots.items() if _slot_expiry(limit, index) > moment)
         # The last slot that no longer counts at that time.
         gone = math.floor((moment - PERIOD_SECONDS[limit.period]) / _slot_seconds(limit)) - 1
@@ -126,10 +113,10 @@ def converted(before: Limit, limit: Limit, state: LimitState, now: float) -> Cou
     new = Counter()
     if limit.window == "rolling" and before.window == "bucket":
         # Amounts that a bucket has refilled still count in a rolling window.
-        for index, units in sorted(still_recent(before, state.recent, now).items()):
+        for index, units in sorted(_still_recent(before, state.recent, now).items()):
             moment = min((index + 1) * _recent_slot_seconds(before), now)
             if moment > now - PERIOD_SECONDS[limit.period]:
-                _add_to_slots(limit, new, units, 1, moment, now)
+                charge(limit, new, units, moment)
         level = min(max(level, used(limit, new, now)), max(level, limit.amount))
     set_used(limit, new, level, now)
     return new
@@ -147,11 +134,11 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
         return math.inf
     if limit.window == "bucket":
         refill = (level - room) * PERIOD_SECONDS[limit.period] / limit.amount
-        return max(now, _anchor(limit, counter, now) or now) + refill + _ROUNDING_SECONDS
+        return _anchor(limit, counter, now) + refill + _ROUNDING_SECONDS
     if limit.window == "calendar":
-        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now) or now)
+        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now))
     opens = now
-    for index, value in sorted(_live_slots(limit, counter, now)):
+    for index, value in sorted(_live_slots(limit, counter, now).items()):
         level -= value
         opens = _slot_expiry(limit, index)
         if level <= room:
@@ -162,19 +149,18 @@ def opens_at(limit: Limit, counter: Counter, amount: float, now: float) -> float
 def resets_at(limit: Limit, counter: Counter, now: float, held: float = 0.0) -> float:
     """When the limit is back to its full amount, if calls in progress use what they hold."""
     if held:
-        counter = counter.copy()
+        counter = replace(counter)
         charge(limit, counter, held, now)
     if limit.window == "bucket":
         level = used(limit, counter, now)
         if not level or limit.amount <= 0:
             return now
         refill = level / limit.amount * PERIOD_SECONDS[limit.period]
-        return max(now, _anchor(limit, counter, now) or now) + refill
+        return _anchor(limit, counter, now) + refill
     if limit.window == "calendar":
-        at = max(now, _anchor(limit, counter, now) or now)
-        return period_end(limit.period, limit.time_zone, at)
-    expiries = [_slot_expiry(limit, index) for index, _ in _live_slots(limit, counter, now)]
-    return max(expiries, default=now)
+        return period_end(limit.period, limit.time_zone, _anchor(limit, counter, now))
+    slots = _live_slots(limit, counter, now)
+    return _slot_expiry(limit, max(slots)) if slots else now
 
 
 def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None:
@@ -183,18 +169,13 @@ def remember(limit: Limit, state: LimitState, amount: float, now: float) -> None
     Two periods are kept, in slots.
     """
     if limit.window == "bucket":
-        slot = recent_slot(limit, now)
-        recent = still_recent(limit, state.recent, now)
+        slot = int(now // _recent_slot_seconds(limit))
+        recent = _still_recent(limit, state.recent, now)
         recent[slot] = min(recent.get(slot, 0.0) + amount, MOST_UNITS)
         state.recent = recent
 
 
-def recent_slot(limit: Limit, at: float) -> int:
-    """The slot in which a charge of that moment is noted."""
-    return int(at // _recent_slot_seconds(limit))
-
-
-def still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
+def _still_recent(limit: Limit, recent: dict[int, float], now: float) -> dict[int, float]:
     """The charges that were noted in the last two periods."""
     oldest = int(now // _recent_slot_seconds(limit)) - _RECENT_SLOTS
     return {slot: units for slot, units in recent.items() if slot > oldest}
@@ -217,89 +198,13 @@ def most_used(limit: Limit, recent: dict[int, float], now: float) -> float:
     return max(0.0, level - (now - at) * rate)
 
 
-def rule_by_reset(
-    limit: Limit, usual: Limit, amount: float, seen: Observation, now: float
-) -> Limit:
-    """Infer the window rule of a limit from a reset time; returns the limit with that rule.
-
-    A bucket is full again after used / amount x period, and a calendar day at its end. Any other
-    time means a rolling window, or one that begins with its first request. For both, a rolling
-    window never allows too much, and is not slower in the long run. Figures are rounded to whole
-    units and seconds. A reply that does not reveal the window leaves the rule unchanged.
-
-    Args:
-        limit: the limit with its current rule.
-        usual: the provider's usual window for such a limit.
-        amount: the limit's size, as the reply states it.
-        seen: what the reply states about it.
-        now: epoch seconds.
-    """
-    if seen.remaining is None or seen.resets_in is None or not 0 <= seen.remaining < amount:
-        return limit
-    seconds = PERIOD_SECONDS[limit.period]
-    refill = (amount - seen.remaining) / amount * seconds
-    if abs(seen.resets_in - refill) <= seconds / amount + 1:
-        # If buckets are usual but this limit is not one, its window is fixed, as an earlier reply
-        # showed. Such a window looks like a bucket for a moment in each period.
-        refuted = limit.window != usual.window == "bucket" and limit.period in _SHORT_PERIODS
-        is_telling = seen.resets_in <= _TELLING_SHARE * seconds and not refuted
-        return _as_bucket(limit) if is_telling else limit
-    # For a limit per minute, a match by chance would be too likely.
-    if limit.period not in _SHORT_PERIODS and (
-        turning := _turning_in(seen.resets_in, limit, usual, now, _ROUNDED_RESET_SECONDS)
-    ):
-        return turning
-    return replace(limit, window="rolling")
-
-
-def rule_by_wait(limit: Limit, usual: Limit, amount: float, seen: Observation, now: float) -> Limit:
-    """Infer the window rule from how long a refused request must wait.
-
-    In a bucket it waits excess / amount x period, and in a calendar window until the period ends.
-    Any other wait means a rolling window, as in `rule_by_reset`, which also explains the arguments.
-    For a short period, a rolling window is good enough.
-    """
-    wait = seen.opens_in
-    if wait is None or wait <= 0:
-        return limit
-    seconds, short = PERIOD_SECONDS[limit.period], limit.period in _SHORT_PERIODS
-    refill = math.inf if seen.excess is None else max(0.0, seen.excess) / amount * seconds
-    # The used amount is rounded up to whole units, so the wait may be shorter by one unit.
-    fits_bucket = refill - seconds / amount - 1 <= wait <= 1.02 * refill + 1
-    if fits_bucket and (limit.window == "bucket" or not short):
-        return _as_bucket(limit)
-    tolerance = _ROUNDED_MINUTE_SECONDS if short else _ROUNDED_RESET_SECONDS
-    if (limit.window == "calendar" or not short) and (
-        turning := _turning_in(wait, limit, usual, now, tolerance)
-    ):
-        return turning
-    if seen.excess is None and limit.window == "bucket":
-        return limit
-    return replace(limit, window="rolling")
-
-
-def _as_bucket(limit: Limit) -> Limit:
-    return limit if limit.window == "bucket" else replace(limit, window="bucket")
-
-
-def _turning_in(
-    seconds: float, limit: Limit, usual: Limit, now: float, tolerance: float
-) -> Limit | None:
-    """The limit with a calendar window that ends in `seconds`, or None if there is none."""
-    for name in (limit.time_zone, usual.time_zone, "UTC"):
-        if abs(seconds - (period_end(limit.period, name, now) - now)) <= tolerance:
-            return replace(limit, window="calendar", time_zone=name)
-    return None
-
-
 def period_end(period: Period, time_zone: str, at: float) -> float:
     """The first moment after the calendar period that holds `at`.
 
     Days and months follow the zone's calendar, days of 23 and 25 hours included.
     """
     if period in ("day", "month"):
-        zone = _zone(time_zone)
-        moment = datetime.fromtimestamp(at, zone)
+        moment = datetime.fromtimestamp(at, ZoneInfo(time_zone))
         first = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         if period == "day":
             turn = first + timedelta(days=1)
@@ -310,19 +215,14 @@ def period_end(period: Period, time_zone: str, at: float) -> float:
     return (math.floor(at / seconds) + 1) * seconds
 
 
-@lru_cache(maxsize=32)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
-
-
-def _anchor(limit: Limit, counter: Counter, now: float) -> float | None:
-    """The moment of the counter; None if there is none, or if it cannot be right.
+def _anchor(limit: Limit, counter: Counter, now: float) -> float:
+    """The moment of the counter, or `now` if it is earlier or cannot be right.
 
     If a clock was set back by less than a period, requests only wait. A moment further in the
     future comes from a wrong clock. Waiting for it could take years, so the count starts over.
     """
     at = counter.at
-    return None if at is None or at > now + PERIOD_SECONDS[limit.period] else at
+    return now if at is None or at > now + PERIOD_SECONDS[limit.period] else max(now, at)
 
 
 def _recent_slot_seconds(limit: Limit) -> float:
@@ -333,15 +233,13 @@ def _slot_seconds(limit: Limit) -> float:
     return PERIOD_SECONDS[limit.period] / _SLOTS
 
 
-def _add_to_slots(
-    limit: Limit, counter: Counter, units: float, steps: int, first: float, now: float
-) -> None:
-    """Charge `units` in each of `steps` slots of a rolling window, from the slot of `first` on."""
-    slots = dict(_live_slots(limit, counter, now))
+def _spread(limit: Limit, counter: Counter, units: float, first: float, now: float) -> None:
+    """Charge `units` of a rolling window, spread evenly from `first` to `now`."""
+    slots, slot = _live_slots(limit, counter, now), _slot_seconds(limit)
+    steps = max(1, math.ceil((now - first) / slot))
     for step in range(steps):
-        moment = min(first + step * _slot_seconds(limit), now)
-        index = int(moment // _slot_seconds(limit))
-        slots[index] = slots.get(index, 0.0) + units
+        index = int(min(first + step * slot, now) // slot)
+        slots[index] = slots.get(index, 0.0) + units / steps
     _set_slots(counter, slots)
 
 
@@ -358,11 +256,14 @@ def _slot_expiry(limit: Limit, index: int) -> float:
     return (index + 1) * _slot_seconds(limit) + PERIOD_SECONDS[limit.period]
 
 
-def _live_slots(limit: Limit, counter: Counter, now: float) -> list[tuple[int, float]]:
+def _live_slots(limit: Limit, counter: Counter, now: float) -> dict[int, float]:
+    """The slots that count now, as a new dict."""
+    period, slot = PERIOD_SECONDS[limit.period], _slot_seconds(limit)
     # As in `_anchor`, a time more than a period ahead comes from a wrong clock.
-    latest = (now + PERIOD_SECONDS[limit.period]) // _slot_seconds(limit)
-    return [
-        (index, units)
+    latest = (now + period) // slot
+    return {
+        index: units
         for index, units in counter.slots.items()
-        if _slot_expiry(limit, index) > now and index <= latest
-    ]
+        # As in `_slot_expiry`, without a function call.
+        if (index + 1) * slot + period > now and index <= latest
+    }

@@ -8,10 +8,10 @@ from pathlib import Path
 from ..files import absolute
 from ..processes import new_lock
 from ..types import Location
-from .deadlines import lock_deadline
 from .documents import (
     Change,
     Document,
+    LedgerWarning,
     Mend,
     Merge,
     Storage,
@@ -20,10 +20,14 @@ from .documents import (
     Upgrade,
     only_mappings,
     take_ours,
+    warn,
+    warn_of_file,
+    warn_once,
+    works_again,
 )
 from .json_file import JsonFileStorage
 from .ledger_file import FILE_VERSION
-from .ledger_warnings import LedgerWarning, warn, warn_of_file, warn_once, works_again
+from .locks import lock_deadline
 from .memory import MemoryStorage
 
 __all__ = [
@@ -33,11 +37,9 @@ __all__ = [
     "JsonFileStorage",
     "LedgerWarning",
     "MemoryStorage",
-    "Merge",
     "Storage",
     "StorageTimeout",
     "T",
-    "Upgrade",
     "lock_deadline",
     "open_storage",
     "warn",
@@ -66,7 +68,7 @@ def open_storage(
 
     Args:
         location: where the documents are.
-        upgrade: turns a file in another layout into documents; for files only.
+        upgrade: turns a file in another layout into documents.
         merge: adds what was counted while the file or Redis could not be used. Without it,
             documents that were changed meanwhile replace those of others.
         mend: removes wrong values from what is read.

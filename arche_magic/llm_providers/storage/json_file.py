@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 from ..bounded import TookTooLong, within
 from ..processes import new_lock, new_rlock, reset_in_children
-from .deadlines import acquire, lock_deadline, may_hang, seconds_left
 from .documents import (
     Change,
     Document,
@@ -21,19 +22,21 @@ from .documents import (
     Upgrade,
     only_mappings,
     take_ours,
+    warn,
+    warn_of_file,
+    works_again,
 )
-from .kernel_lock import KernelLock
 from .ledger_file import (
-    BeingWritten,
     LedgerFile,
+    NeedsLock,
     entries_of,
     entry_of,
     parse,
     read_entry,
     split,
 )
-from .ledger_warnings import warn, warn_of_file, works_again
-from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
+from .locks import KernelLock, acquire, lock_deadline, seconds_left
+from .memory import RETRY_SECONDS, OfflineDocuments, offline_storages
 from .rescue import BLANK, Rescue
 
 # A file with this name was once a ledger, whatever it contains.
@@ -47,19 +50,14 @@ _RECONNECT_SECONDS = 0.1
 _Found = tuple[dict[str, Document], dict[str, bytes], int]
 
 
-class _OtherLayout(Exception):
-    """The file must be kept aside or converted, which only the holder of the lock may do."""
-
-
 class JsonFileStorage:
     """All documents in one readable JSON file, for every thread and kernel of a machine.
 
-    A change locks a file beside it, loads, changes, and writes first a copy and then the file
-    itself. Both begin and end with their revision, so a process that finds the file half written,
-    because a kernel was killed, uses the copy. (Writing a new file and renaming it does the same at
-    ten times the cost, and fails on Windows while another process reads.) A power failure can tear
-    both, so once a minute a backup is written that it cannot tear. A ledger that cannot be
-    read is renamed and kept.
+    A change locks a file beside it, loads, changes, and writes first a copy and then the file. A
+    process that finds the file half written, because a kernel was killed, uses the copy. (Writing
+    a new file and renaming it does the same at ten times the cost, and fails on Windows while
+    another process reads.) A power failure can tear both, so once a minute a backup is written
+    that it cannot tear. A ledger that cannot be read is renamed and kept.
 
     If the disk refuses (read-only, full, a share without locks), this process continues in memory
     and says so once. At most once a second, a change first tries to return to the file: then what
@@ -68,12 +66,7 @@ class JsonFileStorage:
     Reading waits for no lock: while this process changes the file, readers get the documents as
     they were before, and a file that another kernel has half written is read from its copy.
 
-    Args:
-        path: the file; its directory is created when first needed.
-        upgrade: turns a file in another layout into documents, or returns None if it cannot.
-        mend: removes wrong values from a document that was read.
-        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
-            the document in the file before it failed, and `ours`, which was changed in memory.
+    The directory of `path` is created when first needed. For the other arguments see `documents`.
     """
 
     def __init__(
@@ -84,7 +77,7 @@ class JsonFileStorage:
         merge: Merge = take_ours,
     ) -> None:
         self.path = path
-        self._upgrade, self._merge = upgrade, merge
+        self._merge = merge
         # A thread holds this lock while it changes the file.
         self._change_lock = new_rlock()
         # Readers and changes hold this lock while they read the file.
@@ -94,14 +87,10 @@ class JsonFileStorage:
         self.findings = self._rescue.findings
         self._offline: OfflineDocuments | None = None
         self._next_retry = 0.0
-        # A file never refuses changes: if it cannot be written, counting continues in memory.
         self.trouble = self.refusal = ""
         self._was_there = self._checked = False
         self._know_nothing()
         reset_in_children(self)
-
-    def __repr__(self) -> str:
-        return f"JsonFileStorage({str(self.path)!r})"
 
     def _know_nothing(self) -> None:
         self._file = LedgerFile(self.path, self._rescue.copy)
@@ -116,7 +105,7 @@ class JsonFileStorage:
     def may_hang(self) -> bool:
         """Whether the file is, or may be, on a network drive."""
         try:
-            return within(_LONGEST_LOOK_SECONDS, partial(may_hang, self.path))
+            return within(_LONGEST_LOOK_SECONDS, partial(_may_hang, self.path))
         except TookTooLong:
             return True
 
@@ -146,14 +135,13 @@ class JsonFileStorage:
                     within(_LONGEST_LOOK_SECONDS, self._load)
                 else:
                     self._load()
-                if self.trouble and self._offline is None:
-                    self._end_trouble()
+                self._end_trouble()
             except TookTooLong:
                 self._hangs = self._look_lock.locked()
             except OSError as error:
                 # The next change finds out by itself whether it can be made in the file.
                 self._begin_trouble(error)
-            except _OtherLayout:
+            except NeedsLock:
                 try:
                     with lock_deadline(0):
                         self.update("", lambda document: None)
@@ -177,10 +165,9 @@ class JsonFileStorage:
             if offline is not None and not self._reconnect(_RECONNECT_SECONDS):
                 return offline.update(name, change, *others)
             try:
-                self._check_owner()
                 self._acquire()
             except OSError as error:
-                with contextlib.suppress(OSError, _OtherLayout):
+                with contextlib.suppress(OSError, NeedsLock):
                     self._load()
                 return self._go_offline(error).update(name, change, *others)
             try:
@@ -195,8 +182,7 @@ class JsonFileStorage:
                         self._save()
                     except OSError as error:
                         self._go_offline(error, before)
-                if self.trouble and self._offline is None:
-                    self._end_trouble()
+                self._end_trouble()
                 return result
             finally:
                 self._changing = False
@@ -229,12 +215,11 @@ class JsonFileStorage:
             "changed; try again, or end the kernel that holds the lock"
         )
 
-    def _check_owner(self) -> None:
+    def _acquire(self) -> None:
+        """Take the lock of the file, if the file is ours or can become ours."""
         if not (self._checked or self._was_there or self.path.name == LEDGER_NAME):
             self._rescue.check_owner()
             self._checked = True
-
-    def _acquire(self) -> None:
         try:
             taken = self._file_lock.acquire(seconds_left())
         except FileNotFoundError:
@@ -260,22 +245,16 @@ class JsonFileStorage:
     def _look(self, *, locked: bool) -> None:
         if self._file.is_unchanged():
             return
-        try:
-            content = self._file.read(locked=locked)
-        except BeingWritten:
-            raise _OtherLayout from None
+        content = self._file.read(locked=locked)
         if content and content == self._file.content:
             return
         if content is None:
             self._take(({}, {}, 0), b"")
             return
-        # Usually, only the documents that changed have to be parsed.
-        found = self._refreshed(content) if self._file.content else None
-        if found is None:
-            found = self._whole(content)
+        found = self._refreshed(content) or self._whole(content)
         if found is None:
             if not locked:
-                raise _OtherLayout
+                raise NeedsLock
             documents = self._rescue.documents(content)
             found = documents, entries_of(documents), 0
             # The file does not contain these documents before it is written.
@@ -283,7 +262,7 @@ class JsonFileStorage:
         self._take(found, content)
 
     def _refreshed(self, content: bytes) -> _Found | None:
-        """The contents of a file that another kernel wrote; None for a file in another layout."""
+        """The contents of a file as kernels write it, or None; parses only what has changed."""
         try:
             found = split(content)
             if found is None:
@@ -347,7 +326,6 @@ class JsonFileStorage:
         if offline is None or began < self._next_retry:
             return offline is None
         try:
-            self._check_owner()
             with lock_deadline(seconds):
                 self._acquire()
             try:
@@ -396,5 +374,22 @@ class JsonFileStorage:
             warn_of_file(self.path, error, f"the ledger {self.path} {self.trouble}")
 
     def _end_trouble(self) -> None:
-        self.trouble = ""
-        works_again(self.path)
+        if self.trouble and self._offline is None:
+            self.trouble = ""
+            works_again(self.path)
+
+
+def _may_hang(path: Path) -> bool:
+    """Whether a file may be on a network drive, where each step can take minutes.
+
+    On Linux, a file system on a disk of the machine has the number of its device; NFS, SMB and
+    FUSE have none (and neither has the root of a container). Elsewhere this cannot be told.
+    """
+    if sys.platform != "linux":
+        return True
+    for folder in path.parents:
+        try:
+            return os.major(folder.stat().st_dev) == 0
+        except OSError:
+            continue
+    return True

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..bounded import library
 from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_unchanging
-from .documents import Document, Upgrade
+from .documents import Document
 
 FILE_VERSION = 3
 # Documents of older versions are read unchanged; `quota.older_versions` converts them.
@@ -37,8 +37,11 @@ _HEAD_BYTES = 64
 _LARGE_BYTES = 16_384
 
 
-class BeingWritten(Exception):
-    """Another process writes the file again and again while it is read."""
+class NeedsLock(Exception):
+    """Only the holder of the lock can read the file.
+
+    Others write it again and again, or it must be kept aside or converted.
+    """
 
 
 class LedgerFile:
@@ -49,12 +52,7 @@ class LedgerFile:
     that is equal to the file. The beginning and the end of the copy show that, and this process
     first writes both files as a whole, in case a power failure damaged the copy.
 
-    Args:
-        path: the file.
-        copy: its copy.
-
-    Attributes:
-        content: the content of the file; empty if it has another layout, or does not exist.
+    `content` is that of the file; empty if it has another layout, or does not exist.
     """
 
     def __init__(self, path: Path, copy: Path) -> None:
@@ -73,9 +71,7 @@ class LedgerFile:
             close(self._descriptor)
 
     def is_unchanged(self) -> bool:
-        """Whether the file has not changed since it was read or written; changes raise its
-        revision.
-        """
+        """Whether the file has the revision that was read or written."""
         status = self._status()
         if status is None or self._stamp != (status.st_ino, status.st_size, status.st_mtime_ns):
             return False
@@ -85,7 +81,7 @@ class LedgerFile:
         """The file, or None if there is none; `locked` says that no other process writes it.
 
         Raises:
-            BeingWritten: another process keeps writing it.
+            NeedsLock: another process keeps writing it.
             OSError: it cannot be read.
         """
         try:
@@ -93,7 +89,7 @@ class LedgerFile:
         except FileNotFoundError:
             return None
         if content is None:
-            raise BeingWritten
+            raise NeedsLock
         return content
 
     def note(self, content: bytes, entries: Mapping[str, bytes], revision: int) -> None:
@@ -130,11 +126,8 @@ class LedgerFile:
     def _parts(
         self, entries: Mapping[str, bytes], changed: Iterable[str], revision: int
     ) -> list[tuple[int, bytes]]:
-        """The parts to write and their positions; [] if the file must be written as a whole.
-
-        The revision at the beginning comes first and that at the end last, so that a file shows
-        whether all parts were written.
-        """
+        """The parts to write and their positions; [] if the file must be written as a whole."""
+        # The head comes first and the tail last, so that a file shows if all parts were written.
         head, tail = head_of(revision), tail_of(revision)
         if len(self.content) < _LARGE_BYTES or len(head) != len(head_of(self._revision)):
             return []
@@ -153,10 +146,7 @@ class LedgerFile:
             return None
 
     def _remember(self, status: os.stat_result | None) -> None:
-        """Keep the file open, so that its first bytes show whether it has changed.
-
-        `status` is that of the file as it was read or written; None if there is none.
-        """
+        """Keep the file open, so that its first bytes show whether it has changed."""
         # On Windows, an open file cannot be renamed, so it is read again each time.
         if status is None or not hasattr(os, "pread"):
             self._forget()
@@ -254,30 +244,10 @@ def is_ours(content: bytes) -> bool:
     return any(content[: len(head)] == head[: len(content)] for head in heads)
 
 
-def is_a_ledger(content: bytes, upgrade: Upgrade | None) -> bool:
-    """Whether a file is a ledger in any layout, or begins like one.
-
-    Args:
-        content: the content of the file.
-        upgrade: turns files in the layouts of other packages into documents.
-    """
-    if content.startswith(b'{\n "version": ') and is_ours(content):
-        return True
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(data, dict):
-        return False
-    versioned = isinstance(data.get("version"), int) and isinstance(data.get("documents"), dict)
-    return data == {} or versioned or bool(upgrade and upgrade(data))
-
-
 def entry_of(name: str, document: Document, before: int = 0) -> bytes:
     """The name and the JSON of a document, with a line break after each mapping inside it.
 
-    Spaces keep its length as it was `before` (in bytes), so that the documents after it stay where
-    they are in the file. Where it is new or has become longer, some more are for the next time.
+    Spaces keep its length as it was `before` (in bytes), or give room for the next change.
     """
     try:
         text: bytes = _fast_json().to_json(document)
@@ -296,11 +266,7 @@ def entries_of(documents: Mapping[str, Document]) -> dict[str, bytes]:
 
 
 def read_entry(name: str, entry: bytes) -> Document:
-    """A new document from its entry.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
-    """
+    """A new document from its entry; raises ValueError or RecursionError if it is not JSON."""
     text = entry[len(_before(name)) :]
     try:
         document: Document = _fast_json().from_json(text)

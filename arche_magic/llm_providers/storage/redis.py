@@ -27,11 +27,10 @@ from ..errors import ConfigurationError
 from ..processes import new_rlock, reset_in_children
 from ..secrets import Secret
 from ..types import Location
-from .deadlines import acquire
-from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings
-from .ledger_warnings import warn
-from .offline import RETRY_SECONDS, OfflineDocuments, offline_storages
-from .redis_documents import Base, Stored, has_lost
+from .documents import Change, Document, Mend, Merge, StorageTimeout, T, only_mappings, warn
+from .locks import acquire
+from .memory import RETRY_SECONDS, OfflineDocuments, offline_storages
+from .redis_documents import Stored, has_lost
 
 _PREFIX = "arche_magic:"
 _NO_ENTRY = "it does not accept the user name or the password"
@@ -64,12 +63,7 @@ class RedisStorage:
     One script compares and writes, so that changing what this process read last takes one round
     trip. The documents are on one Redis server; Sentinel and Cluster need other clients.
 
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py accepts it. It may contain a
-            password, so no message shows it.
-        merge: `merge(name, before, ours, theirs)` adds to `theirs` what happened between `before`,
-            the document read last, and `ours`, which was changed in memory while Redis was away.
-        mend: removes wrong values from a document that was read.
+    `url` may contain a password, so no message shows it. For the other arguments see `documents`.
 
     Raises:
         ConfigurationError: redis-py is missing.
@@ -200,19 +194,17 @@ class RedisStorage:
 
     def _transact(self, names: tuple[str, ...], change: Change[T]) -> T:
         keys = [_PREFIX + name for name in names]
-        seen = [self._seen.get(name, Stored()) for name in names]
-        bases = [Base(stored, stored.stamp) for stored in seen]
+        bases = [self._seen.get(name, Stored()) for name in names]
         while True:
-            documents = [dict(base.stored.document) for base in bases]
+            documents = [dict(base.document) for base in bases]
             result = change(*documents)
             after: list[Stored] = []
             writes: list[Any] = []
             for number, (base, document) in enumerate(zip(bases, documents, strict=True), 1):
-                stored = base.stored
-                if base.lost or document != stored.document:
-                    stored = stored.followed_by(document)
-                    writes += [number, stored.text]
-                after.append(stored)
+                is_changed = base.must_write or document != base.document
+                after.append(base.followed_by(document) if is_changed else base)
+                if is_changed:
+                    writes += [number, after[-1].text]
             stamps = [base.stamp for base in bases]
             found = _interruptible(partial(self._write, keys=keys, args=[*stamps, *writes]))
             # If Redis has our texts, they were written, but a lost connection dropped the answer.
@@ -224,24 +216,24 @@ class RedisStorage:
             self._remember(name, stored if stored.text else None)
         return result
 
-    def _base(self, name: str, text: str | None) -> Base:
+    def _base(self, name: str, text: str | None) -> Stored:
         """The state from which a change starts: that in Redis, with lost amounts added again."""
         stored, seen = self._read(name, text), self._seen.get(name)
-        stamp = stored.stamp if stored else text or ""
         if not seen or (stored and not has_lost(stored, seen)):
-            return Base(stored or Stored(), stamp, lost=stored is not None and stored.mended)
+            return stored or Stored(text=text or "")
         document = deepcopy(seen.document)
         if stored:
             # Another process started again from an older copy than ours, or from nothing.
             self._merge(name, stored.basis, stored.document, document)
-        restored = Stored(
+        return Stored(
             document,
             max(seen.revision, stored.revision if stored else 0),
             stored.lineage if stored else "",
             deepcopy(seen.document),
             seen.revision,
+            text or "",
+            must_write=True,
         )
-        return Base(restored, stamp, lost=True)
 
     def _read(self, name: str, text: str | None) -> Stored | None:
         """The contents of a key; warns once if part of them is wrong."""

@@ -23,7 +23,7 @@ class Stored:
             before the first.
         basis, basis_revision: the document and revision with which this lineage began.
         text: the text in Redis; "" before it is written.
-        mended: something in the text is wrong, and was removed from `document` and `basis`.
+        must_write: the text differs, because wrong values were removed or lost amounts added.
     """
 
     document: Document = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Stored:
     basis: Document = field(default_factory=dict)
     basis_revision: int = 0
     text: str = ""
-    mended: bool = False
+    must_write: bool = False
 
     @classmethod
     def of(cls, text: str | None, name: str, mend: Mend) -> tuple[Stored | None, list[str]]:
@@ -74,21 +74,6 @@ class Stored:
             "document": document,
         }
         return Stored(**content, text=json.dumps(content))
-
-
-@dataclass(frozen=True)
-class Base:
-    """The state from which a change starts, and a stamp that shows whether others changed it.
-
-    Attributes:
-        stored: the state of a key as this process remembers it, or its current state.
-        stamp: the beginning of the text in Redis; "" if there is none.
-        lost: Redis does not have all of `stored`, so it must be written.
-    """
-
-    stored: Stored
-    stamp: str
-    lost: bool = False
 
 
 def has_lost(stored: Stored, seen: Stored) -> bool:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import NotOurs, open_ours, read_ours
-from .documents import Document, Mend, Upgrade
-from .ledger_file import FILE_VERSION, is_a_ledger, is_ours, parse
-from .ledger_warnings import warn
+from .documents import Document, Mend, Upgrade, warn
+from .ledger_file import FILE_VERSION, is_ours, parse
 
 BLANK = b"\x00 \r\n\t"
 _SHOWN_PATHS = 3
@@ -28,13 +27,8 @@ _BACKUP_SECONDS = 60.0
 class Rescue:
     """The file of a ledger with its copy and backup, for the holder of its lock.
 
-    Args:
-        path: the ledger; its copy and backup are beside it.
-        mend: removes wrong values from a document.
-        upgrade: turns a file in another layout into documents, or returns None if it cannot.
-
-    Attributes:
-        findings: what was wrong with the file in this process so far, for the doctor.
+    `findings` are what was wrong with the file in this process so far. For `mend` and `upgrade` see
+    `documents`.
     """
 
     def __init__(self, path: Path, mend: Mend, upgrade: Upgrade | None) -> None:
@@ -83,7 +77,7 @@ class Rescue:
         ):
             return
         if content.strip(BLANK):
-            if not is_a_ledger(content, self._upgrade):
+            if not self._is_a_ledger(content):
                 raise NotOurs(self.path, "is not a ledger; set ARCHE_QUOTA_STORE to another path")
             return
         for path, text in beside.items():
@@ -123,12 +117,19 @@ class Rescue:
             return saved[0]
         return self._take_over(content)
 
+    def _is_a_ledger(self, content: bytes) -> bool:
+        """Whether a file is a ledger in any layout, or begins like one."""
+        if content.startswith(b'{\n "version": ') and is_ours(content):
+            return True
+        data = _json(content)
+        if not isinstance(data, dict):
+            return False
+        versioned = isinstance(data.get("version"), int) and isinstance(data.get("documents"), dict)
+        return data == {} or versioned or bool(self._upgrade and self._upgrade(data))
+
     def _sound(self, path: Path) -> tuple[dict[str, Document], int] | None:
         """Documents and revision of a copy; None unless all of it is valid."""
-        try:
-            found = parse(read_ours(path))
-        except FileNotFoundError:
-            return None
+        found = parse(_read_bytes(path))
         return found if found and self.is_right(found[0]) else None
 
     def _mended(self, documents: dict[str, Document]) -> tuple[dict[str, Document], list[str]]:

@@ -1,16 +1,52 @@
-"""A lock between the kernels of a machine, which is released when its process ends."""
+"""Locks between threads and kernels, and how long storage calls of a thread wait for them."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 from ..files import check_ours, open_ours
 
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
+_local = threading.local()
+
+
+class lock_deadline:  # noqa: N801  # used like a function, as `contextlib.suppress` is
+    """Within the `with`, storage calls of this thread wait at most `seconds` for locks, in total.
+
+    A call that does not get its lock in time changes nothing and raises `StorageTimeout`. Without a
+    deadline, a change waits until it has the lock. Of nested deadlines, the earliest counts.
+    """
+
+    # This is not a generator, which would take three times as long, four times per request.
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._before: float = getattr(_local, "ends", math.inf)
+        _local.ends = min(self._before, time.monotonic() + self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        _local.ends = self._before
+
+
+def seconds_left() -> float:
+    """Seconds until this thread's deadline: 0 if it has passed, inf if there is none."""
+    return max(0.0, getattr(_local, "ends", math.inf) - time.monotonic())
+
+
+def acquire(lock: Any) -> bool:
+    """Acquire a thread lock before this thread's deadline; False if another thread holds it."""
+    left = seconds_left()
+    if math.isinf(left):
+        return bool(lock.acquire())
+    return bool(lock.acquire(timeout=min(left, threading.TIMEOUT_MAX)))
+
 
 if sys.platform == "win32":
 
