@@ -20,7 +20,7 @@ from arche_magic.prompts.saved import saved_prompt
 
 from .command import CellInterrupted, Session, Typed
 from .display import CellOutput
-from .keys import require_keys
+from .keys import require_keys, without_keys
 from .live_line import LiveLine, TerminalLine, timed
 from .styles import one_line, quiet_line
 
@@ -90,7 +90,7 @@ def with_attachments(
             from arche_magic.prompts.pages import read_page
 
             if not options.quiet:
-                line.say(timed(f"reading {one_line(url, _LONGEST)}"))
+                line.say(timed(f"reading {one_line(without_keys(url), _LONGEST)}"))
             attachments.append(read_page(url))
     except KeyboardInterrupt:
         raise CellInterrupted("the files and pages were not read; nothing was sent") from None
