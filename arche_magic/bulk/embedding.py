@@ -35,10 +35,9 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
-from .bounds import WholeJob, checked_flag, orchestrator
-from .columns import plain
 from .progress import Counts, LineBar
-from .rows import Row, Task
+from .rows import Row, Task, plain
+from .whole_job import WholeJob, checked_flag, orchestrator
 from .workers import Workers
 
 if TYPE_CHECKING:

@@ -13,20 +13,24 @@ from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.options import build_request
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import build_request, python_number, shown
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
+from arche_magic.llm_providers.types import PERIOD_SECONDS, Route, RouteId, Standing, Usage
 
-from .agreement import Model
-from .bounds import in_order
 from .capacity import Capacity
-from .packing import needs_packed, pack_size
+from .packing import Model, needs_packed
 from .rows import MOST_PACKED, Rows
+from .whole_job import in_order
 
+# Maximum tokens of a packed reply. In longer ones, models make mistakes, and services cut them.
+_LONGEST_REPLY = 8000
+# The highest share of a token limit, or of the model's window, for one request.
+_SHARE = 0.5
 # A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0
 # The number of replies after which their mean length is used.
@@ -103,6 +107,56 @@ def count_work(
         if on_rows:
             on_rows(total)
     return Work(total, kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
+
+
+def rows_per_request(pack: int | str, sample: Request) -> int | None:
+    """Maximum rows in one request, up to `MOST_PACKED`; None if the limits decide.
+
+    Raises:
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
+    """
+    if isinstance(pack, str) and pack == "auto":
+        # A stop text would cut the list, and extra fields may only make sense for a single reply.
+        return 1 if sample.stop or sample.extra else None
+    most = python_number(pack)
+    if not isinstance(most, int) or most < 1:
+        raise InvalidRequest(
+            f"pack is {shown(pack)}; it must be 'auto', or a number of rows from 1 on"
+        )
+    if most > 1 and sample.stop:
+        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
+    return min(most, MOST_PACKED)
+
+
+def pack_size(
+    standings: Iterable[Standing], row: Usage, window: float, most: int, *, always: bool = False
+) -> int:
+    """The number of rows in one request to a model: as many as its token limits allow.
+
+    Args:
+        standings: the limits of its routes.
+        row: tokens of one row.
+        window: maximum tokens of a request and its reply; inf if unknown.
+        most: the maximum.
+        always: pack as many as fit, even if requests are not scarce.
+    """
+    one = needs_packed(row, 1)
+    needs = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
+    needs["tokens"] = one.total_tokens
+    requests, by_tokens = math.inf, math.inf
+    room = min(most, _SHARE * window / needs["tokens"], _LONGEST_REPLY / needs["output_tokens"])
+    for limit in standings:
+        rate = limit.amount / PERIOD_SECONDS[limit.period]
+        if limit.metric == "requests":
+            requests = min(requests, rate)
+        else:
+            by_tokens = min(by_tokens, rate / needs[limit.metric])
+            room = min(room, _SHARE * limit.amount / needs[limit.metric])
+    if always:
+        return max(1, math.floor(room))
+    if not 0 < requests < math.inf:
+        return 1
+    return max(1, math.floor(min(room, by_tokens / requests)))
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,11 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Route
 
-from .agreement import Check, Model, fields_to_compare
-from .bounds import JobStopped, Patience, why_stopped
 from .growth import Growth
-from .packing import packed, unpacked
+from .packing import Check, Model, fields_to_compare, packed, unpacked
 from .rows import MOST_PACKED, Task
 from .scheduler import NAP_SECONDS, Scheduler
+from .whole_job import JobStopped, Patience, why_stopped
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -83,7 +82,7 @@ class Group:
         """Ask rows until none is left, or until there are too many workers; runs in each thread."""
         workers, scheduler = self.workers, self._scheduler
         try:
-            while tasks := scheduler.take(self, self._note_closed):
+            while tasks := scheduler.take(self):
                 began, left = time.monotonic(), deque(tasks)
                 try:
                     if self.model and len(tasks) > 1:
@@ -102,8 +101,8 @@ class Group:
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             scheduler.end(error)
 
-    def _note_closed(self, seconds: float) -> None:
-        """Count a sleep of this worker in which no group is open, and show what it waits for."""
+    def note_closed(self, seconds: float) -> None:
+        """Count a sleep in which no group is open, and show what the job waits for."""
         self.workers.note_wait(seconds)
         if self.opens_first is not None:
             left = self.opens_at - self._scheduler.clock.time()
@@ -230,9 +229,9 @@ class Group:
             stopped.at_bound = True
             self._scheduler.end(stopped)
             raise _HandBack from None
-        if error.next_available_at is None and self._opens(_shortest(task.request)) < math.inf:
+        if error.next_available_at is None and self._opening(_shortest(task.request))[0] < math.inf:
             # Other groups have a route for it.
-            if self._opens(task.request) < math.inf:
+            if self._opening(task.request)[0] < math.inf:
                 self._try_later(task, error)
             # The row itself is too long for all groups.
             elif self._scheduler.is_too_long(task, self):
@@ -252,14 +251,12 @@ class Group:
             raise _HandBack from None
         task.give_up(error, may_work_later=True)
 
-    def _opens(self, request: Request) -> float:
-        """When the first route opens for a request."""
-        return min(opens_at for opens_at, _ in self._openings(request))
-
-    def _openings(self, request: Request) -> list[tuple[float, Route]]:
+    def _opening(self, request: Request) -> tuple[float, Route]:
+        """When the first route opens for a request, and that route."""
         state, now = self.llm.quota_tracker.state, self._scheduler.clock.time()
         routes = self.llm.routes(request)
-        return [(state(route, request, now).opens_at, route) for route in routes]
+        openings = [(state(route, request, now).opens_at, route) for route in routes]
+        return min(openings, key=itemgetter(0))
 
     def _closed(self, error: NoRouteAvailable, request: Request) -> None:
         """Wait for the first route to open; if that takes too long, close the group."""
@@ -269,8 +266,7 @@ class Group:
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
         left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
-            _, route = min(self._openings(request), key=itemgetter(0))
-            self._scheduler.close_until(self, opens, route)
+            self._scheduler.close_until(self, opens, self._opening(request)[1])
             return
         if opens < math.inf:
             workers.put_off = error

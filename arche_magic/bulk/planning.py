@@ -16,17 +16,16 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .capacity import HORIZON_SECONDS, SECONDS_GUESS, JobForecast, Share, Speed
-from .columns import columns_of
 from .comparison import gold_columns
-from .estimate import RowEstimate, Work, count_work, served_lately
+from .estimate import RowEstimate, Work, count_work, rows_per_request, served_lately
 from .file_job import ROWS
 from .file_source import SourceFile, is_file
-from .packing import rows_per_request
 from .plans import Plan, Way, moment
+from .results import columns_of
 from .rows import Rows
 from .twice import OtherModels, asked_twice, other_models, second_model, share_of
+from .whole_job import WholeJob, checked_flag, orchestrator, refuse_tools
 
 # Tokens that a slow model writes per second.
 _TOKENS_PER_SECOND = 100.0

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route
 
-from .agreement import Model
-from .growth import THREADS
+from .growth import PACKING_THREADS, THREADS
+from .packing import Model
 from .rows import Task
 
 if TYPE_CHECKING:
@@ -91,11 +91,8 @@ class Scheduler:
 
     # --- the workers
 
-    def take(self, group: Group, on_closed: Callable[[float], object]) -> list[Task]:
-        """The next tasks for a worker, when a route may be open; none when the job ends.
-
-        `on_closed` is called with the seconds of each sleep in which no group is open.
-        """
+    def take(self, group: Group) -> list[Task]:
+        """The next tasks for a worker, when a route may be open; none when the job ends."""
         while True:
             with self._lock:
                 if self.ending.is_set() or group.is_closed:
@@ -113,7 +110,7 @@ class Scheduler:
                     continue
                 all_closed = self._are_all_closed()
             if all_closed:
-                on_closed(nap)
+                group.note_closed(nap)
             self.clock.sleep(nap)
 
     def coming(self, group: Group) -> list[Request]:
@@ -203,7 +200,7 @@ class Scheduler:
 
     # --- the groups
 
-    def start(self, groups: Sequence[Group], threads: Callable[[Group], int]) -> list[Group]:
+    def start(self, groups: Sequence[Group]) -> list[Group]:
         """Replace the groups; return the group of each worker to start."""
         with self._lock:
             for old in self._groups:
@@ -211,10 +208,9 @@ class Scheduler:
             self._groups = list(groups)
             self.wanted = max(THREADS, sum(2 * group.size for group in groups))
             self._work.notify_all()
-            new = [group for group in groups for _ in range(threads(group))]
-            for group in new:
-                group.threads += 1
-        return new
+            for group in groups:
+                group.threads = PACKING_THREADS if group.model else 1
+            return [group for group in groups for _ in range(group.threads)]
 
     def grow(self) -> list[Group]:
         """Return the group of each worker to start, for groups in which more workers help and have

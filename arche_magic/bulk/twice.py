@@ -22,9 +22,9 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .bounds import costs_extra, in_order
 from .progress import Progress
 from .rows import CHUNK, Row, Rows
+from .whole_job import costs_extra, in_order
 
 if TYPE_CHECKING:
     from .job import Job
@@ -47,7 +47,7 @@ def number_drawn(share: float, rows: int) -> int:
 
 
 class SecondQuestions:
-    """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
+    """Asks a share (0 to 1) of a job's `rows` again, each on a model that did not answer it first.
 
     `choose(model, positions)` returns the model for rows that `model` has answered, and
     `ask(positions, model)` makes the job that asks it these rows. `jobs` contains the jobs that
@@ -57,12 +57,12 @@ class SecondQuestions:
     def __init__(
         self,
         share: float,
-        rows: Rows,
+        rows: int,
         choose: Callable[[str, list[int]], str | None],
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._choose, self._ask = choose, ask
-        self._wanted = number_drawn(share, len(rows))
+        self._wanted = number_drawn(share, rows)
         # By position. Rows that can no longer be drawn are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []

@@ -23,15 +23,14 @@ from arche_magic.llm_providers.errors import LLMProviderError, NoRouteAvailable
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
-from .agreement import Model
-from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
 from .capacity import SECONDS_GUESS, JobForecast, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
-from .growth import PACKING_THREADS
+from .packing import Model
 from .progress import Counts
 from .rows import Task
 from .scheduler import Scheduler
+from .whole_job import Patience, WholeJob, costs_extra
 
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
@@ -89,7 +88,8 @@ class Workers:
             ConfigurationError: no key for any route, or an unknown model.
         """
         self.sample = first.request
-        if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
+        routes, preferred = self.llm.routes(first.request), self.llm.preferred_provider
+        if len({costs_extra(route, preferred) for route in routes}) == 2:
             self.before_paying = self.whole.before_paying
         self._start_groups(self._sizes(first.request))
 
@@ -189,10 +189,9 @@ class Workers:
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
-        forecast = JobForecast(capacities, speed, now)
-        if self.before_paying is not None:
-            left, preferred = self.before_paying.left, self.llm.preferred_provider
-            forecast = forecast.paying_after(left, preferred)
+        forecast = JobForecast(capacities, speed, now).paying_after(
+            self.whole.before_paying.left, self.llm.preferred_provider
+        )
         end = forecast.finish_at(counts.left - held + later)
         # Requests in progress must finish, too.
         end = max(end, now + seconds / 2)
@@ -215,8 +214,7 @@ class Workers:
         groups = [self._group(self._for([model]), model, sizes[model]) for model in packing]
         if alone:
             groups.append(self._group(self._for(alone) if packing else self.llm))
-        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.model else 1)
-        self._start_threads(new)
+        self._start_threads(self.scheduler.start(groups))
 
     def _group(
         self, llm: IntelligentLLMOrchestrator, model: Model | None = None, size: int = 1

@@ -13,9 +13,9 @@ from bulk_parts import WaitingClock, prompts
 
 import arche_magic
 from arche_magic.bulk import Job, Replies, file_job
-from arche_magic.bulk.agreement import PackingWarning
-from arche_magic.bulk.job_records import jobs_since
-from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
+from arche_magic.bulk.estimate import pack_size
+from arche_magic.bulk.packing import PackingWarning, ids_of, packed, unpacked
+from arche_magic.bulk.whole_job import jobs_since
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.options import build_request
