@@ -125,9 +125,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:
-        stopped.frame = like(data, replies.frame(), replies.columns)
+        stopped.frame = like(data, replies)
         raise
-    return like(data, replies.frame(), replies.columns)
+    return like(data, replies)
 
 
 def imap(

@@ -152,7 +152,7 @@ class _Embedding:
         self._matrix: np.ndarray[Any, Any] | None = None
         # Texts that have no vector yet, and texts of the batch that failed.
         self._left, self._failed = set(self._places), tuple[str, ...]()
-        self._workers = Workers(llm, self._counts, whole, pack=1)
+        self._workers = Workers(llm, list(llm.providers), self._counts, whole, pack=1)
 
     def run(self, allow_paid: bool, progress: bool) -> np.ndarray[Any, Any]:
         """The vectors, one row per value; for what it raises see `embed`."""
@@ -218,8 +218,8 @@ class _Embedding:
             raise self._explained(scheduler.error)
         if scheduler.error is not None:
             raise scheduler.error
-        if self._workers.put_off is not None:
-            raise self._explained(self._workers.put_off)
+        if scheduler.put_off is not None:
+            raise self._explained(scheduler.put_off)
 
     def _task(self, texts: Sequence[str]) -> Task:
         # No text is in two batches, so the first one identifies the batch.

@@ -22,7 +22,7 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import PERIOD_SECONDS, Route, RouteId, Standing, Usage
 
-from .capacity import Capacity
+from .capacity import Capacity, JobForecast, Speed
 from .packing import Model, needs_packed
 from .rows import MOST_PACKED, Rows
 from .whole_job import in_order
@@ -274,7 +274,7 @@ class RowEstimate:
         if pack == 1:
             return alone
         if pack is None and not is_packing:
-            capacities = self.capacities(alone, paid=paid)
+            capacities = self._capacities(alone, paid)
             now = configuration.clock.time()
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
@@ -294,12 +294,25 @@ class RowEstimate:
                 )
         return sizes
 
-    def capacities(self, sizes: Mapping[Model, int], *, paid: bool = True) -> list[Capacity]:
-        """The capacity of each model of each account, in the order in which they are asked.
+    def forecast(
+        self,
+        sizes: Mapping[Model, int],
+        speed: Speed,
+        now: float,
+        patience: float,
+        *,
+        paid: bool = True,
+    ) -> JobForecast:
+        """The forecast of a job that waits `patience` seconds for free routes before it pays.
 
-        `sizes` are the rows in one request to each model, by default one; see `pack_sizes` for the
-        other arguments.
+        `sizes` are the rows in one request to each model, by default one; for `paid` see
+        `pack_sizes`.
         """
+        forecast = JobForecast(self._capacities(sizes, paid), speed, now)
+        return forecast.paying_after(patience, self.llm.preferred_provider)
+
+    def _capacities(self, sizes: Mapping[Model, int], paid: bool) -> list[Capacity]:
+        """The capacity of each model of each account, in the order in which they are asked."""
         tracker, now = self.llm.quota_tracker, self.llm.configuration.clock.time()
         standings = self._standings()
         accounts: dict[tuple[str, str, str], list[Route]] = {}

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Route
 
 from .growth import Growth
-from .packing import Check, Model, fields_to_compare, packed, unpacked
+from .packing import Check, Model, packed, unpacked
 from .rows import MOST_PACKED, Task
 from .scheduler import NAP_SECONDS, Scheduler
 from .whole_job import JobStopped, Patience, why_stopped
@@ -53,7 +54,6 @@ class Group:
     Attributes:
         workers: all workers of the job.
         llm: sends requests to its routes.
-        ledger: holds and settles many calls of its workers in one change.
         model: the model that gets packed requests; None if each row is asked alone.
         size: rows in one request; if each row is asked alone, the number of holds per change.
         awaits_free: how long it waits for free routes of other groups, if all its routes are paid.
@@ -63,11 +63,11 @@ class Group:
         is_closed: whether none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
+        ledger: holds and settles many calls of its workers in one change.
     """
 
     workers: Workers
     llm: IntelligentLLMOrchestrator
-    ledger: BatchLedger
     model: Model | None = None
     size: int = 1
     awaits_free: Patience | None = None
@@ -77,6 +77,11 @@ class Group:
     is_closed: bool = False
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
+    ledger: BatchLedger = field(init=False)
+
+    def __post_init__(self) -> None:
+        coming = partial(self._scheduler.coming, self)
+        self.ledger = self.llm.batch_ledger(coming, self.workers.counts.spend)
 
     def work(self) -> None:
         """Ask rows until none is left, or until there are too many workers; runs in each thread."""
@@ -212,15 +217,13 @@ class Group:
     def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:
         """Ask the same model some of the rows again, each alone."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
-        fields = fields_to_compare(tasks[0].request.schema)
         for number in self.workers.whole.agreement.rows_to_check(model, answered):
             if (reply := replies[number]) is None:
                 continue
             others = tuple(str(replies[other]) for other in answered if other != number)
-            check = Check(reply, others, fields, model)
             request = tasks[number].request
-            task = Task("", request, [], limit=1, checks=check, group=self)
-            self._scheduler.add_check(task)
+            check = Check(reply, others, request.schema, model)
+            self._scheduler.add_check(Task("", request, [], limit=1, checks=check, group=self))
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> None:
         """Give up a task that no route answered, or hand it back to wait for one."""
@@ -268,9 +271,7 @@ class Group:
         if left and opens - now <= left and opens < math.inf:
             self._scheduler.close_until(self, opens, self._opening(request)[1])
             return
-        if opens < math.inf:
-            workers.put_off = error
-        self._scheduler.close(self, error, ends_well=workers.put_off is not None)
+        self._scheduler.close(self, error, opens_later=opens < math.inf)
 
 
 def _shortest(request: Request) -> Request:

@@ -24,7 +24,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +39,9 @@ from .estimate import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
 from .reader_writer import ReaderWriter
 from .rows import Row, Rows
-from .twice import SecondQuestions, other_models, second_model, share_of
+from .twice import OtherModels, SecondQuestions, share_of
 from .whole_job import JobRecord, WholeJob, checked_flag, note_job, orchestrator, refuse_tools
-from .workers import Workers, narrowed
+from .workers import Workers
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
@@ -142,7 +141,8 @@ class Job:
         self.recorded = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
-        self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
+        allowed = self._allowed(allow_paid)
+        self._workers = Workers(self._llm, allowed, self._counts, self.whole, size)
         self._scheduler = self._workers.scheduler
         self._same_options = {
             "template": self.rows.template, "schema": schema, "pack": pack, "llm": llm,
@@ -151,11 +151,10 @@ class Job:
         }  # fmt: skip
         self._second: SecondQuestions | None = None
         if self.twice:
-            others = other_models(self._llm, sample, allow_paid)
+            others = OtherModels(self._llm, sample, allow_paid)
 
             def choose(first: str, positions: list[int]) -> str | None:
-                requests = [] if fresh else self._requests(positions)
-                return second_model(others(first), requests, self._llm)[0]
+                return others.choose(first, () if fresh else self._requests(positions))[0]
 
             self._second = SecondQuestions(self.twice, len(self.rows), choose, self._job_on)
         self._around = ReaderWriter(
@@ -311,24 +310,20 @@ class Job:
                 continue
             return
 
-    def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator for the workers: only allowed providers, within the job's bounds.
-
-        Raises InvalidRequest if all routes are paid ones, which are not allowed.
-        """
-        llm, providers = self._llm, self._llm.configuration.providers
-        names = list(llm.providers)
-        if not allow_paid:
+    def _allowed(self, allow_paid: bool) -> list[str]:
+        """The providers that may be asked; raises InvalidRequest if only paid ones can answer."""
+        names, providers = list(self._llm.providers), self._llm.configuration.providers
+        if allow_paid:
+            return names
+        try:
+            routes = self._llm.routes(self._sample)
+        except NoKeys:
             # Rows whose replies are all kept need no key.
-            with suppress(NoKeys):
-                routes = llm.routes(self._sample)
-                if routes and all(route.paid for route in routes):
-                    paid = ", ".join(dict.fromkeys(route.provider for route in routes))
-                    raise InvalidRequest(
-                        f"only paid routes can answer ({paid}), and a job uses them only with "
-                        "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
-                    )
-                names = [name for name in names if not providers[name].paid]
-        allowed = narrowed(llm, llm.configuration, names)
-        allowed.quota_tracker.job = self.whole.spending
-        return allowed
+            return names
+        if routes and all(route.paid for route in routes):
+            paid = ", ".join(dict.fromkeys(route.provider for route in routes))
+            raise InvalidRequest(
+                f"only paid routes can answer ({paid}), and a job uses them only with "
+                "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
+            )
+        return [name for name in names if not providers[name].paid]

@@ -59,11 +59,11 @@ _FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
 # Packed replies of a model are discarded if more than this share, and at least two, disagree.
 _MOST_DISAGREEING = 0.25
 _LEAST_DISAGREEING = 2
+# The kinds of fields that are compared. No model writes free text the same way twice.
+_ONE_RIGHT_ANSWER = ("choice", "boolean", "integer")
 # The similarity of texts is the share of three-letter pieces that both have. A difference in
 # similarity below `_CLEAR` decides nothing.
 _PIECE, _CLEAR = 3, 0.1
-
-Entries = dict[str, dict[str, Any]]
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
@@ -129,14 +129,14 @@ def ids_of(prompts: Sequence[str]) -> list[str]:
         length += 1
 
 
-def read_entries(text: str, ids: Sequence[str]) -> Entries:
+def read_entries(text: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The readable entries of a reply, by their ids.
 
     An entry counts if its id is one of `ids` and occurs once. Prose, fences and reasoning around
     entries are ignored. Entries may be in a list, under a name, or keyed by their ids.
     """
     for place in dict.fromkeys((after_reasoning(text), text)):
-        found: Entries = {}
+        found: dict[str, dict[str, Any]] = {}
         twice = set()
         for id_, entry in _entries_in(place, frozenset(ids)):
             if id_ in found:
@@ -244,27 +244,27 @@ def _shares(total: int, weights: Sequence[float]) -> list[int]:
 class Check:
     """A packed reply, to be compared with the reply to the same row when it is asked alone.
 
-    `others` are the texts of the other replies to its request; for `fields` see
-    `fields_to_compare`.
+    `others` are the texts of the other replies to its request.
     """
 
     reply: Reply
     others: tuple[str, ...]
-    fields: tuple[str, ...]
+    schema: Schema | None
     model: Model
 
     def agrees(self, alone: Reply) -> bool | None:
         """Whether both replies agree; None if this cannot be decided.
 
-        Fields with one right answer must be equal. No model writes free text the same way twice, so
-        free text disagrees only if it is clearly more similar to the reply to another row.
+        Fields with one right answer must be equal. Free text disagrees only if it is clearly more
+        similar to the reply to another row.
         """
-        if self.fields:
+        fields = self.schema.fields if self.schema else {}
+        if fixed := [name for name, field in fields.items() if field.kind in _ONE_RIGHT_ANSWER]:
             try:
                 one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
             except InvalidRequest:
                 return None
-            return all(one.get(name) == other.get(name) for name in self.fields)
+            return all(one.get(name) == other.get(name) for name in fixed)
         own = _likeness(self.reply, alone)
         if not self.others and own < 1.0:
             # No other reply to compare it with.
@@ -273,14 +273,6 @@ class Check:
         if own == 1.0 or own > best + _CLEAR:
             return True
         return False if best > own + _CLEAR else None
-
-
-def fields_to_compare(schema: Schema | None) -> tuple[str, ...]:
-    """The fields of a schema that have one right answer: choices, booleans and integers."""
-    if schema is None:
-        return ()
-    comparable = ("choice", "boolean", "integer")
-    return tuple(name for name, field in schema.fields.items() if field.kind in comparable)
 
 
 @dataclass

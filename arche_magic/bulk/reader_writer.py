@@ -374,13 +374,13 @@ class ReaderWriter:
 
     def _hand_out_rest(self) -> None:
         """Return the rows that were not asked within the patience, each with the reason."""
-        if not self._workers.put_off or self._scheduler.error:
+        if not (put_off := self._scheduler.put_off) or self._scheduler.error:
             return
         index = self._rows.index
         for start in self._rows.chunks():
             self._hand_out(
                 [
-                    Row(at, index[at], "", error=f"not asked: {self._workers.put_off}")
+                    Row(at, index[at], "", error=f"not asked: {put_off}")
                     for at in range(start, min(start + CHUNK, len(index)))
                     if not self._counts.is_finished(at)
                 ]

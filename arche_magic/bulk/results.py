@@ -284,12 +284,13 @@ class Replies:
         return frame
 
 
-def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
-    """Converts a job's result into the same kind of table as its data.
+def like(data: Any, replies: Replies) -> Any:
+    """The finished rows of a job in the same kind of table as its data.
 
-    A table of polars or pyarrow keeps its own columns unchanged, and gets the added `columns` of
-    the frame. For any other data, the result is the frame.
+    A table of polars or pyarrow keeps its own columns unchanged, and gets the added ones. For any
+    other data, the result is the frame.
     """
+    frame, columns = replies.frame(), replies.columns
     if is_arrow(data):
         pa = library("pyarrow")
         table = pa.table(data).take(frame.index.to_numpy())

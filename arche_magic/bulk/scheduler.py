@@ -47,6 +47,7 @@ class Scheduler:
         to_write: tasks whose outcome must be written.
         ending: set when no more rows are asked.
         error: the error that ended the job, or None.
+        put_off: why the remaining rows are not asked in this run, or None.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -65,6 +66,7 @@ class Scheduler:
         self.ending = threading.Event()
         self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
+        self.put_off: LLMProviderError | None = None
 
     # --- the reader
 
@@ -173,16 +175,18 @@ class Scheduler:
             if until > group.opens_at:
                 group.opens_at, group.opens_first = until, route
 
-    def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
+    def close(self, group: Group, error: LLMProviderError, *, opens_later: bool) -> None:
         """Note that none of the group's routes opens in this run.
 
-        If it is the last open group, the job ends, with the error unless it `ends_well`. Otherwise,
-        tasks that only this group could take are finished with the error.
+        If it is the last open group, the job ends, with the error unless one of them `opens_later`.
+        Otherwise, tasks that only this group could take are finished with the error.
         """
         with self._lock:
             group.is_closed = True
+            if opens_later:
+                self.put_off = error
             if all(other.is_closed for other in self._groups):
-                self._end(None if ends_well else error)
+                self._end(None if self.put_off else error)
                 return
             lost = [task for task in self._ready if not self._may_be_taken(task)]
             for task in lost:
