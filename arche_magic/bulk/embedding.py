@@ -139,7 +139,8 @@ class _Embedding:
         self._places: dict[str, list[int]] = {}
         self._missing: list[int] = []
         for place, value in enumerate(values):
-            if _is_missing(value):
+            is_blank = isinstance(value, str) and not value.strip()
+            if is_blank or plain(value) is None:
                 self._missing.append(place)
                 continue
             check_text(value, place, self._model, self._about)
@@ -311,10 +312,6 @@ def _is_about_texts(error: LLMProviderError) -> bool:
     """Whether the refusal is about the texts, so that fewer or other texts may be accepted."""
     too_long = isinstance(error, NoRouteAvailable) and error.next_available_at is None
     return too_long or isinstance(error, InvalidRequest | ContentFiltered)
-
-
-def _is_missing(value: Any) -> bool:
-    return not value.strip() if isinstance(value, str) else plain(value) is None
 
 
 def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:

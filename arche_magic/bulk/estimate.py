@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
@@ -69,7 +70,7 @@ def count_work(
     sample: Request,
     retry: bool,
     fresh: bool,
-    on_rows: Callable[[int], object] | None = None,
+    on_rows: Callable[[int], object] | None,
 ) -> Work:
     """Classify every row (kept, failed permanently, to be asked) and measure its length.
 
@@ -206,10 +207,8 @@ class RowEstimate:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
-            span, basis = (
-                (1 - min(share, 0.9), 1 + share),
-                f"based on {len(work.outputs):,} replies",
-            )
+            span = 1 - min(share, 0.9), 1 + share
+            basis = f"based on {len(work.outputs):,} replies"
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
@@ -279,7 +278,7 @@ class RowEstimate:
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
                 return alone
-        sizes, standings = {}, self._standings()
+        sizes, standings = {}, self._standings
         for provider, model in alone:
             own = [route for route in routes if (route.provider, route.model) == (provider, model)]
             sizes[provider, model] = 1
@@ -314,7 +313,7 @@ class RowEstimate:
     def _capacities(self, sizes: Mapping[Model, int], paid: bool) -> list[Capacity]:
         """The capacity of each model of each account, in the order in which they are asked."""
         tracker, now = self.llm.quota_tracker, self.llm.configuration.clock.time()
-        standings = self._standings()
+        standings = self._standings
         accounts: dict[tuple[str, str, str], list[Route]] = {}
         for route in self._routes(paid):
             account = tracker.account(route.key) or route.key.account
@@ -350,6 +349,7 @@ class RowEstimate:
         routes = in_order(self.llm.routes(self.probe), self.llm.preferred_provider)
         return [route for route in routes if paid or not route.paid]
 
+    @cached_property
     def _standings(self) -> dict[RouteId, list[Standing]]:
         """The current limits of each route in the ledger."""
         found: dict[RouteId, list[Standing]] = {}

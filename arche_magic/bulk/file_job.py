@@ -113,12 +113,12 @@ class FileJob:
         Kept replies are not asked for again.
         """
         self.quality, recorded = Quality(), JobRecord()
-        agreement = self._job.whole.agreement
-        start, refutations = 0, agreement.refutations
+        whole, start = self._job.whole, 0
+        refuted = whole.refuted
         writer = _FileWriter(self.to, self._columns, self._source.kinds, self._sep)
         with closing(writer):
             for frame, table in self._source.chunks(ROWS, self._read):
-                options = {**self._options, "part_of": self._job.whole}
+                options = {**self._options, "part_of": whole}
                 # Together, because other threads ask for the progress.
                 self._before, self._job = before, Job(frame, self._template, **options)
                 replies = Replies(self._job, always_raw=True)
@@ -128,10 +128,10 @@ class FileJob:
                 if self._cancelled:
                     return None
                 recorded = recorded.plus(self._job.recorded)
-                if start and agreement.refutations > refutations:
+                if start and whole.refuted > refuted:
                     self._job.forget_rows(recorded)
                     return Progress(0, self._total).spending_also(self.progress())
-                refutations = agreement.refutations
+                refuted = whole.refuted
                 writer.write(replies.frame(), table)
                 self.quality = self.quality.plus(replies.quality)
                 before = self.progress()

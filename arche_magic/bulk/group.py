@@ -217,7 +217,7 @@ class Group:
     def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:
         """Ask the same model some of the rows again, each alone."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
-        for number in self.workers.whole.agreement.rows_to_check(model, answered):
+        for number in self.workers.whole.packed_by(model).rows_to_check(answered):
             if (reply := replies[number]) is None:
                 continue
             others = tuple(str(replies[other]) for other in answered if other != number)

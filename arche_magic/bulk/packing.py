@@ -15,12 +15,10 @@ import hashlib
 import json
 import math
 import random
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -276,73 +274,42 @@ class Check:
 
 
 @dataclass
-class _Record:
-    """What is known about one model's packed replies."""
+class PackedReplies:
+    """The packed replies of one model in a job, and how those that were checked agree.
 
-    requests: int = 0
+    Attributes:
+        addresses: where they are kept.
+        compared: rows that were also asked alone, and could be compared.
+        disagreed: those of them with another answer.
+        is_refuted: whether the packed replies are not trusted any more.
+    """
+
+    addresses: set[str] = field(default_factory=set)
     compared: int = 0
     disagreed: int = 0
     is_refuted: bool = False
-    addresses: set[str] = field(default_factory=set)
+    # Several threads count requests; `next` needs no lock.
+    _requests: count[int] = field(default_factory=count)
+    _random: random.Random = field(default_factory=random.Random)
 
-
-class Agreement:
-    """Counts a job's packed replies, and how the checked ones agree.
-
-    Attributes:
-        refutations: the number of models whose packed replies were discarded.
-    """
-
-    def __init__(self) -> None:
-        self.refutations = 0
-        self._records: defaultdict[Model, _Record] = defaultdict(_Record)
-        self._lock = threading.Lock()
-        self._random = random.Random()
-
-    def rows_to_check(self, model: Model, answered: Sequence[int]) -> list[int]:
+    def rows_to_check(self, answered: Sequence[int]) -> list[int]:
         """Choose at random which answered rows of a packed request to ask alone too."""
-        with self._lock:
-            record = self._records[model]
-            number = record.requests
-            record.requests += 1
+        number = next(self._requests)
         if number < len(_FIRST_CHECKS):
-            count = _FIRST_CHECKS[number]
+            checks = _FIRST_CHECKS[number]
         else:
-            count = 1 if number % _CHECK_EVERY == 0 else 0
-        return self._random.sample(answered, min(count, len(answered)))
+            checks = 1 if number % _CHECK_EVERY == 0 else 0
+        return self._random.sample(answered, min(checks, len(answered)))
 
-    def note_packed(self, model: Model, address: str) -> None:
-        """Record a packed reply, by the address under which it is kept."""
-        with self._lock:
-            self._records[model].addresses.add(address)
-
-    def note_check(self, model: Model, agrees: bool) -> bool:
+    def note_check(self, agrees: bool) -> bool:
         """Count a comparison; True, at most once, if the packed replies must be discarded."""
-        with self._lock:
-            record = self._records[model]
-            record.compared += 1
-            record.disagreed += not agrees
-            often = record.disagreed > record.compared * _MOST_DISAGREEING
-            refutes = often and record.disagreed >= _LEAST_DISAGREEING and not record.is_refuted
-            record.is_refuted |= refutes
-            self.refutations += refutes
-        return refutes
-
-    def is_refuted(self, model: Model) -> bool:
-        """Whether the model's packed replies are no longer trusted."""
-        with self._lock:
-            return self._records[model].is_refuted
-
-    def addresses(self, model: Model) -> set[str]:
-        """The addresses of the packed replies of a model."""
-        with self._lock:
-            return set(self._records[model].addresses)
-
-    def words(self, model: Model) -> str:
-        """How many of the compared rows disagreed."""
-        with self._lock:
-            record = self._records[model]
-            return f"{record.disagreed} of {record.compared} rows"
+        self.compared += 1
+        self.disagreed += not agrees
+        often = self.disagreed > self.compared * _MOST_DISAGREEING
+        if self.is_refuted or not often or self.disagreed < _LEAST_DISAGREEING:
+            return False
+        self.is_refuted = True
+        return True
 
 
 def _likeness(one: str, other: str) -> float:

@@ -126,8 +126,8 @@ class ReaderWriter:
         self._store = reply_store(llm.configuration.replies)
         self._claims = _Claims(self._store)
         self._workers, self._scheduler, self._counts = workers, workers.scheduler, workers.counts
-        self._whole, self._agreement = workers.whole, workers.whole.agreement
-        self._put, self._retry_errors, self._fresh = put, retry_errors, fresh
+        self._whole, self._put = workers.whole, put
+        self._retry_errors, self._fresh = retry_errors, fresh
         # Addresses of kept replies that no longer fit the schema.
         self._misfits: set[str] = set()
         # The number of rows of the last write.
@@ -281,7 +281,7 @@ class ReaderWriter:
             if task.reply is not None:
                 self._counts.note_reply(task.reply.usage)
             if task.packed_by:
-                self._agreement.note_packed(task.packed_by, task.address)
+                self._whole.packed_by(task.packed_by).addresses.add(task.address)
                 self._counts.packed += 1
         failed = [(task, task.error) for task in tasks if task.error is not None]
         if final := {
@@ -304,8 +304,10 @@ class ReaderWriter:
 
     def _without_untrusted(self, tasks: list[Task]) -> list[Task]:
         """Return the tasks of trusted models, and hand the others back to be asked again."""
-        is_refuted = self._agreement.is_refuted
-        untrusted = [task for task in tasks if task.packed_by and is_refuted(task.packed_by)]
+        packed_by = self._whole.packed_by
+        untrusted = [
+            task for task in tasks if task.packed_by and packed_by(task.packed_by).is_refuted
+        ]
         if not untrusted:
             return tasks
         for task in untrusted:
@@ -327,13 +329,14 @@ class ReaderWriter:
             return
         self._counts.checked += 1
         self._counts.agreed += agrees
-        if self._agreement.note_check(check.model, agrees):
+        if self._whole.packed_by(check.model).note_check(agrees):
             self._discard(check.model)
 
     def _discard(self, model: Model) -> None:
         """Delete the packed replies of a model, and ask their rows again."""
         self._workers.resize()
-        addresses = self._agreement.addresses(model)
+        packed = self._whole.packed_by(model)
+        addresses = packed.addresses
         self._store.forget(addresses)
         self._counts.discarded += len(addresses)
         for start in self._rows.chunks():
@@ -348,9 +351,9 @@ class ReaderWriter:
             self._scheduler.add(self._scheduler.join(tasks))
         # Without a place in our code, whose line would be printed below the message.
         warnings.warn_explicit(
-            f"{'/'.join(model)}: {self._agreement.words(model)} got a different answer when they "
-            "were asked alone, so its packed replies are discarded, and their rows are asked "
-            "again, one by one",
+            f"{'/'.join(model)}: {packed.disagreed} of {packed.compared} rows got a different "
+            "answer when they were asked alone, so its packed replies are discarded, and their "
+            "rows are asked again, one by one",
             PackingWarning,
             "arche_magic",
             0,

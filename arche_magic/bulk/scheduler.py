@@ -307,7 +307,6 @@ class Scheduler:
     # --- while the lock is held
 
     def _pick(self, group: Group) -> list[Task]:
-        """The next tasks for a worker of the group."""
         size = group.size if group.model else 1
         picked: list[Task] = []
         passed: list[Task] = []

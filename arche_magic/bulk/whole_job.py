@@ -26,7 +26,7 @@ from arche_magic.llm_providers.options import python_number, read_flag, shown
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.types import Route
 
-from .packing import Agreement
+from .packing import Model, PackedReplies
 
 if TYPE_CHECKING:
     from .capacity import Capacity
@@ -117,7 +117,6 @@ class WholeJob:
         before_paying: how long it waits for free routes before it uses paid ones.
         stop_after: the number of failed rows that ends the job; inf without a bound.
         failed: the number of failed rows in this run.
-        agreement: how packed replies agree with others.
 
     Raises:
         InvalidRequest: one of them is not a valid bound.
@@ -146,7 +145,16 @@ class WholeJob:
         self.before_paying = Patience(configuration.patience if patience is None else longest, now)
         self.stop_after: float = checked_bound("stop_after", stop_after, least=1)
         self.failed = 0
-        self.agreement = Agreement()
+        self._packed: dict[Model, PackedReplies] = {}
+
+    def packed_by(self, model: Model) -> PackedReplies:
+        """The packed replies of a model."""
+        return self._packed.setdefault(model, PackedReplies())
+
+    @property
+    def refuted(self) -> int:
+        """The number of models whose packed replies were discarded."""
+        return sum(packed.is_refuted for packed in self._packed.copy().values())
 
 
 def in_order(routes: Iterable[Route], preferred: str | None) -> list[Route]:

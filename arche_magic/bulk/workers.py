@@ -202,7 +202,7 @@ class Workers:
             self.counts.left,
             pack=self._pack,
             is_packing=self._is_packing,
-            is_trusted=lambda model: not self.whole.agreement.is_refuted(model),
+            is_trusted=lambda model: not self.whole.packed_by(model).is_refuted,
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
@@ -234,7 +234,6 @@ class Workers:
             self.before_paying.note_wait(seconds)
 
     def _start_threads(self, groups: Sequence[Group]) -> None:
-        """Start a worker for each of the groups."""
         for group in groups:
             thread = threading.Thread(target=group.work, name="arche-job", daemon=True)
             thread.start()
