@@ -187,7 +187,7 @@ class Group:
             request = packed(requests, workers.reply_tokens())
             whole = self._send(request, len(tasks))
         except NoRouteAvailable as error:
-            if error.next_available_at is None or workers.bound_reached(self.llm, request):
+            if error.next_available_at is None or self._bound_reached(request):
                 _shorten(tasks, half)
             else:
                 self._closed(error, request)
@@ -227,7 +227,7 @@ class Group:
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> None:
         """Give up a task that no route answered, or hand it back to wait for one."""
-        if bound := self.workers.bound_reached(self.llm, task.request):
+        if bound := self._bound_reached(task.request):
             stopped = JobStopped(why_stopped(bound, self.workers.counts.requests))
             stopped.at_bound = True
             self._scheduler.end(stopped)
@@ -246,6 +246,11 @@ class Group:
         if not any(attempt.outcome == "failed" for attempt in error.attempts):
             raise _HandBack from None
         self._try_later(task, error)
+
+    def _bound_reached(self, request: Request) -> str:
+        """The bound of the job that prevents a request to one of the routes; "" if none does."""
+        refuses, routes = self.llm.quota_tracker.job_refuses, self.llm.routes(request)
+        return next(filter(None, (refuses(route, request) for route in routes)), "")
 
     def _try_later(self, task: Task, error: LLMProviderError) -> None:
         """Ask a row once more; give it up after several tries."""

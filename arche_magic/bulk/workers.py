@@ -158,11 +158,6 @@ class Workers:
         first = self.llm.routes(self.sample)[0]
         return RowEstimate(self.llm, self.sample).usage(first).output_tokens
 
-    def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
-        """The bound of the job that prevents a request to one of its routes; "" if none does."""
-        refuses = llm.quota_tracker.job_refuses
-        return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
-
     def finish_at(self, later: int = 0) -> datetime | None:
         """When the remaining rows will be answered (aware, UTC); None if not within a year.
 
