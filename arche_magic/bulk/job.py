@@ -157,7 +157,7 @@ class Job:
                 return others.choose(first, () if fresh else self._requests(positions))[0]
 
             self._second = SecondQuestions(self.twice, len(self.rows), choose, self._job_on)
-        self._around = ReaderWriter(
+        self._reader_writer = ReaderWriter(
             self.rows, self._llm, sample, self._workers, self._put,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
@@ -239,7 +239,7 @@ class Job:
             except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
                 self._scheduler.end(error)
 
-        for work in (self._around.read, self._around.write):
+        for work in (self._reader_writer.read, self._reader_writer.write):
             thread = threading.Thread(target=guarded, args=(work,), name="arche-job", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -305,7 +305,7 @@ class Job:
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
-                self._around.renew_claims()
+                self._reader_writer.renew_claims()
                 self._workers.book()
                 continue
             return
