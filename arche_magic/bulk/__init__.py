@@ -12,7 +12,6 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import check_callable
 
 from . import cluster
-from .bounds import JobStopped
 from .comparison import Quality, quality
 from .embedding import embed
 from .file_job import FileJob
@@ -23,6 +22,7 @@ from .plans import Plan, Way
 from .progress import LineBar, Progress
 from .results import Replies, like
 from .rows import Row, Rows
+from .whole_job import JobStopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,9 +125,9 @@ def map(  # noqa: A001  # what the builtin does, for prompts
                 if on_done:
                     on_done(row)
     except JobStopped as stopped:
-        stopped.frame = like(data, replies.frame(), replies.columns)
+        stopped.frame = like(data, replies)
         raise
-    return like(data, replies.frame(), replies.columns)
+    return like(data, replies)
 
 
 def imap(

@@ -11,8 +11,8 @@ from functools import cached_property
 from arche_magic.llm_providers.quota.forecast import prompts_that_fit
 from arche_magic.llm_providers.types import Metric, Standing
 
-from .bounds import costs_extra
 from .growth import MOST_THREADS, PACKING_THREADS, THREADS
+from .whole_job import costs_extra
 
 # A job that takes longer than a year has no finish time.
 HORIZON_SECONDS = 366 * 86_400.0

@@ -18,12 +18,11 @@ from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.text.wording import plural
 from arche_magic.prompts.tables import library_of
 
-from .bounds import JobStopped
 from .job import Job
-from .job_records import new_job_id
 from .progress import Progress
 from .results import Replies
 from .rows import Row, name_of_series
+from .whole_job import JobStopped, new_job_id
 
 if TYPE_CHECKING:
     import dask.dataframe as dd

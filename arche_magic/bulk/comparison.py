@@ -15,7 +15,7 @@ from arche_magic.llm_providers.options import shown
 from arche_magic.llm_providers.text.wording import did_you_mean, percent, plural, suggestion
 from arche_magic.prompts import as_pandas
 
-from .columns import PROVIDER, REPLY, SECOND, SECOND_MODEL, plain
+from .rows import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .rows import Rows
 
+# Columns that a job adds, and how the names of those begin that hold a second model's replies.
+REPLY, PROVIDER, SECOND, SECOND_MODEL = "reply", "provider", "second_", "second_model"
 # A longer text does not count as a label, because two good answers rarely have the same words.
 MOST_WORDS = 5
 

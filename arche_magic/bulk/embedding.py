@@ -35,10 +35,9 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts import as_pandas
 
-from .bounds import WholeJob, checked_flag, orchestrator
-from .columns import plain
 from .progress import Counts, LineBar
-from .rows import Row, Task
+from .rows import Row, Task, plain
+from .whole_job import WholeJob, checked_flag, orchestrator
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -140,7 +139,8 @@ class _Embedding:
         self._places: dict[str, list[int]] = {}
         self._missing: list[int] = []
         for place, value in enumerate(values):
-            if _is_missing(value):
+            is_blank = isinstance(value, str) and not value.strip()
+            if is_blank or plain(value) is None:
                 self._missing.append(place)
                 continue
             check_text(value, place, self._model, self._about)
@@ -153,7 +153,7 @@ class _Embedding:
         self._matrix: np.ndarray[Any, Any] | None = None
         # Texts that have no vector yet, and texts of the batch that failed.
         self._left, self._failed = set(self._places), tuple[str, ...]()
-        self._workers = Workers(llm, self._counts, whole, pack=1)
+        self._workers = Workers(llm, list(llm.providers), self._counts, whole, pack=1)
 
     def run(self, allow_paid: bool, progress: bool) -> np.ndarray[Any, Any]:
         """The vectors, one row per value; for what it raises see `embed`."""
@@ -219,8 +219,8 @@ class _Embedding:
             raise self._explained(scheduler.error)
         if scheduler.error is not None:
             raise scheduler.error
-        if self._workers.put_off is not None:
-            raise self._explained(self._workers.put_off)
+        if scheduler.put_off is not None:
+            raise self._explained(scheduler.put_off)
 
     def _task(self, texts: Sequence[str]) -> Task:
         # No text is in two batches, so the first one identifies the batch.
@@ -312,10 +312,6 @@ def _is_about_texts(error: LLMProviderError) -> bool:
     """Whether the refusal is about the texts, so that fewer or other texts may be accepted."""
     too_long = isinstance(error, NoRouteAvailable) and error.next_available_at is None
     return too_long or isinstance(error, InvalidRequest | ContentFiltered)
-
-
-def _is_missing(value: Any) -> bool:
-    return not value.strip() if isinstance(value, str) else plain(value) is None
 
 
 def _values(data: Any) -> tuple[pd.Index | None, Sequence[Any]]:

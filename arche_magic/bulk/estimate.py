@@ -9,24 +9,29 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.attempt_log import attempt_log
-from arche_magic.llm_providers.options import build_request
+from arche_magic.llm_providers.errors import InvalidRequest
+from arche_magic.llm_providers.options import build_request, python_number, shown
 from arche_magic.llm_providers.prices import cost_usd
 from arche_magic.llm_providers.quota.forecast import PACE_SECONDS, prompt_units
 from arche_magic.llm_providers.reply import Attempt
 from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
-from arche_magic.llm_providers.types import Route, RouteId, Standing, Usage
+from arche_magic.llm_providers.types import PERIOD_SECONDS, Route, RouteId, Standing, Usage
 
-from .agreement import Model
-from .bounds import in_order
-from .capacity import Capacity
-from .packing import needs_packed, pack_size
+from .capacity import Capacity, JobForecast, Speed
+from .packing import Model, needs_packed
 from .rows import MOST_PACKED, Rows
+from .whole_job import in_order
 
+# Maximum tokens of a packed reply. In longer ones, models make mistakes, and services cut them.
+_LONGEST_REPLY = 8000
+# The highest share of a token limit, or of the model's window, for one request.
+_SHARE = 0.5
 # A job that takes less than this time needs no packing.
 SOON_SECONDS = 60.0
 # The number of replies after which their mean length is used.
@@ -65,7 +70,7 @@ def count_work(
     sample: Request,
     retry: bool,
     fresh: bool,
-    on_rows: Callable[[int], object] | None = None,
+    on_rows: Callable[[int], object] | None,
 ) -> Work:
     """Classify every row (kept, failed permanently, to be asked) and measure its length.
 
@@ -103,6 +108,56 @@ def count_work(
         if on_rows:
             on_rows(total)
     return Work(total, kept, failed, to_ask, tokens / max(1, to_ask), tuple(outputs))
+
+
+def rows_per_request(pack: int | str, sample: Request) -> int | None:
+    """Maximum rows in one request, up to `MOST_PACKED`; None if the limits decide.
+
+    Raises:
+        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
+    """
+    if isinstance(pack, str) and pack == "auto":
+        # A stop text would cut the list, and extra fields may only make sense for a single reply.
+        return 1 if sample.stop or sample.extra else None
+    most = python_number(pack)
+    if not isinstance(most, int) or most < 1:
+        raise InvalidRequest(
+            f"pack is {shown(pack)}; it must be 'auto', or a number of rows from 1 on"
+        )
+    if most > 1 and sample.stop:
+        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
+    return min(most, MOST_PACKED)
+
+
+def pack_size(
+    standings: Iterable[Standing], row: Usage, window: float, most: int, *, always: bool = False
+) -> int:
+    """The number of rows in one request to a model: as many as its token limits allow.
+
+    Args:
+        standings: the limits of its routes.
+        row: tokens of one row.
+        window: maximum tokens of a request and its reply; inf if unknown.
+        most: the maximum.
+        always: pack as many as fit, even if requests are not scarce.
+    """
+    one = needs_packed(row, 1)
+    needs = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
+    needs["tokens"] = one.total_tokens
+    requests, by_tokens = math.inf, math.inf
+    room = min(most, _SHARE * window / needs["tokens"], _LONGEST_REPLY / needs["output_tokens"])
+    for limit in standings:
+        rate = limit.amount / PERIOD_SECONDS[limit.period]
+        if limit.metric == "requests":
+            requests = min(requests, rate)
+        else:
+            by_tokens = min(by_tokens, rate / needs[limit.metric])
+            room = min(room, _SHARE * limit.amount / needs[limit.metric])
+    if always:
+        return max(1, math.floor(room))
+    if not 0 < requests < math.inf:
+        return 1
+    return max(1, math.floor(min(room, by_tokens / requests)))
 
 
 @dataclass(frozen=True)
@@ -152,10 +207,8 @@ class RowEstimate:
             output = statistics.fmean(work.outputs)
             error = 2 * statistics.pstdev(work.outputs) / math.sqrt(len(work.outputs))
             share = 0.02 + error / max(1.0, output)
-            span, basis = (
-                (1 - min(share, 0.9), 1 + share),
-                f"based on {len(work.outputs):,} replies",
-            )
+            span = 1 - min(share, 0.9), 1 + share
+            basis = f"based on {len(work.outputs):,} replies"
         elif record:
             span, basis = _OUTPUT_RECORD, "estimated from the replies of the last hour"
         estimate = cls(
@@ -220,12 +273,12 @@ class RowEstimate:
         if pack == 1:
             return alone
         if pack is None and not is_packing:
-            capacities = self.capacities(alone, paid=paid)
+            capacities = self._capacities(alone, paid)
             now = configuration.clock.time()
             soon = sum(one.requests_until(now, now + SOON_SECONDS) for one in capacities)
             if soon >= rows:
                 return alone
-        sizes, standings = {}, self._standings()
+        sizes, standings = {}, self._standings
         for provider, model in alone:
             own = [route for route in routes if (route.provider, route.model) == (provider, model)]
             sizes[provider, model] = 1
@@ -240,14 +293,27 @@ class RowEstimate:
                 )
         return sizes
 
-    def capacities(self, sizes: Mapping[Model, int], *, paid: bool = True) -> list[Capacity]:
-        """The capacity of each model of each account, in the order in which they are asked.
+    def forecast(
+        self,
+        sizes: Mapping[Model, int],
+        speed: Speed,
+        now: float,
+        patience: float,
+        *,
+        paid: bool = True,
+    ) -> JobForecast:
+        """The forecast of a job that waits `patience` seconds for free routes before it pays.
 
-        `sizes` are the rows in one request to each model, by default one; see `pack_sizes` for the
-        other arguments.
+        `sizes` are the rows in one request to each model, by default one; for `paid` see
+        `pack_sizes`.
         """
+        forecast = JobForecast(self._capacities(sizes, paid), speed, now)
+        return forecast.paying_after(patience, self.llm.preferred_provider)
+
+    def _capacities(self, sizes: Mapping[Model, int], paid: bool) -> list[Capacity]:
+        """The capacity of each model of each account, in the order in which they are asked."""
         tracker, now = self.llm.quota_tracker, self.llm.configuration.clock.time()
-        standings = self._standings()
+        standings = self._standings
         accounts: dict[tuple[str, str, str], list[Route]] = {}
         for route in self._routes(paid):
             account = tracker.account(route.key) or route.key.account
@@ -283,6 +349,7 @@ class RowEstimate:
         routes = in_order(self.llm.routes(self.probe), self.llm.preferred_provider)
         return [route for route in routes if paid or not route.paid]
 
+    @cached_property
     def _standings(self) -> dict[RouteId, list[Standing]]:
         """The current limits of each route in the ledger."""
         found: dict[RouteId, list[Standing]] = {}

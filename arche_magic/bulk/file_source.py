@@ -66,7 +66,7 @@ def usable_path(path: str | Path, endings: Sequence[str] = ENDINGS) -> Path:
     return path
 
 
-def separator(path: Path, sep: str | None = None) -> str:
+def separator(path: Path, sep: str | None) -> str:
     """The field separator of a file with this name; `sep` is that of a CSV."""
     return "\t" if path.name.lower().endswith(_TSV) or sep == r"\t" else sep or ","
 

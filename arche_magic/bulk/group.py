@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,11 @@ from arche_magic.llm_providers.reply import Reply
 from arche_magic.llm_providers.request import Message, Request
 from arche_magic.llm_providers.types import Route
 
-from .agreement import Check, Model, fields_to_compare
-from .bounds import JobStopped, Patience, why_stopped
 from .growth import Growth
-from .packing import packed, unpacked
+from .packing import Check, Model, packed, unpacked
 from .rows import MOST_PACKED, Task
 from .scheduler import NAP_SECONDS, Scheduler
+from .whole_job import JobStopped, Patience, why_stopped
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -54,7 +54,6 @@ class Group:
     Attributes:
         workers: all workers of the job.
         llm: sends requests to its routes.
-        ledger: holds and settles many calls of its workers in one change.
         model: the model that gets packed requests; None if each row is asked alone.
         size: rows in one request; if each row is asked alone, the number of holds per change.
         awaits_free: how long it waits for free routes of other groups, if all its routes are paid.
@@ -64,11 +63,11 @@ class Group:
         is_closed: whether none of its routes opens in this run.
         threads: how many workers it has.
         growth: how many it should have, if each row is asked alone.
+        ledger: holds and settles many calls of its workers in one change.
     """
 
     workers: Workers
     llm: IntelligentLLMOrchestrator
-    ledger: BatchLedger
     model: Model | None = None
     size: int = 1
     awaits_free: Patience | None = None
@@ -78,12 +77,17 @@ class Group:
     is_closed: bool = False
     threads: int = 0
     growth: Growth = field(default_factory=lambda: Growth(time.monotonic(), time.process_time()))
+    ledger: BatchLedger = field(init=False)
+
+    def __post_init__(self) -> None:
+        coming = partial(self._scheduler.coming, self)
+        self.ledger = self.llm.batch_ledger(coming, self.workers.counts.spend)
 
     def work(self) -> None:
         """Ask rows until none is left, or until there are too many workers; runs in each thread."""
         workers, scheduler = self.workers, self._scheduler
         try:
-            while tasks := scheduler.take(self, self._note_closed):
+            while tasks := scheduler.take(self):
                 began, left = time.monotonic(), deque(tasks)
                 try:
                     if self.model and len(tasks) > 1:
@@ -102,8 +106,8 @@ class Group:
         except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
             scheduler.end(error)
 
-    def _note_closed(self, seconds: float) -> None:
-        """Count a sleep of this worker in which no group is open, and show what it waits for."""
+    def note_closed(self, seconds: float) -> None:
+        """Count a sleep in which no group is open, and show what the job waits for."""
         self.workers.note_wait(seconds)
         if self.opens_first is not None:
             left = self.opens_at - self._scheduler.clock.time()
@@ -183,7 +187,7 @@ class Group:
             request = packed(requests, workers.reply_tokens())
             whole = self._send(request, len(tasks))
         except NoRouteAvailable as error:
-            if error.next_available_at is None or workers.bound_reached(self.llm, request):
+            if error.next_available_at is None or self._bound_reached(request):
                 _shorten(tasks, half)
             else:
                 self._closed(error, request)
@@ -213,26 +217,24 @@ class Group:
     def _check(self, tasks: list[Task], replies: list[Reply | None], model: Model) -> None:
         """Ask the same model some of the rows again, each alone."""
         answered = [number for number, reply in enumerate(replies) if reply is not None]
-        fields = fields_to_compare(tasks[0].request.schema)
-        for number in self.workers.whole.agreement.rows_to_check(model, answered):
+        for number in self.workers.whole.packed_by(model).rows_to_check(answered):
             if (reply := replies[number]) is None:
                 continue
             others = tuple(str(replies[other]) for other in answered if other != number)
-            check = Check(reply, others, fields, model)
             request = tasks[number].request
-            task = Task("", request, [], limit=1, checks=check, group=self)
-            self._scheduler.add_check(task)
+            check = Check(reply, others, request.schema, model)
+            self._scheduler.add_check(Task("", request, [], limit=1, checks=check, group=self))
 
     def _without_route(self, task: Task, error: NoRouteAvailable) -> None:
         """Give up a task that no route answered, or hand it back to wait for one."""
-        if bound := self.workers.bound_reached(self.llm, task.request):
+        if bound := self._bound_reached(task.request):
             stopped = JobStopped(why_stopped(bound, self.workers.counts.requests))
             stopped.at_bound = True
             self._scheduler.end(stopped)
             raise _HandBack from None
-        if error.next_available_at is None and self._opens(_shortest(task.request)) < math.inf:
+        if error.next_available_at is None and self._opening(_shortest(task.request))[0] < math.inf:
             # Other groups have a route for it.
-            if self._opens(task.request) < math.inf:
+            if self._opening(task.request)[0] < math.inf:
                 self._try_later(task, error)
             # The row itself is too long for all groups.
             elif self._scheduler.is_too_long(task, self):
@@ -245,6 +247,11 @@ class Group:
             raise _HandBack from None
         self._try_later(task, error)
 
+    def _bound_reached(self, request: Request) -> str:
+        """The bound of the job that prevents a request to one of the routes; "" if none does."""
+        refuses, routes = self.llm.quota_tracker.job_refuses, self.llm.routes(request)
+        return next(filter(None, (refuses(route, request) for route in routes)), "")
+
     def _try_later(self, task: Task, error: LLMProviderError) -> None:
         """Ask a row once more; give it up after several tries."""
         task.tries += 1
@@ -252,14 +259,12 @@ class Group:
             raise _HandBack from None
         task.give_up(error, may_work_later=True)
 
-    def _opens(self, request: Request) -> float:
-        """When the first route opens for a request."""
-        return min(opens_at for opens_at, _ in self._openings(request))
-
-    def _openings(self, request: Request) -> list[tuple[float, Route]]:
+    def _opening(self, request: Request) -> tuple[float, Route]:
+        """When the first route opens for a request, and that route."""
         state, now = self.llm.quota_tracker.state, self._scheduler.clock.time()
         routes = self.llm.routes(request)
-        return [(state(route, request, now).opens_at, route) for route in routes]
+        openings = [(state(route, request, now).opens_at, route) for route in routes]
+        return min(openings, key=itemgetter(0))
 
     def _closed(self, error: NoRouteAvailable, request: Request) -> None:
         """Wait for the first route to open; if that takes too long, close the group."""
@@ -269,12 +274,9 @@ class Group:
         moment = NAP_SECONDS if workers.rows_under_way() else 0.0
         left = max(workers.whole.patience.left, moment)
         if left and opens - now <= left and opens < math.inf:
-            _, route = min(self._openings(request), key=itemgetter(0))
-            self._scheduler.close_until(self, opens, route)
+            self._scheduler.close_until(self, opens, self._opening(request)[1])
             return
-        if opens < math.inf:
-            workers.put_off = error
-        self._scheduler.close(self, error, ends_well=workers.put_off is not None)
+        self._scheduler.close(self, error, opens_later=opens < math.inf)
 
 
 def _shortest(request: Request) -> Request:

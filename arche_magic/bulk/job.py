@@ -6,13 +6,13 @@ returned.
                │ kept       └───────────┘ or alone             │ saved, many at once
                └────────────────────→ caller ←─────────────────┘
 
-The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
-rows with the same prompt. It passes on the rows whose reply is kept. It claims the other tasks, so
-that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
-which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
-to the engine, which chooses the route and waits for it; or it hands the task back. The writer
-(`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
-these to its caller, who makes a frame of them with `Replies` (`results.py`).
+The reader (`reader_writer.py`) makes the prompts of some rows and turns them into tasks, one for
+all rows with the same prompt. It passes on the rows whose reply is kept. It claims the other tasks,
+so that no other kernel asks them too. The scheduler gives the tasks to groups of workers
+(`group.py`), which share routes. A worker sends a task alone, or several packed into one request
+(`packing.py`), to the engine, which chooses the route and waits for it; or it hands the task back.
+The writer saves the outcome of tasks, many at once, and hands out their rows. `Job` passes these to
+its caller, who makes a frame of them with `Replies` (`results.py`).
 
 `workers.py` decides how many workers there are and how many rows a request has, from the limits
 (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
@@ -32,19 +32,16 @@ from arche_magic.llm_providers.attempt_log import SESSION, notebook
 from arche_magic.llm_providers.bounded import shielded
 from arche_magic.llm_providers.errors import InvalidRequest, NoKeys
 from arche_magic.llm_providers.options import build_request
-from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request, Schema
 
-from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .comparison import gold_columns
-from .job_records import JobRecord, note_job
-from .packing import rows_per_request
+from .estimate import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
-from .reply_writer import ReplyWriter
-from .row_reader import Claims, RowReader
-from .rows import CHUNK, Row, Rows
-from .twice import SecondQuestions, other_models, second_model, share_of
-from .workers import Workers, narrowed
+from .reader_writer import ReaderWriter
+from .rows import Row, Rows
+from .twice import OtherModels, SecondQuestions, share_of
+from .whole_job import JobRecord, WholeJob, checked_flag, note_job, orchestrator, refuse_tools
+from .workers import Workers
 
 # How long `cancel` waits for threads.
 _FAREWELL_SECONDS = 0.25
@@ -121,15 +118,10 @@ class Job:
     ) -> None:
         self.rows: Rows = Rows(data, template)
         allow_paid = checked_flag("allow_paid", allow_paid)
-        retry_errors, fresh = (
-            checked_flag("retry_errors", retry_errors),
-            checked_flag("fresh", fresh),
-        )
-        self.prefix, self.details, self.twice = (
-            prefix,
-            checked_flag("details", details),
-            share_of(twice),
-        )
+        retry_errors = checked_flag("retry_errors", retry_errors)
+        fresh = checked_flag("fresh", fresh)
+        self.prefix, self.details = prefix, checked_flag("details", details)
+        self.twice = share_of(twice)
         self._llm = orchestrator(llm)
         configuration = self._llm.configuration
         if isinstance(part_of, str):
@@ -149,7 +141,8 @@ class Job:
         self.recorded = JobRecord()
         self._counts = Counts(len(self.rows), configuration.clock.time)
         size = rows_per_request(pack, sample)
-        self._workers = Workers(self._allowed(allow_paid), self._counts, self.whole, size)
+        allowed = self._allowed(allow_paid)
+        self._workers = Workers(self._llm, allowed, self._counts, self.whole, size)
         self._scheduler = self._workers.scheduler
         self._same_options = {
             "template": self.rows.template, "schema": schema, "pack": pack, "llm": llm,
@@ -158,20 +151,16 @@ class Job:
         }  # fmt: skip
         self._second: SecondQuestions | None = None
         if self.twice:
-            others = other_models(self._llm, sample, allow_paid)
+            others = OtherModels(self._llm, sample, allow_paid)
 
             def choose(first: str, positions: list[int]) -> str | None:
-                requests = [] if fresh else self._requests(positions)
-                return second_model(others(first), requests, self._llm)[0]
+                return others.choose(first, () if fresh else self._requests(positions))[0]
 
-            self._second = SecondQuestions(self.twice, self.rows, choose, self._job_on)
-        store = reply_store(configuration.replies)
-        self._claims = Claims(store)
-        self._reader = RowReader(
-            self.rows, self._llm, sample, store, self._claims, self._workers, self._hand_out,
+            self._second = SecondQuestions(self.twice, len(self.rows), choose, self._job_on)
+        self._reader_writer = ReaderWriter(
+            self.rows, self._llm, sample, self._workers, self._put,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
-        self._writer = ReplyWriter(store, self._claims, self._workers, self._reader, self._put)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -244,10 +233,14 @@ class Job:
         note_job(self._llm.configuration.store, new)
 
     def _start(self) -> None:
-        for work in (self._reader.run, self._write):
-            thread = threading.Thread(
-                target=self._guarded, args=(work,), name="arche-job", daemon=True
-            )
+        def guarded(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
+                self._scheduler.end(error)
+
+        for work in (self._reader_writer.read, self._reader_writer.write):
+            thread = threading.Thread(target=guarded, args=(work,), name="arche-job", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -261,7 +254,6 @@ class Job:
         return Job(self.rows.frame.iloc[positions], **options)
 
     def _requests(self, positions: list[int]) -> list[Request]:
-        """The requests of some rows."""
         rows = Rows(self.rows.frame.iloc[positions], self.rows.template)
         return [
             request
@@ -297,21 +289,6 @@ class Job:
         jobs = [self, *(self._second.jobs if self._second else ())]
         return [thread for job in jobs for thread in job._threads]  # noqa: SLF001  # its own class
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
-            self._scheduler.end(error)
-
-    def _write(self) -> None:
-        try:
-            self._writer.run()
-            self._hand_out_rest()
-        finally:
-            self._workers.end()
-            self._claims.end()
-            self._put(None)
-
     def _next(self) -> list[Row] | None:
         """The next finished rows; None after the last ones, or as soon as the job is cancelled."""
         while True:
@@ -322,56 +299,31 @@ class Job:
                 if is_left:
                     return None
 
-    def _hand_out(self, rows: list[Row]) -> None:
-        self._counts.finish(rows)
-        self._put(rows)
-
-    def _hand_out_rest(self) -> None:
-        """Return the rows that were not asked within the patience, each with the reason."""
-        if not self._workers.put_off or self._scheduler.error:
-            return
-        index = self.rows.index
-        for start in self.rows.chunks():
-            rest = [
-                Row(at, index[at], "", error=f"not asked: {self._workers.put_off}")
-                for at in range(start, min(start + CHUNK, len(self.rows)))
-                if not self._counts.is_finished(at)
-            ]
-            if rest:
-                self._hand_out(rest)
-
     def _put(self, rows: list[Row] | None) -> None:
         # Once the caller has left the job, nothing takes the rows.
         while not self._left.is_set():
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
-                self._claims.renew(self._scheduler.claimed)
+                self._reader_writer.renew_claims()
                 self._workers.book()
                 continue
             return
 
-    def _allowed(self, allow_paid: bool) -> IntelligentLLMOrchestrator:
-        """The orchestrator for the workers: only allowed providers, within the job's bounds."""
-        llm, providers = self._llm, self._llm.configuration.providers
-        names = list(llm.providers)
-        if not allow_paid and self._check_routes():
-            names = [name for name in names if not providers[name].paid]
-        allowed = narrowed(llm, llm.configuration, names)
-        allowed.quota_tracker.job = self.whole.spending
-        return allowed
-
-    def _check_routes(self) -> bool:
-        """Whether there are routes; raises InvalidRequest if all of them are paid ones."""
+    def _allowed(self, allow_paid: bool) -> list[str]:
+        """The providers that may be asked; raises InvalidRequest if only paid ones can answer."""
+        names, providers = list(self._llm.providers), self._llm.configuration.providers
+        if allow_paid:
+            return names
         try:
             routes = self._llm.routes(self._sample)
         except NoKeys:
             # Rows whose replies are all kept need no key.
-            return False
+            return names
         if routes and all(route.paid for route in routes):
-            names = ", ".join(dict.fromkeys(route.provider for route in routes))
+            paid = ", ".join(dict.fromkeys(route.provider for route in routes))
             raise InvalidRequest(
-                f"only paid routes can answer ({names}), and a job uses them only with "
+                f"only paid routes can answer ({paid}), and a job uses them only with "
                 "allow_paid=True (--allow-paid); max_cost (--max-cost) limits the cost"
             )
-        return True
+        return [name for name in names if not providers[name].paid]

@@ -3,6 +3,10 @@
 Prompts and replies are JSON lists with ids. An id is made from the text of its prompt, and an entry
 of the reply belongs to the prompt whose id it repeats. If a model counts, shifts or skips entries,
 the ids are wrong. So no row gets its neighbour's reply, and missing rows are asked again.
+
+Replies that are swapped within a request look correct one by one. So random rows are also asked
+alone. A model whose packed replies disagree too often gets no more packed requests in the job, and
+its packed replies are discarded.
 """
 
 from __future__ import annotations
@@ -10,20 +14,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 from arche_magic.llm_providers.errors import InvalidRequest
-from arche_magic.llm_providers.options import python_number, shown
-from arche_magic.llm_providers.reply import Reply
+from arche_magic.llm_providers.reply import Reply, fields_of
 from arche_magic.llm_providers.request import Message, Request, Schema
 from arche_magic.llm_providers.text.reasoning import after_reasoning
-from arche_magic.llm_providers.types import PERIOD_SECONDS, Standing, Usage
+from arche_magic.llm_providers.types import Usage
 
-from .rows import MOST_PACKED
+Model = tuple[str, str]
+"""Provider and model."""
+
+
+class PackingWarning(UserWarning):
+    """A model's packed replies disagreed with those to the same rows asked alone."""
+
 
 _INSTRUCTION = (
     "Below are {count} separate prompts as a JSON list. Answer each of them on its own, as if it "
@@ -33,10 +43,6 @@ _INSTRUCTION = (
 )
 # Additional tokens of a prompt and of a reply in a packed request.
 _AROUND_PROMPT, _AROUND_REPLY = 17, 14
-# Maximum tokens of a packed reply. In longer ones, models make mistakes, and services cut them.
-_LONGEST_REPLY = 8000
-# The highest share of a token limit, or of the model's window, for one request.
-_SHARE = 0.5
 _TEXT = {"type": "string", "description": "the reply to the prompt of that id"}
 # Only consonants: ids are not words, and not numbers that a model could count up.
 _LETTERS = "bcdfghjkmnpqrstvwxz"
@@ -46,26 +52,16 @@ _SHORTEST_ID = 4
 _MOST_BROKEN = 200
 _DECODER = json.JSONDecoder(strict=False)
 
-Entries = dict[str, dict[str, Any]]
-
-
-def rows_per_request(pack: int | str, sample: Request) -> int | None:
-    """Maximum rows in one request, up to `MOST_PACKED`; None if the limits decide.
-
-    Raises:
-        InvalidRequest: `pack` is neither 'auto' nor a whole number from 1 on.
-    """
-    if isinstance(pack, str) and pack == "auto":
-        # A stop text would cut the list, and extra fields may only make sense for a single reply.
-        return 1 if sample.stop or sample.extra else None
-    most = python_number(pack)
-    if not isinstance(most, int) or most < 1:
-        raise InvalidRequest(
-            f"pack is {shown(pack)}; it must be 'auto', or a number of rows from 1 on"
-        )
-    if most > 1 and sample.stop:
-        raise InvalidRequest("stop cannot be combined with packing; leave it out, or use pack=1")
-    return min(most, MOST_PACKED)
+# Rows checked in the first packed requests of a model; after those, one in every tenth request.
+_FIRST_CHECKS, _CHECK_EVERY = (2, 1, 1, 1), 10
+# Packed replies of a model are discarded if more than this share, and at least two, disagree.
+_MOST_DISAGREEING = 0.25
+_LEAST_DISAGREEING = 2
+# The kinds of fields that are compared. No model writes free text the same way twice.
+_ONE_RIGHT_ANSWER = ("choice", "boolean", "integer")
+# The similarity of texts is the share of three-letter pieces that both have. A difference in
+# similarity below `_CLEAR` decides nothing.
+_PIECE, _CLEAR = 3, 0.1
 
 
 def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
@@ -87,37 +83,6 @@ def packed(requests: Sequence[Request], reply_tokens: float) -> Request:
         max_tokens=most and most * len(requests) + _AROUND_REPLY * (len(requests) + 1),
         expected_tokens=math.ceil((reply_tokens + _AROUND_REPLY) * len(requests)),
     )
-
-
-def pack_size(
-    standings: Iterable[Standing], row: Usage, window: float, most: int, *, always: bool = False
-) -> int:
-    """The number of rows in one request to a model: as many as its token limits allow.
-
-    Args:
-        standings: the limits of its routes.
-        row: tokens of one row.
-        window: maximum tokens of a request and its reply; inf if unknown.
-        most: the maximum.
-        always: pack as many as fit, even if requests are not scarce.
-    """
-    one = needs_packed(row, 1)
-    needs = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
-    needs["tokens"] = one.total_tokens
-    requests, by_tokens = math.inf, math.inf
-    room = min(most, _SHARE * window / needs["tokens"], _LONGEST_REPLY / needs["output_tokens"])
-    for limit in standings:
-        rate = limit.amount / PERIOD_SECONDS[limit.period]
-        if limit.metric == "requests":
-            requests = min(requests, rate)
-        else:
-            by_tokens = min(by_tokens, rate / needs[limit.metric])
-            room = min(room, _SHARE * limit.amount / needs[limit.metric])
-    if always:
-        return max(1, math.floor(room))
-    if not 0 < requests < math.inf:
-        return 1
-    return max(1, math.floor(min(room, by_tokens / requests)))
 
 
 def needs_packed(row: Usage, size: int) -> Usage:
@@ -162,14 +127,14 @@ def ids_of(prompts: Sequence[str]) -> list[str]:
         length += 1
 
 
-def read_entries(text: str, ids: Sequence[str]) -> Entries:
+def read_entries(text: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The readable entries of a reply, by their ids.
 
     An entry counts if its id is one of `ids` and occurs once. Prose, fences and reasoning around
     entries are ignored. Entries may be in a list, under a name, or keyed by their ids.
     """
     for place in dict.fromkeys((after_reasoning(text), text)):
-        found: Entries = {}
+        found: dict[str, dict[str, Any]] = {}
         twice = set()
         for id_, entry in _entries_in(place, frozenset(ids)):
             if id_ in found:
@@ -271,3 +236,88 @@ def _shares(total: int, weights: Sequence[float]) -> list[int]:
     whole = sum(weights) or 1.0
     ends = [0, *(round(total * reached / whole) for reached in accumulate(weights))]
     return [end - start for start, end in pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A packed reply, to be compared with the reply to the same row when it is asked alone.
+
+    `others` are the texts of the other replies to its request.
+    """
+
+    reply: Reply
+    others: tuple[str, ...]
+    schema: Schema | None
+    model: Model
+
+    def agrees(self, alone: Reply) -> bool | None:
+        """Whether both replies agree; None if this cannot be decided.
+
+        Fields with one right answer must be equal. Free text disagrees only if it is clearly more
+        similar to the reply to another row.
+        """
+        fields = self.schema.fields if self.schema else {}
+        if fixed := [name for name, field in fields.items() if field.kind in _ONE_RIGHT_ANSWER]:
+            try:
+                one, other = fields_of(self.reply.parsed), fields_of(alone.parsed)
+            except InvalidRequest:
+                return None
+            return all(one.get(name) == other.get(name) for name in fixed)
+        own = _likeness(self.reply, alone)
+        if not self.others and own < 1.0:
+            # No other reply to compare it with.
+            return None
+        best = max((_likeness(text, alone) for text in self.others), default=0.0)
+        if own == 1.0 or own > best + _CLEAR:
+            return True
+        return False if best > own + _CLEAR else None
+
+
+@dataclass
+class PackedReplies:
+    """The packed replies of one model in a job, and how those that were checked agree.
+
+    Attributes:
+        addresses: where they are kept.
+        compared: rows that were also asked alone, and could be compared.
+        disagreed: those of them with another answer.
+        is_refuted: whether the packed replies are not trusted any more.
+    """
+
+    addresses: set[str] = field(default_factory=set)
+    compared: int = 0
+    disagreed: int = 0
+    is_refuted: bool = False
+    # Several threads count requests; `next` needs no lock.
+    _requests: count[int] = field(default_factory=count)
+    _random: random.Random = field(default_factory=random.Random)
+
+    def rows_to_check(self, answered: Sequence[int]) -> list[int]:
+        """Choose at random which answered rows of a packed request to ask alone too."""
+        number = next(self._requests)
+        if number < len(_FIRST_CHECKS):
+            checks = _FIRST_CHECKS[number]
+        else:
+            checks = 1 if number % _CHECK_EVERY == 0 else 0
+        return self._random.sample(answered, min(checks, len(answered)))
+
+    def note_check(self, agrees: bool) -> bool:
+        """Count a comparison; True, at most once, if the packed replies must be discarded."""
+        self.compared += 1
+        self.disagreed += not agrees
+        often = self.disagreed > self.compared * _MOST_DISAGREEING
+        if self.is_refuted or not often or self.disagreed < _LEAST_DISAGREEING:
+            return False
+        self.is_refuted = True
+        return True
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1: the share of the pieces of two texts that both have."""
+    first, second = _pieces(one), _pieces(other)
+    return len(first & second) / len(first | second) if first | second else 1.0
+
+
+def _pieces(text: str) -> set[str]:
+    plain = f" {' '.join(text.casefold().split())} "
+    return {plain[at : at + _PIECE] for at in range(len(plain) - _PIECE + 1)}

@@ -16,17 +16,16 @@ from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.options import build_request
 from arche_magic.llm_providers.types import utc, without_vendor
 
-from .bounds import WholeJob, checked_flag, orchestrator, refuse_tools
 from .capacity import HORIZON_SECONDS, SECONDS_GUESS, JobForecast, Share, Speed
-from .columns import columns_of
 from .comparison import gold_columns
-from .estimate import RowEstimate, Work, count_work, served_lately
+from .estimate import RowEstimate, Work, count_work, rows_per_request, served_lately
 from .file_job import ROWS
 from .file_source import SourceFile, is_file
-from .packing import rows_per_request
 from .plans import Plan, Way, moment
+from .results import columns_of
 from .rows import Rows
-from .twice import OtherModels, asked_twice, other_models, second_model, share_of
+from .twice import OtherModels, asked_twice, share_of
+from .whole_job import WholeJob, checked_flag, orchestrator, refuse_tools
 
 # Tokens that a slow model writes per second.
 _TOKENS_PER_SECOND = 100.0
@@ -104,7 +103,7 @@ def plan(
     )
     found = _plan_of(work, outlook)
     if share:
-        others = other_models(llm, sample, allow_paid)
+        others = OtherModels(llm, sample, allow_paid)
         again, known = asked_twice(parts(), llm, sample, share, others, fresh=fresh)
         found = _with_second(found, outlook, again, known, others)
     return found if until is None else _with_deadline(found, outlook, until)
@@ -134,9 +133,7 @@ class _Outlook:
         estimate = estimate or self.estimate
         asked = {"pack": self.pack, "paid": self.allow_paid, **changes}
         sizes = estimate.pack_sizes(self.rows, **asked)
-        capacities = estimate.capacities(sizes, paid=asked["paid"])
-        forecast = JobForecast(capacities, self.speed, self.now)
-        return forecast.paying_after(self.patience, estimate.llm.preferred_provider)
+        return estimate.forecast(sizes, self.speed, self.now, self.patience, paid=asked["paid"])
 
     def way(self, what: str, forecast: JobForecast) -> Way:
         """A change to the job, with its effect."""
@@ -238,7 +235,7 @@ def _with_second(
     answering = [share.capacity.model for share in plan.shares if share.rows]
     if plan.to_ask and not answering:
         answering = [estimate.llm.routes(estimate.probe)[0].model]
-    seconds = (second_model(others(first), (), estimate.llm)[0] for first in answering)
+    seconds = (others.choose(first)[0] for first in answering)
     models = list(dict.fromkeys([*known, *filter(None, seconds)]))
     if not rows or not models:
         return plan

@@ -1,29 +1,24 @@
-"""Makes a frame from finished rows: the columns of the data, then those of the replies."""
+"""The result of a job: its columns, whose types do not depend on the rows, and the frame."""
 
 from __future__ import annotations
 
+import datetime
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arche_magic.llm_providers.bounded import library
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.llm_providers.reply import Reply, fields_of
+from arche_magic.llm_providers.request import Field, Kind, Schema
+from arche_magic.llm_providers.text.characters import whole_characters
 from arche_magic.prompts.tables import is_arrow, library_of
 
-from .columns import (
-    RAW,
-    REPLY,
-    SECOND,
-    SECOND_MODEL,
-    Column,
-    arrow_columns,
-    columns_of,
-    fitted,
-    with_columns,
-)
-from .comparison import Quality, quality
+from .arrow import arrow_columns, with_columns
+from .comparison import PROVIDER, REPLY, SECOND, SECOND_MODEL, Quality, quality
 from .job import Job
 from .progress import SPENT
 from .rows import Row
@@ -31,8 +26,128 @@ from .rows import Row
 if TYPE_CHECKING:
     import pandas as pd
 
-# Texts in a block.
-_BLOCK = 4096
+_RAW = "raw"
+_TEXT = Field("text")
+_ABOUT = {PROVIDER: _TEXT, "model": _TEXT, "tokens": Field("integer"), "error": _TEXT}
+_DETAILS = {
+    "key": _TEXT, "seconds": Field("number"), "cost_usd": Field("number"), "request": _TEXT,
+}  # fmt: skip
+_DTYPES: dict[Kind, str] = {
+    "text": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean",
+}  # fmt: skip
+_MOST_INTEGER = 2**63
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a job adds.
+
+    Attributes:
+        name: its name in the result.
+        of: the field of the schema, or our name for the column without the prefix.
+        field: the kind of its values.
+        is_field: whether it holds a field of the schema.
+    """
+
+    name: str
+    of: str
+    field: Field
+    is_field: bool = False
+
+    def series(self, values: Sequence[Any], index: pd.Index | None = None) -> pd.Series:
+        """Its values as a Series; each is None or of the column's type."""
+        import pandas as pd
+
+        dtype: Any = _DTYPES.get(self.field.kind, "object")
+        if self.field.kind == "choice":
+            dtype = pd.CategoricalDtype(list(self.field.choices))
+        series: pd.Series = pd.Series(values, index=index, dtype=dtype)
+        return series
+
+
+def columns_of(
+    data: pd.DataFrame,
+    schema: Schema | None,
+    prefix: str = "",
+    *,
+    details: bool = False,
+    twice: bool = False,
+) -> tuple[Column, ...]:
+    """The columns that a job adds to some data, in their order; see `Replies`.
+
+    The prefix goes before our own columns, and before a field whose name the data already has.
+
+    Raises:
+        InvalidRequest: two columns would have the same name.
+    """
+    if not isinstance(prefix, str) or prefix != whole_characters(prefix):
+        raise InvalidRequest(f"prefix is {prefix!r}; it must be a text, such as 'llm_'")
+    fields = dict(schema.fields) if schema else {}
+    ours = ({} if fields else {REPLY: _TEXT}) | _ABOUT | ({_RAW: _TEXT} if schema else {})
+    ours |= _DETAILS if details else {}
+    if twice:
+        ours |= {f"{SECOND}{name}": field for name, field in (fields or {REPLY: _TEXT}).items()}
+        ours[SECOND_MODEL] = _TEXT
+    columns = tuple(
+        Column(f"{prefix}{name}" if name in data.columns else name, name, field, is_field=True)
+        for name, field in fields.items()
+    )
+    columns += tuple(Column(f"{prefix}{name}", name, field) for name, field in ours.items())
+    _check_names(columns, data)
+    return columns
+
+
+def _check_names(columns: Iterable[Column], data: pd.DataFrame) -> None:
+    counts = Counter(column.name for column in columns)
+    there = [name for name in counts if name in data.columns]
+    twice = [name for name, count in counts.items() if count > 1]
+    problems = []
+    if there:
+        problems.append(f"the data already has {_shown(there)}")
+    if twice:
+        problems.append(f"the schema has {_shown(twice, 'field')}, which the result also has")
+    if problems:
+        raise InvalidRequest(
+            f"{' and '.join(problems)}; prefix='llm_' (--prefix llm_) renames the columns that "
+            "are added"
+        )
+
+
+def _shown(names: Sequence[str], noun: str = "column") -> str:
+    several = len(names) > 1
+    return f"{'' if several else 'a '}{noun}{'s' if several else ''} {', '.join(map(repr, names))}"
+
+
+def _fitted(value: Any, field: Field) -> Any:
+    """A value in the type of its column; None if missing, ValueError if it does not fit."""
+    if value is None or field.kind == "other":
+        return value
+    try:
+        found = _converted(value, field)
+    except (TypeError, ValueError, OverflowError):
+        found = None
+    if found is None:
+        kind = _DTYPES.get(field.kind, field.kind)
+        raise ValueError(f"{value!r:.80} does not fit a column of type {kind}")
+    return found
+
+
+def _converted(value: Any, field: Field) -> Any:
+    match field.kind:
+        case "text":
+            return str(value)
+        case "choice":
+            return value if value in field.choices else None
+        case "boolean":
+            return value if isinstance(value, bool) else None
+        case "integer":
+            whole = int(value)
+            fits = whole == value and -_MOST_INTEGER <= whole < _MOST_INTEGER
+            return whole if fits else None
+        case "number":
+            return float(value)
+        case _:
+            return value if isinstance(value, datetime.date) else None
 
 
 class Replies:
@@ -53,7 +168,6 @@ class Replies:
         always_raw: add the column `raw` for every schema, even if no row needs it.
 
     Attributes:
-        columns: the columns that `frame` adds.
         quality: how the rows of the last `frame` compare, with `twice=` or `gold=`.
 
     Raises:
@@ -69,19 +183,14 @@ class Replies:
         self._ours = {column.of: column for column in columns if not column.is_field}
         self._always_raw = always_raw
         count = len(self._rows)
-        self._values: dict[str, list[Any]] = {
-            column.name: [None] * count
-            for column in columns
-            if column.is_field or column.of != REPLY
-        }
-        self._texts = None if self._fields else _Texts(count)
+        self._values: dict[str, list[Any]] = {column.name: [None] * count for column in columns}
         self._finished = bytearray(count)
         self.quality = Quality()
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns that `frame` adds, in their order."""
-        raw = self._ours.get(RAW)
+        raw = self._ours.get(_RAW)
         hides_raw = raw is not None and not (self._always_raw or any(self._values[raw.name]))
         columns = (*self._fields, *self._ours.values())
         return tuple(column for column in columns if not (hides_raw and column is raw))
@@ -89,8 +198,10 @@ class Replies:
     def add(self, row: Row) -> None:
         """Note one finished row."""
         at, reply = row.position, row.reply
-        ours: dict[str, Any] = {"error": row.error, "tokens": row.tokens, RAW: row.raw}
+        ours: dict[str, Any] = {"error": row.error, "tokens": row.tokens, _RAW: row.raw}
         if reply is not None:
+            # As plain text: a Reply holds its attempts too.
+            ours |= {REPLY: str(reply)} if not self._fields else {}
             ours |= {"provider": sys.intern(reply.provider), "model": sys.intern(reply.model)}
         if self._job.details:
             ours |= {"cost_usd": row.cost_usd, "request": row.request or None}
@@ -101,11 +212,7 @@ class Replies:
         if self._fields:
             ours |= self._add_fields(at, reply)
         for name, column in self._ours.items():
-            if name != REPLY:
-                self._values[column.name][at] = ours.get(name)
-        if self._texts:
-            # As plain text: a Reply holds its attempts too.
-            self._texts.put(at, None if reply is None else str(reply))
+            self._values[column.name][at] = ours.get(name)
         # This comes last, because another thread may be making a frame now.
         self._finished[at] = 1
 
@@ -118,7 +225,7 @@ class Replies:
         for name, value in values.items():
             if (column := self._ours.get(f"{SECOND}{name}")) is not None:
                 with suppress(ValueError):
-                    found[column.of] = fitted(value, column.field)
+                    found[column.of] = _fitted(value, column.field)
         return found
 
     def _add_fields(self, at: int, reply: Reply | None) -> dict[str, Any]:
@@ -131,11 +238,11 @@ class Replies:
         for column in self._fields:
             value = None
             try:
-                value = fitted(values.get(column.of), column.field)
+                value = _fitted(values.get(column.of), column.field)
             except ValueError as error:
                 problems.append(f"{column.of}: {error}")
             self._values[column.name][at] = value
-        return {"error": "; ".join(problems), RAW: str(reply)} if problems else {}
+        return {"error": "; ".join(problems), _RAW: str(reply)} if problems else {}
 
     def frame(self) -> pd.DataFrame:
         """The finished rows: a copy of the data, in its order, with its labels.
@@ -151,9 +258,7 @@ class Replies:
         # Read before the values, because rows may finish meanwhile.
         finished, asked_again = bytes(self._finished), self._job.asked_again
         columns = {
-            column.name: self._texts.column().set_axis(data.index)
-            if self._texts and column.of == REPLY
-            else column.series(self._values[column.name], data.index)
+            column.name: column.series(self._values[column.name], data.index)
             for column in self.columns
         }
         added = pd.DataFrame(columns, index=data.index)
@@ -179,12 +284,13 @@ class Replies:
         return frame
 
 
-def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
-    """Converts a job's result into the same kind of table as its data.
+def like(data: Any, replies: Replies) -> Any:
+    """The finished rows of a job in the same kind of table as its data.
 
-    A table of polars or pyarrow keeps its own columns unchanged, and gets the added `columns` of
-    the frame. For any other data, the result is the frame.
+    A table of polars or pyarrow keeps its own columns unchanged, and gets the added ones. For any
+    other data, the result is the frame.
     """
+    frame, columns = replies.frame(), replies.columns
     if is_arrow(data):
         pa = library("pyarrow")
         table = pa.table(data).take(frame.index.to_numpy())
@@ -194,38 +300,3 @@ def like(data: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> Any:
         whole = data if isinstance(data, pl.DataFrame) else data.to_frame(frame.columns[0])
         return whole[frame.index.tolist()].hstack(pl.from_arrow(arrow_columns(frame, columns)))
     return frame
-
-
-class _Texts:
-    """A column of texts in blocks; a full block becomes a Series, which takes less memory."""
-
-    def __init__(self, count: int) -> None:
-        sizes = [min(_BLOCK, count - start) for start in range(0, count, _BLOCK)]
-        self._blocks: list[list[str | None] | pd.Series] = [[None] * size for size in sizes]
-        self._missing = sizes
-
-    def put(self, at: int, text: str | None) -> None:
-        """Note one text; it may replace an earlier one."""
-        number, place = divmod(at, _BLOCK)
-        block = self._blocks[number]
-        if not isinstance(block, list):
-            block = self._blocks[number] = block.tolist()
-        self._missing[number] -= block[place] is None
-        block[place] = text
-        if not self._missing[number]:
-            self._blocks[number] = _series(block)
-
-    def column(self) -> pd.Series:
-        """All of them, in their order."""
-        import pandas as pd
-
-        blocks = [_series(block) if isinstance(block, list) else block for block in self._blocks]
-        if not blocks:
-            return _series([])
-        return pd.concat(blocks, ignore_index=True)
-
-
-def _series(values: list[Any]) -> pd.Series:
-    import pandas as pd
-
-    return pd.Series(values, dtype="string")

@@ -19,9 +19,8 @@ from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.text.wording import did_you_mean
 from arche_magic.prompts import Prompt, as_pandas, fill, name_in, references, steps_in
 
-from .agreement import Check, Model
-from .columns import plain
 from .file_source import ENDINGS, is_file
+from .packing import Check, Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,6 +304,13 @@ def _name(column: Hashable) -> str:
         for part in parts
     ]
     return " ".join(".".join(filter(None, texts)).split())
+
+
+def plain(value: Any) -> Any:
+    """None for what pandas marks as missing."""
+    import pandas as pd
+
+    return None if pd.isna(value) is True else value
 
 
 def name_of_series(name: Hashable, template: str | None) -> Hashable:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import Route
 
-from .agreement import Model
-from .growth import THREADS
+from .growth import PACKING_THREADS, THREADS
+from .packing import Model
 from .rows import Task
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Scheduler:
         to_write: tasks whose outcome must be written.
         ending: set when no more rows are asked.
         error: the error that ended the job, or None.
+        put_off: why the remaining rows are not asked in this run, or None.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -65,6 +66,7 @@ class Scheduler:
         self.ending = threading.Event()
         self.clock: Clock = _JobClock(clock, self.ending)
         self.error: BaseException | None = None
+        self.put_off: LLMProviderError | None = None
 
     # --- the reader
 
@@ -91,11 +93,8 @@ class Scheduler:
 
     # --- the workers
 
-    def take(self, group: Group, on_closed: Callable[[float], object]) -> list[Task]:
-        """The next tasks for a worker, when a route may be open; none when the job ends.
-
-        `on_closed` is called with the seconds of each sleep in which no group is open.
-        """
+    def take(self, group: Group) -> list[Task]:
+        """The next tasks for a worker, when a route may be open; none when the job ends."""
         while True:
             with self._lock:
                 if self.ending.is_set() or group.is_closed:
@@ -113,7 +112,7 @@ class Scheduler:
                     continue
                 all_closed = self._are_all_closed()
             if all_closed:
-                on_closed(nap)
+                group.note_closed(nap)
             self.clock.sleep(nap)
 
     def coming(self, group: Group) -> list[Request]:
@@ -176,16 +175,18 @@ class Scheduler:
             if until > group.opens_at:
                 group.opens_at, group.opens_first = until, route
 
-    def close(self, group: Group, error: LLMProviderError, *, ends_well: bool) -> None:
+    def close(self, group: Group, error: LLMProviderError, *, opens_later: bool) -> None:
         """Note that none of the group's routes opens in this run.
 
-        If it is the last open group, the job ends, with the error unless it `ends_well`. Otherwise,
-        tasks that only this group could take are finished with the error.
+        If it is the last open group, the job ends, with the error unless one of them `opens_later`.
+        Otherwise, tasks that only this group could take are finished with the error.
         """
         with self._lock:
             group.is_closed = True
+            if opens_later:
+                self.put_off = error
             if all(other.is_closed for other in self._groups):
-                self._end(None if ends_well else error)
+                self._end(None if self.put_off else error)
                 return
             lost = [task for task in self._ready if not self._may_be_taken(task)]
             for task in lost:
@@ -203,7 +204,7 @@ class Scheduler:
 
     # --- the groups
 
-    def start(self, groups: Sequence[Group], threads: Callable[[Group], int]) -> list[Group]:
+    def start(self, groups: Sequence[Group]) -> list[Group]:
         """Replace the groups; return the group of each worker to start."""
         with self._lock:
             for old in self._groups:
@@ -211,10 +212,9 @@ class Scheduler:
             self._groups = list(groups)
             self.wanted = max(THREADS, sum(2 * group.size for group in groups))
             self._work.notify_all()
-            new = [group for group in groups for _ in range(threads(group))]
-            for group in new:
-                group.threads += 1
-        return new
+            for group in groups:
+                group.threads = PACKING_THREADS if group.model else 1
+            return [group for group in groups for _ in range(group.threads)]
 
     def grow(self) -> list[Group]:
         """Return the group of each worker to start, for groups in which more workers help and have
@@ -307,7 +307,6 @@ class Scheduler:
     # --- while the lock is held
 
     def _pick(self, group: Group) -> list[Task]:
-        """The next tasks for a worker of the group."""
         size = group.size if group.model else 1
         picked: list[Task] = []
         passed: list[Task] = []

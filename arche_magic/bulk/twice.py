@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,9 @@ from arche_magic.llm_providers.reply_cache.store import reply_store
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import without_vendor
 
-from .bounds import costs_extra, in_order
 from .progress import Progress
 from .rows import CHUNK, Row, Rows
+from .whole_job import costs_extra, in_order
 
 if TYPE_CHECKING:
     from .job import Job
@@ -47,7 +47,7 @@ def number_drawn(share: float, rows: int) -> int:
 
 
 class SecondQuestions:
-    """Asks a share (0 to 1) of a job's rows again, each on a model that did not answer it first.
+    """Asks a share (0 to 1) of a job's `rows` again, each on a model that did not answer it first.
 
     `choose(model, positions)` returns the model for rows that `model` has answered, and
     `ask(positions, model)` makes the job that asks it these rows. `jobs` contains the jobs that
@@ -57,12 +57,12 @@ class SecondQuestions:
     def __init__(
         self,
         share: float,
-        rows: Rows,
+        rows: int,
         choose: Callable[[str, list[int]], str | None],
         ask: Callable[[list[int], str], Job],
     ) -> None:
         self._choose, self._ask = choose, ask
-        self._wanted = number_drawn(share, len(rows))
+        self._wanted = number_drawn(share, rows)
         # By position. Rows that can no longer be drawn are removed from time to time.
         self._rows: dict[int, Row] = {}
         self.jobs: list[Job] = []
@@ -147,24 +147,52 @@ def share_of(twice: Any) -> float:
     return float(share)
 
 
-OtherModels = Callable[[str], Mapping[str, tuple[bool, bool]]]
-"""Returns other models than a given one, as `provider/model`, in the order of the routes.
-
-Each with whether it costs money and whether it is not open now.
-"""
-
-
-def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> OtherModels:
-    """Return the function that lists the other models; with `paid`, also those that cost money.
+class OtherModels:
+    """Chooses the model that answers rows again; if `paid`, it may be one that costs money.
 
     Raises:
         InvalidRequest: only one model can answer.
     """
-    preferred, state = llm.preferred_provider, llm.quota_tracker.state
-    # The model must be of the job's provider, if one was named; it need not be the job's model.
-    request = replace(sample, model=None, same_model=False)
 
-    def others(model: str) -> Mapping[str, tuple[bool, bool]]:
+    def __init__(self, llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -> None:
+        self._llm, self._paid = llm, paid
+        # The model must be of the job's provider, if one was named; it need not be the job's model.
+        self._request = replace(sample, model=None, same_model=False)
+        try:
+            first = llm.routes(sample)[0]
+        except ConfigurationError:
+            # Rows whose replies are all kept need no key.
+            return
+        if not self._ranks(first.model):
+            raise InvalidRequest(
+                f"twice needs a second model, but only {first.model} can answer here; add a key "
+                "for another provider, or omit twice= (--twice)"
+            )
+
+    def choose(self, first: str, requests: Sequence[Request] = ()) -> tuple[str | None, int]:
+        """The model for requests that the model `first` has answered.
+
+        Returns it as `provider/model`, with the number of its replies that are kept. A model whose
+        replies are all kept comes first, then free models, then open ones. Among these, the one
+        with the most kept replies comes first.
+        """
+        ranks = self._ranks(first)
+        kept = dict.fromkeys(ranks, 0)
+        for model in ranks if requests else ():
+            like = replace(requests[0], model=model, provider=None, same_model=False)
+            addresses = [*map(self._llm.addresses_like(like), requests)]
+            found = reply_store(self._llm.configuration.replies).lookup_many(addresses)
+            kept[model] = sum(address in found for address in addresses)
+
+        def rank(model: str) -> tuple[bool, tuple[bool, bool], int]:
+            return kept[model] < len(requests), ranks[model], -kept[model]
+
+        chosen = min(ranks, key=rank, default=None)
+        return chosen, kept[chosen] if chosen else 0
+
+    def _ranks(self, first: str) -> dict[str, tuple[bool, bool]]:
+        """The models other than `first`: whether each costs money, and is not open now."""
+        llm, request, preferred = self._llm, self._request, self._llm.preferred_provider
         try:
             routes = llm.routes(request)
         except ConfigurationError:
@@ -174,53 +202,17 @@ def other_models(llm: IntelligentLLMOrchestrator, sample: Request, paid: bool) -
         current = replace(llm.configuration, off=llm.configuration.off | get_choices().off)
         ranks = dict[str, tuple[bool, bool]]()
         for route in in_order(routes, preferred):
-            if not current.is_on(route.key, route.model):
+            if not current.is_on(route.key, route.model) or (route.paid and not self._paid):
                 continue
-            if without_vendor(route.model) == without_vendor(model) or (route.paid and not paid):
+            if without_vendor(route.model) == without_vendor(first):
                 continue
-            opens_at = state(route, request, now).opens_at
+            opens_at = llm.quota_tracker.state(route, request, now).opens_at
             # Waiting does not open a retired model or a rejected key.
             if opens_at < math.inf:
                 rank = costs_extra(route, preferred), opens_at > now
                 name = f"{route.provider}/{route.model}"
                 ranks[name] = min(rank, ranks.get(name, rank))
         return ranks
-
-    try:
-        first = llm.routes(sample)[0]
-    except ConfigurationError:
-        # Rows whose replies are all kept need no key.
-        return others
-    if not others(first.model):
-        raise InvalidRequest(
-            f"twice needs a second model, but only {first.model} can answer here; add a key for "
-            "another provider, or omit twice= (--twice)"
-        )
-    return others
-
-
-def second_model(
-    models: Mapping[str, tuple[bool, bool]],
-    requests: Sequence[Request],
-    llm: IntelligentLLMOrchestrator,
-) -> tuple[str | None, int]:
-    """The model that answers these requests again, and how many of its replies are kept.
-
-    A model whose replies are all kept comes first, then free models, then open ones. Among these,
-    the one with the most kept replies comes first.
-    """
-    kept = dict.fromkeys(models, 0)
-    for model in models if requests else ():
-        like = replace(requests[0], model=model, provider=None, same_model=False)
-        addresses = [*map(llm.addresses_like(like), requests)]
-        found = reply_store(llm.configuration.replies).lookup_many(addresses)
-        kept[model] = sum(address in found for address in addresses)
-
-    def rank(model: str) -> tuple[bool, tuple[bool, bool], int]:
-        return kept[model] < len(requests), models[model], -kept[model]
-
-    chosen = min(models, key=rank, default=None)
-    return chosen, kept[chosen] if chosen else 0
 
 
 def asked_twice(
@@ -258,7 +250,7 @@ def asked_twice(
             if address in replies:
                 by_first[replies[address].model].append(request)
         for first, again in by_first.items():
-            model, kept = second_model(others(first), again, llm)
+            model, kept = others.choose(first, again)
             count -= kept
             if model and kept < len(again):
                 models[model] = None

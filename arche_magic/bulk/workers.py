@@ -19,19 +19,18 @@ from functools import lru_cache
 from arche_magic.llm_providers import IntelligentLLMOrchestrator
 from arche_magic.llm_providers.batch_ledger import BatchLedger
 from arche_magic.llm_providers.config import Configuration, get_choices
-from arche_magic.llm_providers.errors import LLMProviderError, NoRouteAvailable
+from arche_magic.llm_providers.errors import LLMProviderError
 from arche_magic.llm_providers.request import Request
 from arche_magic.llm_providers.types import utc
 
-from .agreement import Model
-from .bounds import Patience, WholeJob, costs_extra, pays_after_waiting
-from .capacity import SECONDS_GUESS, JobForecast, Speed
+from .capacity import SECONDS_GUESS, Speed
 from .estimate import KNOWN_AFTER, RowEstimate
 from .group import Group
-from .growth import PACKING_THREADS
+from .packing import Model
 from .progress import Counts
 from .rows import Task
 from .scheduler import Scheduler
+from .whole_job import Patience, WholeJob, costs_extra
 
 # How often the number of rows per request is reconsidered.
 _LOOK_SECONDS = 5.0
@@ -47,13 +46,13 @@ class Workers:
     """All workers of a job.
 
     Args:
-        llm: asks, within the bounds of the job, on the routes that the job may use.
+        llm: the provider object of the job.
+        names: the providers that the job may use.
         counts: what is spent so far.
         whole: the bounds of the job.
         pack: rows per request; None decides by the limits.
 
     Attributes:
-        put_off: why the remaining rows are not asked in this run, or None.
         sample: the request of the first row, from which all are estimated; None before it is known.
         before_paying: that of `whole`; None unless there are both free and paid routes.
     """
@@ -61,6 +60,7 @@ class Workers:
     def __init__(
         self,
         llm: IntelligentLLMOrchestrator,
+        names: Sequence[str],
         counts: Counts,
         whole: WholeJob,
         pack: int | None,
@@ -70,8 +70,8 @@ class Workers:
         self.before_paying: Patience | None = None
         # Requests that wait for a route end soon after the job has ended.
         configuration = replace(llm.configuration, clock=self.scheduler.clock)
-        self.llm = narrowed(llm, configuration, list(llm.providers))
-        self.put_off: NoRouteAvailable | None = None
+        self.llm = _narrowed(llm, configuration, names)
+        self.llm.quota_tracker.job = whole.spending
         self.threads: list[threading.Thread] = []
         self.sample: Request | None = None
         # By thread: the number of rows in its request, and when it last waited.
@@ -89,7 +89,8 @@ class Workers:
             ConfigurationError: no key for any route, or an unknown model.
         """
         self.sample = first.request
-        if pays_after_waiting(self.llm.routes(first.request), self.llm.preferred_provider):
+        routes, preferred = self.llm.routes(first.request), self.llm.preferred_provider
+        if len({costs_extra(route, preferred) for route in routes}) == 2:
             self.before_paying = self.whole.before_paying
         self._start_groups(self._sizes(first.request))
 
@@ -116,7 +117,7 @@ class Workers:
         off = configuration.off | get_choices().off
         if self.sample is None or off == configuration.off:
             return
-        self.llm = narrowed(self.llm, replace(configuration, off=off), self.llm.providers)
+        self.llm = _narrowed(self.llm, replace(configuration, off=off), self.llm.providers)
         try:
             self._start_groups(self._sizes(self.sample))
         except LLMProviderError as error:
@@ -157,11 +158,6 @@ class Workers:
         first = self.llm.routes(self.sample)[0]
         return RowEstimate(self.llm, self.sample).usage(first).output_tokens
 
-    def bound_reached(self, llm: IntelligentLLMOrchestrator, request: Request) -> str:
-        """The bound of the job that prevents a request to one of its routes; "" if none does."""
-        refuses = llm.quota_tracker.job_refuses
-        return next(filter(None, (refuses(route, request) for route in llm.routes(request))), "")
-
     def finish_at(self, later: int = 0) -> datetime | None:
         """When the remaining rows will be answered (aware, UTC); None if not within a year.
 
@@ -182,17 +178,14 @@ class Workers:
         held += self.scheduler.to_write.unfinished_tasks
         prompt_tokens = counts.input_tokens / counts.served if counts.served else None
         estimate = RowEstimate(self.llm, sample, self.reply_tokens(), prompt_tokens)
-        capacities = estimate.capacities(self.scheduler.sizes())
         # Use the measured speed as soon as there is one.
         seconds = counts.mean_seconds() or SECONDS_GUESS
         speed = Speed(seconds)
         if (pace := self.scheduler.pace()) is not None:
             threads, per_second = pace
             speed = Speed(threads / per_second, threads, most_threads=threads)
-        forecast = JobForecast(capacities, speed, now)
-        if self.before_paying is not None:
-            left, preferred = self.before_paying.left, self.llm.preferred_provider
-            forecast = forecast.paying_after(left, preferred)
+        patience = self.whole.before_paying.left
+        forecast = estimate.forecast(self.scheduler.sizes(), speed, now, patience)
         end = forecast.finish_at(counts.left - held + later)
         # Requests in progress must finish, too.
         end = max(end, now + seconds / 2)
@@ -204,7 +197,7 @@ class Workers:
             self.counts.left,
             pack=self._pack,
             is_packing=self._is_packing,
-            is_trusted=lambda model: not self.whole.agreement.is_refuted(model),
+            is_trusted=lambda model: not self.whole.packed_by(model).is_refuted,
         )
 
     def _start_groups(self, sizes: Mapping[Model, int]) -> None:
@@ -215,28 +208,19 @@ class Workers:
         groups = [self._group(self._for([model]), model, sizes[model]) for model in packing]
         if alone:
             groups.append(self._group(self._for(alone) if packing else self.llm))
-        new = self.scheduler.start(groups, lambda group: PACKING_THREADS if group.model else 1)
-        self._start_threads(new)
+        self._ledgers += [group.ledger for group in groups]
+        self._start_threads(self.scheduler.start(groups))
 
     def _group(
         self, llm: IntelligentLLMOrchestrator, model: Model | None = None, size: int = 1
     ) -> Group:
-        def coming() -> list[Request]:
-            return self.scheduler.coming(group)
-
-        ledger = llm.batch_ledger(coming, self.counts.spend)
-        self._ledgers.append(ledger)
-        awaits_free = self._awaits_free(llm)
-        group = Group(self, llm, ledger, model, size, awaits_free)
-        return group
-
-    def _awaits_free(self, llm: IntelligentLLMOrchestrator) -> Patience | None:
-        """The wait for free routes of other groups if all routes of this one are paid, or None."""
-        if self.before_paying is None or self.sample is None:
-            return None
-        routes = llm.routes(self.sample)
-        only_paid = all(costs_extra(route, self.llm.preferred_provider) for route in routes)
-        return self.before_paying if only_paid else None
+        awaits_free = None
+        if self.before_paying is not None and self.sample is not None:
+            preferred = self.llm.preferred_provider
+            # If all its routes are paid, it waits for the free routes of other groups.
+            if all(costs_extra(route, preferred) for route in llm.routes(self.sample)):
+                awaits_free = self.before_paying
+        return Group(self, llm, model, size, awaits_free)
 
     def note_wait(self, seconds: float) -> None:
         """Count that rows wait for a route for that many seconds from now."""
@@ -245,7 +229,6 @@ class Workers:
             self.before_paying.note_wait(seconds)
 
     def _start_threads(self, groups: Sequence[Group]) -> None:
-        """Start a worker for each of the groups."""
         for group in groups:
             thread = threading.Thread(target=group.work, name="arche-job", daemon=True)
             thread.start()
@@ -259,10 +242,10 @@ class Workers:
             own = tuple(model for provider, model in models if provider == name)
             providers[name] = replace(providers[name], models=own)
         configuration = replace(self.llm.configuration, providers=providers)
-        return narrowed(self.llm, configuration, names)
+        return _narrowed(self.llm, configuration, names)
 
 
-def narrowed(
+def _narrowed(
     llm: IntelligentLLMOrchestrator, configuration: Configuration, names: Sequence[str]
 ) -> IntelligentLLMOrchestrator:
     """A new orchestrator like another one, on some of its providers, with this configuration."""

@@ -63,7 +63,7 @@ class FrameRows:
 
     def finished(self) -> Any:
         """The rows that are finished, as a frame of the same library as the data."""
-        return like(self._table, self._replies.frame(), self._replies.columns)
+        return like(self._table, self._replies)
 
     def bind(self, value: Any) -> None:
         """Set the variable."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from arche_magic.bulk.job_records import JobRecord
+    from arche_magic.bulk.whole_job import JobRecord
 
 DAYS = 31
 """How many days the sums cover."""
@@ -111,7 +111,7 @@ def jobs_frame(jobs: Iterable[JobRecord]) -> pd.DataFrame:
     `done`, `errors`, `requests`, `tokens`, `cost_usd`, and, of rows that were packed, `packed`,
     `checked`, `agreed`, `not_compared` and `discarded`; see `JobRecord`.
     """
-    from arche_magic.bulk.job_records import JobRecord
+    from arche_magic.bulk.whole_job import JobRecord
 
     from .frames import TIME, time_of, typed_frame
 

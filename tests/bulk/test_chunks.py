@@ -18,7 +18,7 @@ from env_file import write_env_file
 import arche_magic
 from arche_magic.bulk import JobStopped, Row, file_job
 from arche_magic.bulk.file_source import SourceFile
-from arche_magic.bulk.job_records import jobs_since
+from arche_magic.bulk.whole_job import jobs_since
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
 from arche_magic.sandbox import Sandbox

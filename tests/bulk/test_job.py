@@ -647,7 +647,7 @@ def test_a_running_job_stops_using_what_is_switched_off(start: Start, is_all: bo
         assert set(keys[-50:]) == {"groq_key_2"}
 
 
-def test_a_frame_of_many_blocks_keeps_its_order(sandbox: Sandbox) -> None:
+def test_a_frame_of_many_rows_keeps_its_order(sandbox: Sandbox) -> None:
     """Rows may finish in any order; the frame of an unfinished job has only finished rows."""
     texts = [f"Row {number % 50}" for number in range(9000)]
     job = Job(texts)

@@ -13,9 +13,9 @@ from bulk_parts import WaitingClock, prompts
 
 import arche_magic
 from arche_magic.bulk import Job, Replies, file_job
-from arche_magic.bulk.agreement import PackingWarning
-from arche_magic.bulk.job_records import jobs_since
-from arche_magic.bulk.packing import ids_of, pack_size, packed, unpacked
+from arche_magic.bulk.estimate import pack_size
+from arche_magic.bulk.packing import PackingWarning, ids_of, packed, unpacked
+from arche_magic.bulk.whole_job import jobs_since
 from arche_magic.llm_providers.catalog import parse_limits
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.options import build_request
@@ -270,23 +270,6 @@ def test_rows_with_images_are_asked_alone(start: Start) -> None:
     assert len(sandbox.requests) == 4
 
 
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        "<think>First [1], then {list}</think>{list}",
-        "<think>{list}</think>",
-        "Rows [1] and [2]:\n```json\n{list}\n```\nDone [1].",
-        "<|channel|>analysis<|message|>[{{}}]<|end|><|channel|>final<|message|>{list}<|return|>",
-        "{list}</s>",
-    ],
-)
-def test_a_list_is_found_within_other_text(wrapped: str) -> None:
-    """It is read as the JSON of a single reply is."""
-    one, two = ids_of(["Row 1", "Row 2"])
-    entries = [{"id": one, "reply": "first"}, {"id": two, "reply": "second"}]
-    assert read(wrapped.format(list=json.dumps({"replies": entries}))) == ["first", "second"]
-
-
 def read(text: str, schema: Any = None) -> list[Any]:
     """Read the entries of two rows from the text of a packed reply."""
     configuration = get_configuration()
@@ -299,6 +282,7 @@ def read(text: str, schema: Any = None) -> list[Any]:
 
 ONE, TWO = ids_of(["Row 1", "Row 2"])
 LISTED = json.dumps({"replies": [{"id": ONE, "reply": "a"}, {"id": TWO, "reply": "b"}]})
+ANALYSIS = "<|channel|>analysis<|message|>[{}]<|end|><|channel|>final<|message|>"
 GOOD, BAD = {"mood": "good"}, {"mood": "bad"}
 
 
@@ -313,11 +297,16 @@ GOOD, BAD = {"mood": "good"}, {"mood": "bad"}
         (f'[{{"id": "{ONE}", "reply": 7}}, {{"id": "{TWO}", "reply": true}}]', ["7", "true"]),
         (f'[{{"id": "{ONE}", "reply": ["x"]}}, {{"id": "{TWO}", "reply": null}}]', ['["x"]', None]),
         (f"Here are the answers [as asked], each {{with}} its id: {LISTED}", ["a", "b"]),
+        (f"Rows [1] and [2]:\n```json\n{LISTED}\n```\nDone [1].", ["a", "b"]),
+        (f"<think>First [1], then {LISTED}</think>{LISTED}", ["a", "b"]),
+        (f"<think>{LISTED}</think>", ["a", "b"]),
+        (f"{ANALYSIS}{LISTED}<|return|>", ["a", "b"]),
+        (f"{LISTED}</s>", ["a", "b"]),
         (f'{{"replies": [{{"id": "{ONE}", "reply": "a"}}, {{"id": "{TWO}", "rep', ["a", None]),
     ],
 )
 def test_replies_are_read_in_any_shape(text: str, replies: list[str | None]) -> None:
-    """The id of an entry says which row it belongs to; its form does not matter."""
+    """The id of an entry says which row it belongs to; its form and other text do not matter."""
     assert read(text) == replies
 
 

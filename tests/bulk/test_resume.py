@@ -20,8 +20,8 @@ from env_file import write_env_file
 
 import arche_magic
 from arche_magic.bulk import Job
-from arche_magic.bulk.job_records import jobs_since
 from arche_magic.bulk.rows import CHUNK
+from arche_magic.bulk.whole_job import jobs_since
 from arche_magic.llm_providers import get_llm_provider
 from arche_magic.llm_providers.attempt_log import attempt_log
 from arche_magic.llm_providers.config import get_configuration, use_configuration

@@ -54,7 +54,7 @@ def llm_stats(session: Session, typed: Typed) -> Shown:
 
 def _sums(by: str) -> Shown:
     """The sums of the last 31 days."""
-    from arche_magic.bulk.job_records import jobs_since
+    from arche_magic.bulk.whole_job import jobs_since
     from arche_magic.llm_providers.config import get_configuration
 
     from ..past_attempts import load_attempts
