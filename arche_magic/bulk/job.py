@@ -6,13 +6,13 @@ returned.
                │ kept       └───────────┘ or alone             │ saved, many at once
                └────────────────────→ caller ←─────────────────┘
 
-The reader (`reader_writer.py`) makes the prompts of some rows and turns them into tasks, one for
-all rows with the same prompt. It passes on the rows whose reply is kept. It claims the other tasks,
-so that no other kernel asks them too. The scheduler gives the tasks to groups of workers
-(`group.py`), which share routes. A worker sends a task alone, or several packed into one request
-(`packing.py`), to the engine, which chooses the route and waits for it; or it hands the task back.
-The writer saves the outcome of tasks, many at once, and hands out their rows. `Job` passes these to
-its caller, who makes a frame of them with `Replies` (`results.py`).
+The reader (`row_reader.py`) makes the prompts of some rows and turns them into tasks, one for all
+rows with the same prompt. It passes on the rows whose reply is kept. It claims the other tasks, so
+that no other kernel asks them too. The scheduler gives the tasks to groups of workers (`group.py`),
+which share routes. A worker sends a task alone, or several packed into one request (`packing.py`),
+to the engine, which chooses the route and waits for it; or it hands the task back. The writer
+(`reply_writer.py`) saves the outcome of tasks, many at once, and hands out their rows. `Job` passes
+these to its caller, who makes a frame of them with `Replies` (`results.py`).
 
 `workers.py` decides how many workers there are and how many rows a request has, from the limits
 (`estimate.py`, `capacity.py`) and from the measured pace (`growth.py`).
@@ -37,7 +37,8 @@ from arche_magic.llm_providers.request import Request, Schema
 from .comparison import gold_columns
 from .estimate import rows_per_request
 from .progress import FAILED, FINISHED, SPENT, Counts, Progress
-from .reader_writer import ReaderWriter
+from .reply_writer import ReplyWriter
+from .row_reader import RowReader
 from .rows import Row, Rows
 from .twice import OtherModels, SecondQuestions, share_of
 from .whole_job import JobRecord, WholeJob, checked_flag, note_job, orchestrator, refuse_tools
@@ -157,10 +158,11 @@ class Job:
                 return others.choose(first, () if fresh else self._requests(positions))[0]
 
             self._second = SecondQuestions(self.twice, len(self.rows), choose, self._job_on)
-        self._reader_writer = ReaderWriter(
+        self._reader = RowReader(
             self.rows, self._llm, sample, self._workers, self._put,
             retry_errors=retry_errors, fresh=fresh,
         )  # fmt: skip
+        self._writer = ReplyWriter(self._reader, self._workers, self._put)
         self._out: queue.Queue[list[Row] | None] = queue.Queue(_MOST_WAITING)
         self._left = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -239,7 +241,7 @@ class Job:
             except BaseException as error:  # noqa: BLE001  # raised again where the rows are awaited
                 self._scheduler.end(error)
 
-        for work in (self._reader_writer.read, self._reader_writer.write):
+        for work in (self._reader.run, self._writer.run):
             thread = threading.Thread(target=guarded, args=(work,), name="arche-job", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -305,7 +307,7 @@ class Job:
             try:
                 self._out.put(rows, timeout=_FAREWELL_SECONDS / 2)
             except queue.Full:
-                self._reader_writer.renew_claims()
+                self._reader.claims.renew(self._scheduler.claimed)
                 self._workers.book()
                 continue
             return
