@@ -55,13 +55,10 @@ PUBLIC = {
 # What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
-    "config": {
-        "catalog", "errors", "files", "network", "processes", "redaction", "secrets", "text",
-        "types",
-    },
+    "config": {"catalog", "errors", "files", "network", "processes", "secrets", "text", "types"},
     "tools": set(),
     "functions": {
-        "bounded", "errors", "events", "options", "redaction", "reply", "request", "schemas",
+        "bounded", "errors", "events", "options", "reply", "request", "schemas", "secrets",
         "stopping", "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
@@ -73,8 +70,7 @@ ALLOWED = {
     "errors": {"reply?", "secrets", "text"},
     "catalog": {"network", "types"},
     "network": set(),
-    "redaction": {"secrets", "text", "types?"},
-    "secrets": set(),
+    "secrets": {"text", "types?"},
     "files": {"errors", "secrets"},
     "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
@@ -142,8 +138,8 @@ ALLOWED = {
     "bounded": {"stopping"},
     "processes": set(),
     "adapters": {
-        "bounded", "network", "processes", "provider_failure", "redaction", "request", "secrets",
-        "stopping", "text", "tools", "types", "wire_fields",
+        "bounded", "network", "processes", "provider_failure", "request", "secrets", "stopping",
+        "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
@@ -163,7 +159,7 @@ ALLOWED = {
     "routing": {"quota.opening", "reply", "request", "types"},
     "offered_routes": {"config", "errors", "request", "routing", "types", "wire_fields"},
     "options": {
-        "config", "errors", "events?", "redaction", "request", "schemas", "secrets", "text",
+        "config", "errors", "events?", "request", "schemas", "secrets", "text",
         "tools", "types",
     },
     "wire_fields": {"request?"},

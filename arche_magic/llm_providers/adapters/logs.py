@@ -10,7 +10,7 @@ import logging
 import threading
 import traceback
 
-from ..redaction import quotes, redacted
+from ..secrets import quotes, redacted
 from ..types import Key
 
 _LIBRARIES = (
