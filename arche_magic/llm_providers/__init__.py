@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
     from .pending import Pending, PendingReply
-    from .preview import Preview
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
-    from .routing import Considered, Decision
+    from .routing import Considered, Decision, Preview
     from .tools import Tool, ToolCall, ToolRun
 
 __all__ = [
@@ -80,7 +79,7 @@ _LATER = {
     "MultiKeyGroqProvider": "orchestrator",
     "Pending": "pending",
     "PendingReply": "pending",
-    "Preview": "preview",
+    "Preview": "routing",
     "Reply": "reply",
     "ReplyStream": "events",
     "Tool": "tools",

@@ -164,7 +164,6 @@ ALLOWED = {
     },
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},
-    "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "remaining": {
         "attempt?", "config", "errors", "provider_failure", "quota.opening", "reply", "request?",
         "request_progress?", "schemas", "text", "types",
