@@ -92,11 +92,6 @@ class BatchLedger:
         self._seen = threading.local()
 
     @property
-    def may_hang(self) -> bool:
-        """As `QuotaTracker.may_hang`."""
-        return self._tracker.may_hang
-
-    @property
     def job(self) -> SpendingBounds | None:
         """As `QuotaTracker.job`."""
         return self._tracker.job

@@ -24,10 +24,10 @@ from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Attempt, Reply
 from .reply_cache import replay
 from .request import Request
+from .request_progress import RequestProgress
 from .routing import Preview, Routes, choose
 from .secrets import without_locals
 from .stopping import in_a_thread
-from .timed_ledger import TimedLedger
 from .types import Usage
 
 if TYPE_CHECKING:
@@ -315,11 +315,9 @@ class IntelligentLLMOrchestrator:
         """The events of a request, whose reply may be a kept one."""
         if request.replay != "off":
             return self._replayed(request, stream)
-        ledger = TimedLedger(
-            batch or self.quota_tracker, batch or self._log, has_deadline=batch is None
-        )
+        progress = RequestProgress(request, stream, self.quota_tracker, self._log, batch)
         routes, preferred = self.routes(request), self.preferred_provider
-        return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
+        return RequestRun(progress, routes, preferred, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         began, store, address = time.monotonic(), self._replies(), self.address(request)

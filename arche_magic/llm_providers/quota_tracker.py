@@ -68,11 +68,6 @@ class QuotaTracker:
         take_over_older_counts(storage, configuration)
 
     @property
-    def may_hang(self) -> bool:
-        """Whether the storage may be behind a network that hangs."""
-        return self.storage.may_hang
-
-    @property
     def job(self) -> SpendingBounds | None:
         """The bounds of the job whose calls are held here; None without a job."""
         return self._spending.job
