@@ -92,7 +92,9 @@ class ReplyStream(Iterator[str]):
         self._events.close()
 
 
-def reply_of(events: Generator[Event, None, Reply], on_event: Callable[[Event], object]) -> Reply:
+def reply_of(
+    events: Generator[Event, None, Reply], on_event: Callable[[Event], object] | None = None
+) -> Reply:
     """Run a request to its end and return the reply; `on_event` is called with each event."""
     while True:
         try:
@@ -100,4 +102,5 @@ def reply_of(events: Generator[Event, None, Reply], on_event: Callable[[Event], 
         except StopIteration as end:
             reply: Reply = end.value
             return reply
-        on_event(event)
+        if on_event:
+            on_event(event)

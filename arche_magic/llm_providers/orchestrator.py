@@ -365,8 +365,11 @@ def _given(
 
 
 def _reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None) -> Reply:
+    if on_wait is None:
+        return reply_of(events)
+
     def on_event(event: Event) -> None:
-        if on_wait and isinstance(event, Waiting):
+        if isinstance(event, Waiting):
             on_wait(event)
 
     return reply_of(events, on_event)
