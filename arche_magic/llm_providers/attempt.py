@@ -160,7 +160,13 @@ class Answer:
         output_fits = 0 <= counted.output_tokens <= most_output
         if input_fits and output_fits:
             return counted
-        self._warn()
+        route = self.route
+        if (route.provider, route.model) not in _warned_of:
+            _warned_of.add((route.provider, route.model))
+            logger.warning(
+                "%s (%s) reported an impossible number of tokens, so they are estimated",
+                route.provider, route.model,
+            )  # fmt: skip
         estimate = self._estimate()
         return Usage(
             counted.input_tokens if input_fits else estimate.input_tokens,
@@ -173,15 +179,6 @@ class Answer:
         # A server may send text without end.
         output = min(math.ceil((len(self.text) + calls) / 4), math.floor(self._longest))
         return Usage(expected_input, output)
-
-    def _warn(self) -> None:
-        route = self.route
-        if (route.provider, route.model) not in _warned_of:
-            _warned_of.add((route.provider, route.model))
-            logger.warning(
-                "%s (%s) reported an impossible number of tokens, so they are estimated",
-                route.provider, route.model,
-            )  # fmt: skip
 
     def spent_at_most(self, at_least: Usage | None) -> Usage:
         """Its tokens if it broke off: the provider may have generated more than what arrived."""

@@ -224,7 +224,7 @@ class BatchLedger:
         calls, ended = _all(self._calls), _all(self._ended)
         for route in dict.fromkeys(call.hold.route for call in calls):
             try:
-                self._tracker.settle_all([call for call in calls if call.hold.route == route])
+                self._tracker.settle(*(call for call in calls if call.hold.route == route))
             # Broad, because replies that were paid for must not be lost to an error of the storage.
             except Exception as error:  # noqa: BLE001
                 logger.warning("the ledger refused a call (%s)", type(error).__name__)
