@@ -30,10 +30,9 @@ from .secrets import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
-    from .events import ReplyStream
+    from .events import Pending, PendingReply, ReplyStream
     from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
-    from .pending import Pending, PendingReply
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
     from .routing import Considered, Decision, Preview
@@ -77,8 +76,8 @@ _LATER = {
     "Function": "functions",
     "IntelligentLLMOrchestrator": "orchestrator",
     "MultiKeyGroqProvider": "orchestrator",
-    "Pending": "pending",
-    "PendingReply": "pending",
+    "Pending": "events",
+    "PendingReply": "events",
     "Preview": "routing",
     "Reply": "reply",
     "ReplyStream": "events",

@@ -74,16 +74,7 @@ class RequestRun:
         self._aim: tuple[Route | None, bool] | None = None
 
     def events(self) -> Generator[Event, None, Reply]:
-        """Yield events as they happen; returns the reply.
-
-        Raises:
-            NoRouteAvailable: every route is closed or failed, or the time is up.
-            InvalidRequest: every route refused the request itself.
-            ContentFiltered: a provider filtered the prompt or its reply.
-            IncompleteReply: the models that are open used all their tokens for reasoning.
-            ConfigurationError: proxy or certificate settings of this machine close all routes.
-            SchemaMismatch: two replies did not fit the schema.
-        """
+        """Yield events as they happen; returns the reply, or raises what `generate` raises."""
         progress = self._progress
         progress.start()
         with self._place as place:
