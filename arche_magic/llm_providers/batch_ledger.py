@@ -166,18 +166,16 @@ class BatchLedger:
         if self._is_closed:
             self.book()
 
-    def book(self) -> None:
-        """Settle the calls that have ended, and release holds unused for a second."""
+    def book(self, *, release: bool = False) -> None:
+        """Settle the calls that have ended, and release holds unused for a second, or all."""
         with self._lock:
-            self._give_back(lambda held: not held.is_fresh)
+            self._give_back(lambda held: release or not held.is_fresh)
             self._book()
 
     def release(self) -> None:
         """Release all unused holds; a request that waits for a limit must not wait for them."""
         if self._held:
-            with self._lock:
-                self._give_back(lambda held: True)
-                self._book()
+            self.book(release=True)
 
     def close(self) -> None:
         """Settle everything, and release all unused holds; later calls are settled immediately.
@@ -185,9 +183,7 @@ class BatchLedger:
         Threads that are still asking can continue.
         """
         self._is_closed = True
-        with self._lock:
-            self._give_back(lambda held: True)
-            self._book()
+        self.book(release=True)
 
     def _take(self, route: Route, request: Request) -> Hold | None:
         """The request's hold on the route, if it has a fresh one."""
