@@ -81,7 +81,7 @@ class RequestProgress:
         self._log: AttemptLog | BatchLedger = batch or log
         self.configuration = tracker.configuration
         self._clock = self.configuration.clock
-        self._has_deadline, self._may_hang = batch is None, tracker.storage.may_hang
+        self._has_deadline, self._storage = batch is None, tracker.storage
         self.id = f"r{os.urandom(6).hex()}"
         self.attempts: list[Attempt] = []
         self.decisions: list[Decision] = []
@@ -264,7 +264,7 @@ class RequestProgress:
     ) -> T:
         if not self._has_deadline:
             return work()
-        if not self._may_hang:
+        if not self._storage.may_hang:
             try:
                 with lock_deadline(_MOMENT_SECONDS):
                     return shielded(work, unclaimed)
