@@ -34,7 +34,9 @@ class Routes(tuple[Route, ...]):
     """
 
     def __init__(self, *_: object) -> None:
-        self.ids = frozenset((route.id, route.key.fingerprint) for route in self)
+        self.ids: frozenset[tuple[RouteId, str]] = frozenset(
+            (route.id, route.key.fingerprint) for route in self
+        )
         self.groups: dict[str | None, list[list[Route]]] = {}
 
 
