@@ -21,7 +21,7 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 import arche_magic
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempt_file import read_attempts
+from arche_magic.llm_providers.attempt_file import attempts_of, read_lines
 from arche_magic.llm_providers.attempt_log import SESSION, AttemptLog, attempt_log
 from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.errors import InvalidRequest
@@ -73,7 +73,10 @@ def test_a_new_month_starts_a_new_file(tmp_path: Path) -> None:
         "llm_calls-2026-10.jsonl",
         "llm_calls.jsonl",
     ]
-    assert [a.at for a in read_attempts(path)] == [october.timestamp(), november.timestamp()]
+    assert [a.at for a in attempts_of(read_lines(path))] == [
+        october.timestamp(),
+        november.timestamp(),
+    ]
 
 
 def test_an_incomplete_or_foreign_line_is_skipped(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_an_incomplete_or_foreign_line_is_skipped(tmp_path: Path) -> None:
             changes = {name: value}
             file.write(f"{json.dumps(attempt(datetime.now(UTC)).to_dict() | changes)}\n")
     AttemptLog(path).append([attempt(datetime.now(UTC), error="x")])
-    assert [a.error for a in read_attempts(path)] == [None, "x"]
+    assert [a.error for a in attempts_of(read_lines(path))] == [None, "x"]
     assert [a.error for a in AttemptLog(path).since(1.0)] == [None, "x"]
 
 
@@ -252,7 +255,7 @@ def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
         assert writer.returncode == 0
     assert "october" in (tmp_path / "llm_calls-2026-10.jsonl").read_text()
     assert path.read_text().count("\n") == 4 * 200 * 2
-    kept = list(read_attempts(path))
+    kept = list(attempts_of(read_lines(path)))
     assert kept[0].request == "october"
     for name in "abcd":
         own = [a for a in kept if a.request.startswith(f"{name}-")]
@@ -273,9 +276,8 @@ def test_files_of_earlier_months_are_not_opened(tmp_path: Path) -> None:
     path.with_name("llm_calls-2026-08.jsonl").mkdir()
     AttemptLog(path).append([attempt(datetime(2026, 11, 2, tzinfo=UTC))])
     since = datetime(2026, 9, 1, tzinfo=UTC).timestamp()
-    assert [datetime.fromtimestamp(a.at, UTC).month for a in read_attempts(path, since)] == [
-        9, 10, 11
-    ]  # fmt: skip
+    moments = [attempt.at for attempt in attempts_of(read_lines(path, since))]
+    assert [datetime.fromtimestamp(moment, UTC).month for moment in moments] == [9, 10, 11]
 
 
 @given(
@@ -292,8 +294,8 @@ def test_since_includes_late_lines(ages: list[tuple[int, int]], asked: int) -> N
             skipped = attempt(datetime.fromtimestamp(now - ended - took, UTC), error="x" * 900)
             log.append([skipped, attempt(datetime.fromtimestamp(now - ended, UTC))])
         since = now - asked
-        expected = [a for a in read_attempts(path) if a.at >= since]
-        assert [a for a in read_attempts(path, since) if a.at >= since] == expected
+        expected = [a for a in attempts_of(read_lines(path)) if a.at >= since]
+        assert [a for a in attempts_of(read_lines(path, since)) if a.at >= since] == expected
 
 
 MEASURED = """

@@ -30,14 +30,12 @@ from .secrets import without_locals
 from .types import Usage
 
 if TYPE_CHECKING:
-    from .events import ReplyStream
+    from .events import Pending, PendingReply, ReplyStream
     from .functions import Function
     from .orchestrator import IntelligentLLMOrchestrator, MultiKeyGroqProvider
-    from .pending import Pending, PendingReply
-    from .preview import Preview
     from .quota_tracker import get_quota_tracker
     from .reply import Attempt, Reply
-    from .routing import Considered, Decision
+    from .routing import Considered, Decision, Preview
     from .tools import Tool, ToolCall, ToolRun
 
 __all__ = [
@@ -78,9 +76,9 @@ _LATER = {
     "Function": "functions",
     "IntelligentLLMOrchestrator": "orchestrator",
     "MultiKeyGroqProvider": "orchestrator",
-    "Pending": "pending",
-    "PendingReply": "pending",
-    "Preview": "preview",
+    "Pending": "events",
+    "PendingReply": "events",
+    "Preview": "routing",
     "Reply": "reply",
     "ReplyStream": "events",
     "Tool": "tools",

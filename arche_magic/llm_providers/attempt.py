@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .quota_tracker import Hold
     from .request import Request
     from .request_progress import RequestProgress
-    from .timed_ledger import TimedLedger
 
 logger = logging.getLogger("arche_magic.attempts")
 
@@ -161,7 +160,13 @@ class Answer:
         output_fits = 0 <= counted.output_tokens <= most_output
         if input_fits and output_fits:
             return counted
-        self._warn()
+        route = self.route
+        if (route.provider, route.model) not in _warned_of:
+            _warned_of.add((route.provider, route.model))
+            logger.warning(
+                "%s (%s) reported an impossible number of tokens, so they are estimated",
+                route.provider, route.model,
+            )  # fmt: skip
         estimate = self._estimate()
         return Usage(
             counted.input_tokens if input_fits else estimate.input_tokens,
@@ -174,15 +179,6 @@ class Answer:
         # A server may send text without end.
         output = min(math.ceil((len(self.text) + calls) / 4), math.floor(self._longest))
         return Usage(expected_input, output)
-
-    def _warn(self) -> None:
-        route = self.route
-        if (route.provider, route.model) not in _warned_of:
-            _warned_of.add((route.provider, route.model))
-            logger.warning(
-                "%s (%s) reported an impossible number of tokens, so they are estimated",
-                route.provider, route.model,
-            )  # fmt: skip
 
     def spent_at_most(self, at_least: Usage | None) -> Usage:
         """Its tokens if it broke off: the provider may have generated more than what arrived."""
@@ -223,11 +219,10 @@ class RouteAttempt:
     Args:
         hold: what was reserved for it, and on which route.
         progress: the request's; the attempt is added to it.
-        ledger: the ledger that counts it.
     """
 
-    def __init__(self, hold: Hold, progress: RequestProgress, ledger: TimedLedger) -> None:
-        self._hold, self._progress, self._ledger = hold, progress, ledger
+    def __init__(self, hold: Hold, progress: RequestProgress) -> None:
+        self._hold, self._progress = hold, progress
         route, providers = hold.route, progress.configuration.providers
         window = providers[route.provider].context_windows.get(route.model, math.inf)
         self._answer = Answer(hold, progress.request, window)
@@ -239,7 +234,7 @@ class RouteAttempt:
         yield Started(route)
         adapter = adapter_of(route, progress.configuration)
         try:
-            self._ledger.begin()
+            progress.call_has_begun = True
             parts = adapter.complete(
                 progress.request,
                 route.model,
@@ -250,7 +245,7 @@ class RouteAttempt:
             with closing(parts):  # type: ignore[type-var]  # adapters give generators
                 for part in parts:
                     answer.take(part)
-                    if part.text:
+                    if part.text and progress.stream:
                         yield from progress.hand_over(Piece(part.text, route))
         except AttemptFailed as error:
             return self._failed(error.failure, adapter.account)
@@ -285,7 +280,7 @@ class RouteAttempt:
         elif failure.may_have_answered:
             spent = answer.spent_at_most(failure.at_least)
             failure = replace(failure, usage=spent, usage_is_known=False)
-        state = self._ledger.fail(self._hold, failure, account)
+        state = self._progress.fail(self._hold, failure, account)
         outcome: Outcome = "refused" if failure.remedy in _REFUSALS else "failed"
         opens_at = state.opens_at if state else None
         attempt = self._progress.note(route, outcome, answer, failure.usage, failure, opens_at)
@@ -325,4 +320,5 @@ class RouteAttempt:
         seen = self._answer.observations
         # A call that ended before anything arrived proves nothing about the route.
         answered = self._answer.answered
-        return self._ledger.settle(Settlement(self._hold, usage, seen, account, answered, is_whole))
+        call = Settlement(self._hold, usage, seen, account, answered, is_whole)
+        return self._progress.settle(call)

@@ -48,18 +48,11 @@ def read_lines(path: Path, earliest: float = 0.0, most_bytes: float = math.inf) 
             warn_of_file(name, error, f"attempts in {name} are not shown: {error.strerror}")
 
 
-def read_attempts(
-    path: Path, earliest: float = 0.0, most_bytes: float = math.inf
-) -> Iterator[Attempt]:
-    """The recorded attempts beside a ledger, oldest first; see `read_lines`.
+def attempts_of(batches: Iterable[bytes]) -> Iterator[Attempt]:
+    """The attempts in batches of lines.
 
     Other lines are skipped: those cut when a disk was full, and those of other programs.
     """
-    return attempts_of(read_lines(path, earliest, most_bytes))
-
-
-def attempts_of(batches: Iterable[bytes]) -> Iterator[Attempt]:
-    """The attempts in batches of lines; other lines are skipped."""
     for lines in batches:
         for record in records_of(lines):
             with suppress(TypeError, ValueError):

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 SESSION = f"s{os.urandom(4).hex()}"
 _REMEMBERED = 10_000
 _TAIL_BYTES = 2_000_000
-_PASSED_OVER = ("skipped", "refused", "failed")
 
 
 _notebook = ""
@@ -251,15 +250,15 @@ class Tally:
 
     def add(self, attempts: Sequence[Attempt]) -> None:
         """Count one request that has ended, from its attempts."""
-        served = next((a for a in attempts if a.outcome == "served"), None)
-        interrupted = any(a.outcome == "interrupted" for a in attempts)
+        outcomes = {attempt.outcome: attempt for attempt in attempts}
         with self._lock:
             self._requests += 1
-            if served:
+            if served := outcomes.get("served"):
                 self._last = served.provider
                 self._served[served.provider] += 1
-                self._fallbacks += any(a.outcome in _PASSED_OVER for a in attempts)
-            elif not interrupted:
+                # Other routes were skipped, or refused it, or failed.
+                self._fallbacks += len(outcomes) > 1
+            elif "interrupted" not in outcomes:
                 self._errors += 1
 
     def add_from_memory(self) -> None:

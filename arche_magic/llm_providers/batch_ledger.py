@@ -92,11 +92,6 @@ class BatchLedger:
         self._seen = threading.local()
 
     @property
-    def may_hang(self) -> bool:
-        """As `QuotaTracker.may_hang`."""
-        return self._tracker.may_hang
-
-    @property
     def job(self) -> SpendingBounds | None:
         """As `QuotaTracker.job`."""
         return self._tracker.job
@@ -171,18 +166,16 @@ class BatchLedger:
         if self._is_closed:
             self.book()
 
-    def book(self) -> None:
-        """Settle the calls that have ended, and release holds unused for a second."""
+    def book(self, *, release: bool = False) -> None:
+        """Settle the calls that have ended, and release holds unused for a second, or all."""
         with self._lock:
-            self._give_back(lambda held: not held.is_fresh)
+            self._give_back(lambda held: release or not held.is_fresh)
             self._book()
 
     def release(self) -> None:
         """Release all unused holds; a request that waits for a limit must not wait for them."""
         if self._held:
-            with self._lock:
-                self._give_back(lambda held: True)
-                self._book()
+            self.book(release=True)
 
     def close(self) -> None:
         """Settle everything, and release all unused holds; later calls are settled immediately.
@@ -190,9 +183,7 @@ class BatchLedger:
         Threads that are still asking can continue.
         """
         self._is_closed = True
-        with self._lock:
-            self._give_back(lambda held: True)
-            self._book()
+        self.book(release=True)
 
     def _take(self, route: Route, request: Request) -> Hold | None:
         """The request's hold on the route, if it has a fresh one."""
@@ -229,7 +220,7 @@ class BatchLedger:
         calls, ended = _all(self._calls), _all(self._ended)
         for route in dict.fromkeys(call.hold.route for call in calls):
             try:
-                self._tracker.settle_all([call for call in calls if call.hold.route == route])
+                self._tracker.settle(*(call for call in calls if call.hold.route == route))
             # Broad, because replies that were paid for must not be lost to an error of the storage.
             except Exception as error:  # noqa: BLE001
                 logger.warning("the ledger refused a call (%s)", type(error).__name__)

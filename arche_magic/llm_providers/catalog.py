@@ -284,10 +284,11 @@ def split_limit_name(name: str) -> tuple[Metric, Period]:
 
 def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
     window, time_zone = entry.get("window", _DEFAULT_WINDOW), entry.get("time_zone", "UTC")
-    limits = {
-        model: parse_limits(table, window, time_zone, "published", entry["source"])
-        for model, table in entry.get("limits", {}).items()
-    }
+
+    def limits_of(table: Mapping[str, Any], source_of: Mapping[str, Any]) -> tuple[Limit, ...]:
+        return parse_limits(table, window, time_zone, "published", source_of["source"])
+
+    limits = {model: limits_of(table, entry) for model, table in entry.get("limits", {}).items()}
     models = tuple(entry["models"])
     named = (model for model in limits if "*" not in model)
     return Provider(
@@ -301,17 +302,10 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
         embedding_models={
-            model: _embedding_model(table, window, time_zone)
+            model: EmbeddingModel(**{**table, "limits": limits_of(table.get("limits", {}), table)})
             for model, table in entry.get("embedding_models", {}).items()
         },
         window=window,
         time_zone=time_zone,
         **{field: entry[field] for field in _SAME if field in entry},
     )
-
-
-def _embedding_model(
-    table: Mapping[str, Any], window: WindowRule, time_zone: str
-) -> EmbeddingModel:
-    limits = parse_limits(table.get("limits", {}), window, time_zone, "published", table["source"])
-    return EmbeddingModel(**{**table, "limits": limits})

@@ -113,7 +113,8 @@ def open_ours(path: str | os.PathLike[str], flags: int) -> int:
             regular file; or its folder leads out of the project.
         OSError: as `os.open`.
     """
-    _check_folder(path)
+    if _outside:
+        _check_folder(path)
     if not _CHECKED_BY_SYSTEM:
         check_ours(path)
     try:
@@ -268,8 +269,6 @@ def keep_inside(folder: Path, project: Path | None) -> None:
 
 
 def _check_folder(path: str | os.PathLike[str]) -> None:
-    if not _outside:
-        return
     folder = os.path.dirname(path)  # noqa: PTH120  # several times a call
     if leads_to := _outside.get(folder):
         raise NotOurs(

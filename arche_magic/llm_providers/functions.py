@@ -22,10 +22,10 @@ from .bounded import library
 from .errors import InvalidRequest, LLMProviderError
 from .events import Event
 from .options import python_number, shown
-from .redaction import key_in
 from .reply import Attempt, Reply
 from .request import Message, Request
 from .schemas import validator
+from .secrets import key_in
 from .stopping import raise_if_stopped
 from .text.characters import whole_characters
 from .text.json_values import fitted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,15 +19,16 @@ from .loop import RequestRun
 from .offered_routes import OfferedRoutes, no_keys
 from .options import Options, build_request, check_callable
 from .options.messages import Messages
-from .preview import Preview, preview
+from .prices import cost_usd
 from .quota_tracker import QuotaTracker, get_quota_tracker
 from .reply import Attempt, Reply
 from .reply_cache import replay
 from .request import Request
+from .request_progress import RequestProgress
+from .routing import Preview, Routes, choose
 from .secrets import without_locals
 from .stopping import in_a_thread
-from .timed_ledger import TimedLedger
-from .types import Route
+from .types import Usage
 
 if TYPE_CHECKING:
     from .reply_cache.store import ReplyStore
@@ -234,7 +236,7 @@ class IntelligentLLMOrchestrator:
         stats["quota_summary"] = self.quota_tracker.get_usage_summary()
         return stats
 
-    def routes(self, request: Request) -> tuple[Route, ...]:
+    def routes(self, request: Request) -> Routes:
         """Return the routes that a request can use, in the configured order.
 
         Raises:
@@ -258,9 +260,23 @@ class IntelligentLLMOrchestrator:
         Nothing is sent or reserved. An invalid request or a missing key raises the same errors.
         """
         request = self._request(prompt, _given(model, max_tokens, temperature, options))
+        tracker, now = self.quota_tracker, self.configuration.clock.time()
+        # Without keys, kept replies may still answer.
         keyless = request.replay == "only" and not self.configuration.keys
-        routes = () if keyless else self.routes(request)
-        return preview(request, routes, self.quota_tracker, self.preferred_provider)
+        routes = Routes() if keyless else self.routes(request)
+        states = tracker.states_for(request, now)
+        choice = choose(routes, states, now, request.patience, self.preferred_provider)
+        likely = choice.route or next(iter(routes), None)
+        usage = tracker.estimate(likely, request) if likely else Usage()
+        return Preview(
+            request=request,
+            route=choice.route,
+            wait=max(0.0, choice.opens_at - now),
+            usage=usage,
+            cost=cost_usd(likely, usage) if likely else 0.0,
+            closed=tuple((route, state.opens_at, state.reason) for route, state in choice.skipped),
+            room=max((tracker.room(route) for route in routes), default=math.inf),
+        )
 
     def kept(
         self,
@@ -299,11 +315,9 @@ class IntelligentLLMOrchestrator:
         """The events of a request, whose reply may be a kept one."""
         if request.replay != "off":
             return self._replayed(request, stream)
-        ledger = TimedLedger(
-            batch or self.quota_tracker, batch or self._log, has_deadline=batch is None
-        )
+        progress = RequestProgress(request, stream, self.quota_tracker, self._log, batch)
         routes, preferred = self.routes(request), self.preferred_provider
-        return RequestRun(request, routes, stream, preferred, ledger, self._tally).events()
+        return RequestRun(progress, routes, preferred, self._tally).events()
 
     def _replayed(self, request: Request, stream: bool) -> Generator[Event, None, Reply]:
         began, store, address = time.monotonic(), self._replies(), self.address(request)
@@ -351,8 +365,11 @@ def _given(
 
 
 def _reply_of(events: Generator[Event, None, Reply], on_wait: OnWait | None) -> Reply:
+    if on_wait is None:
+        return reply_of(events)
+
     def on_event(event: Event) -> None:
-        if on_wait and isinstance(event, Waiting):
+        if isinstance(event, Waiting):
             on_wait(event)
 
     return reply_of(events, on_event)

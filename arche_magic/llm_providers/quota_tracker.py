@@ -68,11 +68,6 @@ class QuotaTracker:
         take_over_older_counts(storage, configuration)
 
     @property
-    def may_hang(self) -> bool:
-        """Whether the storage may be behind a network that hangs."""
-        return self.storage.may_hang
-
-    @property
     def job(self) -> SpendingBounds | None:
         """The bounds of the job whose calls are held here; None without a job."""
         return self._spending.job
@@ -216,15 +211,11 @@ class QuotaTracker:
             raise
         return holds
 
-    def settle(self, call: Settlement) -> str:
-        """Charge the usage of a call, and learn from its reply.
+    def settle(self, *calls: Settlement) -> str:
+        """Charge the usage of calls of one route, in one change, and learn from their replies.
 
         Returns what is left of the route's tightest limit, in words.
         """
-        return self.settle_all([call])
-
-    def settle_all(self, calls: Sequence[Settlement]) -> str:
-        """Settle calls of one route that were held together, in one change."""
         left = booking.settle(self._records, calls)
         for call in calls:
             counted = call.usage is not None and call.is_whole

@@ -76,10 +76,12 @@ class Remaining:
 
     def routes(self) -> Sequence[Route]:
         """The routes that may be asked, in order; none once the request has sent all its calls."""
+        # Most requests need one call, and may have many routes.
+        if not self._calls:
+            return self._routes
         if self._calls.total() >= _CALLS_PER_REQUEST:
             return []
         done = self._left | {r for r, calls in self._calls.items() if calls >= _CALLS_PER_ROUTE}
-        # Most requests have all their routes, which may be many.
         return [route for route in self._routes if route not in done] if done else self._routes
 
     def note_call(self, route: Route) -> None:

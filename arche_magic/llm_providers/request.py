@@ -133,8 +133,10 @@ class Message:
     @property
     def tokens(self) -> float:
         """Its tokens, estimated from its length."""
-        calls = sum(text_tokens(call.name + call.arguments) for call in self.tool_calls)
-        return text_tokens(self.content) + calls + _TOKENS_PER_IMAGE * len(self.images)
+        tokens = text_tokens(self.content) + _TOKENS_PER_IMAGE * len(self.images)
+        for call in self.tool_calls:
+            tokens += text_tokens(call.name + call.arguments)
+        return tokens
 
 
 # Estimated characters of a field's value. Texts and lists have no limit, but most are this short.
@@ -278,6 +280,9 @@ class Request:
     @property
     def tool_tokens(self) -> float:
         """Tokens of the definitions of its tools, estimated from their length."""
+        # Most requests have no tools, and this is read several times for each.
+        if not self.tools:
+            return 0.0
         return sum(text_tokens(t.name + t.description + t.parameters) for t in self.tools)
 
     @property

@@ -1,4 +1,4 @@
-"""The attempts of one request so far, and the time it has left."""
+"""One request in progress: its time, its attempts, and its calls of the ledger."""
 
 from __future__ import annotations
 
@@ -7,57 +7,89 @@ import math
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from .attempt_log import SESSION, notebook
+from .attempt_log import SESSION, AttemptLog, notebook
+from .bounded import TookTooLong, shielded, within
 from .errors import LLMProviderError
 from .events import Event, Piece
 from .prices import cost_usd
-from .provider_failure import ProviderFailure
+from .provider_failure import NOT_SENT, ProviderFailure
+from .quota.booking import Settlement
 from .reply import Attempt, Outcome
+from .storage import StorageTimeout, lock_deadline
 from .types import Timeouts, Usage
 
 if TYPE_CHECKING:
     from .attempt import Answer
-    from .config import Configuration
+    from .batch_ledger import BatchLedger
+    from .quota.opening import RouteState
+    from .quota_tracker import Hold, QuotaTracker
     from .request import Request
     from .routing import Decision
-    from .timed_ledger import TimedLedger
     from .types import Route
 
 logger = logging.getLogger("arche_magic.attempts")
 
+T = TypeVar("T")
+
+# Limits for a call that records usage: it may take the first time even if the request's time is up,
+# and never more than the second, because the reply is more important.
+_LATE_SECONDS, _BOOKING_SECONDS = 0.1, 2.0
+# If no disk can hang, a call waits this long for a lock before it moves to a helper thread.
+_MOMENT_SECONDS = 0.02
+
 
 class RequestProgress:
-    """The attempts of one request, its decisions and its time.
+    """One request in progress.
+
+    The ledger and the attempt log may be behind a network that hangs, or locked by a kernel that
+    was stopped. A call of them that takes too long is left to finish in a helper thread, and the
+    request goes on without its result.
 
     Args:
         request: what is asked.
         stream: whether replies are to come in pieces.
-        configuration: its clock and timeouts are used.
-        ledger: its deadline follows that of the request.
+        tracker: the ledger.
+        log: where the attempts are recorded.
+        batch: replaces both for the requests of a job, in background threads. Its calls take as
+            long as they need.
 
     Attributes:
+        ledger: the tracker or the batch.
+        configuration: its clock and timeouts are used.
         id: names the request in the record.
         attempts: its attempts so far.
         decisions: how its routes were chosen.
         waited: seconds that it has waited for routes.
+        call_has_begun: whether the call of the last hold has begun, so that the hold counts.
     """
 
     def __init__(
-        self, request: Request, stream: bool, configuration: Configuration, ledger: TimedLedger
+        self,
+        request: Request,
+        stream: bool,
+        tracker: QuotaTracker,
+        log: AttemptLog,
+        batch: BatchLedger | None = None,
     ) -> None:
-        self.request, self.stream, self.configuration = request, stream, configuration
+        self.request, self.stream = request, stream
+        self.ledger: QuotaTracker | BatchLedger = batch or tracker
+        self._log: AttemptLog | BatchLedger = batch or log
+        self.configuration = tracker.configuration
+        self._clock = self.configuration.clock
+        self._has_deadline, self._storage = batch is None, tracker.storage
         self.id = f"r{os.urandom(6).hex()}"
         self.attempts: list[Attempt] = []
         self.decisions: list[Decision] = []
         self.waited = 0.0
-        self._ledger = ledger
-        self._clock = configuration.clock
         # Seconds that the reader of the stream spent between pieces.
         self._paused = 0.0
+        self._hold: Hold | None = None
+        self.call_has_begun = False
 
     def start(self) -> None:
         """Start to measure the time, in the process that sends the request.
@@ -69,7 +101,8 @@ class RequestProgress:
             raise LLMProviderError("Python is shutting down; no request can be sent")
         self._process = os.getpid()
         self._started = self._clock.time()
-        self._ledger.start(self.request.timeout)
+        # Not measured by the configuration's clock, which may run faster than real time.
+        self._ends = time.monotonic() + self.request.timeout
 
     def seconds(self) -> float:
         """Since the start."""
@@ -110,7 +143,7 @@ class RequestProgress:
         """Yield a piece to the reader, whose own time does not count against the request."""
         paused_at, paused_on = time.monotonic(), self._clock.time()
         yield piece
-        self._ledger.add_time(time.monotonic() - paused_at)
+        self._ends += time.monotonic() - paused_at
         self._paused += self._clock.time() - paused_on
         self.check_process()
 
@@ -152,3 +185,90 @@ class RequestProgress:
         self.attempts.append(attempt)
         logger.info("%s", attempt.without_said())
         return attempt
+
+    def offer(self, offer: Callable[[], tuple[T, Hold | None]]) -> tuple[T, Hold | None]:
+        """Return the result of `offer`; a hold that is granted after the deadline is released.
+
+        Raises:
+            TookTooLong, StorageTimeout: the deadline has passed, or the ledger was locked until
+                then.
+        """
+        left = self._ends - time.monotonic() if self._has_deadline else math.inf
+
+        def offer_in_time() -> tuple[T, Hold | None]:
+            with lock_deadline(left):
+                offered = offer()
+            # Set here, because an interrupt may come before the caller has the result.
+            self._hold, self.call_has_begun = offered[1], False
+            return offered
+
+        return self._timed(offer_in_time, math.inf, lambda _: self._release())
+
+    def settle(self, call: Settlement) -> str:
+        """Like `QuotaTracker.settle`; "" if the ledger takes too long."""
+
+        def settle() -> str:
+            self._hold = None
+            return self.ledger.settle(call)
+
+        return self._or_else(settle, "")
+
+    def fail(self, hold: Hold, failure: ProviderFailure, account: str | None) -> RouteState | None:
+        """As `QuotaTracker.fail`; None if the ledger takes too long."""
+
+        def fail() -> RouteState:
+            self._hold = None
+            return self.ledger.fail(hold, failure, account)
+
+        return self._or_else(fail, None)
+
+    def states(self, routes: Iterable[Route], now: float) -> Mapping[Route, RouteState]:
+        """The state of each route; empty if the ledger takes too long."""
+
+        def look() -> Mapping[Route, RouteState]:
+            state_of = self.ledger.states_for(self.request, now)
+            return {route: state_of(route) for route in routes}
+
+        return self._or_else(look, {})
+
+    def end(self) -> None:
+        """Release the hold of a call that was interrupted, and record the attempts."""
+        if self._hold is not None:
+            self._or_else(self._release, None)
+        self._or_else(partial(self._log.append, self.attempts, self.decisions), None)
+
+    def _release(self) -> None:
+        """End a hold that was not settled; once its call has begun, it counts as used."""
+        hold, self._hold = self._hold, None
+        if hold is not None and self.call_has_begun:
+            self.ledger.settle(Settlement(hold, None, answered=False, is_whole=False))
+        elif hold is not None:
+            self.ledger.fail(hold, NOT_SENT)
+
+    def _or_else(self, work: Callable[[], T], otherwise: T) -> T:
+        """Return the result of `work`, or `otherwise` if it fails or takes too long."""
+        try:
+            return self._timed(work, _BOOKING_SECONDS)
+        except TookTooLong:
+            return otherwise
+        # Broad, because a reply that was paid for must not be lost to any error of the storage.
+        except Exception as error:  # noqa: BLE001
+            logger.warning("the ledger or the record refused a call (%s)", type(error).__name__)
+            return otherwise
+
+    def _timed(
+        self,
+        work: Callable[[], T],
+        longest: float,
+        unclaimed: Callable[[T], object] | None = None,
+    ) -> T:
+        if not self._has_deadline:
+            return work()
+        if not self._storage.may_hang:
+            try:
+                with lock_deadline(_MOMENT_SECONDS):
+                    return shielded(work, unclaimed)
+            except StorageTimeout:
+                pass
+        left = max(self._ends - time.monotonic(), _LATE_SECONDS)
+        return within(min(left, longest), work, unclaimed)

@@ -10,45 +10,34 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from .quota.opening import RouteState
 from .reply import without_defaults
 from .request import Request
-from .types import Route, RouteId, without_vendor
+from .types import Route, RouteId, Usage, without_vendor
 
 _MOMENT_SECONDS = 0.05
 
 
-class _Offered(Protocol):
-    """The inputs of a choice, besides the states of routes."""
-
-    @property
-    def provider(self) -> str: ...
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def paid(self) -> bool: ...
-
-
-R = TypeVar("R", bound=_Offered)
+# A choice is made among routes, and repeated among those of a record.
+R = TypeVar("R", Route, "Considered")
 T = TypeVar("T")
 
 
 class Routes(tuple[Route, ...]):
-    """Routes in the configured order, which are grouped once for all requests."""
+    """Routes in the configured order, which are grouped once for all requests.
+
+    Attributes:
+        ids: the same for equal routes.
+        groups: how `choose` has grouped them, by the preferred provider.
+    """
 
     def __init__(self, *_: object) -> None:
-        self._groups: dict[str | None, list[list[Route]]] = {}
-        self.ids = frozenset((route.id, route.key.fingerprint) for route in self)
-
-    def groups(self, preferred: str | None) -> list[list[Route]]:
-        """The routes grouped by provider and model, in the order in which they are asked."""
-        if preferred not in self._groups:
-            self._groups[preferred] = _grouped(self, preferred)
-        return self._groups[preferred]
+        self.ids: frozenset[tuple[RouteId, str]] = frozenset(
+            (route.id, route.key.fingerprint) for route in self
+        )
+        self.groups: dict[str | None, list[list[Route]]] = {}
 
 
 class _Deferred(Sequence[T]):
@@ -95,15 +84,50 @@ class RouteChoice(Generic[R]):
         opens_at: epoch seconds; a time in the future means wait. Without a route: when the first
             one opens, or inf.
         skipped: closed routes that come before the chosen one in the order.
-        considered: every route that was evaluated, in order, with its state at that time.
-        later: the routes after those, which were not evaluated.
+        groups: all routes, in order.
+        states: of the routes that were evaluated, in the same order.
     """
 
     route: R | None
     opens_at: float
-    skipped: tuple[tuple[R, RouteState], ...] = ()
-    considered: Sequence[tuple[R, RouteState]] = ()
-    later: Sequence[R] = ()
+    skipped: Sequence[tuple[R, RouteState]]
+    groups: Sequence[Sequence[R]]
+    states: Sequence[RouteState]
+
+    @property
+    def considered(self) -> tuple[tuple[R, RouteState], ...]:
+        """Every route that was evaluated, in order, with its state at that time."""
+        return tuple(zip(chain.from_iterable(self.groups), self.states, strict=False))
+
+    @property
+    def later(self) -> tuple[R, ...]:
+        """The routes after those, which were not evaluated."""
+        return tuple(islice(chain.from_iterable(self.groups), len(self.states), None))
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The expected outcome of a request; nothing was sent or reserved.
+
+    Attributes:
+        request: what would be sent, word for word.
+        route: the one that would answer, after `wait`; None if none opens within the request's
+            patience.
+        wait: seconds until a route opens (0 if one is open); inf if waiting does not help.
+        usage: the tokens it would probably use on that route.
+        cost: USD for them; 0 on a free route, None if the price is not known.
+        closed: the closed routes that come before `route`: when each opens (epoch seconds), and
+            why.
+        room: the largest input that one of its routes accepts, in tokens; inf if unknown.
+    """
+
+    request: Request
+    route: Route | None
+    wait: float
+    usage: Usage
+    cost: float | None
+    closed: tuple[tuple[Route, float, str], ...]
+    room: float
 
 
 @dataclass(frozen=True)
@@ -160,21 +184,13 @@ class Decision:
         """The record of a choice."""
 
         def considered() -> tuple[Considered, ...]:
-            pairs = choice.considered
-            return tuple(Considered(*route.id, state, route.paid) for route, state in pairs)
+            return tuple(Considered(*r.id, state, r.paid) for r, state in choice.considered)
 
         def later() -> tuple[RouteId, ...]:
             return tuple(route.id for route in choice.later)
 
-        return cls(
-            at,
-            patience,
-            preferred,
-            _Deferred(considered),
-            _Deferred(later),
-            request.private,
-            request.same_model,
-        )
+        deferred = _Deferred(considered), _Deferred(later)
+        return cls(at, patience, preferred, *deferred, request.private, request.same_model)
 
     def choice(self) -> RouteChoice[Considered]:
         """The same choice, made again from the record."""
@@ -214,10 +230,8 @@ def of_one_model(routes: Sequence[R], preferred: str | None = None) -> list[R]:
 
     Services name one model with its vendor or without: `openai/gpt-oss-120b`, `gpt-oss-120b`.
     """
-    first = next(iter(_groups(routes, preferred)), None)
-    if first is None:
-        return []
-    name = without_vendor(first[0].model)
+    names = (without_vendor(group[0].model) for group in _groups(routes, preferred))
+    name = next(names, None)
     return [route for route in routes if without_vendor(route.model) == name]
 
 
@@ -243,17 +257,10 @@ def choose(
     latest = min(now + patience, sys.float_info.max)
     closed: list[tuple[R, RouteState]] = []
     groups = _groups(routes, preferred)
-    # The states of the examined routes, in the order of the groups.
     states: list[RouteState] = []
 
-    def considered() -> tuple[tuple[R, RouteState], ...]:
-        return tuple(zip(chain.from_iterable(groups), states, strict=False))
-
-    def later() -> tuple[R, ...]:
-        return tuple(islice(chain.from_iterable(groups), len(states), None))
-
     def choice(route: R | None, opens_at: float) -> RouteChoice[R]:
-        return RouteChoice(route, opens_at, tuple(closed), _Deferred(considered), _Deferred(later))
+        return RouteChoice(route, opens_at, closed, groups, states)
 
     for group in groups:
         best: R | None = None
@@ -289,25 +296,22 @@ def choose(
     return choice(None, first[1].opens_at if first else math.inf)
 
 
-def _costs_extra(route: _Offered, preferred: str | None) -> bool:
+def _costs_extra(route: Route | Considered, preferred: str | None) -> bool:
     """Whether the route costs money and was not explicitly preferred."""
     return route.paid and route.provider != preferred
 
 
 def _groups(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
-    if isinstance(routes, Routes):
-        return cast("list[list[R]]", routes.groups(preferred))
-    return _grouped(routes, preferred)
-
-
-def _grouped(routes: Sequence[R], preferred: str | None) -> list[list[R]]:
     """The routes grouped by provider and model, in the order in which they are asked."""
-    groups: dict[tuple[str, str], list[R]] = {}
-    for route in routes:
-        groups.setdefault((route.provider, route.model), []).append(route)
-    return sorted(
-        groups.values(), key=lambda group: (group[0].provider != preferred, group[0].paid)
-    )
+    known = routes.groups if isinstance(routes, Routes) else {}
+    if preferred not in known:
+        groups: dict[tuple[str, str], list[R]] = {}
+        for route in routes:
+            groups.setdefault((route.provider, route.model), []).append(route)
+        known[preferred] = sorted(
+            groups.values(), key=lambda group: (group[0].provider != preferred, group[0].paid)
+        )
+    return known[preferred]
 
 
 def _soonest(

@@ -100,14 +100,12 @@ class KeptInterrupts:
             raise
 
 
-def interrupt_handler() -> Any:
-    """Return what handles an interrupt; not callable if none does in Python."""
-    return _signal.getsignal(_signal.SIGINT)
+interrupt_handler: Callable[[], Any] = partial(_signal.getsignal, _signal.SIGINT)
+"""Returns what handles an interrupt; not callable if none does in Python."""
 
-
-def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handle interrupts by this function; only the main thread may set it."""
-    _signal.signal(_signal.SIGINT, handler)
+handle_interrupts: Callable[[Callable[[int, FrameType | None], object]], object]
+handle_interrupts = partial(_signal.signal, _signal.SIGINT)
+"""Handles interrupts by a function; only the main thread may set it."""
 
 
 def is_main_thread() -> bool:

@@ -70,8 +70,12 @@ def unsupported_fields(wire: str, request: Request) -> list[Unsupported]:
 
 def may_be_unsuitable(request: Request) -> bool:
     """Return whether the request has anything that some routes do not support."""
-    has_name = any(message.name for message in request.messages)
-    return bool(request.extra or request.images or has_name or request.uses_tools or request.inputs)
+    if request.extra or request.tools or request.inputs:
+        return True
+    for message in request.messages:
+        if message.images or message.name or message.tool_calls or message.role == "tool":
+            return True
+    return False
 
 
 def unsuitable(wire: str, request: Request) -> str:

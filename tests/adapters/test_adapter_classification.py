@@ -13,7 +13,7 @@ import pytest
 from adapter_calls import SECRET, WIRES, Build, Script, complete, failure_of
 
 from arche_magic.llm_providers.provider_failure import Remedy
-from arche_magic.llm_providers.redaction import redacted
+from arche_magic.llm_providers.secrets import redacted
 from arche_magic.llm_providers.types import Observation, Usage
 
 

@@ -32,7 +32,7 @@ from clocks import FastClock  # noqa: E402  # the path
 from sandbox_process import sandbox_process  # noqa: E402  # as above
 
 from arche_magic.llm_providers import IntelligentLLMOrchestrator, Reply  # noqa: E402  # as above
-from arche_magic.llm_providers.attempt_file import read_attempts  # noqa: E402  # as above
+from arche_magic.llm_providers.attempt_file import attempts_of, read_lines  # noqa: E402  # as above
 from arche_magic.llm_providers.catalog import parse_limits  # noqa: E402  # as above
 from arche_magic.llm_providers.config import Configuration, load_configuration  # noqa: E402
 from arche_magic.llm_providers.events import Discarded, Piece  # noqa: E402  # as above
@@ -194,7 +194,7 @@ def check_counts(server: Providers, configuration: Configuration) -> list[str]:
     path = Path(configuration.store)
     recorded = charged(path)
     attempts: dict[tuple[str, str], list[Attempt]] = {}
-    for attempt in read_attempts(path.with_name("llm_calls.jsonl")):
+    for attempt in attempts_of(read_lines(path.with_name("llm_calls.jsonl"))):
         if attempt.outcome != "skipped":
             attempts.setdefault((attempt.key, attempt.model), []).append(attempt)
     uncounted: Counter[tuple[str, str]] = Counter()

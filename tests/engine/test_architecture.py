@@ -55,26 +55,21 @@ PUBLIC = {
 # What each module of the engine may import from the engine; `?` allows it for type checking only.
 ALLOWED = {
     "text": set(),
-    "config": {
-        "catalog", "errors", "files", "network", "processes", "redaction", "secrets", "text",
-        "types",
-    },
+    "config": {"catalog", "errors", "files", "network", "processes", "secrets", "text", "types"},
     "tools": set(),
     "functions": {
-        "bounded", "errors", "events", "options", "redaction", "reply", "request", "schemas",
+        "bounded", "errors", "events", "options", "reply", "request", "schemas", "secrets",
         "stopping", "text", "tools", "types",
     },
     "types": {"secrets", "tools"},
     "provider_failure": {"types?"},
     "request": {"errors", "files", "text", "tools", "types"},
     "reply": {"errors", "files", "routing?", "text", "tools", "types"},
-    "events": {"errors?", "reply?", "tools", "types?"},
-    "pending": {"reply"},
+    "events": {"errors?", "reply", "tools", "types?"},
     "errors": {"reply?", "secrets", "text"},
     "catalog": {"network", "types"},
     "network": set(),
-    "redaction": {"secrets", "text", "types?"},
-    "secrets": set(),
+    "secrets": {"text", "types?"},
     "files": {"errors", "secrets"},
     "storage": {"bounded", "errors", "files", "processes", "secrets", "types"},
     "quota": set(),
@@ -137,8 +132,8 @@ ALLOWED = {
     "bounded": {"stopping"},
     "processes": set(),
     "adapters": {
-        "bounded", "network", "processes", "provider_failure", "redaction", "request", "secrets",
-        "stopping", "text", "tools", "types", "wire_fields",
+        "bounded", "network", "processes", "provider_failure", "request", "secrets", "stopping",
+        "text", "tools", "types", "wire_fields",
     },
     "prices": {"bounded", "types"},
     "doctor": {
@@ -158,28 +153,24 @@ ALLOWED = {
     "routing": {"quota.opening", "reply", "request", "types"},
     "offered_routes": {"config", "errors", "request", "routing", "types", "wire_fields"},
     "options": {
-        "config", "errors", "events?", "redaction", "request", "schemas", "secrets", "text",
+        "config", "errors", "events?", "request", "schemas", "secrets", "text",
         "tools", "types",
     },
     "wire_fields": {"request?"},
     "schemas": {"bounded", "errors", "request", "text"},
-    "preview": {"prices", "quota_tracker", "request", "routing", "types"},
     "remaining": {
         "attempt?", "config", "errors", "provider_failure", "quota.opening", "reply", "request?",
         "request_progress?", "schemas", "text", "types",
     },
-    "timed_ledger": {
-        "attempt_log?", "batch_ledger?", "bounded", "provider_failure", "quota.booking",
-        "quota.opening?", "quota_tracker?", "reply?", "request?", "routing?", "storage", "types?",
-    },
     "request_progress": {
-        "attempt?", "attempt_log", "config?", "errors", "events", "prices", "provider_failure",
-        "reply", "request?", "routing?", "timed_ledger?", "types",
+        "attempt?", "attempt_log", "batch_ledger?", "bounded", "errors", "events", "prices",
+        "provider_failure", "quota.booking", "quota.opening?", "quota_tracker?", "reply",
+        "request?", "routing?", "storage", "types",
     },
     "attempt": {
         "adapters", "config", "events", "network", "prices", "processes", "provider_failure",
-        "quota.booking", "quota_tracker?", "reply", "request?", "request_progress?",
-        "timed_ledger?", "tools", "types",
+        "quota.booking", "quota_tracker?", "reply", "request?", "request_progress?", "tools",
+        "types",
     },
     "batch_ledger": {
         "attempt_log", "config?", "provider_failure", "quota.opening", "quota_tracker", "reply",
@@ -330,8 +321,8 @@ def test_broad_except_clauses_are_few() -> None:
                 if ast.unparse(node.type) == "Exception":
                     catching.add(module.removeprefix(f"{ENGINE}."))
     assert catching == {
-        "adapters.adapter", "batch_ledger", "config.keys", "functions", "text.json_values",
-        "timed_ledger",
+        "adapters.adapter", "batch_ledger", "config.keys", "functions", "request_progress",
+        "text.json_values",
     }  # fmt: skip
 
 

@@ -438,7 +438,7 @@ def test_a_limit_that_is_in_force_again_counts_the_next_call_of_a_batch(
     assert not isinstance(holds, RouteState)
     assert row(tracker, "tokens_per_minute") is None
     clock.now += 1
-    tracker.settle_all([Settlement(hold, Usage(50, 50)) for hold in holds])
+    tracker.settle(*(Settlement(hold, Usage(50, 50)) for hold in holds))
     assert row(tracker, "tokens_per_minute").used == 100
 
 

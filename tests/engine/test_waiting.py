@@ -7,60 +7,58 @@ import threading
 import time
 import weakref
 
-from arche_magic.llm_providers.loop import waiting_line
+from arche_magic.llm_providers.loop import PlaceInLine
 from arche_magic.llm_providers.quota_tracker import SpendingBounds
 from arche_magic.llm_providers.storage import MemoryStorage
 
 
 def test_a_new_thread_cannot_go_ahead_of_waiting_ones() -> None:
     """It cannot go ahead of the threads that wait."""
-    with waiting_line("routes", "waiting") as line:
-        line.join("waiting")
-        with waiting_line("routes", "newcomer") as same:
-            assert not same.may_go("newcomer")
+    with PlaceInLine("routes") as waiting, PlaceInLine("routes") as newcomer:
+        waiting.join()
+        assert not newcomer.may_go()
 
 
 def test_lines_for_different_routes_are_independent() -> None:
     """A thread that waits for Groq does not delay one that wants Mistral."""
-    with waiting_line("groq", "a") as groq, waiting_line("mistral", "b") as mistral:
-        groq.join("a")
-        assert mistral.may_go("b")
+    with PlaceInLine("groq") as groq, PlaceInLine("mistral") as mistral:
+        groq.join()
+        assert mistral.may_go()
 
 
 def test_a_place_is_freed_after_any_error() -> None:
     """An interrupt or an error while waiting leaves no entry in the line."""
     try:
-        with waiting_line("routes", "gone") as line:
-            line.join("gone")
+        with PlaceInLine("routes") as gone:
+            gone.join()
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    with waiting_line("routes", "next") as line:
-        assert line.may_go("next")
+    assert PlaceInLine("routes").may_go()
 
 
 def test_a_line_is_dropped_with_its_last_request() -> None:
     """Each job with bounds has lines of its own, and a kernel may run many jobs."""
     bounds = SpendingBounds(MemoryStorage(), max_cost=1.0)
     gone = weakref.ref(bounds)
-    with waiting_line(bounds, "a") as line:
-        line.join("a")
-    del bounds, line
+    with PlaceInLine(bounds) as place:
+        place.join()
+    del bounds, place
     gc.collect()
     assert gone() is None
 
 
 def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:
     """It is woken immediately, without polling."""
-    with waiting_line("routes", "first") as line:
-        line.join("first")
-        line.join("second")
+    with PlaceInLine("routes") as first, PlaceInLine("routes") as second:
+        first.join()
+        second.join()
         began = time.monotonic()
-        line.await_turn("second", 0.05)
-        assert not line.may_go("second")
-        threading.Timer(0.05, line.leave, ["first"]).start()
-        line.await_turn("second", 30)
-        assert line.may_go("second")
+        second.await_turn(0.05)
+        assert not second.may_go()
+        threading.Timer(0.05, first.leave).start()
+        second.await_turn(30)
+        assert second.may_go()
         assert 0.1 <= time.monotonic() - began < 5
 
 
@@ -70,14 +68,14 @@ def test_many_threads_are_served_in_order() -> None:
     joined = threading.Semaphore(0)
 
     def wait_for_turn(number: int) -> None:
-        with waiting_line("many", number) as line:
-            line.join(number)
+        with PlaceInLine("many") as place:
+            place.join()
             joined.release()
-            line.await_turn(number, 10)
+            place.await_turn(10)
             order.append(number)
 
-    with waiting_line("many", "gate") as gate:
-        gate.join("gate")
+    with PlaceInLine("many") as gate:
+        gate.join()
         threads = []
         for number in range(40):
             threads.append(threading.Thread(target=wait_for_turn, args=(number,)))

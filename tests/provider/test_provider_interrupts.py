@@ -18,7 +18,7 @@ from arche_magic.llm_providers.config import get_configuration
 from arche_magic.llm_providers.types import Location
 
 # The modules that a request goes through from its hold to its booking.
-STEPS = {"loop.py", "attempt.py", "timed_ledger.py"}
+STEPS = {"loop.py", "attempt.py", "request_progress.py"}
 Line = tuple[str, int]
 
 # Sends SIGINT once, while this module is being imported.

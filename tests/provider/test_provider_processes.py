@@ -14,7 +14,7 @@ from loopback import Handler, serving
 from provider_parts import PROVIDERS, Start, run_script, server_count
 
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempt_file import read_attempts
+from arche_magic.llm_providers.attempt_file import attempts_of, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ def test_a_forked_child_shares_no_connections_or_locks(
     assert out.startswith("done "), err
     assert max(len(processes) for processes in seen.values()) == 1
     assert len({process for processes in seen.values() for process in processes}) == 25
-    attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
+    attempts = list(attempts_of(read_lines(tmp_path / "outputs" / "llm_calls.jsonl")))
     assert {attempt.outcome for attempt in attempts} == {"served"}
     assert len({attempt.request for attempt in attempts}) == len(attempts)
 
@@ -280,7 +280,7 @@ def test_a_child_does_not_end_its_parents_stream(start: Start, tmp_path: Path) -
     sandbox.seconds_per_chunk = 0.002
     out, _ = run_script(FORK_IN_A_STREAM, tmp_path, sandbox.environment())
     assert int(out) > 7000
-    attempts = list(read_attempts(tmp_path / "outputs" / "llm_calls.jsonl"))
+    attempts = list(attempts_of(read_lines(tmp_path / "outputs" / "llm_calls.jsonl")))
     assert [attempt.outcome for attempt in attempts] == ["served"] * 3
     charged = sum(attempt.output_tokens for attempt in attempts)
     assert charged == server_count(sandbox, "output_tokens")

@@ -14,9 +14,8 @@ from typing import Any
 
 from ..bounded import uninterrupted
 from ..provider_failure import AttemptFailed, ProviderFailure, Remedy
-from ..redaction import LONGEST_MESSAGE, quotes, redacted
 from ..request import Request
-from ..secrets import hiding_locals, without_locals
+from ..secrets import LONGEST_MESSAGE, hiding_locals, quotes, redacted, without_locals
 from ..text.wording import shortened
 from ..types import Completion, Key, Observation, Period, Timeouts, Usage
 from .bodies import error_fields, event_status, field_text, is_page

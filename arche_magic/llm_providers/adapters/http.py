@@ -23,7 +23,7 @@ import httpx
 
 from .. import network
 from ..provider_failure import AttemptFailed, Remedy
-from ..redaction import quotes, redacted
+from ..secrets import quotes, redacted
 from ..stopping import KeptInterrupts, is_main_thread, stop_of_this_thread
 from .bodies import (
     ACCEPTED_ENCODINGS,

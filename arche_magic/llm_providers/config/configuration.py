@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..catalog import Provider
 from ..errors import ConfigurationError
+from ..secrets import key_in
 from ..text.wording import did_you_mean, shortened
 from ..types import Budget, Key, Limit, Location, OnStoreFailure, ReplayMode, Route, Timeouts
 from .providers import unknown_provider
@@ -113,8 +114,6 @@ class Configuration:
 
     def unknown(self, problem: str) -> ConfigurationError:
         """Return the error about an unknown name; a key in place of a name is not shown."""
-        from ..redaction import key_in
-
         if key := key_in(problem, self.keys):
             problem = f"that is a key itself; its label is {key.label}"
         return ConfigurationError(problem)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog import Provider
 from ..errors import ConfigurationError, InvalidRequest
-from ..secrets import Secret, without_locals
+from ..secrets import Secret, key_in, without_locals
 from ..text.wording import suggestion
 from ..types import Key
 from .env_file import clean
@@ -186,8 +186,6 @@ def find_key(configuration: Configuration, label: str) -> Key:
     for key in configuration.keys:
         if key.label == label:
             return key
-    from ..redaction import key_in
-
     if given := key_in(label, configuration.keys):
         raise ConfigurationError(f"that is a key itself; its label is {given.label}")
     labels = suggestion("", [key.label for key in configuration.keys])

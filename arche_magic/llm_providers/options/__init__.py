@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from ..config import Configuration
 from ..errors import InvalidRequest
-from ..redaction import key_in
 from ..request import Image, Message, Request, Schema
 from ..schemas import schema_as_sent, schema_of
-from ..secrets import is_key_like
+from ..secrets import is_key_like, key_in
 from ..text.characters import whole_characters
 from ..text.wording import suggestion
 from ..tools import Tool, is_name
