@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ _VARIABLES = (
     "NO_PROXY",
     *map(str.lower, (*_PROXIES, "NO_PROXY")),
 )
-# The environment before it is decoded. `os.environ.get` takes fifty times as long, because it
-# raises an error for each variable that is not set.
-_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_names = [*map(getattr(os.environ, "encodekey", str), _VARIABLES)]
 
 
 def is_base_url(text: str) -> bool:
@@ -74,11 +70,11 @@ def is_loopback(url: str | None) -> bool:
 
 
 def variables() -> tuple[object, ...]:
-    """Return what changes with the variables that connections depend on.
+    """Return the values of all variables that connections depend on.
 
-    It also changes with the files of certificates that they name.
+    Also returns when the certificates that they name were last changed.
     """
-    values = [*map(_environment.get, _names)]
+    values = [*map(os.environ.get, _VARIABLES)]
     file, folder, *bundles = values[: len(_TRUSTED)]
     # As in `trusted_certificates`.
     paths = [file or folder] if file or folder else bundles
@@ -215,7 +211,7 @@ def _usual_certificates(bundles: tuple[tuple[Path, int], ...]) -> ssl.SSLContext
     return context
 
 
-def _changed_at(path: str | bytes | Path) -> int:
+def _changed_at(path: str | Path) -> int:
     """Return when a file was last changed, in nanoseconds; 0 if it cannot be read."""
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116  # for each call
