@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from .secrets import without_key_like
 from .text.wording import without_long_values
@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from .reply import Attempt
 
 
+class Details(TypedDict, total=False):
+    """The arguments of every error; see `LLMProviderError`."""
+
+    attempts: Sequence[Attempt]
+    next_available_at: datetime | None
+
+
 class LLMProviderError(Exception):
     """The root of all errors: a request that ended without a reply.
 
     A key in the message, such as one in place of an option's value, is replaced. Long values are
-    shortened. The attributes of a subclass, and their defaults, are stated in its body.
+    shortened.
 
     Attributes:
         attempts: every route that was considered, in order, with its outcome.
@@ -30,16 +37,12 @@ class LLMProviderError(Exception):
         *,
         attempts: Sequence[Attempt] = (),
         next_available_at: datetime | None = None,
-        **own: Any,
     ) -> None:
-        if unknown := [name for name in own if not hasattr(type(self), name)]:
-            raise TypeError(f"{type(self).__name__} has no attribute {unknown[0]!r}")
         message = without_key_like(message)
         # What servers said is short already, and `to_store` must find it unchanged.
         super().__init__(message if attempts else without_long_values(message))
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.next_available_at = next_available_at
-        vars(self).update(own)
 
     def to_store(self) -> str:
         """Return the message without the servers' own words, which may quote the prompt."""
@@ -75,7 +78,9 @@ class InvalidRequest(LLMProviderError, ValueError):
     `option` is the option or field that is wrong, such as `temperature`; "" if it is not known.
     """
 
-    option: str = ""
+    def __init__(self, message: str, *, option: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.option = option
 
 
 class NoRouteAvailable(LLMProviderError):
@@ -86,8 +91,17 @@ class NoRouteAvailable(LLMProviderError):
         timed_out: the timeout of the request has passed.
     """
 
-    too_large: bool = False
-    timed_out: bool = False
+    def __init__(
+        self,
+        message: str,
+        *,
+        too_large: bool = False,
+        timed_out: bool = False,
+        **details: Unpack[Details],
+    ) -> None:
+        super().__init__(message, **details)
+        self.too_large: bool = too_large
+        self.timed_out: bool = timed_out
 
 
 class NotKept(LLMProviderError):
@@ -97,15 +111,19 @@ class NotKept(LLMProviderError):
 class ContentFiltered(LLMProviderError):
     """The provider filtered the prompt or the reply; `partial` is the text that arrived."""
 
-    partial: str = ""
+    def __init__(self, message: str, *, partial: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.partial = partial
 
 
 class SchemaMismatch(LLMProviderError):
     """Two replies did not fit the schema; `text` is the last one as it arrived."""
 
-    text: str = ""
+    def __init__(self, message: str, *, text: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.text = text
 
-    def ended(self, why: str, **details: Any) -> SchemaMismatch:
+    def ended(self, why: str, **details: Unpack[Details]) -> SchemaMismatch:
         """Return this error with the reason why the request ends with it."""
         message = f"{self} ({why}; the text is in the error's .text)"
         return SchemaMismatch(message, text=self.text, **details)
@@ -117,4 +135,6 @@ class IncompleteReply(LLMProviderError):
     The stream broke off, or the model used all its tokens for reasoning.
     """
 
-    partial: str = ""
+    def __init__(self, message: str, *, partial: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.partial = partial
