@@ -124,6 +124,9 @@ _FIELDS = {one.name: _KINDS[str(one.type)] for one in fields(Attempt) if one.nam
 _NUMBERS = [name for name, kinds in _FIELDS.items() if int in kinds]
 
 
+_NO_USAGE = Usage()
+
+
 class Reply(str):
     """The text of a reply, with attributes about its origin.
 
@@ -153,34 +156,55 @@ class Reply(str):
         vectors: the vectors of the texts of an embedding request, in their order; the text is "".
     """
 
-    provider: str = ""
-    key: str = ""
-    model: str = ""
-    usage: Usage = Usage()
-    attempts: tuple[Attempt, ...] = ()
-    seconds: float = 0.0
-    finish_reason: str = "stop"
-    cost: float | None = None
-    standing: str = ""
-    decisions: tuple[Decision, ...] = ()
-    parsed: Any = None
-    from_memory: datetime | None = None
-    request: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    choices: tuple[Mapping[str, Any], ...] = ()
-    tool_runs: tuple[ToolRun, ...] = ()
-    vectors: Vectors = ()
+    provider: str
+    key: str
+    model: str
+    usage: Usage
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    finish_reason: str
+    cost: float | None
+    standing: str
+    decisions: tuple[Decision, ...]
+    parsed: Any
+    from_memory: datetime | None
+    request: str
+    tool_calls: tuple[ToolCall, ...]
+    choices: tuple[Mapping[str, Any], ...]
+    tool_runs: tuple[ToolRun, ...]
+    vectors: Vectors
 
-    def __new__(cls, text: str, **attributes: Any) -> Self:
-        """Create a reply from its text and attributes; those not given have their defaults.
-
-        Raises:
-            TypeError: a reply has no such attribute.
-        """
-        if unknown := attributes.keys() - Reply.__annotations__.keys():
-            raise TypeError(f"a reply has no attribute {min(unknown)!r}")
+    def __new__(
+        cls,
+        text: str,
+        *,
+        provider: str = "",
+        key: str = "",
+        model: str = "",
+        usage: Usage = _NO_USAGE,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        finish_reason: str = "stop",
+        cost: float | None = None,
+        standing: str = "",
+        decisions: tuple[Decision, ...] = (),
+        parsed: Any = None,
+        from_memory: datetime | None = None,
+        request: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+        choices: tuple[Mapping[str, Any], ...] = (),
+        tool_runs: tuple[ToolRun, ...] = (),
+        vectors: Vectors = (),
+    ) -> Self:
+        """Create a reply from its text and attributes."""
         reply = super().__new__(cls, whole_characters(text))
-        vars(reply).update(attributes)
+        reply.provider, reply.key, reply.model = provider, key, model
+        reply.usage, reply.cost, reply.seconds = usage, cost, seconds
+        reply.attempts, reply.decisions, reply.request = attempts, decisions, request
+        reply.finish_reason, reply.standing = finish_reason, standing
+        reply.parsed, reply.choices, reply.vectors = parsed, choices, vectors
+        reply.tool_calls, reply.tool_runs = tool_calls, tool_runs
+        reply.from_memory = from_memory
         return reply
 
     @property
