@@ -108,10 +108,10 @@ class ReplyWriter:
         # From now on, no further rows join them.
         self._scheduler.note_written(tasks)
         rows = [row for task in tasks for row in task.as_rows()]
-        self._counts.finish(rows)
-        # Before the caller takes the rows: they would be subtracted twice from those that are left.
+        # Before the rows count as finished: they would be subtracted twice from those that are left.
         for _ in batch:
             self._scheduler.to_write.task_done()
+        self._counts.finish(rows)
         if rows:
             self._put(rows)
         self._judge([error for _, error in failed])

@@ -171,7 +171,9 @@ class Workers:
 
     def _estimate_finish(self, later: int, _: float) -> datetime | None:
         counts, sample, now = self.counts, self.sample, self.scheduler.clock.time()
-        if sample is None or not counts.left + later:
+        # Read first: rows that finish meanwhile would be subtracted twice.
+        left = counts.left + later
+        if sample is None or not left:
             return None
         # Rows in progress have already reserved their share of the limits.
         held = self.rows_under_way() + sum(ledger.held_ahead for ledger in self._ledgers)
@@ -186,7 +188,7 @@ class Workers:
             speed = Speed(threads / per_second, threads, most_threads=threads)
         patience = self.whole.before_paying.left
         forecast = estimate.forecast(self.scheduler.sizes(), speed, now, patience)
-        end = forecast.finish_at(counts.left - held + later)
+        end = forecast.finish_at(left - held)
         # Requests in progress must finish, too.
         end = max(end, now + seconds / 2)
         return utc(end) if math.isfinite(end) else None
