@@ -108,7 +108,7 @@ class ReplyWriter:
         # From now on, no further rows join them.
         self._scheduler.note_written(tasks)
         rows = [row for task in tasks for row in task.as_rows()]
-        # Before the rows count as finished: they would be subtracted twice from those that are left.
+        # Before the rows count as finished: they would be subtracted twice from the rest.
         for _ in batch:
             self._scheduler.to_write.task_done()
         self._counts.finish(rows)

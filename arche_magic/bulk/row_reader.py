@@ -201,7 +201,7 @@ class RowReader:
         by_address = {task.address: task for task in tasks}
         kept = by_address.keys() & (by_address if self._fresh else self._misfits)
         mine = self.claims.take(by_address.keys() - kept) | self.claims.take(kept, again=True)
-        self._scheduler.add(task for task in tasks if task.address in mine)
+        self._scheduler.add([task for task in tasks if task.address in mine])
         return {task.address: task for task in tasks if task.address not in mine}
 
     def hand_out(self, rows: list[Row]) -> None:

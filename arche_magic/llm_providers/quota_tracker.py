@@ -47,6 +47,7 @@ from .wire_fields import may_be_unsuitable
 
 # How long a user's command, or an unimportant note, waits for a locked ledger.
 _COMMAND_SECONDS, _NOTE_SECONDS = 10.0, 2.0
+_latest: QuotaTracker | None = None
 
 
 class QuotaTracker:
@@ -377,7 +378,11 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
     Raises:
         ConfigurationError: the configured store cannot be used.
     """
+    global _latest
     configuration = configuration or get_configuration()
+    # Each cell asks for it, and a new one would have to read the ledger again.
+    if (latest := _latest) is not None and latest.configuration is configuration:
+        return latest
 
     def merge_copies(name: str, before: Document, ours: Document, theirs: Document) -> None:
         merge_documents(name, before, ours, theirs, configuration.clock.time())
@@ -387,4 +392,5 @@ def get_quota_tracker(configuration: Configuration | None = None) -> QuotaTracke
     except ValueError as error:
         store = configuration.set_by.get("store", "store")
         raise ConfigurationError(f"{store}: {error}") from None
-    return QuotaTracker(storage, configuration)
+    _latest = tracker = QuotaTracker(storage, configuration)
+    return tracker

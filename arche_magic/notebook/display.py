@@ -194,7 +194,7 @@ class ReplyDisplay:
         if self._quiet:
             return
         text = without_controls(str(reply))
-        language, code = code_of(text)
+        language, code = code_of(text) if self._form == "code" else ("", "")
         if self._form == "json" and not is_json(str(reply)):
             more = (*more, "not valid JSON")
         elif self._form == "code" and not code:

@@ -143,7 +143,7 @@ def current_quota(provider: str | None = None) -> QuotaView:
         LLMProviderError: the settings are wrong, or the ledger cannot be read.
     """
     configuration = get_configuration()
-    everything = replace(configuration, off=frozenset())
+    everything = replace(configuration, off=frozenset()) if configuration.off else configuration
     now = configuration.clock.time()
     tracker = get_quota_tracker(everything)
     standings = tracker.standings(provider, now)
