@@ -109,8 +109,10 @@ class RequestRun:
                         yield from self._wait(choice)
             finally:
                 if progress.is_ours():
+                    # First, because a second interrupt may come at any line.
+                    progress.release()
                     self._tally.add(progress.attempts)
-                    progress.end()
+                    progress.record()
 
     def _offer(self) -> tuple[RouteChoice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and no other request is first in line."""
