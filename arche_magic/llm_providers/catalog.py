@@ -285,10 +285,12 @@ def split_limit_name(name: str) -> tuple[Metric, Period]:
 def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
     window, time_zone = entry.get("window", _DEFAULT_WINDOW), entry.get("time_zone", "UTC")
 
-    def limits_of(table: Mapping[str, Any], source_of: Mapping[str, Any]) -> tuple[Limit, ...]:
-        return parse_limits(table, window, time_zone, "published", source_of["source"])
+    def limits_of(table: Mapping[str, Any], source: str) -> tuple[Limit, ...]:
+        return parse_limits(table, window, time_zone, "published", source)
 
-    limits = {model: limits_of(table, entry) for model, table in entry.get("limits", {}).items()}
+    limits = {
+        model: limits_of(table, entry["source"]) for model, table in entry.get("limits", {}).items()
+    }
     models = tuple(entry["models"])
     named = (model for model in limits if "*" not in model)
     return Provider(
@@ -302,8 +304,10 @@ def _provider(name: str, entry: Mapping[str, Any]) -> Provider:
         training=Training(**entry.get("training", {})),
         text_only=frozenset(entry.get("text_only", ())),
         embedding_models={
-            model: EmbeddingModel(**{**table, "limits": limits_of(table.get("limits", {}), table)})
-            for model, table in entry.get("embedding_models", {}).items()
+            model: EmbeddingModel(
+                **{**about, "limits": limits_of(about.get("limits", {}), about["source"])}
+            )
+            for model, about in entry.get("embedding_models", {}).items()
         },
         window=window,
         time_zone=time_zone,

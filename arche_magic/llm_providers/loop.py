@@ -17,7 +17,7 @@ from .attempt import Result, RouteAttempt
 from .attempt_log import Tally
 from .bounded import TookTooLong
 from .events import Discarded, Event, Waiting
-from .processes import new_lock
+from .processes import new_rlock
 from .quota.opening import RouteState
 from .quota_tracker import Hold
 from .remaining import Remaining
@@ -39,7 +39,8 @@ _CONTENDED_SECONDS = 0.05
 # when it becomes the first. The references are weak, because an interrupt may keep a request from
 # leaving its line.
 _lines: dict[Hashable, WeakKeyDictionary[PlaceInLine, threading.Event]] = {}
-_lines_lock = new_lock()
+# Reentrant, because garbage collection can end an abandoned stream at any moment.
+_lines_lock = new_rlock()
 
 
 class RequestRun:
@@ -109,8 +110,10 @@ class RequestRun:
                         yield from self._wait(choice)
             finally:
                 if progress.is_ours():
+                    # First, because a second interrupt may come at any line.
+                    progress.release()
                     self._tally.add(progress.attempts)
-                    progress.end()
+                    progress.record()
 
     def _offer(self) -> tuple[RouteChoice[Route], Hold | None]:
         """Choose a route, and hold it if it is open and no other request is first in line."""
@@ -230,7 +233,7 @@ class PlaceInLine:
         """Return whether the line is empty, or this request is first in it."""
         with _lines_lock:
             line = _lines.get(self._line)
-            return not line or next(line.keys()) is self
+            return line is None or next(line.keys(), self) is self
 
     def join(self) -> None:
         """Take a place at the end of the line; no effect if the request already has one."""
@@ -248,7 +251,7 @@ class PlaceInLine:
                 turn.set()
             else:
                 # Each job with bounds has lines of its own.
-                del _lines[self._line]
+                _lines.pop(self._line, None)
 
     def await_turn(self, seconds: float) -> None:
         """Sleep until this request is first in line, for at most `seconds`."""

@@ -1,4 +1,4 @@
-"""One request in progress: its time, its attempts, and its calls of the ledger."""
+"""One request in progress: its time, its attempts, and its calls to the ledger."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RequestProgress:
     """One request in progress.
 
     The ledger and the attempt log may be behind a network that hangs, or locked by a kernel that
-    was stopped. A call of them that takes too long is left to finish in a helper thread, and the
+    was stopped. A call to them that takes too long is left to finish in a helper thread, and the
     request goes on without its result.
 
     Args:
@@ -231,10 +231,13 @@ class RequestProgress:
 
         return self._or_else(look, {})
 
-    def end(self) -> None:
-        """Release the hold of a call that was interrupted, and record the attempts."""
+    def release(self) -> None:
+        """Release the hold of a call that was interrupted before it was settled."""
         if self._hold is not None:
             self._or_else(self._release, None)
+
+    def record(self) -> None:
+        """Record the attempts."""
         self._or_else(partial(self._log.append, self.attempts, self.decisions), None)
 
     def _release(self) -> None:

@@ -29,7 +29,7 @@ class Routes(tuple[Route, ...]):
     """Routes in the configured order, which are grouped once for all requests.
 
     Attributes:
-        ids: the same for equal routes.
+        ids: identify the set of routes, whatever their order.
         groups: how `choose` has grouped them, by the preferred provider.
     """
 

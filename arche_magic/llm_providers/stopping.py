@@ -100,6 +100,7 @@ class KeptInterrupts:
             raise
 
 
+# Not functions of Python, because each request calls them several times.
 interrupt_handler: Callable[[], Any] = partial(_signal.getsignal, _signal.SIGINT)
 """Returns what handles an interrupt; not callable if none does in Python."""
 

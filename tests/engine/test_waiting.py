@@ -48,6 +48,33 @@ def test_a_line_is_dropped_with_its_last_request() -> None:
     assert gone() is None
 
 
+def test_an_abandoned_stream_leaves_another_line_while_a_request_joins_one() -> None:
+    """Garbage collection can end the stream at any moment, in the thread that joins."""
+
+    class Abandoned:
+        def __init__(self) -> None:
+            self.itself, self.place = self, PlaceInLine("others")
+            self.place.join()
+
+        def __del__(self) -> None:
+            self.place.leave()
+
+    class Collecting:
+        def __hash__(self) -> int:
+            gc.collect()
+            return 1
+
+    def join() -> None:
+        Abandoned()
+        with PlaceInLine(Collecting()) as place:
+            place.join()
+
+    thread = threading.Thread(target=join, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 def test_a_waiting_thread_is_woken_when_its_turn_comes() -> None:
     """It is woken immediately, without polling."""
     with PlaceInLine("routes") as first, PlaceInLine("routes") as second:

@@ -13,8 +13,9 @@ import pytest
 from provider_parts import Start, run_script
 
 from arche_magic.llm_providers import get_llm_provider
-from arche_magic.llm_providers.attempt_log import attempt_log
+from arche_magic.llm_providers.attempt_log import Tally, attempt_log
 from arche_magic.llm_providers.config import get_configuration
+from arche_magic.llm_providers.loop import RequestRun
 from arche_magic.llm_providers.types import Location
 
 # The modules that a request goes through from its hold to its booking.
@@ -127,3 +128,18 @@ def test_an_interrupt_at_any_line_leaves_no_hold(start: Start, in_file: bool, st
         ledger = store.read_text() if in_file else repr(vars(provider.quota_tracker.storage))
         assert "used" in ledger
         assert "holds" not in ledger, line
+
+
+def test_a_second_interrupt_leaves_no_hold(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come at the next line of Python, while the first one ends the request."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    start(keys={"groq": 1}, settings={"store": Location("memory://")})
+    provider = get_llm_provider("groq")
+    monkeypatch.setattr(RequestRun, "_note_skipped", interrupted)
+    monkeypatch.setattr(Tally, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        provider.generate("Hi")
+    assert "holds" not in repr(vars(provider.quota_tracker.storage))

@@ -109,9 +109,10 @@ class Adapter(ABC):
     ) -> Iterator[Completion]:
         """Call the provider once; the call is sent when the first piece is requested.
 
-        With streaming, this yields a Completion per piece of text. The last one has `usage` (None
-        if the provider gave no count) and `finish_reason`, and the first one what the response
-        headers say about limits. Closing the iterator drops the connection immediately.
+        Without streaming, this yields one Completion. With streaming, it yields one per piece of
+        text, and a last one without text. The last one has `usage` (None if the provider gave no
+        count) and `finish_reason`. The first one has what the response headers say about limits.
+        Closing the iterator drops the connection immediately.
         `timeouts.total` limits the whole call, from the moment it is sent.
 
         Raises:

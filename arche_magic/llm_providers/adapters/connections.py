@@ -67,11 +67,12 @@ _idle_lock = new_lock()
 
 @dataclass(frozen=True)
 class Allowance:
-    """In place of a timeout in seconds, which httpcore only passes on to the steps of a call.
+    """Stands in for a timeout in seconds: httpcore only passes it on to the steps of a call.
 
     Attributes:
         left: returns the seconds that are left.
-        watched: whether it may end at any moment, so that it is also checked while a step waits.
+        watched: whether the call may be stopped at any moment, so that `left` is also checked while
+            a step waits.
     """
 
     left: Callable[[], float]

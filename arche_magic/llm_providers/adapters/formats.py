@@ -74,7 +74,10 @@ class Formats:
     def refused(
         self, asked: Asked, status: int, message: str, label: str
     ) -> ProviderFailure | None:
-        """Learn from a refusal whose message names the format or the system prompt; else None."""
+        """Learn from a refusal whose message names the format or the system prompt.
+
+        Returns None if it is about something else. `label` becomes part of the summary.
+        """
         if status not in (400, 404, 422, 500, 501):
             return None
         if asked.system and _ABOUT_SYSTEM.search(message):

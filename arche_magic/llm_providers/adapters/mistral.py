@@ -46,7 +46,8 @@ class MistralAdapter(Adapter):
         # it gets replies and vectors as the text of one field.
         choices = mappings(mapping(answer).get("choices"))
         entries = mappings(mapping(answer).get("data"))
-        if any("message" in one or "embedding" in one for one in (*choices, *entries)):
+        is_reply = any("message" in choice for choice in choices)
+        if is_reply or any("embedding" in entry for entry in entries):
             return {
                 "id": json.dumps(answer), "object": _WHOLE, "created": 0, "model": "",
                 "choices": [], "data": [], "usage": {},

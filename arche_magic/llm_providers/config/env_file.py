@@ -241,9 +241,9 @@ def _read_pipe(path: Path) -> bytes:
 def _read_alone(path: Path) -> bytes:
     # Without O_NONBLOCK, opening the pipe would wait forever for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
     try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
         content, began = b"", time.monotonic()
         while len(content) < _PIPE_BYTES:
             try:

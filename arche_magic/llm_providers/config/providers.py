@@ -189,9 +189,10 @@ def _filled_in(provider: Provider, sources: Sources) -> str:
 
 
 def check_addresses(sources: Sources, providers: Iterable[Provider]) -> None:
-    """Check that the keys of these providers may be sent where the settings say.
+    """Check where the keys of these providers are sent; announce what a file changes about that.
 
-    What a file changes about that is announced.
+    Raises:
+        ConfigurationError: the place is not allowed; the message says how to allow it.
     """
     for provider in providers:
         _check_base_url(provider, sources)

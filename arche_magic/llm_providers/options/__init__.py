@@ -107,7 +107,7 @@ _OPTIONS = [
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
-    """Raise InvalidRequest if an option does not exist; it offers the nearest, or lists all."""
+    """Raise InvalidRequest for an unknown option; the message offers the nearest, or lists all."""
     for name in given:
         if name not in known:
             hint = suggestion(name, known, "known options:")

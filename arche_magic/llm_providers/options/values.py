@@ -38,7 +38,7 @@ def python_number(value: object) -> int | float | None:
 
 
 def json_number(value: object) -> int | float:
-    """Like `python_number`, for the argument `default` of `json.dumps`: others are a TypeError."""
+    """Like `python_number`, as `default` of `json.dumps`; raises TypeError for anything else."""
     number = python_number(value)
     if number is None:
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

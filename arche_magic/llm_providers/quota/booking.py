@@ -290,8 +290,11 @@ def _wait_for_limit(
         return windows.period_end(named.period, named.time_zone, now) - now
     # Only the windows count here, not what is closed, held or on trial.
     least, counts = counting.as_amounts(1, 0), record.model.limits
-    found = (opening.room_of(x, counts[x.name], least, {}, now) for x in record.limits.values())
-    wait = max((fits for fits, _, _ in found), default=now) - now
+    rooms = (
+        opening.room_of(limit, counts[name], least, {}, now)
+        for name, limit in record.limits.items()
+    )
+    wait = max((fits_at for fits_at, _, _ in rooms), default=now) - now
     if 0 < wait < math.inf:
         return wait
     strikes = closures.strikes(record.model, began, record.route.address)

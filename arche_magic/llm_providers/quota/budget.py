@@ -112,7 +112,8 @@ class SpendingBounds:
         storage: where the document is stored.
         budget: USD per day and month, for all kernels that share the storage.
         max_cost, max_tokens: USD and tokens of one job; inf without a bound.
-        job: the name of the job; "" for a job that shares its bounds with no other process.
+        job: the name of the job; "" for the budget, and for a job that shares its bounds with no
+            other process.
     """
 
     def __init__(

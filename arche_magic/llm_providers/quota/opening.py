@@ -101,8 +101,11 @@ def room_of(
     limit: Limit, state: LimitState, amounts: Amounts, held: Amounts, now: float,
     reserve: float = 0.0,
 ) -> tuple[float, str, float]:  # fmt: skip
-    """When a request with these amounts fits a limit (inf: never), why not earlier, and what is
-    used, with `held`, the amounts of calls in progress. For `reserve` see `route_state`.
+    """When a request with these amounts fits a limit, why it does not fit yet, and the units used.
+
+    The first is in epoch seconds: `now` or earlier if it fits now, inf if it never fits. The reason
+    is "" if it fits. The units include `held`, the amounts of calls in progress. Routing and all
+    displays use this function. For `reserve` see `route_state`.
     """
     units = held.get(limit.metric, 0.0)
     used = windows.used(limit, state.counter, now) + units

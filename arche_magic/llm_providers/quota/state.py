@@ -161,9 +161,9 @@ class Closure:
 
 @dataclass
 class HeldCall:
-    """The amounts reserved for a call in progress, with the key's fingerprint.
+    """The amounts reserved for a call in progress.
 
-    `by` is the process that made it; see `processes`.
+    `key` is the fingerprint of its key; `by` is the process that made it, see `processes`.
     """
 
     at: Moment
@@ -178,7 +178,7 @@ class HeldCall:
 
 @dataclass
 class Calibration:
-    """The input tokens counted for each that was estimated by length; a usual reply's length."""
+    """Input tokens counted for each one estimated by length, and the usual length of a reply."""
 
     input_ratio: Annotated[float, Ge(0.01), Le(100.0)]
     output_tokens: Units

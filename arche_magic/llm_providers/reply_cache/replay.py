@@ -34,7 +34,8 @@ _SILENT = TimeoutError("it does not answer")
 def address(request: Request, providers: Sequence[str] = ()) -> str:
     """Return the address of the reply to a request: a hash of everything that was asked.
 
-    `providers` are the only providers that may answer; empty for any.
+    The messages and parameters of the request count. Its patience and timeout do not. `providers`
+    are the only providers that may answer; empty for any.
     """
     return hashlib.sha256(_asked(request, providers)).hexdigest()
 

@@ -247,7 +247,7 @@ def _reference(reference: Any, form: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a node without the `allOf` that some tools wrap around a single reference."""
+    """Return a node with the contents of its `allOf`, which some tools wrap around a reference."""
     parts = node.get("allOf")
     if parts is None:
         return node

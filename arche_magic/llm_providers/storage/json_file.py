@@ -28,7 +28,7 @@ from .documents import (
 )
 from .ledger_file import (
     LedgerFile,
-    NeedsLock,
+    LockRequired,
     entries_of,
     entry_of,
     parse,
@@ -141,7 +141,7 @@ class JsonFileStorage:
             except OSError as error:
                 # The next change finds out by itself whether it can be made in the file.
                 self._begin_trouble(error)
-            except NeedsLock:
+            except LockRequired:
                 try:
                     with lock_deadline(0):
                         self.update("", lambda document: None)
@@ -167,7 +167,7 @@ class JsonFileStorage:
             try:
                 self._acquire()
             except OSError as error:
-                with contextlib.suppress(OSError, NeedsLock):
+                with contextlib.suppress(OSError, LockRequired):
                     self._load()
                 return self._go_offline(error).update(name, change, *others)
             try:
@@ -254,7 +254,7 @@ class JsonFileStorage:
         found = self._refreshed(content) or self._whole(content)
         if found is None:
             if not locked:
-                raise NeedsLock
+                raise LockRequired
             documents = self._rescue.documents(content)
             found = documents, entries_of(documents), 0
             # The file does not contain these documents before it is written.

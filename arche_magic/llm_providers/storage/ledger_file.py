@@ -19,7 +19,7 @@ from ..files import open_ours, overwrite_ours, patch_ours, read_ours, read_uncha
 from .documents import Document
 
 FILE_VERSION = 3
-# Documents of older versions are read unchanged; `quota.older_versions` converts them.
+# Documents of older versions are read unchanged; `quota.codec` converts them.
 _READABLE = (1, 2, FILE_VERSION)
 _HEAD = re.compile(rb'\{\n "version": 3,\n "revision": (\d+),\n "documents": \{\n  "')
 _TAIL = re.compile(rb'\n \},\n "complete": (\d+)\n\}\n\Z')
@@ -37,7 +37,7 @@ _HEAD_BYTES = 64
 _LARGE_BYTES = 16_384
 
 
-class NeedsLock(Exception):
+class LockRequired(Exception):
     """Only the holder of the lock can read the file.
 
     Others write it again and again, or it must be kept aside or converted.
@@ -81,7 +81,7 @@ class LedgerFile:
         """The file, or None if there is none; `locked` says that no other process writes it.
 
         Raises:
-            NeedsLock: another process keeps writing it.
+            LockRequired: another process keeps writing it.
             OSError: it cannot be read.
         """
         try:
@@ -89,7 +89,7 @@ class LedgerFile:
         except FileNotFoundError:
             return None
         if content is None:
-            raise NeedsLock
+            raise LockRequired
         return content
 
     def note(self, content: bytes, entries: Mapping[str, bytes], revision: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Protocol
 from weakref import WeakSet
 
 from ..bounded import TookTooLong, within
@@ -102,8 +102,13 @@ class OfflineDocuments(MemoryStorage):
         self._attempts.clear()
 
 
-offline_storages: WeakSet[Any] = WeakSet()
-"""The storages that cannot be used now, with their method `last_retry`."""
+class _Retrying(Protocol):
+    def last_retry(self, until: float) -> None:
+        """Until that time (`time.monotonic`), try to add the counts in memory to the storage."""
+
+
+offline_storages: WeakSet[_Retrying] = WeakSet()
+"""The storages that cannot be used now."""
 
 
 @atexit.register

@@ -63,7 +63,8 @@ class RedisStorage:
     One script compares and writes, so that changing what this process read last takes one round
     trip. The documents are on one Redis server; Sentinel and Cluster need other clients.
 
-    `url` may contain a password, so no message shows it. For the other arguments see `documents`.
+    `url` begins with `redis://`, `rediss://` or `unix://`. It may contain a password, so no message
+    shows it. For the other arguments see `documents`.
 
     Raises:
         ConfigurationError: redis-py is missing.
