@@ -49,21 +49,25 @@ class RouteRecords:
         counts_once = request.counts_as == 1 and not request.reserve
         read_all = cache(self.accounts.read_all)
 
+        @cache
+        def tokens(input_ratio: float, usual_output: float) -> tuple[int, int]:
+            output = counting.output_tokens(request, usual_output)
+            return math.ceil(plain * input_ratio), math.ceil(output)
+
         def state_of(route: Route) -> RouteState:
             readings, provider = read_all(route.provider)
             account = readings[route.key.label].account
-            known = self._known.get(route.id)
-            if not known or known[0].account is not account or known[0].provider is not provider:
+            record, outlook = self._known.get(route.id, (None, None))
+            if not record or record.account is not account or record.provider is not provider:
                 record = self.record(account, provider, route, now)
-                known = record, opening.outlook(record, now)
-            elif known[1] and not known[1].at <= now < known[1].until:
-                known = known[0], opening.outlook(known[0], now)
-            record, outlook = self._known[route.id] = known
+                outlook = opening.outlook(record, now)
+                self._known[route.id] = record, outlook
+            elif outlook and not outlook.at <= now < outlook.until:
+                outlook = opening.outlook(record, now)
+                self._known[route.id] = record, outlook
             if outlook and counts_once:
                 usual = counting.calibration(record.model)
-                tokens = math.ceil(plain * usual.input_ratio)
-                output = math.ceil(counting.output_tokens(request, usual.output_tokens))
-                if outlook.holds_for(tokens, output):
+                if outlook.holds_for(*tokens(usual.input_ratio, usual.output_tokens)):
                     return outlook.state
             if counting.lost_holds(account, now, is_dead):
                 record = self._charged(account, provider, route, now)
