@@ -79,8 +79,9 @@ class Service:
             now = self.clock()
             self._number += 1
             key = self.accounts.find(provider, text)
-            # Gemini's methods have the model in front of a colon.
-            model, stream, body, kind = path.rpartition(":")[0], "stream" in path, {}, None
+            # Gemini's paths have the model before a colon and the method.
+            model = path.partition(":")[0] if provider == "google" else ""
+            stream, body, kind = "stream" in path, {}, None
             refused: Answer | None = None
             try:
                 body = _parse(content)
