@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .rows import Rows
 
-# Columns that a job adds, and how the names of those begin that hold a second model's replies.
+# Names of columns that a job adds. Those of a second model's replies begin with SECOND.
 REPLY, PROVIDER, SECOND, SECOND_MODEL = "reply", "provider", "second_", "second_model"
 # A longer text does not count as a label, because two good answers rarely have the same words.
 MOST_WORDS = 5

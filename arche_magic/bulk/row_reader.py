@@ -91,10 +91,11 @@ def _is_dead(owner: str) -> bool:
 
 
 class RowReader:
-    """Passes the rows of a job to its workers; the requests are like `sample`, except the prompt.
+    """Passes the rows of a job to its workers.
 
-    Rows that failed permanently are asked again with `retry_errors`, and rows with a kept reply
-    with `fresh`. `put` takes finished rows, and can block.
+    Their requests are like `sample`, except for the prompt. Rows that failed permanently are asked
+    again with `retry_errors`, and rows with a kept reply with `fresh`. `put` takes finished rows,
+    and can block.
     """
 
     def __init__(

@@ -178,7 +178,7 @@ class Scheduler:
     def close(self, group: Group, error: LLMProviderError, *, opens_later: bool) -> None:
         """Note that none of the group's routes opens in this run.
 
-        If it is the last open group, the job ends, with the error unless one of them `opens_later`.
+        If it is the last open group, the job ends, with the error unless a group `opens_later`.
         Otherwise, tasks that only this group could take are finished with the error.
         """
         with self._lock:

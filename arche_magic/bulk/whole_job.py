@@ -1,4 +1,4 @@
-"""A whole job, whose parts may run apart: its bounds, and its line in the record of jobs.
+"""A whole job, whose parts may run separately: its bounds, and its line in the record of jobs.
 
 The record is `outputs/llm_jobs.jsonl`, beside the record of attempts. It contains no prompts and no
 replies. The record of attempts has the cost of a job, but not how its packed replies agreed.

@@ -78,6 +78,11 @@ class BackgroundJob(ABC):
         self._drawn_again = False
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is done, failed or was stopped; its result may not be shown yet."""
+        return self.state not in ("queued", "running")
+
+    @property
     def seconds(self) -> float:
         """How long it took, or has taken so far."""
         return time.monotonic() - self._began if self._seconds is None else self._seconds
@@ -85,12 +90,12 @@ class BackgroundJob(ABC):
     @property
     def outcome(self) -> str:
         """The route that answered, or the error."""
-        return str(self.reply.route if self.reply else self.error or "")
+        return str(self.error or "" if self.reply is None else self.reply.route)
 
     @property
     def tokens(self) -> int | None:
         """Tokens of the prompt and the reply, if known."""
-        return self.reply.usage.total_tokens if self.reply else None
+        return None if self.reply is None else self.reply.usage.total_tokens
 
     def about(self) -> str:
         """Its name and its state."""
@@ -295,7 +300,7 @@ class BackgroundJobs:
 
     def stop(self) -> int:
         """Stop every job that has not ended; returns how many these are."""
-        open_jobs = [job for job in self._jobs if not job.pending.done]
+        open_jobs = [job for job in self._jobs if not job.has_ended]
         for job in open_jobs:
             job.stop()
         return len(open_jobs)

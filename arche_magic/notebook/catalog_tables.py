@@ -242,7 +242,7 @@ def configured_words(service: Service) -> str:
 
 
 def _service_row(service: Service) -> tuple[Cell, Cell, Cell]:
-    """The name with a link to the page that gives keys, what is free and who says so, the keys."""
+    """The name with a link to its page for keys; what is free, with the source; configured keys."""
     provider, free, configured = service.provider, free_words(service), configured_words(service)
     name = escape(provider.name)
     if provider.key_page.startswith("https://"):

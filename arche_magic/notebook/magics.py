@@ -1,4 +1,4 @@
-"""Loads the extension: registers every command of `commands/` as a magic, with their defaults."""
+"""Loads the extension: registers the commands of `commands/` as magics, with their defaults."""
 
 from __future__ import annotations
 

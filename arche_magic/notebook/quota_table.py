@@ -175,7 +175,7 @@ def by_provider(routes: Iterable[RouteQuota]) -> dict[str, list[RouteQuota]]:
 def states_html(routes: Sequence[RouteQuota]) -> str:
     """`50 routes · ● 48 open · ◐ 2 waiting, the first opens 14:32 · requests/day 81 of 90 left`.
 
-    Routes that are off are counted apart.
+    Routes that are off are counted separately.
     """
     on = [route for route in routes if route.is_on]
     parts = [plural(len(routes), "route")]

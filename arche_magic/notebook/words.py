@@ -90,8 +90,8 @@ def by_route(
 ) -> list[RouteQuota]:
     """The limits grouped by route, in their order.
 
-    `paid` has the routes that cost money, with their cost in words. With `is_on`, which says
-    whether a route is switched on, they are for a display that is redrawn.
+    `paid` has the routes that cost money, with their cost in words. `is_on` says whether a route
+    is switched on, and is given for displays that are redrawn.
     """
     groups = itertools.groupby(standings, key=lambda row: row.route)
     live = is_on is not None

@@ -117,8 +117,8 @@ def _one_reply(call: Call, custom: Writer | None) -> Reply:
         room = max(0, call.max_tokens - thought_tokens)
         thought_tokens = min(thought_tokens, call.max_tokens)
         if text_tokens(text) + calls_tokens(calls) > room:
-            text, finish = _cut(text, room), "length"
-            calls = tuple(replace(made, arguments=_cut(made.arguments, room)) for made in calls[:1])
+            text, calls = _cut(text, room), _cut_calls(calls, room * 4)
+            finish = "length"
     return Reply(
         text=text,
         input_tokens=input_tokens(call),
@@ -241,6 +241,18 @@ def _results_in_words(messages: Sequence[Message]) -> str:
         f"The tool {m.tool} answered: {m.text[:_RESULT]}{'…' if len(m.text) > _RESULT else ''}"
         for m in reversed(results)
     )
+
+
+def _cut_calls(calls: Iterable[ToolCall], characters: int) -> tuple[ToolCall, ...]:
+    """The calls that fit into a number of characters; the arguments of the last may be cut."""
+    kept = []
+    for made in calls:
+        room = characters - len(made.name)
+        if room <= 0:
+            break
+        kept.append(replace(made, arguments=made.arguments[:room]))
+        characters = room - len(made.arguments)
+    return tuple(kept)
 
 
 def _chosen(call: Call, *, answered: bool) -> list[tuple[Tool, str]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .accounts import Accounts, Key
 
 _SECRET = ("authorization", "x-goog-api-key", "cookie")
-# The limits of requested failures, and those of providers that differ.
+# The limit of a requested failure at most providers, and at those that differ.
 _SCRIPTED: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "rate_limit_minute": ("tokens_per_minute", {"google": "requests_per_minute"}),
     "rate_limit_day": (
@@ -79,8 +79,9 @@ class Service:
             now = self.clock()
             self._number += 1
             key = self.accounts.find(provider, text)
-            # Gemini's methods have the model in front of a colon.
-            model, stream, body, kind = path.rpartition(":")[0], "stream" in path, {}, None
+            # Gemini's paths have the model before a colon and the method.
+            model = path.partition(":")[0] if provider == "google" else ""
+            stream, body, kind = "stream" in path, {}, None
             refused: Answer | None = None
             try:
                 body = _parse(content)
@@ -268,7 +269,7 @@ def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: f
     """A limit that is too small for a request, or has no room for it."""
     usual, others = _SCRIPTED[kind]
     name = others.get(provider, usual)
-    limit = limits.get(name) or 8_000
+    limit = limits.get(name) or _usual_amount(name)
     if (provider, name) == ("openai", "requests_per_day"):
         limit = 200  # reported by an unpaid organization
     used, requested = limit, 1 if name.startswith("requests") else max(1, limit // 100)
@@ -279,3 +280,10 @@ def _scripted_breach(kind: str, provider: str, limits: Mapping[str, int], now: f
     window = KINDS[OF_PROVIDER[provider]](limit, name.rpartition("_")[2])
     window.add(now, used)
     return Breach(name, limit, used, requested, window.wait(now, requested))
+
+
+def _usual_amount(limit: str) -> int:
+    """The amount of a limit where the model has none, and for lists of models."""
+    if limit.startswith("requests"):
+        return 20
+    return 8_000 if limit.endswith("minute") else 200_000

@@ -69,6 +69,12 @@ def test_groq_refuses_several_choices_and_log_probabilities(shared, connect, opt
     assert next(iter(options)) in refused.message
 
 
+@pytest.mark.parametrize("options", [{"logprobs": False}, {"top_logprobs": None, "logit_bias": {}}])
+def test_groq_accepts_unsupported_options_that_ask_for_nothing(shared, connect, options):
+    """Clients send the default values of options too."""
+    assert connect(shared, "groq").ask("hi", **options).text
+
+
 def test_usage_of_a_stream_comes_only_when_asked_for(shared, connect):
     """With include_usage, the last chunk of OpenAI's stream has the usage and no choices."""
     client = connect(shared, "openai")

@@ -195,6 +195,22 @@ def test_an_error_can_be_plain_text(one, provider):
     assert client.headers["content-type"].startswith("text/plain")
 
 
+@pytest.mark.parametrize(
+    ("provider", "kind", "words"),
+    [
+        ("google", "rate_limit_day", "generate_content_free_tier_requests, limit: 20,"),
+        ("groq", "rate_limit_minute", "tokens per minute (TPM): Limit 8000,"),
+        ("groq", "rate_limit_day", "tokens per day (TPD): Limit 200000,"),
+    ],
+)
+def test_a_list_of_models_fails_with_figures_of_a_free_tier(one, provider, kind, words):
+    """A list has no limits of its own."""
+    _, client = one(provider, kind)
+    with pytest.raises((groq.RateLimitError, genai_errors.ClientError)) as caught:
+        list(client.sdk.models.list())
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_error_can_repeat_the_key(one, provider):
     """The error text contains the whole key, so whoever shows the error must hide it."""

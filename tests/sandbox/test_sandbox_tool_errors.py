@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import openai
 import pytest
 from sdk_clients import MODELS, TOOLS
 
@@ -254,3 +255,18 @@ def test_gemini_takes_any_json_schema_in_its_own_field(post):
     declared = {"name": "f", "parametersJsonSchema": {"type": "object", "$schema": "x"}}
     body = {"contents": contents([TEXT]), "tools": [{"functionDeclarations": [declared]}]}
     assert post("google", **body)[0] == 200
+
+
+def test_nothing_is_charged_for_wrong_requests(start, connect):
+    """The limits are as before."""
+    sandbox = start()
+    connect(sandbox, "openai").refused(tools=[])
+    (limits,) = sandbox.quota()["openai_key_1"].values()
+    assert all(limit["used"] == 0 for limit in limits.values())
+
+
+def test_errors_have_the_sdks_own_classes(shared, connect):
+    """A wrong tool is a BadRequestError with param and code."""
+    error = connect(shared, "openai").refused(tools=[tool(name="a b")]).error
+    assert isinstance(error, openai.BadRequestError)
+    assert (error.param, error.code) == ("tools[0].function.name", "invalid_value")

@@ -162,6 +162,22 @@ def test_max_tokens_cut_the_arguments(shared, connect):
         json.loads(reply.choices[0].message.tool_calls[0].function.arguments)
 
 
+@pytest.mark.parametrize(("most", "names"), [(1, []), (15, ["get_weather", "get_time"])])
+def test_max_tokens_cut_the_last_call(shared, connect, most, names):
+    """Earlier calls are complete, and a call whose name does not fit is left out."""
+    client = connect(shared, "openai")
+    reply = client.reply(BOTH, "gpt-4.1-mini", tools=client.tools(), max_tokens=most)
+    choice = reply.choices[0]
+    assert choice.finish_reason == "length"
+    calls = choice.message.tool_calls or []
+    assert [call.function.name for call in calls] == names
+    for call in calls[:-1]:
+        assert json.loads(call.function.arguments)
+    for call in calls[-1:]:
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(call.function.arguments)
+
+
 def test_gemini_2_calls_have_no_id_and_no_signature(shared, connect):
     """Only Gemini 3 and later sign their calls and number them."""
     client = connect(shared, "google")

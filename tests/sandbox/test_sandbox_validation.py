@@ -129,6 +129,19 @@ def test_google_refuses_unknown_fields(shared, connect):
         assert "Unknown name \"max_tokens\" at 'generation_config'" in error["message"]
 
 
+@pytest.mark.parametrize("method", ["", ":nope"])
+def test_google_names_the_model_of_an_unknown_method(shared, connect, method):
+    """Also if the address has no method."""
+    client = connect(shared, "google")
+    response = client._http.post(
+        f"{shared.environment()['GOOGLE_GEMINI_BASE_URL']}/v1/models/gemini-3.8-flash{method}",
+        headers={"x-goog-api-key": client.key},
+        json={},
+    )
+    assert response.status_code == 404
+    assert "models/gemini-3.8-flash is not found" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_temperature_out_of_range_is_refused(shared, connect, provider):
     """Each provider's own bounds hold: Mistral's end at 1.5, the others' at 2."""

@@ -50,7 +50,7 @@ def llm_jobs(session: Session, typed: Typed) -> Shown:
             shown = f"{plural(jobs.stop(), 'job')} stopped"
         case ["stop", number]:
             job = jobs.numbered(number)
-            if job.pending.done:
+            if job.has_ended:
                 raise InvalidRequest(
                     f"%llm_jobs: job {number} has already ended: {job.state}; "
                     f"%llm_jobs show {number} shows the result"
@@ -90,7 +90,7 @@ def _frame(jobs: BackgroundJobs) -> pd.DataFrame:
 
     rows = [
         (job.number, job.state, job.prompt, utc(job.since), job.seconds, job.variable,
-         *(job.reply.route if job.reply else (None, None, None)), job.tokens,
+         *((None, None, None) if job.reply is None else job.reply.route), job.tokens,
          str(job.error) if job.error else None)
         for job in jobs
     ]  # fmt: skip

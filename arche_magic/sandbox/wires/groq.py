@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The parameters of chat.completions.create in groq 1.7, and stream_options, which Groq accepts.
-# Log probabilities, logit_bias and several choices are refused by console.groq.com/docs/openai.
 _KNOWN = common.names(
     """citation_options compound_custom disable_tool_validation documents exclude_domains
-    frequency_penalty function_call functions include_domains include_reasoning
+    frequency_penalty function_call functions include_domains include_reasoning logit_bias logprobs
     max_completion_tokens max_tokens messages metadata model n parallel_tool_calls presence_penalty
     reasoning_effort reasoning_format response_format search_settings seed service_tier stop store
-    stream stream_options temperature tool_choice tools top_p user"""
+    stream stream_options temperature tool_choice tools top_logprobs top_p user"""
 )
 # By the maker of the model, from console.groq.com/docs/reasoning.
 _EFFORTS = {"openai": ["low", "medium", "high"], "qwen": ["none", "default"]}
@@ -141,6 +140,10 @@ class Groq(OpenAI):
         if path == "embeddings":
             raise Refusal("unknown_url")
         call = read_chat(body, common.read_model(body, _KNOWN), self)
+        for name in ("logprobs", "top_logprobs", "logit_bias"):
+            # Refused according to console.groq.com/docs/openai, as are several choices.
+            if body.get(name):
+                raise Refusal("unknown", name)
         efforts = _EFFORTS.get(call.model.partition("/")[0], [])
         effort = body.get("reasoning_effort")
         if effort is not None and effort not in efforts:

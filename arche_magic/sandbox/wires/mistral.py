@@ -143,7 +143,7 @@ class Mistral(OpenAI):
         return call
 
     def _headers(self, caller: Caller) -> common.Headers:
-        """The headers of a stream, which have no limits since mid 2025."""
+        """The headers of a stream. They have not stated limits since mid 2025."""
         return [
             ("mistral-correlation-id", caller.request_id),
             ("x-kong-request-id", caller.request_id),
