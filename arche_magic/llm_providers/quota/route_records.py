@@ -23,6 +23,8 @@ from .accounts import Accounts
 from .opening import Outlook, RouteState
 from .state import AccountState, ModelState, ProviderState, RouteRecord
 
+_UNKNOWN = None, None, -1.0
+
 
 class RouteRecords:
     """Reads and changes the records of routes."""
@@ -32,8 +34,9 @@ class RouteRecords:
         self.configuration = configuration
         self.clock = configuration.clock
         self._defaults: dict[Route, tuple[Limit, ...]] = {}
-        # The records that were read last, and what they say about many requests.
-        self._known: dict[RouteId, tuple[RouteRecord, Outlook | None]] = {}
+        # The records that were read last, what they say about many requests, and the longest prompt
+        # of those, see `_outlook`.
+        self._known: dict[RouteId, tuple[RouteRecord, Outlook | None, float]] = {}
 
     def read(self, route: Route, now: float) -> RouteRecord:
         """The record of a route. Callers must not change it."""
@@ -47,27 +50,27 @@ class RouteRecords:
         """
         plain = counting.plain_tokens(request)
         counts_once = request.counts_as == 1 and not request.reserve
+        # Nothing in the request determines the length of its reply.
+        has_usual_reply = counting.output_tokens(request, -1) == -1
         read_all = cache(self.accounts.read_all)
-
-        @cache
-        def tokens(input_ratio: float, usual_output: float) -> tuple[int, int]:
-            output = counting.output_tokens(request, usual_output)
-            return math.ceil(plain * input_ratio), math.ceil(output)
 
         def state_of(route: Route) -> RouteState:
             readings, provider = read_all(route.provider)
             account = readings[route.key.label].account
-            record, outlook = self._known.get(route.id, (None, None))
+            record, outlook, longest = self._known.get(route.id, _UNKNOWN)
             if not record or record.account is not account or record.provider is not provider:
                 record = self.record(account, provider, route, now)
-                outlook = opening.outlook(record, now)
-                self._known[route.id] = record, outlook
+                outlook, longest = self._outlook(record, now)
             elif outlook and not outlook.at <= now < outlook.until:
-                outlook = opening.outlook(record, now)
-                self._known[route.id] = record, outlook
+                outlook, longest = self._outlook(record, now)
             if outlook and counts_once:
+                # First without a function call, because there may be hundreds of routes.
+                if has_usual_reply and plain < longest:
+                    return outlook.state
                 usual = counting.calibration(record.model)
-                if outlook.holds_for(*tokens(usual.input_ratio, usual.output_tokens)):
+                tokens = math.ceil(plain * usual.input_ratio)
+                output = math.ceil(counting.output_tokens(request, usual.output_tokens))
+                if outlook.holds_for(tokens, output):
                     return outlook.state
             if counting.lost_holds(account, now, is_dead):
                 record = self._charged(account, provider, route, now)
@@ -75,6 +78,21 @@ class RouteRecords:
             return opening.route_state(record, amounts, now, request.reserve)
 
         return state_of
+
+    def _outlook(self, record: RouteRecord, now: float) -> tuple[Outlook | None, float]:
+        """What the record says about many requests, and the longest prompt of those.
+
+        The prompt's tokens are estimated from its length alone; the reply has the usual length.
+        """
+        outlook, longest = opening.outlook(record, now), -1.0
+        usual = counting.calibration(record.model)
+        output = math.ceil(usual.output_tokens)
+        if outlook and output <= outlook.output_tokens:
+            room = min(outlook.input_tokens, outlook.tokens - output)
+            # Estimates are whole tokens.
+            longest = (room if math.isinf(room) else math.floor(room)) / usual.input_ratio
+        self._known[record.route.id] = record, outlook, longest
+        return outlook, longest
 
     def known(self, route: Route) -> RouteRecord:
         """The record of a route whose state was computed last."""
