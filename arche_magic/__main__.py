@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, error=command.error)
         return command.add_argument
 
-    add("enable", _startup, "load the extension in every notebook")
-    add("disable", _startup, "undo enable")
+    add("enable", _enable, "load the extension in every notebook")
+    add("disable", _disable, "undo enable")
     option = add(
         "quota",
         _quota,
@@ -131,25 +131,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _startup(options: argparse.Namespace) -> int:
-    """Load the extension in every notebook and IPython terminal, or undo that.
+def _enable(_: argparse.Namespace) -> int:
+    """Load the extension in every notebook and IPython terminal.
 
     A file in your IPython profile does this, in environments that have the package.
     """
     from .notebook import startup
 
-    wanted = options.command == "enable"
     try:
-        path, is_new = startup.enable() if wanted else startup.disable()
+        path, is_new = startup.enable()
     except FileExistsError as error:
         return _failed(str(error))
     except OSError as error:
-        what = "written" if wanted else "removed"
-        return _failed(f"{error.filename} cannot be {what}: {error.strerror}")
-    if wanted:
-        print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
-    else:
-        print(f"{path} {'was removed' if is_new else 'does not exist; nothing to do'}")
+        return _failed(f"{error.filename} cannot be written: {error.strerror}")
+    print(f"{path} {'now loads' if is_new else 'already loads'} arche_magic in every notebook")
+    return 0
+
+
+def _disable(_: argparse.Namespace) -> int:
+    """Remove the file that enable wrote into your IPython profile."""
+    from .notebook import startup
+
+    try:
+        path, is_removed = startup.disable()
+    except FileExistsError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename} cannot be removed: {error.strerror}")
+    print(f"{path} {'was removed' if is_removed else 'does not exist; nothing to do'}")
     return 0
 
 

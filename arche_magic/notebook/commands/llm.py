@@ -118,14 +118,15 @@ OPTIONS = (
     ),
     option(
         "--tools FUNCTION,…",
-        "Functions of the notebook that the model may call; they run in this kernel.",
+        "Functions of the notebook that the model may call; they run in this kernel. "
+        "May be repeated.",
         action=_Joined,
     ),
     option("--max-rounds N", "With --tools: maximum number of requests (default: 8).", type=int),
     option("--chat NAME", "Continue this conversation, or start it."),
     option(
         "--compare PROVIDER|MODEL,…",
-        "Ask several providers or models, and show their replies side by side.",
+        "Ask several providers or models, and show their replies side by side. May be repeated.",
         action=_Joined,
     ),
     option(
@@ -187,7 +188,7 @@ _OVER_OPTIONS = (
     option(
         "--gold COLUMN",
         "With --over: compare with the known labels in this column (FIELD=COLUMN,… if the "
-        "schema has several fields).",
+        "schema has several fields). May be repeated.",
         action=_Joined,
     ),
     option("--allow-paid", "With --over: use paid routes too."),
