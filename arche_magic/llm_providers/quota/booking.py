@@ -290,11 +290,11 @@ def _wait_for_limit(
         return windows.period_end(named.period, named.time_zone, now) - now
     # Only the windows count here, not what is closed, held or on trial.
     least, counts = counting.as_amounts(1, 0), record.model.limits
-    rooms = (
-        opening.room_of(limit, counts[name], least, {}, now)
+    moments = (
+        opening.room_of(limit, counts[name], least, {}, now).opens_at
         for name, limit in record.limits.items()
     )
-    wait = max((fits_at for fits_at, _, _ in rooms), default=now) - now
+    wait = max(moments, default=now) - now
     if 0 < wait < math.inf:
         return wait
     strikes = closures.strikes(record.model, began, record.route.address)

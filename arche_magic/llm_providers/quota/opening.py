@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..config import Configuration
 from ..provider_failure import Remedy
@@ -97,20 +98,34 @@ class Outlook:
         )
 
 
+class Room(NamedTuple):
+    """The room of one limit of a route at one moment.
+
+    Attributes:
+        opens_at: when a request fits, epoch seconds; `now` or earlier means that it fits now, inf
+            that it never fits.
+        reason: why it does not fit yet, or "".
+        used: units that count against the limit, including those of calls in progress.
+    """
+
+    opens_at: float
+    reason: str
+    used: float
+
+
 def room_of(
     limit: Limit, state: LimitState, amounts: Amounts, held: Amounts, now: float,
     reserve: float = 0.0,
-) -> tuple[float, str, float]:  # fmt: skip
-    """When a request with these amounts fits a limit, why it does not fit yet, and the units used.
+) -> Room:  # fmt: skip
+    """When a request with these amounts fits a limit, and how much of it is used.
 
-    The first is in epoch seconds: `now` or earlier if it fits now, inf if it never fits. The reason
-    is "" if it fits. The units include `held`, the amounts of calls in progress. Routing and all
-    displays use this function. For `reserve` see `route_state`.
+    Routing and all displays use this function. `held` are the amounts of calls in progress; for
+    `reserve` see `route_state`.
     """
     units = held.get(limit.metric, 0.0)
     used = windows.used(limit, state.counter, now) + units
     if limit.amount <= 0:
-        return math.inf, f"the plan has no {in_words(limit)}", used
+        return Room(math.inf, f"the plan has no {in_words(limit)}", used)
     need = amounts[limit.metric]
     if limit.metric != "requests":
         too_large = limit.metric != "output_tokens" and amounts["input_tokens"] > limit.amount
@@ -119,13 +134,13 @@ def room_of(
                 f"too large: about {amounts['input_tokens']:,.0f} tokens, {in_words(limit)}"
                 f" is {limit.amount:,.0f}"
             )
-            return math.inf, reason, used
+            return Room(math.inf, reason, used)
         # An output guess larger than the limit is only a guess: the prompt itself fits.
         need = min(need, limit.amount)
     if reserve:
         need = min(need + reserve * limit.amount, max(need, limit.amount))
     if used + need <= limit.amount:
-        return now, "", used
+        return Room(now, "", used)
     moment = windows.opens_at(limit, state.counter, need, now)
     if moment > now and units:
         # Amounts on hold will also be charged before this request fits.
@@ -135,12 +150,12 @@ def room_of(
         # Rounded down, as in the tables of `Standing`.
         whole = max(0, math.floor(left + _ROUNDING))
         reason = f"{whole:,} of {limit.amount:,.0f} {in_words(limit)} left"
-        return moment, reason, used
+        return Room(moment, reason, used)
     if need > left + 1e-6:
         # Only unsettled calls use the room. They will be settled soon, at an unknown time.
         reason = f"{in_words(limit)} reserved for calls in progress"
-        return now + _SOON_SECONDS, reason, used
-    return moment, "", used
+        return Room(now + _SOON_SECONDS, reason, used)
+    return Room(moment, "", used)
 
 
 def route_state(
@@ -156,13 +171,13 @@ def route_state(
     if closed := latest_closure(record, now):
         opens, reason, remedy = closure_opens(closed), closed.reason, closed.remedy
     for name, limit in record.limits.items():
-        fits, why, used = room_of(limit, record.model.limits[name], amounts, held, now, reserve)
-        if fits == math.inf:
+        room = room_of(limit, record.model.limits[name], amounts, held, now, reserve)
+        if room.opens_at == math.inf:
             remedy = Remedy.SHORTEN_PROMPT.name if limit.amount > 0 else ""
-            return RouteState(math.inf, why, 0.0, remedy=remedy)
-        if fits > opens:
-            opens, reason, remedy = fits, why, LIMIT
-        left = limit.amount - used
+            return RouteState(math.inf, room.reason, 0.0, remedy=remedy)
+        if room.opens_at > opens:
+            opens, reason, remedy = room.opens_at, room.reason, LIMIT
+        left = limit.amount - room.used
         # Less than one request or token is nothing.
         headroom = min(headroom, left / limit.amount if left > 1 - _ROUNDING else 0.0)
     headroom = round(headroom, 6)

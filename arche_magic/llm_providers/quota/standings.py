@@ -94,7 +94,7 @@ def _standings_of(
     rows = []
     for limit in record.limits.values():
         counted, is_published = model.limits[limit.name], limit.evidence == "published"
-        fits, reason, used = opening.room_of(limit, counted, amounts, held, now)
+        room = opening.room_of(limit, counted, amounts, held, now)
         rows.append(
             Standing(
                 provider=route.provider,
@@ -103,8 +103,8 @@ def _standings_of(
                 model=route.model,
                 limit=limit.name,
                 amount=limit.amount,
-                used=used,
-                opens_at=max(fits, closed),
+                used=room.used,
+                opens_at=max(room.opens_at, closed),
                 resets_at=windows.resets_at(
                     limit, counted.counter, now, held.get(limit.metric, 0.0)
                 ),
@@ -115,7 +115,7 @@ def _standings_of(
                 time_zone=limit.time_zone,
                 source=_source(limit),
                 charged_at=model.last_charged or 0.0,
-                reason=reason,
+                reason=room.reason,
             )
         )
     return rows
