@@ -269,7 +269,7 @@ class Accounts:
             and (
                 directory is location.directory or self._resolve(key, directory) == location.belongs
             )
-            # Of these documents, the account has what this process has seen in them.
+            # The account includes these documents as this process read them last.
             and location.absorbed.items() <= account.absorbed.items()
         )
 
